@@ -1,0 +1,217 @@
+"""Accuracy of the bundled models, plain and with TTA, beside reference figures made by independent code.
+
+Needs the labelled images (--data, by default ../shared/data). Runs the same Predictor that serves requests, with
+stop=all and min_views=all. Prints one row a figure; exits 1 if one differs by more than its tolerance.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tta_server import Answer, load
+from tta_server.app import LoadedModel
+
+BUDGET_MS = 10_000
+IN_FLIGHT = 8
+SHIFTS = ["identity", "hflip", *({"shift": s} for s in ([-2, 0], [2, 0], [0, -2], [0, 2]))]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to use the model, and its reference figure a set."""
+
+    name: str
+    policy: str
+    merge: str
+    reference: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    path: Path
+    label: int | Path
+
+
+def predicted(
+    model: LoadedModel, samples: Sequence[Sample], column: Column, include: str
+) -> Iterator[tuple[Sample, Answer]]:
+    """Answers in order, a few requests at a time so that both cores are busy."""
+    waiting: list[tuple[Sample, Future[Answer]]] = []
+    for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
+        waiting.append((sample, model.submit(
+            sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
+            budget_ms=model.model.config.budget.max_ms, include=include,
+        )))  # fmt: skip
+        if len(waiting) == IN_FLIGHT:
+            done, future = waiting.pop(0)
+            yield done, future.result()
+    for done, future in waiting:
+        yield done, future.result()
+
+
+def classes(folder: Path, labels: Sequence[str]) -> list[Sample]:
+    return [
+        Sample(path, index)
+        for index, label in enumerate(labels)
+        for path in sorted((folder / label).glob("*.jpg"))
+    ]
+
+
+def nuclei(folder: Path, split: str) -> list[Sample]:
+    rows = csv.DictReader((folder / "index.csv").open())
+    return [
+        Sample(folder / "images" / f"{row['id']}.png", folder / "labels" / f"{row['id']}.png")
+        for row in rows
+        if row["split"] == split
+    ]
+
+
+def accuracy(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
+    hits, losses = [], []
+    for sample, answer in answers:
+        assert isinstance(sample.label, int)
+        hits.append(answer.prediction["top"][0]["index"] == sample.label)
+        losses.append(-np.log(max(answer.prediction["probabilities"][sample.label], 1e-12)))
+    return {"accuracy": float(np.mean(hits)), "NLL": float(np.mean(losses))}
+
+
+def foreground_iou(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
+    """Mean over images of the IoU of 'class is not background'."""
+    scores = []
+    for sample, answer in answers:
+        assert isinstance(sample.label, Path)
+        found = mask_of(answer) > 0
+        truth = np.asarray(Image.open(sample.label)) > 0
+        scores.append((found & truth).sum() / max(1, (found | truth).sum()))
+    return {"IoU": float(np.mean(scores))}
+
+
+def mask_of(answer: Answer) -> np.ndarray:
+    import io
+
+    assert answer.picture is not None
+    return np.asarray(Image.open(io.BytesIO(answer.picture)))
+
+
+CLOTHING = (
+    Column("plain", "plain", "mean_probabilities", {"validation": 0.8563, "test": 0.8468}),
+    Column("hflip, mean p", "hflip", "mean_probabilities", {"validation": 0.8504, "test": 0.8468}),
+    Column("five, mean p", "five_crop", "mean_probabilities", {"validation": 0.8387, "test": 0.8629}),
+    Column("ten, mean p", "ten_crop", "mean_probabilities", {"validation": 0.8446, "test": 0.8602}),
+    Column("ten, mean z", "ten_crop", "mean_logits", {"validation": 0.8416, "test": 0.8575}),
+)
+CIFAR10 = (
+    Column("plain", "plain", "mean_probabilities", {"all": 0.9130}),
+    Column("hflip, mean p", "hflip", "mean_probabilities", {"all": 0.9168}),
+    Column("hflip, mean z", "hflip", "mean_logits", {"all": 0.9174}),
+    Column("shifts, mean p", "shifts", "mean_probabilities", {"all": 0.9178}),
+)
+NUCLEI = (
+    Column("plain", "plain", "mean_probabilities", {"val": 0.8643, "test": 0.8595}),
+    Column("hflip, mean p", "hflip", "mean_probabilities", {"val": 0.8656, "test": 0.8610}),
+    Column("d4, mean p", "d4", "mean_probabilities", {"val": 0.8680, "test": 0.8617}),
+    Column("d4, vote", "d4", "vote", {"val": 0.8678, "test": 0.8618}),
+)
+CLOTHING_NLL = {
+    "plain": {"validation": 0.5170, "test": 0.5005},
+    "hflip, mean p": {"validation": 0.5045, "test": 0.5010},
+    "ten, mean p": {"validation": 0.5834, "test": 0.5631},
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    model: str
+    columns: Sequence[Column]
+    sets: Callable[[Path, Sequence[str]], dict[str, list[Sample]]]
+    judge: Callable[[Iterator[tuple[Sample, Answer]]], dict[str, float]]
+    include: str
+
+
+STUDIES = (
+    Study(
+        "clothing",
+        CLOTHING,
+        lambda data, labels: {
+            s: classes(data / "clothing" / s, labels) for s in ("validation", "test")
+        },
+        accuracy,
+        "probabilities",
+    ),
+    Study(
+        "cifar10",
+        CIFAR10,
+        lambda data, labels: {"all": classes(data / "cifar10", labels)},
+        accuracy,
+        "probabilities",
+    ),
+    Study(
+        "nuclei",
+        NUCLEI,
+        lambda data, labels: {s: nuclei(data / "nuclei", s) for s in ("val", "test")},
+        foreground_iou,
+        "",
+    ),
+)
+
+
+def reference(study: Study, column: Column, metric: str, name: str) -> float | None:
+    if metric == "NLL":
+        return CLOTHING_NLL.get(column.name, {}).get(name) if study.model == "clothing" else None
+    return column.reference[name]
+
+
+def tolerance(metric: str, images: int) -> float:
+    """To the last digit given; one image of difference for ties of the floats."""
+    return 0.00005 + (1 / images if metric == "accuracy" else 0.0)
+
+
+def run(study: Study, models: Path, data: Path, table: Table) -> bool:
+    agrees = True
+    with load(models / study.model) as model:
+        for name, samples in study.sets(data, model.model.config.labels).items():
+            for column in study.columns:
+                figures = study.judge(predicted(model, samples, column, study.include))
+                for metric, found in figures.items():
+                    expected = reference(study, column, metric, name)
+                    off = abs(found - expected) if expected is not None else 0.0
+                    same = off <= tolerance(metric, len(samples))
+                    agrees &= same
+                    table.add_row(
+                        study.model, f"{name} ({len(samples)})", column.name, metric, f"{found:.4f}",
+                        "" if expected is None else f"{expected:.4f}", "yes" if same else f"[red]off by {off:.4f}",
+                    )  # fmt: skip
+    return agrees
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--only", choices=[s.model for s in STUDIES])
+    args = parser.parse_args()
+    if not args.data.is_dir():
+        print(f"accuracy: skipped, there is no folder {args.data} of labelled images (--data)")
+        return
+    table = Table("model", "set", "views, merge", "metric", "found", "reference", "same")
+    agrees = [
+        run(study, args.models, args.data, table)
+        for study in STUDIES
+        if args.only in (None, study.model)
+    ]
+    Console().print(table)
+    sys.exit(not all(agrees))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What a prediction comes to: the merged answer and its receipt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tta_server.views import Policy, View
+
+STAGES = ("decode", "prepare", "queue", "infer", "merge")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an answer says about itself. `stages_ms` adds up the work of all slots, so it may exceed `elapsed_ms`."""
+
+    views: Sequence[dict[str, Any]]
+    planned: int
+    merge: str
+    stop_reason: str
+    budget_ms: float
+    elapsed_ms: float
+    stages_ms: Mapping[str, float]
+    policy: Policy
+    request_id: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "views": list(self.views),
+            "planned": self.planned,
+            "merge": self.merge,
+            "stop_reason": self.stop_reason,
+            "budget_ms": self.budget_ms,
+            "elapsed_ms": self.elapsed_ms,
+            "stages_ms": dict(self.stages_ms),
+            "policy": {
+                "name": self.policy.name,
+                "version": self.policy.version,
+                "digest": self.policy.digest,
+            },
+            "request_id": self.request_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask)."""
+
+    model: str
+    version: str
+    task: str
+    prediction: dict[str, Any]
+    receipt: Receipt
+    picture: bytes | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON that HTTP answers."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "task": self.task,
+            "prediction": self.prediction,
+            "receipt": self.receipt.to_dict(),
+        }
+
+
+def view_entry(view: View) -> dict[str, Any]:
+    """A view as receipts list it."""
+    weight = list(view.weight) if isinstance(view.weight, tuple) else view.weight
+    return {"name": view.name, "weight": weight}

@@ -1,0 +1,161 @@
+"""The composition root: settings to objects. Whoever opens closes."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from tta_server.answer import Answer
+from tta_server.costs import CostModel
+from tta_server.engine import Engine
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.images import Limits
+from tta_server.metrics import Metrics
+from tta_server.plan import Options
+from tta_server.predictor import Predictor
+from tta_server.repository import Model, find_models, load_model
+from tta_server.scheduler import Bounds, Scheduler
+from tta_server.warmup import warm_up
+from tta_server.work import ModelRunner
+
+PACKAGE = Path(__file__).parent
+BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
+"""The models that come with the package, or with a checkout."""
+
+
+class Settings(BaseModel):
+    """Everything that a deployment may set; the command line and `TTA_...` variables fill it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: Path = BUNDLED
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    slots: int = Field(default_factory=lambda: available_cores(), ge=1, le=1024)
+    max_bytes: int = Field(20_000_000, ge=1_000)
+    max_pixels: int = Field(25_000_000, ge=1)
+    max_waiting: int = Field(1024, ge=1)
+    max_waiting_mb: int = Field(1000, ge=1)
+    drain_seconds: float = Field(10.0, ge=0)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Application:
+    """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        cv2.setNumThreads(1)  # slots are the only parallelism; OpenCV's own threads would fight them
+        self.settings = settings
+        self.metrics = Metrics()
+        self.models = {model.name: model for model in models}
+        self._costs = CostModel()
+        bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
+        self._engine = Engine(
+            Scheduler(self._costs, settings.slots, bounds),
+            {model.name: ModelRunner(model) for model in models},
+            self.metrics,
+        )
+        self.predictor = Predictor(self.models, self._engine, settings.limits, self.metrics)
+        self.ready = False
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Application":
+        """Loads every model of the folder; raises ConfigError."""
+        return cls(settings, [load_model(folder) for folder in find_models(settings.models)])
+
+    def warm(self) -> None:
+        """Measures every model, then opens for requests. Raises ConfigError."""
+        for model in self.models.values():
+            warm_up(model, self._costs, self.settings.slots)
+        self._engine.start()
+        self.ready = True
+
+    def close(self) -> None:
+        """Answers what was admitted, for `drain_seconds` at most, and stops."""
+        self.ready = False
+        self._engine.drain(self.settings.drain_seconds)
+        for model in self.models.values():
+            model.backend.close()
+
+
+ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+
+
+def read_options(options: Mapping[str, Any]) -> Options:
+    """Python's spelling of the query: lists where HTTP has JSON or commas. Raises InvalidInput for an unknown name."""
+    known = [field.name for field in fields(Options)]
+    if unknown := [key for key in options if key not in known]:
+        raise InvalidInput(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
+    policy, include = options.get("policy"), options.get("include", ())
+    changed: dict[str, Any] = {
+        "policy": policy if policy is None or isinstance(policy, str) else json.dumps(list(policy)),
+        "include": frozenset(filter(None, include.split(",")) if isinstance(include, str) else include),
+    }
+    return Options(**{**options, **changed})
+
+
+class LoadedModel:
+    """One model in this process, with all cores to itself. A context manager, or call `close`."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        (self._name,) = app.models
+
+    def predict(self, image: ImageLike, **options: Any) -> Answer:
+        """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
+
+        Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
+        merge, stop, top_k, include (a list of names). Raises TTAError.
+        """
+        return self.submit(image, **options).result()
+
+    def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
+        """As `predict`, without waiting: for several images at a time."""
+        data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
+        return self._app.predictor.submit(self._name, data, read_options(options), "python").future
+
+    @property
+    def model(self) -> Model:
+        return self._app.models[self._name]
+
+    def close(self) -> None:
+        self._app.close()
+
+    def __enter__(self) -> "LoadedModel":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load(folder: str | os.PathLike[str], slots: int | None = None) -> LoadedModel:
+    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such model folder")
+    settings = Settings(models=path.parent, slots=slots or available_cores())
+    app = Application(settings, [load_model(path)])
+    app.warm()
+    return LoadedModel(app)

@@ -1,0 +1,11 @@
+"""Backends by name: a new one is one file here and one entry below."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tta_server.backends.base import Backend, Outputs, Signature, Tensor
+from tta_server.backends.onnxruntime import OnnxRuntimeBackend
+
+BACKENDS: dict[str, Callable[[Path], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+
+__all__ = ["BACKENDS", "Backend", "Outputs", "Signature", "Tensor"]

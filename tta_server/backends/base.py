@@ -1,0 +1,33 @@
+"""The backend seam: what runs a batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tensor = NDArray[Any]
+Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a model file says of itself: its one input and its outputs by name; None is a free axis."""
+
+    input: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    outputs: Mapping[str, tuple[int | None, ...]]
+
+
+class Backend(Protocol):
+    signature: Signature
+
+    def infer(self, batch: Tensor) -> Outputs:
+        """Runs a batch; outputs have its leading size, in the same order. Blocking, on the calling slot's thread.
+
+        Raises BackendFailed.
+        """
+
+    def close(self) -> None: ...

@@ -1,0 +1,69 @@
+"""ONNX Runtime on the CPU: one session a model, shared by all slots, each run on its caller's one thread."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from tta_server.backends.base import Outputs, Signature, Tensor
+from tta_server.errors import BackendFailed, ConfigError
+
+log = logging.getLogger(__name__)
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+
+
+class OnnxRuntimeBackend:
+    """A session with single-threaded runs: as many at once as there are slots, the weights in memory once."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ConfigError for a file that is no model, or one with more than an image for input."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions share no public base
+            log.debug("ONNX Runtime refused %s", path, exc_info=error)
+            first = str(error).splitlines()[0]
+            raise ConfigError(f"{path}: ONNX Runtime can't load it: {first}") from error
+        self.signature = self._read_signature(path)
+
+    def _read_signature(self, path: Path) -> Signature:
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            found = ", ".join(i.name for i in inputs)
+            raise ConfigError(f"{path}: the model must have one input, an image; it has {found}")
+        (image,) = inputs
+        if image.type not in DTYPES or len(image.shape) != 4:
+            raise ConfigError(
+                f"{path}: input {image.name} must be 4-D {', '.join(DTYPES)}; it is {len(image.shape)}-D {image.type}"
+            )
+        return Signature(
+            image.name,
+            _free(image.shape),
+            np.dtype(DTYPES[image.type]),
+            {output.name: _free(output.shape) for output in self._session.get_outputs()},
+        )
+
+    def infer(self, batch: Tensor) -> Outputs:
+        names = list(self.signature.outputs)
+        try:
+            values = self._session.run(names, {self.signature.input: batch})
+        except Exception as error:
+            raise BackendFailed("the model failed on this image") from error
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Nothing to close: the session goes with its last reference."""
+
+
+def _free(shape: list[int | str | None]) -> tuple[int | None, ...]:
+    return tuple(d if isinstance(d, int) and d > 0 else None for d in shape)

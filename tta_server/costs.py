@@ -1,0 +1,130 @@
+"""What work costs: measured at warm-up, corrected by observation, always an upper estimate in seconds.
+
+Pure: time is an argument.
+"""
+
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+MARGIN = 1.3
+"""Warm-up's median times this stands until there are ENOUGH observations."""
+ENOUGH = 20
+WINDOW = 64
+"""Observations from which the 95th percentile is taken."""
+HALF_LIFE = 2.0
+"""Seconds without an observation in which an estimate goes half the way back to its warm-up value."""
+KNEE = 1.1
+"""The knee is the smallest batch whose cost per view is within 10 % of the best."""
+MAX_BUCKETS = 512
+OVERHEAD = 65_536
+"""Decoding and finishing cost as much for an image of no pixels as for this many more pixels (about 0.1 ms)."""
+
+
+class Bucket(NamedTuple):
+    """Views of one bucket share a batch: the model and the size of its input."""
+
+    model: str
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+class Track:
+    """One cost: the warm-up value, then the 95th percentile of what was seen lately."""
+
+    __slots__ = ("_last", "_recent", "_sorted", "warm")
+
+    def __init__(self, warm: float) -> None:
+        self.warm = warm * MARGIN
+        self._recent: deque[float] = deque()
+        self._sorted: list[float] = []
+        self._last = 0.0
+
+    def observe(self, seconds: float, now: float) -> None:
+        if len(self._recent) == WINDOW:
+            oldest = self._recent.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
+        self._recent.append(seconds)
+        insort(self._sorted, seconds)
+        self._last = now
+
+    def estimate(self, now: float) -> float:
+        if len(self._sorted) < ENOUGH:
+            return self.warm
+        high = self._sorted[int(0.95 * (len(self._sorted) - 1))]
+        left = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE)
+        return self.warm + (high - self.warm) * left
+
+
+class CostModel:
+    """Seconds for a batch of n views of a bucket, and for decoding and finishing an image."""
+
+    def __init__(self) -> None:
+        self._batches: dict[Bucket, dict[int, Track]] = {}
+        self._met: OrderedDict[Bucket, dict[int, Track]] = OrderedDict()  # free sizes, bounded
+        self._stages: dict[tuple[str, str], Track] = {}
+
+    def warm(self, bucket: Bucket, medians: Mapping[int, float]) -> None:
+        """What warm-up measured: batch size -> median seconds, all slots busy."""
+        self._batches[bucket] = {n: Track(s) for n, s in sorted(medians.items())}
+
+    def warm_stage(self, stage: str, model: str, pixels: int, seconds: float) -> None:
+        self._stages[stage, model] = Track(seconds / (pixels + OVERHEAD))
+
+    def observe(self, bucket: Bucket, n: int, seconds: float, now: float) -> None:
+        tracks = self._tracks(bucket)
+        if tracks is None:
+            if len(self._met) >= MAX_BUCKETS:
+                self._met.popitem(last=False)
+            tracks = self._met[bucket] = {1: Track(self.seconds(bucket, 1, now) / MARGIN)}
+        if n in tracks:
+            tracks[n].observe(seconds, now)
+
+    def observe_stage(
+        self, stage: str, model: str, pixels: int, seconds: float, now: float
+    ) -> None:
+        self._stages[stage, model].observe(seconds / (pixels + OVERHEAD), now)
+
+    def seconds(self, bucket: Bucket, n: int, now: float) -> float:
+        """Upper estimate for a batch of n views. A bucket not met yet costs by its area."""
+        tracks = self._tracks(bucket)
+        if tracks is not None:
+            return _interpolated(tracks, n, now)
+        near = self._nearest(bucket)
+        return _interpolated(self._batches[near], n, now) * bucket.area / near.area
+
+    def stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
+        """Upper estimate for `decode` or `finish` of an image of that many pixels."""
+        return self._stages[stage, model].estimate(now) * (pixels + OVERHEAD)
+
+    def knee(self, bucket: Bucket) -> int:
+        """The smallest batch whose measured cost per view is within 10 % of the best."""
+        tracks = self._batches[bucket if bucket in self._batches else self._nearest(bucket)]
+        best = min(track.warm / n for n, track in tracks.items())
+        return min(n for n, track in tracks.items() if track.warm / n <= best * KNEE)
+
+    def _tracks(self, bucket: Bucket) -> dict[int, Track] | None:
+        return self._batches.get(bucket) or self._met.get(bucket)
+
+    def _nearest(self, bucket: Bucket) -> Bucket:
+        return min(
+            (b for b in self._batches if b.model == bucket.model),
+            key=lambda b: abs(b.area - bucket.area),
+        )
+
+
+def _interpolated(tracks: Mapping[int, Track], n: int, now: float) -> float:
+    """Between measured batch sizes linear; beyond the largest, its cost per view."""
+    if n in tracks:
+        return tracks[n].estimate(now)
+    below = max(k for k in tracks if k < n)
+    low = tracks[below].estimate(now)
+    above = min((k for k in tracks if k > n), default=None)
+    if above is None:
+        return low * n / below
+    return low + (tracks[above].estimate(now) - low) * (n - below) / (above - below)

@@ -1,0 +1,194 @@
+"""The shell around a scheduler: slot threads, one clock thread, a lock. Decides nothing itself."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from tta_server.errors import BackendFailed, NotReady, TTAError
+from tta_server.metrics import Metrics
+from tta_server.scheduler import Batch, Decode, Finished, Job, Outcome, Scheduler
+from tta_server.stopping import StopReason
+
+log = logging.getLogger(__name__)
+
+NICENESS = 5
+"""Slot threads yield to the event loop: with both cores busy it then answers 0.2 ms late at p99, not 3.4 ms."""
+
+
+class Work(Protocol):
+    """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
+
+    def decode(self) -> None:
+        """Bytes to canvases; raises TTAError."""
+
+    def settle(self, outcome: StopReason | TTAError) -> None:
+        """Makes the answer and gives it to whoever waits, once."""
+
+
+class Runner(Protocol):
+    """One model: runs views of several jobs as one batch and merges them."""
+
+    def run(self, items: Sequence[tuple[Work, int]]) -> Sequence[Outcome | StopReason]:
+        """One outcome a view; raises TTAError where the whole batch failed."""
+
+
+class Engine:
+    """One pool of slots on this machine."""
+
+    def __init__(
+        self, scheduler: Scheduler[Work], runners: dict[str, Runner], metrics: Metrics
+    ) -> None:
+        self._scheduler = scheduler
+        self._runners = runners
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._clock = threading.Condition(self._lock)
+        self._drained = threading.Condition(self._lock)
+        self._next_wake: float | None = None
+        self._state = "open"
+        self._threads = [
+            threading.Thread(target=self._slot, args=(slot,), name=f"slot-{slot}", daemon=True)
+            for slot in range(scheduler.slots)
+        ]
+        self._threads.append(threading.Thread(target=self._tick, name="clock", daemon=True))
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job[Work]) -> None:
+        """Admits a job, whose work is then settled exactly once. Raises Overloaded, InvalidInput or NotReady."""
+        with self._lock:
+            if self._state != "open":
+                raise NotReady("the server is shutting down")
+            self._scheduler.admit(job, time.monotonic())
+            self._work.notify()
+            self._mind_clock()
+
+    def cancel(self, job: Job[Work]) -> None:
+        """The client has left: its views make room at once."""
+        with self._lock:
+            finished = self._scheduler.cancel(job, time.monotonic())
+        self._settle(finished)
+
+    def drain(self, seconds: float) -> None:
+        """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads."""
+        end = time.monotonic() + seconds
+        with self._lock:
+            self._state = "draining"
+            self._drained.wait_for(lambda: not len(self._scheduler), seconds)
+            self._state = "closed"
+            finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
+            self._work.notify_all()
+            self._clock.notify_all()
+        self._settle(finished)
+        for thread in self._threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout=max(1.0, end - time.monotonic()))
+
+    def _mind_clock(self) -> None:
+        """Wakes the clock thread if it has to look earlier than it means to. Under the lock."""
+        wake = self._scheduler.wake_at()
+        if wake is not None and (self._next_wake is None or wake < self._next_wake):
+            self._next_wake = wake
+            self._clock.notify_all()
+
+    def _slot(self, slot: int) -> None:
+        _yield_to_others()
+        while (step := self._next(slot)) is not None:
+            if isinstance(step, Decode):
+                self._decode(step)
+            else:
+                self._run(step)
+
+    def _next(self, slot: int) -> Decode[Work] | Batch[Work] | None:
+        """What this slot does next; waits for it. None when the engine is closed."""
+        while True:
+            with self._lock:
+                if self._state == "closed":
+                    return None
+                now = time.monotonic()
+                finished = self._scheduler.due(now)
+                step = None if finished else self._scheduler.next_batch(slot, now)
+                self._mind_clock()
+                if not finished and step is None:
+                    self._work.wait()
+            if step is not None:
+                return step
+            self._settle(finished)
+
+    def _decode(self, step: Decode[Work]) -> None:
+        start = time.monotonic()
+        try:
+            step.job.work.decode()
+        except TTAError as error:
+            self._fail(step, error)
+        except Exception as error:
+            log.exception("decoding failed")
+            self._fail(step, BackendFailed(f"the image could not be prepared: {type(error).__name__}"))
+        else:
+            now = time.monotonic()
+            with self._lock:
+                self._scheduler.ready(step, now - start, now)
+                self._work.notify()
+
+    def _run(self, step: Batch[Work]) -> None:
+        start = time.monotonic()
+        items = [(job.work, view) for job, view in step.items]
+        try:
+            outcomes = self._runners[step.bucket.model].run(items)
+        except TTAError as error:
+            log.error("a batch of %s failed: %r", step.bucket.model, error.__cause__)
+            self._fail(step, error)
+        except Exception:
+            log.exception("a batch of %s failed", step.bucket.model)
+            self._fail(step, BackendFailed("the model failed on this image"))
+        else:
+            now = time.monotonic()
+            self._metrics.batch(step.bucket.model, len(items), now - start)
+            with self._lock:
+                finished = self._scheduler.completed(step, outcomes, now - start, now)
+            self._settle(finished)
+
+    def _fail(self, step: Decode[Work] | Batch[Work], error: TTAError) -> None:
+        with self._lock:
+            finished = self._scheduler.failed(step, error, time.monotonic())
+        self._settle(finished)
+
+    def _settle(self, finished: Sequence[Finished[Work]]) -> None:
+        for done in finished:
+            start = time.monotonic()
+            done.job.work.settle(done.outcome)
+            now = time.monotonic()
+            if isinstance(done.outcome, StopReason):
+                with self._lock:
+                    self._scheduler.finished(done.job, now - start, now)
+        if finished:
+            with self._lock:
+                self._drained.notify_all()
+
+    def _tick(self) -> None:
+        """Answers jobs whose time has come while every slot is busy."""
+        while True:
+            with self._lock:
+                if self._state == "closed":
+                    return
+                now = time.monotonic()
+                finished = self._scheduler.due(now)
+                if not finished:
+                    self._next_wake = self._scheduler.wake_at()
+                    wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
+                    self._clock.wait(wait)
+            self._settle(finished)
+
+
+def _yield_to_others() -> None:
+    """Lowers this thread's own priority where the system knows such a thing (Linux)."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    except (AttributeError, OSError):
+        log.debug("thread priorities are not available here")

@@ -1,0 +1,73 @@
+"""One family of errors: each says what went wrong in one sentence and carries a code; doors say how."""
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    INVALID_INPUT = "invalid_input"
+    INVALID_CONFIG = "invalid_config"
+    UNKNOWN_MODEL = "unknown_model"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_MEDIA = "unsupported_media"
+    OVERLOADED = "overloaded"
+    BACKEND_FAILED = "backend_failed"
+    NOT_READY = "not_ready"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+class TTAError(Exception):
+    """Its text is one sentence that may reach a client: no path, no traceback, no backend text."""
+
+    code = Code.INTERNAL
+
+
+class InvalidInput(TTAError):
+    code = Code.INVALID_INPUT
+
+
+class ConfigError(TTAError):
+    """A mistake in `tta.yaml` or in a model file: names file, key, what was found, what is allowed."""
+
+    code = Code.INVALID_CONFIG
+
+
+class UnknownModel(TTAError):
+    code = Code.UNKNOWN_MODEL
+
+
+class TooLarge(TTAError):
+    code = Code.TOO_LARGE
+
+
+class UnsupportedMedia(TTAError):
+    code = Code.UNSUPPORTED_MEDIA
+
+
+class Overloaded(TTAError):
+    """Refused at once; `retry_after` is the number of seconds after which it would be admitted."""
+
+    code = Code.OVERLOADED
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BackendFailed(TTAError):
+    code = Code.BACKEND_FAILED
+
+
+class NotReady(TTAError):
+    code = Code.NOT_READY
+
+
+class DeadlineExceeded(TTAError):
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(TTAError):
+    """The client has left; nobody reads this."""
+
+    code = Code.CANCELLED

@@ -1,0 +1,149 @@
+"""What a request asks for, checked against its model: which views, merged how, within what budget."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from tta_server.costs import Bucket
+from tta_server.errors import InvalidInput
+from tta_server.geometry import Size
+from tta_server.policies import read_policy
+from tta_server.preprocessing import Placement
+from tta_server.repository import Model
+from tta_server.stopping import STOP_RULES, StopRule
+from tta_server.tasks import Wanted
+from tta_server.views import Policy, View
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request may override, under the same names at every door; None keeps the model's own.
+
+    `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'.
+    """
+
+    budget_ms: float | None = None
+    policy: str | None = None
+    max_views: int | None = None
+    min_views: int | str | None = None
+    merge: str | None = None
+    stop: str | None = None
+    top_k: int = 5
+    include: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Options and model resolved: `views` is the policy's prefix that may run, of which `mandatory` must."""
+
+    model: Model
+    policy: Policy
+    views: tuple[View, ...]
+    mandatory: int
+    merge: str
+    stop: StopRule
+    budget_ms: float
+    wanted: Wanted
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """What each view can add to any one class at most."""
+        return tuple(max(v.weight) if isinstance(v.weight, tuple) else v.weight for v in self.views)
+
+    @cached_property
+    def total_weight(self) -> float:
+        return sum(self.weights)
+
+    @cached_property
+    def keeps_remarks(self) -> bool:
+        """Whether each view's own result is told, and so kept."""
+        return not self.wanted.include.isdisjoint(("views", "agreement"))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layout:
+    """Where a plan's views lie for one image size."""
+
+    placements: tuple[Placement, ...]
+    buckets: tuple[Bucket, ...]
+
+
+@lru_cache(maxsize=512)
+def make_plan(model: Model, options: Options) -> Plan:
+    """Raises InvalidInput that says what was wrong and what is allowed."""
+    config = model.config
+    policy = _policy(model, options.policy)
+    views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
+    merge = options.merge or config.merge
+    if merge not in model.task.merges:
+        raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
+    stop = options.stop or config.stop
+    if stop not in STOP_RULES:
+        raise InvalidInput(f"unknown stop {stop[:64]!r}; known: {', '.join(STOP_RULES)}")
+    if unknown := sorted(options.include - set(model.task.includes)):
+        raise InvalidInput(f"unknown include {unknown[0][:64]!r}; {model.name} knows {', '.join(model.task.includes)}")
+    return Plan(
+        model=model,
+        policy=policy,
+        views=views,
+        mandatory=_min_views(options.min_views, config.budget.min_views, len(views)),
+        merge=merge,
+        stop=STOP_RULES[stop],
+        budget_ms=_budget(model, options.budget_ms),
+        wanted=Wanted(options.include, _whole("top_k", options.top_k, len(config.labels))),
+    )
+
+
+@lru_cache(maxsize=4096)
+def make_layout(plan: Plan, image: Size) -> Layout:
+    """For an upright image of that size."""
+    prep, name = plan.model.preprocessing, plan.model.name
+    placements = tuple(prep.place(view, image) for view in plan.views)
+    buckets = tuple(Bucket(name, p.tensor.height, p.tensor.width) for p in placements)
+    return Layout(placements, buckets)
+
+
+def _policy(model: Model, spec: str | None) -> Policy:
+    if spec is None:
+        return model.policy
+    if not spec.lstrip().startswith(("[", "{")):
+        policy = read_policy(spec, model.preprocessing.crops)
+    else:
+        try:
+            views = json.loads(spec)
+        except (ValueError, RecursionError):
+            raise InvalidInput("policy is neither a preset's name nor a valid JSON list of views") from None
+        policy = read_policy(views, model.preprocessing.crops)
+    model.check_views(policy)
+    return policy
+
+
+def _whole(key: str, value: int | None, default: int) -> int:
+    """A count of at least 1; more than there is means all there is."""
+    if value is None:
+        return default
+    if value < 1:
+        raise InvalidInput(f"{key} takes a whole number of at least 1, not {value}")
+    return min(value, default)
+
+
+def _min_views(asked: int | str | None, default: int | str, planned: int) -> int:
+    if asked is None:
+        return planned if default == "all" else min(int(default), planned)
+    if asked == "all":
+        return planned
+    if not isinstance(asked, int) or asked < 1:
+        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {asked!r}")
+    if asked > planned:
+        raise InvalidInput(f"min_views is {asked}, but only {planned} views are planned; 'all' means all of them")
+    return asked
+
+
+def _budget(model: Model, asked: float | None) -> float:
+    limit = model.config.budget.max_ms
+    if asked is None:
+        return model.config.budget.default_ms
+    if not math.isfinite(asked) or not 0 < asked <= limit:
+        raise InvalidInput(f"budget_ms takes a number over 0 and up to {limit:g} for {model.name}, not {asked:g}")
+    return asked

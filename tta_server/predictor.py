@@ -1,0 +1,102 @@
+"""The one use case behind every door: an image and options in, an answer out."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.answer import Answer
+from tta_server.deadline import Deadline
+from tta_server.engine import Engine, Work
+from tta_server.errors import InvalidInput, TooLarge, UnknownModel
+from tta_server.geometry import Size
+from tta_server.images import Limits, read_header
+from tta_server.metrics import Metrics
+from tta_server.plan import Options, Plan, make_layout, make_plan
+from tta_server.repository import Model
+from tta_server.scheduler import Job
+from tta_server.work import ImageWork, Source
+
+Image = bytes | NDArray[np.uint8]
+"""An encoded image, or upright RGB pixels (H, W, 3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request on its way: `future` gives its answer or raises its TTAError."""
+
+    future: Future[Answer]
+    job: Job[Work]
+
+
+class Predictor:
+    def __init__(
+        self, models: Mapping[str, Model], engine: Engine, limits: Limits, metrics: Metrics
+    ) -> None:
+        self.models = models
+        self.limits = limits
+        self._engine = engine
+        self._metrics = metrics
+
+    def model(self, name: str) -> Model:
+        """Raises UnknownModel that names the known ones."""
+        if name not in self.models:
+            raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
+        return self.models[name]
+
+    def submit(self, name: str, image: Image, options: Options, request_id: str) -> Ticket:
+        """Checks and admits; nothing is decoded yet. Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel,
+        Overloaded or NotReady at once."""
+        model = self.model(name)
+        plan = make_plan(model, options)
+        deadline = Deadline.after(plan.budget_ms)
+        source = read_source(image, self.limits)
+        model.preprocessing.check(plan.views, source.size, self.limits)
+        job = make_job(plan, source, deadline, request_id, self._metrics)
+        self._metrics.admitted()
+        try:
+            self._engine.submit(job)
+        except BaseException:
+            self._metrics.settled()
+            raise
+        return Ticket(job.work.future, job)  # type: ignore[arg-type]
+
+    def cancel(self, ticket: Ticket) -> None:
+        """The client has left."""
+        self._engine.cancel(ticket.job)
+
+    def predict(self, name: str, image: Image, options: Options, request_id: str) -> Answer:
+        """Blocks until the answer is there; raises any TTAError."""
+        return self.submit(name, image, options, request_id).future.result()
+
+
+def make_job(
+    plan: Plan, source: Source, deadline: Deadline, request_id: str, metrics: Metrics
+) -> Job[ImageWork]:
+    layout = make_layout(plan, source.size)
+    return Job(
+        work=ImageWork(plan.model, plan, layout, source, deadline, request_id, metrics),
+        model=plan.model.name,
+        buckets=layout.buckets,
+        mandatory=plan.mandatory,
+        deadline=deadline.at,
+        pixels=source.size.area,
+        nbytes=source.nbytes,
+    )
+
+
+def read_source(image: Image, limits: Limits) -> Source:
+    """Header and size of what came, checked against the limits; nothing is decoded."""
+    if isinstance(image, bytes):
+        header = read_header(image, limits)
+        return Source(header.size, image, header)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+        raise InvalidInput("an image is bytes of a file, or an array (height, width, 3) of uint8")
+    height, width, channels = image.shape
+    if channels != 3 or height * width == 0:
+        raise InvalidInput(f"an array image has shape (height, width, 3), not {image.shape}")
+    if height * width > limits.max_pixels:
+        raise TooLarge(f"the image is {width}x{height}; at most {limits.max_pixels} pixels are taken")
+    return Source(Size(width, height), pixels=np.ascontiguousarray(image))

@@ -1,0 +1,281 @@
+"""From an upright image to model inputs: sizes, canvases, and where each view lies.
+
+The plain view equals the usual offline preprocessing (torchvision on Pillow images): antialiased resize, centre
+crop, (x / scale - mean) / std. One canvas is made for each content size that the views use, straight from the image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tta_server import color
+from tta_server.color import LUMA, ColorMap
+from tta_server.errors import TooLarge
+from tta_server.geometry import Affine, Geometry, Size
+from tta_server.images import Limits, Pixels
+from tta_server.resampling import Planes, border_index, sample
+from tta_server.views import Border, View
+
+Tensor = NDArray[np.generic]
+
+
+class Resize(StrEnum):
+    """How an image becomes the canvas: as it is; short side to a length; to a size exactly; to fit inside a size."""
+
+    NONE = "none"
+    SHORT = "short"
+    EXACT = "exact"
+    LETTERBOX = "letterbox"
+
+
+class Channels(StrEnum):
+    RGB = "RGB"
+    BGR = "BGR"
+    GREY = "grey"
+
+
+INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one view lies for one image size.
+
+    `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
+    view's frame, which is how a prediction is undone. The model sees `tensor` = the frame, moved by `inset`, padded.
+    """
+
+    canvas: Size
+    frame: Size
+    tensor: Size
+    inset: tuple[int, int]
+    to_canvas: Affine
+    to_plain: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """(x / scale - mean) / std, by channel, in the model's channel order."""
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def apply(self, planes: NDArray[np.float32]) -> None:
+        """In place, on planes (C, H, W) that the caller has just made."""
+        if self.scale != 1:
+            planes /= np.float32(self.scale)
+        if any(self.mean):
+            planes -= _per_channel(self.mean)
+        if any(s != 1 for s in self.std):
+            planes /= _per_channel(self.std)
+
+
+def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """What a model wants to see. `size` is the input's; None means that the model takes any size.
+
+    `resize_to` is the short side's length for SHORT and unused elsewhere.
+    """
+
+    size: Size | None = None
+    resize: Resize = Resize.NONE
+    resize_to: int = 0
+    interpolation: str = "bilinear"
+    multiple: int = 1
+    max_size: int = 1024
+    letterbox_fill: int = 114
+    channels: Channels = Channels.RGB
+    normalization: Normalization = field(default_factory=Normalization)
+    layout: str = "NCHW"
+    dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
+
+    @property
+    def crops(self) -> bool:
+        """True where the plain window is a part of the canvas."""
+        return self.resize is Resize.SHORT and self.size is not None
+
+    @property
+    def depth(self) -> int:
+        """Number of channels that the model sees."""
+        return 1 if self.channels is Channels.GREY else 3
+
+    # ---- sizes ----
+
+    def canvas_size(self, image: Size, scale: float = 1.0) -> Size:
+        """The canvas for an upright image of that size, content `scale` times as large as usual."""
+        if self.resize is Resize.NONE:
+            return _scaled(image, scale)
+        if self.resize is Resize.SHORT:
+            return _short_side(image, round(self.resize_to * scale))
+        assert self.size is not None
+        if self.resize is Resize.EXACT:
+            return _scaled(self.size, scale)
+        fit = min(self.size.width / image.width, self.size.height / image.height) * scale
+        return _scaled(image, fit)
+
+    def window(
+        self, canvas: Size, anchor: tuple[float, float]
+    ) -> tuple[tuple[int, int], Size]:
+        """(left, top) and size of the window on a canvas; the centre is rounded as torchvision does."""
+        if self.size is None:
+            return (0, 0), canvas
+        size = Size(min(canvas.width, self.size.width), min(canvas.height, self.size.height))
+        left = round((canvas.width - size.width) * anchor[0])
+        top = round((canvas.height - size.height) * anchor[1])
+        return (left, top), size
+
+    def tensor_size(self, frame: Size) -> Size:
+        """What the model is given for a frame: letterbox bars or padding to the multiple included."""
+        if self.resize is Resize.LETTERBOX and self.size is not None:
+            return self.size
+        up = self.multiple
+        return Size(-(-frame.width // up) * up, -(-frame.height // up) * up)
+
+    def place(self, view: View, image: Size) -> Placement:
+        """Where `view` lies for an upright image of that size."""
+        return _place(self, view.geometry, view.scale, view.anchor, image)
+
+    def check(self, views: Sequence[View], image: Size, limits: Limits) -> None:
+        """Raises TooLarge for an image whose canvas or input would be too large, before it is decoded."""
+        for scale in {view.scale for view in views}:
+            canvas = self.canvas_size(image, scale)
+            padded = self.tensor_size(self.window(canvas, (0.5, 0.5))[1])
+            if (
+                max(canvas.area, padded.area) > limits.canvas_pixels
+                or max(canvas) > limits.canvas_side
+            ):
+                raise TooLarge(
+                    f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
+                    f"and {limits.canvas_side} on a side are taken"
+                )
+        plain = self.canvas_size(image)
+        if self.size is None and max(plain) > self.max_size:
+            raise TooLarge(
+                f"the image is {plain}; this model takes at most {self.max_size} pixels on the long side"
+            )
+
+    # ---- pixels ----
+
+    def canvas(self, pixels: Pixels, scale: float) -> NDArray[np.uint8]:
+        """The canvas as planes in the model's channel order, (C, H, W) uint8."""
+        size = self.canvas_size(Size(pixels.shape[1], pixels.shape[0]), scale)
+        grey = self.channels is Channels.GREY
+        if grey or size != (pixels.shape[1], pixels.shape[0]):
+            picture = Image.fromarray(pixels)
+            picture = picture.convert("L") if grey else picture
+            if picture.size != size:
+                picture = picture.resize(size, INTERPOLATIONS[self.interpolation])
+            pixels = np.asarray(picture).reshape(size.height, size.width, -1)
+        planes = pixels.transpose(2, 0, 1)
+        return np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
+
+    def empty(self, n: int, size: Size) -> Tensor:
+        """A batch to be written, in the model's layout and dtype."""
+        planes, pixels = (self.depth,), (size.height, size.width)
+        shape = pixels + planes if self.layout == "NHWC" else planes + pixels
+        return np.empty((n, *shape), self.dtype)
+
+    def write(
+        self, canvas: NDArray[np.uint8], view: View, placement: Placement, out: Tensor
+    ) -> None:
+        """Writes one view as the model sees it into `out`, one row of a batch in the model's layout and dtype."""
+        out = out.transpose(2, 0, 1) if self.layout == "NHWC" else out
+        x, y = placement.inset
+        width, height = placement.frame
+        target = out[:, y : y + height, x : x + width]
+        seen = sample(canvas, placement.to_canvas, placement.frame, view.border)
+        if target.dtype == np.float32:
+            self._fill(target, seen, view.color)
+        else:
+            values = np.empty(target.shape, np.float32)
+            self._fill(values, seen, view.color)
+            target[...] = values
+        if placement.frame != placement.tensor:
+            self._pad(out, placement)
+
+    def _fill(self, values: NDArray[np.float32], seen: Planes, colors: ColorMap) -> None:
+        """Colour, one clip to [0, 255], then the model's normalisation; models that take uint8 round."""
+        np.copyto(values, seen, casting="unsafe")
+        if not colors.is_identity:
+            np.clip(self._colored(values, colors), 0, 255, out=values)
+        if self.dtype == np.uint8:
+            np.rint(values, out=values)
+        else:
+            self.normalization.apply(values)
+
+    def _colored(self, values: NDArray[np.float32], colors: ColorMap) -> NDArray[np.float32]:
+        """The colour map, expressed in the model's channels."""
+        m = colors.matrix
+        if self.channels is Channels.GREY:
+            luma = np.array(LUMA)
+            return values * np.float32(luma @ m[:, :3].sum(axis=1)) + np.float32(luma @ m[:, 3])
+        if self.channels is Channels.BGR:
+            m = m[::-1][:, [2, 1, 0, 3]]
+        rows = cv2.transform(values.reshape(1, 3, -1).transpose(0, 2, 1), m.astype(np.float32))
+        return np.ascontiguousarray(rows[0].T).reshape(values.shape)
+
+    def _pad(self, out: Tensor, placement: Placement) -> None:
+        """Letterbox bars around the frame, or its reflection to the right and below."""
+        x, y = placement.inset
+        width, height = placement.frame
+        if self.resize is Resize.LETTERBOX:
+            bar = np.empty((self.depth, 1, 1), np.float32)
+            self._fill(bar, np.full(bar.shape, self.letterbox_fill), color.IDENTITY)
+            for part in (out[:, :y], out[:, y + height :], out[:, :, :x], out[:, :, x + width :]):
+                part[...] = bar
+            return
+        columns = border_index(np.arange(width, placement.tensor.width), width, Border.REFLECT101)
+        rows = border_index(np.arange(height, placement.tensor.height), height, Border.REFLECT101)
+        out[:, :height, width:] = out[:, :height, columns]
+        out[:, height:] = out[:, rows]
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
+
+
+def _short_side(image: Size, length: int) -> Size:
+    """torchvision's Resize(int): the other side is floored."""
+    if image.width <= image.height:
+        return Size(length, int(length * image.height / image.width))
+    return Size(int(length * image.width / image.height), length)
+
+
+@lru_cache(maxsize=4096)
+def _place(
+    prep: Preprocessing,
+    geometry: Geometry,
+    scale: float,
+    anchor: tuple[float, float],
+    image: Size,
+) -> Placement:
+    canvas = prep.canvas_size(image, scale)
+    (left, top), window = prep.window(canvas, anchor)
+    plain_canvas = prep.canvas_size(image)
+    (plain_left, plain_top), _ = prep.window(plain_canvas, (0.5, 0.5))
+    to_frame = Affine.shift(-left, -top).then(geometry.at(window))
+    to_canvas = to_frame.inverse()
+    to_plain = to_canvas.then(
+        Affine.stretch(plain_canvas.width / canvas.width, plain_canvas.height / canvas.height)
+    ).then(Affine.shift(-plain_left, -plain_top))
+    frame = geometry.frame(window)
+    tensor = prep.tensor_size(frame)
+    boxed = prep.resize is Resize.LETTERBOX
+    inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2)
+    return Placement(canvas, frame, tensor, inset if boxed else (0, 0), to_canvas, to_plain)

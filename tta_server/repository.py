@@ -1,0 +1,194 @@
+"""models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tta_server.backends import BACKENDS, Backend, Signature
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.geometry import Size
+from tta_server.modelconfig import InputConfig, ModelConfig, read_config
+from tta_server.policies import read_policy
+from tta_server.preprocessing import Channels, Normalization, Preprocessing, Resize
+from tta_server.tasks import TASKS, Task
+from tta_server.views import Policy, Symmetries, View
+
+WARM_SIZE = Size(256, 256)
+"""A model of free size is warmed and priced with an image of this size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model and everything that its author stated about it."""
+
+    name: str
+    version: str
+    config: ModelConfig
+    task: Task[Any]
+    preprocessing: Preprocessing
+    symmetries: Symmetries
+    policy: Policy
+    backend: Backend
+
+    def check_views(self, policy: Policy) -> None:
+        """Raises InvalidInput, naming the view, where a policy breaks labels or does not fit the model's input."""
+        for view in policy.views:
+            self.symmetries.check(view)
+            self._check_fit(view)
+            weights = view.weight if isinstance(view.weight, tuple) else ()
+            if weights and len(weights) != len(self.config.labels):
+                raise InvalidInput(
+                    f"view {view.name!r} has {len(weights)} weights; one, or one for each of the "
+                    f"{len(self.config.labels)} classes is taken"
+                )
+
+    def _check_fit(self, view: View) -> None:
+        size = self.preprocessing.size
+        if size is None:
+            return
+        fixed = None not in self.spatial
+        if view.geometry.swaps and size.width != size.height and (fixed or self._letterboxed):
+            raise InvalidInput(
+                f"view {view.name!r} swaps width and height, which this model's input of {size} does not take"
+            )
+        if any(abs(v) >= min(size) / 2 for v in view.geometry.offset):
+            raise InvalidInput(f"view {view.name!r} shifts by half of this model's input of {size} or more")
+        least = self._least_scale
+        if view.scale < least - 1e-9:
+            raise InvalidInput(
+                f"view {view.name!r} has a scale of {view.scale:g}; this model's input takes at least {least:g}"
+            )
+
+    @property
+    def spatial(self) -> tuple[int | None, int | None]:
+        """Height and width as the model file states them; None is free."""
+        return spatial_axes(self.backend.signature, self.config.input.layout)
+
+    @property
+    def _letterboxed(self) -> bool:
+        return self.preprocessing.resize is Resize.LETTERBOX
+
+    @property
+    def _least_scale(self) -> float:
+        """Below this the canvas would not fill the window."""
+        prep = self.preprocessing
+        if prep.size is None or self._letterboxed:
+            return 0.0
+        return max(prep.size) / prep.resize_to if prep.resize is Resize.SHORT else 1.0
+
+
+def spatial_axes(signature: Signature, layout: str) -> tuple[int | None, int | None]:
+    first = 1 if layout == "NHWC" else 2
+    return signature.shape[first], signature.shape[first + 1]
+
+
+def find_models(folder: Path) -> list[Path]:
+    """The model folders in a repository, by name; raises ConfigError if there are none."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder of models")
+    found = sorted(path.parent for path in folder.glob("*/tta.yaml"))
+    if not found:
+        raise ConfigError(f"{folder}: holds no model: expected {folder}/<name>/tta.yaml and <name>/1/model.onnx")
+    return found
+
+
+def load_model(folder: Path) -> Model:
+    """Raises ConfigError naming file, key, what was found and what is allowed."""
+    path = folder / "tta.yaml"
+    config = read_config(path)
+    version = _latest_version(folder)
+    backend = BACKENDS[config.backend](folder / version / "model.onnx")
+    try:
+        preprocessing = _preprocessing(config.input, backend.signature)
+        output = _output_name(config, backend.signature)
+        model = Model(
+            name=folder.resolve().name,
+            version=version,
+            config=config,
+            task=TASKS[config.task](config.labels, config.output.kind, output),
+            preprocessing=preprocessing,
+            symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
+            policy=_policy(config.policy, folder, preprocessing.crops),
+            backend=backend,
+        )
+        model.check_views(model.policy)
+        _check_min_views(model)
+    except InvalidInput as mistake:
+        raise ConfigError(f"{path}: policy: {mistake}") from None
+    except ConfigError as mistake:
+        raise ConfigError(f"{path}: {mistake}") from None
+    return model
+
+
+def _check_min_views(model: Model) -> None:
+    least, views = model.config.budget.min_views, len(model.policy.views)
+    if least != "all" and least > views:
+        raise ConfigError(f"budget.min_views is {least}, but the policy has {views} views")
+
+
+def _latest_version(folder: Path) -> str:
+    versions = [p.parent.name for p in folder.glob("*/model.onnx") if p.parent.name.isdigit()]
+    if not versions:
+        raise ConfigError(f"{folder}: there is no {folder}/1/model.onnx")
+    return max(versions, key=int)
+
+
+def _policy(spec: str | list[Any], folder: Path, crops: bool) -> Policy:
+    """A preset's name, an inline list, or the name of a YAML file beside tta.yaml that holds such a list."""
+    if isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
+        if Path(spec).name != spec or not (folder / spec).is_file():
+            raise InvalidInput(f"there is no file {spec!r} beside tta.yaml")
+        views = yaml.safe_load((folder / spec).read_text("utf-8"))
+        return Policy(Path(spec).stem, read_policy(views, crops).views)
+    return read_policy(spec, crops)
+
+
+def _preprocessing(config: InputConfig, signature: Signature) -> Preprocessing:
+    size = None if config.size == "free" else Size(config.size[1], config.size[0])
+    _check_signature(config, signature)
+    short = isinstance(config.resize, int)
+    word = config.resize or ("none" if size is None else "exact")
+    return Preprocessing(
+        size=size,
+        resize=Resize.SHORT if short else Resize(str(word)),
+        resize_to=config.resize if isinstance(config.resize, int) else 0,
+        interpolation=config.interpolation,
+        multiple=config.multiple,
+        max_size=config.max_size,
+        letterbox_fill=config.letterbox_fill,
+        channels=Channels(config.color),
+        normalization=Normalization(config.scale, config.mean, config.std),
+        layout=config.layout,
+        dtype=signature.dtype,
+    )
+
+
+def _check_signature(config: InputConfig, signature: Signature) -> None:
+    channels = 1 if config.color == "grey" else 3
+    axis = 3 if config.layout == "NHWC" else 1
+    if signature.shape[axis] not in (None, channels):
+        raise ConfigError(
+            f"input.color {config.color} with layout {config.layout} needs {channels} channels; "
+            f"the model file has {signature.shape[axis]}"
+        )
+    if signature.shape[0] not in (None, 1):
+        raise ConfigError(f"the model file has a fixed batch of {signature.shape[0]}; it should be free, or 1")
+    stated = spatial_axes(signature, config.layout)
+    if config.size == "free" and None not in stated:
+        raise ConfigError(f"input.size is free, but the model file takes only {list(stated)}")
+    if config.size != "free":
+        padded = [-(-side // config.multiple) * config.multiple for side in config.size]
+        if any(s not in (None, p) for s, p in zip(stated, padded, strict=True)):
+            raise ConfigError(f"input.size is {list(config.size)}, but the model file takes {list(stated)}")
+
+
+def _output_name(config: ModelConfig, signature: Signature) -> str:
+    names: Sequence[str] = list(signature.outputs)
+    if config.output.name is None and len(names) == 1:
+        return names[0]
+    if config.output.name not in names:
+        raise ConfigError(f"output.name is {config.output.name!r}; the model file has {', '.join(names)}")
+    return str(config.output.name)

@@ -1,0 +1,78 @@
+"""The task seam: what a model's outputs mean, how they are moved back, merged and shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.geometry import Size
+from tta_server.preprocessing import Placement
+from tta_server.views import Weight
+
+Floats = NDArray[np.float32]
+Outputs = Mapping[str, NDArray[Any]]
+"""A model's outputs by name; leading size 1 a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One image as its predictions are merged: its own size, and the plain view's placement."""
+
+    image: Size
+    plain: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the client wants to be told beyond the merged answer."""
+
+    include: frozenset[str] = frozenset()
+    top_k: int = 5
+
+
+P = TypeVar("P")
+
+
+class Accumulator(Protocol[P]):
+    """Merges predictions one at a time; the order matters only in the last bits."""
+
+    def add(self, prediction: P, weight: Weight) -> None: ...
+
+    def result(self) -> P:
+        """What the predictions so far come to; valid after any number >= 1."""
+
+
+@dataclass(slots=True)
+class Answered:
+    """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one."""
+
+    prediction: dict[str, Any]
+    views: Sequence[dict[str, Any]] = ()
+    picture: bytes | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol[P]):
+    """One kind of model. P is one view's prediction, moved back into the plain view's frame."""
+
+    name: str
+    merges: Sequence[str]
+    includes: Sequence[str]
+
+    def check(self, outputs: Outputs) -> None:
+        """Raises ConfigError, saying what was found and expected, unless a run's outputs are this task's."""
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> P:
+        """Row `row` of a batch's outputs as a prediction; NaN stays NaN."""
+
+    def is_sound(self, prediction: P) -> bool:
+        """False where it holds NaN."""
+
+    def accumulator(self, merge: str, wanted: Wanted) -> Accumulator[P]: ...
+
+    def remark(self, prediction: P) -> Any:
+        """What is kept of one view for `include=views`: small."""
+
+    def answer(self, merged: P, remarks: Sequence[Any], scene: Scene, wanted: Wanted) -> Answered: ...

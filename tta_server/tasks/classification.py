@@ -1,0 +1,69 @@
+"""One of C classes: scores (N, C) -> probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError
+from tta_server.preprocessing import Placement
+from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
+from tta_server.tasks.merging import KINDS, MERGES, ScoreAccumulator
+
+Scores = NDArray[np.float32]
+"""(C,): raw scores of one view, or merged probabilities."""
+
+
+class Classification:
+    name = "classification"
+    merges = tuple(MERGES)
+    includes = ("views", "agreement", "probabilities")
+
+    def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
+        self.labels = tuple(labels)
+        self._kind = KINDS[kind]
+        self._output = output
+
+    def check(self, outputs: Outputs) -> None:
+        """Raises ConfigError unless a run gave [N, C]."""
+        shape, labels = outputs[self._output].shape, len(self.labels)
+        if len(shape) != 2 or shape[1] != labels:
+            raise ConfigError(
+                f"classification with {labels} labels needs an output {self._output} of shape [N, {labels}]; "
+                f"the model gives {list(shape)}"
+            )
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Scores:
+        return outputs[self._output][row].astype(np.float32)
+
+    def is_sound(self, prediction: Scores) -> bool:
+        return not bool(np.isnan(prediction).any())
+
+    def accumulator(self, merge: str, wanted: Wanted) -> ScoreAccumulator:
+        return ScoreAccumulator(MERGES[merge], self._kind)
+
+    def remark(self, prediction: Scores) -> Scores:
+        return self._kind.probabilities(prediction)
+
+    def answer(
+        self, merged: Scores, remarks: Sequence[Scores], scene: Scene, wanted: Wanted
+    ) -> Answered:
+        order = np.argsort(-merged, kind="stable")  # ties to the lower class
+        prediction: dict[str, Any] = {
+            "top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]
+        }
+        if "probabilities" in wanted.include:
+            prediction["probabilities"] = [float(p) for p in merged]
+        if "agreement" in wanted.include:
+            agreeing = [int(r.argmax()) == int(order[0]) for r in remarks]
+            prediction["agreement"] = sum(agreeing) / len(agreeing)
+        views = [self._entry(int(r.argmax()), r) for r in remarks]
+        return Answered(prediction, views)
+
+    def _entry(self, index: int, probabilities: Scores) -> dict[str, Any]:
+        return {
+            "label": self.labels[index],
+            "index": index,
+            "probability": float(probabilities[index]),
+        }

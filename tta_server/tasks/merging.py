@@ -1,0 +1,121 @@
+"""Merges of class scores, for vectors (C,) and maps (C, H, W) alike: the class axis comes first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.views import Weight
+
+Floats = NDArray[np.float32]
+TINY = np.float32(1e-30)
+
+
+def log_softmax(z: Floats) -> Floats:
+    shifted = z - z.max(axis=0)
+    shifted -= np.log(np.exp(shifted).sum(axis=0))
+    return shifted
+
+
+def softmax(z: Floats) -> Floats:
+    p = z - z.max(axis=0)
+    np.exp(p, out=p)
+    p /= p.sum(axis=0)
+    return p
+
+
+def one_hot(z: Floats) -> Floats:
+    """1 for the largest score of each vector or pixel, ties to the lower class."""
+    winners = z.argmax(axis=0)
+    return (winners == np.arange(len(z)).reshape(-1, *(1,) * winners.ndim)).astype(np.float32)
+
+
+def unit_sum(values: Floats) -> Floats:
+    return values / np.maximum(values.sum(axis=0), TINY)
+
+
+def same(values: Floats) -> Floats:
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a model's scores are: how they become probabilities, and how logits."""
+
+    probabilities: Callable[[Floats], Floats]
+    logits: Callable[[Floats], Floats]
+    log_probabilities: Callable[[Floats], Floats]
+
+
+def _log(p: Floats) -> Floats:
+    return np.log(np.maximum(p, TINY))
+
+
+KINDS = {
+    "logits": Kind(softmax, same, log_softmax),
+    "probabilities": Kind(same, _log, _log),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """score -> weighted sum (or maximum) over views -> finish."""
+
+    score: Callable[[Kind, Floats], Floats]
+    finish: Callable[[Floats], Floats]
+    takes_maximum: bool = False
+
+
+MERGES: dict[str, Merge] = {
+    "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), same),
+    "mean_logits": Merge(lambda kind, z: kind.logits(z), softmax),
+    "geometric_mean": Merge(lambda kind, z: kind.log_probabilities(z), softmax),
+    "max": Merge(lambda kind, z: kind.probabilities(z), unit_sum, takes_maximum=True),
+    "vote": Merge(lambda kind, z: one_hot(z), same),
+}
+
+
+class ScoreAccumulator:
+    """Merges scores (C, ...) into probabilities of the same shape; keeps sums, never the views.
+
+    With weights w (one, or one a class) and coverage c (0 or 1 a pixel): sum(w c s) / sum(w c), a class's own weights
+    where there are some, and then made to sum to 1. `max` takes the largest w s and makes it sum to 1.
+    """
+
+    def __init__(self, merge: Merge, kind: Kind) -> None:
+        self._merge = merge
+        self._kind = kind
+        self._total: Floats | None = None
+        self._weight: NDArray[np.float32] = np.zeros((), np.float32)
+        self._by_class = False
+
+    def add(self, values: Floats, weight: Weight, coverage: Floats | None = None) -> None:
+        """One view's raw scores; `coverage` (...) is None where the view saw everything."""
+        scores = self._merge.score(self._kind, values)
+        w = self._weights(weight, scores.ndim)
+        w = w if coverage is None else w * coverage
+        if not np.all(w == 1):
+            scores = scores * w
+        if self._total is None:
+            self._total = np.array(scores, np.float32)
+        elif self._merge.takes_maximum:
+            np.maximum(self._total, scores, out=self._total)
+        else:
+            self._total += scores
+        self._weight = self._weight + w
+
+    def _weights(self, weight: Weight, dimensions: int) -> NDArray[np.float32]:
+        if not isinstance(weight, tuple):
+            return np.float32(weight)  # type: ignore[return-value]
+        self._by_class = True
+        return np.array(weight, np.float32).reshape(-1, *(1,) * (dimensions - 1))
+
+    def result(self) -> Floats:
+        """Probabilities (C, ...); vote shares for `vote`."""
+        if self._total is None:
+            raise ValueError("no prediction was added")
+        if self._merge.takes_maximum:
+            return self._merge.finish(self._total)
+        mean = self._merge.finish(self._total / np.maximum(self._weight, TINY))
+        return unit_sum(mean) if self._by_class else mean

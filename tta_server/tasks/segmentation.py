@@ -1,0 +1,244 @@
+"""A class for every pixel: scores (N, C, h, w) at the input's size or a fraction of it -> a label mask."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tta_server.errors import ConfigError
+from tta_server.geometry import Affine, Size
+from tta_server.preprocessing import Placement
+from tta_server.resampling import sample
+from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
+from tta_server.tasks.merging import KINDS, MERGES, Kind, ScoreAccumulator
+from tta_server.views import Border, Weight
+
+Floats = NDArray[np.float32]
+STRIP = 128
+"""Rows of the image that are enlarged at a time."""
+
+PALETTE = (
+    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
+"""Colours of the mask for eyes (Okabe and Ito 2008, told apart by the colour-blind too); then hues go round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Scores or probabilities (C, h, w) on the plain view's grid, a cell every `stride` (x, y) pixels of its frame.
+
+    `coverage` (h, w) is None where the view saw all of it. `votes` (C, h, w) holds each class's share of the views'
+    votes, where agreement was asked for.
+    """
+
+    scores: Floats
+    coverage: Floats | None = None
+    votes: Floats | None = None
+    stride: tuple[float, float] = (1.0, 1.0)
+
+
+class MapAccumulator:
+    """A ScoreAccumulator on maps, and a second one for votes where agreement was asked for."""
+
+    def __init__(self, scores: ScoreAccumulator, votes: ScoreAccumulator | None) -> None:
+        self._scores = scores
+        self._votes = votes
+        self._stride = (1.0, 1.0)
+
+    def add(self, prediction: Maps, weight: Weight) -> None:
+        self._scores.add(prediction.scores, weight, prediction.coverage)
+        if self._votes:
+            self._votes.add(prediction.scores, weight, prediction.coverage)
+        self._stride = prediction.stride
+
+    def result(self) -> Maps:
+        votes = self._votes.result() if self._votes else None
+        return Maps(self._scores.result(), votes=votes, stride=self._stride)
+
+
+class Segmentation:
+    name = "segmentation"
+    merges = tuple(MERGES)
+    includes = ("views", "agreement", "probabilities")
+
+    def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
+        self.labels = tuple(labels)
+        self._kind: Kind = KINDS[kind]
+        self._output = output
+
+    def check(self, outputs: Outputs) -> None:
+        """Raises ConfigError unless a run gave [N, C, h, w]."""
+        shape, labels = outputs[self._output].shape, len(self.labels)
+        if len(shape) != 4 or shape[1] != labels:
+            raise ConfigError(
+                f"segmentation with {labels} labels needs an output {self._output} of shape [N, {labels}, h, w]; "
+                f"the model gives {list(shape)}"
+            )
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Maps:
+        scores = outputs[self._output][row].astype(np.float32, copy=False)
+        tensor = placement.tensor
+        stride = tensor.width / scores.shape[2], tensor.height / scores.shape[1]
+        to_scores, grid = _undo(placement, scene.plain, stride)
+        moved = sample(scores, to_scores, grid, Border.REPLICATE)
+        return Maps(moved, _coverage(placement, to_scores, grid, stride), stride=stride)
+
+    def is_sound(self, prediction: Maps) -> bool:
+        return not bool(np.isnan(prediction.scores).any())
+
+    def accumulator(self, merge: str, wanted: Wanted) -> MapAccumulator:
+        votes = "agreement" in wanted.include
+        return MapAccumulator(
+            ScoreAccumulator(MERGES[merge], self._kind),
+            ScoreAccumulator(MERGES["vote"], self._kind) if votes else None,
+        )
+
+    def remark(self, prediction: Maps) -> tuple[NDArray[np.uint16], Floats | None]:
+        """The view's own labels (h, w) and what of the grid it saw."""
+        return prediction.scores.argmax(axis=0).astype(np.uint16), prediction.coverage
+
+    def answer(
+        self,
+        merged: Maps,
+        remarks: Sequence[tuple[NDArray[np.uint16], Floats | None]],
+        scene: Scene,
+        wanted: Wanted,
+    ) -> Answered:
+        mask = np.empty((scene.image.height, scene.image.width), np.uint16)
+        for rows, strip in _enlarged(merged.scores, merged.stride, scene):
+            mask[rows] = strip.argmax(axis=0)
+        counts = np.bincount(mask.ravel(), minlength=len(self.labels))
+        picture = _png(_palette_image(mask, len(self.labels)))
+        prediction: dict[str, Any] = {
+            "height": scene.image.height,
+            "width": scene.image.width,
+            "area": {label: int(n) for label, n in zip(self.labels, counts, strict=True)},
+            "mask": _base64(picture),
+        }
+        if merged.votes is not None:
+            shares = _at_labels(merged, scene, mask)
+            prediction["mean_agreement"] = float(shares.mean())
+            prediction["agreement"] = _base64(_png(_grey8(shares)))
+        if "probabilities" in wanted.include:
+            prediction["probabilities"] = self._probability_pictures(merged, scene)
+        labels = merged.scores.argmax(axis=0)
+        views = [{"agreement": _same_share(own, seen, labels)} for own, seen in remarks]
+        return Answered(prediction, views, picture)
+
+    def _probability_pictures(self, merged: Maps, scene: Scene) -> dict[str, str]:
+        """Label -> base64 of a 16 bit grey PNG, 65535 for certainty."""
+        pictures = {}
+        for index, label in enumerate(self.labels):
+            levels = np.empty((scene.image.height, scene.image.width), np.uint16)
+            for rows, strip in _enlarged(merged.scores[index : index + 1], merged.stride, scene):
+                levels[rows] = np.rint(np.clip(strip[0], 0, 1) * 65535)
+            pictures[label] = _base64(_png(Image.fromarray(levels)))
+        return pictures
+
+
+def _undo(
+    placement: Placement, plain: Placement, stride: tuple[float, float]
+) -> tuple[Affine, Size]:
+    """Plain view's grid -> a view's score map, and the grid's size."""
+    grid = Size(ceil(plain.frame.width / stride[0]), ceil(plain.frame.height / stride[1]))
+    cell = Affine.stretch(*stride)
+    to_scores = (
+        cell.then(placement.to_plain.inverse())
+        .then(Affine.shift(*placement.inset))
+        .then(cell.inverse())
+    )
+    return to_scores, grid
+
+
+def _coverage(
+    placement: Placement, to_scores: Affine, grid: Size, stride: tuple[float, float]
+) -> Floats | None:
+    """1 where a grid cell's centre lies inside the view's frame, else 0; None where all do."""
+    left, top = placement.inset[0] / stride[0], placement.inset[1] / stride[1]
+    right, bottom = left + placement.frame.width / stride[0], top + placement.frame.height / stride[1]
+    x = np.arange(grid.width) + 0.5
+    y = (np.arange(grid.height) + 0.5)[:, None]
+    if _all_inside(to_scores, grid, (left, top, right, bottom)):
+        return None
+    u = to_scores.xx * x + to_scores.xy * y + to_scores.tx
+    v = to_scores.yx * x + to_scores.yy * y + to_scores.ty
+    return ((u >= left) & (u <= right) & (v >= top) & (v <= bottom)).astype(np.float32)
+
+
+def _all_inside(m: Affine, grid: Size, box: tuple[float, float, float, float]) -> bool:
+    """Whether the outermost cell centres, and with them all, land inside the box."""
+    w, h = grid.width - 0.5, grid.height - 0.5
+    u, v = m.apply(np.array([(0.5, 0.5), (w, 0.5), (0.5, h), (w, h)])).T
+    left, top, right, bottom = box
+    return bool(u.min() >= left and u.max() <= right and v.min() >= top and v.max() <= bottom)
+
+
+def _enlarged(
+    maps: Floats, stride: tuple[float, float], scene: Scene
+) -> Iterator[tuple[slice, Floats]]:
+    """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
+    image, plain = scene.image, scene.plain
+    to_grid = (
+        Affine.stretch(plain.canvas.width / image.width, plain.canvas.height / image.height)
+        .then(plain.to_canvas.inverse())
+        .then(Affine.stretch(1 / stride[0], 1 / stride[1]))
+    )
+    for top in range(0, image.height, STRIP):
+        size = Size(image.width, min(STRIP, image.height - top))
+        to_strip = Affine.shift(0, top).then(to_grid)
+        yield slice(top, top + size.height), sample(maps, to_strip, size, Border.REPLICATE)  # type: ignore[misc]
+
+
+def _at_labels(merged: Maps, scene: Scene, mask: NDArray[np.uint16]) -> Floats:
+    """Share of the views' votes for the label that each pixel got, (H, W)."""
+    shares = np.empty(mask.shape, np.float32)
+    assert merged.votes is not None
+    for rows, strip in _enlarged(merged.votes, merged.stride, scene):
+        shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
+    return shares
+
+
+def _same_share(own: NDArray[np.uint16], seen: Floats | None, labels: NDArray[np.intp]) -> float:
+    """Share of the cells that a view saw where its own label is the merged one."""
+    agrees = own == labels
+    return float(agrees.mean() if seen is None else agrees[seen > 0].mean())
+
+
+def _palette_image(mask: NDArray[np.uint16], classes: int) -> Image.Image:
+    """Class indices as a palette PNG (16 bit grey above 256 classes): indices for programs, colours for eyes."""
+    if classes > 256:
+        return Image.fromarray(mask)
+    image = Image.fromarray(mask.astype(np.uint8)).convert("P")
+    image.putpalette([v for i in range(classes) for v in color_of(i)])
+    return image
+
+
+def color_of(index: int) -> tuple[int, int, int]:
+    """RGB of a class in masks and drawings."""
+    if index < len(PALETTE):
+        return PALETTE[index]
+    hue = index * 137.508 % 360  # the golden angle keeps neighbours apart
+    sector, part = divmod(hue / 60, 1)
+    levels = [230, int(230 * part), int(230 * (1 - part)), 40]
+    order = [(0, 1, 3), (2, 0, 3), (3, 0, 1), (3, 2, 0), (1, 3, 0), (0, 3, 2)][int(sector)]
+    return levels[order[0]], levels[order[1]], levels[order[2]]
+
+
+def _grey8(shares: Floats) -> Image.Image:
+    return Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

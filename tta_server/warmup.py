@@ -1,0 +1,128 @@
+"""Measures what a model costs here, through the very code that requests run, with all slots busy."""
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import simplejpeg
+
+from tta_server.costs import Bucket, CostModel
+from tta_server.deadline import Deadline
+from tta_server.errors import BackendFailed, ConfigError
+from tta_server.geometry import Size
+from tta_server.images import Limits
+from tta_server.metrics import Metrics
+from tta_server.plan import Options, make_plan
+from tta_server.predictor import make_job, read_source
+from tta_server.repository import WARM_SIZE, Model
+from tta_server.stopping import StopReason
+from tta_server.tasks import Outputs
+from tta_server.work import ImageWork, ModelRunner
+
+BATCHES = (1, 2, 4)
+REPEATS = 5
+ENOUGH_SECONDS = 0.15
+"""Each thing is timed REPEATS times, or for so long, but at least twice."""
+
+
+def warm_up(model: Model, costs: CostModel, slots: int) -> None:
+    """Runs the model at each input size of its policy; raises ConfigError if its outputs don't fit its task."""
+    probe = _Probe(model)
+    _check_outputs(model, probe)
+    pixels = probe.size.area
+    costs.warm_stage("decode", model.name, pixels, _median(lambda: probe.work().decode()))
+    with ThreadPoolExecutor(slots) as pool:
+        for index, bucket in probe.buckets():
+            sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
+            medians = {}
+            for n in sizes:
+                runs = [pool.submit(_median, probe.batch(index, n)) for _ in range(slots)]
+                medians[n] = statistics.median(run.result() for run in runs)
+            costs.warm(bucket, medians)
+    costs.warm_stage("finish", model.name, pixels, _median_of(probe.finishing_seconds))
+
+
+class _Probe:
+    """Requests of a test card: a JPEG of about the size that the model's input comes from."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._plan = make_plan(
+            model, Options(budget_ms=model.config.budget.max_ms, min_views="all")
+        )
+        prep = model.preprocessing
+        self.size = Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
+        self._card = _test_card(self.size)
+        self._runner = ModelRunner(model)
+
+    def work(self) -> ImageWork:
+        source = read_source(self._card, Limits())
+        deadline = Deadline.after(self._plan.budget_ms)
+        return make_job(self._plan, source, deadline, "warm-up", Metrics()).work
+
+    def buckets(self) -> list[tuple[int, Bucket]]:
+        """Each bucket of the policy with the index of a view in it."""
+        layout = self.work().layout
+        first = {bucket: index for index, bucket in reversed(list(enumerate(layout.buckets)))}
+        return [(index, bucket) for bucket, index in first.items()]
+
+    def batch(self, index: int, n: int) -> Callable[[], object]:
+        """Something that runs one view n times as a batch."""
+        work = self.decoded()
+        return lambda: self._runner.run([(work, index)] * n)
+
+    def decoded(self) -> ImageWork:
+        work = self.work()
+        work.decode()
+        return work
+
+    def outputs(self) -> Outputs:
+        """What the model gives for the plain view."""
+        return self._runner.infer([(self.decoded(), 0)])
+
+    def finishing_seconds(self) -> float:
+        work = self.decoded()
+        self._runner.run([(work, 0)])
+        start = time.monotonic()
+        work.settle(StopReason.ALL_VIEWS)
+        return time.monotonic() - start
+
+
+def _test_card(size: Size) -> bytes:
+    """Gradients and grain: neither flat nor noise, so that it decodes like a photo."""
+    x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
+    grain = np.random.default_rng(0).normal(0, 8, (size.height, size.width))
+    card = np.stack([x, y, (x + y) / 2], axis=2) + grain[..., None]
+    return bytes(simplejpeg.encode_jpeg(np.clip(card, 0, 255).astype(np.uint8), 90))
+
+
+def _check_outputs(model: Model, probe: _Probe) -> None:
+    try:
+        outputs = probe.outputs()
+    except BackendFailed as error:
+        reason = str(error.__cause__).splitlines()[0]
+        raise ConfigError(f"model {model.name}: its file can't run on {probe.size}: {reason}") from error
+    try:
+        model.task.check(outputs)
+    except ConfigError as mistake:
+        raise ConfigError(f"model {model.name}: {mistake}") from None
+
+
+def _median(action: Callable[[], object]) -> float:
+    def seconds() -> float:
+        start = time.monotonic()
+        action()
+        return time.monotonic() - start
+
+    return _median_of(seconds)
+
+
+def _median_of(seconds: Callable[[], float]) -> float:
+    """The first run, which pays for what is lazy, does not count."""
+    seconds()
+    seen: list[float] = []
+    while len(seen) < 2 or (len(seen) < REPEATS and sum(seen) < ENOUGH_SECONDS):
+        seen.append(seconds())
+    return statistics.median(seen)

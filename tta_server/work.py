@@ -1,0 +1,222 @@
+"""One image of one request as slots work on it: decode, write views, merge, answer."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.answer import STAGES, Answer, Receipt, view_entry
+from tta_server.backends import Tensor
+from tta_server.deadline import Deadline
+from tta_server.errors import BackendFailed, TTAError
+from tta_server.geometry import Size
+from tta_server.images import Header, Pixels, decode
+from tta_server.metrics import Metrics
+from tta_server.plan import Layout, Plan
+from tta_server.repository import Model
+from tta_server.scheduler import Outcome
+from tta_server.stopping import StopReason
+from tta_server.tasks import Outputs, Scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the client sent: encoded bytes with their header, or upright RGB pixels (H, W, 3) uint8."""
+
+    size: Size
+    encoded: bytes = b""
+    header: Header | None = None
+    pixels: Pixels | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it may hold while it waits: its bytes and its pixels."""
+        return len(self.encoded) + 3 * self.size.area
+
+    def open(self) -> Pixels:
+        if self.pixels is not None:
+            return self.pixels
+        assert self.header is not None
+        return decode(self.encoded, self.header)
+
+
+class ImageWork:
+    """Settles `future` exactly once. Methods run on slots' threads, several at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        layout: Layout,
+        source: Source,
+        deadline: Deadline,
+        request_id: str,
+        metrics: Metrics,
+    ) -> None:
+        self.future: Future[Answer] = Future()
+        self.model = model
+        self.plan = plan
+        self.layout = layout
+        self._source: Source | None = source
+        self._scene = Scene(source.size, layout.placements[0])
+        self._deadline = deadline
+        self._request_id = request_id
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._pixels: Pixels | None = None
+        self._canvases: dict[float, NDArray[np.uint8]] = {}
+        self._accumulator = model.task.accumulator(plan.merge, plan.wanted)
+        self._merged: list[tuple[int, Any]] = []
+        self._weight_left = plan.total_weight
+        self._settled = False
+        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._queued_since = deadline.start
+
+    def decode(self) -> None:
+        """The image and the plain view's canvas; the other canvases wait until a view needs them."""
+        start = self._dequeued()
+        source, self._source = self._source, None
+        if source is None:
+            return
+        self._pixels = source.open()
+        self._canvas(1.0)
+        if all(view.scale == 1 for view in self.plan.views):
+            self._pixels = None
+        self._queued_since = time.monotonic()
+        self._stages["decode"] += self._queued_since - start
+
+    def _dequeued(self) -> float:
+        """Ends a spell of waiting for a slot, of which there are two: for decoding, and for the first view."""
+        now = time.monotonic()
+        if self._queued_since:
+            self._stages["queue"] += now - self._queued_since
+            self._queued_since = 0.0
+        return now
+
+    def _canvas(self, scale: float) -> NDArray[np.uint8]:
+        """The canvas for one content size, straight from the image, made once."""
+        with self._lock:
+            if scale not in self._canvases:
+                if self._pixels is None:
+                    raise BackendFailed("the image has been let go")
+                self._canvases[scale] = self.model.preprocessing.canvas(self._pixels, scale)
+            return self._canvases[scale]
+
+    def write(self, index: int, row: Tensor) -> None:
+        """Writes a view into its row of a batch."""
+        self._dequeued()
+        view = self.plan.views[index]
+        placement = self.layout.placements[index]
+        self.model.preprocessing.write(self._canvas(view.scale), view, placement, row)
+
+    def merge(self, index: int, outputs: Outputs, row: int) -> Outcome | StopReason:
+        """Moves a view's prediction back and merges it; LOST where it holds NaN."""
+        task, view = self.model.task, self.plan.views[index]
+        prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
+        if not task.is_sound(prediction):
+            log.warning("the output of %s for view %r holds NaN", self.model.name, view.name)
+            return Outcome.LOST
+        remark = task.remark(prediction) if self.plan.keeps_remarks else None
+        with self._lock:
+            if self._settled:
+                return Outcome.MERGED
+            self._accumulator.add(prediction, view.weight)
+            self._merged.append((index, remark))
+            self._weight_left -= self.plan.weights[index]
+            reason = self.plan.stop.decide(self._accumulator, self._weight_left)
+        return reason or Outcome.MERGED
+
+    def spent(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._stages[stage] += seconds
+
+    def settle(self, outcome: StopReason | TTAError) -> None:
+        """Answers with what is merged, or fails; a client that has left hears nothing."""
+        with self._lock:
+            self._settled = True
+            self._pixels, self._source = None, None
+        try:
+            result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome
+        except Exception:
+            log.exception("an answer of %s could not be made", self.model.name)
+            result = BackendFailed("the answer could not be made from the model's output")
+        self._canvases.clear()
+        self._metrics.settled()
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(result, Answer):
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(result)
+
+    def _answer(self, reason: StopReason) -> Answer:
+        start = time.monotonic()
+        model, plan = self.model, self.plan
+        self._merged.sort(key=lambda entry: entry[0])
+        remarks = [remark for _, remark in self._merged] if plan.keeps_remarks else []
+        answered = model.task.answer(
+            self._accumulator.result(), remarks, self._scene, plan.wanted
+        )
+        views = [view_entry(plan.views[index]) for index, _ in self._merged]
+        if "views" in plan.wanted.include:
+            views = [v | own for v, own in zip(views, answered.views, strict=True)]
+        now = time.monotonic()
+        self.spent("merge", now - start)
+        elapsed = now - self._deadline.start
+        stages = {stage: round(seconds * 1e3, 3) for stage, seconds in self._stages.items()}
+        receipt = Receipt(
+            views=views,
+            planned=len(plan.views),
+            merge=plan.merge,
+            stop_reason=reason,
+            budget_ms=self._deadline.budget_ms,
+            elapsed_ms=round(elapsed * 1e3, 3),
+            stages_ms=stages,
+            policy=plan.policy,
+            request_id=self._request_id,
+        )
+        self._metrics.answer(model.name, reason, len(views), elapsed, stages)
+        return Answer(
+            model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture
+        )
+
+
+class ModelRunner:
+    """Runs views of one model: write, infer, merge."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def run(self, items: Sequence[tuple[ImageWork, int]]) -> list[Outcome | StopReason]:
+        """All items have the same input size. Raises BackendFailed."""
+        start = time.monotonic()
+        batch = self._written(items)
+        written = time.monotonic()
+        outputs = self._model.backend.infer(batch)
+        inferred = time.monotonic()
+        outcomes = [work.merge(view, outputs, i) for i, (work, view) in enumerate(items)]
+        merged = time.monotonic()
+        for work, _ in items:
+            work.spent("prepare", (written - start) / len(items))
+            work.spent("infer", (inferred - written) / len(items))
+            work.spent("merge", (merged - inferred) / len(items))
+        return outcomes
+
+    def infer(self, items: Sequence[tuple[ImageWork, int]]) -> Outputs:
+        """The model's raw outputs for these views, merged nowhere."""
+        return self._model.backend.infer(self._written(items))
+
+    def _written(self, items: Sequence[tuple[ImageWork, int]]) -> Tensor:
+        work, index = items[0]
+        batch = self._model.preprocessing.empty(len(items), work.layout.placements[index].tensor)
+        for row, (work, index) in zip(batch, items, strict=True):
+            work.write(index, row)
+        return batch
