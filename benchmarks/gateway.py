@@ -1,0 +1,196 @@
+"""What serving costs: views/s over HTTP against a bare ONNX Runtime loop, and the latency of one view.
+
+Bare: one thread a core, each with a single-threaded session, on ready tensors. Served: `tta-server serve`, a client
+in its own process, 8 connections, K = 8, every receipt checked. Both take turns in one run; the ratio is that of the
+medians. Needs the labelled images (--data); without them it uses the drawn samples.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+VIEWS = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    shape: tuple[int, int, int]
+    images: list[Path]
+    target: float
+
+
+def cases(data: Path) -> list[Case]:
+    clothing = sorted((data / "clothing" / "test").glob("*/*.jpg"))
+    nuclei = sorted((data / "nuclei" / "images").glob("*.png"))
+    square = [p for p in nuclei if Image.open(p).size == (256, 256)]
+    sample = HERE.parent / "models"
+    return [
+        Case("clothing", (3, 128, 128), clothing[::4] or [sample / "clothing" / "sample.jpg"], 0.85),
+        Case("nuclei", (3, 256, 256), square or [sample / "nuclei" / "sample.png"], 0.93),
+    ]
+
+
+def session(models: Path, model: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(models / model / "1" / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+
+class Bare:
+    """Views/s of the model alone: a thread and a session for each core, one view a run."""
+
+    def __init__(self, models: Path, case: Case) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._sessions = [session(models, case.model) for _ in range(cores)]
+        self._name = self._sessions[0].get_inputs()[0].name
+        self._tensor = np.random.default_rng(0).random((1, *case.shape), np.float32)
+
+    def views_per_second(self, seconds: float) -> float:
+        counts = [0] * len(self._sessions)
+        end = time.perf_counter() + seconds
+
+        def loop(index: int) -> None:
+            while time.perf_counter() < end:
+                self._sessions[index].run(None, {self._name: self._tensor})
+                counts[index] += 1
+
+        threads = [threading.Thread(target=loop, args=(i,)) for i in range(len(counts))]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts) / (time.perf_counter() - start)
+
+    def p50_ms(self, runs: int) -> float:
+        """One view on one single-threaded session, nothing else running."""
+        seen = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self._sessions[0].run(None, {self._name: self._tensor})
+            seen.append((time.perf_counter() - start) * 1e3)
+        return statistics.median(seen)
+
+
+@contextmanager
+def served(models: Path) -> Iterator[int]:
+    """A real server on a free port, ready; interrupted at the end."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tta_server", "serve", "--models", str(models), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("ready"):
+                break
+        else:
+            raise SystemExit("the server did not start")
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+
+
+def load(port: int, case: Case, query: str, views: int, connections: int, seconds: float) -> dict[str, object]:
+    path = f"/v1/models/{case.model}/predict?{query}"
+    command = [sys.executable, str(HERE / "client.py"), "--port", str(port), "--path", path, "--views", str(views)]
+    command += ["--connections", str(connections), "--seconds", str(seconds), *map(str, case.images)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def throughput(models: Path, case: Case, rounds: int, seconds: float) -> tuple[float, float]:
+    """Median views/s bare and served, taking turns."""
+    bare, direct, over_http = Bare(models, case), [], []
+    query = f"stop=all&min_views=all&max_views={VIEWS}&budget_ms=10000"
+    with served(models) as port:
+        load(port, case, query, VIEWS, 8, 1.5)
+        for _ in range(rounds):
+            direct.append(bare.views_per_second(seconds))
+            found = load(port, case, query, VIEWS, 8, seconds)
+            over_http.append(found["views"] / found["seconds"])
+    return statistics.median(direct), statistics.median(over_http)
+
+
+def latency(models: Path, case: Case, rounds: int) -> dict[str, float]:
+    """p50 of one view over HTTP, of the bare session, and where the difference goes."""
+    bare, alone, whole, inside = Bare(models, case), [], [], []
+    photos = [p for p in case.images if Image.open(p).size == (400, 533)] or case.images
+    case = Case(case.model, case.shape, photos, 0)
+    with served(models) as port:
+        load(port, case, "max_views=1", 1, 1, 1)
+        for _ in range(rounds):
+            alone.append(bare.p50_ms(300))
+            found = load(port, case, "max_views=1", 1, 1, 2)
+            whole.append(statistics.median(found["latencies_ms"]))
+            inside.append(statistics.median(found["elapsed_ms"]))
+        stages = stage_medians(port, case)
+    served_p50 = statistics.median(whole)
+    return {
+        "served": served_p50,
+        "bare": statistics.median(alone),
+        "HTTP and client": served_p50 - statistics.median(inside),
+        **stages,
+    }
+
+
+def stage_medians(port: int, case: Case) -> dict[str, float]:
+    import http.client
+
+    link = http.client.HTTPConnection("127.0.0.1", port)
+    seen: dict[str, list[float]] = {}
+    for number in range(200):
+        body = case.images[number % len(case.images)].read_bytes()
+        link.request("POST", f"/v1/models/{case.model}/predict?max_views=1", body)
+        for stage, ms in json.loads(link.getresponse().read())["receipt"]["stages_ms"].items():
+            seen.setdefault(stage, []).append(ms)
+    return {stage: statistics.median(values) for stage, values in seen.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser.add_argument("--models", type=Path, default=HERE.parent / "models")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--only", choices=["clothing", "nuclei"])
+    args = parser.parse_args()
+    found = [case for case in cases(args.data) if args.only in (None, case.model)]
+    console = Console()
+    table = Table("model", "bare views/s", "served views/s, K = 8", "ratio", "target")
+    for case in found:
+        direct, over_http = throughput(args.models, case, args.rounds, args.seconds)
+        ratio = over_http / direct
+        table.add_row(case.model, f"{direct:.1f}", f"{over_http:.1f}", f"{ratio:.3f}", f"{case.target:.2f}")
+    console.print(table)
+    for case in found:
+        if case.model == "clothing":
+            parts = latency(args.models, case, args.rounds)
+            extra = parts["served"] - parts["bare"]
+            console.print(f"one view of clothing, p50: served {parts['served']:.2f} ms, bare {parts['bare']:.2f} ms, "
+                          f"difference {extra:.2f} ms (target: at most 3)")  # fmt: skip
+            console.print("of it, medians in ms: " + ", ".join(f"{k} {v:.2f}" for k, v in parts.items() if k not in ("served", "bare")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What `GET /v1/models` and `GET /v1/policies` say."""
+
+from typing import Any
+
+from tta_server.policies import PRESETS, preset
+from tta_server.repository import Model
+from tta_server.views import Border
+from tta_server.viewspec import PRIMITIVES
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    config = model.config
+    return {
+        "name": model.name,
+        "version": model.version,
+        "task": config.task,
+        "description": config.description,
+        "labels": list(config.labels),
+        "input": config.input.model_dump(mode="json"),
+        "policy": {
+            "name": model.policy.name,
+            "version": model.policy.version,
+            "digest": model.policy.digest,
+            "views": [view.name for view in model.policy.views],
+        },
+        "merge": config.merge,
+        "merges": list(model.task.merges),
+        "symmetries": list(config.symmetries),
+        "limits": config.limits.model_dump(),
+        "budget": config.budget.model_dump(),
+        "stop": config.stop,
+        "include": list(model.task.includes),
+    }
+
+
+def describe_policies() -> dict[str, Any]:
+    """The presets, as they are for a model whose preprocessing crops, and what a list of views may hold."""
+    return {
+        "presets": [
+            {"name": name, "description": about, "views": [v.name for v in preset(name, crops=True).views]}
+            for name, (about, _) in PRESETS.items()
+        ],
+        "primitives": list(PRIMITIVES),
+        "borders": list(Border),
+    }

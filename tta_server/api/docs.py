@@ -1,0 +1,90 @@
+"""What /docs says of the predict request, with examples that run."""
+
+from typing import Any
+
+from tta_server.api.query import openapi_parameters
+
+DESCRIPTION = """\
+One image in, one answer out: the server looks at the image through up to K views, merges what the model says of
+each, and answers within the budget.
+
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/v1/models/clothing/predict?budget_ms=100'
+"""
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string", "description": "One sentence: what was wrong and what is allowed."},
+        "code": {"type": "string"},
+        "retry_after_ms": {"type": "integer", "description": "With 429: when it would be admitted."},
+    },
+}
+
+MEANINGS = {
+    400: "A query key, a policy or an image that makes no sense",
+    404: "Unknown model",
+    413: "Too many bytes or pixels",
+    415: "Not an image in JPEG, PNG, WebP, BMP or TIFF",
+    429: "Overloaded: come back after Retry-After",
+    502: "The model failed on this image",
+    503: "Not ready yet, or shutting down",
+    504: "The budget ran out before the mandatory views were done",
+}
+
+
+def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+        for status in statuses
+    }
+
+
+EXAMPLE = {
+    "model": "clothing",
+    "version": "1",
+    "task": "classification",
+    "prediction": {"top": [{"label": "dress", "index": 0, "probability": 0.7287}]},
+    "receipt": {
+        "views": [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0}],
+        "planned": 2,
+        "merge": "mean_probabilities",
+        "stop_reason": "all_views",
+        "budget_ms": 200.0,
+        "elapsed_ms": 7.3,
+        "stages_ms": {"decode": 1.2, "prepare": 0.3, "queue": 0.2, "infer": 5.1, "merge": 0.1},
+        "policy": {"name": "hflip", "version": "1", "digest": "sha256:ff94..."},
+        "request_id": "5ae1a5f0b1d34c0f9c6f1e2b8f3f0c11",
+    },
+}
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+PREDICT_DOCS: dict[str, Any] = {
+    "summary": "Look at one image through several views",
+    "description": "The body is the image itself, or multipart/form-data with a file in the field `image`.",
+    "responses": {
+        200: {
+            "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`",
+            "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY},
+        },
+        **error_docs(*MEANINGS),
+    },
+    "openapi_extra": {
+        "parameters": openapi_parameters(),
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/octet-stream": BINARY,
+                "image/*": BINARY,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["image"],
+                        "properties": {"image": {"type": "string", "format": "binary"}},
+                    }
+                },
+            },
+        },
+    },
+}

@@ -1,0 +1,186 @@
+"""The HTTP door: translates requests to the predictor and answers back, and nothing else."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from tta_server import __version__
+from tta_server.answer import Answer
+from tta_server.api.body import read_image
+from tta_server.api.describe import describe_model, describe_policies
+from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, error_docs
+from tta_server.api.errors import STATUS, error_response, plain_response
+from tta_server.api.query import read_query
+from tta_server.app import Application
+from tta_server.errors import Cancelled, InvalidInput, NotReady, TTAError
+from tta_server.predictor import Ticket
+
+log = logging.getLogger("tta_server.requests")
+
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+def request_id(request: Request) -> str:
+    """The client's own `X-Request-Id` if it is sane, else a new one; the same for a request's whole life."""
+    if not hasattr(request.state, "request_id"):
+        given = request.headers.get("x-request-id", "")
+        request.state.request_id = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return str(request.state.request_id)
+
+
+def create_app(application: Application) -> FastAPI:
+    app = FastAPI(title="tta-server", version=__version__, description=DESCRIPTION)
+    door = Door(application)
+    app.add_exception_handler(TTAError, door.failed)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, door.refused)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, door.broken)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.add_api_route(
+        "/v1/models/{name}/predict", door.predict, methods=["POST"], tags=["predict"], **PREDICT_DOCS
+    )
+    app.add_api_route("/v1/models", door.models, tags=["models"], summary="Every model in short")
+    app.add_api_route(
+        "/v1/models/{name}", door.model, tags=["models"], summary="One model whole", responses=error_docs(404)
+    )
+    app.add_api_route("/v1/policies", describe_policies, tags=["models"], summary="Presets and primitives")
+    app.add_api_route("/livez", door.live, tags=["health"], summary="Whether the process lives")
+    app.add_api_route(
+        "/readyz", door.ready, tags=["health"], summary="Whether every model is warmed", responses=error_docs(503)
+    )
+    app.add_api_route(
+        "/metrics", door.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response
+    )
+    return app
+
+
+class Door:
+    """Handlers over one application."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._predictor = application.predictor
+
+    async def predict(self, request: Request, name: str) -> Response:
+        self._check_ready()
+        self._predictor.model(name)
+        options = read_query(request.query_params)
+        image = await read_image(request, self._predictor.limits.max_bytes)
+        ticket = self._predictor.submit(name, image, options, request_id(request))
+        answer = await self._answered(request, ticket)
+        _log_answer(answer)
+        return _respond(request, answer)
+
+    async def _answered(self, request: Request, ticket: Ticket) -> Answer:
+        """The answer, unless the client leaves first: then its views make room."""
+        answer = asyncio.wrap_future(ticket.future)
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+        if not answer.done():
+            self._predictor.cancel(ticket)
+            raise Cancelled("the client has left")
+        return answer.result()
+
+    def _check_ready(self) -> None:
+        if not self._application.ready:
+            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
+
+    async def models(self) -> dict[str, Any]:
+        keys = ("name", "version", "task", "description")
+        models = [describe_model(model) for model in self._predictor.models.values()]
+        return {"models": [{key: model[key] for key in keys} for model in models]}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        return describe_model(self._predictor.model(name))
+
+    async def live(self) -> dict[str, str]:
+        return {"status": "alive"}
+
+    async def ready(self) -> dict[str, str]:
+        self._check_ready()
+        return {"status": "ready"}
+
+    async def metrics(self) -> Response:
+        return Response(self._application.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    # ---- what goes wrong ----
+
+    async def failed(self, request: Request, error: TTAError) -> JSONResponse:
+        name = request.path_params.get("name", "")
+        known = name if name in self._predictor.models else ""
+        self._application.metrics.error(known, error.code)
+        _log_error(request, STATUS[error.code], error.code, str(error))
+        return error_response(error, request_id(request))
+
+    async def refused(self, request: Request, error: HTTPException) -> JSONResponse:
+        sentence = f"{request.method} {request.url.path[:128]} is not known here; see /docs"
+        _log_error(request, error.status_code, "refused", sentence)
+        return plain_response(error.status_code, sentence, request_id(request))
+
+    async def broken(self, request: Request, error: Exception) -> JSONResponse:
+        sentence = "something went wrong here that is not your fault; the log has it under this request id"
+        _log_error(request, 500, "internal", repr(error))
+        return plain_response(500, sentence, request_id(request))
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the client has left; the body is read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _respond(request: Request, answer: Answer) -> Response:
+    receipt = answer.receipt
+    timing = ", ".join(f"{stage};dur={ms}" for stage, ms in receipt.stages_ms.items())
+    headers = {
+        "X-Request-Id": receipt.request_id,
+        "Server-Timing": f"{timing}, total;dur={receipt.elapsed_ms}",
+    }
+    if "image/png" in request.headers.get("accept", ""):
+        if answer.picture is None:
+            raise InvalidInput(f"{answer.task} has no picture to answer with; accept application/json")
+        headers |= {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": receipt.stop_reason}
+        return Response(answer.picture, media_type="image/png", headers=headers)
+    return JSONResponse(answer.to_dict(), headers=headers)
+
+
+def _log_answer(answer: Answer) -> None:
+    receipt = answer.receipt
+    _log(
+        event="answer",
+        request_id=receipt.request_id,
+        model=answer.model,
+        views=len(receipt.views),
+        planned=receipt.planned,
+        stop_reason=receipt.stop_reason,
+        budget_ms=receipt.budget_ms,
+        elapsed_ms=receipt.elapsed_ms,
+        stages_ms=receipt.stages_ms,
+    )
+
+
+def _log_error(request: Request, status: int, code: str, sentence: str) -> None:
+    _log(
+        event="error",
+        request_id=request_id(request),
+        path=request.url.path[:128],
+        status=status,
+        code=code,
+        error=sentence,
+    )
+
+
+def _log(**entry: Any) -> None:
+    """One line of JSON, the time first."""
+    log.info(json.dumps({"time": round(time.time(), 3), **entry}))

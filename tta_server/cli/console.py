@@ -1,0 +1,50 @@
+"""Where commands print, and the options that they share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from tta_server.app import BUNDLED, Settings
+from tta_server.errors import ConfigError
+
+out = Console()
+err = Console(stderr=True)
+
+ModelsOption = Annotated[
+    Path, typer.Option("--models", envvar="TTA_MODELS", help="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="TTA_MODEL", help="Name of a model in that folder.")]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", "-p", help="A preset (see `tta-server policies`) or a JSON list of views; default: the model's own."),
+]
+DEFAULT_MODELS = BUNDLED
+
+
+def problem(sentence: str) -> None:
+    """One red line on stderr."""
+    err.print(f"[red]error:[/red] {_escaped(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def settings_of(**values: Any) -> Settings:
+    """Raises ConfigError for a setting out of range."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']!r}: {first['msg']}") from None
+
+
+def model_folder(models: Path, name: str) -> Path:
+    """Raises ConfigError that names the models that there are."""
+    if not (models / name / "tta.yaml").is_file():
+        known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
+        raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")
+    return models / name

@@ -1,0 +1,54 @@
+"""`tta-server models` and `tta-server policies`."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tta_server.api.describe import describe_model, describe_policies
+from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, out
+from tta_server.policies import PRESETS, preset
+from tta_server.repository import find_models, load_model
+from tta_server.viewspec import PRIMITIVES
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = False) -> None:
+    """List the models of a folder: task, input, policy, merge, symmetries, budget."""
+    found = [load_model(folder) for folder in find_models(models)]
+    if as_json:
+        typer.echo(json.dumps([describe_model(model) for model in found], indent=2))
+        return
+    table = Table("model", "task", "input", "policy", "views", "merge", "symmetries", "budget ms")
+    for model in found:
+        size, budget = model.preprocessing.size, model.config.budget
+        table.add_row(
+            model.name,
+            model.config.task,
+            str(size) if size else "any size",
+            model.policy.name,
+            str(len(model.policy.views)),
+            model.config.merge,
+            " ".join(model.config.symmetries) or "none",
+            f"{budget.default_ms:g} (at most {budget.max_ms:g})",
+        )
+    out.print(table)
+
+
+def list_policies(as_json: JsonOption = False) -> None:
+    """List the presets and the primitives that a view is made of."""
+    if as_json:
+        typer.echo(json.dumps(describe_policies(), indent=2))
+        return
+    table = Table("preset", "views", "what it is")
+    for name, (about, _) in PRESETS.items():
+        table.add_row(name, str(len(preset(name, crops=True).views)), about)
+    out.print(table)
+    out.print(f"A view is made of: {', '.join(PRIMITIVES)}.", highlight=False)
+    out.print(
+        'A policy may also be a list, the plain view first: ["identity", "hflip", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]',
+        highlight=False,
+        markup=False,
+    )

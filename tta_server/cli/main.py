@@ -1,0 +1,54 @@
+"""`tta-server`: the commands and their help."""
+
+import sys
+
+import typer
+
+from tta_server import __version__
+from tta_server.cli.console import problem
+from tta_server.cli.listing import list_models, list_policies
+from tta_server.cli.predict import predict
+from tta_server.cli.serve import serve
+from tta_server.cli.views import views
+from tta_server.errors import TTAError
+
+cli = typer.Typer(
+    name="tta-server",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Test-time augmentation for vision models: look at an image through several views, undo each view on its "
+    "prediction, merge, answer in time.",
+    epilog="Start with [bold]tta-server serve[/bold], or try [bold]tta-server predict photo.jpg --model clothing[/bold]. "
+    "Every option can also be set as an environment variable, shown beside it.",
+)
+cli.command()(serve)
+cli.command()(predict)
+cli.command()(views)
+cli.command("models")(list_models)
+cli.command("policies")(list_policies)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tta-server {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def common(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def app() -> None:
+    """The console script: an error of ours is one sentence on stderr and exit status 2."""
+    try:
+        cli()
+    except TTAError as error:
+        problem(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

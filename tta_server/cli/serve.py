@@ -1,0 +1,150 @@
+"""`tta-server serve`."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from rich.table import Table
+
+from tta_server.api.http import create_app
+from tta_server.app import Application, Settings, available_cores
+from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, problem, settings_of
+from tta_server.errors import ConfigError
+
+
+def serve(
+    models: ModelsOption = DEFAULT_MODELS,
+    host: Annotated[str, typer.Option(envvar="TTA_HOST", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="TTA_PORT", help="Port to listen on; 0 picks a free one.")] = 8000,
+    slots: Annotated[
+        int | None, typer.Option(envvar="TTA_SLOTS", help="Worker threads.", show_default="one for each core")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(envvar="TTA_MAX_BYTES", help="Largest image file taken.")] = 20_000_000,
+    max_pixels: Annotated[int, typer.Option(envvar="TTA_MAX_PIXELS", help="Largest image taken, in pixels.")] = 25_000_000,
+    max_waiting: Annotated[int, typer.Option(envvar="TTA_MAX_WAITING", help="Images that may wait at once.")] = 1024,
+    max_waiting_mb: Annotated[
+        int, typer.Option(envvar="TTA_MAX_WAITING_MB", help="Memory that waiting images may take, in MB.")
+    ] = 1000,
+    drain_seconds: Annotated[
+        float, typer.Option(envvar="TTA_DRAIN_SECONDS", help="How long Ctrl-C waits for answers that are due.")
+    ] = 10.0,
+) -> None:
+    """Serve the models of a folder over HTTP until Ctrl-C.
+
+    Ask it with: curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/models/clothing/predict
+    """
+    settings = settings_of(
+        models=models,
+        host=host,
+        port=port,
+        slots=slots or available_cores(),
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_waiting=max_waiting,
+        max_waiting_mb=max_waiting_mb,
+        drain_seconds=drain_seconds,
+    )
+    _log_to_stdout()
+    _show(settings)
+    application = Application.load(settings)
+    with _listening(settings) as listener:
+        server = Server(application, listener)
+        server.run(sockets=[listener])
+    if server.failure:
+        raise server.failure
+
+
+class Server(uvicorn.Server):
+    """Listens at once, warms in the background, is ready after that; the first signal drains, the second quits."""
+
+    def __init__(self, application: Application, listener: socket.socket) -> None:
+        self._application = application
+        self._listener = listener
+        self.failure: ConfigError | None = None
+        app = create_app(application)
+        app.router.lifespan_context = self._lifespan
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, log_level="warning", access_log=False, server_header=False, ws="none"
+            )
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        warming = asyncio.create_task(asyncio.to_thread(self._warm))
+        try:
+            yield
+        finally:
+            await warming
+            await asyncio.to_thread(self._application.close)
+
+    def _warm(self) -> None:
+        try:
+            self._application.warm()
+        except ConfigError as error:
+            self.failure = error
+            self.should_exit = True
+            return
+        host, port = self._listener.getsockname()[:2]
+        names = ", ".join(self._application.models)
+        err.print(f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was obeyed is not raised again at the end: a drained server exits with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listening(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host and --port"
+        ) from error
+
+
+def _log_to_stdout() -> None:
+    """One line of JSON a request on stdout; warnings of every part on stderr."""
+    requests = logging.getLogger("tta_server.requests")
+    requests.setLevel(logging.INFO)
+    requests.propagate = False
+    requests.addHandler(logging.StreamHandler(sys.stdout))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _show(settings: Settings) -> None:
+    table = Table("setting", "value", title="tta-server", title_justify="left")
+    for name, value in settings:
+        shown = _short(value) if isinstance(value, Path) else str(value)
+        table.add_row(name.replace("_", "-"), shown)
+    err.print(table)
+
+
+def _short(path: Path) -> str:
+    """Relative to where the user is, if that is shorter."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+__all__ = ["Server", "problem", "serve"]
