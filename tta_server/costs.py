@@ -37,10 +37,11 @@ class Bucket(NamedTuple):
 class Track:
     """One cost: the warm-up value, then the 95th percentile of what was seen lately."""
 
-    __slots__ = ("_last", "_recent", "_sorted", "warm")
+    __slots__ = ("_high", "_last", "_recent", "_sorted", "warm")
 
     def __init__(self, warm: float) -> None:
         self.warm = warm * MARGIN
+        self._high = self.warm
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
         self._last = 0.0
@@ -52,13 +53,14 @@ class Track:
         self._recent.append(seconds)
         insort(self._sorted, seconds)
         self._last = now
+        if len(self._sorted) >= ENOUGH:
+            self._high = self._sorted[int(0.95 * (len(self._sorted) - 1))]
 
     def estimate(self, now: float) -> float:
-        if len(self._sorted) < ENOUGH:
+        if self._high == self.warm:
             return self.warm
-        high = self._sorted[int(0.95 * (len(self._sorted) - 1))]
         left = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE)
-        return self.warm + (high - self.warm) * left
+        return self.warm + (self._high - self.warm) * left
 
 
 class CostModel:

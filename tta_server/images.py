@@ -59,6 +59,9 @@ UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
 }
 """EXIF orientation -> what makes the stored pixels upright (Exif 2.32, 4.6.4 A)."""
 
+METADATA = 131_072
+"""Bytes at the head of a JPEG that may hold EXIF or XMP: two segments of the largest size."""
+
 MODES = frozenset(["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"])
 MODES_16 = frozenset(["I;16", "I;16L", "I;16B", "I"])
 
@@ -96,6 +99,9 @@ def read_header(data: bytes, limits: Limits) -> Header:
         raise TooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken")
     name = sniff(data)
     try:
+        if name == "JPEG" and not _may_be_turned(data):
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return Header(name, _bounded(Size(width, height), name, limits))
         with Image.open(io.BytesIO(data), formats=[name]) as image:
             return _checked(image, name, data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -105,13 +111,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
 
 
 def _checked(image: Image.Image, name: str, data: bytes, limits: Limits) -> Header:
-    size = Size(*image.size)
-    if size.area == 0:
-        raise InvalidInput(f"the {name} image is empty: its size is {size}")
-    if size.area > limits.max_pixels:
-        raise TooLarge(
-            f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken"
-        )
+    size = _bounded(Size(*image.size), name, limits)
     if name != "JPEG" and _has_more_frames(image):  # phones put previews behind a JPEG
         raise UnsupportedMedia(f"the {name} image has several frames or pages; send one")
     depth = _depth(image, name, data)
@@ -121,6 +121,22 @@ def _checked(image: Image.Image, name: str, data: bytes, limits: Limits) -> Head
         )
     orientation = _orientation(image, name)
     return Header(name, size.swapped if orientation >= 5 else size, orientation, depth)
+
+
+def _bounded(size: Size, name: str, limits: Limits) -> Size:
+    if size.area == 0:
+        raise InvalidInput(f"the {name} image is empty: its size is {size}")
+    if size.area > limits.max_pixels:
+        raise TooLarge(
+            f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken"
+        )
+    return size
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG's first segments could hold an orientation; most hold none, and skip Pillow's parser."""
+    head = data[:METADATA]
+    return b"Exif\0" in head or b"rientation" in head
 
 
 def _has_more_frames(image: Image.Image) -> bool:

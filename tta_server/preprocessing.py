@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tta_server import color
 from tta_server.color import LUMA, ColorMap
 from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
 from tta_server.images import Limits, Pixels
-from tta_server.resampling import Planes, border_index, sample
+from tta_server.resampling import border_index, is_exact, sample
 from tta_server.views import Border, View
 
 Tensor = NDArray[np.generic]
+
+KEPT_VALUES = 3 << 20
+"""Normalised canvases up to 1024x1024 are kept: most views are then one copy, not four passes."""
 
 
 class Resize(StrEnum):
@@ -53,7 +55,7 @@ class Placement:
     """Where one view lies for one image size.
 
     `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
-    view's frame, which is how a prediction is undone. The model sees `tensor` = the frame, moved by `inset`, padded.
+    view's frame, which is how a prediction is undone. `exact` says that pixels are copied, not interpolated. The model sees `tensor` = the frame, moved by `inset`, padded.
     """
 
     canvas: Size
@@ -62,6 +64,7 @@ class Placement:
     inset: tuple[int, int]
     to_canvas: Affine
     to_plain: Affine
+    exact: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,40 @@ class Normalization:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
-    def apply(self, planes: NDArray[np.float32]) -> None:
-        """In place, on planes (C, H, W) that the caller has just made."""
+    def apply(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of planes (C, H, W), in place."""
         if self.scale != 1:
             planes /= np.float32(self.scale)
         if any(self.mean):
             planes -= _per_channel(self.mean)
         if any(s != 1 for s in self.std):
             planes /= _per_channel(self.std)
+        return planes
 
 
 def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+class Canvas:
+    """One image at one content size: `planes` (C, H, W) uint8 in the model's channel order."""
+
+    __slots__ = ("_values", "planes")
+
+    def __init__(self, planes: NDArray[np.uint8]) -> None:
+        self.planes = planes
+        self._values: NDArray[np.generic] | None = None
+
+    def values(self, preprocessing: "Preprocessing") -> NDArray[np.generic]:
+        """The canvas as the model wants its values; kept for the next view unless it is large."""
+        if self._values is not None:
+            return self._values
+        if preprocessing.dtype == np.uint8:
+            return self.planes
+        values = preprocessing.normalized(self.planes.astype(np.float32))
+        if values.size <= KEPT_VALUES:
+            self._values = values
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +197,8 @@ class Preprocessing:
 
     # ---- pixels ----
 
-    def canvas(self, pixels: Pixels, scale: float) -> NDArray[np.uint8]:
-        """The canvas as planes in the model's channel order, (C, H, W) uint8."""
+    def canvas(self, pixels: Pixels, scale: float) -> Canvas:
+        """The image resized for one content size."""
         size = self.canvas_size(Size(pixels.shape[1], pixels.shape[0]), scale)
         grey = self.channels is Channels.GREY
         if grey or size != (pixels.shape[1], pixels.shape[0]):
@@ -183,7 +208,7 @@ class Preprocessing:
                 picture = picture.resize(size, INTERPOLATIONS[self.interpolation])
             pixels = np.asarray(picture).reshape(size.height, size.width, -1)
         planes = pixels.transpose(2, 0, 1)
-        return np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
+        return Canvas(np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes))
 
     def empty(self, n: int, size: Size) -> Tensor:
         """A batch to be written, in the model's layout and dtype."""
@@ -191,33 +216,28 @@ class Preprocessing:
         shape = pixels + planes if self.layout == "NHWC" else planes + pixels
         return np.empty((n, *shape), self.dtype)
 
-    def write(
-        self, canvas: NDArray[np.uint8], view: View, placement: Placement, out: Tensor
-    ) -> None:
+    def write(self, canvas: Canvas, view: View, placement: Placement, out: Tensor) -> None:
         """Writes one view as the model sees it into `out`, one row of a batch in the model's layout and dtype."""
         out = out.transpose(2, 0, 1) if self.layout == "NHWC" else out
         x, y = placement.inset
         width, height = placement.frame
         target = out[:, y : y + height, x : x + width]
-        seen = sample(canvas, placement.to_canvas, placement.frame, view.border)
-        if target.dtype == np.float32:
-            self._fill(target, seen, view.color)
+        where = (placement.to_canvas, placement.frame, view.border)
+        if view.color.is_identity and placement.exact and view.border is not Border.CONSTANT:
+            target[...] = sample(canvas.values(self), *where)
         else:
-            values = np.empty(target.shape, np.float32)
-            self._fill(values, seen, view.color)
-            target[...] = values
+            values = np.array(sample(canvas.planes, *where), np.float32)
+            if not view.color.is_identity:
+                np.clip(self._colored(values, view.color), 0, 255, out=values)
+            target[...] = self.normalized(values)
         if placement.frame != placement.tensor:
             self._pad(out, placement)
 
-    def _fill(self, values: NDArray[np.float32], seen: Planes, colors: ColorMap) -> None:
-        """Colour, one clip to [0, 255], then the model's normalisation; models that take uint8 round."""
-        np.copyto(values, seen, casting="unsafe")
-        if not colors.is_identity:
-            np.clip(self._colored(values, colors), 0, 255, out=values)
+    def normalized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values in [0, 255] as the model wants them; models that take uint8 round. In place, and returned."""
         if self.dtype == np.uint8:
-            np.rint(values, out=values)
-        else:
-            self.normalization.apply(values)
+            return np.rint(values, out=values)
+        return self.normalization.apply(values)
 
     def _colored(self, values: NDArray[np.float32], colors: ColorMap) -> NDArray[np.float32]:
         """The colour map, expressed in the model's channels."""
@@ -235,8 +255,7 @@ class Preprocessing:
         x, y = placement.inset
         width, height = placement.frame
         if self.resize is Resize.LETTERBOX:
-            bar = np.empty((self.depth, 1, 1), np.float32)
-            self._fill(bar, np.full(bar.shape, self.letterbox_fill), color.IDENTITY)
+            bar = self.normalized(np.full((self.depth, 1, 1), self.letterbox_fill, np.float32))
             for part in (out[:, :y], out[:, y + height :], out[:, :, :x], out[:, :, x + width :]):
                 part[...] = bar
             return
@@ -278,4 +297,4 @@ def _place(
     tensor = prep.tensor_size(frame)
     boxed = prep.resize is Resize.LETTERBOX
     inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2)
-    return Placement(canvas, frame, tensor, inset if boxed else (0, 0), to_canvas, to_plain)
+    return Placement(canvas, frame, tensor, inset if boxed else (0, 0), to_canvas, to_plain, is_exact(to_canvas))

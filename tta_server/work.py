@@ -8,9 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tta_server.answer import STAGES, Answer, Receipt, view_entry
 from tta_server.backends import Tensor
 from tta_server.deadline import Deadline
@@ -19,7 +16,7 @@ from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
 from tta_server.metrics import Metrics
 from tta_server.plan import Layout, Plan
-from tta_server.preprocessing import Preprocessing
+from tta_server.preprocessing import Canvas, Preprocessing
 from tta_server.repository import Model
 from tta_server.scheduler import Outcome
 from tta_server.stopping import StopReason
@@ -73,7 +70,7 @@ class ImageWork:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._pixels: Pixels | None = None
-        self._canvases: dict[float, NDArray[np.uint8]] = {}
+        self._canvases: dict[float, Canvas] = {}
         self._accumulator = model.task.accumulator(plan.merge, plan.wanted)
         self._merged: list[tuple[int, Any]] = []
         self._weight_left = plan.total_weight
@@ -102,7 +99,7 @@ class ImageWork:
             self._queued_since = 0.0
         return now
 
-    def _canvas(self, scale: float) -> NDArray[np.uint8]:
+    def _canvas(self, scale: float) -> Canvas:
         """The canvas for one content size, straight from the image, made once."""
         with self._lock:
             if scale not in self._canvases:

@@ -61,30 +61,40 @@ EXAMPLE = {
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 PREDICT_DOCS: dict[str, Any] = {
+    "tags": ["predict"],
     "summary": "Look at one image through several views",
     "description": "The body is the image itself, or multipart/form-data with a file in the field `image`.",
+    "operationId": "predict",
+    "parameters": [
+        {
+            "name": "name",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "A model of `GET /v1/models`.",
+            "example": "clothing",
+        },
+        *openapi_parameters(),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": BINARY,
+            "image/*": BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    },
     "responses": {
-        200: {
+        "200": {
             "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`",
             "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY},
         },
-        **error_docs(*MEANINGS),
-    },
-    "openapi_extra": {
-        "parameters": openapi_parameters(),
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/octet-stream": BINARY,
-                "image/*": BINARY,
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["image"],
-                        "properties": {"image": {"type": "string", "format": "binary"}},
-                    }
-                },
-            },
-        },
+        **{str(status): docs for status, docs in error_docs(*MEANINGS).items()},
     },
 }
