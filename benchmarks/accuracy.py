@@ -61,9 +61,7 @@ def predicted(
 
 def classes(folder: Path, labels: Sequence[str]) -> list[Sample]:
     return [
-        Sample(path, index)
-        for index, label in enumerate(labels)
-        for path in sorted((folder / label).glob("*.jpg"))
+        Sample(path, index) for index, label in enumerate(labels) for path in sorted((folder / label).glob("*.jpg"))
     ]
 
 
@@ -142,9 +140,7 @@ STUDIES = (
     Study(
         "clothing",
         CLOTHING,
-        lambda data, labels: {
-            s: classes(data / "clothing" / s, labels) for s in ("validation", "test")
-        },
+        lambda data, labels: {s: classes(data / "clothing" / s, labels) for s in ("validation", "test")},
         accuracy,
         "probabilities",
     ),
@@ -204,11 +200,7 @@ def main() -> None:
         print(f"accuracy: skipped, there is no folder {args.data} of labelled images (--data)")
         return
     table = Table("model", "set", "views, merge", "metric", "found", "reference", "same")
-    agrees = [
-        run(study, args.models, args.data, table)
-        for study in STUDIES
-        if args.only in (None, study.model)
-    ]
+    agrees = [run(study, args.models, args.data, table) for study in STUDIES if args.only in (None, study.model)]
     Console().print(table)
     sys.exit(not all(agrees))
 

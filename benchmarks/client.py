@@ -63,9 +63,7 @@ class Connection(asyncio.Protocol):
 
 async def connection(port: int, requests: list[bytes], offset: int, end: float, tally: Tally) -> None:
     loop = asyncio.get_running_loop()
-    _, protocol = await loop.create_connection(
-        lambda: Connection(requests, offset, end, tally), "127.0.0.1", port
-    )
+    _, protocol = await loop.create_connection(lambda: Connection(requests, offset, end, tally), "127.0.0.1", port)
     await protocol.done
 
 

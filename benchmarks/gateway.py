@@ -189,7 +189,10 @@ def main() -> None:
             extra = parts["served"] - parts["bare"]
             console.print(f"one view of clothing, p50: served {parts['served']:.2f} ms, bare {parts['bare']:.2f} ms, "
                           f"difference {extra:.2f} ms (target: at most 3)")  # fmt: skip
-            console.print("of it, medians in ms: " + ", ".join(f"{k} {v:.2f}" for k, v in parts.items() if k not in ("served", "bare")))
+            console.print(
+                "of it, medians in ms: "
+                + ", ".join(f"{k} {v:.2f}" for k, v in parts.items() if k not in ("served", "bare"))
+            )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tta_server.predictor import Predictor
 from tta_server.repository import Model, find_models, load_model
 from tta_server.scheduler import Bounds, Scheduler
 from tta_server.warmup import warm_up
-from tta_server.work import ModelRunner
+from tta_server.work import ImageWork, ModelRunner
 
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
@@ -39,13 +39,13 @@ class Settings(BaseModel):
 
     models: Path = BUNDLED
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65_535)
+    port: int = Field(default=8000, ge=0, le=65_535)
     slots: int = Field(default_factory=lambda: available_cores(), ge=1, le=1024)
-    max_bytes: int = Field(20_000_000, ge=1_000)
-    max_pixels: int = Field(25_000_000, ge=1)
-    max_waiting: int = Field(1024, ge=1)
-    max_waiting_mb: int = Field(1000, ge=1)
-    drain_seconds: float = Field(10.0, ge=0)
+    max_bytes: int = Field(default=20_000_000, ge=1_000)
+    max_pixels: int = Field(default=25_000_000, ge=1)
+    max_waiting: int = Field(default=1024, ge=1)
+    max_waiting_mb: int = Field(default=1000, ge=1)
+    drain_seconds: float = Field(default=10.0, ge=0)
 
     @property
     def limits(self) -> Limits:
@@ -67,7 +67,7 @@ class Application:
         self.models = {model.name: model for model in models}
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
-        self._engine = Engine(
+        self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             {model.name: ModelRunner(model) for model in models},
             self.metrics,

@@ -59,7 +59,7 @@ class Track:
     def estimate(self, now: float) -> float:
         if self._high == self.warm:
             return self.warm
-        left = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE)
+        left: float = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE)
         return self.warm + (self._high - self.warm) * left
 
 
@@ -87,9 +87,7 @@ class CostModel:
         if n in tracks:
             tracks[n].observe(seconds, now)
 
-    def observe_stage(
-        self, stage: str, model: str, pixels: int, seconds: float, now: float
-    ) -> None:
+    def observe_stage(self, stage: str, model: str, pixels: int, seconds: float, now: float) -> None:
         self._stages[stage, model].observe(seconds / (pixels + OVERHEAD), now)
 
     def seconds(self, bucket: Bucket, n: int, now: float) -> float:

@@ -4,8 +4,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from tta_server.errors import BackendFailed, NotReady, TTAError
 from tta_server.metrics import Metrics
@@ -28,19 +28,21 @@ class Work(Protocol):
         """Makes the answer and gives it to whoever waits, once."""
 
 
-class Runner(Protocol):
+W = TypeVar("W", bound=Work)
+C = TypeVar("C", bound=Work, contravariant=True)
+
+
+class Runner(Protocol[C]):
     """One model: runs views of several jobs as one batch and merges them."""
 
-    def run(self, items: Sequence[tuple[Work, int]]) -> Sequence[Outcome | StopReason]:
+    def run(self, items: Sequence[tuple[C, int]]) -> Sequence[Outcome | StopReason]:
         """One outcome a view; raises TTAError where the whole batch failed."""
 
 
-class Engine:
+class Engine(Generic[W]):
     """One pool of slots on this machine."""
 
-    def __init__(
-        self, scheduler: Scheduler[Work], runners: dict[str, Runner], metrics: Metrics
-    ) -> None:
+    def __init__(self, scheduler: Scheduler[W], runners: Mapping[str, Runner[W]], metrics: Metrics) -> None:
         self._scheduler = scheduler
         self._runners = runners
         self._metrics = metrics
@@ -60,7 +62,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job[Work]) -> None:
+    def submit(self, job: Job[W]) -> None:
         """Admits a job, whose work is then settled exactly once. Raises Overloaded, InvalidInput or NotReady."""
         with self._lock:
             if self._state != "open":
@@ -69,7 +71,7 @@ class Engine:
             self._work.notify()
             self._mind_clock()
 
-    def cancel(self, job: Job[Work]) -> None:
+    def cancel(self, job: Job[W]) -> None:
         """The client has left: its views make room at once."""
         with self._lock:
             finished = self._scheduler.cancel(job, time.monotonic())
@@ -105,7 +107,7 @@ class Engine:
             else:
                 self._run(step)
 
-    def _next(self, slot: int) -> Decode[Work] | Batch[Work] | None:
+    def _next(self, slot: int) -> Decode[W] | Batch[W] | None:
         """What this slot does next; waits for it. None when the engine is closed."""
         while True:
             with self._lock:
@@ -121,7 +123,7 @@ class Engine:
                 return step
             self._settle(finished)
 
-    def _decode(self, step: Decode[Work]) -> None:
+    def _decode(self, step: Decode[W]) -> None:
         start = time.monotonic()
         try:
             step.job.work.decode()
@@ -136,7 +138,7 @@ class Engine:
                 self._scheduler.ready(step, now - start, now)
                 self._work.notify()
 
-    def _run(self, step: Batch[Work]) -> None:
+    def _run(self, step: Batch[W]) -> None:
         start = time.monotonic()
         items = [(job.work, view) for job, view in step.items]
         try:
@@ -154,12 +156,12 @@ class Engine:
                 finished = self._scheduler.completed(step, outcomes, now - start, now)
             self._settle(finished)
 
-    def _fail(self, step: Decode[Work] | Batch[Work], error: TTAError) -> None:
+    def _fail(self, step: Decode[W] | Batch[W], error: TTAError) -> None:
         with self._lock:
             finished = self._scheduler.failed(step, error, time.monotonic())
         self._settle(finished)
 
-    def _settle(self, finished: Sequence[Finished[Work]]) -> None:
+    def _settle(self, finished: Sequence[Finished[W]]) -> None:
         for done in finished:
             start = time.monotonic()
             done.job.work.settle(done.outcome)

@@ -82,9 +82,7 @@ class Affine:
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Points (N, 2) as x, y -> where they land, (N, 2)."""
         x, y = np.asarray(points, np.float64).T
-        return np.stack(
-            [self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty], axis=1
-        )
+        return np.stack([self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty], axis=1)
 
 
 class Quarter(NamedTuple):
@@ -211,6 +209,9 @@ class Geometry:
             flip = SYMMETRIES["hflip"]
             quarter = flip.then(quarter)
         return quarter, abs(angle - 90 * turns)
+
+
+IDENTITY = Geometry()
 
 
 def _product(

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -127,9 +128,7 @@ def _bounded(size: Size, name: str, limits: Limits) -> Size:
     if size.area == 0:
         raise InvalidInput(f"the {name} image is empty: its size is {size}")
     if size.area > limits.max_pixels:
-        raise TooLarge(
-            f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken"
-        )
+        raise TooLarge(f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken")
     return size
 
 
@@ -175,9 +174,7 @@ def decode(data: bytes, header: Header) -> Pixels:
     try:
         stored = _decode_jpeg(data) if header.format == "JPEG" else _decode_other(data, header)
     except (*BROKEN, cv2.error) as error:
-        raise InvalidInput(
-            f"the {header.format} image is broken: its pixels can't be read"
-        ) from error
+        raise InvalidInput(f"the {header.format} image is broken: its pixels can't be read") from error
     pixels = UPRIGHT[header.orientation](stored) if header.orientation > 1 else stored
     if Size(pixels.shape[1], pixels.shape[0]) != header.size:
         raise InvalidInput(f"the {header.format} image is broken: its header gives another size")
@@ -187,7 +184,8 @@ def decode(data: bytes, header: Header) -> Pixels:
 def _decode_jpeg(data: bytes) -> Pixels:
     """libjpeg-turbo without Pillow's copies (a third of the time, the same pixels); Pillow where it balks."""
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
+        return pixels
     except ValueError:  # CMYK, or a warning that Pillow lets pass
         return _decode_pillow(data, "JPEG")
 
@@ -203,13 +201,12 @@ def _decode_pillow(data: bytes, name: str) -> Pixels:
 
 def _decode_16(data: bytes) -> Pixels:
     """16 bits a channel, which Pillow would cut to 8 by dropping bits."""
-    found = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if found is None:
         raise ValueError("OpenCV can't read it")
-    planes = found.reshape(*found.shape[:2], -1)
+    planes: Any = found.reshape(*found.shape[:2], -1)
     if planes.dtype == np.uint16:
         planes = ((planes.astype(np.uint32) + 128) // 257).astype(np.uint8)
     grey = planes.shape[2] < 3
-    return planes[..., [0, 0, 0]] if grey else planes[..., 2::-1]
+    pixels: Pixels = planes[..., [0, 0, 0]] if grey else planes[..., 2::-1]
+    return pixels

@@ -19,9 +19,7 @@ class Metrics:
             ["model", "stop_reason"],
             registry=self.registry,
         )
-        self._errors = Counter(
-            "tta_errors", "Errors by code", ["model", "code"], registry=self.registry
-        )
+        self._errors = Counter("tta_errors", "Errors by code", ["model", "code"], registry=self.registry)
         self._elapsed = Histogram(
             "tta_answer_seconds",
             "From the whole request read to its answer made",
@@ -36,9 +34,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._views = Histogram(
-            "tta_views", "Views per answer", ["model"], buckets=COUNTS, registry=self.registry
-        )
+        self._views = Histogram("tta_views", "Views per answer", ["model"], buckets=COUNTS, registry=self.registry)
         self._batch_size = Histogram(
             "tta_batch_size", "Views per batch", ["model"], buckets=COUNTS, registry=self.registry
         )
@@ -51,9 +47,7 @@ class Metrics:
         )
         self._live = Gauge("tta_jobs", "Images admitted and not yet answered", registry=self.registry)
 
-    def answer(
-        self, model: str, reason: str, views: int, seconds: float, stages_ms: Mapping[str, float]
-    ) -> None:
+    def answer(self, model: str, reason: str, views: int, seconds: float, stages_ms: Mapping[str, float]) -> None:
         self._answers.labels(model, reason).inc()
         self._views.labels(model).observe(views)
         self._elapsed.labels(model).observe(seconds)

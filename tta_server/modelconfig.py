@@ -141,7 +141,7 @@ def _sentences(path: Path, error: ValidationError) -> list[str]:
 
 def _is_branch(part: int | str) -> bool:
     """Pydantic adds the tried branch of a union to a mistake's place; a reader has no use for it."""
-    return isinstance(part, str) and any(c in part for c in "[(") or part in ("int", "str")
+    return (isinstance(part, str) and any(c in part for c in "[(")) or part in ("int", "str")
 
 
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:

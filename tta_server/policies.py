@@ -24,8 +24,7 @@ def _five_crop(crops: bool) -> list[object]:
 
 def _ten_crop(crops: bool) -> list[object]:
     mirrored: list[object] = [
-        {"name": f"{name}+hflip", "steps": [*steps, "hflip"]}
-        for name, steps in _windows(crops).items()
+        {"name": f"{name}+hflip", "steps": [*steps, "hflip"]} for name, steps in _windows(crops).items()
     ]
     return _five_crop(crops) + mirrored
 
@@ -89,9 +88,7 @@ PRESETS: dict[str, tuple[str, Callable[[bool], list[object]]]] = {
 def preset(name: str, crops: bool) -> Policy:
     """The preset for a model whose preprocessing crops, or does not."""
     if name not in PRESETS:
-        raise InvalidInput(
-            f"unknown policy {name[:64]!r}; presets: {', '.join(PRESETS)}; or a list of views"
-        )
+        raise InvalidInput(f"unknown policy {name[:64]!r}; presets: {', '.join(PRESETS)}; or a list of views")
     return Policy(name, read_views(PRESETS[name][1](crops)))
 
 

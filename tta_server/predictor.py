@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
-from tta_server.engine import Engine, Work
+from tta_server.engine import Engine
 from tta_server.errors import InvalidInput, TooLarge, UnknownModel
 from tta_server.geometry import Size
 from tta_server.images import Limits, read_header
@@ -28,12 +28,12 @@ class Ticket:
     """A request on its way: `future` gives its answer or raises its TTAError."""
 
     future: Future[Answer]
-    job: Job[Work]
+    job: Job[ImageWork]
 
 
 class Predictor:
     def __init__(
-        self, models: Mapping[str, Model], engine: Engine, limits: Limits, metrics: Metrics
+        self, models: Mapping[str, Model], engine: Engine[ImageWork], limits: Limits, metrics: Metrics
     ) -> None:
         self.models = models
         self.limits = limits
@@ -61,7 +61,7 @@ class Predictor:
         except BaseException:
             self._metrics.settled()
             raise
-        return Ticket(job.work.future, job)  # type: ignore[arg-type]
+        return Ticket(job.work.future, job)
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
@@ -72,9 +72,7 @@ class Predictor:
         return self.submit(name, image, options, request_id).future.result()
 
 
-def make_job(
-    plan: Plan, source: Source, deadline: Deadline, request_id: str, metrics: Metrics
-) -> Job[ImageWork]:
+def make_job(plan: Plan, source: Source, deadline: Deadline, request_id: str, metrics: Metrics) -> Job[ImageWork]:
     layout = make_layout(plan, source.size)
     return Job(
         work=ImageWork(plan.model, plan, layout, source, deadline, request_id, metrics),

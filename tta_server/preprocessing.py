@@ -55,7 +55,8 @@ class Placement:
     """Where one view lies for one image size.
 
     `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
-    view's frame, which is how a prediction is undone. `exact` says that pixels are copied, not interpolated. The model sees `tensor` = the frame, moved by `inset`, padded.
+    view's frame, which is how a prediction is undone. `exact` says that pixels are copied, not interpolated.
+    The model sees `tensor`: the frame, moved by `inset`, padded.
     """
 
     canvas: Size
@@ -154,9 +155,7 @@ class Preprocessing:
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
         return _scaled(image, fit)
 
-    def window(
-        self, canvas: Size, anchor: tuple[float, float]
-    ) -> tuple[tuple[int, int], Size]:
+    def window(self, canvas: Size, anchor: tuple[float, float]) -> tuple[tuple[int, int], Size]:
         """(left, top) and size of the window on a canvas; the centre is rounded as torchvision does."""
         if self.size is None:
             return (0, 0), canvas
@@ -181,19 +180,14 @@ class Preprocessing:
         for scale in {view.scale for view in views}:
             canvas = self.canvas_size(image, scale)
             padded = self.tensor_size(self.window(canvas, (0.5, 0.5))[1])
-            if (
-                max(canvas.area, padded.area) > limits.canvas_pixels
-                or max(canvas) > limits.canvas_side
-            ):
+            if max(canvas.area, padded.area) > limits.canvas_pixels or max(canvas) > limits.canvas_side:
                 raise TooLarge(
                     f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
                     f"and {limits.canvas_side} on a side are taken"
                 )
         plain = self.canvas_size(image)
         if self.size is None and max(plain) > self.max_size:
-            raise TooLarge(
-                f"the image is {plain}; this model takes at most {self.max_size} pixels on the long side"
-            )
+            raise TooLarge(f"the image is {plain}; this model takes at most {self.max_size} pixels on the long side")
 
     # ---- pixels ----
 

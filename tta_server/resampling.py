@@ -76,9 +76,7 @@ def _gather(source: Planes, m: Affine, size: Size, border: Border) -> Planes:
     turned = abs(m.xx) < 0.5
     source = source.transpose(0, 2, 1) if turned else source
     # After the transpose the frame's x runs along the last axis.
-    (step_x, start_x), (step_y, start_y) = (
-        ((m.yx, m.ty), (m.xy, m.tx)) if turned else ((m.xx, m.tx), (m.yy, m.ty))
-    )
+    (step_x, start_x), (step_y, start_y) = ((m.yx, m.ty), (m.xy, m.tx)) if turned else ((m.xx, m.tx), (m.yy, m.ty))
     columns = _line(step_x, start_x, size.width, source.shape[2], border)
     rows = _line(step_y, start_y, size.height, source.shape[1], border)
     out = source[:, rows, :][:, :, columns]

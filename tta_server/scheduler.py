@@ -137,8 +137,8 @@ class Scheduler(Generic[W]):
         alone = self._alone(job)
         if now + alone > job.deadline + EPSILON:
             raise InvalidInput(
-                f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this image "
-                f"take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
+                f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
+                f"image take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
             )
         self._check_bounds(job, now)
         job.load = alone * self.slots
@@ -148,15 +148,13 @@ class Scheduler(Generic[W]):
                 raise Overloaded("the server is busy: this image would be answered too late", late)
         self._jobs[job] = None
         self._waiting += job.load
-        insort(self._line, (job.deadline, next(self._sequence), job))  # type: ignore[call-overload]
+        insort(self._line, (job.deadline, next(self._sequence), job))
         self._set_due(job, now)
 
     def _check_bounds(self, job: Job[W], now: float) -> None:
         waiting = sum(other.nbytes for other in self._jobs)
         if len(self._jobs) >= self.bounds.jobs or waiting + job.nbytes > self.bounds.nbytes:
-            raise Overloaded(
-                "the server is busy: too many images are waiting", self._free_at(now) - now
-            )
+            raise Overloaded("the server is busy: too many images are waiting", self._free_at(now) - now)
 
     def ready(self, decode: Decode[W], seconds: float, now: float) -> None:
         """Its image is decoded: its views may run."""
@@ -219,9 +217,7 @@ class Scheduler(Generic[W]):
             del items[len(items) // 2 :]
         return items
 
-    def _riders(
-        self, job: Job[W], head: Job[W], bucket: Bucket, room: int
-    ) -> list[tuple[Job[W], int]]:
+    def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
         """A job's next views of this bucket. The head leaves idle slots their share of its views."""
         first = job.handed + (job is head)
         if job is head:
@@ -314,12 +310,7 @@ class Scheduler(Generic[W]):
 
     def due(self, now: float) -> list[Finished[W]]:
         """Jobs for which nothing more can arrive in time, or that can no longer make it: answer them now."""
-        return [
-            done
-            for job in list(self._jobs)
-            if job.due_at <= now
-            for done in self._verdict(job, now)
-        ]
+        return [done for job in list(self._jobs) if job.due_at <= now for done in self._verdict(job, now)]
 
     def wake_at(self) -> float | None:
         """When `due` should be asked again if nothing else happens."""
@@ -381,10 +372,7 @@ class Scheduler(Generic[W]):
 
     def _alone(self, job: Job[W]) -> float:
         """Seconds on an idle pool, by warm-up costs: at infinity every estimate has gone back to them."""
-        stages = [
-            self.costs.stage_seconds(s, job.model, job.pixels, math.inf)
-            for s in ("decode", "finish")
-        ]
+        stages = [self.costs.stage_seconds(s, job.model, job.pixels, math.inf) for s in ("decode", "finish")]
         rounds = math.ceil(job.mandatory / self.slots)
         return sum(stages) + rounds * self.costs.seconds(job.buckets[0], 1, math.inf)
 
@@ -402,7 +390,7 @@ class Scheduler(Generic[W]):
         free = self._slots_free(now, lead)
         entries = [entry for entry in self._line if entry[2] is not beside]
         if extra is not None:
-            entries = sorted([*entries, (extra.deadline, math.inf, extra)], key=lambda e: e[:2])
+            entries = sorted([*entries, (extra.deadline, -1, extra)], key=lambda e: e[:2])
         worst = -math.inf
         for deadline, _, job in entries:
             worst = max(worst, self._placed(free, job, now) - deadline)
@@ -412,9 +400,7 @@ class Scheduler(Generic[W]):
         """When a job would be answered if its mandatory work goes to the slots that are free first."""
         ready = now
         if job.phase is Phase.WAITING:
-            ready = heapq.heappop(free) + self.costs.stage_seconds(
-                "decode", job.model, job.pixels, now
-            )
+            ready = heapq.heappop(free) + self.costs.stage_seconds("decode", job.model, job.pixels, now)
             heapq.heappush(free, ready)
         end = ready
         for view in range(job.handed, job.mandatory):

@@ -70,9 +70,7 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
 
 def as_seen(work: ImageWork, index: int) -> Image.Image:
     """A view as the model sees it, before normalisation."""
-    prep = replace(
-        work.model.preprocessing, dtype=np.dtype(np.uint8), normalization=Normalization(), layout="NHWC"
-    )
+    prep = replace(work.model.preprocessing, dtype=np.dtype(np.uint8), normalization=Normalization(), layout="NHWC")
     placement = work.layout.placements[index]
     (row,) = batch = prep.empty(1, placement.tensor)
     work.write_as(prep, index, row)
@@ -84,9 +82,7 @@ def _weight(weight: float | tuple[float, ...]) -> str:
     return "weight by class" if isinstance(weight, tuple) else f"weight {weight:g}"
 
 
-def _classified(
-    name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered
-) -> list[Cell]:
+def _classified(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> list[Cell]:
     """The view and its top classes; the image itself for the merged answer."""
     lines = [f"{top['label']} {top['probability']:.3f}" for top in own.prediction["top"][:3]]
     if seen is None:
@@ -94,9 +90,7 @@ def _classified(
     return [Cell(_fit(seen or Image.fromarray(pixels)), (name, weight, *lines))]
 
 
-def _segmented(
-    name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered
-) -> list[Cell]:
+def _segmented(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> list[Cell]:
     """The view, then its own mask moved back onto the image; mask and agreement for the merged answer."""
     whole = own.prediction["height"] * own.prediction["width"]
     lines = [f"{label} {n / whole:.1%}" for label, n in list(own.prediction["area"].items())[1:4]]
@@ -104,7 +98,9 @@ def _segmented(
     if seen is not None:
         return [Cell(_fit(seen), (name, "as the model sees it")), on_image]
     share = own.prediction["mean_agreement"]
-    agreement = Cell(_fit(_decoded(own.prediction["agreement"])), ("agreement", f"mean {share:.2%}", "white: all views agree"))
+    agreement = Cell(
+        _fit(_decoded(own.prediction["agreement"])), ("agreement", f"mean {share:.2%}", "white: all views agree")
+    )
     return [on_image, agreement]
 
 
@@ -157,9 +153,7 @@ def _compose(title: str, cells: list[Cell]) -> Image.Image:
     return sheet
 
 
-def _place(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, tall: int
-) -> None:
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, tall: int) -> None:
     sheet.paste(cell.picture, (left, top))
     if cell.framed:
         box = (left - 3, top - 3, left + cell.picture.width + 2, top + cell.picture.height + 2)

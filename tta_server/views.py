@@ -36,7 +36,7 @@ class View:
     """
 
     name: str = "plain"
-    geometry: Geometry = Geometry()
+    geometry: Geometry = geometry.IDENTITY
     color: ColorMap = color.IDENTITY
     border: Border = Border.REFLECT101
     scale: float = 1.0
@@ -75,9 +75,7 @@ class Policy:
                 f"a policy starts with the plain view 'identity', but its first view is {self.views[0].name!r}"
             )
         if len(self.views) > MAX_VIEWS:
-            raise InvalidInput(
-                f"a policy has at most {MAX_VIEWS} views; this one has {len(self.views)}"
-            )
+            raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; this one has {len(self.views)}")
         object.__setattr__(self, "digest", _digest(self.views))
 
 
@@ -108,7 +106,8 @@ class Symmetries:
             word = next(n for n, q in geometry.SYMMETRIES.items() if q == quarter)
             allowed = ", ".join(self.names) or "none"
             raise InvalidInput(
-                f"view {view.name!r} contains {word}, which does not keep this model's labels (its symmetries: {allowed})"
+                f"view {view.name!r} contains {word}, which does not keep this model's labels "
+                f"(its symmetries: {allowed})"
             )
         far = math.hypot(*view.geometry.offset)
         for what, found, limit in (

@@ -26,11 +26,7 @@ ANCHORS = {
 
 
 def _number(key: str, value: Any, low: float, high: float) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not low <= float(value) <= high
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= float(value) <= high:
         raise InvalidInput(f"{key} takes a number from {low:g} to {high:g}, not {_shown(value)}")
     return float(value)
 
@@ -49,9 +45,7 @@ def _pair(key: str, value: Any, low: float, high: float) -> tuple[float, float]:
 def _anchor(key: str, value: Any) -> tuple[float, float]:
     if isinstance(value, str):
         if value not in ANCHORS:
-            raise InvalidInput(
-                f"{key} takes one of {', '.join(ANCHORS)} or [x, y] in [0, 1], not {value!r}"
-            )
+            raise InvalidInput(f"{key} takes one of {', '.join(ANCHORS)} or [x, y] in [0, 1], not {value!r}")
         return ANCHORS[value]
     return _pair(key, value, 0, 1)
 
@@ -60,9 +54,7 @@ def _crop(key: str, value: Any) -> View:
     """A fraction, or {fraction, anchor} (which corner it touches) or {fraction, center} (in [0, 1])."""
     spec = value if isinstance(value, dict) else {"fraction": value}
     if unknown := set(spec) - {"fraction", "anchor", "center"}:
-        raise InvalidInput(
-            f"{key} takes fraction, anchor or center, not {_shown(sorted(unknown)[0])}"
-        )
+        raise InvalidInput(f"{key} takes fraction, anchor or center, not {_shown(sorted(unknown)[0])}")
     fraction = _number(f"{key}.fraction", spec.get("fraction"), 0.1, 1)
     if "center" in spec:
         x, y = _pair(f"{key}.center", spec["center"], 0, 1)
@@ -74,9 +66,7 @@ def _crop(key: str, value: Any) -> View:
 
 def _quarter_turns(key: str, value: Any) -> View:
     if value not in (1, 2, 3) or isinstance(value, bool):
-        raise InvalidInput(
-            f"{key} takes 1, 2 or 3 quarter turns counter-clockwise, not {_shown(value)}"
-        )
+        raise InvalidInput(f"{key} takes 1, 2 or 3 quarter turns counter-clockwise, not {_shown(value)}")
     return View(geometry=geometry.symmetry(f"rot{90 * int(value)}"))
 
 
@@ -130,9 +120,7 @@ def read_view(spec: Any) -> View:
     """One view from what YAML or JSON gave; raises InvalidInput naming what is wrong and what is allowed."""
     if isinstance(spec, dict) and "steps" in spec:
         if unknown := [key for key in spec if key not in VIEW_KEYS]:
-            raise InvalidInput(
-                f"a view with steps takes the keys {', '.join(VIEW_KEYS)}, not {_shown(unknown[0])}"
-            )
+            raise InvalidInput(f"a view with steps takes the keys {', '.join(VIEW_KEYS)}, not {_shown(unknown[0])}")
         options, steps = spec, spec["steps"]
     elif isinstance(spec, dict):
         options = {key: spec[key] for key in VIEW_KEYS if key in spec}
@@ -195,20 +183,15 @@ def _weight(value: Any) -> Weight:
 def _name(given: Any, steps: Sequence[Any]) -> str:
     if given is not None:
         if not isinstance(given, str) or not 0 < len(given) <= 64 or not given.isprintable():
-            raise InvalidInput(
-                f"a view's name is a text of 1 to 64 characters, not {_shown(given)}"
-            )
+            raise InvalidInput(f"a view's name is a text of 1 to 64 characters, not {_shown(given)}")
         return given
-    words = [
-        word for step in steps for word in (_words(step) if isinstance(step, dict) else [str(step)])
-    ]
+    words = [word for step in steps for word in (_words(step) if isinstance(step, dict) else [str(step)])]
     return "plain" if words == ["identity"] else ("+".join(words) or "plain")[:64]
 
 
 def _words(step: Mapping[str, Any]) -> list[str]:
     return [
-        key if value is True else f"{key} {json.dumps(value, separators=(',', ':'))}"
-        for key, value in step.items()
+        key if value is True else f"{key} {json.dumps(value, separators=(',', ':'))}" for key, value in step.items()
     ]
 
 
@@ -253,15 +236,10 @@ def read_random(entry: Mapping[str, Any]) -> list[View]:
     if not isinstance(seed, int) or not count.is_integer():
         raise InvalidInput("random takes whole numbers for n and seed")
     if not isinstance(ranges, dict) or not ranges or set(ranges) - set(RANDOM_RANGES):
-        raise InvalidInput(
-            f"random.ranges takes {', '.join(RANDOM_RANGES)} as [low, high], not {_shown(ranges)}"
-        )
+        raise InvalidInput(f"random.ranges takes {', '.join(RANDOM_RANGES)} as [low, high], not {_shown(ranges)}")
     bounds = {key: _pair(key, ranges[key], *RANDOM_RANGES[key]) for key in ranges}
     source = random.Random(seed)
-    return [
-        read_view({"name": f"random {seed}.{k + 1}", "steps": _draw(source, bounds)})
-        for k in range(int(count))
-    ]
+    return [read_view({"name": f"random {seed}.{k + 1}", "steps": _draw(source, bounds)}) for k in range(int(count))]
 
 
 def _draw(source: random.Random, bounds: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
@@ -270,7 +248,4 @@ def _draw(source: random.Random, bounds: Mapping[str, tuple[float, float]]) -> l
     def one(low: float, high: float) -> float:
         return round(low + (high - low) * source.random(), 4)
 
-    return [
-        {key: [one(*pair), one(*pair)] if key == "shift" else one(*pair)}
-        for key, pair in bounds.items()
-    ]
+    return [{key: [one(*pair), one(*pair)] if key == "shift" else one(*pair)} for key, pair in bounds.items()]

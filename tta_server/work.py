@@ -163,9 +163,7 @@ class ImageWork:
         model, plan = self.model, self.plan
         self._merged.sort(key=lambda entry: entry[0])
         remarks = [remark for _, remark in self._merged] if plan.keeps_remarks else []
-        answered = model.task.answer(
-            self._accumulator.result(), remarks, self._scene, plan.wanted
-        )
+        answered = model.task.answer(self._accumulator.result(), remarks, self._scene, plan.wanted)
         views = [view_entry(plan.views[index]) for index, _ in self._merged]
         if "views" in plan.wanted.include:
             views = [v | own for v, own in zip(views, answered.views, strict=True)]
@@ -185,9 +183,7 @@ class ImageWork:
             request_id=self._request_id,
         )
         self._metrics.answer(model.name, reason, len(views), elapsed, stages)
-        return Answer(
-            model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture
-        )
+        return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture)
 
 
 class ModelRunner:

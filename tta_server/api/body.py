@@ -1,6 +1,6 @@
 """The image in a request's body: raw, or the multipart field `image`. Counted while it is read."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
@@ -43,12 +43,16 @@ async def _field(request: Request, body: bytes, kind: str, limit: int) -> bytes:
     if not parse_options_header(kind)[1].get(b"boundary"):
         raise InvalidInput("the multipart body has no boundary in its Content-Type")
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
         parser = MultiPartParser(
-            request.headers, stream(), max_files=1, max_fields=1, max_part_size=limit  # type: ignore[arg-type]
+            request.headers,
+            stream(),
+            max_files=1,
+            max_fields=1,
+            max_part_size=limit,
         )
         form = await parser.parse()
     except MultiPartException as error:

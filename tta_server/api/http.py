@@ -55,9 +55,7 @@ def create_app(application: Application) -> FastAPI:
     app.add_api_route(
         "/readyz", door.ready, tags=["health"], summary="Whether every model is warmed", responses=error_docs(503)
     )
-    app.add_api_route(
-        "/metrics", door.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response
-    )
+    app.add_api_route("/metrics", door.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response)
     schema = app.openapi()
     schema["paths"] = {PREDICT: {"post": PREDICT_DOCS}} | schema["paths"]
     return app

@@ -27,9 +27,7 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             log.debug("ONNX Runtime refused %s", path, exc_info=error)
             first = str(error).splitlines()[0]

@@ -14,12 +14,15 @@ out = Console()
 err = Console(stderr=True)
 
 ModelsOption = Annotated[
-    Path, typer.Option("--models", envvar="TTA_MODELS", help="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
+    Path,
+    typer.Option("--models", envvar="TTA_MODELS", help="Folder of models: <name>/tta.yaml and <name>/1/model.onnx."),
 ]
 ModelOption = Annotated[str, typer.Option("--model", "-m", envvar="TTA_MODEL", help="Name of a model in that folder.")]
 PolicyOption = Annotated[
     str | None,
-    typer.Option("--policy", "-p", help="A preset (see `tta-server policies`) or a JSON list of views; default: the model's own."),
+    typer.Option(
+        "--policy", "-p", help="A preset (see `tta-server policies`) or a JSON list of views; default: the model's own."
+    ),
 ]
 DEFAULT_MODELS = BUNDLED
 

@@ -28,7 +28,9 @@ def predict(
     model: ModelOption,
     models: ModelsOption = DEFAULT_MODELS,
     policy: PolicyOption = None,
-    budget_ms: Annotated[float | None, typer.Option(help="Milliseconds an image may take; default: the model's longest.")] = None,
+    budget_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds an image may take; default: the model's longest.")
+    ] = None,
     max_views: Annotated[int | None, typer.Option(min=1, help="At most so many views.")] = None,
     merge: Annotated[str | None, typer.Option(help="How predictions merge; default: the model's own.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 3,

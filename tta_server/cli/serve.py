@@ -30,7 +30,9 @@ def serve(
         int | None, typer.Option(envvar="TTA_SLOTS", help="Worker threads.", show_default="one for each core")
     ] = None,
     max_bytes: Annotated[int, typer.Option(envvar="TTA_MAX_BYTES", help="Largest image file taken.")] = 20_000_000,
-    max_pixels: Annotated[int, typer.Option(envvar="TTA_MAX_PIXELS", help="Largest image taken, in pixels.")] = 25_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(envvar="TTA_MAX_PIXELS", help="Largest image taken, in pixels.")
+    ] = 25_000_000,
     max_waiting: Annotated[int, typer.Option(envvar="TTA_MAX_WAITING", help="Images that may wait at once.")] = 1024,
     max_waiting_mb: Annotated[
         int, typer.Option(envvar="TTA_MAX_WAITING_MB", help="Memory that waiting images may take, in MB.")
@@ -74,9 +76,7 @@ class Server(uvicorn.Server):
         app = create_app(application)
         app.router.lifespan_context = self._lifespan
         super().__init__(
-            uvicorn.Config(
-                app, log_config=None, log_level="warning", access_log=False, server_header=False, ws="none"
-            )
+            uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, server_header=False, ws="none")
         )
 
     @contextlib.asynccontextmanager
@@ -97,7 +97,9 @@ class Server(uvicorn.Server):
             return
         host, port = self._listener.getsockname()[:2]
         names = ", ".join(self._application.models)
-        err.print(f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True)
+        err.print(
+            f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ Scores = NDArray[np.float32]
 
 class Classification:
     name = "classification"
-    merges = tuple(MERGES)
-    includes = ("views", "agreement", "probabilities")
+    merges: Sequence[str] = tuple(MERGES)
+    includes: Sequence[str] = ("views", "agreement", "probabilities")
 
     def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
         self.labels = tuple(labels)
@@ -35,7 +35,8 @@ class Classification:
             )
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Scores:
-        return outputs[self._output][row].astype(np.float32)
+        scores: Scores = outputs[self._output][row].astype(np.float32)
+        return scores
 
     def is_sound(self, prediction: Scores) -> bool:
         return not bool(np.isnan(prediction).any())
@@ -46,13 +47,9 @@ class Classification:
     def remark(self, prediction: Scores) -> Scores:
         return self._kind.probabilities(prediction)
 
-    def answer(
-        self, merged: Scores, remarks: Sequence[Scores], scene: Scene, wanted: Wanted
-    ) -> Answered:
+    def answer(self, merged: Scores, remarks: Sequence[Scores], scene: Scene, wanted: Wanted) -> Answered:
         order = np.argsort(-merged, kind="stable")  # ties to the lower class
-        prediction: dict[str, Any] = {
-            "top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]
-        }
+        prediction: dict[str, Any] = {"top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]}
         if "probabilities" in wanted.include:
             prediction["probabilities"] = [float(p) for p in merged]
         if "agreement" in wanted.include:

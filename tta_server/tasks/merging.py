@@ -13,13 +13,13 @@ TINY = np.float32(1e-30)
 
 
 def log_softmax(z: Floats) -> Floats:
-    shifted = z - z.max(axis=0)
+    shifted: Floats = z - z.max(axis=0)
     shifted -= np.log(np.exp(shifted).sum(axis=0))
     return shifted
 
 
 def softmax(z: Floats) -> Floats:
-    p = z - z.max(axis=0)
+    p: Floats = z - z.max(axis=0)
     np.exp(p, out=p)
     p /= p.sum(axis=0)
     return p
@@ -28,11 +28,13 @@ def softmax(z: Floats) -> Floats:
 def one_hot(z: Floats) -> Floats:
     """1 for the largest score of each vector or pixel, ties to the lower class."""
     winners = z.argmax(axis=0)
-    return (winners == np.arange(len(z)).reshape(-1, *(1,) * winners.ndim)).astype(np.float32)
+    won: Floats = (winners == np.arange(len(z)).reshape(-1, *(1,) * winners.ndim)).astype(np.float32)
+    return won
 
 
 def unit_sum(values: Floats) -> Floats:
-    return values / np.maximum(values.sum(axis=0), TINY)
+    shares: Floats = values / np.maximum(values.sum(axis=0), TINY)
+    return shares
 
 
 def same(values: Floats) -> Floats:
@@ -117,5 +119,5 @@ class ScoreAccumulator:
             raise ValueError("no prediction was added")
         if self._merge.takes_maximum:
             return self._merge.finish(self._total)
-        mean = self._merge.finish(self._total / np.maximum(self._weight, TINY))
+        mean = self._merge.finish(np.divide(self._total, np.maximum(self._weight, TINY), dtype=np.float32))
         return unit_sum(mean) if self._by_class else mean

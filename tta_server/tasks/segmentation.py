@@ -24,7 +24,8 @@ STRIP = 128
 """Rows of the image that are enlarged at a time."""
 
 PALETTE = (
-    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+    (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
+    (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
 """Colours of the mask for eyes (Okabe and Ito 2008, told apart by the colour-blind too); then hues go round."""
 
@@ -64,8 +65,8 @@ class MapAccumulator:
 
 class Segmentation:
     name = "segmentation"
-    merges = tuple(MERGES)
-    includes = ("views", "agreement", "probabilities")
+    merges: Sequence[str] = tuple(MERGES)
+    includes: Sequence[str] = ("views", "agreement", "probabilities")
 
     def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
         self.labels = tuple(labels)
@@ -86,7 +87,7 @@ class Segmentation:
         tensor = placement.tensor
         stride = tensor.width / scores.shape[2], tensor.height / scores.shape[1]
         to_scores, grid = _undo(placement, scene.plain, stride)
-        moved = sample(scores, to_scores, grid, Border.REPLICATE)
+        moved: Floats = sample(scores, to_scores, grid, Border.REPLICATE)  # type: ignore[assignment]
         return Maps(moved, _coverage(placement, to_scores, grid, stride), stride=stride)
 
     def is_sound(self, prediction: Maps) -> bool:
@@ -142,23 +143,15 @@ class Segmentation:
         return pictures
 
 
-def _undo(
-    placement: Placement, plain: Placement, stride: tuple[float, float]
-) -> tuple[Affine, Size]:
+def _undo(placement: Placement, plain: Placement, stride: tuple[float, float]) -> tuple[Affine, Size]:
     """Plain view's grid -> a view's score map, and the grid's size."""
     grid = Size(ceil(plain.frame.width / stride[0]), ceil(plain.frame.height / stride[1]))
     cell = Affine.stretch(*stride)
-    to_scores = (
-        cell.then(placement.to_plain.inverse())
-        .then(Affine.shift(*placement.inset))
-        .then(cell.inverse())
-    )
+    to_scores = cell.then(placement.to_plain.inverse()).then(Affine.shift(*placement.inset)).then(cell.inverse())
     return to_scores, grid
 
 
-def _coverage(
-    placement: Placement, to_scores: Affine, grid: Size, stride: tuple[float, float]
-) -> Floats | None:
+def _coverage(placement: Placement, to_scores: Affine, grid: Size, stride: tuple[float, float]) -> Floats | None:
     """1 where a grid cell's centre lies inside the view's frame, else 0; None where all do."""
     left, top = placement.inset[0] / stride[0], placement.inset[1] / stride[1]
     right, bottom = left + placement.frame.width / stride[0], top + placement.frame.height / stride[1]
@@ -179,9 +172,7 @@ def _all_inside(m: Affine, grid: Size, box: tuple[float, float, float, float]) -
     return bool(u.min() >= left and u.max() <= right and v.min() >= top and v.max() <= bottom)
 
 
-def _enlarged(
-    maps: Floats, stride: tuple[float, float], scene: Scene
-) -> Iterator[tuple[slice, Floats]]:
+def _enlarged(maps: Floats, stride: tuple[float, float], scene: Scene) -> Iterator[tuple[slice, Floats]]:
     """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
     image, plain = scene.image, scene.plain
     to_grid = (
