@@ -79,8 +79,8 @@ def check(answer: bytes, views: int) -> float:
 
 
 def request(path: str, image: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\nContent-Length: {len(image)}\r\n\r\n"
-    return head.encode() + image
+    lines = (f"POST {path} HTTP/1.1", "Host: bench", f"Content-Length: {len(image)}", "", "")
+    return "\r\n".join(lines).encode() + image
 
 
 async def main() -> None:

@@ -7,6 +7,9 @@ from tta_server.views import Policy
 from tta_server.viewspec import read_views
 
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+ROT90 = {"name": "rot90", "steps": ["rot90"]}
+ROT180 = {"name": "rot180", "steps": [{"rot90": 2}]}
+ROT270 = {"name": "rot270", "steps": [{"rot90": 3}]}
 ENLARGED = 1 / 0.875
 """224 to 256: the enlargement from which windows are cut where preprocessing crops nothing."""
 
@@ -38,7 +41,7 @@ PRESETS: dict[str, tuple[str, Callable[[bool], list[object]]]] = {
     "hflip": ("plain and mirrored left to right", _fixed("identity", "hflip")),
     "flips": (
         "plain, both mirrors and the half turn",
-        _fixed("identity", "hflip", "vflip", {"rot90": 2}),
+        _fixed("identity", "hflip", "vflip", ROT180),
     ),
     "d4": (
         "the eight symmetries of the square",
@@ -46,9 +49,9 @@ PRESETS: dict[str, tuple[str, Callable[[bool], list[object]]]] = {
             "identity",
             "hflip",
             "vflip",
-            {"rot90": 2},
-            {"rot90": 1},
-            {"rot90": 3},
+            ROT180,
+            ROT90,
+            ROT270,
             "transpose",
             "antitranspose",
         ),

@@ -94,19 +94,21 @@ def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
 class Canvas:
     """One image at one content size: `planes` (C, H, W) uint8 in the model's channel order."""
 
-    __slots__ = ("_values", "planes")
+    __slots__ = ("_preprocessing", "_values", "planes")
 
-    def __init__(self, planes: NDArray[np.uint8]) -> None:
+    def __init__(self, planes: NDArray[np.uint8], preprocessing: "Preprocessing") -> None:
         self.planes = planes
+        self._preprocessing = preprocessing
         self._values: NDArray[np.generic] | None = None
 
-    def values(self, preprocessing: "Preprocessing") -> NDArray[np.generic]:
-        """The canvas as the model wants its values; kept for the next view unless it is large."""
+    @property
+    def values(self) -> NDArray[np.generic]:
+        """The planes as the model wants their values; kept for the next view unless they are large."""
         if self._values is not None:
             return self._values
-        if preprocessing.dtype == np.uint8:
+        if self._preprocessing.dtype == np.uint8:
             return self.planes
-        values = preprocessing.normalized(self.planes.astype(np.float32))
+        values = self._preprocessing.normalized(self.planes.astype(np.float32))
         if values.size <= KEPT_VALUES:
             self._values = values
         return values
@@ -202,7 +204,8 @@ class Preprocessing:
                 picture = picture.resize(size, INTERPOLATIONS[self.interpolation])
             pixels = np.asarray(picture).reshape(size.height, size.width, -1)
         planes = pixels.transpose(2, 0, 1)
-        return Canvas(np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes))
+        planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
+        return Canvas(planes, self)
 
     def empty(self, n: int, size: Size) -> Tensor:
         """A batch to be written, in the model's layout and dtype."""
@@ -218,7 +221,7 @@ class Preprocessing:
         target = out[:, y : y + height, x : x + width]
         where = (placement.to_canvas, placement.frame, view.border)
         if view.color.is_identity and placement.exact and view.border is not Border.CONSTANT:
-            target[...] = sample(canvas.values(self), *where)
+            target[...] = sample(canvas.values, *where)
         else:
             values = np.array(sample(canvas.planes, *where), np.float32)
             if not view.color.is_identity:

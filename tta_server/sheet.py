@@ -1,7 +1,10 @@
 """The contact sheet: every view as the model sees it, what the model says of it, and what they come to."""
 
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,15 +16,18 @@ from tta_server.images import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import make_job, read_source
-from tta_server.preprocessing import Channels, Normalization
+from tta_server.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository import Model
 from tta_server.tasks import Answered, Scene
 from tta_server.tasks.segmentation import color_of
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.views import View
+from tta_server.work import ModelRunner
 
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""
 MARGIN = 16
+TITLE = 58
+GAP = 6
 LINE = 19
 COLUMNS = 5
 INK, FAINT, PAPER, FRAME = (32, 32, 32), (110, 110, 110), (255, 255, 255), (0, 114, 178)
@@ -29,51 +35,45 @@ INK, FAINT, PAPER, FRAME = (32, 32, 32), (110, 110, 110), (255, 255, 255), (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One picture with lines of text under it, the first in bold ink."""
+    """Pictures under one another, then lines of text."""
 
-    picture: Image.Image
+    pictures: tuple[Image.Image, ...]
     lines: tuple[str, ...]
     framed: bool = False
 
 
 def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | None) -> Image.Image:
     """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
-    plan = make_plan(
-        model,
-        Options(policy=policy, merge=merge, min_views="all", include=frozenset(["views", "agreement"])),
-    )
+    include = frozenset(["views", "agreement"])
+    plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", include=include))
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
     work = make_job(plan, source, Deadline.after(plan.budget_ms), "sheet", Metrics()).work
     work.decode()
     pixels = source.open()
     scene = Scene(source.size, work.layout.placements[0])
-    accumulator = model.task.accumulator(plan.merge, plan.wanted)
-    drawing, cells, remarks = DRAWINGS[model.task.name], [], []
-    for index, view in enumerate(plan.views):
+    merged = model.task.accumulator(plan.merge, plan.wanted)
+    (draw, caption), cells, remarks = DRAWINGS[model.task.name], [], []
+    for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
         outputs = ModelRunner(model).infer([(work, index)])
-        prediction = model.task.decode(outputs, 0, work.layout.placements[index], scene)
-        accumulator.add(prediction, view.weight)
+        prediction = model.task.decode(outputs, 0, placement, scene)
+        merged.add(prediction, view.weight)
         remarks.append(model.task.remark(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted)
         alone.add(prediction, 1.0)
         own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
-        seen = as_seen(work, index)
-        cells += drawing(f"{index + 1}. {view.name}", _weight(view.weight), seen, pixels, own)
-    merged = model.task.answer(accumulator.result(), remarks, scene, plan.wanted)
-    cells += [
-        replace(cell, framed=True)
-        for cell in drawing("merged", f"{plan.merge} of {len(remarks)}", None, pixels, merged)
-    ]
-    return _compose(_title(model, plan), cells)
+        seen = as_seen(model.preprocessing, pixels, view, placement)
+        cells.append(draw(f"{index + 1}. {view.name}", _weight(view.weight), seen, pixels, own))
+    answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
+    last = draw("merged", f"{plan.merge} of {len(remarks)}", None, pixels, answered)
+    return _compose(_title(model, plan), caption, [*cells, replace(last, framed=True)])
 
 
-def as_seen(work: ImageWork, index: int) -> Image.Image:
+def as_seen(model_sees: Preprocessing, pixels: Pixels, view: View, placement: Placement) -> Image.Image:
     """A view as the model sees it, before normalisation."""
-    prep = replace(work.model.preprocessing, dtype=np.dtype(np.uint8), normalization=Normalization(), layout="NHWC")
-    placement = work.layout.placements[index]
-    (row,) = batch = prep.empty(1, placement.tensor)
-    work.write_as(prep, index, row)
+    prep = replace(model_sees, dtype=np.dtype(np.uint8), normalization=Normalization(), layout="NHWC")
+    batch = prep.empty(1, placement.tensor)
+    prep.write(prep.canvas(pixels, view.scale), view, placement, batch[0])
     shown = batch[0][..., ::-1] if prep.channels is Channels.BGR else batch[0]
     return Image.fromarray(np.ascontiguousarray(shown.squeeze(axis=2) if prep.depth == 1 else shown))
 
@@ -82,39 +82,40 @@ def _weight(weight: float | tuple[float, ...]) -> str:
     return "weight by class" if isinstance(weight, tuple) else f"weight {weight:g}"
 
 
-def _classified(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> list[Cell]:
+def _classified(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> Cell:
     """The view and its top classes; the image itself for the merged answer."""
     lines = [f"{top['label']} {top['probability']:.3f}" for top in own.prediction["top"][:3]]
     if seen is None:
         lines.append(f"{own.prediction['agreement']:.0%} of views agree")
-    return [Cell(_fit(seen or Image.fromarray(pixels)), (name, weight, *lines))]
+    return Cell((_fit(seen or Image.fromarray(pixels)),), (name, weight, *lines))
 
 
-def _segmented(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> list[Cell]:
-    """The view, then its own mask moved back onto the image; mask and agreement for the merged answer."""
+def _segmented(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> Cell:
+    """The view over its own mask, moved back onto the image; for the merged answer the mask over the agreement."""
     whole = own.prediction["height"] * own.prediction["width"]
     lines = [f"{label} {n / whole:.1%}" for label, n in list(own.prediction["area"].items())[1:4]]
-    on_image = Cell(_fit(_overlaid(pixels, own)), (f"{name}: mask on the image", weight, *lines))
+    on_image = _fit(_overlaid(pixels, own))
     if seen is not None:
-        return [Cell(_fit(seen), (name, "as the model sees it")), on_image]
+        return Cell((_fit(seen), on_image), (name, weight, *lines))
+    agreement = _fit(_decoded(own.prediction["agreement"]))
     share = own.prediction["mean_agreement"]
-    agreement = Cell(
-        _fit(_decoded(own.prediction["agreement"])), ("agreement", f"mean {share:.2%}", "white: all views agree")
-    )
-    return [on_image, agreement]
+    return Cell((on_image, agreement), (name, weight, *lines, f"agreement {share:.2%} (white: all)"))
 
 
-DRAWINGS: dict[str, Callable[[str, str, Image.Image | None, Pixels, Answered], list[Cell]]] = {
-    "classification": _classified,
-    "segmentation": _segmented,
+Drawing = Callable[[str, str, Image.Image | None, Pixels, Answered], Cell]
+"""Name, weight, the view (None for the merged answer), the image, what was said -> a cell."""
+
+DRAWINGS: dict[str, tuple[Drawing, str]] = {
+    "classification": (_classified, "Each view as the model sees it, with what the model says of it alone."),
+    "segmentation": (
+        _segmented,
+        "Above each view as the model sees it, below its own mask moved back onto the image. Last: merged, agreement.",
+    ),
 }
-"""How each task is drawn: name, weight, the view (None for the merged answer), the image, what was said -> cells."""
+"""How each task is drawn, and the words that explain it."""
 
 
 def _decoded(encoded: str) -> Image.Image:
-    import base64
-    import io
-
     return Image.open(io.BytesIO(base64.b64decode(encoded)))
 
 
@@ -138,30 +139,35 @@ def _title(model: Model, plan: Plan) -> str:
     return f"{model.name}: {model.task.name}, policy {plan.policy.name}, {len(plan.views)} views"
 
 
-def _compose(title: str, cells: list[Cell]) -> Image.Image:
-    columns = min(COLUMNS if len(cells) % 4 else 4, len(cells))
-    lines = max(len(cell.lines) for cell in cells)
-    tall = max(cell.picture.height for cell in cells)
-    width, height = CELL + MARGIN, tall + LINE * lines + 2 * MARGIN
-    rows = -(-len(cells) // columns)
-    top = MARGIN + 34
-    sheet = Image.new("RGB", (columns * width + MARGIN, top + rows * height), PAPER)
+def _compose(title: str, caption: str, cells: list[Cell]) -> Image.Image:
+    columns = -(-len(cells) // -(-len(cells) // COLUMNS))  # as even as rows of at most COLUMNS can be
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    tops = list(accumulate((_height(row) for row in rows), initial=MARGIN + TITLE))
+    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, tops[-1]), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(20))
-    for number, cell in enumerate(cells):
-        _place(sheet, draw, cell, MARGIN + number % columns * width, top + number // columns * height, tall)
+    draw.text((MARGIN, MARGIN + 28), caption, FAINT, ImageFont.load_default(14))
+    for row, top in zip(rows, tops, strict=False):
+        for column, cell in enumerate(row):
+            _place(sheet, draw, cell, MARGIN + column * (CELL + MARGIN), top)
     return sheet
 
 
-def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, tall: int) -> None:
-    sheet.paste(cell.picture, (left, top))
-    if cell.framed:
-        box = (left - 3, top - 3, left + cell.picture.width + 2, top + cell.picture.height + 2)
-        draw.rectangle(box, outline=FRAME, width=3)
+def _height(row: list[Cell]) -> int:
+    return MARGIN + max(sum(p.height + GAP for p in c.pictures) + LINE * len(c.lines) for c in row)
+
+
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Cell, left: int, top: int) -> None:
+    for picture in cell.pictures:
+        if cell.framed:
+            box = (left - 3, top - 3, left + picture.width + 2, top + picture.height + 2)
+            draw.rectangle(box, outline=FRAME, width=3)
+        sheet.paste(picture, (left, top))
+        top += picture.height + GAP
     font = ImageFont.load_default(14)
     for number, line in enumerate(cell.lines):
         ink = (FRAME if cell.framed else INK) if number == 0 else FAINT
-        draw.text((left, top + tall + 6 + number * LINE), _clipped(draw, line, font), ink, font)
+        draw.text((left, top + number * LINE), _clipped(draw, line, font), ink, font)
 
 
 def _clipped(draw: ImageDraw.ImageDraw, line: str, font: Any) -> str:

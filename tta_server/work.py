@@ -16,7 +16,7 @@ from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
 from tta_server.metrics import Metrics
 from tta_server.plan import Layout, Plan
-from tta_server.preprocessing import Canvas, Preprocessing
+from tta_server.preprocessing import Canvas
 from tta_server.repository import Model
 from tta_server.scheduler import Outcome
 from tta_server.stopping import StopReason
@@ -111,12 +111,8 @@ class ImageWork:
     def write(self, index: int, row: Tensor) -> None:
         """Writes a view into its row of a batch."""
         self._dequeued()
-        self.write_as(self.model.preprocessing, index, row)
-
-    def write_as(self, preprocessing: Preprocessing, index: int, row: Tensor) -> None:
-        """As `write`, in another layout or dtype."""
         view = self.plan.views[index]
-        preprocessing.write(self._canvas(view.scale), view, self.layout.placements[index], row)
+        self.model.preprocessing.write(self._canvas(view.scale), view, self.layout.placements[index], row)
 
     def merge(self, index: int, outputs: Outputs, row: int) -> Outcome | StopReason:
         """Moves a view's prediction back and merges it; LOST where it holds NaN."""

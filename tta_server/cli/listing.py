@@ -16,23 +16,21 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = False) -> None:
-    """List the models of a folder: task, input, policy, merge, symmetries, budget."""
+    """List the models of a folder; --json tells everything."""
     found = [load_model(folder) for folder in find_models(models)]
     if as_json:
         typer.echo(json.dumps([describe_model(model) for model in found], indent=2))
         return
-    table = Table("model", "task", "input", "policy", "views", "merge", "symmetries", "budget ms")
+    table = Table("model", "task", "input", "views", "symmetries", "budget ms")
     for model in found:
         size, budget = model.preprocessing.size, model.config.budget
         table.add_row(
             model.name,
             model.config.task,
             str(size) if size else "any size",
-            model.policy.name,
             str(len(model.policy.views)),
-            model.config.merge,
             " ".join(model.config.symmetries) or "none",
-            f"{budget.default_ms:g} (at most {budget.max_ms:g})",
+            f"{budget.default_ms:g}",
         )
     out.print(table)
 
@@ -48,7 +46,7 @@ def list_policies(as_json: JsonOption = False) -> None:
     out.print(table)
     out.print(f"A view is made of: {', '.join(PRIMITIVES)}.", highlight=False)
     out.print(
-        'A policy may also be a list, the plain view first: ["identity", "hflip", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]',
+        'A policy may also be a list, the plain view first: ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]',
         highlight=False,
         markup=False,
     )
