@@ -1,0 +1,76 @@
+"""Peak memory of one 1024x1024 segmentation at K = 2 and K = 32, each in a process of its own; also start and size.
+
+The image is drawn: only its size matters here.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tta_server import load
+
+MODELS = Path(__file__).parent.parent / "models"
+
+
+def views(count: int) -> list[object]:
+    """Plain, the other seven symmetries, then rotations: some are copied, some interpolated."""
+    symmetries = ["identity", "hflip", "vflip", {"rot90": 2}, {"rot90": 1}, {"rot90": 3}, "transpose", "antitranspose"]
+    return [*symmetries, *({"rotate": angle} for angle in range(-36, 39, 3) if angle)][:count]
+
+
+def peak_mb(count: int) -> None:
+    """Prints this process's peak after one request of that many views."""
+    image = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), np.uint8)
+    with load(MODELS / "nuclei") as model:
+        answer = model.predict(image, policy=views(count), min_views="all", budget_ms=60_000)
+        assert len(answer.receipt.views) == count
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def measured(count: int) -> float:
+    command = [sys.executable, __file__, "--views", str(count)]
+    return float(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
+
+
+def seconds_to_ready() -> float:
+    """From the command to the line that says ready, with the bundled models."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "tta_server", "serve", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("ready"):
+            break
+    seconds = time.perf_counter() - start
+    process.terminate()
+    process.wait(20)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--views", type=int, help="print the peak of one such request, in MB")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    if args.views:
+        peak_mb(args.views)
+        return
+    few, many = (sorted(measured(k) for _ in range(args.rounds))[args.rounds // 2] for k in (2, 32))
+    ready = sorted(seconds_to_ready() for _ in range(args.rounds))[args.rounds // 2]
+    table = Table("what", "found", "target")
+    table.add_row("peak memory at K = 2", f"{few:.0f} MB", "")
+    table.add_row("peak memory at K = 32", f"{many:.0f} MB ({many / few - 1:+.1%})", "within 5 %")
+    table.add_row("start to ready", f"{ready:.1f} s", "under 10 s")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
