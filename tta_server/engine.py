@@ -191,6 +191,7 @@ class Engine(Generic[W]):
 def _yield_to_others() -> None:
     """Lowers this thread's own priority where the system knows such a thing (Linux)."""
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
     except (AttributeError, OSError):
         log.debug("thread priorities are not available here")

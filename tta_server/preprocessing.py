@@ -223,7 +223,7 @@ class Preprocessing:
         if view.color.is_identity and placement.exact and view.border is not Border.CONSTANT:
             target[...] = sample(canvas.values, *where)
         else:
-            values = np.array(sample(canvas.planes, *where), np.float32)
+            values = sample(canvas.planes, *where).astype(np.float32, copy=False)
             if not view.color.is_identity:
                 np.clip(self._colored(values, view.color), 0, 255, out=values)
             target[...] = self.normalized(values)

@@ -24,10 +24,6 @@ from tta_server.errors import (
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
-
-QUANTUM = 0.02
-"""Seconds of views that one batch may hold even where the knee is lower. Each batch costs about 0.2 ms of Python on
-cold caches: with 2 ms views on a CPU, one view a batch lost 8 % of throughput."""
 EPSILON = 1e-7
 """Seconds within which two times are the same."""
 
@@ -203,7 +199,7 @@ class Scheduler(Generic[W]):
         """A batch around the head's next view: its own views, mandatory ones, optional ones; shorter by halves while
         it would make itself or anybody in the line late."""
         bucket = head.next_bucket
-        limit = self._limit(bucket, now)
+        limit = self.costs.knee(bucket)
         items = [(head, head.handed)]
         if limit == 1:
             return items
@@ -225,10 +221,6 @@ class Scheduler(Generic[W]):
             room = min(room, -(-(len(job.buckets) - job.handed) // (idle + 1)) - 1)
         same = takewhile(lambda view: job.buckets[view] == bucket, range(first, len(job.buckets)))
         return [(job, view) for view in islice(same, room)]
-
-    def _limit(self, bucket: Bucket, now: float) -> int:
-        """The knee, or as many views as QUANTUM holds."""
-        return max(self.costs.knee(bucket), int(QUANTUM / self.costs.seconds(bucket, 1, now)))
 
     def _harmless(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
         lead = self.costs.seconds(items[0][0].next_bucket, len(items), now)

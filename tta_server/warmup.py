@@ -21,9 +21,7 @@ from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs
 from tta_server.work import ImageWork, ModelRunner
 
-BATCHES = (1, 2, 4, 8)
-LONG = 0.05
-"""Batches of more than 4 views are only measured where 4 take no longer than so many seconds."""
+BATCHES = (1, 2, 4)
 REPEATS = 5
 ENOUGH_SECONDS = 0.15
 """Each thing is timed REPEATS times, or for so long, but at least twice."""
@@ -39,8 +37,6 @@ def warm_up(model: Model, costs: CostModel, slots: int) -> None:
         for index, bucket in probe.buckets():
             medians: dict[int, float] = {}
             for n in (1,) if model.backend.signature.shape[0] == 1 else BATCHES:
-                if n > 4 and medians[4] > LONG:
-                    break
                 runs = [pool.submit(_median, probe.batch(index, n)) for _ in range(slots)]
                 medians[n] = statistics.median(run.result() for run in runs)
             costs.warm(bucket, medians)

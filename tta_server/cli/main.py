@@ -21,7 +21,8 @@ cli = typer.Typer(
     help="Test-time augmentation for vision models: look at an image through several views, undo each view on its "
     "prediction, merge, answer in time.",
     epilog="Start with [bold]tta-server serve[/bold], "
-    "or try [bold]tta-server predict photo.jpg --model clothing[/bold]. Every option can also be set as an environment variable, shown beside it.",
+    "or try [bold]tta-server predict photo.jpg --model clothing[/bold]. "
+    "Every option can also be set as an environment variable, shown beside it.",
 )
 cli.command()(serve)
 cli.command()(predict)

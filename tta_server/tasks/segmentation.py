@@ -155,13 +155,15 @@ def _coverage(placement: Placement, to_scores: Affine, grid: Size, stride: tuple
     """1 where a grid cell's centre lies inside the view's frame, else 0; None where all do."""
     left, top = placement.inset[0] / stride[0], placement.inset[1] / stride[1]
     right, bottom = left + placement.frame.width / stride[0], top + placement.frame.height / stride[1]
-    x = np.arange(grid.width) + 0.5
-    y = (np.arange(grid.height) + 0.5)[:, None]
     if _all_inside(to_scores, grid, (left, top, right, bottom)):
         return None
-    u = to_scores.xx * x + to_scores.xy * y + to_scores.tx
-    v = to_scores.yx * x + to_scores.yy * y + to_scores.ty
-    return ((u >= left) & (u <= right) & (v >= top) & (v <= bottom)).astype(np.float32)
+    x = np.arange(0.5, grid.width, dtype=np.float32)
+    y = np.arange(0.5, grid.height, dtype=np.float32)[:, None]
+    u = np.float32(to_scores.xx) * x + (np.float32(to_scores.xy) * y + np.float32(to_scores.tx))
+    seen = (u >= left) & (u <= right)
+    v = np.float32(to_scores.yx) * x + (np.float32(to_scores.yy) * y + np.float32(to_scores.ty))
+    seen &= (v >= top) & (v <= bottom)
+    return seen.astype(np.float32)
 
 
 def _all_inside(m: Affine, grid: Size, box: tuple[float, float, float, float]) -> bool:
