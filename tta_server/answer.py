@@ -6,8 +6,6 @@ from typing import Any
 
 from tta_server.views import Policy, View
 
-STAGES = ("decode", "prepare", "queue", "infer", "merge")
-
 
 @dataclass(frozen=True, slots=True)
 class Receipt:

@@ -69,11 +69,14 @@ class CostModel:
     def __init__(self) -> None:
         self._batches: dict[Bucket, dict[int, Track]] = {}
         self._met: OrderedDict[Bucket, dict[int, Track]] = OrderedDict()  # free sizes, bounded
+        self._knees: dict[Bucket, int] = {}
         self._stages: dict[tuple[str, str], Track] = {}
 
     def warm(self, bucket: Bucket, medians: Mapping[int, float]) -> None:
         """What warm-up measured: batch size -> median seconds, all slots busy."""
         self._batches[bucket] = {n: Track(s) for n, s in sorted(medians.items())}
+        best = min(seconds / n for n, seconds in medians.items())
+        self._knees[bucket] = min(n for n, seconds in medians.items() if seconds / n <= best * KNEE)
 
     def warm_stage(self, stage: str, model: str, pixels: int, seconds: float) -> None:
         self._stages[stage, model] = Track(seconds / (pixels + OVERHEAD))
@@ -104,9 +107,8 @@ class CostModel:
 
     def knee(self, bucket: Bucket) -> int:
         """The smallest batch whose measured cost per view is within 10 % of the best."""
-        tracks = self._batches[bucket if bucket in self._batches else self._nearest(bucket)]
-        best = min(track.warm / n for n, track in tracks.items())
-        return min(n for n, track in tracks.items() if track.warm / n <= best * KNEE)
+        knee = self._knees.get(bucket)
+        return self._knees[self._nearest(bucket)] if knee is None else knee
 
     def _tracks(self, bucket: Bucket) -> dict[int, Track] | None:
         return self._batches.get(bucket) or self._met.get(bucket)

@@ -1,11 +1,25 @@
 """What the server counts, for Prometheus."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+
+
+STAGES = ("decode", "prepare", "queue", "infer", "merge")
+"""What an answer's time is divided into."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OfModel:
+    views: Histogram
+    elapsed: Histogram
+    stages: Mapping[str, Histogram]
+    batch_size: Histogram
+    batch_seconds: Histogram
 
 
 class Metrics:
@@ -45,21 +59,36 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._bound: dict[str, _OfModel] = {}
         self._live = Gauge("tta_jobs", "Images admitted and not yet answered", registry=self.registry)
 
     def answer(self, model: str, reason: str, views: int, seconds: float, stages_ms: Mapping[str, float]) -> None:
         self._answers.labels(model, reason).inc()
-        self._views.labels(model).observe(views)
-        self._elapsed.labels(model).observe(seconds)
+        bound = self._of(model)
+        bound.views.observe(views)
+        bound.elapsed.observe(seconds)
         for stage, milliseconds in stages_ms.items():
-            self._stages.labels(model, stage).observe(milliseconds / 1e3)
+            bound.stages[stage].observe(milliseconds / 1e3)
 
     def error(self, model: str, code: str) -> None:
         self._errors.labels(model, code).inc()
 
     def batch(self, model: str, views: int, seconds: float) -> None:
-        self._batch_size.labels(model).observe(views)
-        self._batch_seconds.labels(model).observe(seconds)
+        bound = self._of(model)
+        bound.batch_size.observe(views)
+        bound.batch_seconds.observe(seconds)
+
+    def _of(self, model: str) -> "_OfModel":
+        """The histograms of one model, looked up once."""
+        if model not in self._bound:
+            self._bound[model] = _OfModel(
+                views=self._views.labels(model),
+                elapsed=self._elapsed.labels(model),
+                stages={stage: self._stages.labels(model, stage) for stage in STAGES},
+                batch_size=self._batch_size.labels(model),
+                batch_seconds=self._batch_seconds.labels(model),
+            )
+        return self._bound[model]
 
     def admitted(self) -> None:
         self._live.inc()

@@ -234,19 +234,19 @@ class Scheduler(Generic[W]):
             job.handed += 1
             job.running += 1
         for job in dict.fromkeys(job for job, _ in items):
-            self._file(job)
-            self._set_due(job, now)
+            if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
+                self._file(job)
+                self._set_due(job, now)
         self._busy[slot] = now + self.costs.seconds(bucket, len(items), now)
         return Batch(slot, bucket, tuple(items))
 
     def _file(self, job: Job[W]) -> None:
-        """Keeps a live job in the line while mandatory views wait, among the open while optional ones do."""
-        if job.mandatory_handed:
-            self._leave_line(job)
-            if job.all_handed:
-                self._open.pop(job, None)
-            else:
-                self._open[job] = None
+        """Moves a job whose mandatory views are handed out from the line to the open, while optional views wait."""
+        self._leave_line(job)
+        if job.all_handed:
+            self._open.pop(job, None)
+        else:
+            self._open[job] = None
 
     # ---- what came back ----
 
@@ -272,7 +272,7 @@ class Scheduler(Generic[W]):
             if isinstance(outcome, StopReason) and job.answerable:
                 finished += self._finish(job, outcome)
         for job in dict.fromkeys(job for job, _ in batch.items):
-            if job in self._jobs:
+            if job in self._jobs and job.answerable:
                 finished += self._verdict(job, now)
         self._charge_finishing(batch.slot, finished, now)
         return finished

@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from tta_server.answer import STAGES, Answer, Receipt, view_entry
+from tta_server.answer import Answer, Receipt, view_entry
 from tta_server.backends import Tensor
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
-from tta_server.metrics import Metrics
+from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.preprocessing import Canvas
 from tta_server.repository import Model
@@ -131,9 +131,12 @@ class ImageWork:
             reason = self.plan.stop.decide(self._accumulator, self._weight_left)
         return reason or Outcome.MERGED
 
-    def spent(self, stage: str, seconds: float) -> None:
+    def spent(self, prepare: float = 0.0, infer: float = 0.0, merge: float = 0.0) -> None:
+        """Its share of a batch's seconds."""
         with self._lock:
-            self._stages[stage] += seconds
+            self._stages["prepare"] += prepare
+            self._stages["infer"] += infer
+            self._stages["merge"] += merge
 
     def settle(self, outcome: StopReason | TTAError) -> None:
         """Answers with what is merged, or fails; a client that has left hears nothing."""
@@ -164,7 +167,7 @@ class ImageWork:
         if "views" in plan.wanted.include:
             views = [v | own for v, own in zip(views, answered.views, strict=True)]
         now = time.monotonic()
-        self.spent("merge", now - start)
+        self.spent(merge=now - start)
         elapsed = now - self._deadline.start
         stages = {stage: round(seconds * 1e3, 3) for stage, seconds in self._stages.items()}
         receipt = Receipt(
@@ -198,9 +201,9 @@ class ModelRunner:
         outcomes = [work.merge(view, outputs, i) for i, (work, view) in enumerate(items)]
         merged = time.monotonic()
         for work, _ in items:
-            work.spent("prepare", (written - start) / len(items))
-            work.spent("infer", (inferred - written) / len(items))
-            work.spent("merge", (merged - inferred) / len(items))
+            work.spent(
+                (written - start) / len(items), (inferred - written) / len(items), (merged - inferred) / len(items)
+            )
         return outcomes
 
     def infer(self, items: Sequence[tuple[ImageWork, int]]) -> Outputs:

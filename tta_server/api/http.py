@@ -82,15 +82,17 @@ class Door:
     async def _answered(self, request: Request, ticket: Ticket) -> Answer:
         """The answer, unless the client leaves first: then its views make room."""
         answer = asyncio.wrap_future(ticket.future)
-        gone = asyncio.ensure_future(_disconnected(request))
+        watch = asyncio.ensure_future(_disconnected(request))
+        watch.add_done_callback(lambda _: answer.cancel())
         try:
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            gone.cancel()
-        if not answer.done():
+            return await answer
+        except asyncio.CancelledError:
             self._predictor.cancel(ticket)
-            raise Cancelled("the client has left")
-        return answer.result()
+            if watch.done():
+                raise Cancelled("the client has left") from None
+            raise
+        finally:
+            watch.cancel()
 
     def _check_ready(self) -> None:
         if not self._application.ready:
