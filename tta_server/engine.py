@@ -117,7 +117,9 @@ class Engine(Generic[W]):
                 finished = self._scheduler.due(now)
                 step = None if finished else self._scheduler.next_batch(slot, now)
                 self._mind_clock()
-                if not finished and step is None:
+                if step is not None and self._scheduler.more:
+                    self._work.notify()  # each slot that finds work wakes the next
+                elif step is None and not finished:
                     self._work.wait()
             if step is not None:
                 return step

@@ -6,7 +6,7 @@ Pure: no clock, no I/O, no threads; time is an argument, in seconds. The shell (
 import heapq
 import math
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import count, islice, takewhile
@@ -19,11 +19,14 @@ from tta_server.errors import (
     DeadlineExceeded,
     InvalidInput,
     Overloaded,
+    TooLarge,
     TTAError,
 )
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
+LAST = 1 << 62
+"""Comes after every sequence number."""
 EPSILON = 1e-7
 """Seconds within which two times are the same."""
 
@@ -59,6 +62,7 @@ class Job(Generic[W]):
     mandatory_merged: int = 0
     lost: int = 0
     load: float = 0.0
+    ready_at: float = 0.0
     due_at: float = math.inf
 
     @property
@@ -129,28 +133,44 @@ class Scheduler(Generic[W]):
     # ---- coming and going ----
 
     def admit(self, job: Job[W], now: float) -> None:
-        """Raises Overloaded, or InvalidInput for a budget that even an idle pool could not keep."""
-        alone = self._alone(job)
+        """Raises Overloaded; InvalidInput for a budget that even an idle pool could not keep; TooLarge for an image
+        that does not fit among those that wait."""
+        alone = self._placed([0.0] * self.slots, job, 0.0, math.inf)
         if now + alone > job.deadline + EPSILON:
             raise InvalidInput(
                 f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
                 f"image take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
             )
-        self._check_bounds(job, now)
-        job.load = alone * self.slots
-        if self._jobs and not self._relaxed(now, job.load, job.deadline):
-            late = self._lateness(now, job)
-            if late > EPSILON:
-                raise Overloaded("the server is busy: this image would be answered too late", late)
+        self._check_room(job, now)
+        job.load = self._load(job, job.mandatory, now)
+        if (self._jobs or self._busy) and not self._relaxed(now, job.load, job.deadline):
+            seconds = self._refusal(job, now)
+            if seconds > 0:
+                raise Overloaded("the server is busy: this image would be answered too late", seconds)
         self._jobs[job] = None
         self._waiting += job.load
         insort(self._line, (job.deadline, next(self._sequence), job))
         self._set_due(job, now)
 
-    def _check_bounds(self, job: Job[W], now: float) -> None:
-        waiting = sum(other.nbytes for other in self._jobs)
-        if len(self._jobs) >= self.bounds.jobs or waiting + job.nbytes > self.bounds.nbytes:
-            raise Overloaded("the server is busy: too many images are waiting", self._free_at(now) - now)
+    def _check_room(self, job: Job[W], now: float) -> None:
+        if job.nbytes > self.bounds.nbytes:
+            raise TooLarge(
+                f"the image would need {job.nbytes} bytes while it waits; all together may take {self.bounds.nbytes}"
+            )
+        spare = self.bounds.nbytes - job.nbytes - sum(other.nbytes for other in self._jobs)
+        if len(self._jobs) < self.bounds.jobs and spare >= 0:
+            return
+        raise Overloaded("the server is busy: too many images are waiting", self._room_at(spare, now) - now)
+
+    def _room_at(self, spare: int, now: float) -> float:
+        """When enough is answered for one more: at the latest at their deadlines, or when one slot had done it all."""
+        busy = max(self._busy.values(), default=now)
+        work = sum(self._load(job, len(job.buckets), now) for job in self._jobs)
+        for job in sorted(self._jobs, key=lambda job: job.deadline):
+            spare += job.nbytes
+            if spare >= 0:
+                return min(job.deadline, max(now, busy) + work)
+        return max(now, busy) + work
 
     def ready(self, decode: Decode[W], seconds: float, now: float) -> None:
         """Its image is decoded: its views may run."""
@@ -176,22 +196,37 @@ class Scheduler(Generic[W]):
     # ---- what a free slot does next ----
 
     def next_batch(self, slot: int, now: float) -> Decode[W] | Batch[W] | None:
-        """Mandatory work in deadline order, then optional views that end in time; None when there is nothing."""
+        """Mandatory work in deadline order, then optional views that end in time; None when there is nothing.
+
+        While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it.
+        """
         self._busy.pop(slot, None)
+        passed = False
         for _, _, job in self._line:
-            if job.phase is Phase.WAITING:
-                return self._decode(slot, job, now)
-            if job.phase is Phase.READY:
-                return self._run(slot, self._fill(job, now), now)
+            if job.phase is Phase.DECODING:
+                passed = True
+            elif job.phase is Phase.WAITING:
+                if not passed or self._spare(self._decoding(job, now), job, now):
+                    return self._decode(slot, job, now)
+            else:
+                items = self._fill(job, now)
+                if not passed or self._spare(self._batch_seconds(items, now), job, now):
+                    return self._run(slot, items, now)
+        return self._optional(slot, now)
+
+    def _optional(self, slot: int, now: float) -> Batch[W] | None:
         eligible = [job for job in self._open if self._in_time(job, now)]
         if not eligible:
             return None
         head = min(eligible, key=lambda job: (job.handed, job.deadline))
-        return self._run(slot, self._fill(head, now), now)
+        items = self._fill(head, now)
+        if self._line and not self._spare(self._batch_seconds(items, now), head, now):
+            return None
+        return self._run(slot, items, now)
 
     def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
         job.phase = Phase.DECODING
-        self._busy[slot] = now + self.costs.stage_seconds("decode", job.model, job.pixels, now)
+        job.ready_at = self._busy[slot] = now + self._decoding(job, now)
         self._set_due(job, now)
         return Decode(slot, job)
 
@@ -223,12 +258,23 @@ class Scheduler(Generic[W]):
         return [(job, view) for view in islice(same, room)]
 
     def _harmless(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
-        lead = self.costs.seconds(items[0][0].next_bucket, len(items), now)
-        if any(now + lead > job.deadline - self._finishing(job, now) for job, _ in items):
+        lead = self._batch_seconds(items, now)
+        if any(now + lead > job.deadline for job, _ in items):
             return False
-        return self._relaxed(now, lead) or self._lateness(now, lead=lead, beside=items[0][0]) <= EPSILON
+        return self._spare(lead, items[0][0], now)
+
+    def _spare(self, lead: float, beside: Job[W], now: float) -> bool:
+        """Whether a free slot may be busy for `lead` with one job, and nobody else in the line be late."""
+        return self._relaxed(now, lead) or self._lateness(now, lead, beside) <= EPSILON
+
+    def _batch_seconds(self, items: Sequence[tuple[Job[W], int]], now: float) -> float:
+        """Until its slot is free again: the batch, and then the answers that it may complete."""
+        job, view = items[0]
+        answers = sum(self._finishing(job, now) for job in dict.fromkeys(job for job, _ in items))
+        return self.costs.seconds(job.buckets[view], len(items), now) + answers
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float) -> Batch[W]:
+        self._busy[slot] = now + self._batch_seconds(items, now)
         bucket = items[0][0].next_bucket
         for job, _ in items:
             job.handed += 1
@@ -237,7 +283,6 @@ class Scheduler(Generic[W]):
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
-        self._busy[slot] = now + self.costs.seconds(bucket, len(items), now)
         return Batch(slot, bucket, tuple(items))
 
     def _file(self, job: Job[W]) -> None:
@@ -247,6 +292,11 @@ class Scheduler(Generic[W]):
             self._open.pop(job, None)
         else:
             self._open[job] = None
+
+    @property
+    def more(self) -> bool:
+        """Whether another slot should ask too: somebody waits whose image is not just being decoded."""
+        return bool(self._open) or any(job.phase is not Phase.DECODING for _, _, job in self._line)
 
     # ---- what came back ----
 
@@ -318,7 +368,7 @@ class Scheduler(Generic[W]):
 
     def _outcome(self, job: Job[W], now: float) -> StopReason | TTAError | None:
         if not job.answerable:
-            if now <= self._hopeless_at(job, now) + EPSILON:
+            if now <= self._hopeless_at(job) + EPSILON:
                 return None
             return DeadlineExceeded("the budget ran out before the mandatory views were done")
         if job.merged + job.lost == len(job.buckets):
@@ -334,7 +384,7 @@ class Scheduler(Generic[W]):
     def _set_due(self, job: Job[W], now: float) -> None:
         """The first moment past which its outcome may be another, so that asking then always settles it."""
         if not job.answerable:
-            last = self._hopeless_at(job, now)
+            last = self._hopeless_at(job)
         elif job.running:
             last = job.deadline - self._finishing(job, now)
         else:
@@ -342,15 +392,14 @@ class Scheduler(Generic[W]):
             last = job.deadline - self._finishing(job, now) - view
         job.due_at = last + 2 * EPSILON
 
-    def _hopeless_at(self, job: Job[W], now: float) -> float:
-        """When a job's mandatory views can no longer be done in time; the deadline itself once they all run."""
+    def _hopeless_at(self, job: Job[W]) -> float:
+        """When a job's mandatory views can no longer be done in time; the deadline itself once they all run.
+
+        By warm-up costs: a slow spell must not fail those whom an idle pool admits, or its end would never be seen.
+        """
         if job.phase is Phase.DECODING or job.mandatory_handed:
             return job.deadline
-        rounds = math.ceil((job.mandatory - job.handed) / self.slots)
-        need = rounds * self.costs.seconds(job.next_bucket, 1, now) + self._finishing(job, now)
-        if job.phase is Phase.WAITING:
-            need += self.costs.stage_seconds("decode", job.model, job.pixels, now)
-        return job.deadline - need
+        return job.deadline - self._placed([0.0] * self.slots, job, 0.0, math.inf)
 
     def _in_time(self, job: Job[W], now: float) -> bool:
         """Whether its next view would end before its deadline."""
@@ -362,44 +411,62 @@ class Scheduler(Generic[W]):
 
     # ---- list scheduling ----
 
-    def _alone(self, job: Job[W]) -> float:
-        """Seconds on an idle pool, by warm-up costs: at infinity every estimate has gone back to them."""
-        stages = [self.costs.stage_seconds(s, job.model, job.pixels, math.inf) for s in ("decode", "finish")]
-        rounds = math.ceil(job.mandatory / self.slots)
-        return sum(stages) + rounds * self.costs.seconds(job.buckets[0], 1, math.inf)
-
-    def _lateness(
-        self,
-        now: float,
-        extra: Job[W] | None = None,
-        lead: float = 0.0,
-        beside: Job[W] | None = None,
-    ) -> float:
-        """By how many seconds somebody in the line, `extra` among them, would miss; at most 0 if nobody does.
-
-        List scheduling in deadline order; `lead` is how long the slot that asks would be busy first, for `beside`.
-        """
-        free = self._slots_free(now, lead)
+    def _lateness(self, now: float, lead: float, beside: Job[W]) -> float:
+        """By how many seconds somebody in the line but `beside` would miss if the first free slot were busy for `lead`
+        first; at most 0 if nobody would."""
         entries = [entry for entry in self._line if entry[2] is not beside]
-        if extra is not None:
-            entries = sorted([*entries, (extra.deadline, -1, extra)], key=lambda e: e[:2])
-        worst = -math.inf
-        for deadline, _, job in entries:
-            worst = max(worst, self._placed(free, job, now) - deadline)
-        return worst
+        ends = self._laid_out(entries, self._slots_free(now, lead), now)
+        return max((end - job.deadline for job, end in ends), default=-math.inf)
 
-    def _placed(self, free: list[float], job: Job[W], now: float) -> float:
-        """When a job would be answered if its mandatory work goes to the slots that are free first."""
-        ready = now
+    def _refusal(self, job: Job[W], now: float) -> float:
+        """In how many seconds a job would be admitted; 0 for at once.
+
+        List scheduling in deadline order. Where only the job itself would be late, it is to come that much later; where
+        it would make another late, when all that waits now is done.
+        """
+        entries = sorted([*self._line, (job.deadline, LAST, job)], key=lambda entry: entry[:2])
+        free = self._slots_free(now)
+        late = {other: end - other.deadline for other, end in self._laid_out(entries, free, now)}
+        own = late.pop(job)
+        if all(seconds <= EPSILON for seconds in late.values()):
+            return own if own > EPSILON else 0.0
+        return max(end for _, end in self._laid_out(self._line, self._slots_free(now), now)) - now
+
+    def _laid_out(
+        self, entries: Iterable[tuple[float, int, Job[W]]], free: list[float], now: float
+    ) -> Iterator[tuple[Job[W], float]]:
+        """Each job with when it is answered on slots that are `free` (a heap) from then on."""
+        for _, _, job in entries:
+            yield job, self._placed(free, job, now, now)
+
+    def _placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+        """When a job is answered if its mandatory work goes, from `start` on, to the slots that are free first.
+
+        `free` is a heap of when each slot is, and is brought up to date. Costs are those of `now`; at infinity
+        every estimate has gone back to its warm-up value.
+        """
         if job.phase is Phase.WAITING:
-            ready = heapq.heappop(free) + self.costs.stage_seconds("decode", job.model, job.pixels, now)
-            heapq.heappush(free, ready)
-        end = ready
+            start = max(start, heapq.heappop(free)) + self._decoding(job, now)
+            heapq.heappush(free, start)
+        elif job.phase is Phase.DECODING:
+            start = max(start, job.ready_at)
+        end = start
         for view in range(job.handed, job.mandatory):
-            start = max(ready, heapq.heappop(free))
-            end = max(end, start + self.costs.seconds(job.buckets[view], 1, now))
-            heapq.heappush(free, start + self.costs.seconds(job.buckets[view], 1, now))
-        return end + self._finishing(job, now)
+            done = max(start, heapq.heappop(free)) + self.costs.seconds(job.buckets[view], 1, now)
+            if view == job.mandatory - 1:
+                done = max(done, end) + self._finishing(job, now)
+            heapq.heappush(free, done)
+            end = max(end, done)
+        return end
+
+    def _load(self, job: Job[W], views: int, now: float) -> float:
+        """Seconds of one slot for what is left of a job up to that many views, and its answer."""
+        left = sum(self.costs.seconds(bucket, 1, now) for bucket in job.buckets[job.handed : views])
+        decoding = self._decoding(job, now) if job.phase is Phase.WAITING else 0.0
+        return decoding + left + self._finishing(job, now)
+
+    def _decoding(self, job: Job[W], now: float) -> float:
+        return self.costs.stage_seconds("decode", job.model, job.pixels, now)
 
     def _leave_line(self, job: Job[W]) -> None:
         for place, entry in enumerate(self._line):
@@ -428,8 +495,8 @@ class Scheduler(Generic[W]):
     def _free_at(self, now: float) -> float:
         """When the first slot is free once all waiting mandatory work is placed."""
         free = self._slots_free(now)
-        for _, _, job in self._line:
-            self._placed(free, job, now)
+        for _ in self._laid_out(self._line, free, now):
+            pass
         return free[0]
 
     def _finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
