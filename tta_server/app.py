@@ -62,6 +62,7 @@ class Application:
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         cv2.setNumThreads(1)  # slots are the only parallelism; OpenCV's own threads would fight them
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of broken images our errors tell
         self.settings = settings
         self.metrics = Metrics()
         self.models = {model.name: model for model in models}

@@ -156,6 +156,8 @@ def _depth(image: Image.Image, name: str, data: bytes) -> int:
 
 
 def _orientation(image: Image.Image, name: str) -> int:
+    if name == "TIFF":  # Pillow and OpenCV turn it themselves
+        return 1
     if name == "PNG":  # getexif() would decode the pixels to look for a chunk behind them
         exif = Image.Exif()
         if isinstance(image.info.get("exif"), bytes):
@@ -196,6 +198,8 @@ def _decode_other(data: bytes, header: Header) -> Pixels:
 
 def _decode_pillow(data: bytes, name: str) -> Pixels:
     with Image.open(io.BytesIO(data), formats=[name]) as image:
+        image.load()
+        image.info.pop("transparency", None)  # alpha is dropped, and Pillow would warn about a palette's
         return np.asarray(image.convert("RGB"))
 
 

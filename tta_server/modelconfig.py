@@ -129,6 +129,8 @@ def _sentences(path: Path, error: ValidationError) -> list[str]:
         if mistake["type"] == "extra_forbidden":
             known = ", ".join(_known_keys(mistake["loc"][:-1]))
             sentences.append(f"{path}: unknown key {key}; known: {known}")
+        elif mistake["type"] == "invalid_key":
+            sentences.append(f"{path}: {key} is a key that is not text")
         elif mistake["type"] == "missing":
             sentences.append(f"{path}: {key} is missing")
         elif mistake["type"] == "value_error":

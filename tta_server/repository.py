@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from tta_server.backends import BACKENDS, Backend, Signature
@@ -49,7 +50,7 @@ class Model:
         size = self.preprocessing.size
         if size is None:
             return
-        fixed = None not in self.spatial
+        fixed = self.spatial != (None, None)
         if view.geometry.swaps and size.width != size.height and (fixed or self._letterboxed):
             raise InvalidInput(
                 f"view {view.name!r} swaps width and height, which this model's input of {size} does not take"
@@ -139,11 +140,18 @@ def _latest_version(folder: Path) -> str:
 def _policy(spec: str | list[Any], folder: Path, crops: bool) -> Policy:
     """A preset's name, an inline list, or the name of a YAML file beside tta.yaml that holds such a list."""
     if isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
-        if Path(spec).name != spec or not (folder / spec).is_file():
-            raise InvalidInput(f"there is no file {spec!r} beside tta.yaml")
-        views = yaml.safe_load((folder / spec).read_text("utf-8"))
+        views = _policy_file(folder, spec)
         return Policy(Path(spec).stem, read_policy(views, crops).views)
     return read_policy(spec, crops)
+
+
+def _policy_file(folder: Path, name: str) -> Any:
+    if Path(name).name != name or not (folder / name).is_file():
+        raise InvalidInput(f"there is no file {name!r} beside tta.yaml")
+    try:
+        return yaml.safe_load((folder / name).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInput(f"{name} is not a YAML file that can be read: {' '.join(str(error).split())}") from error
 
 
 def _preprocessing(config: InputConfig, signature: Signature) -> Preprocessing:
@@ -174,13 +182,18 @@ def _check_signature(config: InputConfig, signature: Signature) -> None:
             f"input.color {config.color} with layout {config.layout} needs {channels} channels; "
             f"the model file has {signature.shape[axis]}"
         )
+    if signature.dtype == np.uint8 and (unused := config.model_fields_set & {"scale", "mean", "std"}):
+        raise ConfigError(
+            f"input.{min(unused)} would do nothing: the model file takes uint8, so pixels go in as they are"
+        )
     if signature.shape[0] not in (None, 1):
         raise ConfigError(f"the model file has a fixed batch of {signature.shape[0]}; it should be free, or 1")
     stated = spatial_axes(signature, config.layout)
-    if config.size == "free" and None not in stated:
+    if config.size == "free" and stated != (None, None):
         raise ConfigError(f"input.size is free, but the model file takes only {list(stated)}")
     if config.size != "free":
-        padded = [-(-side // config.multiple) * config.multiple for side in config.size]
+        multiple = 1 if config.resize == "letterbox" else config.multiple
+        padded = [-(-side // multiple) * multiple for side in config.size]
         if any(s not in (None, p) for s, p in zip(stated, padded, strict=True)):
             raise ConfigError(f"input.size is {list(config.size)}, but the model file takes {list(stated)}")
 

@@ -110,9 +110,11 @@ class Symmetries:
                 f"(its symmetries: {allowed})"
             )
         far = math.hypot(*view.geometry.offset)
+        enlarged = view.geometry.magnification * view.scale
         for what, found, limit in (
             ("rotation in degrees", rest, self.rotate),
-            ("zoom", view.geometry.magnification, self.zoom),
+            ("zoom", enlarged, self.zoom),
+            ("reduction", 1 / enlarged, self.zoom),
             ("shift in pixels", far, self.shift),
         ):
             if found > limit + 1e-9:

@@ -26,7 +26,7 @@ ANCHORS = {
 
 
 def _number(key: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= float(value) <= high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidInput(f"{key} takes a number from {low:g} to {high:g}, not {_shown(value)}")
     return float(value)
 
@@ -54,7 +54,7 @@ def _crop(key: str, value: Any) -> View:
     """A fraction, or {fraction, anchor} (which corner it touches) or {fraction, center} (in [0, 1])."""
     spec = value if isinstance(value, dict) else {"fraction": value}
     if unknown := set(spec) - {"fraction", "anchor", "center"}:
-        raise InvalidInput(f"{key} takes fraction, anchor or center, not {_shown(sorted(unknown)[0])}")
+        raise InvalidInput(f"{key} takes fraction, anchor or center, not {_shown(min(unknown, key=str))}")
     fraction = _number(f"{key}.fraction", spec.get("fraction"), 0.1, 1)
     if "center" in spec:
         x, y = _pair(f"{key}.center", spec["center"], 0, 1)
@@ -113,6 +113,7 @@ PRIMITIVES: dict[str, Callable[[str, Any], View]] = {
 BARE = ("identity", "hflip", "vflip", "rot90", "transpose", "antitranspose", "grayscale")
 """Primitives that may be written as a word alone; rot90 is then one turn."""
 
+MAX_STEPS = 32
 VIEW_KEYS = ("name", "steps", "border", "weight")
 
 
@@ -129,6 +130,8 @@ def read_view(spec: Any) -> View:
         options, steps = {}, spec
     view = View()
     steps = steps if isinstance(steps, list) else [steps]
+    if len(steps) > MAX_STEPS:
+        raise InvalidInput(f"a view has at most {MAX_STEPS} steps; this one has {len(steps)}")
     for step in steps:
         view = view.then(_read_step(step))
     if view.geometry.magnification < 1 - 1e-9:
@@ -221,6 +224,8 @@ def read_views(spec: Any) -> tuple[View, ...]:
                 views += read_random(entry)
             else:
                 views.append(read_view(entry))
+            if len(views) > MAX_VIEWS:
+                raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; with this one there are {len(views)}")
         except InvalidInput as mistake:
             raise InvalidInput(f"view {number}: {mistake}") from None
     return tuple(views)

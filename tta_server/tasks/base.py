@@ -65,10 +65,10 @@ class Task(Protocol[P]):
         """Raises ConfigError, saying what was found and expected, unless a run's outputs are this task's."""
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> P:
-        """Row `row` of a batch's outputs as a prediction; NaN stays NaN."""
+        """Row `row` of a batch's outputs as a prediction; NaN and infinities stay."""
 
     def is_sound(self, prediction: P) -> bool:
-        """False where it holds NaN."""
+        """False where it holds NaN or +inf; -inf, a class ruled out, is fine."""
 
     def accumulator(self, merge: str, wanted: Wanted) -> Accumulator[P]: ...
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tta_server.errors import ConfigError
 from tta_server.preprocessing import Placement
 from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
-from tta_server.tasks.merging import KINDS, MERGES, ScoreAccumulator
+from tta_server.tasks.merging import KINDS, MERGES, ScoreAccumulator, is_finite
 
 Scores = NDArray[np.float32]
 """(C,): raw scores of one view, or merged probabilities."""
@@ -39,7 +39,7 @@ class Classification:
         return scores
 
     def is_sound(self, prediction: Scores) -> bool:
-        return not bool(np.isnan(prediction).any())
+        return is_finite(prediction)
 
     def accumulator(self, merge: str, wanted: Wanted) -> ScoreAccumulator:
         return ScoreAccumulator(MERGES[merge], self._kind)

@@ -37,6 +37,11 @@ def unit_sum(values: Floats) -> Floats:
     return shares
 
 
+def is_finite(z: Floats) -> bool:
+    """Whether each vector's or pixel's largest score is a number: -inf rules a class out, NaN and +inf spoil all."""
+    return bool(np.isfinite(z.max(axis=0)).all())
+
+
 def same(values: Floats) -> Floats:
     return values
 
@@ -120,4 +125,4 @@ class ScoreAccumulator:
         if self._merge.takes_maximum:
             return self._merge.finish(self._total)
         mean = self._merge.finish(np.divide(self._total, np.maximum(self._weight, TINY), dtype=np.float32))
-        return unit_sum(mean) if self._by_class else mean
+        return unit_sum(mean * (self._weight > 0)) if self._by_class else mean

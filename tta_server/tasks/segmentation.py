@@ -16,12 +16,15 @@ from tta_server.geometry import Affine, Size
 from tta_server.preprocessing import Placement
 from tta_server.resampling import sample
 from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
-from tta_server.tasks.merging import KINDS, MERGES, Kind, ScoreAccumulator
+from tta_server.tasks.merging import KINDS, MERGES, Kind, ScoreAccumulator, is_finite
 from tta_server.views import Border, Weight
 
 Floats = NDArray[np.float32]
 STRIP = 128
 """Rows of the image that are enlarged at a time."""
+
+EDGE = 1e-4
+"""Cells by which rounding may put a point outside the frame that it lies on the edge of."""
 
 PALETTE = (
     (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
@@ -88,10 +91,10 @@ class Segmentation:
         stride = tensor.width / scores.shape[2], tensor.height / scores.shape[1]
         to_scores, grid = _undo(placement, scene.plain, stride)
         moved: Floats = sample(scores, to_scores, grid, Border.REPLICATE)  # type: ignore[assignment]
-        return Maps(moved, _coverage(placement, to_scores, grid, stride), stride=stride)
+        return Maps(moved, _coverage(placement, scene.plain, to_scores, grid, stride), stride=stride)
 
     def is_sound(self, prediction: Maps) -> bool:
-        return not bool(np.isnan(prediction.scores).any())
+        return is_finite(prediction.scores)
 
     def accumulator(self, merge: str, wanted: Wanted) -> MapAccumulator:
         votes = "agreement" in wanted.include
@@ -151,27 +154,27 @@ def _undo(placement: Placement, plain: Placement, stride: tuple[float, float]) -
     return to_scores, grid
 
 
-def _coverage(placement: Placement, to_scores: Affine, grid: Size, stride: tuple[float, float]) -> Floats | None:
-    """1 where a grid cell's centre lies inside the view's frame, else 0; None where all do."""
-    left, top = placement.inset[0] / stride[0], placement.inset[1] / stride[1]
-    right, bottom = left + placement.frame.width / stride[0], top + placement.frame.height / stride[1]
-    if _all_inside(to_scores, grid, (left, top, right, bottom)):
-        return None
-    x = np.arange(0.5, grid.width, dtype=np.float32)
-    y = np.arange(0.5, grid.height, dtype=np.float32)[:, None]
-    u = np.float32(to_scores.xx) * x + (np.float32(to_scores.xy) * y + np.float32(to_scores.tx))
+def _coverage(
+    placement: Placement, plain: Placement, to_scores: Affine, grid: Size, stride: tuple[float, float]
+) -> Floats | None:
+    """1 where a grid cell's centre lies inside the view's frame, else 0; None where all do.
+
+    A last cell that reaches beyond the plain frame is judged by the frame's edge.
+    """
+    x = np.minimum(np.arange(0.5, grid.width, dtype=np.float32), np.float32(plain.frame.width / stride[0]))
+    y = np.minimum(np.arange(0.5, grid.height, dtype=np.float32), np.float32(plain.frame.height / stride[1]))
+    left, top = placement.inset[0] / stride[0] - EDGE, placement.inset[1] / stride[1] - EDGE
+    right = left + placement.frame.width / stride[0] + 2 * EDGE
+    bottom = top + placement.frame.height / stride[1] + 2 * EDGE
+    corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
+    if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
+        return None  # what lies between them lies inside too
+    m = [np.float32(v) for v in (to_scores.xx, to_scores.xy, to_scores.tx, to_scores.yx, to_scores.yy, to_scores.ty)]
+    u = m[0] * x + (m[1] * y[:, None] + m[2])
     seen = (u >= left) & (u <= right)
-    v = np.float32(to_scores.yx) * x + (np.float32(to_scores.yy) * y + np.float32(to_scores.ty))
+    v = m[3] * x + (m[4] * y[:, None] + m[5])
     seen &= (v >= top) & (v <= bottom)
     return seen.astype(np.float32)
-
-
-def _all_inside(m: Affine, grid: Size, box: tuple[float, float, float, float]) -> bool:
-    """Whether the outermost cell centres, and with them all, land inside the box."""
-    w, h = grid.width - 0.5, grid.height - 0.5
-    u, v = m.apply(np.array([(0.5, 0.5), (w, 0.5), (0.5, h), (w, h)])).T
-    left, top, right, bottom = box
-    return bool(u.min() >= left and u.max() <= right and v.min() >= top and v.max() <= bottom)
 
 
 def _enlarged(maps: Floats, stride: tuple[float, float], scene: Scene) -> Iterator[tuple[slice, Floats]]:
