@@ -105,9 +105,10 @@ def read_options(options: Mapping[str, Any]) -> Options:
     if unknown := [key for key in options if key not in known]:
         raise InvalidInput(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
     policy, include = options.get("policy"), options.get("include", ())
+    names = include.split(",") if isinstance(include, str) else include
     changed: dict[str, Any] = {
         "policy": policy if policy is None or isinstance(policy, str) else json.dumps(list(policy)),
-        "include": frozenset(filter(None, include.split(",")) if isinstance(include, str) else include),
+        "include": frozenset(name.strip() for name in names if name.strip()),
     }
     return Options(**{**options, **changed})
 

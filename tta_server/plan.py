@@ -75,10 +75,10 @@ def make_plan(model: Model, options: Options) -> Plan:
     config = model.config
     policy = _policy(model, options.policy)
     views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
-    merge = options.merge or config.merge
+    merge = config.merge if options.merge is None else options.merge
     if merge not in model.task.merges:
         raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
-    stop = options.stop or config.stop
+    stop = config.stop if options.stop is None else options.stop
     if stop not in STOP_RULES:
         raise InvalidInput(f"unknown stop {stop[:64]!r}; known: {', '.join(STOP_RULES)}")
     if unknown := sorted(options.include - set(model.task.includes)):

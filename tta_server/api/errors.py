@@ -25,17 +25,17 @@ STATUS: dict[Code, int] = {
 PLAIN_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def error_response(error: TTAError, request_id: str) -> JSONResponse:
+def error_response(error: TTAError) -> JSONResponse:
     """`{"error", "code"}`; for Overloaded also when to come back."""
     body: dict[str, Any] = {"error": str(error), "code": error.code}
-    headers = {"X-Request-Id": request_id}
+    headers = {}
     if isinstance(error, Overloaded):
         body["retry_after_ms"] = math.ceil(error.retry_after * 1e3)
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     return JSONResponse(body, STATUS[error.code], headers)
 
 
-def plain_response(status: int, sentence: str, request_id: str) -> JSONResponse:
+def plain_response(status: int, sentence: str) -> JSONResponse:
     """For what the web framework refuses itself: unknown paths, wrong methods."""
     body = {"error": sentence, "code": PLAIN_CODES.get(status, "invalid_input" if status < 500 else "internal")}
-    return JSONResponse(body, status, {"X-Request-Id": request_id})
+    return JSONResponse(body, status)

@@ -9,9 +9,11 @@ import uuid
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server import __version__
 from tta_server.answer import Answer
@@ -30,16 +32,35 @@ PREDICT = "/v1/models/{name}/predict"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
+class RequestIds:
+    """Every answer carries the client's own `X-Request-Id` if it is sane, else a new one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        name = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = name
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", name.encode())]}
+            await send(message)
+
+        await self._app(scope, receive, stamped)
+
+
 def request_id(request: Request) -> str:
-    """The client's own `X-Request-Id` if it is sane, else a new one; the same for a request's whole life."""
-    if not hasattr(request.state, "request_id"):
-        given = request.headers.get("x-request-id", "")
-        request.state.request_id = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
     return str(request.state.request_id)
 
 
 def create_app(application: Application) -> FastAPI:
     app = FastAPI(title="tta-server", version=__version__, description=DESCRIPTION)
+    app.add_middleware(RequestIds)
     door = Door(application)
     app.add_exception_handler(TTAError, door.failed)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, door.refused)  # type: ignore[arg-type]
@@ -123,17 +144,19 @@ class Door:
         known = name if name in self._predictor.models else ""
         self._application.metrics.error(known, error.code)
         _log_error(request, STATUS[error.code], error.code, str(error))
-        return error_response(error, request_id(request))
+        return error_response(error)
 
     async def refused(self, request: Request, error: HTTPException) -> JSONResponse:
         sentence = f"{request.method} {request.url.path[:128]} is not known here; see /docs"
         _log_error(request, error.status_code, "refused", sentence)
-        return plain_response(error.status_code, sentence, request_id(request))
+        return plain_response(error.status_code, sentence)
 
     async def broken(self, request: Request, error: Exception) -> JSONResponse:
         sentence = "something went wrong here that is not your fault; the log has it under this request id"
         _log_error(request, 500, "internal", repr(error))
-        return plain_response(500, sentence, request_id(request))
+        response = plain_response(500, sentence)
+        response.headers["X-Request-Id"] = request_id(request)  # this one is answered outside RequestIds
+        return response
 
 
 async def _disconnected(request: Request) -> None:
@@ -146,7 +169,6 @@ def _respond(request: Request, answer: Answer) -> Response:
     receipt = answer.receipt
     timing = ", ".join(f"{stage};dur={ms}" for stage, ms in receipt.stages_ms.items())
     headers = {
-        "X-Request-Id": receipt.request_id,
         "Server-Timing": f"{timing}, total;dur={receipt.elapsed_ms}",
     }
     if "image/png" in request.headers.get("accept", ""):
