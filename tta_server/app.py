@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import fields
@@ -131,7 +132,7 @@ class LoadedModel:
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
         """As `predict`, without waiting: for several images at a time."""
         data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        return self._app.predictor.submit(self._name, data, read_options(options), "python").future
+        return self._app.predictor.submit(self._name, data, read_options(options), uuid.uuid4().hex).future
 
     @property
     def model(self) -> Model:
