@@ -6,6 +6,7 @@ Pure: time is an argument.
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from math import ceil
 from typing import NamedTuple
 
 MARGIN = 1.3
@@ -54,7 +55,7 @@ class Track:
         insort(self._sorted, seconds)
         self._last = now
         if len(self._sorted) >= ENOUGH:
-            self._high = self._sorted[int(0.95 * (len(self._sorted) - 1))]
+            self._high = self._sorted[ceil(0.95 * len(self._sorted)) - 1]
 
     def estimate(self, now: float) -> float:
         if self._high == self.warm:

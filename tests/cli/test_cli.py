@@ -1,0 +1,256 @@
+"""The command line: what it prints, what it exits with, and that every mistake is one sentence."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests import pictures, references
+from tests.references import MODELS
+from tests.serving import Server, command, models_folder
+from tta_server import __version__
+from tta_server.cli.main import cli
+
+COMMANDS = ["serve", "predict", "views", "models", "policies"]
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(pictures.jpeg(seed=1))
+    return path
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The real command in its own process, on a terminal of 200 columns."""
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=environment)
+
+
+def check_mistake(done: subprocess.CompletedProcess[str]) -> str:
+    """Exit status 2 and one sentence."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    return sentence
+
+
+# ---- predict ----
+
+
+def test_predict_prints_a_table(photo: Path) -> None:
+    done = run("predict", str(photo), "--model", "clothing", "--top-k", "2")
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8" in done.stdout
+    assert "all_views" in done.stdout
+    best = int(references.clothing(pictures.opened(photo.read_bytes())).argmax())
+    assert references.CLOTHING[best] in done.stdout
+
+
+def test_predict_prints_json_that_is_the_answer(photo: Path) -> None:
+    done = run("predict", str(photo), "--model", "clothing", "--policy", "plain", "--top-k", "10", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["image"] == str(photo)
+    expected = references.clothing(pictures.opened(photo.read_bytes()))
+    said = {entry["index"]: entry["probability"] for entry in told["prediction"]["top"]}
+    assert [said[k] for k in range(10)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_predict_goes_on_after_a_broken_image_and_exits_with_1(photo: Path, tmp_path: Path) -> None:
+    broken, other = tmp_path / "broken.jpg", tmp_path / "other.png"
+    broken.write_bytes(b"no image")
+    other.write_bytes(pictures.png(seed=2))
+    done = run("predict", str(photo), str(broken), str(other), "--model", "clothing", "--json")
+    assert done.returncode == 1
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(photo), str(other)]
+    assert f"{broken}: the body is not an image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_says_how_much_of_a_mask_each_class_has(tmp_path: Path) -> None:
+    path = tmp_path / "cells.png"
+    path.write_bytes(pictures.encoded(pictures.nuclei()))
+    done = run("predict", str(path), "--model", "nuclei", "--policy", "plain")
+    assert done.returncode == 0, done.stderr
+    assert "background" in done.stdout
+    assert "%" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--policy", "nope"], "unknown policy 'nope'"),
+        (["--policy", '["identity", "vflip"]'], "symmetries: hflip"),
+        (["--merge", "median"], "unknown merge 'median'"),
+        (["--budget-ms", "99999"], "budget_ms takes"),
+    ],
+)
+def test_predict_with_a_wrong_option_says_what_is_allowed(photo: Path, arguments: list[str], told: str) -> None:
+    done = run("predict", str(photo), "--model", "clothing", *arguments)
+    assert done.returncode in (1, 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_model_names_those_that_are_there(photo: Path) -> None:
+    assert "found: cifar10, clothing, nuclei" in check_mistake(run("predict", str(photo), "--model", "none"))
+
+
+def test_a_missing_image_is_a_usage_error() -> None:
+    done = run("predict", "/none.jpg", "--model", "clothing")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+
+
+# ---- views ----
+
+
+@pytest.mark.parametrize("model", ["clothing", "nuclei"])
+def test_views_writes_a_picture(tmp_path: Path, model: str) -> None:
+    path, out = tmp_path / "in.img", tmp_path / "sheet.png"
+    path.write_bytes(pictures.jpeg() if model == "clothing" else pictures.encoded(pictures.nuclei()))
+    done = run("views", str(path), "--model", model, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as sheet:
+        assert sheet.format == "PNG"
+        assert f"{sheet.width}x{sheet.height}" in done.stdout
+        assert len(sheet.convert("RGB").getcolors(1 << 24) or ()) > 100
+
+
+def test_views_of_a_broken_image_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(pictures.png()[:100])
+    out = tmp_path / "sheet.png"
+    check_mistake(run("views", str(path), "--model", "clothing", "--out", str(out)))
+    assert not out.exists()
+
+
+# ---- lists and help ----
+
+
+def test_models_are_listed() -> None:
+    done = run("models")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("cifar10", "clothing", "nuclei", "segmentation", "any size"))
+
+
+def test_models_are_listed_as_json() -> None:
+    found = json.loads(run("models", "--json").stdout)
+    assert [model["name"] for model in found] == ["cifar10", "clothing", "nuclei"]
+
+
+def test_policies_are_listed() -> None:
+    done = CliRunner().invoke(cli, ["policies"])
+    assert done.exit_code == 0
+    assert "ten_crop" in done.stdout
+    told = json.loads(CliRunner().invoke(cli, ["policies", "--json"]).stdout)
+    assert {"d4", "hflip"} <= {preset["name"] for preset in told["presets"]}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = CliRunner().invoke(cli, [name, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert "--help" in done.stdout
+
+
+def test_help_lists_every_command() -> None:
+    done = CliRunner().invoke(cli, ["--help"])
+    assert done.exit_code == 0
+    assert all(name in done.stdout for name in COMMANDS)
+    assert __version__ in CliRunner().invoke(cli, ["--version"]).stdout
+
+
+def test_every_serve_option_shows_its_variable() -> None:
+    told = CliRunner().invoke(cli, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    for variable in ("MODELS", "HOST", "PORT", "SLOTS", "MAX_BYTES", "MAX_PIXELS", "MAX_WAITING", "DRAIN_SECONDS"):
+        assert f"TTA_{variable}" in told
+
+
+# ---- serve ----
+
+
+def test_serve_takes_its_settings_from_the_environment(tmp_path: Path) -> None:
+    folder = models_folder(tmp_path, "cifar10")
+    env = {**os.environ, "TTA_PORT": "0", "TTA_MODELS": str(folder), "TTA_MAX_BYTES": "3000", "TTA_SLOTS": "1"}
+    with Server(env=env) as server, server.client() as client:
+        assert [model["name"] for model in client.get("/v1/models").json()["models"]] == ["cifar10"]
+        small, large = pictures.encoded(pictures.pixels(16, 16)), bytes(3001)
+        assert client.post("/v1/models/cifar10/predict", content=small).status_code == 200
+        assert client.post("/v1/models/cifar10/predict", content=large).status_code == 413
+        server.tell(signal.SIGINT)
+        assert server.exit_status() == 0
+
+
+def test_a_port_in_use_is_a_mistake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        sentence = check_mistake(run("serve", "--port", port, "--models", str(MODELS)))
+    assert port in sentence
+    assert "--port" in sentence
+
+
+BROKEN = {
+    "no yaml": "task: [",
+    "not keys": "hello",
+    "unknown key": "task: classification\nlabels: [a]\ncolour: red\n",
+    "unknown task": "task: divination\n",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_config_is_a_mistake_that_names_the_file(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").symlink_to(MODELS / "cifar10" / "1" / "model.onnx")
+    (folder / "tta.yaml").write_text(BROKEN[name])
+    assert str(folder / "tta.yaml") in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+def test_a_wrong_label_count_is_a_mistake_even_though_it_shows_only_when_warming(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").symlink_to(MODELS / "cifar10" / "1" / "model.onnx")
+    config = (MODELS / "cifar10" / "tta.yaml").read_text().replace("ship, truck]", "ship]")
+    (folder / "tta.yaml").write_text(config)
+    assert "9 labels" in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+def test_a_model_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(b"no model")
+    (folder / "tta.yaml").write_text((MODELS / "cifar10" / "tta.yaml").read_text())
+    assert "model.onnx" in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+@pytest.mark.parametrize("command_name", ["serve", "models"])
+def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str) -> None:
+    assert "holds no model" in check_mistake(run(command_name, "--models", str(tmp_path)))
+    assert "no such folder" in check_mistake(run(command_name, "--models", str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "99999"], ["--port", "-1"], ["--slots", "-1"], ["--max-bytes", "0"], ["--max-waiting", "0"]],
+    ids=" ".join,
+)
+def test_a_setting_out_of_range_is_a_mistake_that_names_it(arguments: list[str]) -> None:
+    assert arguments[0] in check_mistake(run("serve", *arguments))
+
+
+def test_an_unresolvable_host_is_a_mistake() -> None:
+    check_mistake(run("serve", "--host", "no such host", "--port", "0"))
+
+
+def test_the_ready_line_is_where_it_listens(server: Server) -> None:
+    assert httpx.get(server.url + "/livez").json() == {"status": "alive"}

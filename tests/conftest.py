@@ -1,0 +1,29 @@
+"""What all tests share: how laws are searched, and one server with the bundled models."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.references import MODELS
+from tests.serving import Server
+
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("laws")
+
+MAX_BYTES = 2_000_000
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """All bundled models on two slots; images of up to MAX_BYTES."""
+    with Server("--port", "0", "--slots", "2", "--models", str(MODELS), "--max-bytes", str(MAX_BYTES)) as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as http:
+        yield http

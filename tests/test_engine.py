@@ -1,0 +1,396 @@
+"""The engine with hand-written works and runners: whatever they do, each job is settled exactly once."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from tests.simulator import PIXELS, A, cost_model, linear
+from tta_server.engine import Engine
+from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded, TTAError
+from tta_server.metrics import Metrics
+from tta_server.scheduler import Bounds, Job, Outcome, Scheduler
+from tta_server.stopping import StopReason
+
+PATIENCE = 20
+"""Seconds after which a test gives up on what should have happened long ago."""
+
+
+def nothing() -> None:
+    pass
+
+
+class PaperWork:
+    """Remembers how often and how it was settled."""
+
+    def __init__(self, decode: Callable[[], None] = nothing) -> None:
+        self._decode = decode
+        self.done = threading.Event()
+        self.outcomes: list[StopReason | TTAError] = []
+
+    def decode(self) -> None:
+        self._decode()
+
+    def settle(self, outcome: StopReason | TTAError) -> None:
+        self.outcomes.append(outcome)
+        self.done.set()
+
+    @property
+    def outcome(self) -> StopReason | TTAError:
+        """Waits for it."""
+        assert self.done.wait(PATIENCE), "the job was never settled"
+        (outcome,) = self.outcomes
+        return outcome
+
+
+Items = Sequence[tuple[PaperWork, int]]
+
+
+def merged(items: Items) -> list[Outcome | StopReason]:
+    return [Outcome.MERGED] * len(items)
+
+
+class PaperRunner:
+    """Does with a batch what the test says."""
+
+    def __init__(self, behave: Callable[[Items], Sequence[Outcome | StopReason]]) -> None:
+        self.behave = behave
+
+    def run(self, items: Items) -> Sequence[Outcome | StopReason]:
+        return self.behave(items)
+
+
+Opener = Callable[..., Engine[PaperWork]]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opener]:
+    """Opens engines, and closes them when the test is over."""
+    engines: list[Engine[PaperWork]] = []
+
+    def open_one(
+        behave: Callable[[Items], Sequence[Outcome | StopReason]] = merged,
+        slots: int = 2,
+        view_ms: float = 1.0,
+        bounds: Bounds | None = None,
+    ) -> Engine[PaperWork]:
+        scheduler: Scheduler[PaperWork] = Scheduler(cost_model({A: linear(view_ms)}), slots, bounds or Bounds())
+        engine = Engine(scheduler, {"m": PaperRunner(behave)}, Metrics())
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield open_one
+    for engine in engines:
+        engine.drain(0)
+
+
+def job(work: PaperWork, views: int = 1, mandatory: int = 1, budget: float = 30.0) -> Job[PaperWork]:
+    return Job(work, "m", (A,) * views, mandatory, time.monotonic() + budget, PIXELS)
+
+
+# ---- laws ----
+
+
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_each_of_many_jobs_of_many_clients_is_settled_once(opened: Opener, slots: int) -> None:
+    engine = opened(slots=slots)
+    works = [PaperWork() for _ in range(200)]
+
+    def client(mine: list[PaperWork]) -> None:
+        for work in mine:
+            engine.submit(job(work, views=3))
+
+    clients = [threading.Thread(target=client, args=(works[k::5],)) for k in range(5)]
+    for thread in clients:
+        thread.start()
+    for thread in clients:
+        thread.join()
+    assert {work.outcome for work in works} == {StopReason.ALL_VIEWS}
+    engine.drain(PATIENCE)
+    assert all(len(work.outcomes) == 1 for work in works)
+
+
+def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
+    """Every third decode raises, every fifth batch raises, every seventh view is lost."""
+    count = 0
+    lock = threading.Lock()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        nonlocal count
+        with lock:
+            count += 1
+            number = count
+        if number % 5 == 0:
+            raise RuntimeError("a driver fell over")
+        return [Outcome.LOST if (number + k) % 7 == 0 else Outcome.MERGED for k in range(len(items))]
+
+    def broken() -> None:
+        raise InvalidInput("not an image")
+
+    engine = opened(behave)
+    works = [PaperWork(broken if k % 3 == 0 else nothing) for k in range(90)]
+    jobs = [job(work, views=4, mandatory=2) for work in works]
+    for number, one in enumerate(jobs):
+        engine.submit(one)
+        if number % 4 == 0:
+            engine.cancel(one)
+    outcomes = [work.outcome for work in works]
+    engine.drain(PATIENCE)
+    assert all(len(work.outcomes) == 1 for work in works)
+    assert all(isinstance(outcome, StopReason | TTAError) for outcome in outcomes)
+
+
+# ---- faults ----
+
+
+@pytest.mark.parametrize(
+    ("raised", "settled"),
+    [
+        (InvalidInput("broken"), InvalidInput),
+        (RuntimeError("secret /path"), BackendFailed),
+        (MemoryError(), BackendFailed),
+    ],
+)
+def test_a_decode_that_raises_fails_its_job_and_the_slot_goes_on(
+    opened: Opener, raised: Exception, settled: type[TTAError]
+) -> None:
+    def broken() -> None:
+        raise raised
+
+    engine = opened(slots=1)
+    bad, good = PaperWork(broken), PaperWork()
+    engine.submit(job(bad))
+    engine.submit(job(good))
+    assert isinstance(bad.outcome, settled)
+    assert "secret" not in str(bad.outcome)
+    assert good.outcome is StopReason.ALL_VIEWS
+
+
+@pytest.mark.parametrize("raised", [BackendFailed("it failed"), RuntimeError("secret /path"), ValueError("secret")])
+def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, raised: Exception) -> None:
+    first = True
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        nonlocal first
+        if first:
+            first = False
+            raise raised
+        return merged(items)
+
+    engine = opened(behave, slots=1)
+    bad, good = PaperWork(), PaperWork()
+    engine.submit(job(bad))
+    assert isinstance(bad.outcome, BackendFailed)
+    assert "secret" not in str(bad.outcome)
+    engine.submit(job(good))
+    assert good.outcome is StopReason.ALL_VIEWS
+
+
+def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(opened: Opener) -> None:
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        if any(view for _, view in items):
+            raise RuntimeError("no more")
+        return merged(items)
+
+    work = PaperWork()
+    opened(behave, slots=1, view_ms=50).submit(job(work, views=3))
+    assert work.outcome is StopReason.BACKEND_FAILED
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(0, BackendFailed), (2, StopReason)])
+def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
+    opened: Opener, lost: int, expected: type
+) -> None:
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        return [Outcome.LOST if view == lost else Outcome.MERGED for _, view in items]
+
+    work = PaperWork()
+    opened(behave).submit(job(work, views=3))
+    assert isinstance(work.outcome, expected)
+
+
+# ---- time ----
+
+
+def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Opener) -> None:
+    release = threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        if any(view for _, view in items):
+            release.wait(PATIENCE)
+        return merged(items)
+
+    work = PaperWork()
+    opened(behave, slots=1, view_ms=50).submit(job(work, views=3, budget=0.5))
+    try:
+        assert work.outcome is StopReason.DEADLINE
+    finally:
+        release.set()
+
+
+def test_a_job_whose_mandatory_view_is_stuck_fails_at_its_deadline(opened: Opener) -> None:
+    release = threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        release.wait(PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, slots=1)
+    work, later = PaperWork(), PaperWork()
+    engine.submit(job(work, budget=0.1))
+    try:
+        assert not isinstance(work.outcome, StopReason)
+    finally:
+        release.set()
+    engine.submit(job(later))
+    assert later.outcome is StopReason.ALL_VIEWS
+
+
+def test_all_slots_work_on_one_job(opened: Opener) -> None:
+    """Three slots meet in three views of one job, time after time, or the barrier breaks."""
+    meeting = threading.Barrier(3)
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        meeting.wait(5)
+        return merged(items)
+
+    engine = opened(behave, slots=3, view_ms=40)
+    for _ in range(10):
+        wide = PaperWork()
+        engine.submit(job(wide, views=3, mandatory=3))
+        assert wide.outcome is StopReason.ALL_VIEWS
+
+
+# ---- leaving ----
+
+
+def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        started.set()
+        release.wait(PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, slots=1)
+    work, other = PaperWork(), PaperWork()
+    leaving = job(work, views=5)
+    engine.submit(leaving)
+    assert started.wait(PATIENCE)
+    engine.cancel(leaving)
+    engine.cancel(leaving)
+    assert isinstance(work.outcome, Cancelled)
+    release.set()
+    engine.submit(job(other))
+    assert other.outcome is StopReason.ALL_VIEWS
+    assert len(work.outcomes) == 1
+
+
+def test_who_leaves_before_decoding_is_never_decoded(opened: Opener) -> None:
+    started, release, decoded = threading.Event(), threading.Event(), threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        started.set()
+        release.wait(PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, slots=1)
+    first, second = PaperWork(), PaperWork(decoded.set)
+    engine.submit(job(first))
+    assert started.wait(PATIENCE)
+    leaving = job(second)
+    engine.submit(leaving)
+    engine.cancel(leaving)
+    release.set()
+    assert first.outcome is StopReason.ALL_VIEWS
+    assert isinstance(second.outcome, Cancelled)
+    engine.drain(PATIENCE)
+    assert not decoded.is_set()
+
+
+# ---- closing ----
+
+
+def test_drain_refuses_new_jobs_and_finishes_the_admitted(opened: Opener) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        started.set()
+        release.wait(PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, slots=2)
+    works = [PaperWork() for _ in range(20)]
+    for work in works:
+        engine.submit(job(work))
+    assert started.wait(PATIENCE)
+    refused = threading.Event()
+
+    def knock() -> None:
+        """Submits until the engine says that it is closing, then lets the admitted views go on."""
+        while not refused.is_set():
+            extra = PaperWork()
+            try:
+                engine.submit(job(extra))
+            except NotReady:
+                refused.set()
+            except Overloaded:
+                continue
+            else:
+                works.append(extra)
+        release.set()
+
+    visitor = threading.Thread(target=knock)
+    visitor.start()
+    engine.drain(PATIENCE)
+    visitor.join()
+    assert {work.outcome for work in works} == {StopReason.ALL_VIEWS}
+    assert all(len(work.outcomes) == 1 for work in works)
+
+
+def test_drain_gives_up_on_what_is_stuck_and_tells_its_client(opened: Opener) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        started.set()
+        release.wait(PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, slots=1)
+    stuck, waiting = PaperWork(), PaperWork()
+    engine.submit(job(stuck))
+    engine.submit(job(waiting))
+    assert started.wait(PATIENCE)
+    engine.drain(0)
+    assert isinstance(stuck.outcome, NotReady)
+    assert isinstance(waiting.outcome, NotReady)
+    release.set()
+
+
+def test_drain_of_an_idle_engine_ends_at_once_and_twice_is_fine(opened: Opener) -> None:
+    engine = opened()
+    engine.drain(PATIENCE)
+    engine.drain(PATIENCE)
+    with pytest.raises(NotReady):
+        engine.submit(job(PaperWork()))
+
+
+def test_an_engine_that_was_never_started_drains() -> None:
+    scheduler: Scheduler[PaperWork] = Scheduler(cost_model({A: linear(1)}), 1)
+    engine = Engine(scheduler, {"m": PaperRunner(merged)}, Metrics())
+    engine.drain(0)
+
+
+def test_refusals_settle_nothing(opened: Opener) -> None:
+    engine = opened(bounds=Bounds(nbytes=1))
+    hasty, huge = PaperWork(), PaperWork()
+    with pytest.raises(InvalidInput):
+        engine.submit(job(hasty, budget=0.0001))
+    big = job(huge)
+    big.nbytes = 2
+    with pytest.raises(TTAError):
+        engine.submit(big)
+    engine.drain(PATIENCE)
+    assert hasty.outcomes == huge.outcomes == []

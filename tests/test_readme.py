@@ -1,0 +1,87 @@
+"""Every command and snippet of the README does what it says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.references import MODELS
+from tests.serving import Server
+from tta_server.repository import load_model
+from tta_server.tasks.merging import MERGES
+from tta_server.viewspec import PRIMITIVES
+
+ROOT = MODELS.parent
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder in which the README's paths exist and its commands may write."""
+    (tmp_path / "models").symlink_to(MODELS)
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="the README's commands need curl")
+@pytest.mark.parametrize("block", blocks("sh"), ids=range(len(blocks("sh"))))
+def test_commands_run(block: str, server: Server, checkout: Path) -> None:
+    script = block.replace("http://127.0.0.1:8000", server.url).replace(
+        ".venv/bin/tta-server", f"{sys.executable} -m tta_server"
+    )
+    command = ["bash", "-e", "-c", script.replace("curl ", "curl --silent --show-error ")]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert '"error"' not in done.stdout
+    if "curl" in block and "-o " not in block:
+        assert json.loads(done.stdout)["receipt"]["views"]
+    for name in re.findall(r"(?:-o|--out) (\S+)", block):
+        assert (checkout / name).stat().st_size > 100
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
+def test_python_runs(block: str, checkout: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", block], cwd=checkout, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "10"
+
+
+def test_the_answer_shown_has_the_fields_of_a_real_one(server: Server) -> None:
+    (shown,) = blocks("json")
+    with server.client() as http:
+        image = (MODELS / "clothing" / "sample.jpg").read_bytes()
+        real = http.post("/v1/models/clothing/predict", content=image).json()
+    example = json.loads(shown)
+    assert list(example) == list(real)
+    assert list(example["receipt"]) == list(real["receipt"])
+    assert example["prediction"]["top"][0]["label"] == real["prediction"]["top"][0]["label"]
+
+
+def test_the_yaml_shown_loads(tmp_path: Path) -> None:
+    (shown,) = blocks("yaml")
+    folder = tmp_path / "mine"
+    shutil.copytree(MODELS / "nuclei" / "1", folder / "1")
+    (folder / "tta.yaml").write_text(shown)
+    assert len(load_model(folder).policy.views) == 8
+
+
+def test_the_docs_name_every_primitive_and_merge() -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert not [name for name in (*PRIMITIVES, *MERGES) if f"`{name}`" not in text]
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+    dead = [
+        (page.name, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert not dead
