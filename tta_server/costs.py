@@ -98,9 +98,9 @@ class CostModel:
         """Upper estimate for a batch of n views. A bucket not met yet costs by its area."""
         tracks = self._tracks(bucket)
         if tracks is not None:
-            return _interpolated(tracks, n, now)
+            return tracks[n].estimate(now) if n in tracks else _interpolated(tracks, n, now)
         near = self._nearest(bucket)
-        return _interpolated(self._batches[near], n, now) * bucket.area / near.area
+        return self.seconds(near, n, now) * bucket.area / near.area
 
     def stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
         """Upper estimate for `decode` or `finish` of an image of that many pixels."""
@@ -123,8 +123,6 @@ class CostModel:
 
 def _interpolated(tracks: Mapping[int, Track], n: int, now: float) -> float:
     """Between measured batch sizes linear; beyond the largest, its cost per view."""
-    if n in tracks:
-        return tracks[n].estimate(now)
     below = max(k for k in tracks if k < n)
     low = tracks[below].estimate(now)
     above = min((k for k in tracks if k > n), default=None)

@@ -270,7 +270,7 @@ class Scheduler(Generic[W]):
     def _batch_seconds(self, items: Sequence[tuple[Job[W], int]], now: float) -> float:
         """Until its slot is free again: the batch, and then the answers that it may complete."""
         job, view = items[0]
-        answers = sum(self._finishing(job, now) for job in dict.fromkeys(job for job, _ in items))
+        answers = sum(self._finishing(job, now) for job in _jobs(items))
         return self.costs.seconds(job.buckets[view], len(items), now) + answers
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float) -> Batch[W]:
@@ -279,7 +279,7 @@ class Scheduler(Generic[W]):
         for job, _ in items:
             job.handed += 1
             job.running += 1
-        for job in dict.fromkeys(job for job, _ in items):
+        for job in _jobs(items):
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
@@ -321,7 +321,7 @@ class Scheduler(Generic[W]):
             job.mandatory_merged += view < job.mandatory
             if isinstance(outcome, StopReason) and job.answerable:
                 finished += self._finish(job, outcome)
-        for job in dict.fromkeys(job for job, _ in batch.items):
+        for job in _jobs(batch.items):
             if job in self._jobs and job.answerable:
                 finished += self._verdict(job, now)
         self._charge_finishing(batch.slot, finished, now)
@@ -507,3 +507,8 @@ class Scheduler(Generic[W]):
         self._leave_line(job)
         self._open.pop(job, None)
         return [Finished(job, outcome)]
+
+
+def _jobs(items: Sequence[tuple[Job[W], int]]) -> Iterable[Job[W]]:
+    """Those that have views in a batch, each once."""
+    return [items[0][0]] if len(items) == 1 else dict.fromkeys(job for job, _ in items)
