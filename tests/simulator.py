@@ -7,7 +7,8 @@ from itertools import count
 
 from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.scheduler import Batch, Bounds, Decode, Finished, Job, Outcome, Scheduler
+from tta_server.jobs import Batch, Bounds, Decode, Finished, Job, Outcome
+from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
 TOLERANCE = 1e-6

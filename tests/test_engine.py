@@ -9,8 +9,9 @@ import pytest
 from tests.simulator import PIXELS, A, cost_model, linear
 from tta_server.engine import Engine
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded, TTAError
+from tta_server.jobs import Bounds, Job, Outcome
 from tta_server.metrics import Metrics
-from tta_server.scheduler import Bounds, Job, Outcome, Scheduler
+from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
 PATIENCE = 20

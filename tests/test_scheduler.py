@@ -25,7 +25,8 @@ from tests.simulator import (
 )
 from tta_server.costs import Bucket
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
-from tta_server.scheduler import Batch, Bounds, Decode, Job, Outcome, Scheduler
+from tta_server.jobs import Batch, Bounds, Decode, Job, Outcome
+from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
 CPU = {A: linear(8), B: linear(15), C: linear(3)}

@@ -20,11 +20,12 @@ from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.images import Limits
+from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
 from tta_server.plan import Options
 from tta_server.predictor import Predictor
 from tta_server.repository import Model, find_models, load_model
-from tta_server.scheduler import Bounds, Scheduler
+from tta_server.scheduler import Scheduler
 from tta_server.warmup import warm_up
 from tta_server.work import ImageWork, ModelRunner
 

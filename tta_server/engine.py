@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.errors import BackendFailed, NotReady, TTAError
+from tta_server.jobs import Batch, Decode, Finished, Job, Outcome
 from tta_server.metrics import Metrics
-from tta_server.scheduler import Batch, Decode, Finished, Job, Outcome, Scheduler
+from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from tta_server.engine import Engine
 from tta_server.errors import InvalidInput, TooLarge, UnknownModel
 from tta_server.geometry import Size
 from tta_server.images import Limits, read_header
+from tta_server.jobs import Job
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_layout, make_plan
 from tta_server.repository import Model
-from tta_server.scheduler import Job
 from tta_server.work import ImageWork, Source
 
 Image = bytes | NDArray[np.uint8]

@@ -14,11 +14,11 @@ from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
+from tta_server.jobs import Outcome
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.preprocessing import Canvas
 from tta_server.repository import Model
-from tta_server.scheduler import Outcome
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs, Scene
 

@@ -1,0 +1,97 @@
+"""What a scheduler and its shell pass to one another: jobs, what a slot is to do, what is finished. Pure."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Generic, TypeVar
+
+from tta_server.costs import Bucket
+from tta_server.errors import TTAError
+from tta_server.stopping import StopReason
+
+W = TypeVar("W")
+
+
+class Phase(Enum):
+    WAITING = auto()
+    DECODING = auto()
+    READY = auto()
+
+
+class Outcome(Enum):
+    """What became of one view of a batch; a StopReason means merged, and no more views are needed."""
+
+    MERGED = auto()
+    LOST = auto()
+
+
+@dataclass(eq=False, slots=True)
+class Job(Generic[W]):
+    """One image of one request; `buckets` has one entry a view, in policy order. The rest is the scheduler's."""
+
+    work: W
+    model: str
+    buckets: tuple[Bucket, ...]
+    mandatory: int
+    deadline: float
+    pixels: int
+    nbytes: int = 0
+    phase: Phase = Phase.WAITING
+    handed: int = 0
+    running: int = 0
+    merged: int = 0
+    mandatory_merged: int = 0
+    lost: int = 0
+    load: float = 0.0
+    ready_at: float = 0.0
+    due_at: float = math.inf
+
+    @property
+    def next_bucket(self) -> Bucket:
+        return self.buckets[self.handed]
+
+    @property
+    def all_handed(self) -> bool:
+        return self.handed == len(self.buckets)
+
+    @property
+    def mandatory_handed(self) -> bool:
+        return self.handed >= self.mandatory
+
+    @property
+    def answerable(self) -> bool:
+        """True once every mandatory view is merged; optional ones may come back before them."""
+        return self.mandatory_merged >= self.mandatory
+
+
+@dataclass(frozen=True, slots=True)
+class Decode(Generic[W]):
+    """A slot decodes a job's image."""
+
+    slot: int
+    job: Job[W]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[W]):
+    """A slot runs views of one bucket: (job, index of the view) in order."""
+
+    slot: int
+    bucket: Bucket
+    items: tuple[tuple[Job[W], int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[W]):
+    """A job that is to be answered now: with what is merged and a reason, or with an error."""
+
+    job: Job[W]
+    outcome: StopReason | TTAError
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may wait in a pool."""
+
+    jobs: int = 1024
+    nbytes: int = 1_000_000_000
