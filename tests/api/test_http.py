@@ -407,3 +407,21 @@ def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
             assert client.get("/livez").status_code == 200
         server.tell(signal.SIGTERM)
         assert server.exit_status() == 0
+
+
+def test_every_example_of_the_docs_runs(client: httpx.Client) -> None:
+    predict = client.get("/openapi.json").json()["paths"]["/v1/models/{name}/predict"]["post"]
+    (name,) = (p["example"] for p in predict["parameters"] if p["in"] == "path")
+    shown = [(p["name"], value) for p in predict["parameters"] for value in p["schema"].get("examples", [])]
+    assert {key for key, _ in shown} >= {"budget_ms", "policy", "include"}
+    for key, value in shown:
+        response = client.post(f"/v1/models/{name}/predict", content=pictures.png(), params={key: value})
+        assert response.status_code == 200, (key, value, response.text)
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert assets
+    for asset in assets:
+        assert client.get(asset).status_code == 200, asset

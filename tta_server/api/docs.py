@@ -44,17 +44,17 @@ EXAMPLE = {
     "model": "clothing",
     "version": "1",
     "task": "classification",
-    "prediction": {"top": [{"label": "dress", "index": 0, "probability": 0.7287}]},
+    "prediction": {"top": [{"label": "t-shirt", "index": 9, "probability": 0.9319561123847961}]},
     "receipt": {
         "views": [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0}],
         "planned": 2,
         "merge": "mean_probabilities",
         "stop_reason": "all_views",
         "budget_ms": 200.0,
-        "elapsed_ms": 7.3,
-        "stages_ms": {"decode": 1.2, "prepare": 0.3, "queue": 0.2, "infer": 5.1, "merge": 0.1},
-        "policy": {"name": "hflip", "version": "1", "digest": "sha256:ff94..."},
-        "request_id": "5ae1a5f0b1d34c0f9c6f1e2b8f3f0c11",
+        "elapsed_ms": 7.656,
+        "stages_ms": {"decode": 3.037, "prepare": 0.121, "queue": 0.142, "infer": 6.392, "merge": 0.106},
+        "policy": {"name": "inline", "version": "1", "digest": "sha256:ef1f119c..."},
+        "request_id": "16a5cd7037ce474caa30bd40edd812b0",
     },
 }
 
@@ -79,8 +79,6 @@ PREDICT_DOCS: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/octet-stream": BINARY,
-            "image/*": BINARY,
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -88,6 +86,8 @@ PREDICT_DOCS: dict[str, Any] = {
                     "properties": {"image": {"type": "string", "format": "binary"}},
                 }
             },
+            "application/octet-stream": BINARY,
+            "image/*": BINARY,
         },
     },
     "responses": {

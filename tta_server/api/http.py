@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -60,7 +61,7 @@ def request_id(request: Request) -> str:
 
 
 def create_app(application: Application) -> FastAPI:
-    app = FastAPI(title="tta-server", version=__version__, description=DESCRIPTION)
+    app = FastAPIOffline(redoc_url=None, title="tta-server", version=__version__, description=DESCRIPTION)
     app.add_middleware(RequestIds)
     door = Door(application)
     app.add_exception_handler(TTAError, door.failed)  # type: ignore[arg-type]

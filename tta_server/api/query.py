@@ -63,14 +63,23 @@ def _sentence(error: ValidationError) -> str:
 
 def openapi_parameters() -> list[dict[str, Any]]:
     """The query as OpenAPI lists it."""
-    schema = PredictQuery.model_json_schema()
+    properties = PredictQuery.model_json_schema()["properties"]
     return [
         {
             "name": name,
             "in": "query",
             "required": False,
-            "description": prop.get("description", ""),
-            "schema": {k: v for k, v in prop.items() if k not in ("title", "description")},
+            "description": found["description"],
+            "schema": _without_null(found),
         }
-        for name, prop in schema["properties"].items()
+        for name, found in properties.items()
     ]
+
+
+def _without_null(found: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's own schema: one that is left out is null in Python, but nobody can send null in a query."""
+    schema = {key: found[key] for key in found if key not in ("title", "description", "anyOf", "default")}
+    if found.get("default") not in (None, ""):
+        schema["default"] = found["default"]
+    kinds = [kind for kind in found.get("anyOf", []) if kind != {"type": "null"}]
+    return schema | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
