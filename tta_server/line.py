@@ -129,10 +129,16 @@ class Line(Generic[W]):
         first = min(deadline, self._entries[0][0]) if self._entries else deadline
         return start + self._load + more <= first
 
-    def lateness(self, free: list[float], beside: Job[W], now: float) -> float:
-        """By how many seconds somebody but `beside` would miss on slots that are `free` then; at most 0 if nobody."""
-        others = (job for job in self if job is not beside)
-        return max((end - job.deadline for job, end in self._laid_out(others, free, now)), default=-math.inf)
+    def is_delayed(self, slots: Slots, lead: float, beside: Job[W], now: float) -> bool:
+        """Whether somebody but `beside` would miss if the slot that is free first were busy for `lead` before, and
+        would not miss otherwise."""
+        others = [job for job in self if job is not beside]
+        after = self._laid_out(others, slots.free(now, lead), now)
+        missing = [(job, end) for job, end in after if end > job.deadline + EPSILON]
+        if not missing:
+            return False
+        before = dict(self._laid_out(others, slots.free(now), now))
+        return any(before[job] <= job.deadline + EPSILON for job, _ in missing)
 
     def refusal(self, job: Job[W], slots: Slots, now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.

@@ -17,7 +17,7 @@ ENLARGED = 1 / 0.875
 def _windows(crops: bool) -> dict[str, list[object]]:
     """Name -> steps: plain, then the windows at the centre (where it is not the plain one) and the corners."""
     enlarge: list[object] = [] if crops else [{"scale": ENLARGED}]
-    center = {} if crops else {"center": enlarge}
+    center = {} if crops else {"center": [*enlarge, {"window": "center"}]}
     return {"plain": ["identity"], **center, **{c: [*enlarge, {"window": c}] for c in CORNERS}}
 
 

@@ -157,14 +157,16 @@ class Preprocessing:
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
         return _scaled(image, fit)
 
-    def window(self, canvas: Size, anchor: tuple[float, float]) -> tuple[tuple[int, int], Size]:
-        """(left, top) and size of the window on a canvas; the centre is rounded as torchvision does."""
-        if self.size is None:
-            return (0, 0), canvas
-        size = Size(min(canvas.width, self.size.width), min(canvas.height, self.size.height))
-        left = round((canvas.width - size.width) * anchor[0])
-        top = round((canvas.height - size.height) * anchor[1])
-        return (left, top), size
+    def window(self, canvas: Size, anchor: tuple[float, float] | None, plain: Size) -> tuple[tuple[int, int], Size]:
+        """(left, top) and size of the window on a canvas; `plain` is the plain view's canvas.
+
+        The centre is rounded as torchvision does. A model of free size sees the whole canvas, unless a window of the
+        plain view's size is asked for.
+        """
+        most = self.size or (canvas if anchor is None else plain)
+        size = Size(min(canvas.width, most.width), min(canvas.height, most.height))
+        x, y = anchor or (0.5, 0.5)
+        return (round((canvas.width - size.width) * x), round((canvas.height - size.height) * y)), size
 
     def tensor_size(self, frame: Size) -> Size:
         """What the model is given for a frame: letterbox bars or padding to the multiple included."""
@@ -181,7 +183,7 @@ class Preprocessing:
         """Raises TooLarge for an image whose canvas or input would be too large, before it is decoded."""
         for scale in {view.scale for view in views}:
             canvas = self.canvas_size(image, scale)
-            padded = self.tensor_size(self.window(canvas, (0.5, 0.5))[1])
+            padded = self.tensor_size(self.window(canvas, None, canvas)[1])
             if max(canvas.area, padded.area) > limits.canvas_pixels or max(canvas) > limits.canvas_side:
                 raise TooLarge(
                     f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
@@ -278,13 +280,13 @@ def _place(
     prep: Preprocessing,
     geometry: Geometry,
     scale: float,
-    anchor: tuple[float, float],
+    anchor: tuple[float, float] | None,
     image: Size,
 ) -> Placement:
     canvas = prep.canvas_size(image, scale)
-    (left, top), window = prep.window(canvas, anchor)
     plain_canvas = prep.canvas_size(image)
-    (plain_left, plain_top), _ = prep.window(plain_canvas, (0.5, 0.5))
+    (left, top), window = prep.window(canvas, anchor, plain_canvas)
+    (plain_left, plain_top), _ = prep.window(plain_canvas, None, plain_canvas)
     to_frame = Affine.shift(-left, -top).then(geometry.at(window))
     to_canvas = to_frame.inverse()
     to_plain = to_canvas.then(

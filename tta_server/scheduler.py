@@ -23,6 +23,8 @@ from tta_server.line import EPSILON, Line, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
+CANDIDATES = 3
+"""How many jobs behind one that is being decoded a slot looks at: each look lays out the whole line."""
 
 
 class Scheduler(Generic[W]):
@@ -108,17 +110,18 @@ class Scheduler(Generic[W]):
         While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it.
         """
         self._slots.release(slot)
-        passed = False
+        decoding, tried = False, 0
         for job in self._line:
             if job.phase is Phase.DECODING:
-                passed = True
-            elif job.phase is Phase.WAITING:
-                if not passed or self._spare(self._prices.decoding(job, now), job, now):
-                    return self._decode(slot, job, now)
-            else:
-                items = self._fill(job, now)
-                if not passed or self._spare(self._prices.batch(items, now), job, now):
-                    return self._run(slot, items, now)
+                decoding = True
+                continue
+            items = self._fill(job, now) if job.phase is Phase.READY else []
+            lead = self._prices.batch(items, now) if items else self._prices.decoding(job, now)
+            if not decoding or self._spare(lead, job, now):
+                return self._run(slot, items, now) if items else self._decode(slot, job, now)
+            tried += 1
+            if tried == CANDIDATES:
+                return None
         return self._optional(slot, now)
 
     def _optional(self, slot: int, now: float) -> Batch[W] | None:
@@ -170,10 +173,10 @@ class Scheduler(Generic[W]):
         return self._spare(lead, items[0][0], now)
 
     def _spare(self, lead: float, beside: Job[W], now: float) -> bool:
-        """Whether a free slot may be busy for `lead` with one job, and nobody else in the line be late."""
+        """Whether a free slot may be busy for `lead` with one job, and nobody else in the line be late by that."""
         if self._line.is_relaxed(self._slots.all_free(now), lead):
             return True
-        return self._line.lateness(self._slots.free(now, lead), beside, now) <= EPSILON
+        return not self._line.is_delayed(self._slots, lead, beside, now)
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float) -> Batch[W]:
         self._slots.take(slot, now + self._prices.batch(items, now))

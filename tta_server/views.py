@@ -30,8 +30,8 @@ class Border(StrEnum):
 class View:
     """One deterministic way to look at an image.
 
-    `scale` resizes the content before the window is cut; `anchor` says where on the canvas the window lies:
-    (0, 0) its top left corner, (0.5, 0.5) where preprocessing cuts it, (1, 1) bottom right.
+    `scale` resizes the content before the window is cut. `anchor` cuts a window of the plain view's size: at (0, 0) in
+    the canvas's top left corner, at (0.5, 0.5) in its middle; None leaves the window to preprocessing.
     `weight` is what its prediction counts in the merge, one number or one for each class.
     """
 
@@ -40,12 +40,13 @@ class View:
     color: ColorMap = color.IDENTITY
     border: Border = Border.REFLECT101
     scale: float = 1.0
-    anchor: tuple[float, float] = (0.5, 0.5)
+    anchor: tuple[float, float] | None = None
     weight: Weight = 1.0
 
     @property
     def is_plain(self) -> bool:
-        return replace(self, name="plain", border=Border.REFLECT101, weight=1.0) == View()
+        anchor = None if self.anchor == (0.5, 0.5) else self.anchor
+        return replace(self, name="plain", border=Border.REFLECT101, weight=1.0, anchor=anchor) == View()
 
     def then(self, after: "View") -> "View":
         """First this, then `after`; name, border and weight stay."""
@@ -54,7 +55,7 @@ class View:
             geometry=self.geometry.then(after.geometry),
             color=self.color.then(after.color),
             scale=self.scale * after.scale,
-            anchor=after.anchor if self.anchor == (0.5, 0.5) else self.anchor,
+            anchor=self.anchor if after.anchor is None else after.anchor,
         )
 
 

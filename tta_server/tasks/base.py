@@ -1,7 +1,7 @@
 """The task seam: what a model's outputs mean, how they are moved back, merged and shown."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -51,7 +51,6 @@ class Answered:
     prediction: dict[str, Any]
     views: Sequence[dict[str, Any]] = ()
     picture: bytes | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Task(Protocol[P]):
@@ -60,6 +59,7 @@ class Task(Protocol[P]):
     name: str
     merges: Sequence[str]
     includes: Sequence[str]
+    has_picture: bool
 
     def check(self, outputs: Outputs) -> None:
         """Raises ConfigError, saying what was found and expected, unless a run's outputs are this task's."""
@@ -72,7 +72,13 @@ class Task(Protocol[P]):
 
     def accumulator(self, merge: str, wanted: Wanted) -> Accumulator[P]: ...
 
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        """Whether each view's own result is told, and so kept until the answer."""
+
     def remark(self, prediction: P) -> Any:
-        """What is kept of one view for `include=views`: small."""
+        """What is kept of one view where `keeps_remarks`."""
+
+    def remark_bytes(self, plain: Placement) -> int:
+        """How large a remark is."""
 
     def answer(self, merged: P, remarks: Sequence[Any], scene: Scene, wanted: Wanted) -> Answered: ...

@@ -19,6 +19,7 @@ class Classification:
     name = "classification"
     merges: Sequence[str] = tuple(MERGES)
     includes: Sequence[str] = ("views", "agreement", "probabilities")
+    has_picture = False
 
     def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
         self.labels = tuple(labels)
@@ -44,8 +45,14 @@ class Classification:
     def accumulator(self, merge: str, wanted: Wanted) -> ScoreAccumulator:
         return ScoreAccumulator(MERGES[merge], self._kind)
 
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return not wanted.include.isdisjoint(("views", "agreement"))
+
     def remark(self, prediction: Scores) -> Scores:
         return self._kind.probabilities(prediction)
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 4 * len(self.labels)
 
     def answer(self, merged: Scores, remarks: Sequence[Scores], scene: Scene, wanted: Wanted) -> Answered:
         order = np.argsort(-merged, kind="stable")  # ties to the lower class

@@ -103,7 +103,8 @@ class ScoreAccumulator:
         w = self._weights(weight, scores.ndim)
         w = w if coverage is None else w * coverage
         if not np.all(w == 1):
-            scores = scores * w
+            with np.errstate(invalid="ignore"):  # -inf times 0: a class ruled out where nothing counts
+                scores = np.where(w > 0, scores * w, np.float32(0))
         if self._total is None:
             self._total = np.array(scores, np.float32)
         elif self._merge.takes_maximum:

@@ -20,6 +20,9 @@ from tta_server.tasks.merging import KINDS, MERGES, Kind, ScoreAccumulator, is_f
 from tta_server.views import Border, Weight
 
 Floats = NDArray[np.float32]
+Remark = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
+"""A view's own labels (h, w), and what of the grid it saw; None for all."""
+
 STRIP = 128
 """Rows of the image that are enlarged at a time."""
 
@@ -70,6 +73,7 @@ class Segmentation:
     name = "segmentation"
     merges: Sequence[str] = tuple(MERGES)
     includes: Sequence[str] = ("views", "agreement", "probabilities")
+    has_picture = True
 
     def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
         self.labels = tuple(labels)
@@ -103,14 +107,20 @@ class Segmentation:
             ScoreAccumulator(MERGES["vote"], self._kind) if votes else None,
         )
 
-    def remark(self, prediction: Maps) -> tuple[NDArray[np.uint16], Floats | None]:
-        """The view's own labels (h, w) and what of the grid it saw."""
-        return prediction.scores.argmax(axis=0).astype(np.uint16), prediction.coverage
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return "views" in wanted.include
+
+    def remark(self, prediction: Maps) -> Remark:
+        own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
+        return own, None if prediction.coverage is None else prediction.coverage > 0
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
     def answer(
         self,
         merged: Maps,
-        remarks: Sequence[tuple[NDArray[np.uint16], Floats | None]],
+        remarks: Sequence[Remark],
         scene: Scene,
         wanted: Wanted,
     ) -> Answered:
@@ -132,7 +142,7 @@ class Segmentation:
         if "probabilities" in wanted.include:
             prediction["probabilities"] = self._probability_pictures(merged, scene)
         labels = merged.scores.argmax(axis=0)
-        views = [{"agreement": _same_share(own, seen, labels)} for own, seen in remarks]
+        views = [{"agreement": _same_share(remark, labels)} for remark in remarks]
         return Answered(prediction, views, picture)
 
     def _probability_pictures(self, merged: Maps, scene: Scene) -> dict[str, str]:
@@ -200,10 +210,11 @@ def _at_labels(merged: Maps, scene: Scene, mask: NDArray[np.uint16]) -> Floats:
     return shares
 
 
-def _same_share(own: NDArray[np.uint16], seen: Floats | None, labels: NDArray[np.intp]) -> float:
-    """Share of the cells that a view saw where its own label is the merged one."""
-    agrees = own == labels
-    return float(agrees.mean() if seen is None else agrees[seen > 0].mean())
+def _same_share(remark: Remark, labels: NDArray[np.intp]) -> float | None:
+    """Share of the cells that a view saw where its own label is the merged one; None if it saw none."""
+    own, seen = remark
+    agrees = own == labels if seen is None else (own == labels)[seen]
+    return float(agrees.mean()) if agrees.size else None
 
 
 def _palette_image(mask: NDArray[np.uint16], classes: int) -> Image.Image:
