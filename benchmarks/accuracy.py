@@ -167,9 +167,8 @@ def reference(study: Study, column: Column, metric: str, name: str) -> float | N
     return column.reference[name]
 
 
-def tolerance(metric: str, images: int) -> float:
-    """To the last digit given; one image of difference for ties of the floats."""
-    return 0.00005 + (1 / images if metric == "accuracy" else 0.0)
+TOLERANCE = 0.00005
+"""Half of the last digit given."""
 
 
 def run(study: Study, models: Path, data: Path, table: Table) -> bool:
@@ -181,7 +180,7 @@ def run(study: Study, models: Path, data: Path, table: Table) -> bool:
                 for metric, found in figures.items():
                     expected = reference(study, column, metric, name)
                     off = abs(found - expected) if expected is not None else 0.0
-                    same = off <= tolerance(metric, len(samples))
+                    same = off <= TOLERANCE
                     agrees &= same
                     table.add_row(
                         study.model, f"{name} ({len(samples)})", column.name, metric, f"{found:.4f}",

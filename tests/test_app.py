@@ -12,10 +12,11 @@ import tta_server
 from tests import pictures, references
 from tests.references import MODELS
 from tta_server import LoadedModel, TTAError, load
-from tta_server.app import Application, Settings, available_cores, read_options
+from tta_server.app import Application, Settings, as_query, available_cores
 from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
 from tta_server.metrics import Metrics
 from tta_server.plan import Options
+from tta_server.query import read_options
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ALL = {"budget_ms": 10_000, "min_views": "all"}
@@ -191,7 +192,7 @@ def test_a_budget_too_small_for_plain_names_the_least(clothing: LoadedModel) -> 
 
 
 def test_python_and_query_name_the_same_options() -> None:
-    options = read_options({"policy": ["identity", "hflip"], "include": "views, agreement", "top_k": 3})
+    options = read_options(as_query({"policy": ["identity", "hflip"], "include": ["views", "agreement"], "top_k": 3}))
     assert json.loads(options.policy or "") == ["identity", "hflip"]
     assert {name.strip() for name in options.include} == {"views", "agreement"}
     assert read_options({}) == Options()
@@ -289,3 +290,29 @@ def test_applications_count_apart() -> None:
     one.answer("m", "all_views", 1, 0.01, {"infer": 1.0})
     assert b'tta_answers_total{model="m",stop_reason="all_views"} 1.0' in one.text()
     assert b"tta_answers_total{" not in other.text()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("merge", 5),
+        ("policy", 5),
+        ("top_k", "many"),
+        ("budget_ms", "soon"),
+        ("stop", ["all"]),
+        ("min_views", 0),
+        ("view", 1),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_named(clothing: LoadedModel, option: str, value: object) -> None:
+    with pytest.raises(InvalidInput, match=option):
+        clothing.predict(pictures.jpeg(), **{option: value})
+
+
+def test_a_view_that_saw_nothing_agrees_with_nobody() -> None:
+    """Content shifted out of a 20x20 image: its prediction is of the border alone."""
+    with load(MODELS / "nuclei", slots=1) as nuclei:
+        image = np.full((20, 20, 3), 90, np.uint8)
+        answer = nuclei.predict(image, policy=["identity", {"shift": [30, 0]}], include=["views"], min_views="all")
+    assert [view["agreement"] for view in answer.to_dict()["receipt"]["views"]] == [1.0, None]
+    json.dumps(answer.to_dict(), allow_nan=False)

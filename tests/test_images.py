@@ -371,3 +371,12 @@ def test_any_png_header_raises_only_our_errors(depth, kind, rows):
 def test_any_exif_raises_only_our_errors(junk):
     for form in ("JPEG", "PNG", "WEBP"):
         reads_or_refuses(encoded(noise(SIZE), form, exif=b"Exif\0\0" + junk))
+
+
+def test_16_bit_tiff_in_which_0_is_white_is_inverted(tmp_path):
+    values = np.array([[0, 60000], [30000, 65535]], np.uint16)
+    path = tmp_path / "white.tiff"
+    Image.fromarray(values).save(path, tiffinfo={262: 0})
+    data = path.read_bytes()
+    found = decode(data, read_header(data, Limits()))[..., 0]
+    np.testing.assert_array_equal(found, 255 - np.rint(values / 257))

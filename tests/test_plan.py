@@ -10,7 +10,7 @@ from tests.references import MODELS
 from tta_server.costs import Bucket
 from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
-from tta_server.plan import Options, make_layout, make_plan
+from tta_server.plan import Options, budget_ms, make_layout, make_plan
 from tta_server.policies import PRESETS
 from tta_server.repository import Model, load_model
 
@@ -82,10 +82,10 @@ def test_any_json_for_a_policy_is_a_plan_or_one_sentence(clothing: Model, views:
 @given(st.floats())
 def test_a_budget_is_over_nothing_and_up_to_the_models_longest(clothing: Model, budget: float) -> None:
     if 0 < budget <= 10_000:
-        assert make_plan(clothing, Options(budget_ms=budget)).budget_ms == budget
+        assert budget_ms(clothing, budget) == budget
     else:
         with pytest.raises(InvalidInput, match="10000"):
-            make_plan(clothing, Options(budget_ms=budget))
+            budget_ms(clothing, budget)
 
 
 @given(st.integers(1, 900), st.integers(1, 900))
@@ -111,7 +111,7 @@ def test_views_of_a_model_of_free_size_have_the_padded_size_or_its_transpose(
 def test_what_is_not_asked_for_is_the_models_own(clothing: Model) -> None:
     plan = make_plan(clothing, Options())
     assert plan.policy is clothing.policy
-    assert (plan.mandatory, plan.merge, plan.budget_ms) == (1, "mean_probabilities", 200)
+    assert (plan.mandatory, plan.merge, budget_ms(clothing, None)) == (1, "mean_probabilities", 200)
     assert plan.wanted.top_k == 5
     assert not plan.keeps_remarks
 
@@ -143,7 +143,8 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
         (Options(policy="[]"), "at least one view"),
         (Options(policy='["identity"'), "JSON"),
         (Options(policy='{"identity": true}'), "list of views"),
-        (Options(policy="[" * 100_000), "JSON"),
+        (Options(policy="[" * 8000), "JSON"),
+        (Options(policy="[" * 100_000), "at most 8192"),
         (Options(policy='["identity", {"rotate": 31}]'), "rotation.*limit of 30"),
         (Options(policy='["identity", {"zoom": 3}]'), "zoom.*limit of 2"),
         (Options(policy='["identity", {"shift": [40, 0]}]'), "shift.*limit of 32"),

@@ -11,6 +11,7 @@ from tta_server import color
 from tta_server.errors import TooLarge
 from tta_server.geometry import Size
 from tta_server.images import Limits
+from tta_server.policies import preset
 from tta_server.preprocessing import Canvas, Channels, Normalization, Preprocessing, Resize
 from tta_server.views import Border, View
 from tta_server.viewspec import read_view
@@ -424,7 +425,7 @@ def test_sizes_by_hand(prep, image, scale, canvas, tensor, inset):
 @given(st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]), images)
 def test_a_tensor_holds_its_frame_and_only_turned_views_swap_sides(prep, spec, image):
     view = read_view(spec)
-    placement, straight = prep.place(view, image), prep.place(View(scale=view.scale), image)
+    placement, straight = prep.place(view, image), prep.place(View(scale=view.scale, anchor=view.anchor), image)
     assert placement.inset[0] + placement.frame.width <= placement.tensor.width
     assert placement.inset[1] + placement.frame.height <= placement.tensor.height
     assert placement.frame == (straight.frame.swapped if view.geometry.swaps else straight.frame)
@@ -488,3 +489,11 @@ def test_interpolated_pixels_beyond_the_canvas_obey_the_border_rule(border):
     wide = np.pad(pixels.astype(np.float64), ((0, 0), (7, 0), (0, 0)), PAD_MODES[border.value])
     expected = (wide[:, 0:6] + wide[:, 1:7]) / 2  # pixel 0 shows the canvas at -6.5, half of -7 and half of -6
     np.testing.assert_allclose(tensor.transpose(1, 2, 0)[:, :6], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["five_crop", "ten_crop"])
+def test_windows_of_a_model_of_any_size_have_the_plain_size_and_differ(name):
+    prep, image = Preprocessing(multiple=16), Size(64, 48)
+    placements = [prep.place(view, image) for view in preset(name, crops=False).views]
+    assert {placement.frame for placement in placements} == {image}
+    assert len({placement.to_plain for placement in placements}) == len(placements)

@@ -475,3 +475,14 @@ def test_an_empty_scheduler_has_nothing_to_do_and_no_time_to_wake() -> None:
     assert scheduler.next_batch(0, 5.0) is None
     assert scheduler.due(5.0) == []
     assert scheduler.wake_at() is None
+
+
+def test_a_line_that_is_late_anyway_leaves_no_slot_idle() -> None:
+    """Slots stuck for 35 ms have made everybody late; who waits behind a decoding image can't be made later."""
+    scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}, decode_ms=2), 2)
+    for name in "abcd":
+        scheduler.admit(Job(name, "m", (A,), 1, 0.05, PIXELS), 0.0)
+    first, second = (scheduler.next_batch(slot, 0.035) for slot in (0, 1))
+    assert isinstance(first, Decode)
+    assert isinstance(second, Decode)
+    assert [first.job.work, second.job.work] == ["a", "b"]

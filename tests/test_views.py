@@ -51,7 +51,7 @@ def test_digest_depends_on_the_order():
 
 def test_digest_is_the_same_on_every_machine_and_day():
     canonical = (
-        '[{"anchor":[0.5,0.5],"border":"reflect101",'
+        '[{"anchor":null,"border":"reflect101",'
         '"color":{"rows":[[1.0,0.0,0.0,0.0],[0.0,1.0,0.0,0.0],[0.0,0.0,1.0,0.0]]},'
         '"geometry":{"linear":[1.0,0.0,0.0,1.0],"offset":[0.0,0.0],"relative":[0.0,0.0,0.0,0.0],"swaps":false},'
         '"scale":1.0,"weight":1.0}]'

@@ -9,10 +9,12 @@ from tta_server.views import Policy, View
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an answer says about itself. `stages_ms` adds up the work of all slots, so it may exceed `elapsed_ms`."""
+    """What an answer says about itself. `dropped` counts views whose output held NaN or infinity. `stages_ms` adds up
+    the work of all slots, so it may exceed `elapsed_ms`."""
 
     views: Sequence[dict[str, Any]]
     planned: int
+    dropped: int
     merge: str
     stop_reason: str
     budget_ms: float
@@ -25,6 +27,7 @@ class Receipt:
         return {
             "views": list(self.views),
             "planned": self.planned,
+            "dropped": self.dropped,
             "merge": self.merge,
             "stop_reason": self.stop_reason,
             "budget_ms": self.budget_ms,

@@ -5,7 +5,6 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,12 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tta_server.answer import Answer
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
-from tta_server.plan import Options
+from tta_server.plan import forget_plans
 from tta_server.predictor import Predictor
+from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
 from tta_server.scheduler import Scheduler
 from tta_server.warmup import warm_up
@@ -96,23 +96,20 @@ class Application:
         self._engine.drain(self.settings.drain_seconds)
         for model in self.models.values():
             model.backend.close()
+        forget_plans()
 
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 
-def read_options(options: Mapping[str, Any]) -> Options:
-    """Python's spelling of the query: lists where HTTP has JSON or commas. Raises InvalidInput for an unknown name."""
-    known = [field.name for field in fields(Options)]
-    if unknown := [key for key in options if key not in known]:
-        raise InvalidInput(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
-    policy, include = options.get("policy"), options.get("include", ())
-    names = include.split(",") if isinstance(include, str) else include
-    changed: dict[str, Any] = {
-        "policy": policy if policy is None or isinstance(policy, str) else json.dumps(list(policy)),
-        "include": frozenset(name.strip() for name in names if name.strip()),
-    }
-    return Options(**{**options, **changed})
+def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out."""
+    values = {key: value for key, value in options.items() if value is not None}
+    if isinstance(values.get("policy"), list | tuple | dict):
+        values["policy"] = json.dumps(values["policy"])
+    if isinstance(values.get("include"), list | tuple | set | frozenset):
+        values["include"] = ",".join(map(str, values["include"]))
+    return values
 
 
 class LoadedModel:
@@ -133,7 +130,7 @@ class LoadedModel:
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
         """As `predict`, without waiting: for several images at a time."""
         data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        return self._app.predictor.submit(self._name, data, read_options(options), uuid.uuid4().hex).future
+        return self._app.predictor.submit(self._name, data, read_options(as_query(options)), uuid.uuid4().hex).future
 
     @property
     def model(self) -> Model:

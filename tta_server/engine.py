@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -192,9 +193,11 @@ class Engine(Generic[W]):
 
 
 def _yield_to_others() -> None:
-    """Lowers this thread's own priority where the system knows such a thing (Linux)."""
+    """Lowers this thread's own priority; only Linux knows such a thing."""
+    if sys.platform != "linux":
+        return
     try:
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
-    except (AttributeError, OSError):
-        log.debug("thread priorities are not available here")
+    except OSError:
+        log.debug("thread priorities can't be changed here")

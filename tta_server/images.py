@@ -38,6 +38,7 @@ class Header:
     size: Size
     orientation: int = 1
     depth: int = 8
+    inverted: bool = False
 
 
 MAGIC: dict[str, Callable[[bytes], bool]] = {
@@ -121,7 +122,8 @@ def _checked(image: Image.Image, name: str, data: bytes, limits: Limits) -> Head
             f"the {name} image has pixels of kind {image.mode!r}; 8 and 16 bit grey, palette, RGB and CMYK are taken"
         )
     orientation = _orientation(image, name)
-    return Header(name, size.swapped if orientation >= 5 else size, orientation, depth)
+    inverted = name == "TIFF" and image.tag_v2.get(262) == 0  # type: ignore[attr-defined]  # WhiteIsZero
+    return Header(name, size.swapped if orientation >= 5 else size, orientation, depth, inverted)
 
 
 def _bounded(size: Size, name: str, limits: Limits) -> Size:
@@ -139,6 +141,8 @@ def _may_be_turned(data: bytes) -> bool:
 
 
 def _has_more_frames(image: Image.Image) -> bool:
+    if image.format != "TIFF":  # seeking would decode the first frame
+        return bool(getattr(image, "n_frames", 1) > 1)
     try:
         image.seek(1)
     except EOFError:
@@ -193,7 +197,10 @@ def _decode_jpeg(data: bytes) -> Pixels:
 
 
 def _decode_other(data: bytes, header: Header) -> Pixels:
-    return _decode_16(data) if header.depth == 16 else _decode_pillow(data, header.format)
+    if header.depth != 16:
+        return _decode_pillow(data, header.format)
+    pixels = _decode_16(data)
+    return 255 - pixels if header.inverted else pixels
 
 
 def _decode_pillow(data: bytes, name: str) -> Pixels:
@@ -209,8 +216,10 @@ def _decode_16(data: bytes) -> Pixels:
     if found is None:
         raise ValueError("OpenCV can't read it")
     planes: Any = found.reshape(*found.shape[:2], -1)
-    if planes.dtype == np.uint16:
-        planes = ((planes.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    grey = planes.shape[2] < 3
-    pixels: Pixels = planes[..., [0, 0, 0]] if grey else planes[..., 2::-1]
+    planes = planes[..., [0, 0, 0]] if planes.shape[2] < 3 else planes[..., 2::-1]
+    if planes.dtype != np.uint16:
+        return np.ascontiguousarray(planes)
+    pixels = np.empty(planes.shape, np.uint8)
+    for row, wide in zip(pixels, planes, strict=True):  # a row at a time, so that 32 bits are never needed for all
+        row[...] = (wide.astype(np.uint32) + 128) // 257
     return pixels

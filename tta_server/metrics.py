@@ -59,6 +59,9 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._dropped = Counter(
+            "tta_dropped_views", "Views whose output held NaN or infinity", ["model"], registry=self.registry
+        )
         self._bound: dict[str, _OfModel] = {}
         self._live = Gauge("tta_jobs", "Images admitted and not yet answered", registry=self.registry)
 
@@ -72,6 +75,9 @@ class Metrics:
 
     def error(self, model: str, code: str) -> None:
         self._errors.labels(model, code).inc()
+
+    def dropped(self, model: str) -> None:
+        self._dropped.labels(model).inc()
 
     def batch(self, model: str, views: int, seconds: float) -> None:
         bound = self._of(model)

@@ -82,7 +82,7 @@ class ModelConfig(Strict):
     backend: Literal["onnxruntime"] = "onnxruntime"
     input: InputConfig
     output: OutputConfig
-    policy: str | list[Any] = "plain"
+    policy: str | list[Any] | dict[str, Any] = "plain"
     merge: str = "mean_probabilities"
     symmetries: tuple[Literal[tuple(SYMMETRIES)], ...] = ()  # type: ignore[valid-type]
     limits: LimitsConfig = LimitsConfig()

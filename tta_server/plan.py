@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from tta_server.costs import Bucket
@@ -14,6 +14,9 @@ from tta_server.repository import Model
 from tta_server.stopping import STOP_RULES, StopRule
 from tta_server.tasks import Wanted
 from tta_server.views import Policy, View
+
+MAX_POLICY = 8192
+"""Characters of a request's own policy: longer ones would hold the door for tens of milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,6 @@ class Plan:
     mandatory: int
     merge: str
     stop: StopRule
-    budget_ms: float
     wanted: Wanted
 
     @cached_property
@@ -58,7 +60,7 @@ class Plan:
     @cached_property
     def keeps_remarks(self) -> bool:
         """Whether each view's own result is told, and so kept."""
-        return not self.wanted.include.isdisjoint(("views", "agreement"))
+        return self.model.task.keeps_remarks(self.wanted)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,10 +70,27 @@ class Layout:
     placements: tuple[Placement, ...]
     buckets: tuple[Bucket, ...]
 
+    def nbytes(self, plan: Plan) -> int:
+        """What a job holds besides its image: a canvas for each content size, and what is told of each view."""
+        depth = plan.model.preprocessing.depth
+        canvases = sum(canvas.area * depth for canvas in {p.canvas for p in self.placements})
+        kept = plan.model.task.remark_bytes(self.placements[0]) if plan.keeps_remarks else 0
+        return canvases + kept * len(self.placements)
 
-@lru_cache(maxsize=512)
+
+def forget_plans() -> None:
+    """Lets go of cached plans, and so of their models."""
+    _plan.cache_clear()
+    make_layout.cache_clear()
+
+
 def make_plan(model: Model, options: Options) -> Plan:
-    """Raises InvalidInput that says what was wrong and what is allowed."""
+    """Raises InvalidInput that says what was wrong and what is allowed. The budget is not part of a plan."""
+    return _plan(model, replace(options, budget_ms=None))
+
+
+@lru_cache(maxsize=128)
+def _plan(model: Model, options: Options) -> Plan:
     config = model.config
     policy = _policy(model, options.policy)
     views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
@@ -90,12 +109,11 @@ def make_plan(model: Model, options: Options) -> Plan:
         mandatory=_min_views(options.min_views, config.budget.min_views, len(views)),
         merge=merge,
         stop=STOP_RULES[stop],
-        budget_ms=_budget(model, options.budget_ms),
         wanted=Wanted(options.include, _whole("top_k", options.top_k, len(config.labels))),
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def make_layout(plan: Plan, image: Size) -> Layout:
     """For an upright image of that size."""
     prep, name = plan.model.preprocessing, plan.model.name
@@ -107,6 +125,8 @@ def make_layout(plan: Plan, image: Size) -> Layout:
 def _policy(model: Model, spec: str | None) -> Policy:
     if spec is None:
         return model.policy
+    if len(spec) > MAX_POLICY:
+        raise InvalidInput(f"policy has {len(spec)} characters; at most {MAX_POLICY} are taken")
     if not spec.lstrip().startswith(("[", "{")):
         policy = read_policy(spec, model.preprocessing.crops)
     else:
@@ -140,7 +160,8 @@ def _min_views(asked: int | str | None, default: int | str, planned: int) -> int
     return asked
 
 
-def _budget(model: Model, asked: float | None) -> float:
+def budget_ms(model: Model, asked: float | None) -> float:
+    """The request's budget, or the model's default; raises InvalidInput."""
     limit = model.config.budget.max_ms
     if asked is None:
         return model.config.budget.default_ms

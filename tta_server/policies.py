@@ -96,7 +96,12 @@ def preset(name: str, crops: bool) -> Policy:
 
 
 def read_policy(spec: object, crops: bool) -> Policy:
-    """A preset's name or an inline list of views, which is then named 'inline'."""
+    """A preset's name, a mapping of name, version and views, or a list of views, which is then named 'inline'."""
     if isinstance(spec, str):
         return preset(spec, crops)
+    if isinstance(spec, dict):
+        texts = [spec.get("name", "inline"), spec.get("version", "1")]
+        if set(spec) - {"name", "version", "views"} or not all(isinstance(t, str) and t for t in texts):
+            raise InvalidInput("a policy's mapping takes name and version, both texts, and views, a list of views")
+        return Policy(texts[0], read_views(spec.get("views")), texts[1])
     return Policy("inline", read_views(spec))

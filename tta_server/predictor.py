@@ -15,7 +15,7 @@ from tta_server.geometry import Size
 from tta_server.images import Limits, read_header
 from tta_server.jobs import Job
 from tta_server.metrics import Metrics
-from tta_server.plan import Options, Plan, make_layout, make_plan
+from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
 from tta_server.repository import Model
 from tta_server.work import ImageWork, Source
 
@@ -51,7 +51,7 @@ class Predictor:
         Overloaded or NotReady at once."""
         model = self.model(name)
         plan = make_plan(model, options)
-        deadline = Deadline.after(plan.budget_ms)
+        deadline = Deadline.after(budget_ms(model, options.budget_ms))
         source = read_source(image, self.limits)
         model.preprocessing.check(plan.views, source.size, self.limits)
         job = make_job(plan, source, deadline, request_id, self._metrics)
@@ -81,7 +81,7 @@ def make_job(plan: Plan, source: Source, deadline: Deadline, request_id: str, me
         mandatory=plan.mandatory,
         deadline=deadline.at,
         pixels=source.size.area,
-        nbytes=source.nbytes,
+        nbytes=source.nbytes + layout.nbytes(plan),
     )
 
 

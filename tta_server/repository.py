@@ -137,11 +137,11 @@ def _latest_version(folder: Path) -> str:
     return max(versions, key=int)
 
 
-def _policy(spec: str | list[Any], folder: Path, crops: bool) -> Policy:
-    """A preset's name, an inline list, or the name of a YAML file beside tta.yaml that holds such a list."""
+def _policy(spec: str | list[Any] | dict[str, Any], folder: Path, crops: bool) -> Policy:
+    """As `read_policy`, or the name of a YAML file beside tta.yaml that holds a list or a mapping."""
     if isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
         views = _policy_file(folder, spec)
-        return Policy(Path(spec).stem, read_policy(views, crops).views)
+        return read_policy({"name": Path(spec).stem, "views": views} if isinstance(views, list) else views, crops)
     return read_policy(spec, crops)
 
 

@@ -219,7 +219,7 @@ class Scheduler(Generic[W]):
             if outcome is Outcome.LOST:
                 job.lost += 1
                 if view < job.mandatory:
-                    error = BackendFailed("the model's output for a mandatory view holds NaN")
+                    error = BackendFailed("the model's output for a mandatory view holds NaN or infinity")
                     finished += self._finish(job, error)
                 continue
             job.merged += 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tta_server.deadline import Deadline
+from tta_server.errors import BackendFailed
 from tta_server.images import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
@@ -48,7 +49,7 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", include=include))
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
-    work = make_job(plan, source, Deadline.after(plan.budget_ms), "sheet", Metrics()).work
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), "sheet", Metrics()).work
     work.decode()
     pixels = source.open()
     scene = Scene(source.size, work.layout.placements[0])
@@ -57,6 +58,8 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
     for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
         outputs = ModelRunner(model).infer([(work, index)])
         prediction = model.task.decode(outputs, 0, placement, scene)
+        if not model.task.is_sound(prediction):
+            raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
         merged.add(prediction, view.weight)
         remarks.append(model.task.remark(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted)

@@ -28,9 +28,18 @@ ENOUGH_SECONDS = 0.15
 
 
 def warm_up(model: Model, costs: CostModel, slots: int) -> None:
-    """Runs the model at each input size of its policy; raises ConfigError if its outputs don't fit its task."""
+    """Runs the model at each input size of its policy; raises ConfigError if it can't, or if its outputs don't fit its
+    task."""
     probe = _Probe(model)
-    _check_outputs(model, probe)
+    try:
+        _check_outputs(model, probe)
+        _measure(model, probe, costs, slots)
+    except BackendFailed as error:
+        reason = str(error.__cause__).splitlines()[0]
+        raise ConfigError(f"model {model.name}: its file can't run views of {probe.size}: {reason}") from error
+
+
+def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> None:
     pixels = probe.size.area
     costs.warm_stage("decode", model.name, pixels, _median(lambda: probe.work().decode()))
     with ThreadPoolExecutor(slots) as pool:
@@ -48,7 +57,7 @@ class _Probe:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._plan = make_plan(model, Options(budget_ms=model.config.budget.max_ms, min_views="all"))
+        self._plan = make_plan(model, Options(min_views="all"))
         prep = model.preprocessing
         self.size = Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
         self._card = _test_card(self.size)
@@ -56,7 +65,7 @@ class _Probe:
 
     def work(self) -> ImageWork:
         source = read_source(self._card, Limits())
-        deadline = Deadline.after(self._plan.budget_ms)
+        deadline = Deadline.after(self._model.config.budget.max_ms)
         return make_job(self._plan, source, deadline, "warm-up", Metrics()).work
 
     def buckets(self) -> list[tuple[int, Bucket]]:
@@ -97,12 +106,7 @@ def _test_card(size: Size) -> bytes:
 
 def _check_outputs(model: Model, probe: _Probe) -> None:
     try:
-        outputs = probe.outputs()
-    except BackendFailed as error:
-        reason = str(error.__cause__).splitlines()[0]
-        raise ConfigError(f"model {model.name}: its file can't run on {probe.size}: {reason}") from error
-    try:
-        model.task.check(outputs)
+        model.task.check(probe.outputs())
     except ConfigError as mistake:
         raise ConfigError(f"model {model.name}: {mistake}") from None
 

@@ -74,6 +74,7 @@ class ImageWork:
         self._accumulator = model.task.accumulator(plan.merge, plan.wanted)
         self._merged: list[tuple[int, Any]] = []
         self._weight_left = plan.total_weight
+        self._dropped = 0
         self._settled = False
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._queued_since = deadline.start
@@ -99,27 +100,32 @@ class ImageWork:
             self._queued_since = 0.0
         return now
 
-    def _canvas(self, scale: float) -> Canvas:
-        """The canvas for one content size, straight from the image, made once."""
+    def _canvas(self, scale: float) -> Canvas | None:
+        """The canvas for one content size, straight from the image, made once; None if the job is settled."""
         with self._lock:
-            if scale not in self._canvases:
-                if self._pixels is None:
-                    raise BackendFailed("the image has been let go")
+            if scale not in self._canvases and self._pixels is not None:
                 self._canvases[scale] = self.model.preprocessing.canvas(self._pixels, scale)
-            return self._canvases[scale]
+            return self._canvases.get(scale)
 
     def write(self, index: int, row: Tensor) -> None:
-        """Writes a view into its row of a batch."""
+        """Writes a view into its row of a batch; nothing matters there if the job is settled already."""
         self._dequeued()
         view = self.plan.views[index]
-        self.model.preprocessing.write(self._canvas(view.scale), view, self.layout.placements[index], row)
+        canvas = self._canvas(view.scale)
+        if canvas is None:
+            row.fill(0)
+        else:
+            self.model.preprocessing.write(canvas, view, self.layout.placements[index], row)
 
     def merge(self, index: int, outputs: Outputs, row: int) -> Outcome | StopReason:
         """Moves a view's prediction back and merges it; LOST where it holds NaN."""
         task, view = self.model.task, self.plan.views[index]
         prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
         if not task.is_sound(prediction):
-            log.warning("the output of %s for view %r holds NaN", self.model.name, view.name)
+            log.warning("the output of %s for view %r holds NaN or infinity", self.model.name, view.name)
+            self._metrics.dropped(self.model.name)
+            with self._lock:
+                self._dropped += 1
             return Outcome.LOST
         remark = task.remark(prediction) if self.plan.keeps_remarks else None
         with self._lock:
@@ -143,12 +149,12 @@ class ImageWork:
         with self._lock:
             self._settled = True
             self._pixels, self._source = None, None
+            self._canvases.clear()
         try:
             result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
-        self._canvases.clear()
         self._metrics.settled()
         if not self.future.set_running_or_notify_cancel():
             return
@@ -173,6 +179,7 @@ class ImageWork:
         receipt = Receipt(
             views=views,
             planned=len(plan.views),
+            dropped=self._dropped,
             merge=plan.merge,
             stop_reason=reason,
             budget_ms=self._deadline.budget_ms,

@@ -95,9 +95,9 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("budget=100", "unknown query key 'budget'; known: budget_ms, policy"),
-        ("Budget_ms=100", "unknown query key"),
-        ("%00=1", "unknown query key"),
+        ("budget=100", "unknown key 'budget'; known: budget_ms, policy"),
+        ("Budget_ms=100", "unknown key"),
+        ("%00=1", "unknown key"),
         ("budget_ms=", "budget_ms takes"),
         ("budget_ms=fast", "budget_ms takes.*'fast'"),
         ("budget_ms=0", "budget_ms takes.*10000"),
@@ -138,7 +138,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
         ('policy=["identity",{"rotate":1e999}]', "view 2: rotate takes a number"),
         ('policy=["identity",NaN]', "view 2"),
         (f"policy={DEEP}", "JSON|view 2"),
-        ("policy=" + "[" * 20_000, "JSON"),
+        ("policy=" + "[" * 8_000, "JSON"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -235,7 +235,8 @@ def test_a_receipt_tells_what_was_done(client: httpx.Client) -> None:
     told = response.json()
     receipt = told["receipt"]
     assert set(receipt) == {
-        "views", "planned", "merge", "stop_reason", "budget_ms", "elapsed_ms", "stages_ms", "policy", "request_id",
+        "views", "planned", "dropped", "merge", "stop_reason", "budget_ms", "elapsed_ms", "stages_ms", "policy",
+        "request_id",
     }  # fmt: skip
     assert receipt["budget_ms"] == 10_000
     assert 0 < receipt["elapsed_ms"] < 10_000
@@ -425,3 +426,7 @@ def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> Non
     assert assets
     for asset in assets:
         assert client.get(asset).status_code == 200, asset
+
+
+def test_a_wrong_method_is_told_the_right_one(client: httpx.Client) -> None:
+    assert client.get(CLOTHING).headers["Allow"] == "POST"

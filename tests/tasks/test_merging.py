@@ -222,3 +222,18 @@ def test_log_softmax_is_the_log_of_softmax(views):
     z = np.array(views[0], np.float32)
     np.testing.assert_allclose(np.exp(log_softmax(z)), softmax(z), atol=1e-6)
     assert softmax(z).sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("merge", ["mean_logits", "geometric_mean"])
+def test_a_class_ruled_out_where_nothing_counts_spoils_nothing(merge):
+    """-inf at a pixel that the second view did not see, and for a class to which it gives no weight."""
+    seen = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], np.float32)
+    ruled_out = np.array([[[1.0, -np.inf]], [[0.0, 0.0]]], np.float32)
+    alone, both = (ScoreAccumulator(MERGES[merge], KINDS["logits"]) for _ in range(2))
+    alone.add(seen, 1.0)
+    both.add(seen, 1.0)
+    both.add(ruled_out, 1.0, np.array([[0.0, 0.0]], np.float32))
+    np.testing.assert_allclose(both.result(), alone.result())
+    weighted = ScoreAccumulator(MERGES[merge], KINDS["logits"])
+    weighted.add(np.array([1.0, -np.inf], np.float32), (1.0, 0.0))
+    assert np.isfinite(weighted.result()).all()

@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from tta_server.errors import InvalidInput, TooLarge
+from tta_server.errors import Cancelled, InvalidInput, TooLarge
 
 MULTIPART_OVERHEAD = 16_384
 """Bytes that boundaries and part headers may add."""
@@ -31,11 +31,14 @@ async def _read(request: Request, limit: int) -> bytes:
     if stated.isdigit() and int(stated) > limit:
         raise TooLarge(f"the body has {stated} bytes; at most {limit} are taken")
     chunks, total = [], 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > limit:
-            raise TooLarge(f"the body has over {limit} bytes, the most taken")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > limit:
+                raise TooLarge(f"the body has over {limit} bytes, the most taken")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Cancelled("the client left before its image was read") from None
     return b"".join(chunks)
 
 

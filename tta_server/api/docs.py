@@ -48,12 +48,13 @@ EXAMPLE = {
     "receipt": {
         "views": [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0}],
         "planned": 2,
+        "dropped": 0,
         "merge": "mean_probabilities",
         "stop_reason": "all_views",
         "budget_ms": 200.0,
         "elapsed_ms": 7.656,
         "stages_ms": {"decode": 3.037, "prepare": 0.121, "queue": 0.142, "infer": 6.392, "merge": 0.106},
-        "policy": {"name": "inline", "version": "1", "digest": "sha256:ef1f119c..."},
+        "policy": {"name": "flip_and_shifts", "version": "1", "digest": "sha256:3a880bc1..."},
         "request_id": "16a5cd7037ce474caa30bd40edd812b0",
     },
 }

@@ -22,7 +22,7 @@ cli = typer.Typer(
     "prediction, merge, answer in time.",
     epilog="Start with [bold]tta-server serve[/bold], "
     "or try [bold]tta-server predict photo.jpg --model clothing[/bold]. "
-    "Every option can also be set as an environment variable, shown beside it.",
+    "Each option of serve can also be set as an environment variable, shown beside it.",
 )
 cli.command()(serve)
 cli.command()(predict)

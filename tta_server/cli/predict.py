@@ -46,7 +46,7 @@ def predict(
     with err.status(f"loading and warming {model} ..."):
         loaded = load(folder)
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "top_k": top_k}
-    options["budget_ms"] = budget_ms or loaded.model.config.budget.max_ms
+    options["budget_ms"] = loaded.model.config.budget.max_ms if budget_ms is None else budget_ms
     with loaded:
         for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
             try:

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from tta_server.api.http import create_app
 from tta_server.app import Application, Settings, available_cores
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, problem, settings_of
+from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
 from tta_server.errors import ConfigError
 
 
@@ -49,7 +50,7 @@ def serve(
         models=models,
         host=host,
         port=port,
-        slots=slots or available_cores(),
+        slots=available_cores() if slots is None else slots,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         max_waiting=max_waiting,
@@ -72,12 +73,19 @@ class Server(uvicorn.Server):
     def __init__(self, application: Application, listener: socket.socket) -> None:
         self._application = application
         self._listener = listener
-        self.failure: ConfigError | None = None
+        self.failure: Exception | None = None
         app = create_app(application)
         app.router.lifespan_context = self._lifespan
-        super().__init__(
-            uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, server_header=False, ws="none")
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=ceil(application.settings.drain_seconds),
         )
+        super().__init__(config)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -91,7 +99,7 @@ class Server(uvicorn.Server):
     def _warm(self) -> None:
         try:
             self._application.warm()
-        except ConfigError as error:
+        except Exception as error:  # noqa: BLE001 - raised again by `serve`, on the main thread
             self.failure = error
             self.should_exit = True
             return
@@ -147,6 +155,3 @@ def _short(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
-
-
-__all__ = ["Server", "problem", "serve"]

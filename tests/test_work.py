@@ -1,0 +1,71 @@
+"""Batches of several clients' views: whoever has left can't hurt his neighbours."""
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from tests import pictures
+from tests.onnx_models import graph, write_model
+from tests.references import MODELS
+from tta_server import load
+from tta_server.deadline import Deadline
+from tta_server.errors import Cancelled, ConfigError
+from tta_server.images import Limits
+from tta_server.jobs import Outcome
+from tta_server.metrics import Metrics
+from tta_server.plan import Options, make_plan
+from tta_server.predictor import make_job, read_source
+from tta_server.repository import Model, load_model
+from tta_server.stopping import StopReason
+from tta_server.work import ImageWork, ModelRunner
+
+
+@pytest.fixture(scope="module")
+def clothing() -> Model:
+    return load_model(MODELS / "clothing")
+
+
+def decoded(model: Model, seed: int) -> ImageWork:
+    plan = make_plan(model, Options(policy="plain", include=frozenset(["probabilities"])))
+    source = read_source(pictures.jpeg(seed=seed), Limits())
+    work = make_job(plan, source, Deadline.after(1000), "test", Metrics()).work
+    work.decode()
+    return work
+
+
+def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
+    stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
+    leaves.settle(Cancelled("the client has left"))
+    runner = ModelRunner(clothing)
+    assert runner.run([(leaves, 0), (stays, 0)]) == [Outcome.MERGED, Outcome.MERGED]
+    runner.run([(alone, 0)])
+    for work in (stays, alone):
+        work.settle(StopReason.ALL_VIEWS)
+    together, single = (work.future.result().prediction["probabilities"] for work in (stays, alone))
+    np.testing.assert_allclose(together, single, atol=1e-5)
+    with pytest.raises(Cancelled):
+        leaves.future.result()
+
+
+def test_a_settled_job_takes_no_more_views(clothing: Model) -> None:
+    work = decoded(clothing, 3)
+    runner = ModelRunner(clothing)
+    runner.run([(work, 0)])
+    work.settle(StopReason.DEADLINE)
+    assert runner.run([(work, 0)]) == [Outcome.MERGED]
+    assert len(work.future.result().receipt.views) == 1
+
+
+def test_a_model_that_cannot_run_a_batch_of_two_is_refused_at_load(tmp_path) -> None:
+    """Its file says that the batch is free, but a reshape in it knows only one image."""
+    shape = numpy_helper.from_array(np.array([1, 192], np.int64), "shape")
+    nodes = [
+        helper.make_node("Reshape", ["image", "shape"], ["flat"]),
+        helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Concat", ["mean", "mean"], ["scores"], axis=1),
+    ]
+    model = graph(nodes, ("n", 3, 8, 8), "float32", [helper.make_tensor_value_info("scores", 1, ["n", 2])])
+    model.graph.initializer.append(shape)
+    config = {"task": "classification", "labels": ["a", "b"], "input": {"size": [8, 8]}, "output": {"kind": "logits"}}
+    with pytest.raises(ConfigError, match="can't run views"):
+        load(write_model(tmp_path / "single", model, config))

@@ -1,0 +1,58 @@
+"""What a request may ask, at every door under the same names: validated, and made into Options."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tta_server.errors import InvalidInput
+from tta_server.plan import Options
+
+
+class PredictQuery(BaseModel):
+    """Everything is optional; what is left out is the model's own setting."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    budget_ms: Annotated[
+        float | None, Field(description="Milliseconds from the whole request read to its answer made.", examples=[200])
+    ] = None
+    policy: Annotated[
+        str | None,
+        Field(
+            description="A preset's name (`GET /v1/policies`), or a JSON list of views, the plain one first.",
+            examples=["hflip", '["identity", "hflip", {"rotate": 10}]'],
+        ),
+    ] = None
+    max_views: Annotated[int | None, Field(ge=1, description="At most this many of the policy's views.")] = None
+    min_views: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["all"] | None,
+        Field(description="At least this many views, or an error; `all`: every planned one."),
+    ] = None
+    merge: Annotated[str | None, Field(description="How predictions merge; `GET /v1/models/{name}` lists them.")] = None
+    stop: Annotated[str | None, Field(description="When to stop: `all`, every view that the budget allows.")] = None
+    top_k: Annotated[int, Field(ge=1, description="How many classes to list.")] = 5
+    include: Annotated[
+        str, Field(description="Comma-separated: `views`, `agreement`, `probabilities`.", examples=["views,agreement"])
+    ] = ""
+
+
+def read_options(values: Mapping[str, Any]) -> Options:
+    """Raises InvalidInput that names the key, what was found, and what is allowed."""
+    try:
+        query = PredictQuery.model_validate(dict(values))
+    except ValidationError as error:
+        raise InvalidInput(_sentence(error)) from None
+    include = frozenset(part.strip() for part in query.include.split(",") if part.strip())
+    return Options(**{**query.__dict__, "include": include})
+
+
+def _sentence(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False)[0]
+    key = str(mistake["loc"][0])[:64]
+    if mistake["type"] == "extra_forbidden":
+        return f"unknown key {key!r}; known: {', '.join(PredictQuery.model_fields)}"
+    if key == "min_views":
+        return f"min_views takes a whole number of at least 1, or 'all', not {str(mistake['input'])[:64]!r}"
+    allowed = mistake["msg"].removeprefix("Input should be ").split(", unable")[0]
+    return f"{key} takes {allowed}, not {str(mistake['input'])[:64]!r}"
