@@ -83,6 +83,14 @@ MERGES: dict[str, Merge] = {
 }
 
 
+def _weighted(scores: Floats, w: Floats, out: Floats) -> Floats:
+    """w times scores, written to `out`; 0 where w is, even for -inf, a class ruled out where nothing counts."""
+    with np.errstate(invalid="ignore"):
+        np.multiply(scores, w, out=out)
+    np.copyto(out, 0, where=w <= 0)
+    return out
+
+
 class ScoreAccumulator:
     """Merges scores (C, ...) into probabilities of the same shape; keeps sums, never the views.
 
@@ -103,8 +111,7 @@ class ScoreAccumulator:
         w = self._weights(weight, scores.ndim)
         w = w if coverage is None else w * coverage
         if not np.all(w == 1):
-            with np.errstate(invalid="ignore"):  # -inf times 0: a class ruled out where nothing counts
-                scores = np.where(w > 0, scores * w, np.float32(0))
+            scores = _weighted(scores, w, np.empty_like(scores) if scores is values else scores)
         if self._total is None:
             self._total = np.array(scores, np.float32)
         elif self._merge.takes_maximum:

@@ -179,12 +179,16 @@ def _coverage(
     corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
     if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
         return None  # what lies between them lies inside too
-    m = [np.float32(v) for v in (to_scores.xx, to_scores.xy, to_scores.tx, to_scores.yx, to_scores.yy, to_scores.ty)]
-    u = m[0] * x + (m[1] * y[:, None] + m[2])
-    seen = (u >= left) & (u <= right)
-    v = m[3] * x + (m[4] * y[:, None] + m[5])
-    seen &= (v >= top) & (v <= bottom)
+    seen = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
+    seen &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
     return seen.astype(np.float32)
+
+
+def _between(low: float, row: tuple[float, float, float], x: Floats, y: Floats, high: float) -> NDArray[np.bool_]:
+    """Where one coordinate of the mapped grid lies between two lines, (len(y), len(x))."""
+    a, b, c = (np.float32(v) for v in row)
+    found = a * x + (b * y[:, None] + c)
+    return (found >= low) & (found <= high)
 
 
 def _enlarged(maps: Floats, stride: tuple[float, float], scene: Scene) -> Iterator[tuple[slice, Floats]]:
