@@ -172,6 +172,14 @@ TOLERANCE = 0.00005
 """Half of the last digit given."""
 
 
+def compared(found: float, expected: float | None) -> tuple[str, str]:
+    """The reference as shown, and whether the figure is the same; both empty where there is none."""
+    if expected is None:
+        return "", ""
+    off = abs(found - expected)
+    return f"{expected:.4f}", "yes" if off <= TOLERANCE else f"[red]off by {off:.4f}"
+
+
 def run(study: Study, models: Path, data: Path, table: Table) -> bool:
     agrees = True
     with load(models / study.model) as model:
@@ -180,12 +188,11 @@ def run(study: Study, models: Path, data: Path, table: Table) -> bool:
                 figures = study.judge(predicted(model, samples, column, study.include))
                 for metric, found in figures.items():
                     expected = reference(study, column, metric, name)
-                    off = abs(found - expected) if expected is not None else 0.0
-                    same = off <= TOLERANCE
+                    same = expected is None or abs(found - expected) <= TOLERANCE
                     agrees &= same
                     table.add_row(
                         study.model, f"{name} ({len(samples)})", column.name, metric, f"{found:.4f}",
-                        "" if expected is None else f"{expected:.4f}", "yes" if same else f"[red]off by {off:.4f}",
+                        *compared(found, expected),
                     )  # fmt: skip
     return agrees
 
