@@ -77,6 +77,7 @@ class Application:
         )
         self.predictor = Predictor(self.models, self._engine, settings.limits, self.metrics)
         self.ready = False
+        self.closing = False
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
@@ -84,15 +85,17 @@ class Application:
         return cls(settings, [load_model(folder) for folder in find_models(settings.models)])
 
     def warm(self) -> None:
-        """Measures every model, then opens for requests. Raises ConfigError."""
+        """Measures every model, then opens for requests, unless `closing` is set meanwhile. Raises ConfigError."""
         for model in self.models.values():
             warm_up(model, self._costs, self.settings.slots)
+            if self.closing:
+                return
         self._engine.start()
         self.ready = True
 
     def close(self) -> None:
         """Answers what was admitted, for `drain_seconds` at most, and stops."""
-        self.ready = False
+        self.ready, self.closing = False, True
         self._engine.drain(self.settings.drain_seconds)
         for model in self.models.values():
             model.backend.close()

@@ -87,7 +87,7 @@ def sniff(data: bytes) -> str:
     for name, matches in MAGIC.items():
         if matches(data[:12]):
             return name
-    raise UnsupportedMedia(f"the body is not an image in {', '.join(MAGIC)}")
+    raise UnsupportedMedia(f"this is not an image in {', '.join(MAGIC)}")
 
 
 def read_header(data: bytes, limits: Limits) -> Header:

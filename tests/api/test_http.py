@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import pictures, references
+from tests.references import MODELS
 from tests.serving import Server, models_folder, until
 
 CLOTHING = "/v1/models/clothing/predict"
@@ -430,3 +431,22 @@ def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> Non
 
 def test_a_wrong_method_is_told_the_right_one(client: httpx.Client) -> None:
     assert client.get(CLOTHING).headers["Allow"] == "POST"
+
+
+def test_a_signal_while_models_are_warmed_ends_quietly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def alive() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    with Server("--port", str(port), "--models", str(MODELS)) as server:
+        until(alive)
+        server.tell(signal.SIGINT)
+        assert server.exit_status() == 0
+        said = "".join(server.lines["stderr"])
+    assert "ready" not in said
+    assert "Traceback" not in said

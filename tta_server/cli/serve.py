@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, application: Application, listener: socket.socket) -> None:
         self._application = application
-        self._listener = listener
+        self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         app = create_app(application)
         app.router.lifespan_context = self._lifespan
@@ -93,6 +93,7 @@ class Server(uvicorn.Server):
         try:
             yield
         finally:
+            self._application.closing = True
             await warming
             await asyncio.to_thread(self._application.close)
 
@@ -103,7 +104,9 @@ class Server(uvicorn.Server):
             self.failure = error
             self.should_exit = True
             return
-        host, port = self._listener.getsockname()[:2]
+        if not self._application.ready:
+            return
+        host, port = self._address
         names = ", ".join(self._application.models)
         err.print(
             f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True
