@@ -52,6 +52,17 @@ def merged(items: Items) -> list[Outcome | StopReason]:
     return [Outcome.MERGED] * len(items)
 
 
+def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Sequence[Outcome | StopReason]]:
+    """Says when a batch has started, and ends it when told to."""
+
+    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+        started.set()
+        release.wait(PATIENCE)
+        return merged(items)
+
+    return behave
+
+
 class PaperRunner:
     """Does with a batch what the test says."""
 
@@ -269,12 +280,7 @@ def test_all_slots_work_on_one_job(opened: Opener) -> None:
 
 def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
     started, release = threading.Event(), threading.Event()
-
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
-        started.set()
-        release.wait(PATIENCE)
-        return merged(items)
-
+    behave = held(started, release)
     engine = opened(behave, slots=1)
     work, other = PaperWork(), PaperWork()
     leaving = job(work, views=5)
@@ -316,12 +322,7 @@ def test_who_leaves_before_decoding_is_never_decoded(opened: Opener) -> None:
 
 def test_drain_refuses_new_jobs_and_finishes_the_admitted(opened: Opener) -> None:
     started, release = threading.Event(), threading.Event()
-
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
-        started.set()
-        release.wait(PATIENCE)
-        return merged(items)
-
+    behave = held(started, release)
     engine = opened(behave, slots=2)
     works = [PaperWork() for _ in range(20)]
     for work in works:
@@ -353,12 +354,7 @@ def test_drain_refuses_new_jobs_and_finishes_the_admitted(opened: Opener) -> Non
 
 def test_drain_gives_up_on_what_is_stuck_and_tells_its_client(opened: Opener) -> None:
     started, release = threading.Event(), threading.Event()
-
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
-        started.set()
-        release.wait(PATIENCE)
-        return merged(items)
-
+    behave = held(started, release)
     engine = opened(behave, slots=1)
     stuck, waiting = PaperWork(), PaperWork()
     engine.submit(job(stuck))

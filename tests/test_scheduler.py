@@ -293,6 +293,12 @@ def test_slots_are_kept_for_the_mandatory_views_of_who_is_being_decoded() -> Non
     check_promises(pool)
 
 
+def test_nobody_overtakes_who_waits_behind_a_decoding_image() -> None:
+    pool = Pool(CPU, slots=2, decode_ms=2)
+    pool.run([Arrival(0, 15), Arrival(0, 16, (C,)), Arrival(1, 7, (C, C), mandatory=2)])
+    check_promises(pool)
+
+
 def test_optional_views_of_others_do_not_break_the_promise_to_come_back() -> None:
     history = [Arrival(0, 900, (A,) * 3), Arrival(1, 900)]
     refused = Pool({A: linear(30)}, bounds=Bounds(jobs=1)).run(history)[1].refused

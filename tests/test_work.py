@@ -1,5 +1,9 @@
 """Batches of several clients' views: whoever has left can't hurt his neighbours."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
@@ -17,6 +21,8 @@ from tta_server.plan import Options, make_plan
 from tta_server.predictor import make_job, read_source
 from tta_server.repository import Model, load_model
 from tta_server.stopping import StopReason
+from tta_server.tasks import Wanted
+from tta_server.tasks.classification import Classification
 from tta_server.work import ImageWork, ModelRunner
 
 
@@ -47,12 +53,34 @@ def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
         leaves.future.result()
 
 
-def test_a_settled_job_takes_no_more_views(clothing: Model) -> None:
-    work = decoded(clothing, 3)
-    runner = ModelRunner(clothing)
+class Late:
+    """A task's accumulator that, just when it is asked for its result, sees one more view come in."""
+
+    def __init__(self, real: Any, arrives: Callable[[], object]) -> None:
+        self._real, self._arrives = real, arrives
+
+    def add(self, prediction: Any, weight: Any) -> None:
+        self._real.add(prediction, weight)
+
+    def result(self) -> Any:
+        self._arrives()
+        return self._real.result()
+
+
+class LateTask(Classification):
+    arrives: Callable[[], object]
+
+    def accumulator(self, merge: str, wanted: Wanted) -> Any:
+        return Late(super().accumulator(merge, wanted), lambda: self.arrives())
+
+
+def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:
+    task = LateTask(clothing.config.labels, "logits", "logits")
+    model = replace(clothing, task=task)
+    work, runner = decoded(model, 3), ModelRunner(model)
+    task.arrives = lambda: runner.run([(work, 0)])
     runner.run([(work, 0)])
     work.settle(StopReason.DEADLINE)
-    assert runner.run([(work, 0)]) == [Outcome.MERGED]
     assert len(work.future.result().receipt.views) == 1
 
 

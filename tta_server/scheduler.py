@@ -23,8 +23,6 @@ from tta_server.line import EPSILON, Line, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
-CANDIDATES = 3
-"""How many jobs behind one that is being decoded a slot looks at: each look lays out the whole line."""
 
 
 class Scheduler(Generic[W]):
@@ -110,18 +108,16 @@ class Scheduler(Generic[W]):
         While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it.
         """
         self._slots.release(slot)
-        decoding, tried = False, 0
+        decoding = False
         for job in self._line:
             if job.phase is Phase.DECODING:
                 decoding = True
                 continue
             items = self._fill(job, now) if job.phase is Phase.READY else []
             lead = self._prices.batch(items, now) if items else self._prices.decoding(job, now)
-            if not decoding or self._spare(lead, job, now):
-                return self._run(slot, items, now) if items else self._decode(slot, job, now)
-            tried += 1
-            if tried == CANDIDATES:
-                return None
+            if decoding and not self._spare(lead, job, now):
+                return None  # whoever comes later must not overtake this one
+            return self._run(slot, items, now) if items else self._decode(slot, job, now)
         return self._optional(slot, now)
 
     def _optional(self, slot: int, now: float) -> Batch[W] | None:
