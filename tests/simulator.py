@@ -7,7 +7,7 @@ from itertools import count
 
 from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.jobs import Batch, Bounds, Decode, Finished, Job, Outcome
+from tta_server.jobs import LOST, Batch, Bounds, Decode, Finished, Job, Merged, Outcome
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
@@ -227,10 +227,10 @@ class Pool:
             self._free.add(batch.slot)
 
     def _merged(self, batch: Batch[Record], seconds: float) -> list[Finished[Record]]:
-        outcomes = []
+        outcomes: list[Outcome] = []
         for job, view in batch.items:
             lost = view in job.work.arrival.lost
-            outcomes.append(Outcome.LOST if lost else Outcome.MERGED)
+            outcomes.append(LOST if lost else Merged())
             if job.work.live and not lost:
                 job.work.merged += 1
                 job.work.merged_mandatory += view < job.work.arrival.mandatory

@@ -172,7 +172,7 @@ def test_every_option_of_the_query_is_taken(clothing: LoadedModel) -> None:
         {"min_views": 9},
         {"min_views": "most"},
         {"merge": "median"},
-        {"stop": "certain"},
+        {"stop": "maybe"},
         {"include": ["everything"]},
         {"top_k": 0},
     ],

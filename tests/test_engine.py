@@ -9,7 +9,7 @@ import pytest
 from tests.simulator import PIXELS, A, cost_model, linear
 from tta_server.engine import Engine
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded, TTAError
-from tta_server.jobs import Bounds, Job, Outcome
+from tta_server.jobs import LOST, Bounds, Job, Merged, Outcome
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -48,14 +48,14 @@ class PaperWork:
 Items = Sequence[tuple[PaperWork, int]]
 
 
-def merged(items: Items) -> list[Outcome | StopReason]:
-    return [Outcome.MERGED] * len(items)
+def merged(items: Items) -> list[Outcome]:
+    return [Merged()] * len(items)
 
 
-def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Sequence[Outcome | StopReason]]:
+def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Sequence[Outcome]]:
     """Says when a batch has started, and ends it when told to."""
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         started.set()
         release.wait(PATIENCE)
         return merged(items)
@@ -66,10 +66,10 @@ def held(started: threading.Event, release: threading.Event) -> Callable[[Items]
 class PaperRunner:
     """Does with a batch what the test says."""
 
-    def __init__(self, behave: Callable[[Items], Sequence[Outcome | StopReason]]) -> None:
+    def __init__(self, behave: Callable[[Items], Sequence[Outcome]]) -> None:
         self.behave = behave
 
-    def run(self, items: Items) -> Sequence[Outcome | StopReason]:
+    def run(self, items: Items) -> Sequence[Outcome]:
         return self.behave(items)
 
 
@@ -82,7 +82,7 @@ def opened() -> Iterator[Opener]:
     engines: list[Engine[PaperWork]] = []
 
     def open_one(
-        behave: Callable[[Items], Sequence[Outcome | StopReason]] = merged,
+        behave: Callable[[Items], Sequence[Outcome]] = merged,
         slots: int = 2,
         view_ms: float = 1.0,
         bounds: Bounds | None = None,
@@ -129,14 +129,14 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
     count = 0
     lock = threading.Lock()
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         nonlocal count
         with lock:
             count += 1
             number = count
         if number % 5 == 0:
             raise RuntimeError("a driver fell over")
-        return [Outcome.LOST if (number + k) % 7 == 0 else Outcome.MERGED for k in range(len(items))]
+        return [LOST if (number + k) % 7 == 0 else Merged() for k in range(len(items))]
 
     def broken() -> None:
         raise InvalidInput("not an image")
@@ -184,7 +184,7 @@ def test_a_decode_that_raises_fails_its_job_and_the_slot_goes_on(
 def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, raised: Exception) -> None:
     first = True
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         nonlocal first
         if first:
             first = False
@@ -201,7 +201,7 @@ def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, ra
 
 
 def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(opened: Opener) -> None:
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         if any(view for _, view in items):
             raise RuntimeError("no more")
         return merged(items)
@@ -215,8 +215,8 @@ def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(o
 def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
     opened: Opener, lost: int, expected: type
 ) -> None:
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
-        return [Outcome.LOST if view == lost else Outcome.MERGED for _, view in items]
+    def behave(items: Items) -> Sequence[Outcome]:
+        return [LOST if view == lost else Merged() for _, view in items]
 
     work = PaperWork()
     opened(behave).submit(job(work, views=3))
@@ -229,7 +229,7 @@ def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
 def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Opener) -> None:
     release = threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         if any(view for _, view in items):
             release.wait(PATIENCE)
         return merged(items)
@@ -245,7 +245,7 @@ def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Ope
 def test_a_job_whose_mandatory_view_is_stuck_fails_at_its_deadline(opened: Opener) -> None:
     release = threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         release.wait(PATIENCE)
         return merged(items)
 
@@ -264,7 +264,7 @@ def test_all_slots_work_on_one_job(opened: Opener) -> None:
     """Three slots meet in three views of one job, time after time, or the barrier breaks."""
     meeting = threading.Barrier(3)
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         meeting.wait(5)
         return merged(items)
 
@@ -298,7 +298,7 @@ def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
 def test_who_leaves_before_decoding_is_never_decoded(opened: Opener) -> None:
     started, release, decoded = threading.Event(), threading.Event(), threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome | StopReason]:
+    def behave(items: Items) -> Sequence[Outcome]:
         started.set()
         release.wait(PATIENCE)
         return merged(items)

@@ -206,7 +206,7 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"budget": {"default_ms": 0}}, "budget.default_ms is 0; it should be greater than 0"),
         ({"budget": {"default_ms": 9000}}, "budget: default_ms 9000 is over max_ms 5000"),
         ({"budget": {"min_views": 3}}, "budget.min_views is 3, but the policy has 2 views"),
-        ({"stop": "certain"}, "stop is 'certain'; it should be 'all'"),
+        ({"stop": "maybe"}, "stop: unknown stop 'maybe'; known: all, certain"),
         ({"backend": "torch"}, "backend is 'torch'; it should be 'onnxruntime'"),
         ({"policy": "d5"}, "policy: unknown policy 'd5'; presets: plain, "),
         ({"policy": "d4"}, "policy: view 'vflip' contains vflip, which does not keep this model's labels"),

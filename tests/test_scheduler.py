@@ -25,7 +25,7 @@ from tests.simulator import (
 )
 from tta_server.costs import Bucket
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
-from tta_server.jobs import Batch, Bounds, Decode, Job, Outcome
+from tta_server.jobs import Batch, Bounds, Decode, Job, Merged
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
@@ -394,7 +394,7 @@ def test_a_batch_still_running_at_the_deadline_is_not_waited_for() -> None:
     scheduler.ready(step, 0.0, 0.0)
     plain = scheduler.next_batch(0, 0.0)
     assert isinstance(plain, Batch)
-    assert scheduler.completed(plain, [Outcome.MERGED], 0.025, 0.025) == []
+    assert scheduler.completed(plain, [Merged()], 0.025, 0.025) == []
     slow = scheduler.next_batch(0, 0.025)
     assert isinstance(slow, Batch)
     wake = scheduler.wake_at()
@@ -402,7 +402,7 @@ def test_a_batch_still_running_at_the_deadline_is_not_waited_for() -> None:
     assert wake is not None
     (done,) = scheduler.due(wake)
     assert done.outcome is StopReason.DEADLINE
-    assert scheduler.completed(slow, [Outcome.MERGED], 0.5, 0.51) == [], "it is ignored on return"
+    assert scheduler.completed(slow, [Merged()], 0.5, 0.51) == [], "it is ignored on return"
     assert scheduler.wake_at() is None
 
 
@@ -459,7 +459,7 @@ def test_a_stop_reason_from_the_merge_answers_at_once() -> None:
     scheduler.ready(step, 0.0, 0.0)
     batch = scheduler.next_batch(0, 0.0)
     assert isinstance(batch, Batch)
-    outcomes = [StopReason.CAPACITY, *[Outcome.MERGED] * (len(batch.items) - 1)]
+    outcomes = [Merged(stop=StopReason.CAPACITY), *[Merged()] * (len(batch.items) - 1)]
     (done,) = scheduler.completed(batch, outcomes, 0.01, 0.01)
     assert done.outcome is StopReason.CAPACITY
     assert scheduler.next_batch(0, 0.01) is None

@@ -15,13 +15,13 @@ from tta_server import load
 from tta_server.deadline import Deadline
 from tta_server.errors import Cancelled, ConfigError
 from tta_server.images import Limits
-from tta_server.jobs import Outcome
+from tta_server.jobs import Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import make_job, read_source
 from tta_server.repository import Model, load_model
 from tta_server.stopping import StopReason
-from tta_server.tasks import Wanted
+from tta_server.tasks import Scene, Wanted
 from tta_server.tasks.classification import Classification
 from tta_server.work import ImageWork, ModelRunner
 
@@ -43,7 +43,7 @@ def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
     stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
     leaves.settle(Cancelled("the client has left"))
     runner = ModelRunner(clothing)
-    assert runner.run([(leaves, 0), (stays, 0)]) == [Outcome.MERGED, Outcome.MERGED]
+    assert runner.run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
     runner.run([(alone, 0)])
     for work in (stays, alone):
         work.settle(StopReason.ALL_VIEWS)
@@ -62,6 +62,9 @@ class Late:
     def add(self, prediction: Any, weight: Any) -> None:
         self._real.add(prediction, weight)
 
+    def margin(self) -> float:
+        return float(self._real.margin())
+
     def result(self) -> Any:
         self._arrives()
         return self._real.result()
@@ -70,8 +73,8 @@ class Late:
 class LateTask(Classification):
     arrives: Callable[[], object]
 
-    def accumulator(self, merge: str, wanted: Wanted) -> Any:
-        return Late(super().accumulator(merge, wanted), lambda: self.arrives())
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> Any:
+        return Late(super().accumulator(merge, wanted, scene), lambda: self.arrives())
 
 
 def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:

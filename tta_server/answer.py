@@ -9,19 +9,25 @@ from tta_server.views import Policy, View
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an answer says about itself. `dropped` counts views whose output held NaN or infinity. `stages_ms` adds up
-    the work of all slots, so it may exceed `elapsed_ms`."""
+    """What an answer says about itself.
+
+    `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
+    is the share of the pixels that more views could still have changed, of an answer that settled. `stages_ms` adds up
+    the work of all slots, so it may exceed `elapsed_ms`.
+    """
 
     views: Sequence[dict[str, Any]]
     planned: int
     dropped: int
     merge: str
+    stop: str | dict[str, float]
     stop_reason: str
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
     policy: Policy
     request_id: str
+    open: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -29,7 +35,9 @@ class Receipt:
             "planned": self.planned,
             "dropped": self.dropped,
             "merge": self.merge,
+            "stop": self.stop,
             "stop_reason": self.stop_reason,
+            **({} if self.open is None else {"open": self.open}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -108,8 +108,9 @@ ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
     """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out."""
     values = {key: value for key, value in options.items() if value is not None}
-    if isinstance(values.get("policy"), list | tuple | dict):
-        values["policy"] = json.dumps(values["policy"])
+    for key in ("policy", "stop"):
+        if isinstance(values.get(key), list | tuple | dict):
+            values[key] = json.dumps(values[key])
     if isinstance(values.get("include"), list | tuple | set | frozenset):
         values["include"] = ",".join(map(str, values["include"]))
     return values

@@ -37,7 +37,7 @@ C = TypeVar("C", bound=Work, contravariant=True)
 class Runner(Protocol[C]):
     """One model: runs views of several jobs as one batch and merges them."""
 
-    def run(self, items: Sequence[tuple[C, int]]) -> Sequence[Outcome | StopReason]:
+    def run(self, items: Sequence[tuple[C, int]]) -> Sequence[Outcome]:
         """One outcome a view; raises TTAError where the whole batch failed."""
 
 

@@ -18,11 +18,24 @@ class Phase(Enum):
     READY = auto()
 
 
-class Outcome(Enum):
-    """What became of one view of a batch; a StopReason means merged, and no more views are needed."""
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One view of a batch is merged. `worth` is how much one more of its job's views is expected to change; `stop` is
+    set when no more are needed."""
 
-    MERGED = auto()
+    worth: float = 1.0
+    stop: StopReason | None = None
+
+
+class Lost(Enum):
+    """One view's output held NaN or infinity."""
+
     LOST = auto()
+
+
+LOST = Lost.LOST
+Outcome = Merged | Lost
+"""What became of one view of a batch."""
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +55,7 @@ class Job(Generic[W]):
     merged: int = 0
     mandatory_merged: int = 0
     lost: int = 0
+    worth: float = 1.0
     load: float = 0.0
     ready_at: float = 0.0
     due_at: float = math.inf

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import SYMMETRIES
 from tta_server.preprocessing import INTERPOLATIONS
+from tta_server.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS
 from tta_server.tasks.merging import KINDS
 
@@ -75,6 +76,13 @@ class LimitsConfig(Strict):
     shift: Annotated[float, Field(ge=0, le=512)] = 32.0
 
 
+def _stop(spec: Any) -> StopSpec:
+    try:
+        return read_stop(spec)
+    except InvalidInput as mistake:
+        raise ValueError(str(mistake)) from None
+
+
 class ModelConfig(Strict):
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -87,7 +95,7 @@ class ModelConfig(Strict):
     symmetries: tuple[Literal[tuple(SYMMETRIES)], ...] = ()  # type: ignore[valid-type]
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
-    stop: Literal["all"] = "all"
+    stop: Annotated[StopSpec, PlainValidator(_stop)] = StopSpec("all")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":

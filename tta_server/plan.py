@@ -5,13 +5,14 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from tta_server.calibration import Calibration
 from tta_server.costs import Bucket
 from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Placement
 from tta_server.repository import Model
-from tta_server.stopping import STOP_RULES, StopRule
+from tta_server.stopping import StopRule, StopSpec, read_stop
 from tta_server.tasks import Wanted
 from tta_server.views import Policy, View
 
@@ -45,17 +46,21 @@ class Plan:
     views: tuple[View, ...]
     mandatory: int
     merge: str
-    stop: StopRule
+    stop: StopSpec
+    rule: StopRule
     wanted: Wanted
 
     @cached_property
-    def weights(self) -> tuple[float, ...]:
-        """What each view can add to any one class at most."""
-        return tuple(max(v.weight) if isinstance(v.weight, tuple) else v.weight for v in self.views)
+    def calibration(self) -> Calibration | None:
+        """What is known of its views' worth; None where it is not the policy and merge that were calibrated."""
+        known = self.model.calibration
+        return known if known and known.matches(self.policy.digest, self.merge) else None
 
-    @cached_property
-    def total_weight(self) -> float:
-        return sum(self.weights)
+    def worth(self, margin: float, done: int) -> float:
+        """How much one more view is expected to change: the chance of another top class if calibration knows it, else
+        more for a smaller margin."""
+        known = self.calibration
+        return known.worth(margin, done) if known else 1.0 - margin
 
     @cached_property
     def keeps_remarks(self) -> bool:
@@ -97,9 +102,7 @@ def _plan(model: Model, options: Options) -> Plan:
     merge = config.merge if options.merge is None else options.merge
     if merge not in model.task.merges:
         raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
-    stop = config.stop if options.stop is None else options.stop
-    if stop not in STOP_RULES:
-        raise InvalidInput(f"unknown stop {stop[:64]!r}; known: {', '.join(STOP_RULES)}")
+    stop = config.stop if options.stop is None else read_stop(options.stop)
     if unknown := sorted(options.include - set(model.task.includes)):
         raise InvalidInput(f"unknown include {unknown[0][:64]!r}; {model.name} knows {', '.join(model.task.includes)}")
     return Plan(
@@ -108,7 +111,8 @@ def _plan(model: Model, options: Options) -> Plan:
         views=views,
         mandatory=_min_views(options.min_views, config.budget.min_views, len(views)),
         merge=merge,
-        stop=STOP_RULES[stop],
+        stop=stop,
+        rule=_rule(model, stop, policy, merge, options.stop is None),
         wanted=Wanted(options.include, _whole("top_k", options.top_k, len(config.labels))),
     )
 
@@ -137,6 +141,15 @@ def _policy(model: Model, spec: str | None) -> Policy:
         policy = read_policy(views, model.preprocessing.crops)
     model.check_views(policy)
     return policy
+
+
+def _rule(model: Model, stop: StopSpec, policy: Policy, merge: str, own: bool) -> StopRule:
+    try:
+        return model.stop_rule(stop, policy, merge)
+    except InvalidInput as mistake:
+        if own:
+            raise InvalidInput(f"{mistake}; this is {model.name}'s own stop rule: ask for another, stop=all") from None
+        raise
 
 
 def _whole(key: str, value: int | None, default: int) -> int:

@@ -30,7 +30,15 @@ class PredictQuery(BaseModel):
         Field(description="At least this many views, or an error; `all`: every planned one."),
     ] = None
     merge: Annotated[str | None, Field(description="How predictions merge; `GET /v1/models/{name}` lists them.")] = None
-    stop: Annotated[str | None, Field(description="When to stop: `all`, every view that the budget allows.")] = None
+    stop: Annotated[
+        str | None,
+        Field(
+            description="When to stop: `all`, every view that the budget allows; `certain`, when no view left could "
+            'change the answer; `{"epsilon": 0.01}`, when calibration lets expect that it will not; `{"open": 0.01}`, '
+            "when at most that share of a mask's pixels could still change.",
+            examples=["certain"],
+        ),
+    ] = None
     top_k: Annotated[int, Field(ge=1, description="How many classes to list.")] = 5
     include: Annotated[
         str, Field(description="Comma-separated: `views`, `agreement`, `probabilities`.", examples=["views,agreement"])

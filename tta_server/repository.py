@@ -1,7 +1,7 @@
 """models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,13 @@ import numpy as np
 import yaml
 
 from tta_server.backends import BACKENDS, Backend, Signature
+from tta_server.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Size
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Channels, Normalization, Preprocessing, Resize
+from tta_server.stopping import All, Certain, Confident, Settled, StopRule, StopSpec
 from tta_server.tasks import TASKS, Task
 from tta_server.views import Policy, Symmetries, View
 
@@ -33,6 +35,32 @@ class Model:
     symmetries: Symmetries
     policy: Policy
     backend: Backend
+    calibration: Calibration | None = None
+
+    def stop_rule(self, spec: StopSpec, policy: Policy, merge: str) -> StopRule:
+        """Raises InvalidInput, saying what it takes, where a rule can't keep its promise."""
+        if spec.name not in self.task.stops:
+            raise InvalidInput(
+                f"stop {spec.name} is not for {self.task.name}, which knows {', '.join(self.task.stops)}"
+            )
+        if spec.value is None and spec.name == "all":
+            return All()
+        if spec.name == "epsilon":
+            return Confident(self._calibrated(policy, merge).threshold(spec.value or 0.0))
+        try:
+            self.task.check_bounded(merge, [view.weight for view in policy.views])
+        except InvalidInput as mistake:
+            raise InvalidInput(f"stop {spec}: {mistake}") from None
+        return Certain() if spec.value is None else Settled(spec.value)
+
+    def _calibrated(self, policy: Policy, merge: str) -> Calibration:
+        if self.calibration is None:
+            raise InvalidInput(f"stop epsilon needs a calibration: run `tta-server calibrate {self.name} --data DIR`")
+        if not self.calibration.matches(policy.digest, merge):
+            raise InvalidInput(
+                f"stop epsilon is calibrated for {self.name}'s own policy and merge {self.calibration.merge} only"
+            )
+        return self.calibration
 
     def check_views(self, policy: Policy) -> None:
         """Raises InvalidInput, naming the view, where a policy breaks labels or does not fit the model's input."""
@@ -97,7 +125,20 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def load_model(folder: Path) -> Model:
-    """Raises ConfigError naming file, key, what was found and what is allowed."""
+    """With its calibration if there is one. Raises ConfigError naming file, key, what was found and what is allowed."""
+    model = load_uncalibrated(folder)
+    file = folder / model.version / "model.onnx"
+    if (folder / FILE).is_file():
+        model = replace(model, calibration=read_calibration(folder, digest_of(file), model.policy.digest))
+    try:
+        model.stop_rule(model.config.stop, model.policy, model.config.merge)
+    except InvalidInput as mistake:
+        raise ConfigError(f"{folder / 'tta.yaml'}: stop: {mistake}") from None
+    return model
+
+
+def load_uncalibrated(folder: Path) -> Model:
+    """As `load_model`, whatever calibration there is."""
     path = folder / "tta.yaml"
     config = read_config(path)
     version = _latest_version(folder)

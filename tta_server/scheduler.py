@@ -18,7 +18,7 @@ from tta_server.errors import (
     TooLarge,
     TTAError,
 )
-from tta_server.jobs import Batch, Bounds, Decode, Finished, Job, Outcome, Phase
+from tta_server.jobs import Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Phase
 from tta_server.line import EPSILON, Line, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
@@ -201,9 +201,7 @@ class Scheduler(Generic[W]):
 
     # ---- what came back ----
 
-    def completed(
-        self, batch: Batch[W], outcomes: Sequence[Outcome | StopReason], seconds: float, now: float
-    ) -> list[Finished[W]]:
+    def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
         """A batch is back, its predictions merged outside; one outcome a view."""
         self.costs.observe(batch.bucket, len(batch.items), seconds, now)
         self._slots.release(batch.slot)
@@ -212,7 +210,7 @@ class Scheduler(Generic[W]):
             job.running -= 1
             if job not in self._jobs:
                 continue
-            if outcome is Outcome.LOST:
+            if not isinstance(outcome, Merged):
                 job.lost += 1
                 if view < job.mandatory:
                     error = BackendFailed("the model's output for a mandatory view holds NaN or infinity")
@@ -220,8 +218,9 @@ class Scheduler(Generic[W]):
                 continue
             job.merged += 1
             job.mandatory_merged += view < job.mandatory
-            if isinstance(outcome, StopReason) and job.answerable:
-                finished += self._finish(job, outcome)
+            job.worth = outcome.worth
+            if outcome.stop and job.answerable:
+                finished += self._finish(job, outcome.stop)
         for job in each_job(batch.items):
             if job in self._jobs and job.answerable:
                 finished += self._verdict(job, now)

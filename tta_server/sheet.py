@@ -46,14 +46,14 @@ class Cell:
 def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | None) -> Image.Image:
     """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
     include = frozenset(["views", "agreement"])
-    plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", include=include))
+    plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), "sheet", Metrics()).work
     work.decode()
     pixels = source.open()
     scene = Scene(source.size, work.layout.placements[0])
-    merged = model.task.accumulator(plan.merge, plan.wanted)
+    merged = model.task.accumulator(plan.merge, plan.wanted, scene)
     (draw, caption), cells, remarks = DRAWINGS[model.task.name], [], []
     for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
         outputs = ModelRunner(model).infer([(work, index)])
@@ -62,7 +62,7 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
             raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
         merged.add(prediction, view.weight)
         remarks.append(model.task.remark(prediction))
-        alone = model.task.accumulator(plan.merge, plan.wanted)
+        alone = model.task.accumulator(plan.merge, plan.wanted, scene)
         alone.add(prediction, 1.0)
         own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
         seen = as_seen(model.preprocessing, pixels, view, placement)

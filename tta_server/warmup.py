@@ -57,7 +57,7 @@ class _Probe:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._plan = make_plan(model, Options(min_views="all"))
+        self._plan = make_plan(model, Options(min_views="all", stop="all"))
         prep = model.preprocessing
         self.size = Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
         self._card = _test_card(self.size)

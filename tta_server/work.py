@@ -14,7 +14,7 @@ from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
-from tta_server.jobs import Outcome
+from tta_server.jobs import LOST, Merged, Outcome
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.preprocessing import Canvas
@@ -71,10 +71,11 @@ class ImageWork:
         self._lock = threading.Lock()
         self._pixels: Pixels | None = None
         self._canvases: dict[float, Canvas] = {}
-        self._accumulator = model.task.accumulator(plan.merge, plan.wanted)
+        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, self._scene)
         self._merged: list[tuple[int, Any]] = []
-        self._weight_left = plan.total_weight
+        self._waiting = set(range(len(plan.views)))
         self._dropped = 0
+        self._open: float | None = None
         self._settled = False
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._queued_since = deadline.start
@@ -117,7 +118,7 @@ class ImageWork:
         else:
             self.model.preprocessing.write(canvas, view, self.layout.placements[index], row)
 
-    def merge(self, index: int, outputs: Outputs, row: int) -> Outcome | StopReason:
+    def merge(self, index: int, outputs: Outputs, row: int) -> Outcome:
         """Moves a view's prediction back and merges it; LOST where it holds NaN."""
         task, view = self.model.task, self.plan.views[index]
         prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
@@ -126,16 +127,27 @@ class ImageWork:
             self._metrics.dropped(self.model.name)
             with self._lock:
                 self._dropped += 1
-            return Outcome.LOST
+                self._waiting.discard(index)
+            return LOST
         remark = task.remark(prediction) if self.plan.keeps_remarks else None
         with self._lock:
             if self._settled:
-                return Outcome.MERGED
+                return Merged()
             self._accumulator.add(prediction, view.weight)
             self._merged.append((index, remark))
-            self._weight_left -= self.plan.weights[index]
-            reason = self.plan.stop.decide(self._accumulator, self._weight_left)
-        return reason or Outcome.MERGED
+            self._waiting.discard(index)
+            if not self._waiting:
+                return Merged()
+            worth = self.plan.worth(self.margin(), len(self._merged))
+            return Merged(worth, self.plan.rule.decide(self))
+
+    def margin(self) -> float:
+        return self._accumulator.margin()
+
+    def undecided(self) -> float:
+        views, placements = self.plan.views, self.layout.placements
+        self._open = self._accumulator.undecided([(placements[i], views[i].weight) for i in self._waiting])
+        return self._open
 
     def spent(self, prepare: float = 0.0, infer: float = 0.0, merge: float = 0.0) -> None:
         """Its share of a batch's seconds."""
@@ -181,12 +193,14 @@ class ImageWork:
             planned=len(plan.views),
             dropped=self._dropped,
             merge=plan.merge,
+            stop=plan.stop.to_json(),
             stop_reason=reason,
             budget_ms=self._deadline.budget_ms,
             elapsed_ms=round(elapsed * 1e3, 3),
             stages_ms=stages,
             policy=plan.policy,
             request_id=self._request_id,
+            open=self._open if reason is StopReason.SETTLED else None,
         )
         self._metrics.answer(model.name, reason, len(views), elapsed, stages)
         return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture)
@@ -198,7 +212,7 @@ class ModelRunner:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def run(self, items: Sequence[tuple[ImageWork, int]]) -> list[Outcome | StopReason]:
+    def run(self, items: Sequence[tuple[ImageWork, int]]) -> list[Outcome]:
         """All items have the same input size. Raises BackendFailed."""
         start = time.monotonic()
         batch = self._written(items)

@@ -236,7 +236,7 @@ def test_a_receipt_tells_what_was_done(client: httpx.Client) -> None:
     told = response.json()
     receipt = told["receipt"]
     assert set(receipt) == {
-        "views", "planned", "dropped", "merge", "stop_reason", "budget_ms", "elapsed_ms", "stages_ms", "policy",
+        "views", "planned", "dropped", "merge", "stop", "stop_reason", "budget_ms", "elapsed_ms", "stages_ms", "policy",
         "request_id",
     }  # fmt: skip
     assert receipt["budget_ms"] == 10_000

@@ -26,7 +26,7 @@ def answered(scores, kind="probabilities", **wanted):
     """The answer of views' scores, merged by their mean."""
     wanted = Wanted(frozenset(wanted.get("include", ())), wanted.get("top_k", 5))
     views = decoded(scores, kind)
-    accumulator = task(kind).accumulator("mean_probabilities", wanted)
+    accumulator = task(kind).accumulator("mean_probabilities", wanted, SCENE)
     for view in views:
         accumulator.add(view, 1.0)
     remarks = [task(kind).remark(view) for view in views]
@@ -35,7 +35,7 @@ def answered(scores, kind="probabilities", **wanted):
 
 @pytest.mark.parametrize("merge", MERGES)
 def test_rows_of_a_batch_are_merged_as_they_are(merge):
-    accumulator = task().accumulator(merge, Wanted())
+    accumulator = task().accumulator(merge, Wanted(), SCENE)
     for view in decoded(np.array([[0, 2, 1], [0, 3, 1]], np.float32)):
         accumulator.add(view, 1.0)
     assert accumulator.result().argmax() == 1
@@ -64,7 +64,7 @@ def test_nan_is_unsound():
 def test_an_infinite_logit_is_unsound_or_merges_into_numbers(merge):
     (view,) = decoded(np.array([[np.inf, 1, 2]], np.float16))
     if task().is_sound(view):
-        accumulator = task().accumulator(merge, Wanted())
+        accumulator = task().accumulator(merge, Wanted(), SCENE)
         accumulator.add(view, 1.0)
         assert np.isfinite(accumulator.result()).all()
 

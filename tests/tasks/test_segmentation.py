@@ -206,7 +206,7 @@ def test_what_a_view_of_60_by_40_pixels_covers(spec, rows, columns):
 def test_a_crop_changes_only_what_it_saw(merge):
     prep = Preprocessing(normalization=Normalization(255))
     pixels = smooth(Size(60, 40))
-    accumulator = task(kind="logits").accumulator(merge, Wanted())
+    accumulator = task(kind="logits").accumulator(merge, Wanted(), scene_of(prep, Size(60, 40)))
     plain = undone(prep, pixels, "identity")
     accumulator.add(plain, 1.0)
     before = accumulator.result().scores.copy()
@@ -225,7 +225,7 @@ def answered(prep, image, maps, labels=LABELS, include=(), merge="mean_probabili
     """The answer to views' maps (C, h, w) of probabilities on the plain view's tensor."""
     wanted, scene = Wanted(frozenset(include)), scene_of(prep, image)
     segmentation = task(labels)
-    accumulator = segmentation.accumulator(merge, wanted)
+    accumulator = segmentation.accumulator(merge, wanted, scene)
     views = [segmentation.decode({"maps": np.float32(m)[None]}, 0, scene.plain, scene) for m in maps]
     for view in views:
         accumulator.add(view, 1.0)

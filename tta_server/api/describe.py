@@ -28,7 +28,8 @@ def describe_model(model: Model) -> dict[str, Any]:
         "symmetries": list(config.symmetries),
         "limits": config.limits.model_dump(),
         "budget": config.budget.model_dump(),
-        "stop": config.stop,
+        "stop": config.stop.to_json(),
+        "stops": list(model.task.stops),
         "include": list(model.task.includes),
     }
 

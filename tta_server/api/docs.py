@@ -50,6 +50,7 @@ EXAMPLE = {
         "planned": 2,
         "dropped": 0,
         "merge": "mean_probabilities",
+        "stop": "all",
         "stop_reason": "all_views",
         "budget_ms": 200.0,
         "elapsed_ms": 7.656,

@@ -35,13 +35,24 @@ class Wanted:
 P = TypeVar("P")
 
 
+Remaining = Sequence[tuple[Placement, Weight]]
+"""The views that may still be merged."""
+
+
 class Accumulator(Protocol[P]):
     """Merges predictions one at a time; the order matters only in the last bits."""
 
     def add(self, prediction: P, weight: Weight) -> None: ...
 
     def result(self) -> P:
-        """What the predictions so far come to; valid after any number >= 1."""
+        """What the predictions so far come to, in memory of its own; valid after any number >= 1."""
+
+    def margin(self) -> float:
+        """Lead of the top class over the second in merged probability; 0 where the task has no one top class."""
+
+    def undecided(self, remaining: Remaining) -> float:
+        """Share of the answer (its one label, or its pixels) whose top class those views could change. For bounded
+        merges."""
 
 
 @dataclass(slots=True)
@@ -58,6 +69,7 @@ class Task(Protocol[P]):
 
     name: str
     merges: Sequence[str]
+    stops: Sequence[str]
     includes: Sequence[str]
     has_picture: bool
 
@@ -70,7 +82,13 @@ class Task(Protocol[P]):
     def is_sound(self, prediction: P) -> bool:
         """False where it holds NaN or +inf; -inf, a class ruled out, is fine."""
 
-    def accumulator(self, merge: str, wanted: Wanted) -> Accumulator[P]: ...
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> Accumulator[P]: ...
+
+    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
+        """Raises InvalidInput where nothing is certain before the last view."""
+
+    def confidence(self, merged: P) -> float:
+        """How sure an answer is of itself, in [0, 1]: the probability of the top class, the mean over the pixels."""
 
     def keeps_remarks(self, wanted: Wanted) -> bool:
         """Whether each view's own result is told, and so kept until the answer."""

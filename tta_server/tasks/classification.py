@@ -8,16 +8,48 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.preprocessing import Placement
-from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
-from tta_server.tasks.merging import KINDS, MERGES, ScoreAccumulator, is_finite
+from tta_server.tasks.base import Answered, Outputs, Remaining, Scene, Wanted
+from tta_server.tasks.merging import KINDS, MERGES, SLACK, ScoreAccumulator, check_bounded, check_kind, is_finite
+from tta_server.views import Weight
 
 Scores = NDArray[np.float32]
 """(C,): raw scores of one view, or merged probabilities."""
 
 
+class ClassAccumulator:
+    """A ScoreAccumulator of one vector, and how far ahead its top class is."""
+
+    def __init__(self, scores: ScoreAccumulator) -> None:
+        self._scores = scores
+
+    def add(self, prediction: Scores, weight: Weight) -> None:
+        self._scores.add(prediction, weight)
+
+    def result(self) -> Scores:
+        return self._scores.result()
+
+    def margin(self) -> float:
+        merged = self.result()
+        if len(merged) == 1:
+            return 1.0
+        second, top = np.partition(merged, -2)[-2:]
+        return float(top - second)
+
+    def undecided(self, remaining: Remaining) -> float:
+        """0 or 1: whether a rival's most could reach the leader's least."""
+        weights = np.zeros((), np.float32)
+        for _, weight in remaining:
+            weights = weights + np.asarray(weight, np.float32)
+        least, most = self._scores.bounds(weights)
+        leader = int(self.result().argmax())
+        rivals = np.delete(most, leader)
+        return 0.0 if not rivals.size or least[leader] - rivals.max() > SLACK else 1.0
+
+
 class Classification:
     name = "classification"
     merges: Sequence[str] = tuple(MERGES)
+    stops: Sequence[str] = ("all", "certain", "epsilon")
     includes: Sequence[str] = ("views", "agreement", "probabilities")
     has_picture = False
 
@@ -34,6 +66,7 @@ class Classification:
                 f"classification with {labels} labels needs an output {self._output} of shape [N, {labels}]; "
                 f"the model gives {list(shape)}"
             )
+        check_kind(self._kind, outputs[self._output])
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Scores:
         scores: Scores = outputs[self._output][row].astype(np.float32)
@@ -42,8 +75,14 @@ class Classification:
     def is_sound(self, prediction: Scores) -> bool:
         return is_finite(prediction)
 
-    def accumulator(self, merge: str, wanted: Wanted) -> ScoreAccumulator:
-        return ScoreAccumulator(MERGES[merge], self._kind)
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> ClassAccumulator:
+        return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
+
+    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
+        check_bounded(merge)
+
+    def confidence(self, merged: Scores) -> float:
+        return float(merged.max())
 
     def keeps_remarks(self, wanted: Wanted) -> bool:
         return not wanted.include.isdisjoint(("views", "agreement"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tta_server.errors import ConfigError, InvalidInput
 from tta_server.views import Weight
 
 Floats = NDArray[np.float32]
@@ -65,22 +66,43 @@ KINDS = {
 }
 
 
+def check_kind(kind: Kind, scores: Floats) -> None:
+    """Raises ConfigError where a model's probabilities are none: what is merged and bounded would be wrong."""
+    if kind is KINDS["probabilities"] and (scores.min() < -SLACK or scores.max() > 1 + SLACK):
+        raise ConfigError(
+            f"output.kind is probabilities, but the model gives {scores.min():g} to {scores.max():g}; is it logits?"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """score -> weighted sum (or maximum) over views -> finish."""
+    """score -> weighted sum (or maximum) over views -> finish. `bounded`: a view adds between 0 and its weight to each
+    class, and `finish` keeps the order of the classes."""
 
     score: Callable[[Kind, Floats], Floats]
     finish: Callable[[Floats], Floats]
     takes_maximum: bool = False
+    bounded: bool = False
 
 
 MERGES: dict[str, Merge] = {
-    "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), same),
+    "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), same, bounded=True),
     "mean_logits": Merge(lambda kind, z: kind.logits(z), softmax),
     "geometric_mean": Merge(lambda kind, z: kind.log_probabilities(z), softmax),
     "max": Merge(lambda kind, z: kind.probabilities(z), unit_sum, takes_maximum=True),
-    "vote": Merge(lambda kind, z: one_hot(z), same),
+    "vote": Merge(lambda kind, z: one_hot(z), same, bounded=True),
 }
+
+
+BOUNDED = tuple(name for name, merge in MERGES.items() if merge.bounded)
+SLACK = 1e-5
+"""A merged score's lead below this may be rounding."""
+
+
+def check_bounded(merge: str) -> None:
+    """Raises InvalidInput for a merge of which no view's part is bounded: nothing is certain before its last view."""
+    if merge not in BOUNDED:
+        raise InvalidInput(f"merge {merge} has no bound that could make an answer certain; {' and '.join(BOUNDED)} do")
 
 
 def _weighted(scores: Floats, w: Floats, out: Floats) -> Floats:
@@ -134,3 +156,11 @@ class ScoreAccumulator:
             return self._merge.finish(self._total)
         mean = self._merge.finish(np.divide(self._total, np.maximum(self._weight, TINY), dtype=np.float32))
         return unit_sum(mean * (self._weight > 0)) if self._by_class else mean
+
+    def bounds(self, remaining: Floats) -> tuple[Floats, Floats]:
+        """The least and the most that each merged score (C, ...) can come to when views of `remaining` weight in all
+        (a number, one a class, or a map) have been merged too. For bounded merges."""
+        if self._total is None:
+            raise ValueError("no prediction was added")
+        whole = np.maximum(self._weight + remaining, TINY)
+        return self._total / whole, (self._total + remaining) / whole

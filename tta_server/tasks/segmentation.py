@@ -11,12 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Affine, Size
 from tta_server.preprocessing import Placement
 from tta_server.resampling import sample
-from tta_server.tasks.base import Answered, Outputs, Scene, Wanted
-from tta_server.tasks.merging import KINDS, MERGES, Kind, ScoreAccumulator, is_finite
+from tta_server.tasks.base import Answered, Outputs, Remaining, Scene, Wanted
+from tta_server.tasks.merging import (
+    KINDS,
+    MERGES,
+    SLACK,
+    Kind,
+    ScoreAccumulator,
+    check_bounded,
+    check_kind,
+    is_finite,
+)
 from tta_server.views import Border, Weight
 
 Floats = NDArray[np.float32]
@@ -53,9 +62,10 @@ class Maps:
 class MapAccumulator:
     """A ScoreAccumulator on maps, and a second one for votes where agreement was asked for."""
 
-    def __init__(self, scores: ScoreAccumulator, votes: ScoreAccumulator | None) -> None:
+    def __init__(self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, scene: Scene) -> None:
         self._scores = scores
         self._votes = votes
+        self._scene = scene
         self._stride = (1.0, 1.0)
 
     def add(self, prediction: Maps, weight: Weight) -> None:
@@ -68,10 +78,36 @@ class MapAccumulator:
         votes = self._votes.result() if self._votes else None
         return Maps(self._scores.result(), votes=votes, stride=self._stride)
 
+    def margin(self) -> float:
+        return 0.0
+
+    def undecided(self, remaining: Remaining) -> float:
+        """The share of the image's pixels, judged at its own size as the mask is."""
+        left = self._left(remaining)
+        least, most = self._scores.bounds(left)
+        reach = (most - least)[:1]  # the same for each class
+        if float(reach.min()) >= 0.5:
+            return 1.0  # more weight is to come than came: no lead suffices
+        pixels = self._scene.image
+        decided = 0
+        for _, strip in _enlarged(np.concatenate([least, reach]), self._stride, self._scene):
+            decided += int(np.count_nonzero(_leads(strip[:-1]) - strip[-1] > SLACK))
+        return 1 - decided / pixels.area
+
+    def _left(self, remaining: Remaining) -> Floats:
+        """The weight still to come, a number or a map (h, w) where some of the views see only a part."""
+        left = np.zeros((), np.float32)
+        for placement, weight in remaining:
+            to_scores, grid = _undo(placement, self._scene.plain, self._stride)
+            seen = _coverage(placement, self._scene.plain, to_scores, grid, self._stride)
+            left = left + np.float32(weight) * (1 if seen is None else seen)  # type: ignore[arg-type]
+        return left
+
 
 class Segmentation:
     name = "segmentation"
     merges: Sequence[str] = tuple(MERGES)
+    stops: Sequence[str] = ("all", "certain", "open")
     includes: Sequence[str] = ("views", "agreement", "probabilities")
     has_picture = True
 
@@ -88,6 +124,7 @@ class Segmentation:
                 f"segmentation with {labels} labels needs an output {self._output} of shape [N, {labels}, h, w]; "
                 f"the model gives {list(shape)}"
             )
+        check_kind(self._kind, outputs[self._output])
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Maps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)
@@ -100,12 +137,22 @@ class Segmentation:
     def is_sound(self, prediction: Maps) -> bool:
         return is_finite(prediction.scores)
 
-    def accumulator(self, merge: str, wanted: Wanted) -> MapAccumulator:
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> MapAccumulator:
         votes = "agreement" in wanted.include
         return MapAccumulator(
             ScoreAccumulator(MERGES[merge], self._kind),
             ScoreAccumulator(MERGES["vote"], self._kind) if votes else None,
+            scene,
         )
+
+    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
+        """Weights by class are made to sum to 1 in each cell, which no bound outlasts when cells are interpolated."""
+        check_bounded(merge)
+        if any(isinstance(weight, tuple) for weight in weights):
+            raise InvalidInput("no pixel is certain before the last view where views have a weight for each class")
+
+    def confidence(self, merged: Maps) -> float:
+        return float(merged.scores.max(axis=0).mean())
 
     def keeps_remarks(self, wanted: Wanted) -> bool:
         return "views" in wanted.include
@@ -203,6 +250,17 @@ def _enlarged(maps: Floats, stride: tuple[float, float], scene: Scene) -> Iterat
         size = Size(image.width, min(STRIP, image.height - top))
         to_strip = Affine.shift(0, top).then(to_grid)
         yield slice(top, top + size.height), sample(maps, to_strip, size, Border.REPLICATE)  # type: ignore[misc]
+
+
+def _leads(scores: Floats) -> Floats:
+    """How far the top class of each pixel is ahead of the second, (C, h, w) -> (h, w)."""
+    top: Floats = scores.max(axis=0)
+    if len(scores) == 1:
+        return top
+    others = scores.copy()
+    np.put_along_axis(others, scores.argmax(axis=0)[None], -np.inf, axis=0)
+    leads: Floats = top - others.max(axis=0)
+    return leads
 
 
 def _at_labels(merged: Maps, scene: Scene, mask: NDArray[np.uint16]) -> Floats:

@@ -1,0 +1,101 @@
+"""`calibration.json` beside `tta.yaml`: what further views were worth on images of a model's own field.
+
+`tta-server calibrate` makes it; it holds for one model file, policy and merge, which it names by their digests.
+"""
+
+import hashlib
+from bisect import bisect_right
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tta_server.errors import ConfigError, InvalidInput
+
+FILE = "calibration.json"
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Threshold(Strict):
+    """Stopping at a margin of `threshold` or more disagreed with all views in `disagreements` images, in `bound` of all
+    images at most with the confidence of the file, and took `mean_views`."""
+
+    epsilon: Annotated[float, Field(gt=0, lt=1)]
+    threshold: Annotated[float, Field(ge=0)]
+    disagreements: Annotated[int, Field(ge=0)]
+    bound: Share
+    mean_views: Annotated[float, Field(ge=1)]
+
+
+class Calibration(Strict):
+    """What K `views` came to, after k of them.
+
+    `disagreement[k - 1]` is the share of images whose top class is not that of all K, and `flips[k - 1][b]` the chance
+    of that where the margin lies in bin b, from `edges[b - 1]` up to `edges[b]`.
+    """
+
+    version: Literal[1] = 1
+    model: str
+    policy: str
+    merge: str
+    images: Annotated[int, Field(ge=1)]
+    views: Annotated[int, Field(ge=1)]
+    confidence: Share
+    thresholds: tuple[Threshold, ...]
+    disagreement: tuple[Share, ...]
+    edges: tuple[Share, ...]
+    flips: tuple[tuple[Share, ...], ...]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Calibration":
+        if len(self.disagreement) != self.views or len(self.flips) != self.views:
+            raise ValueError(f"disagreement and flips need one entry for each of the {self.views} views")
+        if any(len(row) != len(self.edges) + 1 for row in self.flips) or list(self.edges) != sorted(self.edges):
+            raise ValueError("each row of flips needs one entry more than there are edges, which must be in order")
+        return self
+
+    def matches(self, policy: str, merge: str) -> bool:
+        return (policy, merge) == (self.policy, self.merge)
+
+    def threshold(self, epsilon: float) -> float:
+        """Of the boldest promise that is not above `epsilon`; raises InvalidInput where there is none."""
+        kept = [t for t in self.thresholds if t.epsilon <= epsilon]
+        if not kept:
+            known = ", ".join(f"{t.epsilon:g}" for t in self.thresholds)
+            raise InvalidInput(f"stop epsilon {epsilon:g} is less than was calibrated for ({known})")
+        return max(kept, key=lambda t: t.epsilon).threshold
+
+    def worth(self, margin: float, done: int) -> float:
+        """The chance, for each view still to run, that the top class is not yet that of all views."""
+        if done >= self.views:
+            return 0.0
+        return self.flips[done - 1][bisect_right(self.edges, margin)] / (self.views - done)
+
+
+def read_calibration(folder: Path, model: str, policy: str) -> Calibration | None:
+    """None where there is no file; raises ConfigError for one that was made for another model file or policy."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = Calibration.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else {"msg": str(error)}
+        where = ".".join(map(str, first.get("loc", ()))) or "the file"
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+    for what, made_for, is_now in (("model file", found.model, model), ("policy", found.policy, policy)):
+        if made_for != is_now:
+            raise ConfigError(
+                f"{path} was made for another {what} ({made_for[:19]}..., now {is_now[:19]}...); "
+                f"run `tta-server calibrate` again, or delete it"
+            )
+    return found
+
+
+def digest_of(model_file: Path) -> str:
+    with model_file.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
