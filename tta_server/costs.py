@@ -92,6 +92,8 @@ class CostModel:
             tracks[n].observe(seconds, now)
 
     def observe_stage(self, stage: str, model: str, pixels: int, seconds: float, now: float) -> None:
+        if (stage, model) not in self._stages:
+            self._stages[stage, model] = Track(self._base(stage, model).warm / MARGIN)
         self._stages[stage, model].observe(seconds / (pixels + OVERHEAD), now)
 
     def seconds(self, bucket: Bucket, n: int, now: float) -> float:
@@ -103,8 +105,13 @@ class CostModel:
         return self.seconds(near, n, now) * bucket.area / near.area
 
     def stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
-        """Upper estimate for `decode` or `finish` of an image of that many pixels."""
-        return self._stages[stage, model].estimate(now) * (pixels + OVERHEAD)
+        """Upper estimate for `decode` or `finish` of an image of that many pixels. `finish+...`, an answer with more in
+        it, costs like `finish` until it has been met."""
+        track = self._stages.get((stage, model)) or self._base(stage, model)
+        return track.estimate(now) * (pixels + OVERHEAD)
+
+    def _base(self, stage: str, model: str) -> Track:
+        return self._stages[stage.partition("+")[0], model]
 
     def knee(self, bucket: Bucket) -> int:
         """The smallest batch whose measured cost per view is within 10 % of the best."""

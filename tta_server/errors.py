@@ -46,13 +46,15 @@ class UnsupportedMedia(TTAError):
 
 
 class Overloaded(TTAError):
-    """Refused at once; `retry_after` is the number of seconds after which it would be admitted."""
+    """Refused at once; `retry_after` is the number of seconds after which it would be admitted, `reason` what was
+    short: time, jobs or bytes."""
 
     code = Code.OVERLOADED
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    def __init__(self, message: str, retry_after: float, reason: str = "time") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class BackendFailed(TTAError):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from typing import Generic, TypeVar
 
 from tta_server.costs import Bucket
@@ -10,6 +10,14 @@ from tta_server.errors import TTAError
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
+
+
+class Priority(StrEnum):
+    """Batch jobs come after all interactive mandatory work, and before optional views only as far as their own
+    deadlines need."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 class Phase(Enum):
@@ -40,7 +48,8 @@ Outcome = Merged | Lost
 
 @dataclass(eq=False, slots=True)
 class Job(Generic[W]):
-    """One image of one request; `buckets` has one entry a view, in policy order. The rest is the scheduler's."""
+    """One image of one request; `buckets` has one entry a view, in policy order; `patience` is its model's default
+    budget in seconds; `finish` names what making its answer costs. The rest, from `phase` on, is the scheduler's."""
 
     work: W
     model: str
@@ -49,6 +58,9 @@ class Job(Generic[W]):
     deadline: float
     pixels: int
     nbytes: int = 0
+    priority: Priority = Priority.INTERACTIVE
+    patience: float = math.inf
+    finish: str = "finish"
     phase: Phase = Phase.WAITING
     handed: int = 0
     running: int = 0
@@ -57,8 +69,12 @@ class Job(Generic[W]):
     lost: int = 0
     worth: float = 1.0
     load: float = 0.0
+    rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
-    due_at: float = math.inf
+
+    @property
+    def is_batch(self) -> bool:
+        return self.priority is Priority.BATCH
 
     @property
     def next_bucket(self) -> Bucket:
@@ -84,15 +100,23 @@ class Decode(Generic[W]):
 
     slot: int
     job: Job[W]
+    estimate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[W]):
-    """A slot runs views of one bucket: (job, index of the view) in order."""
+    """A slot runs views of one bucket: (job, index of the view) in order, in about `estimate` seconds. `risky`: a plain
+    view that arrives now could come too late for it."""
 
     slot: int
     bucket: Bucket
     items: tuple[tuple[Job[W], int], ...]
+    estimate: float = 0.0
+    risky: bool = False
+
+
+Step = Decode[W] | Batch[W]
+"""What a slot does next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +128,27 @@ class Finished(Generic[W]):
 
 
 @dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job would get now: `ends` has, for each number of views from the mandatory ones on, the seconds until its
+    answer if no deadline cut it short; `views` as many as end in time; `wait` is 0, or when it would be admitted."""
+
+    views: int
+    wait: float
+    ends: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Bounds:
     """How much may wait in a pool."""
 
     jobs: int = 1024
     nbytes: int = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is live in a pool: jobs, seconds of one slot for the mandatory work that waits, bytes."""
+
+    jobs: int
+    seconds: float
+    nbytes: int

@@ -3,26 +3,22 @@
 Pure: no clock, no I/O, no threads; time is an argument, in seconds. The shell (`engine`) calls it under a lock.
 """
 
-import math
 from collections.abc import Sequence
 from itertools import islice, takewhile
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from tta_server.admission import Admission
+from tta_server.agenda import Agenda, Watch
 from tta_server.costs import Bucket, CostModel
-from tta_server.errors import (
-    BackendFailed,
-    Cancelled,
-    DeadlineExceeded,
-    InvalidInput,
-    Overloaded,
-    TooLarge,
-    TTAError,
-)
-from tta_server.jobs import Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Phase
-from tta_server.line import EPSILON, Line, Prices, Slots, each_job
+from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, TTAError
+from tta_server.jobs import Backlog, Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Phase, Quote, Step
+from tta_server.line import Line
+from tta_server.newcomers import Newcomers
+from tta_server.prices import EPSILON, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
+S = TypeVar("S", Decode[Any], Batch[Any])
 
 
 class Scheduler(Generic[W]):
@@ -31,61 +27,35 @@ class Scheduler(Generic[W]):
     def __init__(self, costs: CostModel, slots: int, bounds: Bounds | None = None) -> None:
         self.costs = costs
         self.slots = slots
-        self.bounds = bounds or Bounds()
         self._prices = Prices(costs)
         self._slots = Slots(slots)
-        self._jobs: dict[Job[W], None] = {}
-        self._line: Line[W] = Line(self._prices)
+        self._line: Line[W] = Line(self._prices, self._slots)
+        self._live: Admission[W] = Admission(self._prices, self._slots, self._line, bounds or Bounds())
         self._open: dict[Job[W], None] = {}
+        self._agenda: Agenda[W] = Agenda()
+        self._watch: Watch[W] = Watch()
+        self._newcomers = Newcomers(self._prices)
 
     # ---- coming and going ----
 
     def admit(self, job: Job[W], now: float) -> None:
         """Raises Overloaded; InvalidInput for a budget that even an idle pool could not keep; TooLarge for an image
         that does not fit among those that wait."""
-        alone = self._prices.alone(job, self.slots)
-        if now + alone > job.deadline + EPSILON:
-            raise InvalidInput(
-                f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
-                f"image take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
-            )
-        self._check_room(job, now)
-        job.load = self._prices.load(job, job.mandatory, now)
-        idle = not self._jobs and self._slots.idle == self.slots
-        if not idle and not self._line.is_relaxed(self._slots.all_free(now), job.load, job.deadline):
-            seconds = self._line.refusal(job, self._slots, now)
-            if seconds > 0:
-                raise Overloaded("the server is busy: this image would be answered too late", seconds)
-        self._jobs[job] = None
-        self._line.join(job)
+        self._newcomers.met(job, now)
+        self._live.admit(job, now)
         self._set_due(job, now)
 
-    def _check_room(self, job: Job[W], now: float) -> None:
-        if job.nbytes > self.bounds.nbytes:
-            raise TooLarge(
-                f"the image would need {job.nbytes} bytes while it waits; all together may take {self.bounds.nbytes}"
-            )
-        spare = self.bounds.nbytes - job.nbytes - sum(other.nbytes for other in self._jobs)
-        if len(self._jobs) < self.bounds.jobs and spare >= 0:
-            return
-        raise Overloaded("the server is busy: too many images are waiting", self._room_at(spare, now) - now)
-
-    def _room_at(self, spare: int, now: float) -> float:
-        """When enough is answered for one more: at the latest at their deadlines, or when one slot had done it all."""
-        done = self._slots.all_free(now) + sum(self._prices.load(job, len(job.buckets), now) for job in self._jobs)
-        for job in sorted(self._jobs, key=lambda job: job.deadline):
-            spare += job.nbytes
-            if spare >= 0:
-                return min(job.deadline, done)
-        return done
+    def quote(self, job: Job[W], now: float) -> Quote:
+        """What `admit` would do and what would come of it; raises InvalidInput and TooLarge as it does."""
+        return self._live.quote(job, len(self._open), now)
 
     def ready(self, decode: Decode[W], seconds: float, now: float) -> None:
         """Its image is decoded: its views may run."""
         job = decode.job
-        self._slots.release(decode.slot)
+        self._release(decode.slot)
         self.costs.observe_stage("decode", job.model, job.pixels, seconds, now)
         job.phase = Phase.READY
-        if job in self._jobs:
+        if job in self._live:
             self._set_due(job, now)
 
     def cancel(self, job: Job[W], now: float) -> list[Finished[W]]:
@@ -94,22 +64,30 @@ class Scheduler(Generic[W]):
 
     def drop_all(self, error: TTAError) -> list[Finished[W]]:
         """Everything that is live, with the same error."""
-        return [done for job in list(self._jobs) for done in self._finish(job, error)]
+        return [done for job in list(self._live) for done in self._finish(job, error)]
 
     def __len__(self) -> int:
         """How many jobs are live."""
-        return len(self._jobs)
+        return len(self._live)
+
+    def backlog(self) -> Backlog:
+        return Backlog(len(self._live), self._line.load, self._live.nbytes)
 
     # ---- what a free slot does next ----
 
-    def next_batch(self, slot: int, now: float) -> Decode[W] | Batch[W] | None:
-        """Mandatory work in deadline order, then optional views that end in time; None when there is nothing.
+    def next_batch(self, slot: int, now: float) -> Step[W] | None:
+        """Interactive mandatory work in deadline order, then optional views that end in time, then batch jobs; these
+        before optional views as far as they would be late otherwise. None when there is nothing.
 
         While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it.
         """
-        self._slots.release(slot)
-        decoding = False
+        self._release(slot)
+        decoding = asked = False
         for job in self._line:
+            if job.is_batch and not asked:
+                asked = True
+                if optional := self._optional(slot, now):
+                    return optional
             if job.phase is Phase.DECODING:
                 decoding = True
                 continue
@@ -118,24 +96,49 @@ class Scheduler(Generic[W]):
             if decoding and not self._spare(lead, job, now):
                 return None  # whoever comes later must not overtake this one
             return self._run(slot, items, now) if items else self._decode(slot, job, now)
-        return self._optional(slot, now)
+        return None if asked else self._optional(slot, now)
 
     def _optional(self, slot: int, now: float) -> Batch[W] | None:
-        eligible = [job for job in self._open if self._in_time(job, now)]
-        if not eligible:
+        """The greatest expected change per second first, of interactive jobs; then the fewest views, the earliest
+        deadline."""
+        if not self._open:
             return None
-        head = min(eligible, key=lambda job: (job.handed, job.deadline))
+        seconds: dict[Bucket, float] = {}
+
+        def rank(job: Job[W]) -> tuple[bool, float, int, float]:
+            bucket = job.next_bucket
+            if bucket not in seconds:
+                seconds[bucket] = self.costs.seconds(bucket, 1, now)
+            return job.is_batch, -job.worth / seconds[bucket], job.handed, job.deadline
+
+        head = min(self._open, key=rank)
+        if not self._in_time(head, now):
+            eligible = [job for job in self._open if self._in_time(job, now)]
+            if not eligible:
+                return None
+            head = min(eligible, key=rank)
         items = self._fill(head, now)
-        if self._line and not self._spare(self._prices.batch(items, now), head, now):
+        lead = self._prices.batch(items, now)
+        if self._line and not self._spare(lead, head, now):
             return None
-        return self._run(slot, items, now)
+        risky = self._is_risky(lead, now)
+        if risky and self._slots.idle < self.slots:
+            return None
+        return self._run(slot, items, now, risky)
+
+    def _is_risky(self, lead: float, now: float) -> bool:
+        """Whether a plain view that arrives now would be late for its model's default budget if the slot that is free
+        first were busy for `lead`. With every other slot idle the risk is taken, or nothing optional would ever run."""
+        if lead <= (patience := self._newcomers.patience(now)):
+            return False
+        return min(self._slots.free(now, lead)) - now > patience
 
     def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
+        estimate = self._prices.decoding(job, now)
         job.phase = Phase.DECODING
-        job.ready_at = now + self._prices.decoding(job, now)
-        self._slots.take(slot, job.ready_at)
+        job.ready_at = now + estimate
         self._set_due(job, now)
-        return Decode(slot, job)
+        return self._started(Decode(slot, job, estimate), job.ready_at, now)
 
     def _fill(self, head: Job[W], now: float) -> list[tuple[Job[W], int]]:
         """A batch around the head's next view: its own views, mandatory ones, optional ones; shorter by halves while
@@ -155,9 +158,9 @@ class Scheduler(Generic[W]):
         return items
 
     def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
-        """A job's next views of this bucket. The head leaves idle slots their share of its views."""
+        """A job's next views of this bucket. A head that waits alone leaves idle slots their share of its views."""
         first = job.handed + (job is head)
-        if job is head:
+        if job is head and all(other is head for other in islice(self._line, 2)):
             room = min(room, -(-(len(job.buckets) - job.handed) // self._slots.idle) - 1)
         same = takewhile(lambda view: job.buckets[view] == bucket, range(first, len(job.buckets)))
         return [(job, view) for view in islice(same, room)]
@@ -166,17 +169,18 @@ class Scheduler(Generic[W]):
         lead = self._prices.batch(items, now)
         if any(now + lead > job.deadline for job, _ in items):
             return False
-        return self._spare(lead, items[0][0], now)
+        head = items[0][0]
+        own = sum(job is head for job, _ in items)
+        rest = sum(self._prices.views(head, head.handed + own, head.mandatory, now))
+        return now + lead + rest <= head.deadline and self._spare(lead, head, now)
 
     def _spare(self, lead: float, beside: Job[W], now: float) -> bool:
         """Whether a free slot may be busy for `lead` with one job, and nobody else in the line be late by that."""
-        if self._line.is_relaxed(self._slots.all_free(now), lead):
-            return True
-        return not self._line.is_delayed(self._slots, lead, beside, now)
+        return self._line.is_relaxed(lead, now) or not self._line.is_delayed(lead, beside, now)
 
-    def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float) -> Batch[W]:
-        self._slots.take(slot, now + self._prices.batch(items, now))
+    def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
         bucket = items[0][0].next_bucket
+        until = now + self._prices.batch(items, now)
         for job, _ in items:
             job.handed += 1
             job.running += 1
@@ -184,7 +188,17 @@ class Scheduler(Generic[W]):
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
-        return Batch(slot, bucket, tuple(items))
+        estimate = self.costs.seconds(bucket, len(items), now)
+        return self._started(Batch(slot, bucket, tuple(items), estimate, risky), until, now)
+
+    def _started(self, step: S, until: float, now: float) -> S:
+        self._slots.take(step.slot, until)
+        self._watch.started(step, now)
+        return step
+
+    def _release(self, slot: int) -> None:
+        self._slots.release(slot)
+        self._watch.ended(slot)
 
     def _file(self, job: Job[W]) -> None:
         """Moves a job whose mandatory views are handed out from the line to the open, while optional views wait."""
@@ -204,41 +218,41 @@ class Scheduler(Generic[W]):
     def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
         """A batch is back, its predictions merged outside; one outcome a view."""
         self.costs.observe(batch.bucket, len(batch.items), seconds, now)
-        self._slots.release(batch.slot)
+        self._release(batch.slot)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
             job.running -= 1
-            if job not in self._jobs:
-                continue
-            if not isinstance(outcome, Merged):
-                job.lost += 1
-                if view < job.mandatory:
-                    error = BackendFailed("the model's output for a mandatory view holds NaN or infinity")
-                    finished += self._finish(job, error)
-                continue
-            job.merged += 1
-            job.mandatory_merged += view < job.mandatory
-            job.worth = outcome.worth
-            if outcome.stop and job.answerable:
-                finished += self._finish(job, outcome.stop)
+            if job in self._live:
+                finished += self._came_back(job, view, outcome)
         for job in each_job(batch.items):
-            if job in self._jobs and job.answerable:
+            if job in self._live and job.answerable:
                 finished += self._verdict(job, now)
         self._charge_finishing(batch.slot, finished, now)
         return finished
 
+    def _came_back(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
+        if isinstance(outcome, Merged):
+            job.merged += 1
+            job.mandatory_merged += view < job.mandatory
+            job.worth = outcome.worth
+            return self._finish(job, outcome.stop) if outcome.stop and job.answerable else []
+        job.lost += 1
+        if view >= job.mandatory:
+            return []
+        return self._finish(job, BackendFailed("the model's output for a mandatory view holds NaN or infinity"))
+
     def finished(self, job: Job[W], seconds: float, now: float) -> None:
         """An answer was made in that many seconds."""
-        self.costs.observe_stage("finish", job.model, job.pixels, seconds, now)
+        self.costs.observe_stage(job.finish, job.model, job.pixels, seconds, now)
 
-    def failed(self, step: Decode[W] | Batch[W], error: TTAError, now: float) -> list[Finished[W]]:
+    def failed(self, step: Step[W], error: TTAError, now: float) -> list[Finished[W]]:
         """Fails the jobs without their mandatory views; the others are answered with what they have."""
-        self._slots.release(step.slot)
+        self._release(step.slot)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
         for job, _ in items:
             job.running -= isinstance(step, Batch)
-            if job in self._jobs:
+            if job in self._live:
                 outcome = StopReason.BACKEND_FAILED if job.answerable else error
                 finished += self._finish(job, outcome)
         return finished
@@ -252,21 +266,33 @@ class Scheduler(Generic[W]):
 
     def due(self, now: float) -> list[Finished[W]]:
         """Jobs for which nothing more can arrive in time, or that can no longer make it: answer them now."""
-        return [done for job in list(self._jobs) if job.due_at <= now for done in self._verdict(job, now)]
+        return [done for job in self._agenda.take_due(now) for done in self._verdict(job, now, was_due=True)]
 
     def wake_at(self) -> float | None:
         """When `due` should be asked again if nothing else happens."""
-        return min((job.due_at for job in self._jobs), default=None)
+        return self._agenda.first()
 
-    def _verdict(self, job: Job[W], now: float) -> list[Finished[W]]:
+    def overdue(self, now: float) -> list[Step[W]]:
+        """What runs far past its estimate and should be ended; told once."""
+        return self._watch.overdue(now)
+
+    def stuck(self, now: float) -> list[int]:
+        """Slots that did not come back long after their step was to be ended."""
+        return self._watch.stuck(now)
+
+    def watch_at(self) -> float | None:
+        """When `overdue` and `stuck` should be asked again if nothing else happens."""
+        return self._watch.look_at()
+
+    def _verdict(self, job: Job[W], now: float, was_due: bool = False) -> list[Finished[W]]:
         """Settles a job if it is time, else notes when to look again."""
-        outcome = self._outcome(job, now)
+        outcome = self._outcome(job, now, was_due)
         if outcome is not None:
             return self._finish(job, outcome)
         self._set_due(job, now)
         return []
 
-    def _outcome(self, job: Job[W], now: float) -> StopReason | TTAError | None:
+    def _outcome(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
         if not job.answerable:
             if now <= self._hopeless_at(job) + EPSILON:
                 return None
@@ -278,8 +304,8 @@ class Scheduler(Generic[W]):
             return None if now < end - EPSILON else StopReason.DEADLINE
         cost = self._prices.next_view(job, now)
         if now + cost > end + EPSILON:
-            return StopReason.CAPACITY if job.due_at <= now else StopReason.DEADLINE
-        return StopReason.CAPACITY if self._line.then_free(self._slots.free(now), now) + cost > end + EPSILON else None
+            return StopReason.CAPACITY if was_due else StopReason.DEADLINE
+        return StopReason.CAPACITY if self._line.then_free(now) + cost > end + EPSILON else None
 
     def _set_due(self, job: Job[W], now: float) -> None:
         """The first moment past which its outcome may be another, so that asking then always settles it."""
@@ -289,7 +315,7 @@ class Scheduler(Generic[W]):
             last = job.deadline - self._prices.finishing(job, now)
         else:
             last = job.deadline - self._prices.finishing(job, now) - self._prices.next_view(job, now)
-        job.due_at = last + 2 * EPSILON
+        self._agenda.put(job, last + 2 * EPSILON)
 
     def _hopeless_at(self, job: Job[W]) -> float:
         """When a job's mandatory views can no longer be done in time; the deadline itself once they all run.
@@ -307,9 +333,9 @@ class Scheduler(Generic[W]):
 
     def _finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         """Takes a live job out; nobody is answered twice."""
-        if job not in self._jobs:
+        if job not in self._live:
             return []
-        del self._jobs[job]
-        self._line.leave(job)
+        self._live.remove(job)
+        self._agenda.remove(job)
         self._open.pop(job, None)
         return [Finished(job, outcome)]

@@ -1,0 +1,109 @@
+"""Who may come in: the jobs that are live in a pool, and whether there is room and time for one more. Pure."""
+
+import heapq
+import math
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from tta_server.errors import InvalidInput, Overloaded, TooLarge
+from tta_server.jobs import Bounds, Job, Quote
+from tta_server.line import CROWD, Line
+from tta_server.prices import EPSILON, Prices, Slots
+
+W = TypeVar("W")
+
+
+class Admission(Generic[W]):
+    """The live jobs, bounded in number and bytes."""
+
+    def __init__(self, prices: Prices, slots: Slots, line: Line[W], bounds: Bounds) -> None:
+        self._prices = prices
+        self._slots = slots
+        self._line = line
+        self._bounds = bounds
+        self._jobs: dict[Job[W], None] = {}
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[Job[W]]:
+        return iter(self._jobs)
+
+    def __contains__(self, job: Job[W]) -> bool:
+        return job in self._jobs
+
+    def admit(self, job: Job[W], now: float) -> None:
+        """Adds it, to the line too. Raises Overloaded, InvalidInput or TooLarge."""
+        self._check_budget(job, now)
+        self._check_room(job, now)
+        if seconds := self._wait(job, now):
+            raise Overloaded("the server is busy: this image would be answered too late", seconds, "time")
+        self._jobs[job] = None
+        self.nbytes += job.nbytes
+        self._line.join(job)
+
+    def remove(self, job: Job[W]) -> None:
+        del self._jobs[job]
+        self.nbytes -= job.nbytes
+        self._line.leave(job)
+
+    def _check_budget(self, job: Job[W], now: float) -> None:
+        alone = self._prices.alone(job, self._slots.number)
+        if now + alone > job.deadline + EPSILON:
+            raise InvalidInput(
+                f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
+                f"image take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
+            )
+
+    def _check_room(self, job: Job[W], now: float) -> None:
+        if job.nbytes > self._bounds.nbytes:
+            raise TooLarge(
+                f"the image would need {job.nbytes} bytes while it waits; all together may take {self._bounds.nbytes}"
+            )
+        spare = self._bounds.nbytes - job.nbytes - self.nbytes
+        if len(self._jobs) < self._bounds.jobs and spare >= 0:
+            return
+        reason = "jobs" if spare >= 0 else "bytes"
+        raise Overloaded("the server is busy: too many images are waiting", self._room_at(spare, now) - now, reason)
+
+    def _room_at(self, spare: int, now: float) -> float:
+        """When enough is answered for one more: at the latest at their deadlines, or when one slot had done it all."""
+        done = math.inf
+        if len(self._jobs) <= CROWD:
+            loads = (self._prices.load(job, len(job.buckets), now) for job in self._jobs)
+            done = self._slots.all_free(now) + sum(loads)
+        for job in sorted(self._jobs, key=lambda job: job.deadline):
+            spare += job.nbytes
+            if spare >= 0:
+                return min(job.deadline, done)
+        return done
+
+    def _wait(self, job: Job[W], now: float) -> float:
+        """In how many seconds it would be admitted; 0 for at once, as ever by an idle pool."""
+        job.load = self._prices.load(job, job.mandatory, now)
+        idle = not self._jobs and self._slots.idle == self._slots.number
+        if idle or self._line.is_relaxed(job.load, now, job.deadline):
+            return 0.0
+        return self._line.refusal(job, now)
+
+    def quote(self, job: Job[W], others: int, now: float) -> Quote:
+        """What would come of a job that shares the slots' spare time with `others` whose optional views wait.
+
+        Raises InvalidInput and TooLarge as `admit` does.
+        """
+        self._check_budget(job, now)
+        try:
+            self._check_room(job, now)
+            wait = self._wait(job, now)
+        except Overloaded as error:
+            wait = error.retry_after
+        free = self._line.slots_after(now)
+        ends = [self._prices.placed(free, job, now, now) - now]
+        finishing = self._prices.finishing(job, now)
+        for bucket in job.buckets[job.mandatory :]:
+            done = heapq.heappop(free) + self._prices.costs.seconds(bucket, 1, now) * (1 + others)
+            heapq.heappush(free, done)
+            ends.append(max(ends[-1], done + finishing - now))
+        in_time = sum(now + end <= job.deadline + EPSILON for end in ends)
+        return Quote(max(0, job.mandatory - 1 + in_time), wait, tuple(ends))
