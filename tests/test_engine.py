@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.simulator import PIXELS, A, cost_model, linear
+from tta_server.abort import Abort
 from tta_server.engine import Engine
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded, TTAError
+from tta_server.health import Health
 from tta_server.jobs import LOST, Bounds, Job, Merged, Outcome
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
@@ -69,7 +71,7 @@ class PaperRunner:
     def __init__(self, behave: Callable[[Items], Sequence[Outcome]]) -> None:
         self.behave = behave
 
-    def run(self, items: Items) -> Sequence[Outcome]:
+    def run(self, items: Items, abort: Abort) -> Sequence[Outcome]:
         return self.behave(items)
 
 
@@ -88,7 +90,7 @@ def opened() -> Iterator[Opener]:
         bounds: Bounds | None = None,
     ) -> Engine[PaperWork]:
         scheduler: Scheduler[PaperWork] = Scheduler(cost_model({A: linear(view_ms)}), slots, bounds or Bounds())
-        engine = Engine(scheduler, {"m": PaperRunner(behave)}, Metrics())
+        engine = Engine(scheduler, {"m": PaperRunner(behave)}, Metrics(), Health())
         engine.start()
         engines.append(engine)
         return engine
@@ -376,7 +378,7 @@ def test_drain_of_an_idle_engine_ends_at_once_and_twice_is_fine(opened: Opener) 
 
 def test_an_engine_that_was_never_started_drains() -> None:
     scheduler: Scheduler[PaperWork] = Scheduler(cost_model({A: linear(1)}), 1)
-    engine = Engine(scheduler, {"m": PaperRunner(merged)}, Metrics())
+    engine = Engine(scheduler, {"m": PaperRunner(merged)}, Metrics(), Health())
     engine.drain(0)
 
 

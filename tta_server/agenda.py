@@ -1,6 +1,7 @@
 """When to look at jobs and running steps again, if nothing else happens. Pure."""
 
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -69,11 +70,7 @@ class Agenda(Generic[W]):
 class _Running(Generic[W]):
     step: Step[W]
     overdue_at: float
-    told: bool = False
-
-    @property
-    def look_at(self) -> float:
-        return self.overdue_at + STUCK_SECONDS * self.told
+    stuck_at: float = math.inf
 
 
 class Watch(Generic[W]):
@@ -91,14 +88,18 @@ class Watch(Generic[W]):
 
     def overdue(self, now: float) -> list[Step[W]]:
         """Steps to be ended, each told once."""
-        late = [r for r in self._running.values() if not r.told and r.overdue_at <= now]
+        late = [running for running in self._running.values() if running.overdue_at <= now]
         for running in late:
-            running.told = True
+            running.overdue_at, running.stuck_at = math.inf, now + STUCK_SECONDS
         return [running.step for running in late]
 
     def stuck(self, now: float) -> list[int]:
-        """Slots whose step did not end when it was told to."""
-        return [slot for slot, r in self._running.items() if r.told and r.look_at <= now]
+        """Slots whose step did not end when it was told to, each told once."""
+        slots = [slot for slot, running in self._running.items() if running.stuck_at <= now]
+        for slot in slots:
+            self._running[slot].stuck_at = math.inf
+        return slots
 
     def look_at(self) -> float | None:
-        return min((r.look_at for r in self._running.values()), default=None)
+        at = min((min(r.overdue_at, r.stuck_at) for r in self._running.values()), default=math.inf)
+        return at if at < math.inf else None

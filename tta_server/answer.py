@@ -12,8 +12,9 @@ class Receipt:
     """What an answer says about itself.
 
     `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
-    is the share of the pixels that more views could still have changed, of an answer that settled. `stages_ms` adds up
-    the work of all slots, so it may exceed `elapsed_ms`.
+    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is the
+    top class's probability, or the mean of that over the pixels. `stages_ms` adds up the work of all slots, so it may
+    exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -21,7 +22,8 @@ class Receipt:
     dropped: int
     merge: str
     stop: str | dict[str, float]
-    stop_reason: str
+    stop_reason: str | None
+    confidence: float
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
@@ -38,6 +40,7 @@ class Receipt:
             "stop": self.stop,
             "stop_reason": self.stop_reason,
             **({} if self.open is None else {"open": self.open}),
+            "confidence": self.confidence,
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -3,8 +3,9 @@
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tta_server.answer import Answer
+from tta_server.canary import Canary
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError
+from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
@@ -59,25 +62,48 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def tame_opencv() -> None:
+    """Our threads are the only parallelism, which OpenCV's own would fight; of broken images our errors tell."""
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
 class Application:
     """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        cv2.setNumThreads(1)  # slots are the only parallelism; OpenCV's own threads would fight them
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of broken images our errors tell
+        tame_opencv()
         self.settings = settings
         self.metrics = Metrics()
         self.models = {model.name: model for model in models}
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
+        self.health = Health()
+        self.on_stuck: Callable[[], None] = lambda: None
         self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             {model.name: ModelRunner(model) for model in models},
             self.metrics,
+            self.health,
+            lambda: self.on_stuck(),
         )
-        self.predictor = Predictor(self.models, self._engine, settings.limits, self.metrics)
+        self.predictor = Predictor(self.models, self._engine, settings.limits, self.metrics, self.health)
+        self._canary = Canary(self.predictor, self.health)
+        self._add_gauges()
         self.ready = False
         self.closing = False
+
+    def _add_gauges(self) -> None:
+        gauge, backlog = self.metrics.gauge, self._engine.backlog
+        gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
+        gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
+        gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        for name in self.models:
+            about = "1 while the model works, 0 when it fails time after time"
+            gauge("tta_model_ready", about, partial(self._is_ready, name), model=name)
+
+    def _is_ready(self, name: str) -> bool:
+        return self.ready and name not in self.health.ill
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
@@ -91,11 +117,13 @@ class Application:
             if self.closing:
                 return
         self._engine.start()
+        self._canary.start()
         self.ready = True
 
     def close(self) -> None:
         """Answers what was admitted, for `drain_seconds` at most, and stops."""
         self.ready, self.closing = False, True
+        self._canary.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in self.models.values():
             model.backend.close()

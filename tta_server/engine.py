@@ -5,11 +5,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from tta_server.errors import BackendFailed, NotReady, TTAError
-from tta_server.jobs import Batch, Decode, Finished, Job, Outcome
+from tta_server.abort import Abort
+from tta_server.errors import BackendFailed, DeadlineExceeded, NotReady, TTAError
+from tta_server.health import Health
+from tta_server.jobs import LOST, Backlog, Batch, Decode, Finished, Job, Outcome, Quote, Step
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -37,17 +39,28 @@ C = TypeVar("C", bound=Work, contravariant=True)
 class Runner(Protocol[C]):
     """One model: runs views of several jobs as one batch and merges them."""
 
-    def run(self, items: Sequence[tuple[C, int]]) -> Sequence[Outcome]:
-        """One outcome a view; raises TTAError where the whole batch failed."""
+    def run(self, items: Sequence[tuple[C, int]], abort: Abort) -> Sequence[Outcome]:
+        """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
 
 
 class Engine(Generic[W]):
     """One pool of slots on this machine."""
 
-    def __init__(self, scheduler: Scheduler[W], runners: Mapping[str, Runner[W]], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler[W],
+        runners: Mapping[str, Runner[W]],
+        metrics: Metrics,
+        health: Health,
+        on_stuck: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_stuck` is called, once, when a slot does not come back: its thread can't be ended, only the process."""
         self._scheduler = scheduler
         self._runners = runners
         self._metrics = metrics
+        self._health = health
+        self._on_stuck = on_stuck
+        self._aborts: dict[int, Abort] = {}
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._clock = threading.Condition(self._lock)
@@ -77,7 +90,18 @@ class Engine(Generic[W]):
         """The client has left: its views make room at once."""
         with self._lock:
             finished = self._scheduler.cancel(job, time.monotonic())
+        if finished:
+            self._metrics.left(job.model)
         self._settle(finished)
+
+    def quote(self, job: Job[W]) -> Quote:
+        """What `submit` would do, and what would come of it."""
+        with self._lock:
+            return self._scheduler.quote(job, time.monotonic())
+
+    def backlog(self) -> Backlog:
+        with self._lock:
+            return self._scheduler.backlog()
 
     def drain(self, seconds: float) -> None:
         """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads."""
@@ -96,10 +120,15 @@ class Engine(Generic[W]):
 
     def _mind_clock(self) -> None:
         """Wakes the clock thread if it has to look earlier than it means to. Under the lock."""
-        wake = self._scheduler.wake_at()
+        wake = self._wake_at()
         if wake is not None and (self._next_wake is None or wake < self._next_wake):
             self._next_wake = wake
             self._clock.notify_all()
+
+    def _wake_at(self) -> float | None:
+        """When the clock thread has to look again; None when nothing is to come."""
+        wake, watch = self._scheduler.wake_at(), self._scheduler.watch_at()
+        return watch if wake is None else wake if watch is None else min(wake, watch)
 
     def _slot(self, slot: int) -> None:
         _yield_to_others()
@@ -109,7 +138,7 @@ class Engine(Generic[W]):
             else:
                 self._run(step)
 
-    def _next(self, slot: int) -> Decode[W] | Batch[W] | None:
+    def _next(self, slot: int) -> Step[W] | None:
         """What this slot does next; waits for it. None when the engine is closed."""
         while True:
             with self._lock:
@@ -119,6 +148,8 @@ class Engine(Generic[W]):
                 finished = self._scheduler.due(now)
                 step = None if finished else self._scheduler.next_batch(slot, now)
                 self._mind_clock()
+                if step is not None:
+                    self._aborts[slot] = Abort()
                 if step is not None and self._scheduler.more:
                     self._work.notify()  # each slot that finds work wakes the next
                 elif step is None and not finished:
@@ -144,23 +175,39 @@ class Engine(Generic[W]):
 
     def _run(self, step: Batch[W]) -> None:
         start = time.monotonic()
+        model, abort = step.bucket.model, self._aborts[step.slot]
         items = [(job.work, view) for job, view in step.items]
         try:
-            outcomes = self._runners[step.bucket.model].run(items)
+            outcomes = self._runners[model].run(items, abort)
         except TTAError as error:
-            log.error("a batch of %s failed: %r", step.bucket.model, error.__cause__)
-            self._fail(step, error)
+            log.error("a batch of %s failed: %r", model, error.__cause__)
+            self._failed_batch(step, error, abort)
         except Exception:
-            log.exception("a batch of %s failed", step.bucket.model)
-            self._fail(step, BackendFailed("the model failed on this image"))
+            log.exception("a batch of %s failed", model)
+            self._failed_batch(step, BackendFailed("the model failed on this image"), abort)
         else:
             now = time.monotonic()
-            self._metrics.batch(step.bucket.model, len(items), now - start)
+            self._came_back(step, outcomes, now - start)
             with self._lock:
                 finished = self._scheduler.completed(step, outcomes, now - start, now)
             self._settle(finished)
 
-    def _fail(self, step: Decode[W] | Batch[W], error: TTAError) -> None:
+    def _came_back(self, step: Batch[W], outcomes: Sequence[Outcome], seconds: float) -> None:
+        model = step.bucket.model
+        self._metrics.batch(model, len(step.items), seconds, seconds / step.estimate, step.risky)
+        if all(outcome is LOST for outcome in outcomes):
+            self._health.failed(model)
+        else:
+            self._health.worked(model)
+
+    def _failed_batch(self, step: Batch[W], error: TTAError, abort: Abort) -> None:
+        if abort.requested:
+            error = BackendFailed("the model took far too long on this image and was stopped")
+        self._metrics.fault(step.bucket.model, "ended" if abort.requested else "failed")
+        self._health.failed(step.bucket.model)
+        self._fail(step, error)
+
+    def _fail(self, step: Step[W], error: TTAError) -> None:
         with self._lock:
             finished = self._scheduler.failed(step, error, time.monotonic())
         self._settle(finished)
@@ -173,23 +220,41 @@ class Engine(Generic[W]):
             if isinstance(done.outcome, StopReason):
                 with self._lock:
                     self._scheduler.finished(done.job, now - start, now)
+            elif isinstance(done.outcome, DeadlineExceeded):
+                self._metrics.expired(done.job.model)
         if finished:
             with self._lock:
                 self._drained.notify_all()
 
     def _tick(self) -> None:
-        """Answers jobs whose time has come while every slot is busy."""
+        """Answers jobs whose time has come while every slot is busy, and ends what runs far too long."""
         while True:
             with self._lock:
                 if self._state == "closed":
                     return
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
-                if not finished:
-                    self._next_wake = self._scheduler.wake_at()
+                overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
+                stuck = self._scheduler.stuck(now)
+                if not (finished or overdue or stuck):
+                    self._next_wake = self._wake_at()
                     wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
                     self._clock.wait(wait)
             self._settle(finished)
+            for step, abort in overdue:
+                self._end(step, abort)
+            if stuck:
+                self._give_up(stuck)
+
+    def _end(self, step: Step[W], abort: Abort) -> None:
+        model = step.bucket.model if isinstance(step, Batch) else step.job.model
+        log.error("slot %s runs %s far longer than estimated (%.3f s): ending it", step.slot, model, step.estimate)
+        abort.request()
+
+    def _give_up(self, stuck: list[int]) -> None:
+        log.critical("slots %s are stuck and can't be freed: the process has to be restarted", stuck)
+        self._health.stuck(stuck)
+        self._on_stuck()
 
 
 def _yield_to_others() -> None:

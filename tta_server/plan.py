@@ -9,6 +9,7 @@ from tta_server.calibration import Calibration
 from tta_server.costs import Bucket
 from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
+from tta_server.jobs import Priority
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Placement
 from tta_server.repository import Model
@@ -28,6 +29,7 @@ class Options:
     """
 
     budget_ms: float | None = None
+    priority: Priority = Priority.INTERACTIVE
     policy: str | None = None
     max_views: int | None = None
     min_views: int | str | None = None
@@ -90,8 +92,8 @@ def forget_plans() -> None:
 
 
 def make_plan(model: Model, options: Options) -> Plan:
-    """Raises InvalidInput that says what was wrong and what is allowed. The budget is not part of a plan."""
-    return _plan(model, replace(options, budget_ms=None))
+    """Raises InvalidInput that says what was wrong and what is allowed. Budget and priority are not part of a plan."""
+    return _plan(model, replace(options, budget_ms=None, priority=Priority.INTERACTIVE))
 
 
 @lru_cache(maxsize=128)
@@ -174,10 +176,12 @@ def _min_views(asked: int | str | None, default: int | str, planned: int) -> int
 
 
 def budget_ms(model: Model, asked: float | None) -> float:
-    """The request's budget, or the model's default; raises InvalidInput."""
-    limit = model.config.budget.max_ms
+    """The request's budget, at most the model's longest, or the model's default; raises InvalidInput."""
+    budget = model.config.budget
     if asked is None:
-        return model.config.budget.default_ms
-    if not math.isfinite(asked) or not 0 < asked <= limit:
-        raise InvalidInput(f"budget_ms takes a number over 0 and up to {limit:g} for {model.name}, not {asked:g}")
-    return asked
+        return budget.default_ms
+    if not math.isfinite(asked) or asked <= 0:
+        raise InvalidInput(
+            f"budget_ms takes a number over 0 and up to {budget.max_ms:g} for {model.name}, not {asked:g}"
+        )
+    return min(asked, budget.max_ms)

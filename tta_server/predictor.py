@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.engine import Engine
-from tta_server.errors import InvalidInput, TooLarge, UnknownModel
+from tta_server.errors import InvalidInput, NotReady, Overloaded, TooLarge, UnknownModel
 from tta_server.geometry import Size
+from tta_server.health import Health
 from tta_server.images import Limits, read_header
-from tta_server.jobs import Job
+from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
 from tta_server.repository import Model
-from tta_server.work import ImageWork, Source
+from tta_server.work import ImageWork, Listener, Source
 
 Image = bytes | NDArray[np.uint8]
 """An encoded image, or upright RGB pixels (H, W, 3)."""
@@ -33,12 +34,13 @@ class Ticket:
 
 class Predictor:
     def __init__(
-        self, models: Mapping[str, Model], engine: Engine[ImageWork], limits: Limits, metrics: Metrics
+        self, models: Mapping[str, Model], engine: Engine[ImageWork], limits: Limits, metrics: Metrics, health: Health
     ) -> None:
         self.models = models
         self.limits = limits
         self._engine = engine
         self._metrics = metrics
+        self._health = health
 
     def model(self, name: str) -> Model:
         """Raises UnknownModel that names the known ones."""
@@ -46,22 +48,43 @@ class Predictor:
             raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
         return self.models[name]
 
-    def submit(self, name: str, image: Image, options: Options, request_id: str) -> Ticket:
+    def submit(
+        self, name: str, image: Image, options: Options, request_id: str, listener: Listener | None = None
+    ) -> Ticket:
         """Checks and admits; nothing is decoded yet. Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel,
-        Overloaded or NotReady at once."""
+        Overloaded or NotReady at once. `listener` is told after each batch of views but the last."""
         model = self.model(name)
+        if name in self._health.ill:
+            raise NotReady(f"{name} fails time after time; it is tried again every second")
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms))
         source = read_source(image, self.limits)
         model.preprocessing.check(plan.views, source.size, self.limits)
-        job = make_job(plan, source, deadline, request_id, self._metrics)
-        self._metrics.admitted()
+        job = make_job(plan, source, deadline, request_id, self._metrics, options.priority, listener)
         try:
             self._engine.submit(job)
-        except BaseException:
-            self._metrics.settled()
+        except Overloaded as refusal:
+            self._metrics.refused(name, refusal.reason)
             raise
         return Ticket(job.work.future, job)
+
+    def quote(self, name: str, size: Size, options: Options) -> tuple[Plan, Deadline, Quote]:
+        """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
+        model = self.model(name)
+        plan = make_plan(model, options)
+        deadline = Deadline.after(budget_ms(model, options.budget_ms))
+        model.preprocessing.check(plan.views, size, self.limits)
+        job = make_job(plan, Source(size), deadline, "quote", self._metrics, options.priority)
+        return plan, deadline, self._engine.quote(job)
+
+    def probe(self, name: str, image: bytes) -> None:
+        """Runs the plain view, ill or not, and counts it nowhere; raises any TTAError."""
+        model = self.model(name)
+        plan = make_plan(model, Options(max_views=1, stop="all"))
+        deadline = Deadline.after(model.config.budget.max_ms)
+        job = make_job(plan, read_source(image, self.limits), deadline, "canary", Metrics())
+        self._engine.submit(job)
+        job.work.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
@@ -72,16 +95,27 @@ class Predictor:
         return self.submit(name, image, options, request_id).future.result()
 
 
-def make_job(plan: Plan, source: Source, deadline: Deadline, request_id: str, metrics: Metrics) -> Job[ImageWork]:
+def make_job(
+    plan: Plan,
+    source: Source,
+    deadline: Deadline,
+    request_id: str,
+    metrics: Metrics,
+    priority: Priority = Priority.INTERACTIVE,
+    listener: Listener | None = None,
+) -> Job[ImageWork]:
     layout = make_layout(plan, source.size)
     return Job(
-        work=ImageWork(plan.model, plan, layout, source, deadline, request_id, metrics),
+        work=ImageWork(plan.model, plan, layout, source, deadline, request_id, metrics, listener),
         model=plan.model.name,
         buckets=layout.buckets,
         mandatory=plan.mandatory,
         deadline=deadline.at,
         pixels=source.size.area,
         nbytes=source.nbytes + layout.nbytes(plan),
+        priority=priority,
+        patience=plan.model.config.budget.default_ms / 1e3,
+        finish="+".join(["finish", *sorted(plan.wanted.include)]),
     )
 
 

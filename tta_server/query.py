@@ -1,11 +1,12 @@
 """What a request may ask, at every door under the same names: validated, and made into Options."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.errors import InvalidInput
+from tta_server.jobs import Priority
 from tta_server.plan import Options
 
 
@@ -17,6 +18,13 @@ class PredictQuery(BaseModel):
     budget_ms: Annotated[
         float | None, Field(description="Milliseconds from the whole request read to its answer made.", examples=[200])
     ] = None
+    priority: Annotated[
+        Priority,
+        Field(
+            description="`batch` comes after all that is `interactive`, and before optional views only as far as its "
+            "own budget needs."
+        ),
+    ] = Priority.INTERACTIVE
     policy: Annotated[
         str | None,
         Field(
@@ -45,21 +53,40 @@ class PredictQuery(BaseModel):
     ] = ""
 
 
-def read_options(values: Mapping[str, Any]) -> Options:
+class QuoteQuery(PredictQuery):
+    """What a predict request would ask, and the size of its image."""
+
+    width: Annotated[int, Field(ge=1, description="Pixels of the image to be quoted.")] = 512
+    height: Annotated[int, Field(ge=1, description="Pixels of the image to be quoted.")] = 512
+
+
+Q = TypeVar("Q", bound=PredictQuery)
+
+
+def validated(kind: type[Q], values: Mapping[str, Any]) -> Q:
     """Raises InvalidInput that names the key, what was found, and what is allowed."""
     try:
-        query = PredictQuery.model_validate(dict(values))
+        return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise InvalidInput(_sentence(error)) from None
+        raise InvalidInput(_sentence(error, kind)) from None
+
+
+def options_of(query: PredictQuery) -> Options:
     include = frozenset(part.strip() for part in query.include.split(",") if part.strip())
-    return Options(**{**query.__dict__, "include": include})
+    asked = {key: getattr(query, key) for key in PredictQuery.model_fields}
+    return Options(**{**asked, "include": include})
 
 
-def _sentence(error: ValidationError) -> str:
+def read_options(values: Mapping[str, Any]) -> Options:
+    """Raises InvalidInput as `validated` does."""
+    return options_of(validated(PredictQuery, values))
+
+
+def _sentence(error: ValidationError, kind: type[PredictQuery]) -> str:
     mistake = error.errors(include_url=False)[0]
     key = str(mistake["loc"][0])[:64]
     if mistake["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known: {', '.join(PredictQuery.model_fields)}"
+        return f"unknown key {key!r}; known: {', '.join(kind.model_fields)}"
     if key == "min_views":
         return f"min_views takes a whole number of at least 1, or 'all', not {str(mistake['input'])[:64]!r}"
     allowed = mistake["msg"].removeprefix("Input should be ").split(", unable")[0]

@@ -58,9 +58,8 @@ class _Probe:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
-        prep = model.preprocessing
-        self.size = Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
-        self._card = _test_card(self.size)
+        self.size = _card_size(model)
+        self._card = card_for(model)
         self._runner = ModelRunner(model)
 
     def work(self) -> ImageWork:
@@ -96,8 +95,14 @@ class _Probe:
         return time.monotonic() - start
 
 
-def _test_card(size: Size) -> bytes:
-    """Gradients and grain: neither flat nor noise, so that it decodes like a photo."""
+def _card_size(model: Model) -> Size:
+    prep = model.preprocessing
+    return Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
+
+
+def card_for(model: Model) -> bytes:
+    """A JPEG of gradients and grain, neither flat nor noise, so that it decodes like a photo."""
+    size = _card_size(model)
     x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
     grain = np.random.default_rng(0).normal(0, 8, (size.height, size.width))
     card = np.stack([x, y, (x + y) / 2], axis=2) + grain[..., None]

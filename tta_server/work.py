@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from tta_server.abort import Abort
 from tta_server.answer import Answer, Receipt, view_entry
 from tta_server.backends import Tensor
 from tta_server.deadline import Deadline
@@ -46,6 +47,18 @@ class Source:
         return decode(self.encoded, self.header)
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What some views come to: the merged prediction, and each view's index with what is kept of it."""
+
+    merged: Any
+    views: Sequence[tuple[int, Any]]
+
+
+Listener = Callable[[Snapshot], None]
+"""Called on a slot's thread, which it must not hold."""
+
+
 class ImageWork:
     """Settles `future` exactly once. Methods run on slots' threads, several at a time."""
 
@@ -58,6 +71,7 @@ class ImageWork:
         deadline: Deadline,
         request_id: str,
         metrics: Metrics,
+        listener: Listener | None = None,
     ) -> None:
         self.future: Future[Answer] = Future()
         self.model = model
@@ -68,6 +82,7 @@ class ImageWork:
         self._deadline = deadline
         self._request_id = request_id
         self._metrics = metrics
+        self._listener = listener
         self._lock = threading.Lock()
         self._pixels: Pixels | None = None
         self._canvases: dict[float, Canvas] = {}
@@ -76,6 +91,7 @@ class ImageWork:
         self._waiting = set(range(len(plan.views)))
         self._dropped = 0
         self._open: float | None = None
+        self._stop: StopReason | None = None
         self._settled = False
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._queued_since = deadline.start
@@ -139,7 +155,21 @@ class ImageWork:
             if not self._waiting:
                 return Merged()
             worth = self.plan.worth(self.margin(), len(self._merged))
-            return Merged(worth, self.plan.rule.decide(self))
+            self._stop = self.plan.rule.decide(self)
+            return Merged(worth, self._stop)
+
+    def tell(self) -> None:
+        """After each batch: what the views so far come to, for a client that listens; not if the answer follows."""
+        if self._listener is None:
+            return
+        with self._lock:
+            if self._settled or self._stop or not self._waiting or not self._merged:
+                return
+            snapshot = self._snapshot()
+        self._listener(snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._accumulator.result(), sorted(self._merged, key=lambda entry: entry[0]))
 
     def margin(self) -> float:
         return self._accumulator.margin()
@@ -167,7 +197,6 @@ class ImageWork:
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
-        self._metrics.settled()
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):
@@ -177,17 +206,22 @@ class ImageWork:
 
     def _answer(self, reason: StopReason) -> Answer:
         start = time.monotonic()
+        answer = self.answer(self._snapshot(), reason, start)
+        receipt = answer.receipt
+        self._metrics.answer(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+        return answer
+
+    def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
+        """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
         model, plan = self.model, self.plan
-        self._merged.sort(key=lambda entry: entry[0])
-        remarks = [remark for _, remark in self._merged] if plan.keeps_remarks else []
-        answered = model.task.answer(self._accumulator.result(), remarks, self._scene, plan.wanted)
-        views = [view_entry(plan.views[index]) for index, _ in self._merged]
+        remarks = [remark for _, remark in snapshot.views] if plan.keeps_remarks else []
+        answered = model.task.answer(snapshot.merged, remarks, self._scene, plan.wanted)
+        views = [view_entry(plan.views[index]) for index, _ in snapshot.views]
         if "views" in plan.wanted.include:
             views = [v | own for v, own in zip(views, answered.views, strict=True)]
+        confidence = model.task.confidence(snapshot.merged)
         now = time.monotonic()
         self.spent(merge=now - start)
-        elapsed = now - self._deadline.start
-        stages = {stage: round(seconds * 1e3, 3) for stage, seconds in self._stages.items()}
         receipt = Receipt(
             views=views,
             planned=len(plan.views),
@@ -195,14 +229,14 @@ class ImageWork:
             merge=plan.merge,
             stop=plan.stop.to_json(),
             stop_reason=reason,
+            confidence=round(confidence, 6),
             budget_ms=self._deadline.budget_ms,
-            elapsed_ms=round(elapsed * 1e3, 3),
-            stages_ms=stages,
+            elapsed_ms=round((now - self._deadline.start) * 1e3, 3),
+            stages_ms={stage: round(seconds * 1e3, 3) for stage, seconds in self._stages.items()},
             policy=plan.policy,
             request_id=self._request_id,
             open=self._open if reason is StopReason.SETTLED else None,
         )
-        self._metrics.answer(model.name, reason, len(views), elapsed, stages)
         return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture)
 
 
@@ -212,12 +246,12 @@ class ModelRunner:
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def run(self, items: Sequence[tuple[ImageWork, int]]) -> list[Outcome]:
+    def run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None = None) -> list[Outcome]:
         """All items have the same input size. Raises BackendFailed."""
         start = time.monotonic()
         batch = self._written(items)
         written = time.monotonic()
-        outputs = self._model.backend.infer(batch)
+        outputs = self._model.backend.infer(batch, abort)
         inferred = time.monotonic()
         outcomes = [work.merge(view, outputs, i) for i, (work, view) in enumerate(items)]
         merged = time.monotonic()
@@ -225,6 +259,7 @@ class ModelRunner:
             work.spent(
                 (written - start) / len(items), (inferred - written) / len(items), (merged - inferred) / len(items)
             )
+            work.tell()
         return outcomes
 
     def infer(self, items: Sequence[tuple[ImageWork, int]]) -> Outputs:

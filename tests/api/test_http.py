@@ -23,7 +23,7 @@ from tests.serving import Server, models_folder, until
 CLOTHING = "/v1/models/clothing/predict"
 NUCLEI = "/v1/models/nuclei/predict"
 PATIENT = {"budget_ms": "10000", "min_views": "all"}
-KEYS = ["budget_ms", "policy", "max_views", "min_views", "merge", "stop", "top_k", "include"]
+KEYS = ["budget_ms", "priority", "policy", "max_views", "min_views", "merge", "stop", "top_k", "include"]
 POLICY = ["plain", "hflip", "shift [6,0]", "shift [-6,0]", "shift [0,6]", "shift [0,-6]"]
 POLICY += ["hflip+shift [6,0]", "hflip+shift [-6,0]"]
 
@@ -236,8 +236,8 @@ def test_a_receipt_tells_what_was_done(client: httpx.Client) -> None:
     told = response.json()
     receipt = told["receipt"]
     assert set(receipt) == {
-        "views", "planned", "dropped", "merge", "stop", "stop_reason", "budget_ms", "elapsed_ms", "stages_ms", "policy",
-        "request_id",
+        "views", "planned", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms", "elapsed_ms",
+        "stages_ms", "policy", "request_id",
     }  # fmt: skip
     assert receipt["budget_ms"] == 10_000
     assert 0 < receipt["elapsed_ms"] < 10_000

@@ -1,7 +1,12 @@
 """What `GET /v1/models` and `GET /v1/policies` say."""
 
+import math
 from typing import Any
 
+from tta_server.deadline import Deadline
+from tta_server.geometry import Size
+from tta_server.jobs import Quote
+from tta_server.plan import Plan
 from tta_server.policies import PRESETS, preset
 from tta_server.repository import Model
 from tta_server.views import Border
@@ -31,6 +36,31 @@ def describe_model(model: Model) -> dict[str, Any]:
         "stop": config.stop.to_json(),
         "stops": list(model.task.stops),
         "include": list(model.task.includes),
+    }
+
+
+def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
+    """What `GET /v1/models/{name}/quote` says: upper estimates, as the scheduler itself uses them."""
+    known = plan.calibration
+    by_views = [
+        {
+            "views": views,
+            "ms": round(seconds * 1e3, 3),
+            "disagreement": known.disagreement[views - 1] if known else None,
+        }
+        for views, seconds in enumerate(quote.ends, plan.mandatory)
+    ]
+    reached = quote.views - plan.mandatory
+    return {
+        "model": plan.model.name,
+        "image": {"width": size.width, "height": size.height},
+        "budget_ms": deadline.budget_ms,
+        "admitted": quote.wait == 0,
+        "retry_after_ms": math.ceil(quote.wait * 1e3),
+        "views": quote.views if reached >= 0 else 0,
+        "planned": len(plan.views),
+        "ms": by_views[reached]["ms"] if reached >= 0 else None,
+        "by_views": by_views,
     }
 
 

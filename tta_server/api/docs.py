@@ -3,6 +3,7 @@
 from typing import Any
 
 from tta_server.api.query import openapi_parameters
+from tta_server.query import QuoteQuery
 
 DESCRIPTION = """\
 One image in, one answer out: the server looks at the image through up to K views, merges what the model says of
@@ -52,6 +53,7 @@ EXAMPLE = {
         "merge": "mean_probabilities",
         "stop": "all",
         "stop_reason": "all_views",
+        "confidence": 0.931956,
         "budget_ms": 200.0,
         "elapsed_ms": 7.656,
         "stages_ms": {"decode": 3.037, "prepare": 0.121, "queue": 0.142, "infer": 6.392, "merge": 0.106},
@@ -62,22 +64,26 @@ EXAMPLE = {
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
+NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "A model of `GET /v1/models`.",
+    "example": "clothing",
+}
+
+STREAM = {
+    "schema": {"type": "string"},
+    "example": "event: partial\ndata: {...}\n\nevent: answer\ndata: {...}\n\n",
+}
+
 PREDICT_DOCS: dict[str, Any] = {
     "tags": ["predict"],
     "summary": "Look at one image through several views",
     "description": "The body is the image itself, or multipart/form-data with a file in the field `image`.",
     "operationId": "predict",
-    "parameters": [
-        {
-            "name": "name",
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string"},
-            "description": "A model of `GET /v1/models`.",
-            "example": "clothing",
-        },
-        *openapi_parameters(),
-    ],
+    "parameters": [NAME, *openapi_parameters()],
     "requestBody": {
         "required": True,
         "content": {
@@ -94,9 +100,38 @@ PREDICT_DOCS: dict[str, Any] = {
     },
     "responses": {
         "200": {
-            "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`",
-            "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY},
+            "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`; for "
+            "`Accept: text/event-stream` an event `partial` after each batch of views, then `answer` or `error`",
+            "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY, "text/event-stream": STREAM},
         },
         **{str(status): docs for status, docs in error_docs(*MEANINGS).items()},
+    },
+}
+
+QUOTE_EXAMPLE = {
+    "model": "clothing",
+    "image": {"width": 400, "height": 533},
+    "budget_ms": 15.0,
+    "admitted": True,
+    "retry_after_ms": 0,
+    "views": 4,
+    "planned": 8,
+    "ms": 13.1,
+    "by_views": [{"views": 1, "ms": 5.2, "disagreement": None}, {"views": 2, "ms": 7.8, "disagreement": None}],
+}
+
+QUOTE_DOCS: dict[str, Any] = {
+    "tags": ["predict"],
+    "summary": "What a request would get now",
+    "description": "Upper estimates with the load of this moment. `disagreement` is the share of the calibration's "
+    "images whose top class after so many views was not yet that of all; null without a calibration.",
+    "operationId": "quote",
+    "parameters": [NAME, *openapi_parameters(QuoteQuery)],
+    "responses": {
+        "200": {
+            "description": "Whether it would be admitted, and how many views in how many ms",
+            "content": {"application/json": {"example": QUOTE_EXAMPLE}},
+        },
+        **{str(status): docs for status, docs in error_docs(400, 404, 413, 503).items()},
     },
 }

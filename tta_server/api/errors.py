@@ -25,14 +25,19 @@ STATUS: dict[Code, int] = {
 PLAIN_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def error_response(error: TTAError) -> JSONResponse:
+def error_body(error: TTAError) -> dict[str, Any]:
     """`{"error", "code"}`; for Overloaded also when to come back."""
     body: dict[str, Any] = {"error": str(error), "code": error.code}
-    headers = {}
     if isinstance(error, Overloaded):
         body["retry_after_ms"] = math.ceil(error.retry_after * 1e3)
+    return body
+
+
+def error_response(error: TTAError) -> JSONResponse:
+    headers = {}
+    if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    return JSONResponse(body, STATUS[error.code], headers)
+    return JSONResponse(error_body(error), STATUS[error.code], headers)
 
 
 def plain_response(status: int, sentence: str) -> JSONResponse:

@@ -21,10 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_server import __version__
 from tta_server.answer import Answer
 from tta_server.api.body import read_image
-from tta_server.api.describe import describe_model, describe_policies
-from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, error_docs
+from tta_server.api.describe import describe_model, describe_policies, describe_quote
+from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
-from tta_server.api.query import read_query
+from tta_server.api.query import read_query, read_quote
+from tta_server.api.stream import Progress, disconnected, stream
 from tta_server.app import Application
 from tta_server.errors import Cancelled, InvalidInput, NotReady, TTAError
 from tta_server.predictor import Ticket
@@ -32,6 +33,7 @@ from tta_server.predictor import Ticket
 log = logging.getLogger("tta_server.requests")
 
 PREDICT = "/v1/models/{name}/predict"
+QUOTE = "/v1/models/{name}/quote"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -71,6 +73,7 @@ def create_app(application: Application) -> FastAPI:
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # Before the other routes, and without FastAPI's parsing, which took a quarter of the door's time.
     app.router.routes.insert(0, Route(PREDICT, door.predict, methods=["POST"]))
+    app.router.routes.insert(1, Route(QUOTE, door.quote, methods=["GET"]))
     app.add_api_route("/v1/models", door.models, tags=["models"], summary="Every model in short")
     app.add_api_route(
         "/v1/models/{name}", door.model, tags=["models"], summary="One model whole", responses=error_docs(404)
@@ -82,7 +85,7 @@ def create_app(application: Application) -> FastAPI:
     )
     app.add_api_route("/metrics", door.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response)
     schema = app.openapi()
-    schema["paths"] = {PREDICT: {"post": PREDICT_DOCS}} | schema["paths"]
+    schema["paths"] = {PREDICT: {"post": PREDICT_DOCS}, QUOTE: {"get": QUOTE_DOCS}} | schema["paths"]
     return app
 
 
@@ -97,14 +100,19 @@ class Door:
         self._check_ready()
         name = request.path_params["name"]
         model = self._predictor.model(name)
-        options = read_query(request.query_params)
-        wants_picture = "image/png" in request.headers.get("accept", "")
+        options = read_query(request)
+        accept = request.headers.get("accept", "")
+        wants_picture = "image/png" in accept
         if wants_picture and not model.task.has_picture:
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json")
         image = await read_image(request, self._predictor.limits.max_bytes)
-        submit = partial(self._predictor.submit, name, image, options, request_id(request))
+        progress = Progress() if "text/event-stream" in accept else None
+        submit = partial(self._predictor.submit, name, image, options, request_id(request), progress)
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
         ticket = submit() if image.startswith(b"\xff\xd8") else await asyncio.to_thread(submit)
+        if progress is not None:
+            leave = partial(self._predictor.cancel, ticket)
+            return await stream(request, ticket, progress, leave, _log_answer, self._note)
         answer = await self._answered(request, ticket)
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_headers(answer))
         _log_answer(answer)
@@ -113,7 +121,7 @@ class Door:
     async def _answered(self, request: Request, ticket: Ticket) -> Answer:
         """The answer, unless the client leaves first: then its views make room."""
         answer = asyncio.wrap_future(ticket.future)
-        watch = asyncio.ensure_future(_disconnected(request))
+        watch = asyncio.ensure_future(disconnected(request))
         watch.add_done_callback(lambda _: answer.cancel())
         try:
             return await answer
@@ -137,11 +145,22 @@ class Door:
     async def model(self, name: str) -> dict[str, Any]:
         return describe_model(self._predictor.model(name))
 
+    async def quote(self, request: Request) -> Response:
+        self._check_ready()
+        name = request.path_params["name"]
+        self._predictor.model(name)
+        size, options = read_quote(request)
+        return JSONResponse(describe_quote(size, *self._predictor.quote(name, size, options)))
+
     async def live(self) -> dict[str, str]:
+        if stuck := self._application.health.stuck_slots:
+            raise NotReady(f"slots {', '.join(map(str, stuck))} are stuck; the server is about to end")
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, str]:
         self._check_ready()
+        if ill := self._application.health.ill:
+            raise NotReady(f"{', '.join(ill)} fails time after time; it is tried again every second")
         return {"status": "ready"}
 
     async def metrics(self) -> Response:
@@ -150,11 +169,14 @@ class Door:
     # ---- what goes wrong ----
 
     async def failed(self, request: Request, error: TTAError) -> JSONResponse:
+        self._note(request, error)
+        return error_response(error)
+
+    def _note(self, request: Request, error: TTAError) -> None:
         name = request.path_params.get("name", "")
         known = name if name in self._predictor.models else ""
         self._application.metrics.error(known, error.code)
         _log_error(request, STATUS[error.code], error.code, str(error))
-        return error_response(error)
 
     async def refused(self, request: Request, error: HTTPException) -> JSONResponse:
         sentence = f"{request.method} {request.url.path[:128]} is not known here; see /docs"
@@ -171,12 +193,6 @@ class Door:
         return response
 
 
-async def _disconnected(request: Request) -> None:
-    """Returns when the client has left; the body is read already."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _headers(answer: Answer) -> dict[str, str]:
     receipt = answer.receipt
     timing = ", ".join(f"{stage};dur={ms}" for stage, ms in receipt.stages_ms.items())
@@ -185,7 +201,7 @@ def _headers(answer: Answer) -> dict[str, str]:
 
 def _picture(answer: Answer) -> Response:
     receipt = answer.receipt
-    headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": receipt.stop_reason}
+    headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": str(receipt.stop_reason)}
     return Response(answer.picture, media_type="image/png", headers=_headers(answer) | headers)
 
 

@@ -1,25 +1,75 @@
 """The query of a predict request over HTTP."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
-from starlette.datastructures import QueryParams
+from starlette.requests import Request
 
 from tta_server.errors import InvalidInput
+from tta_server.geometry import Size
 from tta_server.plan import Options
-from tta_server.query import PredictQuery, read_options
+from tta_server.query import PredictQuery, Q, QuoteQuery, options_of, validated
+
+TIMEOUT = "x-request-timeout-ms"
 
 
-def read_query(params: QueryParams) -> Options:
+def read_query(request: Request) -> Options:
     """Raises InvalidInput that names the key, what was found, and what is allowed."""
+    return _with_timeout(options_of(_read(PredictQuery, request)), request)
+
+
+def read_quote(request: Request) -> tuple[Size, Options]:
+    """As `read_query`, with the size of the image."""
+    query = _read(QuoteQuery, request)
+    return Size(query.width, query.height), _with_timeout(options_of(query), request)
+
+
+def _read(kind: type[Q], request: Request) -> Q:
+    params = request.query_params
     repeated = [key for key in params if len(params.getlist(key)) > 1]
     if repeated:
         raise InvalidInput(f"{repeated[0][:64]} is given more than once")
-    return read_options(params)
+    return validated(kind, params)
 
 
-def openapi_parameters() -> list[dict[str, Any]]:
-    """The query as OpenAPI lists it."""
-    properties = PredictQuery.model_json_schema()["properties"]
+def _with_timeout(options: Options, request: Request) -> Options:
+    """The header that proxies pass on is a budget too: the smaller one counts."""
+    found = request.headers.get(TIMEOUT)
+    if found is None:
+        return options
+    try:
+        timeout = float(found)
+    except ValueError:
+        timeout = math.nan
+    if not timeout > 0:
+        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
+    return replace(options, budget_ms=min(timeout, options.budget_ms or timeout))
+
+
+def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str, Any]]:
+    """The query, and the header that counts with it, as OpenAPI lists them."""
+    schema = kind.model_json_schema()
+    properties = {key: _resolved(found, schema) for key, found in schema["properties"].items()}
+    header = {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "description": "A budget in milliseconds, as proxies pass it on; the smaller one counts.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    return [*_query_parameters(properties), header]
+
+
+def _resolved(found: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """With what it refers to written out."""
+    if "$ref" not in found:
+        return found
+    named = schema["$defs"][found["$ref"].rpartition("/")[2]]
+    return {"type": named["type"], "enum": named["enum"], **{k: v for k, v in found.items() if k != "$ref"}}
+
+
+def _query_parameters(properties: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,

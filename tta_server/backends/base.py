@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tta_server.abort import Abort
+
 Tensor = NDArray[Any]
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -24,10 +26,10 @@ class Signature:
 class Backend(Protocol):
     signature: Signature
 
-    def infer(self, batch: Tensor) -> Outputs:
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Runs a batch; outputs have its leading size, in the same order. Blocking, on the calling slot's thread.
 
-        Raises BackendFailed.
+        Raises BackendFailed; soon after `abort` is requested, too.
         """
 
     def close(self) -> None: ...

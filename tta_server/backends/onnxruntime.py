@@ -1,11 +1,13 @@
 """ONNX Runtime on the CPU: one session a model, shared by all slots, each run on its caller's one thread."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
+from tta_server.abort import Abort
 from tta_server.backends.base import Outputs, Signature, Tensor
 from tta_server.errors import BackendFailed, ConfigError
 
@@ -51,10 +53,14 @@ class OnnxRuntimeBackend:
             {output.name: _free(output.shape) for output in self._session.get_outputs()},
         )
 
-    def infer(self, batch: Tensor) -> Outputs:
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         names = list(self.signature.outputs)
+        options = None
+        if abort is not None:
+            options = ort.RunOptions()
+            abort.ends_by(partial(setattr, options, "terminate", True))
         try:
-            values = self._session.run(names, {self.signature.input: batch})
+            values = self._session.run(names, {self.signature.input: batch}, options)
         except Exception as error:
             raise BackendFailed("the model failed on this image") from error
         return dict(zip(names, values, strict=True))

@@ -68,7 +68,7 @@ def predict(
 def _row(answer: Answer) -> list[str]:
     receipt = answer.receipt
     views = f"{len(receipt.views)} of {receipt.planned}"
-    return [summary(answer.prediction), views, receipt.stop_reason, f"{receipt.elapsed_ms:.1f}"]
+    return [summary(answer.prediction), views, str(receipt.stop_reason), f"{receipt.elapsed_ms:.1f}"]
 
 
 def summary(prediction: dict[str, Any]) -> str:

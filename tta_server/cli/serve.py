@@ -20,7 +20,7 @@ from rich.table import Table
 from tta_server.api.http import create_app
 from tta_server.app import Application, Settings, available_cores
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
-from tta_server.errors import ConfigError
+from tta_server.errors import BackendFailed, ConfigError
 
 
 def serve(
@@ -74,6 +74,7 @@ class Server(uvicorn.Server):
         self._application = application
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
+        application.on_stuck = self._give_up
         app = create_app(application)
         app.router.lifespan_context = self._lifespan
         config = uvicorn.Config(
@@ -111,6 +112,11 @@ class Server(uvicorn.Server):
         err.print(
             f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True
         )
+
+    def _give_up(self) -> None:
+        """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
+        self.failure = BackendFailed("a slot is stuck in a model's run and can't be freed: the server has to end")
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,0 +1,44 @@
+"""Asks models that fail time after time again, until they answer."""
+
+import logging
+import threading
+
+from tta_server.errors import TTAError
+from tta_server.health import Health
+from tta_server.predictor import Predictor
+from tta_server.warmup import card_for
+
+log = logging.getLogger(__name__)
+
+SECONDS = 1.0
+"""Between two tries."""
+
+
+class Canary:
+    """A thread that sends each ill model the plain view of a test card; one answer and it is well."""
+
+    def __init__(self, predictor: Predictor, health: Health) -> None:
+        self._predictor = predictor
+        self._health = health
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="canary", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.is_set():
+            for name in self._health.wait_for_ill(SECONDS):
+                self._try(name)
+            self._closed.wait(SECONDS)
+
+    def _try(self, name: str) -> None:
+        try:
+            self._predictor.probe(name, card_for(self._predictor.model(name)))
+        except TTAError as error:
+            log.warning("%s is still failing: %s", name, error)
+        else:
+            log.warning("%s answers again", name)
