@@ -159,11 +159,12 @@ class ImageWork:
             return Merged(worth, self._stop)
 
     def tell(self) -> None:
-        """After each batch: what the views so far come to, for a client that listens; not if the answer follows."""
+        """After each batch, from the plain view on: what the views so far come to, for a client that listens; not if
+        the answer follows."""
         if self._listener is None:
             return
         with self._lock:
-            if self._settled or self._stop or not self._waiting or not self._merged:
+            if self._settled or self._stop or 0 in self._waiting or not self._waiting:
                 return
             snapshot = self._snapshot()
         self._listener(snapshot)
