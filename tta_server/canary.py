@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from tta_server.errors import TTAError
+from tta_server.errors import NotReady, Overloaded, TTAError
 from tta_server.health import Health
 from tta_server.predictor import Predictor
 from tta_server.warmup import card_for
@@ -15,7 +15,7 @@ SECONDS = 1.0
 
 
 class Canary:
-    """A thread that sends each ill model the plain view of a test card; one answer and it is well."""
+    """A thread that sends each suspect model the plain view of a test card: an answer clears it, a failure condemns."""
 
     def __init__(self, predictor: Predictor, health: Health) -> None:
         self._predictor = predictor
@@ -31,14 +31,17 @@ class Canary:
 
     def _watch(self) -> None:
         while not self._closed.is_set():
-            for name in self._health.wait_for_ill(SECONDS):
+            for name in self._health.wait_for_suspects(SECONDS):
                 self._try(name)
-            self._closed.wait(SECONDS)
+                self._closed.wait(SECONDS)
 
     def _try(self, name: str) -> None:
         try:
             self._predictor.probe(name, card_for(self._predictor.model(name)))
+        except (Overloaded, NotReady):
+            pass  # it could not be asked
         except TTAError as error:
-            log.warning("%s is still failing: %s", name, error)
+            log.warning("%s fails time after time, a test card too: %s", name, error)
+            self._health.condemn(name)
         else:
-            log.warning("%s answers again", name)
+            log.warning("%s answers a test card: it is well", name)

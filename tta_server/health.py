@@ -3,42 +3,47 @@
 import threading
 
 FAILURES = 3
-"""So many failed batches in a row make a model ill."""
+"""So many failed batches in a row make a model suspect."""
 
 
 class Health:
-    """Told by the engine's threads, asked by the doors."""
+    """Told by the engine's threads and the canary, asked by the doors.
+
+    A suspect model is ill only when the canary's image has failed too: a client whose images a model can't take must
+    not shut others out. One batch that works makes it well.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._failures: dict[str, int] = {}
-        self._ill: tuple[str, ...] = ()
+        self.ill: frozenset[str] = frozenset()
         self.stuck_slots: tuple[int, ...] = ()
-
-    @property
-    def ill(self) -> tuple[str, ...]:
-        return self._ill
 
     def worked(self, model: str) -> None:
         if model in self._failures:  # without the lock: this is asked after every batch
             with self._changed:
                 self._failures.pop(model, None)
-                self._note()
+                self.ill -= {model}
 
     def failed(self, model: str) -> None:
         with self._changed:
             self._failures[model] = self._failures.get(model, 0) + 1
-            self._note()
+            self._changed.notify_all()
+
+    def condemn(self, model: str) -> None:
+        """Its canary failed; not if a batch has worked since."""
+        with self._changed:
+            if model in self._failures:
+                self.ill |= {model}
 
     def stuck(self, slots: list[int]) -> None:
-        self.stuck_slots = tuple(slots)
+        self.stuck_slots += tuple(slots)
 
-    def wait_for_ill(self, seconds: float) -> tuple[str, ...]:
-        """Those that are ill, or none after so many seconds."""
+    def wait_for_suspects(self, seconds: float) -> list[str]:
+        """Models that failed so often, the ill among them; none after so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ill, seconds)
-            return self._ill
+            self._changed.wait_for(self._suspects, seconds)
+            return self._suspects()
 
-    def _note(self) -> None:
-        self._ill = tuple(model for model, count in self._failures.items() if count >= FAILURES)
-        self._changed.notify_all()
+    def _suspects(self) -> list[str]:
+        return [model for model, count in self._failures.items() if count >= FAILURES]

@@ -160,7 +160,7 @@ class Door:
     async def ready(self) -> dict[str, str]:
         self._check_ready()
         if ill := self._application.health.ill:
-            raise NotReady(f"{', '.join(ill)} fails time after time; it is tried again every second")
+            raise NotReady(f"{', '.join(sorted(ill))} fails time after time; it is tried again every second")
         return {"status": "ready"}
 
     async def metrics(self) -> Response:
