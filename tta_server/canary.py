@@ -28,10 +28,11 @@ class Canary:
 
     def close(self) -> None:
         self._closed.set()
+        self._health.close()
 
     def _watch(self) -> None:
         while not self._closed.is_set():
-            for name in self._health.wait_for_suspects(SECONDS):
+            for name in self._health.wait_for_suspects():
                 self._try(name)
                 self._closed.wait(SECONDS)
 

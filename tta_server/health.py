@@ -18,6 +18,7 @@ class Health:
         self._failures: dict[str, int] = {}
         self.ill: frozenset[str] = frozenset()
         self.stuck_slots: tuple[int, ...] = ()
+        self._closed = False
 
     def worked(self, model: str) -> None:
         if model in self._failures:  # without the lock: this is asked after every batch
@@ -39,11 +40,17 @@ class Health:
     def stuck(self, slots: list[int]) -> None:
         self.stuck_slots += tuple(slots)
 
-    def wait_for_suspects(self, seconds: float) -> list[str]:
-        """Models that failed so often, the ill among them; none after so many seconds."""
+    def wait_for_suspects(self) -> list[str]:
+        """Models that failed so often, the ill among them; none when closed."""
         with self._changed:
-            self._changed.wait_for(self._suspects, seconds)
-            return self._suspects()
+            self._changed.wait_for(lambda: self._closed or self._suspects())
+            return [] if self._closed else self._suspects()
+
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _suspects(self) -> list[str]:
         return [model for model, count in self._failures.items() if count >= FAILURES]

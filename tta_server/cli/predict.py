@@ -33,6 +33,9 @@ def predict(
     ] = None,
     max_views: Annotated[int | None, typer.Option(min=1, help="At most so many views.")] = None,
     merge: Annotated[str | None, typer.Option(help="How predictions merge; default: the model's own.")] = None,
+    stop: Annotated[
+        str | None, typer.Option(help="When to stop: all, certain, '{\"epsilon\": 0.01}', '{\"open\": 0.01}'.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON answer a line instead of a table.")] = False,
 ) -> None:
@@ -45,7 +48,7 @@ def predict(
     table = Table("image", "answer", "views", "stopped by", "ms")
     with err.status(f"loading and warming {model} ..."):
         loaded = load(folder)
-    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "top_k": top_k}
+    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options["budget_ms"] = loaded.model.config.budget.max_ms if budget_ms is None else budget_ms
     with loaded:
         for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
