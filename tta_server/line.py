@@ -1,6 +1,7 @@
 """The line of jobs whose mandatory work waits, laid out on the slots of a pool. Pure."""
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -28,8 +29,8 @@ class Line(Generic[W]):
         self._ranks: list[tuple[bool, float, int]] = []
         self._sequence = count()
         self._total = 0.0
-        self._loads: NDArray[np.float64] = np.empty(0)
-        self._deadlines: NDArray[np.float64] = np.empty(0)
+        self._loads = array("d")
+        self._deadlines = array("d")
 
     def __iter__(self) -> Iterator[Job[W]]:
         return iter(self._jobs)
@@ -47,17 +48,15 @@ class Line(Generic[W]):
         place = bisect_left(self._ranks, job.rank)
         self._ranks.insert(place, job.rank)
         self._jobs.insert(place, job)
-        self._loads = np.insert(self._loads, place, job.load)
-        self._deadlines = np.insert(self._deadlines, place, job.deadline)
+        self._loads.insert(place, job.load)
+        self._deadlines.insert(place, job.deadline)
         self._total += job.load
 
     def leave(self, job: Job[W]) -> None:
         place = self._place(job)
         if place is None:
             return
-        del self._ranks[place], self._jobs[place]
-        self._loads = np.delete(self._loads, place)
-        self._deadlines = np.delete(self._deadlines, place)
+        del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
         self._total = self._total - job.load if self._jobs else 0.0
 
     def _place(self, job: Job[W]) -> int | None:
@@ -136,7 +135,7 @@ class Line(Generic[W]):
         return late
 
     def _delayed_in_crowd(self, lead: float, beside: Job[W], now: float) -> bool:
-        loads, deadlines = self._loads, self._deadlines
+        loads, deadlines = np.array(self._loads), np.array(self._deadlines)
         place = self._place(beside)
         if place is not None:
             loads, deadlines = np.delete(loads, place), np.delete(deadlines, place)
@@ -144,8 +143,9 @@ class Line(Generic[W]):
         return bool(np.any((after > EPSILON) & (after - lead / self._slots.number <= EPSILON)))
 
     def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
-        loads = np.insert(self._loads, place, job.load)
-        late = self._late_in_crowd(loads, np.insert(self._deadlines, place, job.deadline), 0.0, now)
+        loads = np.insert(np.array(self._loads), place, job.load)
+        deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
+        late = self._late_in_crowd(loads, deadlines, 0.0, now)
         if np.all(np.delete(late, place) <= EPSILON):
             return max(0.0, float(late[place])) if late[place] > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

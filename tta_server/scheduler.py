@@ -34,15 +34,15 @@ class Scheduler(Generic[W]):
         self._open: dict[Job[W], None] = {}
         self._agenda: Agenda[W] = Agenda()
         self._watch: Watch[W] = Watch()
-        self._newcomers = Newcomers(self._prices)
+        self._newcomers = Newcomers()
 
     # ---- coming and going ----
 
     def admit(self, job: Job[W], now: float) -> None:
         """Raises Overloaded; InvalidInput for a budget that even an idle pool could not keep; TooLarge for an image
         that does not fit among those that wait."""
-        self._newcomers.met(job, now)
         self._live.admit(job, now)
+        self._newcomers.met(job, now)
         self._set_due(job, now)
 
     def quote(self, job: Job[W], now: float) -> Quote:
@@ -111,7 +111,7 @@ class Scheduler(Generic[W]):
                 seconds[bucket] = self.costs.seconds(bucket, 1, now)
             return job.is_batch, -job.worth / seconds[bucket], job.handed, job.deadline
 
-        head = min(self._open, key=rank)
+        head = min(self._open, key=rank) if len(self._open) > 1 else next(iter(self._open))
         if not self._in_time(head, now):
             eligible = [job for job in self._open if self._in_time(job, now)]
             if not eligible:
