@@ -2,13 +2,15 @@
 # make test   the tests
 # make check  format, lint, types, layers
 # make bench  speed against the bare model, and the accuracy figures where the data is at hand
+# make load   half a minute of mixed users (locust) against a server of its own
+# make openloop   goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench load openloop clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
@@ -32,6 +34,12 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/accuracy.py
 
+load: $(VENV)/installed-load
+	$(BIN)/python -m loadtest.run $(ARGS)
+
+openloop: $(VENV)/installed-load
+	$(BIN)/python -m loadtest.openloop $(ARGS)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
@@ -45,6 +53,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing tta-server and its development tools into $(VENV) ..."
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-load: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing tta-server and its load tests into $(VENV) ..."
+	$(PIP) --editable '.[load,plots]'
 	@touch $@ $(VENV)/installed
 
 clean:

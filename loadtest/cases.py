@@ -1,0 +1,65 @@
+"""What a load run asks for: a model, its images, a budget and K; and the bytes of its requests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+from PIL import Image
+
+HERE = Path(__file__).parent
+MODELS = HERE.parent / "models"
+DATA = HERE.parent.parent / "shared" / "data"
+
+MODES: dict[str, dict[str, str]] = {
+    "adaptive": {},
+    "fixed": {"stop": "all", "min_views": "all"},
+}
+"""By the CSV's `mode`: what its requests ask beyond budget, K and stop rule. Fixed: all K views or no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`budget_ms` is what every request states; `views` the most it may get (K); `stop` the query's stop rule."""
+
+    model: str
+    images: tuple[Path, ...]
+    budget_ms: float
+    views: int
+    stop: str = "all"
+
+    def requests(self, mode: str, budget_ms: float | None = None) -> list[bytes]:
+        """One whole HTTP request for each image; `budget_ms` in place of the case's own."""
+        budget = self.budget_ms if budget_ms is None else budget_ms
+        query = {"budget_ms": f"{budget:g}", "max_views": str(self.views), "stop": self.stop} | MODES[mode]
+        path = f"/v1/models/{self.model}/predict?{urlencode(query)}"
+        return [_request(path, image.read_bytes()) for image in self.images]
+
+
+def _request(path: str, image: bytes) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: loadtest", f"Content-Length: {len(image)}", "", "")
+    return "\r\n".join(lines).encode() + image
+
+
+def clothing_images(data: Path, models: Path) -> list[Path]:
+    """Every fourth labelled test photo; the drawn sample where there are none."""
+    photos = sorted((data / "clothing" / "test").glob("*/*.jpg"))
+    return photos[::4] or [models / "clothing" / "sample.jpg"]
+
+
+def nuclei_images(data: Path, models: Path) -> list[Path]:
+    """The labelled images of 256x256 pixels, all equally dear; the drawn sample where there are none."""
+    found = sorted((data / "nuclei" / "images").glob("*.png"))
+    return [path for path in found if _size(path) == (256, 256)] or [models / "nuclei" / "sample.png"]
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+IMAGES: dict[str, Callable[[Path, Path], list[Path]]] = {"clothing": clothing_images, "nuclei": nuclei_images}
+"""By model: from the data folder and the models folder to the images to send."""
+
+BUDGETS_MS = {"clothing": 100.0, "nuclei": 400.0}
+"""By model: the budget of a case unless another is asked for."""
