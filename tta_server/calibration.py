@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import re
 from bisect import bisect_right
 from pathlib import Path
 from typing import Annotated, Literal
@@ -94,6 +95,13 @@ def read_calibration(folder: Path, model: str, policy: str) -> Calibration | Non
                 f"run `tta-server calibrate` again, or delete it"
             )
     return found
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """As JSON for eyes too: a row of numbers is one line. Raises OSError."""
+    text = calibration.model_dump_json(indent=2)
+    rows = re.sub(r"\[[^][{}]+\]", lambda row: " ".join(row[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
+    path.write_text(rows + "\n", "utf-8")
 
 
 def digest_of(model_file: Path) -> str:

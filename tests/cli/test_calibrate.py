@@ -1,0 +1,188 @@
+"""`tta-server calibrate`, from a folder of images to requests that stop earlier."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import pictures
+from tests.references import MODELS
+from tests.serving import command
+from tests.toys import moody_model
+from tta_server import load
+from tta_server.calibration import FILE
+from tta_server.cli.calibrate import calibrate
+from tta_server.errors import ConfigError, InvalidInput, TTAError
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    words = command("calibrate", *map(str, arguments))
+    return subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
+
+
+@pytest.fixture
+def moody(tmp_path: Path) -> Path:
+    """A model of two views, which always agree; NaN for a black image."""
+    return moody_model(tmp_path / "models" / "moody")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """70 plain coloured images in two folders, a broken one, a black one, and a file of another kind."""
+    source = np.random.default_rng(0)
+    for number in range(70):
+        folder = tmp_path / "images" / ("even" if number % 2 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        color = source.integers(2, 240, 3)
+        Image.new("RGB", (8, 8), tuple(map(int, color))).save(folder / f"{number}.png")
+    (tmp_path / "images" / "broken.JPG").write_bytes(b"no image")
+    (tmp_path / "images" / "black.png").write_bytes(pictures.encoded(np.zeros((8, 8, 3), np.uint8)))
+    (tmp_path / "images" / "notes.txt").write_text("not looked at")
+    return tmp_path / "images"
+
+
+def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: Path, tmp_path: Path) -> None:
+    log = tmp_path / "margins.csv"
+    done = run("moody", "--models", moody.parent, "--data", images, "-e", "0.05", "-e", "0.2", "--log", log)
+    assert done.returncode == 0, done.stderr
+    assert "moody: 2 views, 70 images, merge mean_probabilities" in done.stdout
+    assert "0 of 70" in done.stdout
+    assert "1.00 of 2 (50%)" in done.stdout
+    assert f"{moody / FILE}: the calibration; say stop: {{epsilon: 0.2}} in tta.yaml" in done.stdout
+    assert '?stop={"epsilon":0.2}' in done.stdout
+    assert "broken.JPG: this is not an image" in done.stderr
+    assert "black.png: the model's output for view 'plain' holds NaN" in done.stderr
+    assert "notes.txt" not in done.stderr
+    with log.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "views", "margin", "label"]
+    assert [(r["image"], r["views"]) for r in rows[:3]] == [("0", "1"), ("0", "2"), ("1", "1")]
+    assert len(rows) == 140
+    assert all(0 <= float(row["margin"]) <= 1 for row in rows)
+    with load(moody) as model:
+        receipt = model.predict(next((images / "odd").iterdir()), stop={"epsilon": 0.05}, budget_ms=5000).receipt
+    assert (len(receipt.views), receipt.stop_reason) == (1, "confident")
+
+
+def test_another_place_is_told_how_to_be_used(moody: Path, images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    out, plot = tmp_path / "found.json", tmp_path / "curve.png"
+    done = run("moody", "--models", moody.parent, "--data", images, "-e", "0.05", "--out", out, "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: the calibration; put it beside tta.yaml as calibration.json" in done.stdout
+    assert not (moody / FILE).exists()
+    assert json.loads(out.read_text())["images"] == 70
+    with Image.open(plot) as picture:
+        assert picture.width >= 1000
+        assert len(picture.convert("RGB").getcolors(10_000_000) or []) > 100
+
+
+def test_a_limit_draws_the_same_images_each_time(moody: Path, images: Path, tmp_path: Path) -> None:
+    drawn = []
+    for name in ("one.json", "other.json"):
+        log = tmp_path / f"{name}.csv"
+        call(moody, images, epsilon=[0.2], limit=30, to=tmp_path / name, log=log)
+        drawn.append(log.read_text())
+    assert drawn[0] == drawn[1]
+    assert 2 * 28 <= len(drawn[0].splitlines()) - 1 <= 2 * 30
+
+
+def call(folder: Path, data: Path, **options: Any) -> None:
+    calibrate(folder.name, data, folder.parent, **options)
+
+
+# ---- mistakes ----
+
+
+def test_a_mistake_is_one_sentence_and_status_2(moody: Path, images: Path) -> None:
+    done = run("moody", "--models", moody.parent, "--data", images)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error: epsilon 0.01 takes at least 299 images (about 3 / epsilon); there are 72" in done.stderr
+    assert not (moody / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"epsilon": [0.0]}, "--epsilon takes a share between 0 and 1"),
+        ({"epsilon": [0.1, 1.0]}, "--epsilon takes a share between 0 and 1"),
+        ({"epsilon": [0.001]}, "at least 2995 images"),
+        ({"limit": 20, "epsilon": [0.1]}, "at least 29 images.* there are 20"),
+        ({"to": Path("none/such.json")}, "none/such.json can't be written; choose another place with --out"),
+        ({"plot": Path("none/such.png")}, "choose another place with --plot"),
+        ({"plot": Path("such.docx")}, "--plot takes a file named .png, .svg, .pdf"),
+        ({"log": Path("none/such.csv")}, "choose another place with --log"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_work(
+    moody: Path, images: Path, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(TTAError, match=told):
+        call(moody, images, **options)
+
+
+def test_skipped_images_do_not_count(moody: Path, images: Path) -> None:
+    """72 are found, which would do for 0.042; the 70 that could be read do not."""
+    with pytest.raises(InvalidInput, match=r"at least 71 images.* there are 70"):
+        call(moody, images, epsilon=[0.0415])
+
+
+def test_a_folder_without_images_says_what_is_looked_for(moody: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match=r"holds no images: files named .bmp, .jpeg, .jpg, .png"):
+        call(moody, tmp_path / "empty")
+
+
+def test_not_one_usable_image_is_an_error(moody: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    for number in range(12):
+        (tmp_path / "bad" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(InvalidInput, match="not one of the 12 images could be used"):
+        call(moody, tmp_path / "bad", epsilon=[0.5])
+
+
+def test_an_unknown_model_names_those_that_are_there(images: Path) -> None:
+    with pytest.raises(ConfigError, match="found: cifar10, clothing, nuclei"):
+        calibrate("none", images, MODELS)
+
+
+def test_segmentation_is_refused_naming_what_it_knows(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"nuclei can't be calibrated: .* it knows stop all, certain, open"):
+        calibrate("nuclei", images, MODELS, to=tmp_path / FILE)
+
+
+def test_without_matplotlib_a_plot_says_how_to_install_it(
+    moody: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tta_server.cli.curves.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'tta-server\[plots\]'"):
+        call(moody, images, plot=tmp_path / "curve.png")
+
+
+# ---- on real images ----
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="the labelled images of ../shared/data are not here")
+def test_cifar10_then_stops_earlier(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(MODELS / "cifar10", tmp_path / "cifar10"))
+    done = run("cifar10", "--models", tmp_path, "--data", DATA, "--epsilon", "0.02", "--limit", "400")
+    assert done.returncode == 0, done.stderr
+    with load(folder) as model:
+        paths = sorted(DATA.glob("*/*.jpg"))[::250]
+        answers = [model.predict(path, stop={"epsilon": 0.02}, budget_ms=5000) for path in paths]
+    early = [answer.receipt for answer in answers if answer.receipt.stop_reason == "confident"]
+    assert len(early) > len(paths) / 2
+    assert all(len(receipt.views) < receipt.planned == 6 for receipt in early)
+    assert all(receipt.stop == {"epsilon": 0.02} for receipt in early)

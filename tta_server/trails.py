@@ -1,0 +1,100 @@
+"""Images through all views of a model's own policy, and what the merged answer was after each."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tta_server.costs import Bucket
+from tta_server.deadline import Deadline
+from tta_server.errors import BackendFailed, InvalidInput, TTAError
+from tta_server.images import Limits
+from tta_server.metrics import Metrics
+from tta_server.plan import Options, Plan, make_plan
+from tta_server.predictor import make_job, read_source
+from tta_server.preprocessing import Placement
+from tta_server.repository import Model
+from tta_server.tasks import Scene
+from tta_server.tuning import Trail
+from tta_server.work import ModelRunner
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What each view of a plan says of one image, moved back but not merged."""
+
+    scene: Scene
+    placements: Sequence[Placement]
+    predictions: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that taught nothing."""
+
+    path: Path
+    reason: str
+
+
+def full_plan(model: Model) -> Plan:
+    """All views of the model's own policy, merged its own way; raises InvalidInput where there is nothing to learn."""
+    if "epsilon" not in model.task.stops:
+        raise InvalidInput(
+            f"{model.name} can't be calibrated: {model.task.name} has no one margin to stop at; "
+            f"it knows stop {', '.join(model.task.stops)}"
+        )
+    plan = make_plan(model, Options(min_views="all", stop="all"))
+    if len(plan.views) == 1:
+        raise InvalidInput(f"{model.name} can't be calibrated: its policy has only the plain view, none to leave out")
+    return plan
+
+
+def logged(plan: Plan, paths: Sequence[Path], threads: int) -> Iterator[Trail | Skipped]:
+    """Each image through all views, in the order of the paths."""
+
+    def log(path: Path) -> Trail | Skipped:
+        try:
+            return trail(plan, look(plan, path.read_bytes()))
+        except (TTAError, OSError) as error:
+            return Skipped(path, str(error))
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(log, paths)
+
+
+def look(plan: Plan, encoded: bytes) -> Seen:
+    """Through every view, by the code that requests run. Raises TTAError, for NaN too."""
+    model = plan.model
+    source = read_source(encoded, Limits())
+    model.preprocessing.check(plan.views, source.size, Limits())
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), "calibrate", Metrics()).work
+    work.decode()
+    placements = work.layout.placements
+    seen = Seen(Scene(source.size, placements[0]), placements, found := [])
+    for batch in _batches(work.layout.buckets, 1 if model.backend.signature.shape[0] == 1 else len(plan.views)):
+        outputs = ModelRunner(model).infer([(work, index) for index in batch])
+        found += [model.task.decode(outputs, row, placements[index], seen.scene) for row, index in enumerate(batch)]
+    for view, prediction in zip(plan.views, found, strict=True):
+        if not model.task.is_sound(prediction):
+            raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
+    return seen
+
+
+def _batches(buckets: Sequence[Bucket], most: int) -> Iterator[list[int]]:
+    """Indices of views that follow one another and share a bucket, at most so many at a time."""
+    for _, group in groupby(range(len(buckets)), key=lambda index: buckets[index]):
+        run = list(group)
+        yield from (run[start : start + most] for start in range(0, len(run), most))
+
+
+def trail(plan: Plan, seen: Seen) -> Trail:
+    """What the views come to, merged one after the other."""
+    merged = plan.model.task.accumulator(plan.merge, plan.wanted, seen.scene)
+    margins, labels = [], []
+    for view, prediction in zip(plan.views, seen.predictions, strict=True):
+        merged.add(prediction, view.weight)
+        margins.append(merged.margin())
+        labels.append(int(merged.result().argmax()))
+    return Trail(margins, labels)
