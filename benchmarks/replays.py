@@ -19,9 +19,13 @@ class Progress:
 
     accumulator: Any
     remaining: Sequence[tuple[Any, Weight]]
+    views: int
 
     def margin(self) -> float:
         return self.accumulator.margin()
+
+    def views_in_order(self) -> int:
+        return self.views
 
     def undecided(self) -> float:
         return self.accumulator.undecided(self.remaining)
@@ -44,7 +48,7 @@ def replayed(rule: StopRule, merged: Any, views: Sequence[tuple[Any, Weight]]) -
     for done, (prediction, weight) in enumerate(views, 1):
         merged.add(prediction, weight)
         labels.append(int(merged.result().argmax()))
-        if done < stop and rule.decide(Progress(merged, remaining[done:])):
+        if done < stop and rule.decide(Progress(merged, remaining[done:], done)):
             stop = done
     return Stopped(stop, labels[stop - 1], labels[-1], labels[0])
 

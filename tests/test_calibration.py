@@ -8,10 +8,10 @@ import pytest
 
 from tests.onnx_models import classifier, write_model
 from tests.references import MODELS
-from tta_server.calibration import FILE, Calibration, Threshold, digest_of, write_calibration
+from tta_server.calibration import FILE, Calibration, Threshold, write_calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.plan import Options, make_plan
-from tta_server.repository import Model, load_model, load_uncalibrated
+from tta_server.repository import Model, load_model, load_uncalibrated, model_digest
 from tta_server.stopping import Confident
 
 CONFIG = {
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 def calibrated(folder: Path, **changes: Any) -> Path:
     """The folder with a calibration that fits it, but for the changes."""
     model = load_uncalibrated(folder)
-    fits = {"model": digest_of(folder / "1" / "model.onnx"), "policy": model.policy.digest}
+    fits = {"model": model_digest(folder, model), "policy": model.policy.digest}
     write_calibration(folder / FILE, calibration(**{**fits, **changes}))
     return folder
 

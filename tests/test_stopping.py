@@ -27,9 +27,13 @@ class Progress:
 
     accumulator: Any
     remaining: list[tuple[Any, Weight]]
+    views: int = 0
 
     def margin(self) -> float:
         return self.accumulator.margin()
+
+    def views_in_order(self) -> int:
+        return self.views
 
     def undecided(self) -> float:
         return self.accumulator.undecided(self.remaining)
@@ -113,9 +117,12 @@ def test_one_class_alone_is_certain_at_once() -> None:
 
 @given(st.floats(0, 1), weighted_views)
 def test_confident_is_a_margin_that_reaches_the_threshold(threshold: float, views: Any) -> None:
-    progress = Progress(merged("mean_probabilities", views), [])
-    stops = Confident(threshold).decide(progress) is StopReason.CONFIDENT
-    assert stops == (progress.margin() >= threshold)
+    """Which falls with the root of the number of views; out of the policy's order nothing was calibrated."""
+    answer = merged("mean_probabilities", views)
+    in_order, out_of_order = Progress(answer, [], len(views)), Progress(answer, [], 0)
+    stops = Confident(threshold).decide(in_order) is StopReason.CONFIDENT
+    assert stops == (answer.margin() * len(views) ** 0.5 >= threshold)
+    assert Confident(threshold).decide(out_of_order) is None
 
 
 # ---- a mask ----

@@ -22,8 +22,9 @@ class Strict(BaseModel):
 
 
 class Threshold(Strict):
-    """Stopping at a margin of `threshold` or more disagreed with all views in `disagreements` images, in `bound` of all
-    images at most with the confidence of the file, and took `mean_views`."""
+    """Stopping where the margin times the root of the number of views is at least `threshold` disagreed with all views
+    in `disagreements` images, in `bound` of all images at most with the confidence of the file, and took `mean_views`.
+    """
 
     epsilon: Annotated[float, Field(gt=0, lt=1)]
     threshold: Annotated[float, Field(ge=0)]
@@ -88,7 +89,10 @@ def read_calibration(folder: Path, model: str, policy: str) -> Calibration | Non
         first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else {"msg": str(error)}
         where = ".".join(map(str, first.get("loc", ()))) or "the file"
         raise ConfigError(f"{path}: {where}: {first['msg']}") from None
-    for what, made_for, is_now in (("model file", found.model, model), ("policy", found.policy, policy)):
+    for what, made_for, is_now in (
+        ("model file, input or output", found.model, model),
+        ("policy", found.policy, policy),
+    ):
         if made_for != is_now:
             raise ConfigError(
                 f"{path} was made for another {what} ({made_for[:19]}..., now {is_now[:19]}...); "
@@ -104,6 +108,9 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     path.write_text(rows + "\n", "utf-8")
 
 
-def digest_of(model_file: Path) -> str:
-    with model_file.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+def digest_of(model_file: Path, *how: BaseModel) -> str:
+    """Of the model and of how it is fed and read: its `input` and `output` in tta.yaml."""
+    digest = hashlib.sha256(model_file.read_bytes())
+    for part in how:
+        digest.update(part.model_dump_json().encode())
+    return f"sha256:{digest.hexdigest()}"

@@ -127,14 +127,18 @@ def find_models(folder: Path) -> list[Path]:
 def load_model(folder: Path) -> Model:
     """With its calibration if there is one. Raises ConfigError naming file, key, what was found and what is allowed."""
     model = load_uncalibrated(folder)
-    file = folder / model.version / "model.onnx"
     if (folder / FILE).is_file():
-        model = replace(model, calibration=read_calibration(folder, digest_of(file), model.policy.digest))
+        model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
     try:
         model.stop_rule(model.config.stop, model.policy, model.config.merge)
     except InvalidInput as mistake:
         raise ConfigError(f"{folder / 'tta.yaml'}: stop: {mistake}") from None
     return model
+
+
+def model_digest(folder: Path, model: Model) -> str:
+    """What a calibration is tied to, besides the policy."""
+    return digest_of(folder / model.version / "model.onnx", model.config.input, model.config.output)
 
 
 def load_uncalibrated(folder: Path) -> Model:

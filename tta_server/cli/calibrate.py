@@ -14,12 +14,12 @@ from rich.progress import track
 from rich.table import Table
 
 from tta_server.app import available_cores, tame_opencv
-from tta_server.calibration import FILE, Calibration, digest_of, write_calibration
+from tta_server.calibration import FILE, Calibration, write_calibration
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, model_folder, out
 from tta_server.cli.curves import check_plots
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.plan import Plan
-from tta_server.repository import load_uncalibrated
+from tta_server.repository import load_uncalibrated, model_digest
 from tta_server.trails import Skipped, full_plan, logged
 from tta_server.tuning import THRESHOLDS, Logs, Trail, check_enough, learned, replay
 
@@ -92,7 +92,7 @@ def calibrate(
         paths = _images(data, limit)
         check_enough(len(paths), epsilons[0])
         logs = _logs(plan, paths)
-    digest = digest_of(folder / loaded.version / "model.onnx")
+    digest = model_digest(folder, loaded)
     found = learned(logs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
     out.print(_table(model, found))
