@@ -22,7 +22,7 @@ from tta_server.deadline import Deadline
 from tta_server.images import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
-from tta_server.predictor import make_job, read_source
+from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import load_model
 from tta_server.stopping import StopReason
 from tta_server.work import ModelRunner
@@ -70,7 +70,7 @@ def main() -> None:
     def request(batch: int) -> Callable[[bytes], object]:
         def handle(image: bytes) -> object:
             source = read_source(image, Limits())
-            work = make_job(plan, source, Deadline.after(10_000), "floor", metrics).work
+            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).work
             work.decode()
             for first in range(0, VIEWS, batch):
                 runner.run([(work, view) for view in range(first, first + batch)])

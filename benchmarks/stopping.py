@@ -163,7 +163,7 @@ def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:
     stops: dict[str, tuple[int, Any]] = {}
     for done, prediction in enumerate(seen.predictions, 1):
         merged.add(prediction, remaining[done - 1][1])
-        progress = Progress(merged, remaining[done:])
+        progress = Progress(merged, remaining[done:], done)
         for name, (rule, _) in RULES.items():
             if name not in stops and (done == views or rule.decide(progress)):
                 stops[name] = done, mask_of(task, merged, seen.scene)

@@ -1,21 +1,31 @@
-"""A pool in virtual time: asks a Scheduler as the engine's threads would, and takes exactly as long as costs say."""
+"""A pool in virtual time: asks a Scheduler as the engine's threads would, and takes as long as the truth says.
+
+Each decision is held against the laws (`tests.laws`) as it is made.
+"""
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
+from tests import laws
 from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.jobs import LOST, Batch, Bounds, Decode, Finished, Job, Merged, Outcome
+from tta_server.jobs import LOST, Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Priority, Quote, Step
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
-TOLERANCE = 1e-6
+TOLERANCE = laws.TOLERANCE
 PIXELS = 10_000
 A = Bucket("m", 128, 128)
 B = Bucket("m", 256, 128)
 C = Bucket("n", 64, 64)
+D = Bucket("o", 96, 96)
+
+Curves = Mapping[Bucket, Mapping[int, float]]
+"""For each bucket: batch size -> milliseconds."""
 
 
 def linear(ms: float, upto: int = 8) -> dict[int, float]:
@@ -28,9 +38,7 @@ def flat(ms: float) -> dict[int, float]:
     return {1: ms, 2: ms * 1.05, 4: ms * 1.1, 8: ms * 1.2}
 
 
-def cost_model(
-    curves: Mapping[Bucket, Mapping[int, float]], decode_ms: float = 0.0, finish_ms: float = 0.0
-) -> CostModel:
+def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -> CostModel:
     """Whose estimates are exactly these milliseconds: warm-up's margin is taken out first."""
     costs = CostModel()
     for bucket, curve in curves.items():
@@ -43,7 +51,11 @@ def cost_model(
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: when it comes, what it wants, when its client leaves (ms after arrival), which views are lost."""
+    """One request: when it comes, what it wants, when its client leaves (ms after arrival), which views are lost.
+
+    `worths` has what its views are worth after the first, the second, ... is merged, the last for all beyond; it stops
+    as `certain` once `stops_after` are.
+    """
 
     at_ms: float
     budget_ms: float
@@ -52,6 +64,28 @@ class Arrival:
     leaves_ms: float | None = None
     lost: frozenset[int] = frozenset()
     nbytes: int = 1000
+    priority: Priority = Priority.INTERACTIVE
+    patience_ms: float = math.inf
+    worths: tuple[float, ...] = (1.0,)
+    stops_after: int | None = None
+
+    def job(self, work: Any, now: float) -> Job[Any]:
+        return Job(
+            work=work,
+            model=self.buckets[0].model,
+            buckets=self.buckets,
+            mandatory=self.mandatory,
+            deadline=now + self.budget_ms / 1e3,
+            pixels=PIXELS,
+            nbytes=self.nbytes,
+            priority=self.priority,
+            patience=self.patience_ms / 1e3,
+        )
+
+    def merged(self, number: int) -> Merged:
+        """What is reported with its view that is merged as that number, from 1 on."""
+        stop = StopReason.CERTAIN if self.stops_after is not None and number >= self.stops_after else None
+        return Merged(self.worths[min(number, len(self.worths)) - 1], stop)
 
 
 @dataclass(eq=False)
@@ -60,14 +94,18 @@ class Record:
 
     arrival: Arrival
     job: "Job[Record]" = field(init=False)
+    number: int = -1
     refused: TTAError | None = None
-    refused_at: float = 0.0
+    came_at: float = 0.0
     answers: list[tuple[float, StopReason | TTAError]] = field(default_factory=list)
     decode_started: bool = False
     decoded: bool = False
+    decoded_at: float = math.inf
     handed: list[int] = field(default_factory=list)
+    running: int = 0
     merged: int = 0
     merged_mandatory: int = 0
+    worth: float = 1.0
     left: bool = False
     hit_by_failure: bool = False
     answered_merged: int = 0
@@ -82,41 +120,94 @@ class Record:
         return outcome
 
     @property
+    def is_batch(self) -> bool:
+        return self.arrival.priority is Priority.BATCH
+
+    @property
     def spoiled(self) -> bool:
         """Whether it may fail through no fault of the scheduler's."""
         return self.left or self.hit_by_failure or any(v < self.arrival.mandatory for v in self.arrival.lost)
 
     @property
+    def lines_up(self) -> bool:
+        """Whether some of its mandatory work has not started."""
+        return len(self.handed) < self.arrival.mandatory
+
+    @property
     def waits(self) -> bool:
         """Whether a slot could do mandatory work for it right now."""
-        if not self.live:
-            return False
-        return not self.decode_started or (self.decoded and len(self.handed) < self.arrival.mandatory)
+        return not self.decode_started or (self.decoded and self.lines_up)
+
+    @property
+    def open(self) -> bool:
+        """Whether a slot could do optional work for it right now."""
+        return not self.lines_up and len(self.handed) < len(self.arrival.buckets)
+
+    @property
+    def next_bucket(self) -> Bucket:
+        return self.arrival.buckets[len(self.handed)]
+
+
+@dataclass(eq=False)
+class Run:
+    """A step on a slot; `until` is when that is expected to be free again, with the answers that it may make."""
+
+    step: "Step[Record]"
+    started: float
+    seconds: float
+    until: float
+    fails: bool = False
 
 
 class Pool:
-    """Runs a history of arrivals to its end, and checks each decision as it is made."""
+    """Runs a history of arrivals to its end. `fails` and `hangs` are the numbers of batches that break, and that
+    do not end by themselves; `speeds` are (seconds, factor): what every true cost is multiplied by from then on."""
 
     def __init__(
         self,
-        curves: Mapping[Bucket, Mapping[int, float]],
+        curves: Curves,
         slots: int = 1,
         decode_ms: float = 0.0,
         finish_ms: float = 0.0,
         bounds: Bounds | None = None,
-        fails: Callable[[int], bool] = lambda number: False,
+        fails: Container[int] = (),
+        hangs: Container[int] = (),
+        speeds: Sequence[tuple[float, float]] = (),
+        scheduler: type[Scheduler[Any]] = Scheduler,
     ) -> None:
         self.truth = cost_model(curves, decode_ms, finish_ms)
-        costs = cost_model(curves, decode_ms, finish_ms)
-        self.scheduler: Scheduler[Record] = Scheduler(costs, slots, bounds or Bounds())
+        self.scheduler: Scheduler[Record] = scheduler(cost_model(curves, decode_ms, finish_ms), slots, bounds)
+        self.slots = slots
         self.now = 0.0
         self.records: list[Record] = []
+        self.live: dict[Record, None] = {}
+        self.met: dict[str, tuple[float, Job[Record]]] = {}
         self.batches: list[tuple[float, Batch[Record]]] = []
-        self.steps: list[Decode[Record] | Batch[Record]] = []
+        self.steps: list[tuple[float, Step[Record]]] = []
+        self.runs: dict[int, Run] = {}
+        self.finishing: dict[int, float] = {}
+        self.truthful = all(factor == 1 for _, factor in speeds) and not hangs
+        self.knee_is_one = all(self.truth.knee(bucket) == 1 for bucket in curves)
+        self.speeds = sorted(speeds)
         self._free = set(range(slots))
         self._fails = fails
+        self._hangs = hangs
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+
+    # ---- true costs ----
+
+    def factor(self) -> float:
+        return next((factor for at, factor in reversed(self.speeds) if at <= self.now), 1.0)
+
+    def view_seconds(self, bucket: Bucket, n: int = 1) -> float:
+        return self.truth.seconds(bucket, n, 0) * self.factor()
+
+    def stage_seconds(self, stage: str, job: "Job[Record]") -> float:
+        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self.factor()
+
+    def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
+        return sum(self.stage_seconds(job.finish, job) for job in jobs)
 
     # ---- the world ----
 
@@ -124,181 +215,178 @@ class Pool:
         heapq.heappush(self._events, (seconds, next(self._order), action))
 
     def arrive(self, arrival: Arrival) -> Record:
-        record = Record(arrival)
+        record = Record(arrival, number=len(self.records))
         self.records.append(record)
         self.at(arrival.at_ms / 1e3, lambda: self._admit(record))
         return record
 
+    def quote(self, arrival: Arrival) -> Quote:
+        return self.scheduler.quote(arrival.job(None, self.now), self.now)
+
     def run(self, arrivals: Sequence[Arrival] = ()) -> list[Record]:
         for arrival in arrivals:
             self.arrive(arrival)
-        while (wake := self.scheduler.wake_at()) is not None or self._events:
-            if self._events and (wake is None or self._events[0][0] <= wake):
-                self.now, _, action = heapq.heappop(self._events)
-                action()
-            else:
-                assert wake is not None
-                self._wake(wake)
+        while self._happens():
             self._fill()
-        assert len(self.scheduler) == 0
+            laws.check_between(self)
+            self._poll()
+        laws.check_end(self)
         return self.records
 
+    def _happens(self) -> bool:
+        """The next that happens, if anything does."""
+        times = (self._events[0][0] if self._events else None, self.scheduler.wake_at(), self.scheduler.watch_at())
+        event, wake, watch = (math.inf if time is None else time for time in times)
+        first = min(event, wake, watch)
+        if first == math.inf:
+            return False
+        self.now = max(self.now, first)
+        if first == event:
+            heapq.heappop(self._events)[2]()
+        elif first == wake:
+            self._wake(wake)
+        else:
+            self._end_overdue(watch)
+        return True
+
+    def _poll(self) -> None:
+        """An idle slot asks half-way to what happens next."""
+        wake = self.scheduler.wake_at()
+        if self._free and self._events and wake is not None:
+            laws.check_poll(self, min(self._free), (self.now + min(wake, self._events[0][0])) / 2)
+
     def _wake(self, wake: float) -> None:
-        self.now = max(self.now, wake)
         finished = self.scheduler.due(self.now)
         self._answered(finished)
-        after = self.scheduler.wake_at()
-        assert finished or after is None or after > wake, "asking at wake_at() neither answered nor moved it: a spin"
+        laws.check_moved(wake, self.scheduler.wake_at(), told=bool(finished))
+
+    def _end_overdue(self, watch: float) -> None:
+        overdue = self.scheduler.overdue(self.now)
+        stuck = self.scheduler.stuck(self.now)
+        laws.check_moved(watch, self.scheduler.watch_at(), told=bool(overdue or stuck))
+        for step in overdue:
+            run = self.runs[step.slot]
+            laws.check_overdue(self, run)
+            run.fails = True
+            self._ended(run)
 
     def _admit(self, record: Record) -> None:
-        arrival = record.arrival
-        record.job = Job(
-            work=record,
-            model=arrival.buckets[0].model,
-            buckets=arrival.buckets,
-            mandatory=arrival.mandatory,
-            deadline=self.now + arrival.budget_ms / 1e3,
-            pixels=PIXELS,
-            nbytes=arrival.nbytes,
-        )
+        record.came_at = self.now
+        record.job = record.arrival.job(record, self.now)
+        self.met[record.job.model] = (self.now, record.job)
+        fits = laws.fits(self, record)
         try:
             self.scheduler.admit(record.job, self.now)
         except TTAError as refusal:
-            record.refused, record.refused_at = refusal, self.now
-            return
-        if arrival.leaves_ms is not None:
-            self.at(self.now + arrival.leaves_ms / 1e3, lambda: self._leave(record))
+            record.refused = refusal
+        laws.check_admission(record, fits)
+        if record.refused is None:
+            self.live[record] = None
+            if record.arrival.leaves_ms is not None:
+                self.at(self.now + record.arrival.leaves_ms / 1e3, lambda: self._leave(record))
 
     def _leave(self, record: Record) -> None:
-        if record.live:
-            record.left = True
-            self._answered(self.scheduler.cancel(record.job, self.now))
-        else:
-            assert self.scheduler.cancel(record.job, self.now) == [], "a job that is answered can't be cancelled"
+        record.left |= record.live
+        finished = self.scheduler.cancel(record.job, self.now)
+        laws.check_left(record, finished)
+        self._answered(finished)
 
     # ---- slots ----
 
     def _fill(self) -> None:
         for slot in sorted(self._free):
-            self._answered(self.scheduler.due(self.now))
+            wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
+            laws.check_undue(self, wake, finished)
+            self._answered(finished)
+            self.finishing.pop(slot, None)
             step = self.scheduler.next_batch(slot, self.now)
-            self._check_wake()
-            if step is not None:
-                self._free.discard(slot)
-                self.steps.append(step)
+            laws.check_counts(self)
+            if step is None:
+                laws.check_idle(self)
+            else:
+                laws.check_step(self, step)
                 self._start(step)
 
-    def _start(self, step: Decode[Record] | Batch[Record]) -> None:
-        if isinstance(step, Decode):
-            self._check_order(step.job.work, decode=True)
-            step.job.work.decode_started = True
-            seconds = self.truth.stage_seconds("decode", step.job.model, PIXELS, 0)
-            self.at(self.now + seconds, lambda: self._decoded(step, seconds))
-            return
-        self._check_batch(step)
-        seconds = self.truth.seconds(step.bucket, len(step.items), 0)
-        number = len(self.batches)
+    def _start(self, step: "Step[Record]") -> None:
+        self._free.discard(step.slot)
+        self.steps.append((self.now, step))
+        run = self._decoding(step) if isinstance(step, Decode) else self._running(step)
+        self.runs[step.slot] = run
+        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._hangs):
+            self.at(self.now + run.seconds, lambda: self._ended(run))
+
+    def _decoding(self, step: "Decode[Record]") -> Run:
+        seconds = self.stage_seconds("decode", step.job)
+        record = step.job.work
+        record.decode_started, record.decoded_at = True, self.now + seconds
+        return Run(step, self.now, seconds, self.now + seconds)
+
+    def _running(self, step: "Batch[Record]") -> Run:
+        seconds = self.view_seconds(step.bucket, len(step.items))
+        fails = len(self.batches) in self._fails
         self.batches.append((self.now, step))
         for job, view in step.items:
             job.work.handed.append(view)
-        self.at(self.now + seconds, lambda: self._ran(step, seconds, self._fails(number)))
+            job.work.running += 1
+        answers = self.answer_seconds(list(dict.fromkeys(job for job, _ in step.items)))
+        return Run(step, self.now, seconds, self.now + seconds + answers, fails)
 
-    def _decoded(self, step: Decode[Record], seconds: float) -> None:
-        step.job.work.decoded = True
-        self.scheduler.ready(step, seconds, self.now)
-        self._free.add(step.slot)
-
-    def _ran(self, batch: Batch[Record], seconds: float, fails: bool) -> None:
-        if fails:
-            for job, _ in batch.items:
-                job.work.hit_by_failure |= job.work.live
-            finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
-            self._check_failed(finished)
-        else:
-            finished = self._merged(batch, seconds)
+    def _ended(self, run: Run) -> None:
+        """Unless it was ended before."""
+        slot = run.step.slot
+        if self.runs.get(slot) is not run:
+            return
+        del self.runs[slot]
+        finished = self._decoded(run) if isinstance(run.step, Decode) else self._ran(run.step, run)
         self._answered(finished)
-        busy = sum(self._finishing() for done in finished if isinstance(done.outcome, StopReason))
-        for done in finished:
-            if isinstance(done.outcome, StopReason):
-                self.scheduler.finished(done.job, self._finishing(), self.now)
+        busy = 0.0
+        for job in (done.job for done in finished if isinstance(done.outcome, StopReason)):
+            seconds = self.answer_seconds([job])
+            busy += seconds
+            laws.check_made(self, job, self.now + busy)
+            self.scheduler.finished(job, seconds, self.now)
         if busy:
-            self.at(self.now + busy, lambda: self._free.add(batch.slot))
+            self.finishing[slot] = self.now + busy
+            self.at(self.now + busy, lambda: self._free.add(slot))
         else:
-            self._free.add(batch.slot)
+            self._free.add(slot)
 
-    def _merged(self, batch: Batch[Record], seconds: float) -> list[Finished[Record]]:
-        outcomes: list[Outcome] = []
-        for job, view in batch.items:
-            lost = view in job.work.arrival.lost
-            outcomes.append(LOST if lost else Merged())
-            if job.work.live and not lost:
-                job.work.merged += 1
-                job.work.merged_mandatory += view < job.work.arrival.mandatory
-        return self.scheduler.completed(batch, outcomes, seconds, self.now)
+    def _decoded(self, run: Run) -> "list[Finished[Record]]":
+        step = run.step
+        assert isinstance(step, Decode)
+        if run.fails:
+            step.job.work.hit_by_failure = True
+            return self.scheduler.failed(step, BackendFailed("it took too long"), self.now)
+        step.job.work.decoded = True
+        self.scheduler.ready(step, run.seconds, self.now)
+        return []
 
-    def _finishing(self) -> float:
-        return self.truth.stage_seconds("finish", "m", PIXELS, 0)
+    def _ran(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
+        for job, _ in batch.items:
+            job.work.running -= 1
+            job.work.hit_by_failure |= run.fails and job.work.live
+        if run.fails:
+            finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
+            laws.check_failed(finished)
+            return finished
+        outcomes = [self._merge(job.work, view) for job, view in batch.items]
+        return self.scheduler.completed(batch, outcomes, run.seconds, self.now)
 
-    def _answered(self, finished: Sequence[Finished[Record]]) -> None:
+    def _merge(self, record: Record, view: int) -> Outcome:
+        if view in record.arrival.lost:
+            return LOST
+        if not record.live:
+            return Merged()
+        record.merged += 1
+        record.merged_mandatory += view < record.arrival.mandatory
+        merged = record.arrival.merged(record.merged)
+        record.worth = merged.worth
+        return merged
+
+    def _answered(self, finished: "Sequence[Finished[Record]]") -> None:
         for done in finished:
             record = done.job.work
+            laws.check_answer(self, done)
+            self.live.pop(record, None)
             record.answers.append((self.now, done.outcome))
             record.answered_merged = record.merged
-
-    # ---- laws that hold at every decision ----
-
-    def _check_wake(self) -> None:
-        live = any(record.live and hasattr(record, "job") for record in self.records)
-        assert (self.scheduler.wake_at() is not None) == live, "wake_at() is None only if nothing is live"
-        assert len(self.scheduler) == sum(r.live and hasattr(r, "job") for r in self.records)
-
-    def _check_order(self, head: Record, decode: bool) -> None:
-        waiting = [r for r in self.records if hasattr(r, "job") and r.waits]
-        if not waiting:
-            return
-        assert decode or len(head.handed) < head.arrival.mandatory, "an optional view ran while a mandatory one waited"
-        assert head.job.deadline <= min(r.job.deadline for r in waiting), "mandatory work runs in deadline order"
-
-    def _check_batch(self, batch: Batch[Record]) -> None:
-        self._check_order(batch.items[0][0].work, decode=False)
-        seconds = self.truth.seconds(batch.bucket, len(batch.items), 0)
-        given: dict[Job[Record], list[int]] = {}
-        for job, view in batch.items:
-            assert job.work.live, "a job that is answered gets no more views"
-            assert job.work.decoded, "views run after decoding"
-            assert job.buckets[view] == batch.bucket, "only views of one bucket share a batch"
-            given.setdefault(job, []).append(view)
-            if view >= job.mandatory:
-                end = self.now + seconds + self._finishing()
-                assert end <= job.deadline + TOLERANCE, "an optional view that can't end in time ran"
-        for job, views in given.items():
-            first = len(job.work.handed)
-            assert views == list(range(first, first + len(views))), "views are handed out once, in policy order"
-
-    def _check_failed(self, finished: Sequence[Finished[Record]]) -> None:
-        for done in finished:
-            record = done.job.work
-            complete = record.merged_mandatory == record.arrival.mandatory
-            expected = StopReason if complete else BackendFailed
-            assert isinstance(done.outcome, expected), "only jobs without their mandatory views fail with a batch"
-
-
-def check_settled(pool: Pool) -> None:
-    """Every admitted job is answered once, by its deadline, and with all its mandatory views or an error."""
-    for record in pool.records:
-        if record.refused is not None:
-            assert record.answers == [], "a refused job is never answered"
-            continue
-        assert len(record.answers) == 1, "an admitted job is answered exactly once"
-        ((time, outcome),) = record.answers
-        assert time <= record.job.deadline + TOLERANCE, "an answer came after its deadline"
-        if isinstance(outcome, StopReason):
-            assert record.answered_merged >= 1, "nobody is answered with nothing"
-            assert record.merged_mandatory == record.arrival.mandatory, "answered without a mandatory view"
-
-
-def check_promises(pool: Pool) -> None:
-    """Nobody admitted fails through the scheduler's own fault while costs are truthful."""
-    for record in pool.records:
-        if record.refused is None and not record.spoiled:
-            assert isinstance(record.outcome, StopReason), f"an admitted job failed: {record.outcome!r}"

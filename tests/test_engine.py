@@ -1,15 +1,25 @@
 """The engine with hand-written works and runners: whatever they do, each job is settled exactly once."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
-from tests.simulator import PIXELS, A, cost_model, linear
+from tests.serving import until
+from tests.simulator import PIXELS, A, cost_model, flat, linear
 from tta_server.abort import Abort
-from tta_server.engine import Engine
-from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded, TTAError
+from tta_server.engine import Engine, Runner
+from tta_server.errors import (
+    BackendFailed,
+    Cancelled,
+    DeadlineExceeded,
+    InvalidInput,
+    NotReady,
+    Overloaded,
+    TTAError,
+)
 from tta_server.health import Health
 from tta_server.jobs import LOST, Bounds, Job, Merged, Outcome
 from tta_server.metrics import Metrics
@@ -75,6 +85,25 @@ class PaperRunner:
         return self.behave(items)
 
 
+class EndlessRunner:
+    """Batches with one of these views run until they are told to end, and `told` counts that; others end at once."""
+
+    def __init__(self, *views: int) -> None:
+        self._views = views
+        self.told = 0
+        self.started = threading.Event()
+
+    def run(self, items: Items, abort: Abort) -> Sequence[Outcome]:
+        if not any(view in self._views for _, view in items):
+            return merged(items)
+        end = threading.Event()
+        abort.ends_by(end.set)
+        self.started.set()
+        assert end.wait(PATIENCE), "nobody ended it"
+        self.told += 1
+        raise BackendFailed("terminated")
+
+
 Opener = Callable[..., Engine[PaperWork]]
 
 
@@ -88,9 +117,17 @@ def opened() -> Iterator[Opener]:
         slots: int = 2,
         view_ms: float = 1.0,
         bounds: Bounds | None = None,
+        curve: Mapping[int, float] | None = None,
+        runner: Runner[PaperWork] | None = None,
+        metrics: Metrics | None = None,
+        health: Health | None = None,
+        on_stuck: Callable[[], None] = nothing,
     ) -> Engine[PaperWork]:
-        scheduler: Scheduler[PaperWork] = Scheduler(cost_model({A: linear(view_ms)}), slots, bounds or Bounds())
-        engine = Engine(scheduler, {"m": PaperRunner(behave)}, Metrics(), Health())
+        scheduler: Scheduler[PaperWork] = Scheduler(
+            cost_model({A: curve or linear(view_ms)}), slots, bounds or Bounds()
+        )
+        runners = {"m": runner or PaperRunner(behave)}
+        engine = Engine(scheduler, runners, metrics or Metrics(), health or Health(), on_stuck)
         engine.start()
         engines.append(engine)
         return engine
@@ -275,6 +312,122 @@ def test_all_slots_work_on_one_job(opened: Opener) -> None:
         wide = PaperWork()
         engine.submit(job(wide, views=3, mandatory=3))
         assert wide.outcome is StopReason.ALL_VIEWS
+
+
+# ---- runs that take far too long ----
+
+
+def faults(metrics: Metrics) -> dict[str, float]:
+    """Failed batches by kind."""
+    found = re.findall(r'^tta_faults_total{kind="(\w+)",model="m"} (\S+)$', metrics.text().decode(), re.MULTILINE)
+    return {kind: float(count) for kind, count in found}
+
+
+def test_a_run_far_past_its_estimate_is_ended_and_its_job_told(opened: Opener) -> None:
+    runner, metrics = EndlessRunner(0), Metrics()
+    engine = opened(runner=runner, slots=1, metrics=metrics)
+    work = PaperWork()
+    start = time.monotonic()
+    engine.submit(job(work))
+    assert isinstance(work.outcome, BackendFailed)
+    assert "far too long" in str(work.outcome)
+    assert 1 <= time.monotonic() - start < 3
+    assert runner.told == 1
+    assert faults(metrics) == {"ended": 1}
+
+
+def test_an_ended_run_answers_the_jobs_that_have_a_merged_view(opened: Opener) -> None:
+    """Slots of 50 ms a view run them one at a time; the second view never comes back by itself."""
+    work = PaperWork()
+    opened(runner=EndlessRunner(1), slots=1, view_ms=50).submit(job(work, views=3))
+    assert work.outcome is StopReason.BACKEND_FAILED
+
+
+def test_nobody_waits_past_his_deadline_for_a_run_that_is_to_be_ended(opened: Opener) -> None:
+    engine = opened(runner=EndlessRunner(0), slots=1)
+    works = [PaperWork() for _ in range(3)]
+    start = time.monotonic()
+    for work, budget in zip(works, (0.1, 0.2, 0.3), strict=True):
+        engine.submit(job(work, budget=budget))
+    assert all(isinstance(work.outcome, DeadlineExceeded) for work in works)
+    assert time.monotonic() - start < 0.8
+
+
+def test_what_runs_as_long_as_estimated_is_left_alone(opened: Opener) -> None:
+    """A view of 300 ms is late after 3 s only, not after one."""
+
+    def behave(items: Items) -> Sequence[Outcome]:
+        time.sleep(1.3)
+        return merged(items)
+
+    work, metrics = PaperWork(), Metrics()
+    opened(behave, slots=1, view_ms=300, metrics=metrics).submit(job(work))
+    assert work.outcome is StopReason.ALL_VIEWS
+    assert faults(metrics) == {}
+
+
+def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
+    """Its client has been told at his deadline; the run would go on while the process ends."""
+    runner = EndlessRunner(0)
+    engine = opened(runner=runner, slots=1)
+    work = PaperWork()
+    engine.submit(job(work, budget=0.1))
+    assert isinstance(work.outcome, DeadlineExceeded)
+    engine.drain(0.5)
+    assert runner.told == 1
+
+
+@pytest.mark.slow
+def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened: Opener) -> None:
+    release, told, health = threading.Event(), list[int](), Health()
+
+    def behave(items: Items) -> Sequence[Outcome]:
+        if any(view == 1 for _, view in items):
+            release.wait(2 * PATIENCE)
+        return merged(items)
+
+    engine = opened(behave, health=health, on_stuck=lambda: told.append(1), view_ms=50)
+    work, other = PaperWork(), PaperWork()
+    engine.submit(job(work, views=2, budget=0.5))
+    assert work.outcome is StopReason.DEADLINE
+    try:
+        until(lambda: told)
+        assert len(health.stuck_slots) == 1
+        engine.submit(job(other))
+        assert other.outcome is StopReason.ALL_VIEWS
+    finally:
+        release.set()
+    assert told == [1]
+
+
+# ---- models that fail time after time ----
+
+
+Outcomes = Sequence[Outcome] | Exception
+NANS: Outcomes = [LOST, LOST]
+SOME_NANS: Outcomes = [Merged(), LOST]
+
+
+@pytest.mark.parametrize(("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (SOME_NANS, False)])
+def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
+    opened: Opener, outcomes: Outcomes, failed: bool
+) -> None:
+    """Condemning a model has an effect only after a batch of it has failed, and until one works."""
+    health, works = Health(), iter([outcomes, [Merged(), Merged()]])
+
+    def behave(items: Items) -> Sequence[Outcome]:
+        result = next(works)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    engine = opened(behave, slots=1, health=health, curve=flat(1))
+    for ill in ({"m"} if failed else set(), set()):
+        work = PaperWork()
+        engine.submit(job(work, views=2, mandatory=2))
+        assert work.outcome
+        health.condemn("m")
+        assert health.ill == ill
 
 
 # ---- leaving ----

@@ -18,7 +18,7 @@ from tta_server.images import Limits
 from tta_server.jobs import Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
-from tta_server.predictor import make_job, read_source
+from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import Model, load_model
 from tta_server.stopping import StopReason
 from tta_server.tasks import Scene, Wanted
@@ -34,7 +34,7 @@ def clothing() -> Model:
 def decoded(model: Model, seed: int) -> ImageWork:
     plan = make_plan(model, Options(policy="plain", include=frozenset(["probabilities"])))
     source = read_source(pictures.jpeg(seed=seed), Limits())
-    work = make_job(plan, source, Deadline.after(1000), "test", Metrics()).work
+    work = make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()).work
     work.decode()
     return work
 

@@ -55,7 +55,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask)."""
+    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `made_at` is in
+    seconds of the monotonic clock."""
 
     model: str
     version: str
@@ -63,6 +64,7 @@ class Answer:
     prediction: dict[str, Any]
     receipt: Receipt
     picture: bytes | None = None
+    made_at: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that HTTP answers."""

@@ -25,7 +25,7 @@ from tta_server.images import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
 from tta_server.plan import forget_plans
-from tta_server.predictor import Predictor
+from tta_server.predictor import Caller, Predictor
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
 from tta_server.scheduler import Scheduler
@@ -162,7 +162,9 @@ class LoadedModel:
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
         """As `predict`, without waiting: for several images at a time."""
         data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        return self._app.predictor.submit(self._name, data, read_options(as_query(options)), uuid.uuid4().hex).future
+        return self._app.predictor.submit(
+            self._name, data, read_options(as_query(options)), Caller(uuid.uuid4().hex)
+        ).future
 
     @property
     def model(self) -> Model:

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """`start` in seconds of the monotonic clock, and the budget from then on."""
+    """`start` in seconds of the monotonic clock, the budget from then on, and the seconds of it that the door needs to
+    hand the answer out."""
 
     start: float
     budget_ms: float
+    reserve: float = 0.0
 
     @classmethod
-    def after(cls, budget_ms: float) -> "Deadline":
-        return cls(time.monotonic(), budget_ms)
+    def after(cls, budget_ms: float, reserve: float = 0.0) -> "Deadline":
+        return cls(time.monotonic(), budget_ms, reserve)
 
     @property
     def at(self) -> float:
-        return self.start + self.budget_ms / 1e3
+        """When the answer has to be made."""
+        return self.start + self.budget_ms / 1e3 - self.reserve

@@ -48,8 +48,12 @@ Outcome = Merged | Lost
 
 @dataclass(eq=False, slots=True)
 class Job(Generic[W]):
-    """One image of one request; `buckets` has one entry a view, in policy order; `patience` is its model's default
-    budget in seconds; `finish` names what making its answer costs. The rest, from `phase` on, is the scheduler's."""
+    """One image of one request.
+
+    `buckets` has one entry a view, in policy order; `patience` is its model's default budget in seconds; `finish` names
+    what making its answer costs; `reserve` seconds are taken off the deadline already, for its door. The rest, from
+    `phase` on, is the scheduler's.
+    """
 
     work: W
     model: str
@@ -61,6 +65,7 @@ class Job(Generic[W]):
     priority: Priority = Priority.INTERACTIVE
     patience: float = math.inf
     finish: str = "finish"
+    reserve: float = 0.0
     phase: Phase = Phase.WAITING
     handed: int = 0
     running: int = 0

@@ -25,6 +25,16 @@ Image = bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: `listener` is told after each batch of views but the last; the door needs `reserve` seconds of the
+    budget to hand the answer out."""
+
+    request_id: str
+    listener: Listener | None = None
+    reserve: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """A request on its way: `future` gives its answer or raises its TTAError."""
 
@@ -48,19 +58,17 @@ class Predictor:
             raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
         return self.models[name]
 
-    def submit(
-        self, name: str, image: Image, options: Options, request_id: str, listener: Listener | None = None
-    ) -> Ticket:
+    def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
         """Checks and admits; nothing is decoded yet. Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel,
-        Overloaded or NotReady at once. `listener` is told after each batch of views but the last."""
+        Overloaded or NotReady at once."""
         model = self.model(name)
         if name in self._health.ill:
             raise NotReady(f"{name} fails time after time; it is tried again every second")
         plan = make_plan(model, options)
-        deadline = Deadline.after(budget_ms(model, options.budget_ms))
+        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         source = read_source(image, self.limits)
         model.preprocessing.check(plan.views, source.size, self.limits)
-        job = make_job(plan, source, deadline, request_id, self._metrics, options.priority, listener)
+        job = make_job(plan, source, deadline, caller, self._metrics, options.priority)
         try:
             self._engine.submit(job)
         except Overloaded as refusal:
@@ -68,13 +76,13 @@ class Predictor:
             raise
         return Ticket(job.work.future, job)
 
-    def quote(self, name: str, size: Size, options: Options) -> tuple[Plan, Deadline, Quote]:
+    def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
         model = self.model(name)
         plan = make_plan(model, options)
-        deadline = Deadline.after(budget_ms(model, options.budget_ms))
+        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         model.preprocessing.check(plan.views, size, self.limits)
-        job = make_job(plan, Source(size), deadline, "quote", self._metrics, options.priority)
+        job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
         return plan, deadline, self._engine.quote(job)
 
     def probe(self, name: str, image: bytes) -> None:
@@ -82,7 +90,7 @@ class Predictor:
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
-        job = make_job(plan, read_source(image, self.limits), deadline, "canary", Metrics())
+        job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics())
         self._engine.submit(job)
         job.work.future.result()
 
@@ -90,23 +98,18 @@ class Predictor:
         """The client has left."""
         self._engine.cancel(ticket.job)
 
-    def predict(self, name: str, image: Image, options: Options, request_id: str) -> Answer:
-        """Blocks until the answer is there; raises any TTAError."""
-        return self.submit(name, image, options, request_id).future.result()
-
 
 def make_job(
     plan: Plan,
     source: Source,
     deadline: Deadline,
-    request_id: str,
+    caller: Caller,
     metrics: Metrics,
     priority: Priority = Priority.INTERACTIVE,
-    listener: Listener | None = None,
 ) -> Job[ImageWork]:
     layout = make_layout(plan, source.size)
     return Job(
-        work=ImageWork(plan.model, plan, layout, source, deadline, request_id, metrics, listener),
+        work=ImageWork(plan, layout, source, deadline, caller.request_id, metrics, caller.listener),
         model=plan.model.name,
         buckets=layout.buckets,
         mandatory=plan.mandatory,
@@ -116,6 +119,7 @@ def make_job(
         priority=priority,
         patience=plan.model.config.budget.default_ms / 1e3,
         finish="+".join(["finish", *sorted(plan.wanted.include)]),
+        reserve=deadline.reserve,
     )
 
 

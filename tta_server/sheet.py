@@ -16,7 +16,7 @@ from tta_server.errors import BackendFailed
 from tta_server.images import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
-from tta_server.predictor import make_job, read_source
+from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository import Model
 from tta_server.tasks import Answered, Scene
@@ -49,7 +49,7 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
-    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), "sheet", Metrics()).work
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
     work.decode()
     pixels = source.open()
     scene = Scene(source.size, work.layout.placements[0])

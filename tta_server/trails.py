@@ -13,7 +13,7 @@ from tta_server.errors import BackendFailed, InvalidInput, TTAError
 from tta_server.images import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
-from tta_server.predictor import make_job, read_source
+from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Placement
 from tta_server.repository import Model
 from tta_server.tasks import Scene
@@ -69,7 +69,7 @@ def look(plan: Plan, encoded: bytes) -> Seen:
     model = plan.model
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
-    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), "calibrate", Metrics()).work
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).work
     work.decode()
     placements = work.layout.placements
     seen = Seen(Scene(source.size, placements[0]), placements, found := [])

@@ -15,7 +15,7 @@ from tta_server.geometry import Size
 from tta_server.images import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
-from tta_server.predictor import make_job, read_source
+from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import WARM_SIZE, Model
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs
@@ -65,7 +65,7 @@ class _Probe:
     def work(self) -> ImageWork:
         source = read_source(self._card, Limits())
         deadline = Deadline.after(self._model.config.budget.max_ms)
-        return make_job(self._plan, source, deadline, "warm-up", Metrics()).work
+        return make_job(self._plan, source, deadline, Caller("warm-up"), Metrics()).work
 
     def buckets(self) -> list[tuple[int, Bucket]]:
         """Each bucket of the policy with the index of a view in it."""

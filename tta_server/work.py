@@ -64,7 +64,6 @@ class ImageWork:
 
     def __init__(
         self,
-        model: Model,
         plan: Plan,
         layout: Layout,
         source: Source,
@@ -74,7 +73,7 @@ class ImageWork:
         listener: Listener | None = None,
     ) -> None:
         self.future: Future[Answer] = Future()
-        self.model = model
+        self.model = model = plan.model
         self.plan = plan
         self.layout = layout
         self._source: Source | None = source
@@ -242,7 +241,7 @@ class ImageWork:
             request_id=self._request_id,
             open=self._open if reason is StopReason.SETTLED else None,
         )
-        return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture)
+        return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture, now)
 
 
 class ModelRunner:

@@ -27,13 +27,16 @@ from tta_server.api.errors import STATUS, error_response, plain_response
 from tta_server.api.query import read_query, read_quote
 from tta_server.api.stream import Progress, disconnected, stream
 from tta_server.app import Application
+from tta_server.costs import Track
 from tta_server.errors import Cancelled, InvalidInput, NotReady, TTAError
-from tta_server.predictor import Ticket
+from tta_server.predictor import Caller, Ticket
 
 log = logging.getLogger("tta_server.requests")
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
+HANDING_OUT = 0.0005
+"""Seconds from an answer made to its bytes written, until enough has been seen."""
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -95,6 +98,7 @@ class Door:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._predictor = application.predictor
+        self._handing_out = Track(HANDING_OUT)
 
     async def predict(self, request: Request) -> Response:
         self._check_ready()
@@ -107,7 +111,8 @@ class Door:
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json")
         image = await read_image(request, self._predictor.limits.max_bytes)
         progress = Progress() if "text/event-stream" in accept else None
-        submit = partial(self._predictor.submit, name, image, options, request_id(request), progress)
+        caller = Caller(request_id(request), progress, self._reserve())
+        submit = partial(self._predictor.submit, name, image, options, caller)
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
         ticket = submit() if image.startswith(b"\xff\xd8") else await asyncio.to_thread(submit)
         if progress is not None:
@@ -116,7 +121,16 @@ class Door:
         answer = await self._answered(request, ticket)
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_headers(answer))
         _log_answer(answer)
+        self._handed_out(answer)
         return response
+
+    def _reserve(self) -> float:
+        """Seconds between an answer made and its bytes written, and as many before the request was seen."""
+        return 2 * self._handing_out.estimate(time.monotonic())
+
+    def _handed_out(self, answer: Answer) -> None:
+        now = time.monotonic()
+        self._handing_out.observe(now - answer.made_at, now)
 
     async def _answered(self, request: Request, ticket: Ticket) -> Answer:
         """The answer, unless the client leaves first: then its views make room."""
@@ -150,7 +164,8 @@ class Door:
         name = request.path_params["name"]
         self._predictor.model(name)
         size, options = read_quote(request)
-        return JSONResponse(describe_quote(size, *self._predictor.quote(name, size, options)))
+        caller = Caller(request_id(request), reserve=self._reserve())
+        return JSONResponse(describe_quote(size, *self._predictor.quote(name, size, options, caller)))
 
     async def live(self) -> dict[str, str]:
         if stuck := self._application.health.stuck_slots:

@@ -5,10 +5,12 @@ import sys
 import typer
 
 from tta_server import __version__
+from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.predict import predict
 from tta_server.cli.serve import serve
+from tta_server.cli.simulate import simulate
 from tta_server.cli.views import views
 from tta_server.errors import TTAError
 
@@ -27,6 +29,8 @@ cli = typer.Typer(
 cli.command()(serve)
 cli.command()(predict)
 cli.command()(views)
+cli.command()(calibrate)
+cli.command()(simulate)
 cli.command("models")(list_models)
 cli.command("policies")(list_policies)
 
