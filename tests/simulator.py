@@ -188,7 +188,7 @@ class Pool:
         self.finishing: dict[int, float] = {}
         self.truthful = all(factor == 1 for _, factor in speeds) and not hangs
         self.knee_is_one = all(self.truth.knee(bucket) == 1 for bucket in curves)
-        self.speeds = sorted(speeds)
+        self._speeds = sorted(speeds)
         self._free = set(range(slots))
         self._fails = fails
         self._hangs = hangs
@@ -198,7 +198,7 @@ class Pool:
     # ---- true costs ----
 
     def factor(self) -> float:
-        return next((factor for at, factor in reversed(self.speeds) if at <= self.now), 1.0)
+        return next((factor for at, factor in reversed(self._speeds) if at <= self.now), 1.0)
 
     def view_seconds(self, bucket: Bucket, n: int = 1) -> float:
         return self.truth.seconds(bucket, n, 0) * self.factor()
@@ -208,6 +208,11 @@ class Pool:
 
     def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
+
+    def calm(self, seconds: float) -> None:
+        """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
+        self._speeds, self._fails, self._hangs = [], (), ()
+        self.now += seconds
 
     # ---- the world ----
 
@@ -273,7 +278,6 @@ class Pool:
     def _admit(self, record: Record) -> None:
         record.came_at = self.now
         record.job = record.arrival.job(record, self.now)
-        self.met[record.job.model] = (self.now, record.job)
         fits = laws.fits(self, record)
         try:
             self.scheduler.admit(record.job, self.now)
@@ -281,6 +285,7 @@ class Pool:
             record.refused = refusal
         laws.check_admission(record, fits)
         if record.refused is None:
+            self.met[record.job.model] = (self.now, record.job)
             self.live[record] = None
             if record.arrival.leaves_ms is not None:
                 self.at(self.now + record.arrival.leaves_ms / 1e3, lambda: self._leave(record))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -107,6 +108,7 @@ class Server(uvicorn.Server):
             return
         if not self._application.ready:
             return
+        gc.freeze()  # what is loaded stays: looking through it for garbage stopped all threads for 14 to 25 ms
         host, port = self._address
         names = ", ".join(self._application.models)
         err.print(
