@@ -192,7 +192,7 @@ class Pool:
         self._free = set(range(slots))
         self._fails = fails
         self._hangs = hangs
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._order = count()
 
     # ---- true costs ----
@@ -216,8 +216,9 @@ class Pool:
 
     # ---- the world ----
 
-    def at(self, seconds: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (seconds, next(self._order), action))
+    def at(self, seconds: float, action: Callable[[], None], quietly: bool = False) -> None:
+        """`quietly`: no slot is asked then."""
+        heapq.heappush(self._events, (seconds, next(self._order), action, quietly))
 
     def arrive(self, arrival: Arrival) -> Record:
         record = Record(arrival, number=len(self.records))
@@ -231,27 +232,30 @@ class Pool:
     def run(self, arrivals: Sequence[Arrival] = ()) -> list[Record]:
         for arrival in arrivals:
             self.arrive(arrival)
-        while self._happens():
-            self._fill()
-            laws.check_between(self)
-            self._poll()
+        while (first := self._next_moment()) < math.inf:
+            self.now = max(self.now, first)
+            if self._happens(first):
+                self._fill()
+                laws.check_between(self)
+                self._poll()
         laws.check_end(self)
         return self.records
 
-    def _happens(self) -> bool:
-        """The next that happens, if anything does."""
-        times = (self._events[0][0] if self._events else None, self.scheduler.wake_at(), self.scheduler.watch_at())
-        event, wake, watch = (math.inf if time is None else time for time in times)
-        first = min(event, wake, watch)
-        if first == math.inf:
-            return False
-        self.now = max(self.now, first)
-        if first == event:
-            heapq.heappop(self._events)[2]()
-        elif first == wake:
-            self._wake(wake)
+    def _next_moment(self) -> float:
+        event = self._events[0][0] if self._events else None
+        times = (event, self.scheduler.wake_at(), self.scheduler.watch_at())
+        return min((time for time in times if time is not None), default=math.inf)
+
+    def _happens(self, first: float) -> bool:
+        """What happens at `first`; whether slots are asked then."""
+        if self._events and self._events[0][0] == first:
+            _, _, action, quietly = heapq.heappop(self._events)
+            action()
+            return not quietly
+        if self.scheduler.wake_at() == first:
+            self._wake(first)
         else:
-            self._end_overdue(watch)
+            self._end_overdue(first)
         return True
 
     def _poll(self) -> None:

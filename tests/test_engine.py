@@ -250,6 +250,21 @@ def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(o
     assert work.outcome is StopReason.BACKEND_FAILED
 
 
+def test_an_optional_run_that_raises_while_the_mandatory_one_goes_on_costs_only_itself(opened: Opener) -> None:
+    raised = threading.Event()
+
+    def behave(items: Items) -> Sequence[Outcome]:
+        if any(view for _, view in items):
+            raised.set()
+            raise RuntimeError("no more")
+        assert raised.wait(PATIENCE)
+        return merged(items)
+
+    work = PaperWork()
+    opened(behave, slots=2, view_ms=50).submit(job(work, views=4))
+    assert work.outcome is StopReason.BACKEND_FAILED
+
+
 @pytest.mark.parametrize(("lost", "expected"), [(0, BackendFailed), (2, StopReason)])
 def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
     opened: Opener, lost: int, expected: type

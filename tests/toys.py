@@ -197,21 +197,22 @@ def trapped(plain: str | None = None, mirrored: str | None = None, shade: int = 
 
 class Switchable:
     """A backend around a real one. `mode`: works, fails (each batch raises), nan (each output is), hangs (each batch
-    runs until it is ended)."""
+    runs until it is ended), stuck (each runs until `release` is set)."""
 
     def __init__(self, real: Backend) -> None:
         self.signature = real.signature
         self._real = real
         self.mode = "works"
+        self.release = threading.Event()
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         if self.mode == "fails":
             raise BackendFailed("the model failed on this image") from RuntimeError("switched off")
-        if self.mode == "hangs":
-            end = threading.Event()
-            if abort is not None:
+        if self.mode in ("hangs", "stuck"):
+            end = self.release if self.mode == "stuck" else threading.Event()
+            if abort is not None and self.mode == "hangs":
                 abort.ends_by(end.set)
-            end.wait(60)
+            end.wait(PATIENCE)
             raise BackendFailed("the model failed on this image") from RuntimeError("ended")
         outputs = self._real.infer(batch, abort)
         return {name: np.full_like(v, np.nan) for name, v in outputs.items()} if self.mode == "nan" else outputs
@@ -236,9 +237,8 @@ def serving(*models: Model, **settings: Any) -> Iterator[httpx.Client]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             with httpx.Client(base_url=url, timeout=PATIENCE) as client:
-                until(lambda: application.ready)
+                until(lambda: application.ready or server.failure)
                 yield client
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
-    assert server.failure is None
