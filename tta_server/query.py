@@ -44,7 +44,7 @@ class PredictQuery(BaseModel):
             description="When to stop: `all`, every view that the budget allows; `certain`, when no view left could "
             'change the answer; `{"epsilon": 0.01}`, when calibration lets expect that it will not; `{"open": 0.01}`, '
             "when at most that share of a mask's pixels could still change.",
-            examples=["certain"],
+            examples=["certain", '{"epsilon": 0.01}'],
         ),
     ] = None
     top_k: Annotated[int, Field(ge=1, description="How many classes to list.")] = 5

@@ -123,7 +123,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
         ("stop=", "unknown stop"),
         ("stop=maybe", "unknown stop 'maybe'; known: all, certain"),
         ("stop=certain&merge=max", "merge max has no bound"),
-        ('stop={"epsilon":0.01}', "needs a calibration"),
+        ('stop={"epsilon":0.0001}', "less than was calibrated for"),
         ('stop={"open":0.01}', "is not for classification"),
         ("include=everything", "unknown include 'everything'; clothing knows views"),
         ("policy=nope", "unknown policy 'nope'; presets: plain"),

@@ -153,7 +153,7 @@ def _logs(plan: Plan, paths: Sequence[Path]) -> Logs:
 
 def _table(model: str, found: Calibration) -> Table:
     title = f"{model}: {found.views} views, {found.images} images, merge {found.merge}"
-    table = Table("epsilon", "stop at margin", "answers changed", "at most", "mean views", title=title)
+    table = Table("epsilon", "threshold", "answers changed", "at most", "mean views", title=title)
     for kept in found.thresholds:
         table.add_row(
             f"{kept.epsilon:g}",
