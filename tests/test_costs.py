@@ -171,3 +171,11 @@ def test_stages_cost_by_the_pixel_with_a_fixed_part() -> None:
     for _ in range(20):
         costs.observe_stage("decode", "m", 3 * OVERHEAD, 0.012, 0.0)
     assert costs.stage_seconds("decode", "m", OVERHEAD, 0.0) == pytest.approx(0.006)
+
+
+def test_an_idle_pool_hopes_for_the_least_that_was_ever_seen() -> None:
+    costs = seen(warmed(), [0.004] * ENOUGH)
+    assert costs.seconds(A, 1, float("inf")) == pytest.approx(0.004)
+    seen(costs, [0.050] * WINDOW, now=1.0)
+    assert costs.seconds(A, 1, float("inf")) == pytest.approx(0.004), "a slow spell does not raise it"
+    assert seen(warmed(), [0.050] * WINDOW).seconds(A, 1, float("inf")) == pytest.approx(0.013)

@@ -195,9 +195,12 @@ def trapped(plain: str | None = None, mirrored: str | None = None, shade: int = 
 # ---- a model that can be switched ----
 
 
+SLOW_SECONDS = 0.2
+
+
 class Switchable:
     """A backend around a real one. `mode`: works, fails (each batch raises), nan (each output is), hangs (each batch
-    runs until it is ended), stuck (each runs until `release` is set)."""
+    runs until it is ended), stuck (each runs until `release` is set), slow (each takes SLOW_SECONDS longer)."""
 
     def __init__(self, real: Backend) -> None:
         self.signature = real.signature
@@ -214,6 +217,8 @@ class Switchable:
                 abort.ends_by(end.set)
             end.wait(PATIENCE)
             raise BackendFailed("the model failed on this image") from RuntimeError("ended")
+        if self.mode == "slow":
+            threading.Event().wait(SLOW_SECONDS)
         outputs = self._real.infer(batch, abort)
         return {name: np.full_like(v, np.nan) for name, v in outputs.items()} if self.mode == "nan" else outputs
 
@@ -242,3 +247,18 @@ def serving(*models: Model, **settings: Any) -> Iterator[httpx.Client]:
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
+
+
+def metric(client: httpx.Client, sample: str) -> float:
+    """A sample of /metrics, its labels in alphabetical order; 0 if it is not there."""
+    lines = (line.rpartition(" ") for line in client.get("/metrics").text.splitlines())
+    return next((float(value) for name, _, value in lines if name == sample), 0.0)
+
+
+@contextmanager
+def runs_that_end(client: httpx.Client, model: str, number: int) -> Iterator[None]:
+    """So many endless runs are started inside; waits until each has been ended, so that its slot is free."""
+    ended = f'tta_faults_total{{kind="ended",model="{model}"}}'
+    before = metric(client, ended)
+    yield
+    until(lambda: metric(client, ended) == before + number)

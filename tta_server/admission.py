@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from tta_server.errors import InvalidInput, Overloaded, TooLarge
+from tta_server.errors import BudgetTooSmall, Overloaded, TooLarge
 from tta_server.jobs import Bounds, Job, Quote
 from tta_server.line import CROWD, Line
 from tta_server.prices import EPSILON, Prices, Slots
@@ -34,7 +34,7 @@ class Admission(Generic[W]):
         return job in self._jobs
 
     def admit(self, job: Job[W], now: float) -> None:
-        """Adds it, to the line too. Raises Overloaded, InvalidInput or TooLarge."""
+        """Adds it, to the line too. Raises Overloaded, BudgetTooSmall or TooLarge."""
         self._check_budget(job, now)
         self._check_room(job, now)
         if seconds := self._wait(job, now):
@@ -51,7 +51,7 @@ class Admission(Generic[W]):
     def _check_budget(self, job: Job[W], now: float) -> None:
         alone = self._prices.alone(job, self._slots.number)
         if now + alone > job.deadline + EPSILON:
-            raise InvalidInput(
+            raise BudgetTooSmall(
                 f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
                 f"image take about {math.ceil((alone + job.reserve) * 1e3)} ms; give budget_ms at least that"
             )
@@ -90,7 +90,7 @@ class Admission(Generic[W]):
     def quote(self, job: Job[W], others: int, now: float) -> Quote:
         """What would come of a job that shares the slots' spare time with `others` whose optional views wait.
 
-        Raises InvalidInput and TooLarge as `admit` does.
+        Raises BudgetTooSmall and TooLarge as `admit` does.
         """
         self._check_budget(job, now)
         try:

@@ -1,8 +1,10 @@
-"""Asks models that fail time after time again, until they answer."""
+"""Asks models in the background: those that fail, until they answer; those whose cost is in doubt."""
 
+import contextlib
 import logging
 import threading
 
+from tta_server.costs import ENOUGH
 from tta_server.errors import NotReady, Overloaded, TTAError
 from tta_server.health import Health
 from tta_server.predictor import Predictor
@@ -11,11 +13,11 @@ from tta_server.warmup import card_for
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0
-"""Between two tries."""
+"""Between two rounds."""
 
 
 class Canary:
-    """A thread that sends each suspect model the plain view of a test card: an answer clears it, a failure condemns."""
+    """A thread that sends a suspect model the plain view of a test card: an answer clears it, a failure condemns."""
 
     def __init__(self, predictor: Predictor, health: Health) -> None:
         self._predictor = predictor
@@ -32,9 +34,12 @@ class Canary:
 
     def _watch(self) -> None:
         while not self._closed.is_set():
-            for name in self._health.wait_for_suspects():
+            suspects, doubted = self._health.wait_for_work()
+            for name in suspects:
                 self._try(name)
-                self._closed.wait(SECONDS)
+            for name in doubted:
+                self._price(name)
+            self._closed.wait(SECONDS)
 
     def _try(self, name: str) -> None:
         try:
@@ -46,3 +51,11 @@ class Canary:
             self._health.condemn(name)
         else:
             log.warning("%s answers a test card: it is well", name)
+
+    def _price(self, name: str) -> None:
+        """Has an idle pool observe the model's cost anew: a warm-up on a busy machine may have found too much, and
+        nobody would ever correct it if all budgets are refused for that."""
+        card = card_for(self._predictor.model(name))
+        with contextlib.suppress(TTAError):
+            for _ in range(ENOUGH):
+                self._predictor.probe(name, card)

@@ -6,7 +6,7 @@ Pure: time is an argument.
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Mapping
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 MARGIN = 1.3
@@ -36,12 +36,15 @@ class Bucket(NamedTuple):
 
 
 class Track:
-    """One cost: the warm-up value, then the 95th percentile of what was seen lately."""
+    """One cost: the warm-up value, then the 95th percentile of what was seen lately.
 
-    __slots__ = ("_high", "_last", "_recent", "_sorted", "warm")
+    `least` is the lowest of these so far: what an idle pool may hope for, whatever kept the machine busy at warm-up.
+    """
+
+    __slots__ = ("_high", "_last", "_recent", "_sorted", "least", "warm")
 
     def __init__(self, warm: float) -> None:
-        self.warm = warm * MARGIN
+        self.warm = self.least = warm * MARGIN
         self._high = self.warm
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
@@ -56,8 +59,12 @@ class Track:
         self._last = now
         if len(self._sorted) >= ENOUGH:
             self._high = self._sorted[ceil(0.95 * len(self._sorted)) - 1]
+            self.least = min(self.least, self._high)
 
     def estimate(self, now: float) -> float:
+        """At `now` = infinity the least."""
+        if now == inf:
+            return self.least
         if self._high == self.warm:
             return self.warm
         left: float = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE)

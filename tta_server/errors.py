@@ -27,6 +27,10 @@ class InvalidInput(TTAError):
     code = Code.INVALID_INPUT
 
 
+class BudgetTooSmall(InvalidInput):
+    """Not even an idle pool could keep it; the sentence names the smallest that would do."""
+
+
 class ConfigError(TTAError):
     """A mistake in `tta.yaml` or in a model file: names file, key, what was found, what is allowed."""
 

@@ -18,6 +18,7 @@ class Health:
         self._failures: dict[str, int] = {}
         self.ill: frozenset[str] = frozenset()
         self.stuck_slots: tuple[int, ...] = ()
+        self._doubted: dict[str, None] = {}
         self._closed = False
 
     def worked(self, model: str) -> None:
@@ -37,14 +38,23 @@ class Health:
             if model in self._failures:
                 self.ill |= {model}
 
+    def doubt(self, model: str) -> None:
+        """A budget was too small for what it is thought to cost, which may be outdated."""
+        if model not in self._doubted:
+            with self._changed:
+                self._doubted[model] = None
+                self._changed.notify_all()
+
     def stuck(self, slots: list[int]) -> None:
         self.stuck_slots += tuple(slots)
 
-    def wait_for_suspects(self) -> list[str]:
-        """Models that failed so often, the ill among them; none when closed."""
+    def wait_for_work(self) -> tuple[list[str], list[str]]:
+        """Models that failed so often, the ill among them, and those whose cost is in doubt; none when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._suspects())
-            return [] if self._closed else self._suspects()
+            self._changed.wait_for(lambda: self._closed or self._suspects() or self._doubted)
+            doubted = list(self._doubted)
+            self._doubted.clear()
+            return ([], []) if self._closed else (self._suspects(), doubted)
 
     def close(self) -> None:
         """Nobody waits any longer."""

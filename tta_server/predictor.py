@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.engine import Engine
-from tta_server.errors import InvalidInput, NotReady, Overloaded, TooLarge, UnknownModel
+from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, UnknownModel
 from tta_server.geometry import Size
 from tta_server.health import Health
 from tta_server.images import Limits, read_header
@@ -74,6 +74,10 @@ class Predictor:
         except Overloaded as refusal:
             self._metrics.refused(name, refusal.reason)
             raise
+        except BudgetTooSmall:
+            self._metrics.refused(name, "budget")
+            self._health.doubt(name)
+            raise
         return Ticket(job.work.future, job)
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
@@ -86,11 +90,11 @@ class Predictor:
         return plan, deadline, self._engine.quote(job)
 
     def probe(self, name: str, image: bytes) -> None:
-        """Runs the plain view, ill or not, and counts it nowhere; raises any TTAError."""
+        """Runs the plain view when nothing interactive waits, ill or not; counted nowhere. Raises any TTAError."""
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
-        job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics())
+        job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
         self._engine.submit(job)
         job.work.future.result()
 

@@ -14,7 +14,7 @@ EPSILON = 1e-7
 
 
 class Prices:
-    """Upper estimates in seconds for what is left of a job. At `now` = infinity they are the warm-up's."""
+    """Upper estimates in seconds for what is left of a job. At `now` = infinity they are the least that are known."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
@@ -49,7 +49,7 @@ class Prices:
         return decoding + sum(self.views(job, job.handed, views, now)) + self.finishing(job, now)
 
     def alone(self, job: Job[W], slots: int) -> float:
-        """What is left of its mandatory work on an idle pool, by warm-up costs."""
+        """What is left of its mandatory work on an idle pool, by the least costs that are known."""
         return self.placed([0.0] * slots, job, 0.0, math.inf)
 
     def placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:

@@ -320,7 +320,8 @@ class Scheduler(Generic[W]):
     def _hopeless_at(self, job: Job[W]) -> float:
         """When a job's mandatory views can no longer be done in time; the deadline itself once they all run.
 
-        By warm-up costs: a slow spell must not fail those whom an idle pool admits, or its end would never be seen.
+        By the least costs known: a slow spell must not fail those whom an idle pool admits, or its end would never be
+        seen.
         """
         if job.phase is Phase.DECODING or job.mandatory_handed:
             return job.deadline

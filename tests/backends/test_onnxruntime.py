@@ -1,0 +1,95 @@
+"""ONNX Runtime's backend with real files: what ends a run, and what fails it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.toys import trap_model, trapped
+from tta_server.abort import Abort
+from tta_server.backends.onnxruntime import OnnxRuntimeBackend
+from tta_server.errors import BackendFailed
+
+Batch = NDArray[np.float32]
+PATIENCE = 20
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxRuntimeBackend]:
+    folder = trap_model(tmp_path_factory.mktemp("models") / "trap", batch="n")
+    opened = OnnxRuntimeBackend(folder / "1" / "model.onnx")
+    yield opened
+    opened.close()
+
+
+def batch(*traps: str | None, shade: int = 100) -> Batch:
+    rows = [trapped(trap, shade=shade).transpose(2, 0, 1) for trap in traps]
+    return np.ascontiguousarray(rows, np.float32)
+
+
+def scores(backend: OnnxRuntimeBackend, images: Batch, abort: Abort | None = None) -> Batch:
+    return np.asarray(backend.infer(images, abort)["scores"])
+
+
+def ended_by(backend: OnnxRuntimeBackend, abort: Abort) -> float:
+    """Starts an endless run, ends it, and says how many seconds later it came back."""
+    with ThreadPoolExecutor(1) as slot:
+        run = slot.submit(backend.infer, batch("endless"), abort)
+        with pytest.raises(TimeoutError):
+            run.result(timeout=0.1)
+        start = time.monotonic()
+        abort.request()
+        with pytest.raises(BackendFailed):
+            run.result(timeout=PATIENCE)
+        return time.monotonic() - start
+
+
+def test_an_endless_run_ends_when_it_is_asked_to(backend: OnnxRuntimeBackend) -> None:
+    assert ended_by(backend, Abort()) < 1
+
+
+def test_other_runs_of_the_session_go_on_and_so_does_the_session(backend: OnnxRuntimeBackend) -> None:
+    alone, ended = scores(backend, batch(None)), threading.Event()
+
+    def others() -> list[Batch]:
+        found = []
+        while not ended.is_set():
+            found.append(scores(backend, batch(None), Abort()))
+        return found
+
+    with ThreadPoolExecutor(1) as slot:
+        meanwhile = slot.submit(others)
+        ended_by(backend, Abort())
+        ended.set()
+        seen = meanwhile.result(timeout=PATIENCE)
+    assert len(seen) > 10
+    for found in [*seen, scores(backend, batch(None))]:
+        assert np.array_equal(found, alone)
+
+
+def test_a_run_that_was_to_end_before_it_began_does_not_begin(backend: OnnxRuntimeBackend) -> None:
+    abort = Abort()
+    abort.request()
+    with ThreadPoolExecutor(1) as slot, pytest.raises(BackendFailed):
+        slot.submit(backend.infer, batch("endless"), abort).result(timeout=PATIENCE)
+
+
+def test_an_abort_that_nobody_requests_changes_nothing(backend: OnnxRuntimeBackend) -> None:
+    images = batch(None, None, shade=60)
+    assert np.array_equal(scores(backend, images, Abort()), scores(backend, images))
+
+
+def test_what_fails_is_told_without_the_runtimes_own_words(backend: OnnxRuntimeBackend) -> None:
+    with pytest.raises(BackendFailed) as caught:
+        backend.infer(batch(None, "fails"))
+    assert str(caught.value) == "the model failed on this image"
+    assert caught.value.__cause__ is not None
+
+
+def test_nan_stays_in_its_row(backend: OnnxRuntimeBackend) -> None:
+    found = scores(backend, batch(None, "nan", None))
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]

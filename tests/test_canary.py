@@ -1,0 +1,162 @@
+"""A model is shut out only while it fails a test card too, and let in again as soon as it does not."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests import pictures
+from tests.serving import until
+from tests.toys import Switchable, metric, serving, switchable, trap_model, trapped
+from tta_server.repository import Model, load_model
+
+CALM = pictures.encoded(trapped())
+SECONDS = 1.0
+"""Between two tries of the canary, as documented."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
+    folder = tmp_path_factory.mktemp("models")
+    return [load_model(trap_model(folder / name)) for name in ("other", "toy")]
+
+
+@pytest.fixture
+def server(models: list[Model]) -> Iterator[tuple[httpx.Client, Switchable]]:
+    """Two models, of which `toy` can be switched."""
+    other, toy = models
+    toy, switch = switchable(toy)
+    with serving(other, toy) as client:
+        yield client, switch
+
+
+def ask(client: httpx.Client, name: str = "toy", image: bytes = CALM) -> httpx.Response:
+    return client.post(f"/v1/models/{name}/predict", content=image, params={"max_views": "1", "budget_ms": "5000"})
+
+
+def readiness(client: httpx.Client, name: str) -> float:
+    return metric(client, f'tta_model_ready{{model="{name}"}}')
+
+
+def fall_ill(client: httpx.Client) -> None:
+    """Asks until the server says that it is not ready."""
+    until(lambda: ask(client).status_code == 503)
+    assert client.get("/readyz").status_code == 503
+
+
+def recover(client: httpx.Client) -> float:
+    start = time.monotonic()
+    until(lambda: client.get("/readyz").status_code == 200)
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("mode", ["fails", "nan", pytest.param("hangs", marks=pytest.mark.slow)])
+def test_a_model_that_keeps_failing_is_shut_out_and_the_others_go_on(
+    server: tuple[httpx.Client, Switchable], mode: str
+) -> None:
+    client, switch = server
+    assert ask(client).status_code == 200
+    switch.mode = mode
+    answers = [ask(client).status_code for _ in range(3)]
+    assert answers == [502] * 3
+    fall_ill(client)
+    unready = client.get("/readyz")
+    assert unready.json()["code"] == "not_ready"
+    assert "toy fails time after time" in unready.json()["error"]
+    assert "other" not in unready.json()["error"]
+    assert (readiness(client, "toy"), readiness(client, "other")) == (0, 1)
+    refused = ask(client)
+    assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+    assert "toy fails" in refused.json()["error"]
+    assert refused.elapsed.total_seconds() < 0.5
+    assert ask(client, "other").status_code == 200
+    assert client.get("/livez").status_code == 200
+    switch.mode = "works"
+    assert recover(client) < SECONDS + 2
+    assert readiness(client, "toy") == 1
+    assert ask(client).status_code == 200
+
+
+def test_it_stays_shut_out_for_as_long_as_it_fails(server: tuple[httpx.Client, Switchable]) -> None:
+    """Through several tries of the canary: two of its periods."""
+    client, switch = server
+    switch.mode = "fails"
+    fall_ill(client)
+    end = time.monotonic() + 2 * SECONDS
+    while time.monotonic() < end:
+        assert ask(client).status_code == 503
+    switch.mode = "works"
+    recover(client)
+
+
+def test_the_canary_is_counted_as_nobodys_request(server: tuple[httpx.Client, Switchable]) -> None:
+    client, switch = server
+
+    def answers() -> list[str]:
+        return [
+            line for line in client.get("/metrics").text.splitlines() if line.startswith(("tta_answers", "tta_views"))
+        ]
+
+    assert ask(client).status_code == 200
+    before = answers()
+    switch.mode = "fails"
+    fall_ill(client)
+    switch.mode = "works"
+    recover(client)
+    assert answers() == before
+
+
+@pytest.mark.parametrize("trap", ["fails", "nan"])
+def test_images_that_a_model_cannot_take_shut_nobody_else_out(
+    server: tuple[httpx.Client, Switchable], trap: str
+) -> None:
+    client, _ = server
+    bad = pictures.encoded(trapped(trap))
+    for number in range(30):
+        assert ask(client, image=bad).status_code == 502
+        assert client.get("/readyz").status_code == 200
+        if number % 5 == 4:
+            assert ask(client).status_code == 200
+
+
+@pytest.mark.slow
+def test_both_are_named_where_both_fail(models: list[Model]) -> None:
+    switched = [switchable(model) for model in models]
+    with serving(*(model for model, _ in switched)) as client:
+        for _, switch in switched:
+            switch.mode = "fails"
+        for name in ("toy", "other"):
+            until(lambda name=name: ask(client, name).status_code == 503)
+        assert "other, toy fails" in client.get("/readyz").json()["error"]
+        for _, switch in switched:
+            switch.mode = "works"
+        recover(client)
+
+
+def test_a_cost_that_warm_up_found_too_high_is_corrected_once_a_budget_is_refused_for_it(models: list[Model]) -> None:
+    """A machine that was busy at start must not refuse budgets for ever that it could keep."""
+    toy, switch = switchable(models[1])
+    switch.mode = "slow"
+    with serving(toy) as client:
+        switch.mode = "works"
+
+        def hasty() -> httpx.Response:
+            return client.post("/v1/models/toy/predict", content=CALM, params={"max_views": "1", "budget_ms": "150"})
+
+        refused = hasty()
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_input")
+        assert "give budget_ms at least" in refused.json()["error"]
+        until(lambda: hasty().status_code == 200)
+        assert metric(client, 'tta_refusals_total{model="toy",reason="budget"}') >= 1
+
+
+def test_closing_does_not_wait_for_the_canary(models: list[Model]) -> None:
+    toy, switch = switchable(models[1])
+    with serving(toy) as client:
+        switch.mode = "fails"
+        fall_ill(client)
+        start = time.monotonic()
+    assert time.monotonic() - start < SECONDS + 2
+    until(lambda: all(thread.name != "canary" for thread in threading.enumerate()))
