@@ -41,9 +41,7 @@ def served(tree: Path) -> Iterator[int]:
     """The port of that tree's own server, ready."""
     command = [sys.executable, "-m", "tta_server", "serve", "--port", "0", "--models", str(tree / "models")]
     env = os.environ | {"PYTHONPATH": str(tree)}
-    process = subprocess.Popen(
-        command, cwd=tree, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         ready = next((line for line in process.stderr if line.startswith("ready")), None)

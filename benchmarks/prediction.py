@@ -32,8 +32,8 @@ from loadtest.openloop import PATIENCE_S  # noqa: E402
 from loadtest.report import Point, Row, outcome, quantile, row  # noqa: E402
 from loadtest.server import address, max_budget_ms, served  # noqa: E402
 from tta_server.app import available_cores  # noqa: E402
-from tta_server.forecast import Forecast, priced  # noqa: E402
-from tta_server.scenario import read_scenario  # noqa: E402
+from tta_server.simulation.forecast import Forecast, priced  # noqa: E402
+from tta_server.simulation.scenario import read_scenario  # noqa: E402
 
 MODEL = "clothing"
 WARM_S = 1.5

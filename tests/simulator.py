@@ -108,7 +108,6 @@ class Record:
     worth: float = 1.0
     left: bool = False
     hit_by_failure: bool = False
-    answered_merged: int = 0
 
     @property
     def live(self) -> bool:
@@ -118,6 +117,11 @@ class Record:
     def outcome(self) -> StopReason | TTAError:
         ((_, outcome),) = self.answers
         return outcome
+
+    @property
+    def answered_ms(self) -> float:
+        ((time, _),) = self.answers
+        return time * 1e3
 
     @property
     def is_batch(self) -> bool:
@@ -159,9 +163,26 @@ class Run:
     fails: bool = False
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """`fails` and `hangs` are the numbers of batches that break, and that do not end by themselves; `speeds` are
+    (ms, factor): what every true cost is multiplied by from then on."""
+
+    fails: Container[int] = frozenset()
+    hangs: Container[int] = frozenset()
+    speeds: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def truthful(self) -> bool:
+        """Whether everything takes as long as warm-up says."""
+        return not self.hangs and all(factor == 1 for _, factor in self.speeds)
+
+    def factor(self, now: float) -> float:
+        return next((factor for at, factor in reversed(self.speeds) if at / 1e3 <= now), 1.0)
+
+
 class Pool:
-    """Runs a history of arrivals to its end. `fails` and `hangs` are the numbers of batches that break, and that
-    do not end by themselves; `speeds` are (seconds, factor): what every true cost is multiplied by from then on."""
+    """Runs a history of arrivals to its end."""
 
     def __init__(
         self,
@@ -170,9 +191,7 @@ class Pool:
         decode_ms: float = 0.0,
         finish_ms: float = 0.0,
         bounds: Bounds | None = None,
-        fails: Container[int] = (),
-        hangs: Container[int] = (),
-        speeds: Sequence[tuple[float, float]] = (),
+        trouble: Trouble = Trouble(),
         scheduler: type[Scheduler[Any]] = Scheduler,
     ) -> None:
         self.truth = cost_model(curves, decode_ms, finish_ms)
@@ -186,32 +205,31 @@ class Pool:
         self.steps: list[tuple[float, Step[Record]]] = []
         self.runs: dict[int, Run] = {}
         self.finishing: dict[int, float] = {}
-        self.truthful = all(factor == 1 for _, factor in speeds) and not hangs
+        self.truthful = trouble.truthful
         self.knee_is_one = all(self.truth.knee(bucket) == 1 for bucket in curves)
-        self._speeds = sorted(speeds)
         self._free = set(range(slots))
-        self._fails = fails
-        self._hangs = hangs
+        self._trouble = trouble
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._order = count()
 
+    def handed(self) -> list[list[tuple[int, int]]]:
+        """Batches as (number of the arrival, view)."""
+        return [[(job.work.number, view) for job, view in batch.items] for _, batch in self.batches]
+
     # ---- true costs ----
 
-    def factor(self) -> float:
-        return next((factor for at, factor in reversed(self._speeds) if at <= self.now), 1.0)
-
     def view_seconds(self, bucket: Bucket, n: int = 1) -> float:
-        return self.truth.seconds(bucket, n, 0) * self.factor()
+        return self.truth.seconds(bucket, n, 0) * self._trouble.factor(self.now)
 
     def stage_seconds(self, stage: str, job: "Job[Record]") -> float:
-        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self.factor()
+        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self._trouble.factor(self.now)
 
     def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
 
     def calm(self, seconds: float) -> None:
         """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
-        self._speeds, self._fails, self._hangs = [], (), ()
+        self._trouble = Trouble()
         self.now += seconds
 
     # ---- the world ----
@@ -232,8 +250,11 @@ class Pool:
     def run(self, arrivals: Sequence[Arrival] = ()) -> list[Record]:
         for arrival in arrivals:
             self.arrive(arrival)
+        rounds = 0
         while (first := self._next_moment()) < math.inf:
             self.now = max(self.now, first)
+            rounds += 1
+            laws.check_rounds(rounds)
             if self._happens(first):
                 self._fill()
                 laws.check_between(self)
@@ -321,7 +342,7 @@ class Pool:
         self.steps.append((self.now, step))
         run = self._decoding(step) if isinstance(step, Decode) else self._running(step)
         self.runs[step.slot] = run
-        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._hangs):
+        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._trouble.hangs):
             self.at(self.now + run.seconds, lambda: self._ended(run))
 
     def _decoding(self, step: "Decode[Record]") -> Run:
@@ -332,12 +353,13 @@ class Pool:
 
     def _running(self, step: "Batch[Record]") -> Run:
         seconds = self.view_seconds(step.bucket, len(step.items))
-        fails = len(self.batches) in self._fails
+        fails = len(self.batches) in self._trouble.fails
         self.batches.append((self.now, step))
         for job, view in step.items:
             job.work.handed.append(view)
             job.work.running += 1
-        answers = self.answer_seconds(list(dict.fromkeys(job for job, _ in step.items)))
+        jobs = dict.fromkeys(job for job, _ in step.items)
+        answers = self.answer_seconds([job for job in jobs if not job.work.lines_up])
         return Run(step, self.now, seconds, self.now + seconds + answers, fails)
 
     def _ended(self, run: Run) -> None:
@@ -398,4 +420,3 @@ class Pool:
             laws.check_answer(self, done)
             self.live.pop(record, None)
             record.answers.append((self.now, done.outcome))
-            record.answered_merged = record.merged

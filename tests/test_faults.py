@@ -63,7 +63,7 @@ def fault(response: httpx.Response) -> str:
 
 
 def test_whatever_the_images_do_everybody_is_answered_by_his_deadline(toy: Path) -> None:
-    """Eight clients at once; every sixth view runs for ever, and others are slow, fail or give NaN."""
+    """Six clients at once; every sixth view runs for ever, and others are slow, fail or give NaN."""
     with Server("--port", "0", "--slots", "2", "--models", str(toy)) as server, server.client() as client:
         check_deadlines(server, client)
 
@@ -82,9 +82,9 @@ def check_deadlines(server: Server, client: httpx.Client) -> None:
         return seen
 
     plans = [
-        [(source.choice(kinds), source.choice(kinds), source.randrange(100, 1500)) for _ in range(6)] for _ in range(8)
+        [(source.choice(kinds), source.choice(kinds), source.randrange(100, 1500)) for _ in range(5)] for _ in range(6)
     ]
-    with ThreadPoolExecutor(8) as clients:
+    with ThreadPoolExecutor(6) as clients:
         seen = [answer for answers in clients.map(visit, plans) for answer in answers]
     assert {response.status_code for _, _, response in seen} <= {200, 429, 502, 503, 504}
     for budget, seconds, response in seen:
@@ -101,11 +101,8 @@ def check_deadlines(server: Server, client: httpx.Client) -> None:
     until(lambda: post(client).status_code == 200)
 
 
-QUICK = ("third", "slow")
-
-
 @pytest.mark.parametrize(
-    "trouble", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in TROUBLES]
+    "trouble", [pytest.param(name, marks=[] if name == "third" else [pytest.mark.slow]) for name in TROUBLES]
 )
 def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble: str) -> None:
     """benchmarks/faults.py in short: a tenth of a minute instead of ten, and no word on memory."""
@@ -142,14 +139,13 @@ def test_an_endless_view_is_ended_and_the_others_are_the_answer(server: Server, 
     server.wait_for("runs toy far longer than estimated")
 
 
-@pytest.mark.parametrize("budget", [150, 800])
-def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Client, budget: int) -> None:
+def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Client) -> None:
     with runs_that_end(client, "toy", 1):
         start = time.monotonic()
-        late = post(client, "endless", budget_ms=str(budget), max_views="1")
+        late = post(client, "endless", budget_ms="400", max_views="1")
         seconds = time.monotonic() - start
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
-    assert budget / 1e3 - 0.05 <= seconds < budget / 1e3 + LATE
+    assert 0.35 <= seconds < 0.4 + LATE
 
 
 def test_at_the_deadline_the_merged_views_are_the_answer(client: httpx.Client) -> None:
@@ -206,7 +202,7 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
     client: httpx.Client, plain: str | None, mirrored: str
 ) -> None:
     """Also when it has gone wrong before the plain view is done, as it mostly has where that is slow."""
-    for _ in range(5):
+    for _ in range(3):
         answered = post(client, plain, mirrored, SLOW)
         assert answered.status_code == 200, answered.text
         receipt = answered.json()["receipt"]
@@ -216,13 +212,20 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
 
 
 @pytest.mark.parametrize(
-    ("trap", "told"), [("fails", "failed on this image"), ("nan", "NaN"), ("endless", "far too long")]
+    ("plain", "mirrored", "told"),
+    [
+        ("fails", None, "failed on this image"),
+        (None, "fails", "failed on this image"),
+        ("nan", None, "NaN"),
+        (None, "nan", "NaN"),
+        (None, "endless", "far too long"),
+    ],
 )
-@pytest.mark.parametrize("place", ["plain", "mirrored"])
-def test_a_mandatory_view_that_goes_wrong_is_told(client: httpx.Client, trap: str, told: str, place: str) -> None:
-    images = {"plain": (trap, None), "mirrored": (None, trap)}
-    with runs_that_end(client, "toy", int(trap == "endless")):
-        assert told in fault(post(client, *images[place], min_views="2"))
+def test_a_mandatory_view_that_goes_wrong_is_told(
+    client: httpx.Client, plain: str | None, mirrored: str | None, told: str
+) -> None:
+    with runs_that_end(client, "toy", int(mirrored == "endless")):
+        assert told in fault(post(client, plain, mirrored, min_views="2"))
 
 
 # ---- the end ----
@@ -297,12 +300,15 @@ def test_who_is_not_done_when_the_drain_ends_is_told_so(toy: Path) -> None:
     assert {response.json()["code"] for response in responses if response.status_code == 503} == {"not_ready"}
 
 
-def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0(toy: Path) -> None:
-    with Server("--port", "0", "--slots", "2", "--drain-seconds", "3", "--models", str(toy)) as server:
+def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0_at_once(toy: Path) -> None:
+    """The run is ended first: the process might crash if its model went while it runs."""
+    with Server("--port", "0", "--slots", "2", "--drain-seconds", "20", "--models", str(toy)) as server:
         with server.client() as client:
             assert post(client, "endless", budget_ms="100", max_views="1").status_code == 504
+        start = time.monotonic()
         server.tell(signal.SIGTERM)
         status, said = ended(server)
+    assert time.monotonic() - start < 10
     assert status == 0, said
     assert "terminate called" not in said
 

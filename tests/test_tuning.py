@@ -15,7 +15,6 @@ from tta_server.stopping import Confident
 from tta_server.tuning import (
     CONFIDENCE,
     EDGES,
-    NEVER,
     THRESHOLDS,
     Logs,
     Trail,

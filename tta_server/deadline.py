@@ -4,6 +4,10 @@ import time
 from dataclasses import dataclass
 
 
+MOST_RESERVED = 0.2
+"""The share of a budget that its door may take."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deadline:
     """`start` in seconds of the monotonic clock, the budget from then on, and the seconds of it that the door needs to
@@ -15,7 +19,7 @@ class Deadline:
 
     @classmethod
     def after(cls, budget_ms: float, reserve: float = 0.0) -> "Deadline":
-        return cls(time.monotonic(), budget_ms, reserve)
+        return cls(time.monotonic(), budget_ms, min(reserve, MOST_RESERVED * budget_ms / 1e3))
 
     @property
     def at(self) -> float:

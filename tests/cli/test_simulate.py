@@ -17,7 +17,7 @@ from tests.references import MODELS
 from tests.serving import command
 from tta_server.cli import curves
 from tta_server.errors import ConfigError
-from tta_server.figures import COLUMNS
+from tta_server.simulation.figures import COLUMNS
 
 SCENARIOS = MODELS.parent / "docs" / "scenarios"
 

@@ -44,7 +44,9 @@ def _with_timeout(options: Options, request: Request) -> Options:
         timeout = math.nan
     if not timeout > 0:
         raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
-    return replace(options, budget_ms=min(timeout, options.budget_ms or timeout))
+    if options.budget_ms is None or timeout < options.budget_ms < math.inf:
+        return replace(options, budget_ms=timeout)
+    return options
 
 
 def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str, Any]]:

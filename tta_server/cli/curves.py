@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tta_server.errors import ConfigError
-from tta_server.figures import Row
+from tta_server.simulation.figures import Row
 
 PANELS = {
     "goodput_per_s": "goodput: answers in budget / s",

@@ -13,12 +13,12 @@ import yaml
 from tests.references import MODELS
 from tta_server.calibration import Calibration, Threshold
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.forecast import Forecast, priced
 from tta_server.jobs import Priority
-from tta_server.scenario import ArrivalScenario, BurstScenario, Scenario, read_scenario
+from tta_server.simulation.forecast import Forecast, priced
+from tta_server.simulation.scenario import ArrivalScenario, BurstScenario, Scenario, read_scenario
+from tta_server.simulation.traffic import Traffic, invented, times
+from tta_server.simulation.visits import Request
 from tta_server.stopping import Certain, Confident
-from tta_server.traffic import Traffic, invented, times
-from tta_server.visits import Request
 
 SCENARIOS = MODELS.parent / "docs" / "scenarios"
 

@@ -13,11 +13,12 @@ from random import Random
 from typing import Any
 
 from tta_server.costs import Bucket, Track
+from tta_server.deadline import MOST_RESERVED
 from tta_server.errors import TTAError
 from tta_server.jobs import Batch, Bounds, Decode, Finished, Job
 from tta_server.scheduler import Scheduler
+from tta_server.simulation.visits import Cost, Door, Request, Visit, warmed
 from tta_server.stopping import StopReason
-from tta_server.visits import Cost, Door, Request, Visit, warmed
 
 
 @dataclass(eq=False, slots=True)
@@ -122,13 +123,14 @@ class Simulation:
     def _admit(self, visit: Visit) -> None:
         request = visit.request
         ask, cost = request.ask, self.costs[request.ask.model]
+        reserve = min(self._reserve, MOST_RESERVED * ask.budget)
         visit.job = Job(
             work=visit,
             model=ask.model,
             buckets=cost.of_views(ask.views),
             mandatory=ask.mandatory,
-            deadline=self.now + ask.budget - self._reserve,
-            reserve=self._reserve,
+            deadline=self.now + ask.budget - reserve,
+            reserve=reserve,
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,
             priority=ask.priority,

@@ -9,13 +9,13 @@ import pytest
 
 from tta_server.costs import Bucket
 from tta_server.errors import Cancelled, InvalidInput, Overloaded
-from tta_server.figures import figures, quantile
 from tta_server.jobs import Bounds, Priority
-from tta_server.simulation import Simulation
+from tta_server.simulation.figures import figures, quantile
+from tta_server.simulation.pool import Simulation
+from tta_server.simulation.traffic import invented
+from tta_server.simulation.visits import Ask, Cost, Door, Noise, Request, Visit
 from tta_server.stopping import All, Certain, Confident, StopReason
-from tta_server.traffic import invented
 from tta_server.tuning import Trail
-from tta_server.visits import Ask, Cost, Door, Noise, Request, Visit
 
 CPU = {1: 2.1}
 GPU = {1: 5.0, 2: 5.1, 4: 5.3, 8: 5.9, 16: 7.2}

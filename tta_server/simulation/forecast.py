@@ -9,15 +9,15 @@ from pathlib import Path
 from tta_server.calibration import Calibration
 from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import ConfigError
-from tta_server.figures import Row, figures, pool_figures
 from tta_server.geometry import Size
 from tta_server.jobs import Bounds
 from tta_server.plan import Options, make_layout, make_plan
 from tta_server.repository import load_model
-from tta_server.scenario import DoorScenario, ModelScenario, Scenario
-from tta_server.simulation import Simulation
-from tta_server.traffic import Traffic
-from tta_server.visits import Cost, Door, Noise
+from tta_server.simulation.figures import Row, figures, pool_figures
+from tta_server.simulation.pool import Simulation
+from tta_server.simulation.scenario import DoorScenario, ModelScenario, Scenario
+from tta_server.simulation.traffic import Traffic
+from tta_server.simulation.visits import Cost, Door, Noise
 from tta_server.warmup import BATCHES, warm_up
 
 MOST_SLOTS = 1024

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tta_server.errors import Cancelled, DeadlineExceeded, Overloaded
-from tta_server.simulation import Simulation
+from tta_server.simulation.pool import Simulation
+from tta_server.simulation.visits import Visit
 from tta_server.stopping import StopReason
-from tta_server.visits import Visit
 
 Row = dict[str, str | float]
 """One point by the names of COLUMNS; a share or a quantile of nothing is nan."""

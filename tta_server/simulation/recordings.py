@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.calibration import Calibration
 from tta_server.errors import ConfigError
-from tta_server.scenario import Positive, Views
+from tta_server.simulation.scenario import Positive, Views
 from tta_server.tuning import Trail
 
 

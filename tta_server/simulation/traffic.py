@@ -11,11 +11,11 @@ from random import Random
 from tta_server.calibration import Calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.jobs import Priority
-from tta_server.recordings import Arrival, read_table, read_trace, read_trails
-from tta_server.scenario import ArrivalScenario, BurstScenario, Scenario, TrafficScenario
+from tta_server.simulation.recordings import Arrival, read_table, read_trace, read_trails
+from tta_server.simulation.scenario import ArrivalScenario, BurstScenario, Scenario, TrafficScenario
+from tta_server.simulation.visits import Ask, Request
 from tta_server.stopping import All, Certain, Confident, StopRule, StopSpec
 from tta_server.tuning import Trail
-from tta_server.visits import Ask, Request
 
 DURATION_S = 60.0
 IMAGES = 1000

@@ -1,0 +1,62 @@
+"""A list schedule of all mandatory work, written from the design alone: what the scheduler's own is held against."""
+
+import math
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulator import Pool, Record
+
+
+def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
+    """When each slot is expected to be free; one that is free now is busy for `lead` first."""
+    free = [pool.runs[s].until if s in pool.runs else pool.finishing.get(s, pool.now) for s in range(pool.slots)]
+    if lead:
+        free[free.index(min(free))] += lead
+    return free
+
+
+def schedule(pool: "Pool", free: list[float], *extra: "Record") -> "dict[Record, float]":
+    """When each job whose mandatory work waits, and `extra`, is answered: interactive ones by deadline, then batch jobs
+    by deadline, each piece of work on the slot that is free first. Uses up `free`."""
+    line = [record for record in pool.live if record.lines_up]
+    ends: dict[Record, float] = {}
+    for record in sorted([*line, *extra], key=lambda record: (record.is_batch, record.job.deadline)):
+        ends[record] = _placed(pool, free, record)
+    return ends
+
+
+def _placed(pool: "Pool", free: list[float], record: "Record") -> float:
+    start = end = pool.now
+    if not record.decode_started:
+        start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job))
+    elif not record.decoded:
+        start = end = record.decoded_at
+    batches = list(_own_batches(pool, record))
+    for seconds in batches[:-1]:
+        end = max(end, _put(free, start, seconds))
+    last = free.index(min(free))
+    done = max(max(start, free[last]) + batches[-1], end) + pool.stage_seconds(record.job.finish, record.job)
+    free[last] = done
+    return done
+
+
+def _put(free: list[float], earliest: float, seconds: float) -> float:
+    slot = free.index(min(free))
+    free[slot] = max(earliest, free[slot]) + seconds
+    return free[slot]
+
+
+def _own_batches(pool: "Pool", record: "Record") -> Iterable[float]:
+    """Its mandatory views in batches up to the knee."""
+    for bucket, same in groupby(record.arrival.buckets[len(record.handed) : record.arrival.mandatory]):
+        left, knee = len(list(same)), pool.truth.knee(bucket)
+        while left > 0:
+            yield pool.view_seconds(bucket, min(left, knee))
+            left -= knee
+
+
+def lateness(ends: "dict[Record, float]") -> float:
+    """Of the one who is latest."""
+    return max((end - record.job.deadline for record, end in ends.items()), default=-math.inf)
