@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 
-
 MOST_RESERVED = 0.2
 """The share of a budget that its door may take."""
 
