@@ -1,5 +1,7 @@
 """The cost model: an upper estimate that starts at warm-up, follows what is seen, and forgets it."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +181,84 @@ def test_an_idle_pool_hopes_for_the_least_that_was_ever_seen() -> None:
     seen(costs, [0.050] * WINDOW, now=1.0)
     assert costs.seconds(A, 1, float("inf")) == pytest.approx(0.004), "a slow spell does not raise it"
     assert seen(warmed(), [0.050] * WINDOW).seconds(A, 1, float("inf")) == pytest.approx(0.013)
+
+
+# ---- answers with more in them ----
+
+
+def answers(finish: float = 0.002) -> CostModel:
+    costs = CostModel()
+    costs.warm_stage("finish", "m", OVERHEAD, finish)
+    return costs
+
+
+def answered(costs: CostModel, stage: str, seconds: float) -> CostModel:
+    for _ in range(20):
+        costs.observe_stage(stage, "m", OVERHEAD, seconds, 0.0)
+    return costs
+
+
+def test_an_answer_with_more_in_it_costs_like_a_plain_one_until_it_is_met() -> None:
+    assert answers().stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
+    assert answered(answers(), "finish", 0.004).stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(
+        0.004
+    )
+
+
+def test_answers_with_more_in_them_are_measured_by_themselves() -> None:
+    costs = answered(answered(answers(), "finish+include", 0.050), "finish+include+other", 0.080)
+    assert costs.stage_seconds("finish", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.050)
+    assert costs.stage_seconds("finish+include+other", "m", OVERHEAD, 0.0) == pytest.approx(0.080)
+
+
+def test_an_answer_with_more_in_it_goes_back_to_what_warm_up_found_for_a_plain_one() -> None:
+    costs = answered(answered(answers(), "finish", 0.9), "finish+include", 0.050)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 1e6) == pytest.approx(0.0026)
+
+
+def test_a_few_answers_with_more_in_them_change_nothing_yet() -> None:
+    costs = answers()
+    for _ in range(ENOUGH - 1):
+        costs.observe_stage("finish+include", "m", OVERHEAD, 0.9, 0.0)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
+
+
+# ---- the least that is known ----
+
+
+def test_an_idle_pool_may_hope_for_the_least_so_far() -> None:
+    """Warm-up found 10 ms, its margin makes it 13; then it took 6, and then 50."""
+    costs = warmed()
+    assert costs.seconds(A, 1, math.inf) == pytest.approx(0.013)
+    assert seen(costs, [0.006] * 20).seconds(A, 1, math.inf) == pytest.approx(0.006)
+    assert seen(costs, [0.050] * WINDOW).seconds(A, 1, math.inf) == pytest.approx(0.006)
+
+
+def test_a_slow_spell_does_not_change_the_least() -> None:
+    assert seen(warmed(), [0.5] * WINDOW).seconds(A, 1, math.inf) == pytest.approx(0.013)
+
+
+@given(seconds, st.lists(st.tuples(seconds, st.floats(0, 20)), max_size=2 * WINDOW))
+def test_no_estimate_is_below_the_least(warm: float, values: list[tuple[float, float]]) -> None:
+    track, now = Track(warm), 0.0
+    for value, later in values:
+        now += later
+        track.observe(value, now)
+        assert track.estimate(now + 1.0) >= track.estimate(math.inf) * (1 - 1e-9)
+
+
+# ---- after a slow spell ----
+
+
+def test_what_was_seen_before_a_pause_does_not_come_back_with_the_next_observation() -> None:
+    """Two minutes ago views took a second. The first one since takes 10 ms, as at warm-up."""
+    costs = seen(warmed(), [1.0] * 30)
+    assert costs.seconds(A, 1, 120.0) == pytest.approx(0.013)
+    assert seen(costs, [0.010], now=120.0).seconds(A, 1, 120.0) < 0.1
+
+
+def test_a_size_that_is_met_in_a_slow_spell_goes_back_to_what_its_neighbour_cost_at_warm_up() -> None:
+    costs, met = seen(warmed(), [0.5] * 20), Bucket("m", 200, 100)
+    costs.observe(met, 1, 1.0, 0.0)
+    assert costs.seconds(met, 1, 120.0) == pytest.approx(0.020 * MARGIN)

@@ -1,6 +1,5 @@
 """Who may come in: the jobs that are live in a pool, and whether there is room and time for one more. Pure."""
 
-import heapq
 import math
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -8,7 +7,7 @@ from typing import Generic, TypeVar
 from tta_server.errors import BudgetTooSmall, Overloaded, TooLarge
 from tta_server.jobs import Bounds, Job, Quote
 from tta_server.line import CROWD, Line
-from tta_server.prices import EPSILON, Prices, Slots
+from tta_server.prices import EPSILON, Prices, Slots, put
 
 W = TypeVar("W")
 
@@ -102,11 +101,13 @@ class Admission(Generic[W]):
         except Overloaded as error:
             wait = error.retry_after
         free = self._line.slots_after(now)
-        ends = [self._prices.placed(free, job, now, now) - now]
-        finishing = self._prices.finishing(job, now)
+        start = done = self._prices.decoded(free, job, now, now)
+        for seconds in self._prices.views(job, 0, job.mandatory, now):
+            done = max(done, put(free, start, seconds))
+        answer = self._prices.finishing(job, now) - now
+        ends = [done + answer]
         for bucket in job.buckets[job.mandatory :]:
-            done = heapq.heappop(free) + self._prices.costs.seconds(bucket, 1, now) * (1 + others)
-            heapq.heappush(free, done)
-            ends.append(max(ends[-1], done + finishing - now))
+            done = max(done, put(free, start, self._prices.costs.seconds(bucket, 1, now) * (1 + others)))
+            ends.append(done + answer)
         in_time = sum(now + end <= job.deadline + EPSILON for end in ends)
         return Quote(max(0, job.mandatory - 1 + in_time), wait, tuple(ends))

@@ -16,6 +16,8 @@ WINDOW = 64
 """Observations from which the 95th percentile is taken."""
 HALF_LIFE = 2.0
 """Seconds without an observation in which an estimate goes half the way back to its warm-up value."""
+PAUSE = 2 * HALF_LIFE
+"""After so long without an observation the ones before say nothing any more."""
 KNEE = 1.1
 """The knee is the smallest batch whose cost per view is within 10 % of the best."""
 MAX_BUCKETS = 512
@@ -51,6 +53,10 @@ class Track:
         self._last = 0.0
 
     def observe(self, seconds: float, now: float) -> None:
+        if now - self._last > PAUSE:
+            self._high = self.estimate(now)
+            self._recent.clear()
+            self._sorted.clear()
         if len(self._recent) == WINDOW:
             oldest = self._recent.popleft()
             del self._sorted[bisect_left(self._sorted, oldest)]
@@ -94,7 +100,9 @@ class CostModel:
         if tracks is None:
             if len(self._met) >= MAX_BUCKETS:
                 self._met.popitem(last=False)
-            tracks = self._met[bucket] = {1: Track(self.seconds(bucket, 1, now) / MARGIN)}
+            near = self._nearest(bucket)
+            warm = self._batches[near][1].warm * bucket.area / near.area
+            tracks = self._met[bucket] = {1: Track(warm / MARGIN)}
         if n in tracks:
             tracks[n].observe(seconds, now)
 

@@ -111,8 +111,11 @@ class Engine(Generic[W]):
             self._drained.wait_for(lambda: not len(self._scheduler), seconds)
             self._state = "closed"
             finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
+            running = list(self._aborts.values())
             self._work.notify_all()
             self._clock.notify_all()
+        for abort in running:
+            abort.request()
         self._settle(finished)
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():

@@ -4,13 +4,13 @@ import math
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import count
+from itertools import count, takewhile
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.jobs import Job
+from tta_server.jobs import Job, Phase
 from tta_server.prices import EPSILON, Prices, Slots
 
 W = TypeVar("W")
@@ -76,18 +76,27 @@ class Line(Generic[W]):
         first_batch = bisect_left(self._ranks, (True, -math.inf, 0))
         return min(rank[1] for rank in (self._ranks[0], self._ranks[min(first_batch, len(self._ranks) - 1)]))
 
-    def is_delayed(self, lead: float, beside: Job[W], now: float) -> bool:
-        """Whether somebody but `beside` would miss if the slot that is free first were busy for `lead` before, and
-        would not miss otherwise."""
+    def is_delayed(self, lead: float, head: Job[W], first: int, now: float) -> bool:
+        """Whether somebody would be late if the slot that is free first were busy for `lead` with work of `head`, whose
+        next view is `first` then, and less late otherwise."""
         if len(self._jobs) > CROWD:
-            return self._delayed_in_crowd(lead, beside, now)
-        others = [job for job in self if job is not beside]
-        after = self._laid_out(others, self._slots.free(now, lead), now)
-        missing = [(job, end) for job, end in after if end > job.deadline + EPSILON]
-        if not missing:
+            return self._delayed_in_crowd(lead, head, now)
+        free, late = self._slots.free(now, lead), {}
+        for job in self._jobs:
+            if job is head and first >= job.mandatory:
+                continue
+            start = now + lead if job is head and job.phase is Phase.WAITING else now
+            end = (
+                self._prices.viewed(free, job, first, start, now)
+                if job is head
+                else self._prices.placed(free, job, now, now)
+            )
+            if end > job.deadline + EPSILON:
+                late[job] = end
+        if not late:
             return False
-        before = dict(self._laid_out(others, self._slots.free(now), now))
-        return any(before[job] <= job.deadline + EPSILON for job, _ in missing)
+        before = dict(self._laid_out(self, self._slots.free(now), now))
+        return any(end > before[job] + EPSILON for job, end in late.items())
 
     def refusal(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.
@@ -96,7 +105,7 @@ class Line(Generic[W]):
         all that waits now is done.
         """
         place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
-        if len(self._jobs) > CROWD:
+        if len(self._jobs) >= CROWD:
             return self._refusal_in_crowd(job, place, now)
         order = [*self._jobs[:place], job, *self._jobs[place:]]
         late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
@@ -108,6 +117,13 @@ class Line(Generic[W]):
     def then_free(self, now: float) -> float:
         """When the first slot is free once all of the line is placed."""
         return self.slots_after(now)[0]
+
+    def free_for_next(self, lead: float, now: float) -> float:
+        """When the first slot is free for one more interactive job if the one that is free first is busy for `lead`."""
+        free = self._slots.free(now, lead)
+        for _ in self._laid_out(takewhile(lambda job: not job.is_batch, self._jobs), free, now):
+            pass
+        return free[0]
 
     def slots_after(self, now: float) -> list[float]:
         """A heap of when each slot is free once all of the line is placed."""
@@ -128,19 +144,18 @@ class Line(Generic[W]):
     def _late_in_crowd(
         self, loads: NDArray[np.float64], deadlines: NDArray[np.float64], lead: float, now: float
     ) -> NDArray[np.float64]:
-        """By how much each job is late at most: it starts when the slots together have done all before it, for a list
-        schedule leaves none idle (Graham 1969)."""
+        """By how much each job is late at most: it starts when the slots together have done what runs and all before
+        it, for a list schedule leaves none idle (Graham 1969)."""
         before = np.cumsum(loads) - loads + lead
-        late: NDArray[np.float64] = self._slots.all_free(now) + before / self._slots.number + loads - deadlines
+        late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
-    def _delayed_in_crowd(self, lead: float, beside: Job[W], now: float) -> bool:
-        loads, deadlines = np.array(self._loads), np.array(self._deadlines)
-        place = self._place(beside)
-        if place is not None:
-            loads, deadlines = np.delete(loads, place), np.delete(deadlines, place)
-        after = self._late_in_crowd(loads, deadlines, lead, now)
-        return bool(np.any((after > EPSILON) & (after - lead / self._slots.number <= EPSILON)))
+    def _delayed_in_crowd(self, lead: float, head: Job[W], now: float) -> bool:
+        """Who is behind `head` has its work before his anyway."""
+        place = self._place(head)
+        ahead = len(self._jobs) if place is None else place
+        late = self._late_in_crowd(np.array(self._loads[:ahead]), np.array(self._deadlines[:ahead]), lead, now)
+        return bool(np.any(late > EPSILON))
 
     def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
         loads = np.insert(np.array(self._loads), place, job.load)

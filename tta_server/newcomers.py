@@ -25,9 +25,9 @@ class Newcomers:
     def __init__(self) -> None:
         self._last: dict[str, _Newcomer] = {}
 
-    def met(self, job: Job[W], now: float) -> None:
-        """An admitted job, its mandatory work priced in `load`."""
-        self._last[job.model] = _Newcomer(job.patience - job.load, now)
+    def met(self, job: Job[W], plain: float, now: float) -> None:
+        """An admitted job; its decoding, its plain view and an answer of that take `plain` seconds."""
+        self._last[job.model] = _Newcomer(job.patience - plain, now)
 
     def patience(self, now: float) -> float:
         """Seconds for which all slots may be busy before one that arrives now would be late; those that would be late

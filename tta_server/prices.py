@@ -31,7 +31,8 @@ class Prices:
     def batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> float:
         """Until its slot is free again: the batch, and then the answers that it may complete."""
         job, view = items[0]
-        answers = sum(self.finishing(job, now) for job in each_job(items))
+        last_views = dict(items).items()
+        answers = sum(self.finishing(job, now) for job, last in last_views if last + 1 >= job.mandatory)
         return self.costs.seconds(job.buckets[view], len(items), now) + answers
 
     def views(self, job: Job[W], first: int, end: int, now: float) -> Iterator[float]:
@@ -52,18 +53,23 @@ class Prices:
         """What is left of its mandatory work on an idle pool, by the least costs that are known."""
         return self.placed([0.0] * slots, job, 0.0, math.inf)
 
+    def decoded(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+        """When its image is decoded, by the slot that is free first from `start` on."""
+        if job.phase is Phase.DECODING:
+            return max(start, job.ready_at)
+        return put(free, start, self.decoding(job, now)) if job.phase is Phase.WAITING else start
+
     def placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:
         """When a job is answered if its mandatory work goes, from `start` on, to the slots that are free first.
 
         `free` is a heap of when each slot is, and is brought up to date.
         """
-        if job.phase is Phase.WAITING:
-            start = max(start, heapq.heappop(free)) + self.decoding(job, now)
-            heapq.heappush(free, start)
-        elif job.phase is Phase.DECODING:
-            start = max(start, job.ready_at)
+        return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
+
+    def viewed(self, free: list[float], job: Job[W], first: int, start: float, now: float) -> float:
+        """The same from a view on, its image decoded at `start`."""
         end = start
-        batches = list(self.views(job, job.handed, job.mandatory, now))
+        batches = list(self.views(job, first, job.mandatory, now))
         for number, seconds in enumerate(batches, 1):
             done = max(start, heapq.heappop(free)) + seconds
             if number == len(batches):
@@ -71,6 +77,13 @@ class Prices:
             heapq.heappush(free, done)
             end = max(end, done)
         return end
+
+
+def put(free: list[float], start: float, seconds: float) -> float:
+    """When a piece of work is done that goes, from `start` on, to the slot that is free first; `free` is a heap."""
+    end = max(start, heapq.heappop(free)) + seconds
+    heapq.heappush(free, end)
+    return end
 
 
 class Slots:
@@ -96,6 +109,10 @@ class Slots:
         times[0] += lead
         heapq.heapify(times)
         return times
+
+    def mean_free(self, now: float) -> float:
+        """When they would be free if they shared what runs."""
+        return sum(self.free(now)) / self.number
 
     def all_free(self, now: float) -> float:
         """When the last slot is free."""

@@ -42,7 +42,8 @@ class Scheduler(Generic[W]):
         """Raises Overloaded; InvalidInput for a budget that even an idle pool could not keep; TooLarge for an image
         that does not fit among those that wait."""
         self._live.admit(job, now)
-        self._newcomers.met(job, now)
+        plain = job.load if job.mandatory == 1 else self._prices.load(job, 1, now)
+        self._newcomers.met(job, plain, now)
         self._set_due(job, now)
 
     def quote(self, job: Job[W], now: float) -> Quote:
@@ -93,7 +94,7 @@ class Scheduler(Generic[W]):
                 continue
             items = self._fill(job, now) if job.phase is Phase.READY else []
             lead = self._prices.batch(items, now) if items else self._prices.decoding(job, now)
-            if decoding and not self._spare(lead, job, now):
+            if decoding and not self._spare(lead, job, items, now):
                 return None  # whoever comes later must not overtake this one
             return self._run(slot, items, now) if items else self._decode(slot, job, now)
         return None if asked else self._optional(slot, now)
@@ -119,7 +120,7 @@ class Scheduler(Generic[W]):
             head = min(eligible, key=rank)
         items = self._fill(head, now)
         lead = self._prices.batch(items, now)
-        if self._line and not self._spare(lead, head, now):
+        if self._line and not self._spare(lead, head, items, now):
             return None
         risky = self._is_risky(lead, now)
         if risky and self._slots.idle < self.slots:
@@ -129,9 +130,10 @@ class Scheduler(Generic[W]):
     def _is_risky(self, lead: float, now: float) -> bool:
         """Whether a plain view that arrives now would be late for its model's default budget if the slot that is free
         first were busy for `lead`. With every other slot idle the risk is taken, or nothing optional would ever run."""
-        if lead <= (patience := self._newcomers.patience(now)):
+        patience = self._newcomers.patience(now)
+        if lead <= patience and not self._line:
             return False
-        return min(self._slots.free(now, lead)) - now > patience
+        return self._line.free_for_next(lead, now) - now > patience
 
     def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
         estimate = self._prices.decoding(job, now)
@@ -153,8 +155,9 @@ class Scheduler(Generic[W]):
                 break
             if job.phase is Phase.READY:
                 items += self._riders(job, head, bucket, limit - len(items))
-        while len(items) > 1 and not self._harmless(items, now):
-            del items[len(items) // 2 :]
+        least = max(1, sum(job is head and view < head.mandatory for job, view in items))
+        while len(items) > least and not self._harmless(items, now):
+            del items[max(least, len(items) // 2) :]
         return items
 
     def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
@@ -172,11 +175,15 @@ class Scheduler(Generic[W]):
         head = items[0][0]
         own = sum(job is head for job, _ in items)
         rest = sum(self._prices.views(head, head.handed + own, head.mandatory, now))
-        return now + lead + rest <= head.deadline and self._spare(lead, head, now)
+        return now + lead + rest <= head.deadline and self._spare(lead, head, items, now)
 
-    def _spare(self, lead: float, beside: Job[W], now: float) -> bool:
-        """Whether a free slot may be busy for `lead` with one job, and nobody else in the line be late by that."""
-        return self._line.is_relaxed(lead, now) or not self._line.is_delayed(lead, beside, now)
+    def _spare(self, lead: float, head: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> bool:
+        """Whether a free slot may be busy for `lead` with that work of a job, or with its decoding, and nobody in the
+        line be late by that, nor what is left of the job."""
+        if self._line.is_relaxed(lead, now):
+            return True
+        first = head.handed + sum(job is head for job, _ in items)
+        return not self._line.is_delayed(lead, head, first, now)
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
         bucket = items[0][0].next_bucket
@@ -246,21 +253,29 @@ class Scheduler(Generic[W]):
         self.costs.observe_stage(job.finish, job.model, job.pixels, seconds, now)
 
     def failed(self, step: Step[W], error: TTAError, now: float) -> list[Finished[W]]:
-        """Fails the jobs without their mandatory views; the others are answered with what they have."""
+        """Fails the jobs that lack a mandatory view by it; those that have theirs are answered with what they have, and
+        those whose mandatory views still run lose an optional one."""
         self._release(step.slot)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
-        for job, _ in items:
+        for job, view in items:
             job.running -= isinstance(step, Batch)
-            if job in self._live:
-                outcome = StopReason.BACKEND_FAILED if job.answerable else error
-                finished += self._finish(job, outcome)
+            if job not in self._live:
+                continue
+            if job.answerable:
+                finished += self._finish(job, StopReason.BACKEND_FAILED)
+            elif view < job.mandatory:
+                finished += self._finish(job, error)
+            else:
+                job.lost += 1
+        self._charge_finishing(step.slot, finished, now)
         return finished
 
     def _charge_finishing(self, slot: int, finished: Sequence[Finished[W]], now: float) -> None:
         """The slot that ran the last view makes the answers before it asks for more."""
-        if finished:
-            self._slots.take(slot, now + sum(self._prices.finishing(done.job, now) for done in finished))
+        answered = [done.job for done in finished if isinstance(done.outcome, StopReason)]
+        if answered:
+            self._slots.take(slot, now + sum(self._prices.finishing(job, now) for job in answered))
 
     # ---- time ----
 
