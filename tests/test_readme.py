@@ -26,6 +26,7 @@ def blocks(language: str) -> list[str]:
 def checkout(tmp_path: Path) -> Path:
     """A folder in which the README's paths exist and its commands may write."""
     (tmp_path / "models").symlink_to(MODELS)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
 
 
@@ -39,7 +40,11 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert '"error"' not in done.stdout
-    if "curl" in block and "-o " not in block:
+    if "event-stream" in block:
+        assert "event: answer" in done.stdout
+    elif "/quote" in block:
+        assert json.loads(done.stdout)["planned"] == 8
+    elif "curl" in block and "-o " not in block:
         assert json.loads(done.stdout)["receipt"]["views"]
     for name in re.findall(r"(?:-o|--out) (\S+)", block):
         assert (checkout / name).stat().st_size > 100

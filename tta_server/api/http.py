@@ -37,6 +37,7 @@ PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
 HANDING_OUT = 0.0005
 """Seconds from an answer made to its bytes written, until enough has been seen."""
+RESERVE = 3
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -125,8 +126,9 @@ class Door:
         return response
 
     def _reserve(self) -> float:
-        """Seconds between an answer made and its bytes written, and as many before the request was seen."""
-        return 2 * self._handing_out.estimate(time.monotonic())
+        """Seconds from an answer made to its bytes written, as many before the request was seen, and as many for what
+        is seen on neither way."""
+        return RESERVE * self._handing_out.estimate(time.monotonic())
 
     def _handed_out(self, answer: Answer) -> None:
         now = time.monotonic()

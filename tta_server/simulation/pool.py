@@ -105,7 +105,7 @@ class Simulation:
     @property
     def _reserve(self) -> float:
         """As the HTTP door takes it off the budget."""
-        return 2 * self._handing_out.estimate(self.now)
+        return 3 * self._handing_out.estimate(self.now)
 
     def _hand_out(self, visit: Visit) -> None:
         self._at(self.now + self._door.waits(self._random), self._handed_out, visit)
