@@ -112,7 +112,7 @@ def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Seq
         for which in ("label", "final", "plain")
     )
     said = f"{learnt.threshold:g} ({learnt.disagreements} of {len(seen[::2])} changed)"
-    table.add_row("margin to stop at", said, "")
+    table.add_row("threshold", said, "")
     table.add_row(f"answers changed, of {len(found)}", f"{changed:.4f}", f"at most {EPSILON}")
     table.add_row("share of views", f"{share:.3f} ({share * len(plan.views):.2f} of {len(plan.views)})", "at most 0.25")
     table.add_row("the same for random halves", halvings(logs), "")
