@@ -36,7 +36,7 @@ class Law(StrEnum):
     PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
     WAKING = "asking at the time told answers somebody or moves it, and asking before finds nothing"
     WORKING = "a slot stays idle only if nothing can run, or for a job ahead that is being decoded"
-    FAULTS = "a failed batch fails only jobs without their mandatory views"
+    FAULTS = "a failed batch fails only the jobs that lack a mandatory view by it"
     QUOTED = "a quote is what then happens on an idle pool, and changes nothing"
 
 
@@ -276,12 +276,17 @@ def check_made(pool: "Pool", job: "Job[Record]", end: float) -> None:
     require(not late, Law.PROMISED, f"the answer of arrival {job.work.number} is made too late")
 
 
-def check_failed(finished: "Sequence[Finished[Record]]") -> None:
-    for done in finished:
-        record = done.job.work
-        complete = record.merged_mandatory == record.arrival.mandatory
-        expected = StopReason if complete else BackendFailed
-        require(isinstance(done.outcome, expected), Law.FAULTS, f"arrival {record.number} ends as {done.outcome!r}")
+def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
+    """Whoever has all mandatory views is answered with what there is; who lacks one by it fails; others go on."""
+    outcomes = {done.job.work: done.outcome for done in finished}
+    for record in hit:
+        outcome = outcomes.pop(record, None)
+        if record.merged_mandatory == record.arrival.mandatory:
+            expected: type | tuple[type, ...] = StopReason
+        else:
+            expected = BackendFailed if record.hit_by_failure else type(None)
+        require(isinstance(outcome, expected), Law.FAULTS, f"arrival {record.number} ends as {outcome!r}")
+    require(not outcomes, Law.FAULTS, "somebody ends who had no view in it")
 
 
 def check_left(record: "Record", finished: "Sequence[Finished[Record]]") -> None:

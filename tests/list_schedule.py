@@ -19,7 +19,7 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
 
 def schedule(pool: "Pool", free: list[float], *extra: "Record") -> "dict[Record, float]":
     """When each job whose mandatory work waits, and `extra`, is answered: interactive ones by deadline, then batch jobs
-    by deadline, each piece of work on the slot that is free first. Uses up `free`."""
+    by deadline, each piece of work on the next free slot. Uses up `free`."""
     line = [record for record in pool.live if record.lines_up]
     ends: dict[Record, float] = {}
     for record in sorted([*line, *extra], key=lambda record: (record.is_batch, record.job.deadline)):
@@ -36,15 +36,21 @@ def _placed(pool: "Pool", free: list[float], record: "Record") -> float:
     batches = list(_own_batches(pool, record))
     for seconds in batches[:-1]:
         end = max(end, _put(free, start, seconds))
-    last = free.index(min(free))
-    done = max(max(start, free[last]) + batches[-1], end) + pool.stage_seconds(record.job.finish, record.job)
-    free[last] = done
-    return done
+    last = _slot(free, start)
+    end = max(max(start, free[last]) + batches[-1], end) + pool.stage_seconds(record.job.finish, record.job)
+    free[last] = end
+    return end
 
 
-def _put(free: list[float], earliest: float, seconds: float) -> float:
-    slot = free.index(min(free))
-    free[slot] = max(earliest, free[slot]) + seconds
+def _slot(free: list[float], start: float) -> int:
+    """The one that would stand idle for the shortest time before `start`; if none is free by then, the next that is."""
+    idle = [time for time in free if time <= start]
+    return free.index(max(idle) if idle else min(free))
+
+
+def _put(free: list[float], start: float, seconds: float) -> float:
+    slot = _slot(free, start)
+    free[slot] = max(start, free[slot]) + seconds
     return free[slot]
 
 

@@ -393,12 +393,13 @@ class Pool:
         return []
 
     def _ran(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
-        for job, _ in batch.items:
+        for job, view in batch.items:
             job.work.running -= 1
-            job.work.hit_by_failure |= run.fails and job.work.live
+            job.work.hit_by_failure |= run.fails and view < job.mandatory
         if run.fails:
+            live = [job.work for job in dict.fromkeys(job for job, _ in batch.items) if job.work.live]
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
-            laws.check_failed(finished)
+            laws.check_failed(live, finished)
             return finished
         outcomes = [self._merge(job.work, view) for job, view in batch.items]
         return self.scheduler.completed(batch, outcomes, run.seconds, self.now)

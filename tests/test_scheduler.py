@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.histories import History, check, decisions, draw, find
+from tests.histories import check, decisions, draw, find
 from tests.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Pool, Trouble, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
 from tta_server.jobs import Batch, Bounds, Decode, Job, Merged, Priority
@@ -33,14 +33,18 @@ def test_every_law_holds_in_the_first_histories_of_the_benchmark() -> None:
     assert find("0", range(3000)) is None
 
 
-@given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]), st.integers(1, 2))
+@given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
 @settings(max_examples=400)
-def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds, slots: int) -> None:
-    plain = tuple(Arrival(one.at_ms, one.budget_ms, one.buckets[:1]) for one in draw(random).arrivals)
-    history = History(slots=slots, bounds=bounds, arrivals=plain)
+def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
+    """While optional views run he might have to wait for one."""
+    history = draw(random)
+    plain = tuple(
+        Arrival(one.at_ms, one.budget_ms, one.buckets[: one.mandatory], one.mandatory, priority=one.priority)
+        for one in history.arrivals
+    )
+    history = replace(history, bounds=bounds, arrivals=plain, fails=frozenset(), hangs=frozenset(), speeds=())
     note(repr(history))
-    first = history.pool().run(plain)
-    refused = next((record for record in first if isinstance(record.refused, Overloaded)), None)
+    refused = next((one for one in history.pool().run(plain) if isinstance(one.refused, Overloaded)), None)
     if refused is None:
         return
     assert isinstance(refused.refused, Overloaded)
@@ -288,6 +292,14 @@ def test_a_failed_batch_fails_only_jobs_without_their_mandatory_views() -> None:
     assert first.outcome is StopReason.BACKEND_FAILED
     assert first.merged == 8
     assert isinstance(second.outcome, BackendFailed)
+
+
+def test_an_optional_view_that_fails_while_the_plain_view_runs_is_only_left_out() -> None:
+    pool = Pool({A: linear(8), B: linear(15)}, slots=2, trouble=Trouble(fails={1}))
+    (record,) = pool.run([Arrival(0, 300, (B, A))])
+    assert record.outcome is StopReason.ALL_VIEWS
+    assert record.merged == 1
+    assert record.answered_ms == pytest.approx(15)
 
 
 def test_a_failed_decode_fails_its_own_job() -> None:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,11 +44,10 @@ def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> Non
     costs.warm_stage("decode", model.name, pixels, _median(lambda: probe.work().decode()))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in probe.buckets():
-            medians: dict[int, float] = {}
-            for n in (1,) if model.backend.signature.shape[0] == 1 else BATCHES:
-                runs = [pool.submit(_median, probe.batch(index, n)) for _ in range(slots)]
-                medians[n] = statistics.median(run.result() for run in runs)
-            costs.warm(bucket, medians)
+            sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
+            runs = [pool.submit(_medians, [probe.batch(index, n) for n in sizes]) for _ in range(slots)]
+            by_size = zip(*(run.result() for run in runs), strict=True)
+            costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
     costs.warm_stage("finish", model.name, pixels, _median_of(probe.finishing_seconds))
 
 
@@ -116,13 +115,24 @@ def _check_outputs(model: Model, probe: _Probe) -> None:
         raise ConfigError(f"model {model.name}: {mistake}") from None
 
 
-def _median(action: Callable[[], object]) -> float:
-    def seconds() -> float:
-        start = time.monotonic()
-        action()
-        return time.monotonic() - start
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.monotonic()
+    action()
+    return time.monotonic() - start
 
-    return _median_of(seconds)
+
+def _median(action: Callable[[], object]) -> float:
+    return _median_of(lambda: _seconds(action))
+
+
+def _medians(actions: Sequence[Callable[[], object]]) -> list[float]:
+    """In turns, so that what else keeps the machine busy bears on all alike: their ratio decides on the knee."""
+    for action in actions:
+        action()  # pays for what is lazy
+    rounds: list[list[float]] = []
+    while len(rounds) < 2 or (len(rounds) < REPEATS and sum(map(sum, rounds)) < ENOUGH_SECONDS * len(actions)):
+        rounds.append([_seconds(action) for action in actions])
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def _median_of(seconds: Callable[[], float]) -> float:

@@ -176,12 +176,12 @@ def test_interactive_comes_before_batch(tmp_path: Path) -> None:
         server.client() as client,
         ThreadPoolExecutor(8) as visitors,
     ):
-        first = [visitors.submit(visit, server.url, "batch", "6000") for _ in range(5)]
-        until(lambda: waiting(client) == 5)
-        second = [visitors.submit(visit, server.url, "interactive", "9000") for _ in range(3)]
-        assert [future.result() for future in (*first, *second)] == [200] * 8
+        first = [visitors.submit(visit, server.url, "batch", "6000") for _ in range(4)]
+        until(lambda: waiting(client) == 4)
+        second = [visitors.submit(visit, server.url, "interactive", "9000") for _ in range(2)]
+        assert [future.result() for future in (*first, *second)] == [200] * 6
     assert order.index("interactive") <= 1, order  # the one whose view ran already may come first
-    assert order[-3:] == ["batch"] * 3
+    assert order[-2:] == ["batch"] * 2
 
 
 # ---- what the docs say ----

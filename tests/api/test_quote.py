@@ -237,6 +237,7 @@ def loaded(tmp_path: Path) -> Iterator[httpx.Client]:
         assert [each.result() for each in visits] == [200] * 4
 
 
+@pytest.mark.slow
 def test_under_load_fewer_views_or_none_are_quoted(loaded: httpx.Client) -> None:
     waits = quote(loaded, "toy", budget_ms="9000")
     check_consistent(waits)
