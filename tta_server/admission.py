@@ -67,7 +67,9 @@ class Admission(Generic[W]):
         if len(self._jobs) < self._bounds.jobs and spare >= 0:
             return
         reason = "jobs" if spare >= 0 else "bytes"
-        raise Overloaded("the server is busy: too many images are waiting", self._room_at(spare, now) - now, reason)
+        room = self._room_at(spare, now) - now
+        seconds = max(room, self._wait(job, now), self._line.last_after(job, now))
+        raise Overloaded("the server is busy: too many images are waiting", seconds, reason)
 
     def _room_at(self, spare: int, now: float) -> float:
         """When enough is answered for one more: at the latest at their deadlines, or when one slot had done it all."""

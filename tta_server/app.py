@@ -120,9 +120,13 @@ class Application:
         self._canary.start()
         self.ready = True
 
+    def retire(self) -> None:
+        """Takes nobody in any more."""
+        self.ready, self.closing = False, True
+
     def close(self) -> None:
         """Answers what was admitted, for `drain_seconds` at most, and stops."""
-        self.ready, self.closing = False, True
+        self.retire()
         self._canary.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in self.models.values():

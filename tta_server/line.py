@@ -3,7 +3,7 @@
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Generic, TypeVar
 
@@ -59,6 +59,14 @@ class Line(Generic[W]):
         del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
         self._total = self._total - job.load if self._jobs else 0.0
 
+    def lightened(self, job: Job[W], now: float) -> None:
+        """Some of its work is handed out."""
+        place = self._place(job)
+        if place is not None:
+            self._total -= job.load
+            job.load = self._loads[place] = self._prices.load(job, job.mandatory, now)
+            self._total += job.load
+
     def _place(self, job: Job[W]) -> int | None:
         place = bisect_left(self._ranks, job.rank)
         return place if place < len(self._jobs) and self._jobs[place] is job else None
@@ -76,21 +84,22 @@ class Line(Generic[W]):
         first_batch = bisect_left(self._ranks, (True, -math.inf, 0))
         return min(rank[1] for rank in (self._ranks[0], self._ranks[min(first_batch, len(self._ranks) - 1)]))
 
-    def is_delayed(self, lead: float, head: Job[W], first: int, now: float) -> bool:
-        """Whether somebody would be late if the slot that is free first were busy for `lead` with work of `head`, whose
-        next view is `first` then, and less late otherwise."""
+    def is_delayed(self, lead: float, head: Job[W], views: Mapping[Job[W], int], now: float) -> bool:
+        """Whether somebody would be late if the slot that is free first were busy for `lead`, and less late otherwise.
+
+        It does so many `views` of each job, or, if of none, decodes the image of `head`.
+        """
         if len(self._jobs) > CROWD:
-            return self._delayed_in_crowd(lead, head, now)
+            return self._delayed_in_crowd(lead, head, views, now)
         free, late = self._slots.free(now, lead), {}
         for job in self._jobs:
-            if job is head and first >= job.mandatory:
+            first = job.handed + views.get(job, 0)
+            if first >= job.mandatory:
                 continue
-            start = now + lead if job is head and job.phase is Phase.WAITING else now
-            end = (
-                self._prices.viewed(free, job, first, start, now)
-                if job is head
-                else self._prices.placed(free, job, now, now)
-            )
+            if job in views or job is head:
+                end = self._prices.viewed(free, job, first, now if views else now + lead, now)
+            else:
+                end = self._prices.placed(free, job, now, now)
             if end > job.deadline + EPSILON:
                 late[job] = end
         if not late:
@@ -101,8 +110,8 @@ class Line(Generic[W]):
     def refusal(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.
 
-        Where only the job itself would be late, it is to come that much later; where it would make another late, when
-        all that waits now is done.
+        Where only the job itself would be late, it is to come when it would not be even behind all others, for they may
+        have begun by then; where it would make another late, when all that waits now is done.
         """
         place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
         if len(self._jobs) >= CROWD:
@@ -111,8 +120,15 @@ class Line(Generic[W]):
         late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
-            return own if own > EPSILON else 0.0
+            return self.last_after(job, now) if own > EPSILON else 0.0
         return max(end for _, end in self._laid_out(self, self._slots.free(now), now)) - now
+
+    def last_after(self, job: Job[W], now: float) -> float:
+        """In how many seconds a job would be admitted even behind all of the line."""
+        free = self.slots_after(now)
+        late = self._prices.placed(free.copy(), job, now, now) - job.deadline
+        then = self._prices.placed(free.copy(), job, now + max(0.0, late), now)
+        return late if then <= job.deadline + late + EPSILON else max(free) - now
 
     def then_free(self, now: float) -> float:
         """When the first slot is free once all of the line is placed."""
@@ -150,17 +166,21 @@ class Line(Generic[W]):
         late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
-    def _delayed_in_crowd(self, lead: float, head: Job[W], now: float) -> bool:
-        """Who is behind `head` has its work before his anyway."""
-        place = self._place(head)
-        ahead = len(self._jobs) if place is None else place
-        late = self._late_in_crowd(np.array(self._loads[:ahead]), np.array(self._deadlines[:ahead]), lead, now)
-        return bool(np.any(late > EPSILON))
+    def _delayed_in_crowd(self, lead: float, head: Job[W], views: Mapping[Job[W], int], now: float) -> bool:
+        loads, deadlines = np.array(self._loads), np.array(self._deadlines)
+        before = self._late_in_crowd(loads, deadlines, 0.0, now)
+        left = loads.copy()
+        for job in views or [head]:
+            place = self._place(job)
+            if place is not None:
+                left[place] = self._prices.rest(job, job.handed + views.get(job, 0), now)
+        after = self._late_in_crowd(left, deadlines, lead, now)
+        return bool(np.any((left > 0) & (after > EPSILON) & (after > before + EPSILON)))
 
     def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
         loads = np.insert(np.array(self._loads), place, job.load)
         deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
         late = self._late_in_crowd(loads, deadlines, 0.0, now)
         if np.all(np.delete(late, place) <= EPSILON):
-            return max(0.0, float(late[place])) if late[place] > EPSILON else 0.0
+            return self.last_after(job, now) if late[place] > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

@@ -61,9 +61,7 @@ class Predictor:
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
         """Checks and admits; nothing is decoded yet. Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel,
         Overloaded or NotReady at once."""
-        model = self.model(name)
-        if name in self._health.ill:
-            raise NotReady(f"{name} fails time after time; it is tried again every second")
+        model = self._well(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         source = read_source(image, self.limits)
@@ -80,11 +78,19 @@ class Predictor:
             raise
         return Ticket(job.work.future, job)
 
+    def _well(self, name: str) -> Model:
+        """Raises UnknownModel, or NotReady for one that is ill."""
+        model = self.model(name)
+        if name in self._health.ill:
+            raise NotReady(f"{name} fails time after time; it is tried again every second")
+        return model
+
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
-        model = self.model(name)
+        model = self._well(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
+        check_pixels(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
         return plan, deadline, self._engine.quote(job)
@@ -137,6 +143,10 @@ def read_source(image: Image, limits: Limits) -> Source:
     height, width, channels = image.shape
     if channels != 3 or height * width == 0:
         raise InvalidInput(f"an array image has shape (height, width, 3), not {image.shape}")
-    if height * width > limits.max_pixels:
-        raise TooLarge(f"the image is {width}x{height}; at most {limits.max_pixels} pixels are taken")
+    check_pixels(Size(width, height), limits)
     return Source(Size(width, height), pixels=np.ascontiguousarray(image))
+
+
+def check_pixels(size: Size, limits: Limits) -> None:
+    if size.area > limits.max_pixels:
+        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken")

@@ -1,7 +1,7 @@
 """What is left of jobs costs, and when the slots of a pool are free to do it. Pure."""
 
-import heapq
 import math
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -49,6 +49,11 @@ class Prices:
         decoding = self.decoding(job, now) if job.phase is Phase.WAITING else 0.0
         return decoding + sum(self.views(job, job.handed, views, now)) + self.finishing(job, now)
 
+    def rest(self, job: Job[W], first: int, now: float) -> float:
+        """Seconds of one slot for its mandatory views from `first` on, and its answer; 0 if there are none."""
+        views = sum(self.views(job, first, job.mandatory, now))
+        return views + self.finishing(job, now) if first < job.mandatory else 0.0
+
     def alone(self, job: Job[W], slots: int) -> float:
         """What is left of its mandatory work on an idle pool, by the least costs that are known."""
         return self.placed([0.0] * slots, job, 0.0, math.inf)
@@ -62,7 +67,7 @@ class Prices:
     def placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:
         """When a job is answered if its mandatory work goes, from `start` on, to the slots that are free first.
 
-        `free` is a heap of when each slot is, and is brought up to date.
+        `free` has when each slot is, in order, and is brought up to date.
         """
         return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
 
@@ -70,19 +75,22 @@ class Prices:
         """The same from a view on, its image decoded at `start`."""
         end = start
         batches = list(self.views(job, first, job.mandatory, now))
-        for number, seconds in enumerate(batches, 1):
-            done = max(start, heapq.heappop(free)) + seconds
-            if number == len(batches):
-                done = max(done, end) + self.finishing(job, now)
-            heapq.heappush(free, done)
-            end = max(end, done)
+        for seconds in batches[:-1]:
+            end = max(end, put(free, start, seconds))
+        for seconds in batches[-1:]:
+            end = put(free, start, seconds, self.finishing(job, now), end)
         return end
 
 
-def put(free: list[float], start: float, seconds: float) -> float:
-    """When a piece of work is done that goes, from `start` on, to the slot that is free first; `free` is a heap."""
-    end = max(start, heapq.heappop(free)) + seconds
-    heapq.heappush(free, end)
+def put(free: list[float], start: float, seconds: float, answer: float = 0.0, after: float = 0.0) -> float:
+    """When a piece of work is done, from `start` on, and then an answer that is made not before `after`.
+
+    It goes to the slot that is free last before `start`, so that none stands idle, or else to the one that is free
+    first; `free` is in order.
+    """
+    slot = max(0, bisect_right(free, start) - 1)
+    end = max(max(start, free.pop(slot)) + seconds, after) + answer
+    insort(free, end)
     return end
 
 
@@ -104,10 +112,10 @@ class Slots:
         return self.number - len(self._busy)
 
     def free(self, now: float, lead: float = 0.0) -> list[float]:
-        """A heap, one time a slot; `lead` is added to the first."""
+        """One time a slot, in order; `lead` is added to the first."""
         times = [now] * self.idle + sorted(_expected(end, now) for end in self._busy.values())
         times[0] += lead
-        heapq.heapify(times)
+        times.sort()
         return times
 
     def mean_free(self, now: float) -> float:

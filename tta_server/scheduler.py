@@ -3,6 +3,7 @@
 Pure: no clock, no I/O, no threads; time is an argument, in seconds. The shell (`engine`) calls it under a lock.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Any, Generic, TypeVar
@@ -139,6 +140,7 @@ class Scheduler(Generic[W]):
         estimate = self._prices.decoding(job, now)
         job.phase = Phase.DECODING
         job.ready_at = now + estimate
+        self._line.lightened(job, now)
         self._set_due(job, now)
         return self._started(Decode(slot, job, estimate), job.ready_at, now)
 
@@ -182,8 +184,7 @@ class Scheduler(Generic[W]):
         line be late by that, nor what is left of the job."""
         if self._line.is_relaxed(lead, now):
             return True
-        first = head.handed + sum(job is head for job, _ in items)
-        return not self._line.is_delayed(lead, head, first, now)
+        return not self._line.is_delayed(lead, head, Counter(job for job, _ in items), now)
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
         bucket = items[0][0].next_bucket
@@ -195,6 +196,8 @@ class Scheduler(Generic[W]):
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
+            else:
+                self._line.lightened(job, now)
         estimate = self.costs.seconds(bucket, len(items), now)
         return self._started(Batch(slot, bucket, tuple(items), estimate, risky), until, now)
 

@@ -163,7 +163,7 @@ class ImageWork:
         if self._listener is None:
             return
         with self._lock:
-            if self._settled or self._stop or 0 in self._waiting or not self._waiting:
+            if self._settled or self._stop or not self._merged or 0 in self._waiting or not self._waiting:
                 return
             snapshot = self._snapshot()
         self._listener(snapshot)

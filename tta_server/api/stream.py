@@ -53,6 +53,7 @@ async def stream(
 ) -> Response:
     """The events as a response. What fails before the first event is raised; `leave` is called if the client does."""
     future = asyncio.wrap_future(ticket.future)
+    future.add_done_callback(_retrieved)
     events = _events(ticket, future, progress)
     first = asyncio.ensure_future(anext(events))
     gone = asyncio.ensure_future(disconnected(request))
@@ -79,11 +80,23 @@ async def stream(
         except TTAError as error:
             failed(request, error)
             yield _event("error", error_body(error))
+        except (asyncio.CancelledError, GeneratorExit):
+            if future.done() and not future.cancelled() and not future.exception():
+                answered(future.result())  # he left as soon as he had it
+            else:
+                failed(request, Cancelled("the client has left"))
+            raise
         finally:
             if not future.done():
                 asyncio.get_running_loop().run_in_executor(None, leave)
 
     return StreamingResponse(body(), media_type="text/event-stream", headers=HEADERS)
+
+
+def _retrieved(future: asyncio.Future[Answer]) -> None:
+    """Looks at an error that nobody waits for any more, or asyncio would log it."""
+    if not future.cancelled():
+        future.exception()
 
 
 async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from math import ceil
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -75,6 +76,7 @@ class Server(uvicorn.Server):
         self._application = application
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
+        self._warmed = False
         application.on_stuck = self._give_up
         app = create_app(application)
         app.router.lifespan_context = self._lifespan
@@ -85,7 +87,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=ceil(application.settings.drain_seconds),
+            timeout_graceful_shutdown=ceil(application.settings.drain_seconds) + 1,
         )
         super().__init__(config)
 
@@ -108,6 +110,7 @@ class Server(uvicorn.Server):
             return
         if not self._application.ready:
             return
+        self._warmed = True
         gc.freeze()  # what is loaded stays: looking through it for garbage stopped all threads for 14 to 25 ms
         host, port = self._address
         names = ", ".join(self._application.models)
@@ -115,9 +118,21 @@ class Server(uvicorn.Server):
             f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True
         )
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._application.retire()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains while uvicorn waits for the connections: who is not answered when the drain ends is told so, before
+        uvicorn would cut him off."""
+        if self._warmed:
+            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
+        await super().shutdown(sockets)
+
     def _give_up(self) -> None:
         """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
         self.failure = BackendFailed("a slot is stuck in a model's run and can't be freed: the server has to end")
+        self._application.retire()
         self.should_exit = True
 
     @contextlib.contextmanager
