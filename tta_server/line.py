@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.jobs import Job, Phase
+from tta_server.jobs import Job
 from tta_server.prices import EPSILON, Prices, Slots
 
 W = TypeVar("W")
