@@ -72,6 +72,7 @@ class Job(Generic[W]):
     merged: int = 0
     mandatory_merged: int = 0
     lost: int = 0
+    failed: bool = False
     worth: float = 1.0
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)

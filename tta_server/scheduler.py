@@ -257,7 +257,7 @@ class Scheduler(Generic[W]):
 
     def failed(self, step: Step[W], error: TTAError, now: float) -> list[Finished[W]]:
         """Fails the jobs that lack a mandatory view by it; those that have theirs are answered with what they have, and
-        those whose mandatory views still run lose an optional one."""
+        those whose mandatory views still run lose an optional one, as their answer will say."""
         self._release(step.slot)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
@@ -271,6 +271,7 @@ class Scheduler(Generic[W]):
                 finished += self._finish(job, error)
             else:
                 job.lost += 1
+                job.failed = True
         self._charge_finishing(step.slot, finished, now)
         return finished
 
@@ -316,7 +317,7 @@ class Scheduler(Generic[W]):
                 return None
             return DeadlineExceeded("the budget ran out before the mandatory views were done")
         if job.merged + job.lost == len(job.buckets):
-            return StopReason.ALL_VIEWS
+            return StopReason.BACKEND_FAILED if job.failed else StopReason.ALL_VIEWS
         end = job.deadline - self._prices.finishing(job, now)
         if job.running:
             return None if now < end - EPSILON else StopReason.DEADLINE
