@@ -179,8 +179,8 @@ def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
-    jobs = list(dict.fromkeys(job for job, _ in batch.items))
-    lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(jobs)
+    answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
+    lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
     spared = list(_newcomers(pool, lead))
     if None in spared:
         return

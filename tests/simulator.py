@@ -354,13 +354,30 @@ class Pool:
     def _running(self, step: "Batch[Record]") -> Run:
         seconds = self.view_seconds(step.bucket, len(step.items))
         fails = len(self.batches) in self._trouble.fails
-        self.batches.append((self.now, step))
+        run = Run(step, self.now, seconds, self.now + seconds, fails)
+        views: dict[Job[Record], list[int]] = {}
         for job, view in step.items:
-            job.work.handed.append(view)
-            job.work.running += 1
-        jobs = dict.fromkeys(job for job, _ in step.items)
-        answers = self.answer_seconds([job for job in jobs if not job.work.lines_up])
-        return Run(step, self.now, seconds, self.now + seconds + answers, fails)
+            views.setdefault(job, []).append(view)
+        for job in views:
+            self._answering(run, job, len(views[job])).until += self.answer_seconds([job])
+        self.batches.append((self.now, step))
+        for job, given in views.items():
+            job.work.handed += given
+            job.work.running += len(given)
+        return run
+
+    def _answering(self, run: Run, job: "Job[Record]", views: int) -> Run:
+        """The batch after which a job's answer may be made: one with its last mandatory view, or an earlier one with
+        other mandatory views that ends later; none while mandatory views wait."""
+        record = job.work
+        if len(record.handed) + views < job.mandatory:
+            return Run(run.step, 0.0, 0.0, 0.0)
+        if not record.lines_up:
+            return run
+        others = [
+            other for other in self.runs.values() if isinstance(other.step, Batch) and job in dict(other.step.items)
+        ]
+        return max([run, *others], key=lambda run: run.started + run.seconds)
 
     def _ended(self, run: Run) -> None:
         """Unless it was ended before."""

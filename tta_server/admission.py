@@ -85,7 +85,7 @@ class Admission(Generic[W]):
 
     def _wait(self, job: Job[W], now: float) -> float:
         """In how many seconds it would be admitted; 0 for at once, as ever by an idle pool."""
-        job.load = self._prices.load(job, job.mandatory, now)
+        job.load = self._line.work(job, now)
         idle = not self._jobs and self._slots.idle == self._slots.number
         if idle or self._line.is_relaxed(job.load, now, job.deadline):
             return 0.0

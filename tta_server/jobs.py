@@ -77,6 +77,8 @@ class Job(Generic[W]):
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
+    last_slot: int = -1
+    last_end: float = 0.0
 
     @property
     def is_batch(self) -> bool:

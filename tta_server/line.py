@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.jobs import Job
+from tta_server.jobs import Job, Phase
 from tta_server.prices import EPSILON, Prices, Slots
 
 W = TypeVar("W")
@@ -59,12 +59,21 @@ class Line(Generic[W]):
         del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
         self._total = self._total - job.load if self._jobs else 0.0
 
+    def work(self, job: Job[W], now: float) -> float:
+        """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait for
+        its image."""
+        seconds = self._prices.load(job, job.mandatory, now)
+        if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
+            return seconds
+        shared = min(self._slots.number, len(list(self._prices.views(job, job.handed, job.mandatory, now))))
+        return seconds + (shared - 1) * self._prices.decoding(job, now)
+
     def lightened(self, job: Job[W], now: float) -> None:
         """Some of its work is handed out."""
         place = self._place(job)
         if place is not None:
             self._total -= job.load
-            job.load = self._loads[place] = self._prices.load(job, job.mandatory, now)
+            job.load = self._loads[place] = self.work(job, now)
             self._total += job.load
 
     def _place(self, job: Job[W]) -> int | None:
@@ -120,7 +129,7 @@ class Line(Generic[W]):
         late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
-            return self.last_after(job, now) if own > EPSILON else 0.0
+            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
         return max(end for _, end in self._laid_out(self, self._slots.free(now), now)) - now
 
     def last_after(self, job: Job[W], now: float) -> float:
@@ -173,7 +182,7 @@ class Line(Generic[W]):
         for job in views or [head]:
             place = self._place(job)
             if place is not None:
-                left[place] = self._prices.rest(job, job.handed + views.get(job, 0), now)
+                left[place] = self._prices.rest(job, job.handed + views[job], now) if views else job.load - lead
         after = self._late_in_crowd(left, deadlines, lead, now)
         return bool(np.any((left > 0) & (after > EPSILON) & (after > before + EPSILON)))
 
@@ -182,5 +191,6 @@ class Line(Generic[W]):
         deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
         late = self._late_in_crowd(loads, deadlines, 0.0, now)
         if np.all(np.delete(late, place) <= EPSILON):
-            return self.last_after(job, now) if late[place] > EPSILON else 0.0
+            own = float(late[place])
+            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

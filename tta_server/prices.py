@@ -104,6 +104,11 @@ class Slots:
     def take(self, slot: int, until: float) -> None:
         self._busy[slot] = until
 
+    def delay(self, slot: int, seconds: float) -> None:
+        """A slot that is busy has more to do after it."""
+        if slot in self._busy:
+            self._busy[slot] += seconds
+
     def release(self, slot: int) -> None:
         self._busy.pop(slot, None)
 

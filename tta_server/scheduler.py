@@ -171,10 +171,12 @@ class Scheduler(Generic[W]):
         return [(job, view) for view in islice(same, room)]
 
     def _harmless(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
-        lead = self._prices.batch(items, now)
-        if any(now + lead > job.deadline for job, _ in items):
-            return False
         head = items[0][0]
+        answers = sum(self._prices.finishing(job, now) for job in each_job(items))  # it may have to make all of them
+        latest = now + self.costs.seconds(head.next_bucket, len(items), now) + answers
+        if any(latest > job.deadline for job, _ in items):
+            return False
+        lead = self._prices.batch(items, now)
         own = sum(job is head for job, _ in items)
         rest = sum(self._prices.views(head, head.handed + own, head.mandatory, now))
         return now + lead + rest <= head.deadline and self._spare(lead, head, items, now)
@@ -188,18 +190,31 @@ class Scheduler(Generic[W]):
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
         bucket = items[0][0].next_bucket
-        until = now + self._prices.batch(items, now)
-        for job, _ in items:
-            job.handed += 1
-            job.running += 1
-        for job in each_job(items):
+        estimate = self.costs.seconds(bucket, len(items), now)
+        views = Counter(job for job, _ in items)
+        answers = sum(self._answering(job, views[job], slot, now + estimate, now) for job in views)
+        for job in views:
+            job.handed += views[job]
+            job.running += views[job]
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
             else:
                 self._line.lightened(job, now)
-        estimate = self.costs.seconds(bucket, len(items), now)
-        return self._started(Batch(slot, bucket, tuple(items), estimate, risky), until, now)
+        return self._started(Batch(slot, bucket, tuple(items), estimate, risky), now + estimate + answers, now)
+
+    def _answering(self, job: Job[W], views: int, slot: int, end: float, now: float) -> float:
+        """Seconds for a job's answer on the slot whose batch, with so many of its views, is expected to `end`.
+
+        Where another batch with mandatory views of it ends later, that one's slot is to make it.
+        """
+        handed, answer = job.handed + views, self._prices.finishing(job, now)
+        if job.running and not job.mandatory_handed and handed >= job.mandatory and job.last_end > end:
+            self._slots.delay(job.last_slot, answer)
+            return 0.0
+        if end > job.last_end:
+            job.last_slot, job.last_end = slot, end
+        return answer if handed >= job.mandatory else 0.0
 
     def _started(self, step: S, until: float, now: float) -> S:
         self._slots.take(step.slot, until)
@@ -232,6 +247,8 @@ class Scheduler(Generic[W]):
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
             job.running -= 1
+            if job.last_slot == batch.slot:
+                job.last_end = 0.0
             if job in self._live:
                 finished += self._came_back(job, view, outcome)
         for job in each_job(batch.items):
@@ -257,7 +274,7 @@ class Scheduler(Generic[W]):
 
     def failed(self, step: Step[W], error: TTAError, now: float) -> list[Finished[W]]:
         """Fails the jobs that lack a mandatory view by it; those that have theirs are answered with what they have, and
-        those whose mandatory views still run lose an optional one, as their answer will say."""
+        those whose mandatory views still run lose an optional one."""
         self._release(step.slot)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
