@@ -60,8 +60,8 @@ class Line(Generic[W]):
         self._total = self._total - job.load if self._jobs else 0.0
 
     def work(self, job: Job[W], now: float) -> float:
-        """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait for
-        its image."""
+        """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait
+        for its image."""
         seconds = self._prices.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
