@@ -25,7 +25,9 @@ from tta_server.app import available_cores, tame_opencv
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.repository import load_model
 from tta_server.stopping import Certain, Confident, Settled, StopRule
-from tta_server.tasks import Classification, Scene, Wanted
+from tta_server.tasks import Scene, Wanted
+from tta_server.tasks.classification import Classification
+from tta_server.tasks.merging import ScoresOutput
 from tta_server.trails import Seen, look, trail
 from tta_server.tuning import Logs, boldest, replay
 
@@ -76,7 +78,10 @@ def certain_row(table: Table, name: str, merge: str, weighting: str, found: Sequ
 
 
 def certain_on_simulated(table: Table) -> bool:
-    tasks = {c: Classification([str(i) for i in range(c)], "probabilities", "scores") for c in range(2, 21)}
+    tasks = {
+        c: Classification([str(i) for i in range(c)], ScoresOutput("probabilities"), {"scores": (None, c)})
+        for c in range(2, 21)
+    }
     scene: Any = None
     found: dict[tuple[str, str], list[tuple[Stopped, int]]] = {}
     for image in track(simulated(SIMULATED), "simulated", SIMULATED, transient=True):

@@ -142,7 +142,7 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
         (Options(policy='["identity", {"zoom": 3}]'), "zoom.*limit of 2"),
         (Options(policy='["identity", {"shift": [40, 0]}]'), "shift.*limit of 32"),
         (Options(policy=json.dumps(["identity"] * 257)), "at most 256 views"),
-        (Options(policy='["identity", {"steps": ["hflip"], "weight": [1, 2]}]'), "2 weights.*10 classes"),
+        (Options(policy='["identity", {"steps": ["hflip"], "weight": [1, 2]}]'), "2 weights.*10 labels"),
         (Options(max_views=0), "max_views.*at least 1"),
         (Options(min_views=0), "min_views.*'all'"),
         (Options(min_views="some"), "min_views.*'all'"),

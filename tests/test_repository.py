@@ -176,9 +176,9 @@ def test_find_models_lists_folders_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"task": "clasification"}, "task is 'clasification'; it should be 'classification' or 'segmentation'"),
+        ({"task": "clasification"}, "task is 'clasification'; it should be 'classification', 'multilabel', "),
         ({"task": None}, "task is missing"),
-        ({"labels": []}, "labels"),
+        ({"labels": []}, "the file: labels: classification takes one name for each class, which is missing"),
         ({"labels": ["a", "a", "b"]}, "the file: labels must differ from one another"),
         ({"labels": "red"}, "labels is 'red'; it should be a valid tuple"),
         ({"symetries": ["hflip"]}, "unknown key symetries; known: task, labels, "),
@@ -200,7 +200,7 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be less than or equal to 255"),
-        ({"merge": "mean"}, "the file: merge 'mean' is not one of mean_probabilities, "),
+        ({"merge": "mean"}, "merge 'mean' is not one of mean_probabilities, "),
         ({"symmetries": ["flip"]}, "symmetries.0 is 'flip'; it should be 'identity', 'hflip', "),
         ({"limits": {"rotate": 90}}, "limits.rotate is 90; it should be less than or equal to 45"),
         ({"budget": {"default_ms": 0}}, "budget.default_ms is 0; it should be greater than 0"),
@@ -220,7 +220,7 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"policy": ["identity", {"scale": 0.5}]}, "policy: view 'scale 0.5' has a scale of 0.5; this model's input"),
         (
             {"policy": ["identity", {"hflip": True, "weight": [1, 2]}]},
-            "policy: view 'hflip' has 2 weights; one, or one",
+            "policy: view 'hflip' has 2 weights; one is taken, or one for each of the 3 labels",
         ),
         ({"policy": "missing.yaml"}, "policy: there is no file 'missing.yaml' beside tta.yaml"),
         ({"policy": "../tiny/tta.yaml"}, "policy: there is no file '../tiny/tta.yaml' beside tta.yaml"),
@@ -232,8 +232,8 @@ def test_a_mistake_names_its_key_what_was_found_and_what_is_allowed(refused, cha
 
 
 def test_every_mistake_is_named_at_once(refused):
-    found = refused(changed(CLASSIFICATION, task="x", output={"kind": "y"}))
-    assert "task is 'x'" in found
+    found = refused(changed(CLASSIFICATION, labels="red", output={"kind": "y"}))
+    assert "labels is 'red'" in found
     assert "output.kind is 'y'" in found
 
 

@@ -14,7 +14,10 @@ from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
 from tta_server.preprocessing import Preprocessing, Resize
 from tta_server.stopping import All, Certain, Confident, Settled, StopReason, StopSpec, read_stop
-from tta_server.tasks import Classification, Scene, Segmentation, Wanted
+from tta_server.tasks import Scene, Wanted
+from tta_server.tasks.classification import Classification
+from tta_server.tasks.merging import ScoresOutput
+from tta_server.tasks.segmentation import MapsOutput, Segmentation
 from tta_server.views import View, Weight
 from tta_server.viewspec import read_view
 
@@ -67,7 +70,7 @@ def label(accumulator: Any) -> int:
 
 def merged(merge: str, views: Any) -> Any:
     labels = [str(c) for c in range(len(views[0][0]))]
-    accumulator = Classification(labels, "probabilities", "scores").accumulator(merge, Wanted(), SCENE)
+    accumulator = Classification(labels, ScoresOutput("probabilities"), {"scores": (None, len(labels))}).accumulator(merge, Wanted(), SCENE)
     for vector, weight in views:
         accumulator.add(vector, weight)
     return accumulator
@@ -144,7 +147,7 @@ POLICY = [
     )
 ]
 IMAGE = Size(43, 37)
-SEGMENTATION = Segmentation(("ground", "tree", "sky"), "probabilities", "maps")
+SEGMENTATION = Segmentation(("ground", "tree", "sky"), MapsOutput("probabilities"), {"maps": (None, 3, None, None)})
 
 
 class Scenery:

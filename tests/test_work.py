@@ -78,7 +78,7 @@ class LateTask(Classification):
 
 
 def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:
-    task = LateTask(clothing.config.labels, "logits", "logits")
+    task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
     model = replace(clothing, task=task)
     work, runner = decoded(model, 3), ModelRunner(model)
     task.arrives = lambda: runner.run([(work, 0)])

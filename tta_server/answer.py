@@ -1,7 +1,7 @@
 """What a prediction comes to: the merged answer and its receipt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tta_server.views import Policy, View
@@ -12,9 +12,10 @@ class Receipt:
     """What an answer says about itself.
 
     `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
-    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is the
-    top class's probability, or the mean of that over the pixels. `stages_ms` adds up the work of all slots, so it may
-    exceed `elapsed_ms`.
+    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is how
+    sure the model is of what was answered, None where it does not say. `uncertainty` is what the task tells of how the
+    views differ. `tiles` is in how many parts each view looked at the image. `stages_ms` adds up the work of all slots,
+    so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -23,13 +24,15 @@ class Receipt:
     merge: str
     stop: str | dict[str, float]
     stop_reason: str | None
-    confidence: float
+    confidence: float | None
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
     policy: Policy
     request_id: str
     open: float | None = None
+    tiles: int = 1
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -41,6 +44,8 @@ class Receipt:
             "stop_reason": self.stop_reason,
             **({} if self.open is None else {"open": self.open}),
             "confidence": self.confidence,
+            **({"uncertainty": dict(self.uncertainty)} if self.uncertainty else {}),
+            **({} if self.tiles == 1 else {"tiles": self.tiles}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -108,9 +108,8 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     path.write_text(rows + "\n", "utf-8")
 
 
-def digest_of(model_file: Path, *how: BaseModel) -> str:
-    """Of the model and of how it is fed and read: its `input` and `output` in tta.yaml."""
+def digest_of(model_file: Path, config: BaseModel) -> str:
+    """Of the model and of how it is fed and read: what its tta.yaml says of `input` and `output`."""
     digest = hashlib.sha256(model_file.read_bytes())
-    for part in how:
-        digest.update(part.model_dump_json().encode())
+    digest.update(config.model_dump_json(include={"input", "output"}, exclude_defaults=True).encode())
     return f"sha256:{digest.hexdigest()}"

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
 
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import SYMMETRIES
 from tta_server.preprocessing import INTERPOLATIONS
 from tta_server.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS
-from tta_server.tasks.merging import KINDS
 
 Positive = Annotated[int, Field(gt=0, le=16_384)]
 
@@ -29,6 +28,8 @@ class InputConfig(Strict):
     interpolation: Literal[tuple(INTERPOLATIONS)] = "bilinear"  # type: ignore[valid-type]
     multiple: Annotated[int, Field(ge=1, le=512)] = 1
     max_size: Positive = 1024
+    tile: Positive | None = None
+    overlap: Annotated[int, Field(ge=0, le=1024)] = 64
     letterbox_fill: Annotated[int, Field(ge=0, le=255)] = 114
     color: Literal["RGB", "BGR", "grey"] = "RGB"
     scale: Annotated[float, Field(gt=0)] = 255.0
@@ -48,12 +49,29 @@ class InputConfig(Strict):
             raise ValueError("resize none needs size: free; a fixed size takes exact, letterbox or a short side")
         if self.size != "free" and isinstance(self.resize, int) and self.resize < max(self.size):
             raise ValueError(f"resize {self.resize} leaves less than the centre crop of {max(self.size)}")
+        self._check_tiles()
         return self
 
+    def _check_tiles(self) -> None:
+        if self.tile is None:
+            return
+        if self.size != "free":
+            raise ValueError("tile is for size: free; a fixed size takes every image whole")
+        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.max_size:
+            raise ValueError(
+                f"tile {self.tile} must be a multiple of {self.multiple}, at most max_size {self.max_size}, and over "
+                f"twice the overlap of {self.overlap}"
+            )
 
-class OutputConfig(Strict):
-    kind: Literal[tuple(KINDS)]  # type: ignore[valid-type]
-    name: str | None = None
+    @property
+    def tile_side(self) -> int:
+        """What is stated, else TILE or the largest multiple under max_size; 0 where that is too small to overlap."""
+        side = self.tile or min(TILE, self.max_size) // self.multiple * self.multiple
+        return side if side > 2 * self.overlap else 0
+
+
+TILE = 512
+"""Pixels of a tile's side where none is stated."""
 
 
 class BudgetConfig(Strict):
@@ -85,13 +103,13 @@ def _stop(spec: Any) -> StopSpec:
 
 class ModelConfig(Strict):
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: tuple[str, ...] = ()
     description: str = ""
     backend: Literal["onnxruntime"] = "onnxruntime"
     input: InputConfig
-    output: OutputConfig
+    output: Any
     policy: str | list[Any] | dict[str, Any] = "plain"
-    merge: str = "mean_probabilities"
+    merge: str | None = None
     symmetries: tuple[Literal[tuple(SYMMETRIES)], ...] = ()  # type: ignore[valid-type]
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -101,15 +119,18 @@ class ModelConfig(Strict):
     def _consistent(self) -> "ModelConfig":
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels must differ from one another")
+        task = TASKS[self.task]
+        if bool(self.labels) != bool(task.labels_are):
+            takes = f"one name for each {task.labels_are}, which is missing" if task.labels_are else "none"
+            raise ValueError(f"labels: {self.task} takes {takes}")
         cropped = self.input.size != "free" and isinstance(self.input.resize, int)
-        if self.task == "segmentation" and cropped:
+        if cropped and not task.sees_crops:
             raise ValueError(
-                "input.resize is a short side with a centre crop: what lies outside would never be seen; "
-                "segmentation takes size: free, or resize: exact or letterbox"
+                f"input.resize is a short side with a centre crop: what lies outside would never be seen; "
+                f"{self.task} takes size: free, or resize: exact or letterbox"
             )
-        merges = TASKS[self.task].merges
-        if self.merge not in merges:
-            raise ValueError(f"merge {self.merge!r} is not one of {', '.join(merges)}")
+        if self.input.tile and not task.can_tile:
+            raise ValueError(f"input.tile is for segmentation; {self.task} sees every image whole")
         return self
 
 
@@ -125,9 +146,16 @@ def read_config(path: Path) -> ModelConfig:
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds {type(found).__name__}, not keys like 'task' and 'input'")
     try:
-        return ModelConfig.model_validate(found)
+        return _config_of(found.get("task")).model_validate(found)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentences(path, error))) from None
+
+
+def _config_of(task: object) -> type[ModelConfig]:
+    """With `output` as that task wants it; an unknown task is told of by the validation."""
+    if not isinstance(task, str) or task not in TASKS:
+        return ModelConfig
+    return create_model("ModelConfig", __base__=ModelConfig, output=(TASKS[task].Output, ...))
 
 
 def _sentences(path: Path, error: ValidationError) -> list[str]:

@@ -72,17 +72,21 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """Where a plan's views lie for one image size."""
+    """Where a plan's views lie for one image size: `tiles` entries for each view, one where the image is looked at
+    whole. `plain` is where the plain view lies, of which tiles are parts."""
 
+    plain: Placement
     placements: tuple[Placement, ...]
     buckets: tuple[Bucket, ...]
+    tiles: int = 1
 
     def nbytes(self, plan: Plan) -> int:
-        """What a job holds besides its image: a canvas for each content size, and what is told of each view."""
-        depth = plan.model.preprocessing.depth
+        """What a job holds besides its image: a canvas for each content size, what is merged, and what is told of each
+        view."""
+        task, depth = plan.model.task, plan.model.preprocessing.depth
         canvases = sum(canvas.area * depth for canvas in {p.canvas for p in self.placements})
-        kept = plan.model.task.remark_bytes(self.placements[0]) if plan.keeps_remarks else 0
-        return canvases + kept * len(self.placements)
+        kept = task.remark_bytes(self.plain) * len(plan.views) if plan.keeps_remarks and self.tiles == 1 else 0
+        return canvases + kept + task.merged_bytes(self.plain, plan.wanted)
 
 
 def forget_plans() -> None:
@@ -101,7 +105,7 @@ def _plan(model: Model, options: Options) -> Plan:
     config = model.config
     policy = _policy(model, options.policy)
     views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
-    merge = config.merge if options.merge is None else options.merge
+    merge = model.merge if options.merge is None else options.merge
     if merge not in model.task.merges:
         raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
     stop = config.stop if options.stop is None else read_stop(options.stop)
@@ -115,7 +119,7 @@ def _plan(model: Model, options: Options) -> Plan:
         merge=merge,
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
-        wanted=Wanted(options.include, _whole("top_k", options.top_k, len(config.labels))),
+        wanted=Wanted(options.include, _whole("top_k", options.top_k, max(1, len(config.labels)))),
     )
 
 
@@ -123,9 +127,10 @@ def _plan(model: Model, options: Options) -> Plan:
 def make_layout(plan: Plan, image: Size) -> Layout:
     """For an upright image of that size."""
     prep, name = plan.model.preprocessing, plan.model.name
-    placements = tuple(prep.place(view, image) for view in plan.views)
+    tiles = prep.tiles(image) or (None,)
+    placements = tuple(prep.place(view, image, tile) for view in plan.views for tile in tiles)
     buckets = tuple(Bucket(name, p.tensor.height, p.tensor.width) for p in placements)
-    return Layout(placements, buckets)
+    return Layout(prep.place(View(), image), placements, buckets, len(tiles))
 
 
 def _policy(model: Model, spec: str | None) -> Policy:

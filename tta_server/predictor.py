@@ -122,7 +122,7 @@ def make_job(
         work=ImageWork(plan, layout, source, deadline, caller.request_id, metrics, caller.listener),
         model=plan.model.name,
         buckets=layout.buckets,
-        mandatory=plan.mandatory,
+        mandatory=plan.mandatory * layout.tiles,
         deadline=deadline.at,
         pixels=source.size.area,
         nbytes=source.nbytes + layout.nbytes(plan),

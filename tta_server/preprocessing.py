@@ -51,21 +51,39 @@ INTERPOLATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Tile:
+    """A part of the plain view's frame, and by how many pixels it overlaps its neighbours: left, top, right, below."""
+
+    left: int
+    top: int
+    size: Size
+    overlaps: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where one view lies for one image size.
 
     `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
-    view's frame, which is how a prediction is undone. `exact` says that pixels are copied, not interpolated.
-    The model sees `tensor`: the frame, moved by `inset`, padded.
+    view's frame, which is how a prediction is undone; that frame's size is `whole`. `exact` says that pixels are
+    copied, not interpolated. The model sees `tensor`: the frame, moved by `inset`, padded. `tile` is what it looks at
+    of an image that is looked at in parts.
     """
 
     canvas: Size
+    whole: Size
     frame: Size
     tensor: Size
     inset: tuple[int, int]
     to_canvas: Affine
     to_plain: Affine
     exact: bool
+    tile: Tile | None = None
+
+    @property
+    def mirrors(self) -> bool:
+        """True where left and right have changed places, so that paired labels must too."""
+        return self.to_plain.determinant < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +120,21 @@ class Canvas:
         self._values: NDArray[np.generic] | None = None
 
     @property
-    def values(self) -> NDArray[np.generic]:
-        """The planes as the model wants their values; kept for the next view unless they are large."""
-        if self._values is not None:
-            return self._values
-        if self._preprocessing.dtype == np.uint8:
+    def values(self) -> NDArray[np.generic] | None:
+        """The planes as the model wants their values, kept for the next view; None where they are too large for it."""
+        if self._values is None and self._preprocessing.dtype == np.uint8:
             return self.planes
-        values = self._preprocessing.normalized(self.planes.astype(np.float32))
-        if values.size <= KEPT_VALUES:
-            self._values = values
-        return values
+        if self._values is None and self.planes.size <= KEPT_VALUES:
+            self._values = self._preprocessing.normalized(self.planes.astype(np.float32))
+        return self._values
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """What a model wants to see. `size` is the input's; None means that the model takes any size.
 
-    `resize_to` is the short side's length for SHORT and unused elsewhere.
+    `resize_to` is the short side's length for SHORT and unused elsewhere. Images over `max_size` are looked at in tiles
+    of `tile` pixels a side that overlap by `overlap` or more, a tile of 0 meaning not at all.
     """
 
     size: Size | None = None
@@ -127,6 +143,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
     multiple: int = 1
     max_size: int = 1024
+    tile: int = 0
+    overlap: int = 64
     letterbox_fill: int = 114
     channels: Channels = Channels.RGB
     normalization: Normalization = field(default_factory=Normalization)
@@ -175,22 +193,46 @@ class Preprocessing:
         up = self.multiple
         return Size(-(-frame.width // up) * up, -(-frame.height // up) * up)
 
-    def place(self, view: View, image: Size) -> Placement:
-        """Where `view` lies for an upright image of that size."""
-        return _place(self, view.geometry, view.scale, view.anchor, image)
+    def tiles(self, image: Size) -> tuple[Tile, ...]:
+        """The parts of an image that is too large to be looked at whole; empty for others."""
+        plain = self.canvas_size(image)
+        if not self.tile or self.size is not None or max(plain) <= self.max_size:
+            return ()
+        return tuple(
+            Tile(left, top, Size(right - left, below - top), (before_x, before_y, after_x, after_y))
+            for top, below, before_y, after_y in self._spans(plain.height)
+            for left, right, before_x, after_x in self._spans(plain.width)
+        )
+
+    def _spans(self, length: int) -> list[tuple[int, int, int, int]]:
+        """Along one side: from, to, overlap before, overlap after; each begins at a multiple."""
+        if length <= self.tile:
+            return [(0, length, 0, 0)]
+        count = -(-(length - self.overlap) // (self.tile - self.overlap))
+        up = self.multiple
+        last = -(-(length - self.tile) // up) * up
+        starts = [last * i // (count - 1) // up * up for i in range(count)]
+        ends = [min(start + self.tile, length) for start in starts]
+        before = [0, *(end - start for end, start in zip(ends, starts[1:], strict=False))]
+        return list(zip(starts, ends, before, [*before[1:], 0], strict=True))
+
+    def place(self, view: View, image: Size, tile: Tile | None = None) -> Placement:
+        """Where `view` lies for an upright image of that size, or for a tile of it."""
+        return _place(self, view.geometry, view.scale, view.anchor, image, tile)
 
     def check(self, views: Sequence[View], image: Size, limits: Limits) -> None:
         """Raises TooLarge for an image whose canvas or input would be too large, before it is decoded."""
         for scale in {view.scale for view in views}:
             canvas = self.canvas_size(image, scale)
-            padded = self.tensor_size(self.window(canvas, None, canvas)[1])
+            seen = canvas if not self.tiles(image) else Size(self.tile, self.tile)
+            padded = self.tensor_size(self.window(seen, None, seen)[1])
             if max(canvas.area, padded.area) > limits.canvas_pixels or max(canvas) > limits.canvas_side:
                 raise TooLarge(
                     f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
                     f"and {limits.canvas_side} on a side are taken"
                 )
         plain = self.canvas_size(image)
-        if self.size is None and max(plain) > self.max_size:
+        if self.size is None and max(plain) > self.max_size and not self.tile:
             raise TooLarge(f"the image is {plain}; this model takes at most {self.max_size} pixels on the long side")
 
     # ---- pixels ----
@@ -222,8 +264,9 @@ class Preprocessing:
         width, height = placement.frame
         target = out[:, y : y + height, x : x + width]
         where = (placement.to_canvas, placement.frame, view.border)
-        if view.color.is_identity and placement.exact and view.border is not Border.CONSTANT:
-            target[...] = sample(canvas.values, *where)
+        ready = canvas.values if view.color.is_identity and view.border is not Border.CONSTANT else None
+        if placement.exact and ready is not None:
+            target[...] = sample(ready, *where)
         else:
             values = sample(canvas.planes, *where).astype(np.float32, copy=False)
             if not view.color.is_identity:
@@ -282,11 +325,14 @@ def _place(
     scale: float,
     anchor: tuple[float, float] | None,
     image: Size,
+    tile: Tile | None,
 ) -> Placement:
     canvas = prep.canvas_size(image, scale)
     plain_canvas = prep.canvas_size(image)
     (left, top), window = prep.window(canvas, anchor, plain_canvas)
-    (plain_left, plain_top), _ = prep.window(plain_canvas, None, plain_canvas)
+    (plain_left, plain_top), whole = prep.window(plain_canvas, None, plain_canvas)
+    if tile is not None:
+        (left, top), window = _within((left, top), window, whole, tile)
     to_frame = Affine.shift(-left, -top).then(geometry.at(window))
     to_canvas = to_frame.inverse()
     to_plain = to_canvas.then(
@@ -295,5 +341,13 @@ def _place(
     frame = geometry.frame(window)
     tensor = prep.tensor_size(frame)
     boxed = prep.resize is Resize.LETTERBOX
-    inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2)
-    return Placement(canvas, frame, tensor, inset if boxed else (0, 0), to_canvas, to_plain, is_exact(to_canvas))
+    inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2) if boxed else (0, 0)
+    return Placement(canvas, whole, frame, tensor, inset, to_canvas, to_plain, is_exact(to_canvas), tile)
+
+
+def _within(corner: tuple[int, int], window: Size, plain: Size, tile: Tile) -> tuple[tuple[int, int], Size]:
+    """The part of a view's window that corresponds to a tile of the plain view's."""
+    x, y = window.width / plain.width, window.height / plain.height
+    left, right = round(tile.left * x), round((tile.left + tile.size.width) * x)
+    top, below = round(tile.top * y), round((tile.top + tile.size.height) * y)
+    return (corner[0] + left, corner[1] + top), Size(right - left, below - top)

@@ -1,6 +1,5 @@
 """models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tta_server.geometry import Size
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Channels, Normalization, Preprocessing, Resize
-from tta_server.stopping import All, Certain, Confident, Settled, StopRule, StopSpec
+from tta_server.stopping import All, Certain, Confident, Precise, Settled, StopRule, StopSpec
 from tta_server.tasks import TASKS, Task
 from tta_server.views import Policy, Symmetries, View
 
@@ -37,6 +36,11 @@ class Model:
     backend: Backend
     calibration: Calibration | None = None
 
+    @property
+    def merge(self) -> str:
+        """The author's, else the task's usual one."""
+        return self.config.merge or self.task.merges[0]
+
     def stop_rule(self, spec: StopSpec, policy: Policy, merge: str) -> StopRule:
         """Raises InvalidInput, saying what it takes, where a rule can't keep its promise."""
         if spec.name not in self.task.stops:
@@ -48,6 +52,9 @@ class Model:
         if spec.name == "epsilon":
             return Confident(self._calibrated(policy, merge).threshold(spec.value or 0.0))
         try:
+            if spec.name == "tolerance":
+                self.task.check_mean(merge)
+                return Precise(spec.value or 0.0)
             self.task.check_bounded(merge, [view.weight for view in policy.views])
         except InvalidInput as mistake:
             raise InvalidInput(f"stop {spec}: {mistake}") from None
@@ -70,8 +77,8 @@ class Model:
             weights = view.weight if isinstance(view.weight, tuple) else ()
             if weights and len(weights) != len(self.config.labels):
                 raise InvalidInput(
-                    f"view {view.name!r} has {len(weights)} weights; one, or one for each of the "
-                    f"{len(self.config.labels)} classes is taken"
+                    f"view {view.name!r} has {len(weights)} weights; one is taken"
+                    + (f", or one for each of the {len(self.config.labels)} labels" if self.config.labels else "")
                 )
 
     def _check_fit(self, view: View) -> None:
@@ -130,7 +137,7 @@ def load_model(folder: Path) -> Model:
     if (folder / FILE).is_file():
         model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
     try:
-        model.stop_rule(model.config.stop, model.policy, model.config.merge)
+        model.stop_rule(model.config.stop, model.policy, model.merge)
     except InvalidInput as mistake:
         raise ConfigError(f"{folder / 'tta.yaml'}: stop: {mistake}") from None
     return model
@@ -138,7 +145,7 @@ def load_model(folder: Path) -> Model:
 
 def model_digest(folder: Path, model: Model) -> str:
     """What a calibration is tied to, besides the policy."""
-    return digest_of(folder / model.version / "model.onnx", model.config.input, model.config.output)
+    return digest_of(folder / model.version / "model.onnx", model.config)
 
 
 def load_uncalibrated(folder: Path) -> Model:
@@ -148,18 +155,20 @@ def load_uncalibrated(folder: Path) -> Model:
     version = _latest_version(folder)
     backend = BACKENDS[config.backend](folder / version / "model.onnx")
     try:
-        preprocessing = _preprocessing(config.input, backend.signature)
-        output = _output_name(config, backend.signature)
+        kind = TASKS[config.task]
+        preprocessing = _preprocessing(config.input, backend.signature, kind.can_tile)
         model = Model(
             name=folder.resolve().name,
             version=version,
             config=config,
-            task=TASKS[config.task](config.labels, config.output.kind, output),
+            task=kind(config.labels, config.output, backend.signature.outputs),
             preprocessing=preprocessing,
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
         )
+        if model.merge not in model.task.merges:
+            raise ConfigError(f"merge {model.merge!r} is not one of {', '.join(model.task.merges)}")
         model.check_views(model.policy)
         _check_min_views(model)
     except InvalidInput as mistake:
@@ -199,7 +208,7 @@ def _policy_file(folder: Path, name: str) -> Any:
         raise InvalidInput(f"{name} is not a YAML file that can be read: {' '.join(str(error).split())}") from error
 
 
-def _preprocessing(config: InputConfig, signature: Signature) -> Preprocessing:
+def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) -> Preprocessing:
     size = None if config.size == "free" else Size(config.size[1], config.size[0])
     _check_signature(config, signature)
     short = isinstance(config.resize, int)
@@ -211,6 +220,8 @@ def _preprocessing(config: InputConfig, signature: Signature) -> Preprocessing:
         interpolation=config.interpolation,
         multiple=config.multiple,
         max_size=config.max_size,
+        tile=config.tile_side if can_tile and size is None else 0,
+        overlap=config.overlap,
         letterbox_fill=config.letterbox_fill,
         channels=Channels(config.color),
         normalization=Normalization(config.scale, config.mean, config.std),
@@ -241,12 +252,3 @@ def _check_signature(config: InputConfig, signature: Signature) -> None:
         padded = [-(-side // multiple) * multiple for side in config.size]
         if any(s not in (None, p) for s, p in zip(stated, padded, strict=True)):
             raise ConfigError(f"input.size is {list(config.size)}, but the model file takes {list(stated)}")
-
-
-def _output_name(config: ModelConfig, signature: Signature) -> str:
-    names: Sequence[str] = list(signature.outputs)
-    if config.output.name is None and len(names) == 1:
-        return names[0]
-    if config.output.name not in names:
-        raise ConfigError(f"output.name is {config.output.name!r}; the model file has {', '.join(names)}")
-    return str(config.output.name)

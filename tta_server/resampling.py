@@ -4,6 +4,8 @@ One function for both ways: views are sampled from the canvas, predictions are s
 (channels, height, width).
 """
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,7 @@ def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Pla
     """
     if is_exact(to_source):
         return _gather(source, to_source, size, border)
+    source, to_source = _cut(source, to_source, size)
     matrix = np.array(
         [
             [to_source.xx, to_source.xy, to_source.tx + (to_source.xx + to_source.xy - 1) / 2],
@@ -69,6 +72,27 @@ def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Pla
             borderMode=CV_BORDER[border],
         )
     return out
+
+
+def _cut(source: Planes, to_source: Affine, size: Size) -> tuple[Planes, Affine]:
+    """The part of a source much larger than what a frame shows of it, and the map to that part."""
+    length = (source.shape[2], source.shape[1])
+    if length[0] * length[1] <= 4 * size.area:
+        return source, to_source
+    corners = to_source.apply(np.array([(0, 0), (size.width, 0), (0, size.height), tuple(size)]))
+    spans = [_span(low, high, n) for low, high, n in zip(corners.min(axis=0), corners.max(axis=0), length, strict=True)]
+    (left, right), (top, below) = spans
+    return source[:, top:below, left:right], to_source.then(Affine.shift(-left, -top))
+
+
+def _span(low: float, high: float, length: int) -> tuple[int, int]:
+    """Of a line, the part that is looked at from `low` to `high`; with what a border rule may show beyond its ends."""
+    first, last = math.floor(low) - 2, math.ceil(high) + 2
+    if first < 0:
+        last = max(last, -first)
+    if last > length:
+        first = min(first, 2 * length - last)
+    return max(0, min(first, length)), max(0, min(last, length))
 
 
 def _gather(source: Planes, m: Affine, size: Size, border: Border) -> Planes:

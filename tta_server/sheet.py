@@ -1,18 +1,14 @@
 """The contact sheet: every view as the model sees it, what the model says of it, and what they come to."""
 
-import base64
-import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tta_server.deadline import Deadline
-from tta_server.errors import BackendFailed
+from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.images import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
@@ -20,12 +16,15 @@ from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository import Model
 from tta_server.tasks import Answered, Scene
-from tta_server.tasks.segmentation import color_of
+from tta_server.tasks.palette import decoded
 from tta_server.views import View
-from tta_server.work import ModelRunner
+from tta_server.work import DRAWING, ModelRunner
 
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""
+LINES = 4
+"""Of a prediction, at most."""
+CAPTION = "Each view as the model sees it, and what the model says of it alone, moved back. Last: merged."
 MARGIN = 16
 TITLE = 58
 GAP = 6
@@ -45,16 +44,18 @@ class Cell:
 
 def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | None) -> Image.Image:
     """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
-    include = frozenset(["views", "agreement"])
+    include = frozenset(["views", "agreement", "uncertainty"]) & frozenset(model.task.includes)
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
     source = read_source(encoded, Limits())
     model.preprocessing.check(plan.views, source.size, Limits())
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
+    if work.layout.tiles > 1:
+        raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
     work.decode()
     pixels = source.open()
-    scene = Scene(source.size, work.layout.placements[0])
+    scene = Scene(source.size, work.layout.plain)
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
-    (draw, caption), cells, remarks = DRAWINGS[model.task.name], [], []
+    cells, remarks = [], []
     for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
         outputs = ModelRunner(model).infer([(work, index)])
         prediction = model.task.decode(outputs, 0, placement, scene)
@@ -65,11 +66,28 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
         alone = model.task.accumulator(plan.merge, plan.wanted, scene)
         alone.add(prediction, 1.0)
         own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
-        seen = as_seen(model.preprocessing, pixels, view, placement)
-        cells.append(draw(f"{index + 1}. {view.name}", _weight(view.weight), seen, pixels, own))
+        pictures = (as_seen(model.preprocessing, pixels, view, placement), *_painted(model, pixels, own))
+        words = (f"{index + 1}. {view.name}", _weight(view.weight), *model.task.lines(own.prediction)[:LINES])
+        cells.append(Cell(tuple(map(_fit, pictures)), words))
     answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
-    last = draw("merged", f"{plan.merge} of {len(remarks)}", None, pixels, answered)
-    return _compose(_title(model, plan), caption, [*cells, replace(last, framed=True)])
+    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, answered)])
+
+
+def _painted(model: Model, pixels: Pixels, own: Answered) -> list[Image.Image]:
+    """The image with what was said of it, where that has a place on it."""
+    if DRAWING not in model.task.includes:
+        return []
+    return [Image.fromarray(model.task.paint(pixels, own.prediction))]
+
+
+def _last(model: Model, plan: Plan, pixels: Pixels, answered: Answered) -> Cell:
+    """The merged answer, where the views agree on it, and how far they do."""
+    pictures = _painted(model, pixels, answered) or [Image.fromarray(pixels)]
+    if isinstance(answered.prediction.get("agreement"), str):
+        pictures.append(decoded(answered.prediction["agreement"]))
+    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in answered.uncertainty.items() if isinstance(v, float)]
+    words = ("merged", f"{plan.merge} of {len(plan.views)}", *model.task.lines(answered.prediction)[:LINES], *unsure)
+    return Cell(tuple(map(_fit, pictures)), words, framed=True)
 
 
 def as_seen(model_sees: Preprocessing, pixels: Pixels, view: View, placement: Placement) -> Image.Image:
@@ -83,51 +101,6 @@ def as_seen(model_sees: Preprocessing, pixels: Pixels, view: View, placement: Pl
 
 def _weight(weight: float | tuple[float, ...]) -> str:
     return "weight by class" if isinstance(weight, tuple) else f"weight {weight:g}"
-
-
-def _classified(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> Cell:
-    """The view and its top classes; the image itself for the merged answer."""
-    lines = [f"{top['label']} {top['probability']:.3f}" for top in own.prediction["top"][:3]]
-    if seen is None:
-        lines.append(f"{own.prediction['agreement']:.0%} of views agree")
-    return Cell((_fit(seen or Image.fromarray(pixels)),), (name, weight, *lines))
-
-
-def _segmented(name: str, weight: str, seen: Image.Image | None, pixels: Pixels, own: Answered) -> Cell:
-    """The view over its own mask, moved back onto the image; for the merged answer the mask over the agreement."""
-    whole = own.prediction["height"] * own.prediction["width"]
-    lines = [f"{label} {n / whole:.1%}" for label, n in list(own.prediction["area"].items())[1:4]]
-    on_image = _fit(_overlaid(pixels, own))
-    if seen is not None:
-        return Cell((_fit(seen), on_image), (name, weight, *lines))
-    agreement = _fit(_decoded(own.prediction["agreement"]))
-    share = own.prediction["mean_agreement"]
-    return Cell((on_image, agreement), (name, weight, *lines, f"agreement {share:.2%} (white: all)"))
-
-
-Drawing = Callable[[str, str, Image.Image | None, Pixels, Answered], Cell]
-"""Name, weight, the view (None for the merged answer), the image, what was said -> a cell."""
-
-DRAWINGS: dict[str, tuple[Drawing, str]] = {
-    "classification": (_classified, "Each view as the model sees it, with what the model says of it alone."),
-    "segmentation": (
-        _segmented,
-        "Above each view as the model sees it, below its own mask moved back onto the image. Last: merged, agreement.",
-    ),
-}
-"""How each task is drawn, and the words that explain it."""
-
-
-def _decoded(encoded: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(encoded)))
-
-
-def _overlaid(pixels: Pixels, own: Answered) -> Image.Image:
-    """The image with every class but the first painted over it, half transparent."""
-    mask = np.asarray(_decoded(own.prediction["mask"]))
-    colors = np.array([color_of(i) for i in range(max(len(own.prediction["area"]), 1))], np.uint8)
-    painted: NDArray[Any] = (pixels * 0.45 + colors[mask] * 0.55).astype(np.uint8)
-    return Image.fromarray(np.where((mask > 0)[..., None], painted, pixels))
 
 
 def _fit(picture: Image.Image) -> Image.Image:

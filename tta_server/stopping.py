@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, Protocol
 
 from tta_server.errors import InvalidInput
@@ -18,6 +18,7 @@ class StopReason(StrEnum):
     CERTAIN = "certain"
     CONFIDENT = "confident"
     SETTLED = "settled"
+    PRECISE = "precise"
     DEADLINE = "deadline"
     CAPACITY = "capacity"
     BACKEND_FAILED = "backend_failed"
@@ -34,6 +35,9 @@ class Evidence(Protocol):
 
     def undecided(self) -> float:
         """Share of the answer (its one label, or its pixels) whose top class the remaining views could change."""
+
+    def standard_error(self) -> float:
+        """Of the mean over the views, in the answer's unit; infinite for one view."""
 
 
 class StopRule(Protocol):
@@ -83,6 +87,16 @@ class Confident:
 
 
 @dataclass(frozen=True, slots=True)
+class Precise:
+    """When the standard error of the mean over the views is at most `tolerance`, in the answer's unit."""
+
+    tolerance: float
+
+    def decide(self, evidence: Evidence) -> StopReason | None:
+        return StopReason.PRECISE if evidence.standard_error() <= self.tolerance else None
+
+
+@dataclass(frozen=True, slots=True)
 class StopSpec:
     """A rule as configuration and requests write it: a word, or a name with its number."""
 
@@ -97,8 +111,12 @@ class StopSpec:
 
 
 WORDS = ("all", "certain")
-NUMBERS = ("epsilon", "open")
-KNOWN = 'all, certain, {"epsilon": a number between 0 and 1}, {"open": a number between 0 and 1}'
+NUMBERS = {"epsilon": 1.0, "open": 1.0, "tolerance": inf}
+"""Rules with a number, over 0 and under this."""
+KNOWN = (
+    'all, certain, {"epsilon": a number between 0 and 1}, {"open": a number between 0 and 1}, '
+    '{"tolerance": a number over 0}'
+)
 
 
 def read_stop(spec: Any) -> StopSpec:
@@ -113,7 +131,7 @@ def read_stop(spec: Any) -> StopSpec:
     if isinstance(spec, Mapping) and len(spec) == 1:
         ((name, value),) = spec.items()
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name in NUMBERS and number and 0 < value < 1:
+        if name in NUMBERS and number and 0 < value < NUMBERS[name]:
             return StopSpec(name, float(value))
     raise _unknown(spec)
 

@@ -3,10 +3,13 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from tta_server.abort import Abort
 from tta_server.answer import Answer, Receipt, view_entry
@@ -22,8 +25,13 @@ from tta_server.preprocessing import Canvas
 from tta_server.repository import Model
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs, Scene
+from tta_server.tasks.palette import encoded, png
+from tta_server.views import View
 
 log = logging.getLogger(__name__)
+
+DRAWING = "drawing"
+"""What a request includes to get the answer painted on its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +85,18 @@ class ImageWork:
         self.plan = plan
         self.layout = layout
         self._source: Source | None = source
-        self._scene = Scene(source.size, layout.placements[0])
+        self._scene = Scene(source.size, layout.plain, layout.tiles)
         self._deadline = deadline
         self._request_id = request_id
         self._metrics = metrics
         self._listener = listener
         self._lock = threading.Lock()
         self._pixels: Pixels | None = None
+        self._picture: Pixels | None = None
         self._canvases: dict[float, Canvas] = {}
         self._accumulator = model.task.accumulator(plan.merge, plan.wanted, self._scene)
         self._merged: list[tuple[int, Any]] = []
-        self._waiting = set(range(len(plan.views)))
+        self._waiting = set(range(len(layout.placements)))
         self._dropped = 0
         self._open: float | None = None
         self._stop: StopReason | None = None
@@ -103,6 +112,8 @@ class ImageWork:
             return
         self._pixels = source.open()
         self._canvas(1.0)
+        if self._draws:
+            self._picture = self._pixels
         if all(view.scale == 1 for view in self.plan.views):
             self._pixels = None
         self._queued_since = time.monotonic()
@@ -126,7 +137,7 @@ class ImageWork:
     def write(self, index: int, row: Tensor) -> None:
         """Writes a view into its row of a batch; nothing matters there if the job is settled already."""
         self._dequeued()
-        view = self.plan.views[index]
+        view = self._view(index)
         canvas = self._canvas(view.scale)
         if canvas is None:
             row.fill(0)
@@ -135,7 +146,7 @@ class ImageWork:
 
     def merge(self, index: int, outputs: Outputs, row: int) -> Outcome:
         """Moves a view's prediction back and merges it; LOST where it holds NaN."""
-        task, view = self.model.task, self.plan.views[index]
+        task, view = self.model.task, self._view(index)
         prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
         if not task.is_sound(prediction):
             log.warning("the output of %s for view %r holds NaN or infinity", self.model.name, view.name)
@@ -144,7 +155,7 @@ class ImageWork:
                 self._dropped += 1
                 self._waiting.discard(index)
             return LOST
-        remark = task.remark(prediction) if self.plan.keeps_remarks else None
+        remark = task.remark(prediction) if self._keeps_remarks else None
         with self._lock:
             if self._settled:
                 return Merged()
@@ -153,7 +164,10 @@ class ImageWork:
             self._waiting.discard(index)
             if not self._waiting:
                 return Merged()
-            worth = self.plan.worth(self.margin(), len(self._merged))
+            views, rest = divmod(len(self._merged), self.layout.tiles)
+            if rest or not views:
+                return Merged()
+            worth = self.plan.worth(self.margin(), views)
             self._stop = self.plan.rule.decide(self)
             return Merged(worth, self._stop)
 
@@ -163,7 +177,8 @@ class ImageWork:
         if self._listener is None:
             return
         with self._lock:
-            if self._settled or self._stop or not self._merged or 0 in self._waiting or not self._waiting:
+            whole = self._waiting.isdisjoint(range(self.layout.tiles))
+            if self._settled or self._stop or not self._merged or not whole or not self._waiting:
                 return
             snapshot = self._snapshot()
         self._listener(snapshot)
@@ -175,13 +190,30 @@ class ImageWork:
         return self._accumulator.margin()
 
     def views_in_order(self) -> int:
-        first = min(self._waiting, default=len(self.plan.views))
-        return len(self._merged) if first == len(self.plan.views) - len(self._waiting) else 0
+        items, tiles = len(self.layout.placements), self.layout.tiles
+        first = min(self._waiting, default=items)
+        return len(self._merged) // tiles if first == items - len(self._waiting) else 0
 
     def undecided(self) -> float:
-        views, placements = self.plan.views, self.layout.placements
-        self._open = self._accumulator.undecided([(placements[i], views[i].weight) for i in self._waiting])
+        placements = self.layout.placements
+        self._open = self._accumulator.undecided([(placements[i], self._view(i).weight) for i in self._waiting])
         return self._open
+
+    def standard_error(self) -> float:
+        return self._accumulator.standard_error()
+
+    def _view(self, index: int) -> View:
+        """The view of an entry of the layout."""
+        return self.plan.views[index // self.layout.tiles]
+
+    @property
+    def _draws(self) -> bool:
+        return DRAWING in self.plan.wanted.include
+
+    @property
+    def _keeps_remarks(self) -> bool:
+        """An image looked at in tiles has none: each view's own answer would be as many parts."""
+        return self.plan.keeps_remarks and self.layout.tiles == 1
 
     def spent(self, prepare: float = 0.0, infer: float = 0.0, merge: float = 0.0) -> None:
         """Its share of a batch's seconds."""
@@ -201,6 +233,7 @@ class ImageWork:
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
+        self._picture = None
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):
@@ -218,10 +251,13 @@ class ImageWork:
     def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
         """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
         model, plan = self.model, self.plan
-        remarks = [remark for _, remark in snapshot.views] if plan.keeps_remarks else []
+        remarks = [remark for _, remark in snapshot.views] if self._keeps_remarks else []
         answered = model.task.answer(snapshot.merged, remarks, self._scene, plan.wanted)
-        views = [view_entry(plan.views[index]) for index, _ in snapshot.views]
-        if "views" in plan.wanted.include:
+        if self._draws and self._picture is not None:
+            painted = model.task.paint(self._picture, answered.prediction)
+            answered.prediction[DRAWING] = encoded(png(Image.fromarray(painted)))
+        views = self._entries([index for index, _ in snapshot.views])
+        if remarks and "views" in plan.wanted.include:
             views = [v | own for v, own in zip(views, answered.views, strict=True)]
         confidence = model.task.confidence(snapshot.merged)
         now = time.monotonic()
@@ -233,15 +269,26 @@ class ImageWork:
             merge=plan.merge,
             stop=plan.stop.to_json(),
             stop_reason=reason,
-            confidence=round(confidence, 6),
+            confidence=None if confidence is None else round(confidence, 6),
             budget_ms=self._deadline.budget_ms,
             elapsed_ms=round((now - self._deadline.start) * 1e3, 3),
             stages_ms={stage: round(seconds * 1e3, 3) for stage, seconds in self._stages.items()},
             policy=plan.policy,
             request_id=self._request_id,
             open=self._open if reason is StopReason.SETTLED else None,
+            tiles=self.layout.tiles,
+            uncertainty=answered.uncertainty,
         )
         return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture, now)
+
+    def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
+        """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""
+        tiles = self.layout.tiles
+        counts = Counter(index // tiles for index in merged)
+        return [
+            view_entry(self.plan.views[view]) | ({} if count == tiles else {"tiles": count})
+            for view, count in sorted(counts.items())
+        ]
 
 
 class ModelRunner:

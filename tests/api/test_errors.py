@@ -223,8 +223,8 @@ def test_a_picture_is_refused_where_there_is_none(client: httpx.Client) -> None:
 
 
 def test_an_image_over_the_models_size_is_too_large(client: httpx.Client) -> None:
-    response = client.post("/v1/models/nuclei/predict", content=pictures.png_that_says(1600, 64))
-    assert "1536" in check_error(response, 413, "too_large")
+    response = client.post("/v1/models/mouse/predict", content=pictures.png_that_says(1600, 64))
+    assert "1024" in check_error(response, 413, "too_large")
 
 
 # ---- bytes ----

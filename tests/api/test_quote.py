@@ -203,7 +203,7 @@ def test_an_unknown_model_names_the_known_ones(client: httpx.Client) -> None:
         ("clothing", 60_000, 60_000),
         ("clothing", 100_000, 10),
         ("clothing", 10**30, 1),
-        ("nuclei", 1600, 64),
+        ("mouse", 1600, 64),
         ("clothing", 5001, 5000),
     ],
 )

@@ -4,8 +4,9 @@ import pytest
 from tta_server.errors import ConfigError
 from tta_server.geometry import Size
 from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.tasks import Classification, Scene, Wanted
-from tta_server.tasks.merging import MERGES
+from tta_server.tasks import Scene, Wanted
+from tta_server.tasks.classification import Classification
+from tta_server.tasks.merging import MERGES, ScoresOutput
 from tta_server.views import View
 
 LABELS = ("cat", "dog", "owl")
@@ -14,7 +15,7 @@ SCENE = Scene(Size(20, 10), PLAIN)
 
 
 def task(kind="logits", labels=LABELS):
-    return Classification(labels, kind, "scores")
+    return Classification(labels, ScoresOutput(kind), {"scores": (None, len(labels))})
 
 
 def decoded(scores, kind="logits"):

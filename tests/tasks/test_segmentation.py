@@ -11,9 +11,11 @@ from tests.patterns import noise, size_of, smooth
 from tta_server.errors import ConfigError
 from tta_server.geometry import Size
 from tta_server.preprocessing import Normalization, Preprocessing, Resize
-from tta_server.tasks import Scene, Segmentation, Wanted
+from tta_server.tasks import Scene, Wanted
+from tta_server.tasks.masks import Maps
 from tta_server.tasks.merging import MERGES
-from tta_server.tasks.segmentation import Maps, color_of
+from tta_server.tasks.palette import color_of
+from tta_server.tasks.segmentation import MapsOutput, Segmentation
 from tta_server.views import View
 from tta_server.viewspec import read_view
 
@@ -61,7 +63,7 @@ sizes = st.builds(Size, st.integers(1, 70), st.integers(1, 70))
 
 
 def task(labels=LABELS, kind="probabilities"):
-    return Segmentation(labels, kind, "maps")
+    return Segmentation(labels, MapsOutput(kind), {"maps": (None, len(labels), None, None)})
 
 
 def seen(prep, pixels, view):
@@ -129,7 +131,7 @@ def test_undoing_at_a_stride_of_4_is_exact_where_squares_fall_on_squares(name):
     pixels = noise(Size(48, 32))
     maps = undone(prep, pixels, name, stride=4)
     here = covered(maps)
-    assert maps.stride == (4, 4)
+    assert maps.lattice.stride == (4, 4)
     assert here.mean() >= 0.7
     np.testing.assert_array_equal(maps.scores[:, here], pooled(framed(prep, pixels), 4)[:, here])
 
@@ -149,7 +151,7 @@ def test_undoing_at_a_stride_of_4_inside_letterbox_bars(spec, image):
 def room(prep, spec, image, maps):
     """How far inside the view's frame each of the grid's centres lies, in pixels; negative outside, (h, w)."""
     placement = prep.place(read_view(spec), image)
-    y, x = (np.mgrid[0 : maps.scores.shape[1], 0 : maps.scores.shape[2]] + 0.5) * maps.stride[0]
+    y, x = (np.mgrid[0 : maps.scores.shape[1], 0 : maps.scores.shape[2]] + 0.5) * maps.lattice.stride[0]
     u, v = placement.to_plain.inverse().apply(np.stack([x.ravel(), y.ravel()], axis=1)).T
     return np.minimum.reduce([u, placement.frame.width - u, v, placement.frame.height - v]).reshape(x.shape)
 
@@ -211,7 +213,7 @@ def test_a_crop_changes_only_what_it_saw(merge):
     accumulator.add(plain, 1.0)
     before = accumulator.result().scores.copy()
     crop = undone(prep, pixels, {"crop": {"fraction": 0.5, "anchor": "top_left"}})
-    accumulator.add(Maps(10 - 7 * crop.scores, crop.coverage, stride=crop.stride), 1.0)
+    accumulator.add(Maps(10 - 7 * crop.scores, crop.coverage, lattice=crop.lattice), 1.0)
     after = accumulator.result().scores
     np.testing.assert_allclose(after[:, 20:], before[:, 20:], atol=1e-6)
     np.testing.assert_allclose(after[:, :, 30:], before[:, :, 30:], atol=1e-6)

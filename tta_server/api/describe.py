@@ -6,7 +6,7 @@ from typing import Any
 from tta_server.deadline import Deadline
 from tta_server.geometry import Size
 from tta_server.jobs import Quote
-from tta_server.plan import Plan
+from tta_server.plan import Plan, make_layout
 from tta_server.policies import PRESETS, preset
 from tta_server.repository import Model
 from tta_server.views import Border
@@ -28,7 +28,7 @@ def describe_model(model: Model) -> dict[str, Any]:
             "digest": model.policy.digest,
             "views": [view.name for view in model.policy.views],
         },
-        "merge": config.merge,
+        "merge": model.merge,
         "merges": list(model.task.merges),
         "symmetries": list(config.symmetries),
         "limits": config.limits.model_dump(),
@@ -40,24 +40,25 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
-    """What `GET /v1/models/{name}/quote` says: upper estimates, as the scheduler itself uses them."""
-    known = plan.calibration
+    """What `GET /v1/models/{name}/quote` says: upper estimates, as the scheduler itself uses them. A view is done with
+    the last of its tiles."""
+    known, tiles = plan.calibration, make_layout(plan, size).tiles
     by_views = [
         {
             "views": views,
             "ms": round(seconds * 1e3, 3),
             "disagreement": known.disagreement[views - 1] if known else None,
         }
-        for views, seconds in enumerate(quote.ends, plan.mandatory)
+        for views, seconds in enumerate(quote.ends[::tiles], plan.mandatory)
     ]
-    reached = quote.views - plan.mandatory
+    reached = quote.views // tiles - plan.mandatory
     return {
         "model": plan.model.name,
         "image": {"width": size.width, "height": size.height},
         "budget_ms": deadline.budget_ms,
         "admitted": quote.wait == 0,
         "retry_after_ms": math.ceil(quote.wait * 1e3),
-        "views": quote.views if reached >= 0 else 0,
+        "views": quote.views // tiles if reached >= 0 else 0,
         "planned": len(plan.views),
         "ms": by_views[reached]["ms"] if reached >= 0 else None,
         "by_views": by_views,

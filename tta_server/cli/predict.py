@@ -1,6 +1,7 @@
 """`tta-server predict`: images in, a table or JSON out, without a server."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,11 @@ from tta_server.cli.console import (
     problem,
 )
 from tta_server.errors import TTAError
+from tta_server.tasks.palette import decoded
+from tta_server.work import DRAWING
+
+LINES = 8
+"""Of an answer, in the table."""
 
 
 def predict(
@@ -37,19 +43,32 @@ def predict(
         str | None, typer.Option(help="When to stop: all, certain, '{\"epsilon\": 0.01}', '{\"open\": 0.01}'.")
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 3,
+    include: Annotated[
+        str, typer.Option(help="Comma-separated: views, agreement, probabilities, uncertainty; see the model's own.")
+    ] = "",
+    draw: Annotated[
+        Path | None, typer.Option(help="Paint the answer on the image and save it here; for one image.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON answer a line instead of a table.")] = False,
 ) -> None:
     """Predict images on this machine and print the merged answers.
 
-    Example: tta-server predict photo.jpg --model clothing --policy hflip
+    Example: tta-server predict photo.jpg --model clothing --policy hflip, or with --model bloodcells --draw out.png
     """
     folder = model_folder(models, model)
+    if draw is not None and len(images) > 1:
+        raise typer.BadParameter("--draw takes one image", param_hint="--draw")
     failures = 0
     table = Table("image", "answer", "views", "stopped by", "ms")
     with err.status(f"loading and warming {model} ..."):
         loaded = load(folder)
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options["budget_ms"] = loaded.model.config.budget.max_ms if budget_ms is None else budget_ms
+    if draw is not None and DRAWING not in loaded.model.task.includes:
+        raise typer.BadParameter(
+            f"an answer of {loaded.model.task.name} has no place on the image", param_hint="--draw"
+        )
+    options["include"] = ",".join(filter(None, [include, DRAWING if draw else ""]))
     with loaded:
         for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
             try:
@@ -58,26 +77,25 @@ def predict(
                 problem(f"{image}: {error}")
                 failures += 1
                 continue
+            if draw is not None:
+                _save_drawing(answer, draw)
             if as_json:
                 typer.echo(json.dumps({"image": str(image), **answer.to_dict()}))
             else:
-                table.add_row(str(image), *_row(answer))
+                table.add_row(str(image), *_row(answer, loaded.model.task.lines(answer.prediction)))
     if table.row_count:
         out.print(table)
     if failures:
         raise typer.Exit(1)
 
 
-def _row(answer: Answer) -> list[str]:
+def _row(answer: Answer, lines: Sequence[str]) -> list[str]:
     receipt = answer.receipt
     views = f"{len(receipt.views)} of {receipt.planned}"
-    return [summary(answer.prediction), views, str(receipt.stop_reason), f"{receipt.elapsed_ms:.1f}"]
+    shown = [*lines[:LINES], *([f"and {len(lines) - LINES} more"] if len(lines) > LINES else [])]
+    return ["\n".join(shown), views, str(receipt.stop_reason), f"{receipt.elapsed_ms:.1f}"]
 
 
-def summary(prediction: dict[str, Any]) -> str:
-    """A prediction in a few words: the top classes, or the share of each class's area."""
-    if "top" in prediction:
-        return "\n".join(f"{top['label']} {top['probability']:.3f}" for top in prediction["top"])
-    whole = prediction["width"] * prediction["height"]
-    shares = sorted(prediction["area"].items(), key=lambda entry: -entry[1])
-    return "\n".join(f"{label} {pixels / whole:.1%}" for label, pixels in shares if pixels)
+def _save_drawing(answer: Answer, to: Path) -> None:
+    decoded(answer.prediction.pop(DRAWING)).save(to)
+    err.print(f"{to}: drawn", highlight=False)

@@ -129,6 +129,10 @@ class Visit:
         left = self.request.ask.views - self.merged
         return 0.0 if self.margin() * self.merged > left else 1.0
 
+    def standard_error(self) -> float:
+        """Infinite: trails are of classes, not of values."""
+        return math.inf
+
     @property
     def agrees(self) -> bool:
         """Whether its top class is that of all the views that it asked for."""

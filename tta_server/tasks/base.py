@@ -1,27 +1,44 @@
 """The task seam: what a model's outputs mean, how they are moved back, merged and shown."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.geometry import Size
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.geometry import Affine, Size
+from tta_server.images import Pixels
 from tta_server.preprocessing import Placement
 from tta_server.views import Weight
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, NDArray[Any]]
 """A model's outputs by name; leading size 1 a view."""
+Shapes = Mapping[str, tuple[int | None, ...]]
+"""What a model file states of its outputs; None is a free axis."""
+
+STRICT = {"extra": "forbid"}
+"""For the dataclasses that `output:` in tta.yaml is read into: unknown keys are mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One image as its predictions are merged: its own size, and the plain view's placement."""
+    """One image as its predictions are merged: its own size, the plain view's placement, and in how many tiles each
+    view looks at it."""
 
     image: Size
     plain: Placement
+    tiles: int = 1
+
+    @property
+    def to_image(self) -> Affine:
+        """Plain view's frame -> the image's own pixels."""
+        canvas = self.plain.canvas
+        stretch = Affine.stretch(self.image.width / canvas.width, self.image.height / canvas.height)
+        return self.plain.to_canvas.then(stretch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +71,57 @@ class Accumulator(Protocol[P]):
         """Share of the answer (its one label, or its pixels) whose top class those views could change. For bounded
         merges."""
 
+    def standard_error(self) -> float:
+        """Of the mean over views, in the answer's unit, the largest of a vector's; infinite where there is none."""
+
+
+class NoEvidence:
+    """What an accumulator says to the stop rules that its task does not know."""
+
+    def margin(self) -> float:
+        return 0.0
+
+    def undecided(self, remaining: Remaining) -> float:
+        return 1.0
+
+    def standard_error(self) -> float:
+        return inf
+
 
 @dataclass(slots=True)
 class Answered:
-    """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one."""
+    """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one, and
+    what the receipt says of uncertainty where that was asked for."""
 
     prediction: dict[str, Any]
     views: Sequence[dict[str, Any]] = ()
     picture: bytes | None = None
+    uncertainty: dict[str, Any] = field(default_factory=dict)
 
 
 class Task(Protocol[P]):
-    """One kind of model. P is one view's prediction, moved back into the plain view's frame."""
+    """One kind of model. P is one view's prediction, moved back into the plain view's frame.
+
+    Made of the labels, an `Output`, and the shapes that the model file states; raises ConfigError where they don't fit
+    one another.
+    """
 
     name: str
+    Output: type[Any]
+    sees_crops: bool
+    """Whether a part of the image is enough: False refuses a centre crop, outside of which nothing would be seen."""
+    can_tile: bool
+    """Whether an image may be looked at in parts."""
+    labels_are: str
+    """What a label names; empty for a task without labels."""
+
+    labels: Sequence[str]
     merges: Sequence[str]
     stops: Sequence[str]
     includes: Sequence[str]
     has_picture: bool
+
+    def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
 
     def check(self, outputs: Outputs) -> None:
         """Raises ConfigError, saying what was found and expected, unless a run's outputs are this task's."""
@@ -84,11 +134,17 @@ class Task(Protocol[P]):
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> Accumulator[P]: ...
 
+    def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
+        """Memory that merging takes for an image."""
+
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         """Raises InvalidInput where nothing is certain before the last view."""
 
-    def confidence(self, merged: P) -> float:
-        """How sure an answer is of itself, in [0, 1]: the probability of the top class, the mean over the pixels."""
+    def check_mean(self, merge: str) -> None:
+        """Raises InvalidInput where the standard error of a mean says nothing of the answer."""
+
+    def confidence(self, merged: P) -> float | None:
+        """How sure an answer is of itself, in [0, 1]; None for a task whose outputs don't say."""
 
     def keeps_remarks(self, wanted: Wanted) -> bool:
         """Whether each view's own result is told, and so kept until the answer."""
@@ -100,3 +156,63 @@ class Task(Protocol[P]):
         """How large a remark is."""
 
     def answer(self, merged: P, remarks: Sequence[Any], scene: Scene, wanted: Wanted) -> Answered: ...
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        """An answer's `prediction` in a few short lines, the most important first."""
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        """The image with an answer's `prediction` painted on it; the image itself where that has no place."""
+
+
+def output_name(asked: str | None, key: str, outputs: Shapes) -> str:
+    """The model's output of that name, its only one where none is asked for; raises ConfigError."""
+    if asked is None and len(outputs) == 1:
+        return next(iter(outputs))
+    if asked is None or asked not in outputs:
+        raise ConfigError(f"output.{key} is {asked!r}; the model file has {', '.join(outputs)}")
+    return asked
+
+
+def fits(shape: Sequence[int | None], wanted: Sequence[int | str | None]) -> bool:
+    """Whether a shape, None for free axes, may be the wanted one, in which texts and None stand for any size."""
+    return len(shape) == len(wanted) and all(
+        found is None or not isinstance(size, int) or found == size for found, size in zip(shape, wanted, strict=True)
+    )
+
+
+def shown(shape: Sequence[int | str | None]) -> str:
+    """A shape as messages give it: [N, 3, any]."""
+    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+
+
+def check_shape(task: str, name: str, found: Sequence[int | None], wanted: Sequence[int | str]) -> None:
+    """Raises ConfigError that says what was found and expected."""
+    if not fits(found, wanted):
+        raise ConfigError(f"{task} needs an output {name} of shape {shown(wanted)}; the model gives {shown(found)}")
+
+
+class Usual:
+    """What most tasks say: no bounds, no mean of values, no pictures, little memory."""
+
+    can_tile = False
+    has_picture = False
+
+    def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
+        return 0
+
+    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
+        raise InvalidInput(f"merge {merge} has no bound that could make an answer certain")
+
+    def check_mean(self, merge: str) -> None:
+        raise InvalidInput(f"merge {merge} is no mean of values that would have a standard error")
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 0
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        return pixels
+
+
+def one_weight(weight: Weight, index: int = 0) -> float:
+    """A view's weight; of weights by label the one at `index`."""
+    return weight[index] if isinstance(weight, tuple) else weight

@@ -1,22 +1,42 @@
 """One of C classes: scores (N, C) -> probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import ConfigError
 from tta_server.preprocessing import Placement
-from tta_server.tasks.base import Answered, Outputs, Remaining, Scene, Wanted
-from tta_server.tasks.merging import KINDS, MERGES, SLACK, ScoreAccumulator, check_bounded, check_kind, is_finite
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    Answered,
+    NoEvidence,
+    Outputs,
+    Remaining,
+    Scene,
+    Shapes,
+    Usual,
+    Wanted,
+    check_shape,
+    output_name,
+)
+from tta_server.tasks.merging import (
+    KINDS,
+    MERGES,
+    SLACK,
+    ScoreAccumulator,
+    ScoresOutput,
+    check_bounded,
+    check_kind,
+    is_finite,
+)
 from tta_server.views import Weight
 
 Scores = NDArray[np.float32]
 """(C,): raw scores of one view, or merged probabilities."""
 
 
-class ClassAccumulator:
+class ClassAccumulator(NoEvidence):
     """A ScoreAccumulator of one vector, and how far ahead its top class is."""
 
     def __init__(self, scores: ScoreAccumulator) -> None:
@@ -46,26 +66,28 @@ class ClassAccumulator:
         return 0.0 if not rivals.size or least[leader] - rivals.max() > SLACK else 1.0
 
 
-class Classification:
+class Classification(Usual):
     name = "classification"
+    Output = ScoresOutput
+    sees_crops = True
+    labels_are = "class"
     merges: Sequence[str] = tuple(MERGES)
     stops: Sequence[str] = ("all", "certain", "epsilon")
-    includes: Sequence[str] = ("views", "agreement", "probabilities")
-    has_picture = False
+    includes: Sequence[str] = ("views", "agreement", "probabilities", "uncertainty")
 
-    def __init__(self, labels: Sequence[str], kind: str, output: str) -> None:
-        self.labels = tuple(labels)
-        self._kind = KINDS[kind]
-        self._output = output
+    def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
+        self.labels: Sequence[str] = tuple(labels)
+        self._kind = KINDS[output.kind]
+        self._output = output_name(output.name, "name", outputs)
+        self._check_shape(outputs[self._output])
+
+    def _check_shape(self, found: Sequence[int | None]) -> None:
+        labels = len(self.labels)
+        check_shape(f"classification with {labels} labels", self._output, found, ["N", labels])
 
     def check(self, outputs: Outputs) -> None:
         """Raises ConfigError unless a run gave [N, C]."""
-        shape, labels = outputs[self._output].shape, len(self.labels)
-        if len(shape) != 2 or shape[1] != labels:
-            raise ConfigError(
-                f"classification with {labels} labels needs an output {self._output} of shape [N, {labels}]; "
-                f"the model gives {list(shape)}"
-            )
+        self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Scores:
@@ -85,7 +107,7 @@ class Classification:
         return float(merged.max())
 
     def keeps_remarks(self, wanted: Wanted) -> bool:
-        return not wanted.include.isdisjoint(("views", "agreement"))
+        return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
 
     def remark(self, prediction: Scores) -> Scores:
         return self._kind.probabilities(prediction)
@@ -99,10 +121,20 @@ class Classification:
         if "probabilities" in wanted.include:
             prediction["probabilities"] = [float(p) for p in merged]
         if "agreement" in wanted.include:
-            agreeing = [int(r.argmax()) == int(order[0]) for r in remarks]
-            prediction["agreement"] = sum(agreeing) / len(agreeing)
+            prediction["agreement"] = _agreement(remarks, int(order[0]))
+        unsure: dict[str, Any] = {}
+        if "uncertainty" in wanted.include:
+            top, *rest = merged[order[:2]]
+            unsure = {
+                **uncertainty.of_classes(remarks),
+                "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
+                "agreement": uncertainty.rounded(_agreement(remarks, int(order[0]))),
+            }
         views = [self._entry(int(r.argmax()), r) for r in remarks]
-        return Answered(prediction, views)
+        return Answered(prediction, views, uncertainty=unsure)
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        return [f"{top['label']} {top['probability']:.3f}" for top in prediction["top"]]
 
     def _entry(self, index: int, probabilities: Scores) -> dict[str, Any]:
         return {
@@ -110,3 +142,8 @@ class Classification:
             "index": index,
             "probability": float(probabilities[index]),
         }
+
+
+def _agreement(remarks: Sequence[Scores], top: int) -> float:
+    """Share of the views whose own top class is the merged one."""
+    return sum(int(r.argmax()) == top for r in remarks) / len(remarks)

@@ -1,0 +1,126 @@
+"""A vector to compare images by: outputs (N, D) -> one vector of length 1."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError
+from tta_server.preprocessing import Placement
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    STRICT,
+    Answered,
+    NoEvidence,
+    Outputs,
+    Scene,
+    Shapes,
+    Usual,
+    Wanted,
+    check_shape,
+    output_name,
+)
+from tta_server.views import Weight
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorOutput:
+    """`output:` of a model that gives an embedding: its name, where the model has several outputs."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    name: str | None = None
+
+
+def unit(vector: Vector) -> Vector:
+    """Of length 1; zeros stay zeros."""
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else vector.copy()
+
+
+class VectorAccumulator(NoEvidence):
+    """A weighted sum of vectors, as the model gives them or of length 1 each; the result has length 1."""
+
+    def __init__(self, merge: str) -> None:
+        self._each_counts_alike = merge == "mean_directions"
+        self._total: Vector | None = None
+
+    def add(self, prediction: Vector, weight: Weight) -> None:
+        part = np.asarray(weight) * (unit(prediction) if self._each_counts_alike else prediction)
+        self._total = part if self._total is None else self._total + part
+
+    def result(self) -> Vector:
+        if self._total is None:
+            raise ValueError("no prediction was added")
+        return unit(self._total)
+
+
+class Embedding(Usual):
+    name = "embedding"
+    Output = VectorOutput
+    sees_crops = True
+    labels_are = ""
+    labels: Sequence[str] = ()
+    merges: Sequence[str] = ("mean", "mean_directions")
+    stops: Sequence[str] = ("all",)
+    includes: Sequence[str] = ("views", "uncertainty")
+
+    def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
+        self._output = output_name(output.name, "name", outputs)
+        self._check_shape(outputs[self._output])
+        self._numbers = outputs[self._output][1] or 4096
+
+    def _check_shape(self, found: Sequence[int | None]) -> None:
+        check_shape("embedding", self._output, found, ["N", "D"])
+
+    def check(self, outputs: Outputs) -> None:
+        """Raises ConfigError unless a run gave [N, D], and no vector of zeros, which has no direction."""
+        self._check_shape(outputs[self._output].shape)
+        if not outputs[self._output].any():
+            raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Vector:
+        vector: Vector = outputs[self._output][row].astype(np.float64)
+        return vector
+
+    def is_sound(self, prediction: Vector) -> bool:
+        return bool(np.isfinite(prediction).all())
+
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> VectorAccumulator:
+        return VectorAccumulator(merge)
+
+    def confidence(self, merged: Vector) -> None:
+        return None
+
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return not wanted.include.isdisjoint(("views", "uncertainty"))
+
+    def remark(self, prediction: Vector) -> Vector:
+        return unit(prediction)
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 8 * self._numbers
+
+    def answer(self, merged: Vector, remarks: Sequence[Vector], scene: Scene, wanted: Wanted) -> Answered:
+        unsure = _spread(np.array(remarks), merged) if "uncertainty" in wanted.include else {}
+        views = [{"similarity": float(np.clip(remark @ merged, -1, 1))} for remark in remarks]
+        prediction = {"dimensions": len(merged), "embedding": [float(v) for v in merged.astype(np.float32)]}
+        return Answered(prediction, views, uncertainty=unsure)
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        first = ", ".join(f"{value:.3f}" for value in prediction["embedding"][:4])
+        return [f"{prediction['dimensions']} numbers: {first}, ..."]
+
+
+def _spread(units: Vector, merged: Vector) -> dict[str, Any]:
+    """Of unit vectors (K, D): 1 less the length of their mean (spherical variance; Mardia and Jupp 2000, 9.2.1), and
+    the mean angle to the merged vector in degrees."""
+    angles = np.degrees(np.arccos(np.clip(units @ merged, -1, 1)))
+    return {
+        "spherical_variance": uncertainty.rounded(max(0.0, 1 - float(np.linalg.norm(units.mean(axis=0))))),
+        "mean_angle_degrees": uncertainty.rounded(angles.mean()),
+    }

@@ -1,0 +1,182 @@
+"""One number or several: values (N, D) -> merged values, and how far the views are apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.preprocessing import Placement
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    STRICT,
+    Answered,
+    NoEvidence,
+    Outputs,
+    Scene,
+    Shapes,
+    Usual,
+    Wanted,
+    fits,
+    output_name,
+    shown,
+)
+from tta_server.views import Weight
+
+Values = NDArray[np.float64]
+"""(D,): one view's outputs, or merged ones, as the model gives them: logarithms where it gives logarithms."""
+
+TRIM = 0.2
+"""Share of the weight that `trimmed_mean` leaves out at either end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValuesOutput:
+    """`output:` of a model that gives numbers; views are merged before `log` and `log1p` are undone."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    kind: Literal["values", "log", "log1p"] = "values"
+    name: str | None = None
+
+
+UNDO: dict[str, Callable[[Values], Values]] = {"values": lambda v: v, "log": np.exp, "log1p": np.expm1}
+
+
+def mean(values: Values, weights: Values) -> Values:
+    """Of values (K, D) with weights (K, D)."""
+    total: Values = (values * weights).sum(axis=0) / weights.sum(axis=0)
+    return total
+
+
+def trimmed_mean(values: Values, weights: Values) -> Values:
+    """The mean of what lies between the TRIM and 1 - TRIM quantiles; a view that one of them cuts counts in part."""
+    order = np.argsort(values, axis=0, kind="stable")
+    values, weights = np.take_along_axis(values, order, 0), np.take_along_axis(weights, order, 0)
+    upto, whole = np.cumsum(weights, axis=0), weights.sum(axis=0)
+    kept = np.minimum(upto, (1 - TRIM) * whole) - np.maximum(upto - weights, TRIM * whole)
+    return mean(values, np.maximum(kept, 0))
+
+
+def median(values: Values, weights: Values) -> Values:
+    """The value up to which half of the weight lies; the mean of two that both do."""
+    order = np.argsort(values, axis=0, kind="stable")
+    values, weights = np.take_along_axis(values, order, 0), np.take_along_axis(weights, order, 0)
+    upto, half = np.cumsum(weights, axis=0), weights.sum(axis=0) / 2
+    low = (upto < half * (1 - 1e-9)).sum(axis=0)
+    high = (upto <= half * (1 + 1e-9)).sum(axis=0)
+    columns = np.arange(values.shape[1])
+    middle: Values = (values[low, columns] + values[np.minimum(high, len(values) - 1), columns]) / 2
+    return middle
+
+
+MERGES: dict[str, Callable[[Values, Values], Values]] = {"mean": mean, "median": median, "trimmed_mean": trimmed_mean}
+
+
+class ValueAccumulator(NoEvidence):
+    """Keeps every view's few numbers: a median needs them all."""
+
+    def __init__(self, merge: Callable[[Values, Values], Values], undo: Callable[[Values], Values]) -> None:
+        self._merge = merge
+        self._undo = undo
+        self._values: list[Values] = []
+        self._weights: list[Values] = []
+
+    def add(self, prediction: Values, weight: Weight) -> None:
+        self._values.append(prediction)
+        self._weights.append(np.broadcast_to(np.asarray(weight, np.float64), prediction.shape))
+
+    def result(self) -> Values:
+        return self._merge(np.array(self._values), np.array(self._weights))
+
+    def standard_error(self) -> float:
+        """Of the weighted mean, the largest of the vector's: the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2."""
+        k = len(self._values)
+        if k < 2:
+            return inf
+        values, weights = self._undo(np.array(self._values)), np.array(self._weights)
+        squares = (weights**2 * (values - mean(values, weights)) ** 2).sum(axis=0)
+        return float((np.sqrt(squares) / weights.sum(axis=0)).max() * sqrt(k / (k - 1)))
+
+
+class Regression(Usual):
+    name = "regression"
+    Output = ValuesOutput
+    sees_crops = True
+    labels_are = "value"
+    merges: Sequence[str] = tuple(MERGES)
+    stops: Sequence[str] = ("all", "tolerance")
+    includes: Sequence[str] = ("views", "uncertainty")
+
+    def __init__(self, labels: Sequence[str], output: ValuesOutput, outputs: Shapes) -> None:
+        self.labels: Sequence[str] = tuple(labels)
+        self._undo = UNDO[output.kind]
+        self._output = output_name(output.name, "name", outputs)
+        self._check_shape(outputs[self._output])
+
+    def _check_shape(self, found: Sequence[int | None]) -> None:
+        wanted: list[str | int] = ["N", len(self.labels)]
+        if not fits(found, wanted) and not (len(self.labels) == 1 and len(found) == 1):
+            raise ConfigError(
+                f"regression with {len(self.labels)} labels needs an output {self._output} of shape {shown(wanted)}; "
+                f"the model gives {shown(found)}"
+            )
+
+    def check(self, outputs: Outputs) -> None:
+        """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
+        self._check_shape(outputs[self._output].shape)
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Values:
+        values: Values = outputs[self._output][row].astype(np.float64).reshape(-1)
+        return values
+
+    def is_sound(self, prediction: Values) -> bool:
+        return bool(np.isfinite(self._undo(prediction)).all())
+
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> ValueAccumulator:
+        return ValueAccumulator(MERGES[merge], self._undo)
+
+    def check_mean(self, merge: str) -> None:
+        if merge != "mean":
+            raise InvalidInput(f"the standard error is that of merge mean, not of {merge}")
+
+    def confidence(self, merged: Values) -> None:
+        return None
+
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return not wanted.include.isdisjoint(("views", "uncertainty"))
+
+    def remark(self, prediction: Values) -> Values:
+        return self._undo(prediction)
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 8 * len(self.labels)
+
+    def answer(self, merged: Values, remarks: Sequence[Values], scene: Scene, wanted: Wanted) -> Answered:
+        unsure = self._uncertainty(np.array(remarks)) if "uncertainty" in wanted.include else {}
+        views = [{"values": self._named(remark)} for remark in remarks]
+        return Answered({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
+
+    def _named(self, values: Values) -> dict[str, float]:
+        return {label: float(value) for label, value in zip(self.labels, values, strict=True)}
+
+    def _uncertainty(self, values: Values) -> dict[str, Any]:
+        """Standard deviation over the views, and that of their mean, in the answer's unit."""
+        spread = uncertainty.deviation(values)
+        return {
+            "by_value": {
+                label: {
+                    "std": uncertainty.rounded(std),
+                    "standard_error": uncertainty.rounded(std / sqrt(len(values))),
+                    "least": float(column.min()),
+                    "most": float(column.max()),
+                }
+                for label, std, column in zip(self.labels, spread, values.T, strict=True)
+            }
+        }
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        return [f"{label} {value:.4g}" for label, value in prediction["values"].items()]
