@@ -28,11 +28,26 @@ def clouds(rng: np.random.Generator, width: int, height: int, cell: int) -> np.n
     return np.asarray(Image.fromarray(knots).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def nucleus(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point, angle: float) -> np.ndarray:
-    """A soft-edged ellipse (H, W) in [0, 1]; half axes in pixels, angle in radians."""
+def elliptic(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point, angle: float) -> np.ndarray:
+    """Distance (H, W) from the centre that is 1 on an ellipse; half axes in pixels, angle in radians."""
     dx, dy = x - centre[0], y - centre[1]
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    radius = np.hypot(along / axes[0], across / axes[1])
+    return np.hypot(along / axes[0], across / axes[1])
+
+
+def within(radius: np.ndarray, size: float, softness: float) -> np.ndarray:
+    """Coverage (H, W) in [0, 1] of what lies inside radius 1; `size` pixels to the edge, `softness` pixels wide."""
+    return 1 / (1 + np.exp(np.clip((radius - 1) * size / softness, -30, 30)))
+
+
+def glow(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point) -> np.ndarray:
+    """A patch of light (H, W): 1 in the middle, 1/e at the half axes."""
+    return np.exp(-(elliptic(x, y, centre, axes, 0.0) ** 2))
+
+
+def nucleus(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point, angle: float) -> np.ndarray:
+    """A soft-edged ellipse (H, W) in [0, 1]; half axes in pixels, angle in radians."""
+    radius = elliptic(x, y, centre, axes, angle)
     edge = np.clip((radius - 1) * min(axes) / 1.2, -30, 30)
     return (1 - 0.25 * np.minimum(radius, 1) ** 2) / (1 + np.exp(edge))
 
@@ -153,10 +168,174 @@ def draw_cifar10(size: int = 32) -> Image.Image:
     return image.reduce(side // size)
 
 
+def apart(rng: np.random.Generator, sizes: Sequence[float], gap: float, width: int, height: int) -> list[Point]:
+    """A centre for each radius, in this order: two lie at least `gap` times the sum of their radii apart."""
+    centres: list[Point] = []
+    for size in sizes:
+        free = False
+        while not free:
+            x, y = rng.uniform(0.6 * size, width - 0.6 * size), rng.uniform(0.6 * size, height - 0.6 * size)
+            others = zip(centres, sizes, strict=False)
+            free = all(np.hypot(x - a, y - b) > gap * (size + other) for (a, b), other in others)
+        centres.append((x, y))
+    return centres
+
+
+def lumpy(
+    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, centre: Point, size: float, lump: float
+) -> np.ndarray:
+    """Distance (H, W) from the centre that is 1 on an irregular outline of about `size` pixels."""
+    angle = np.arctan2(y - centre[1], x - centre[0])
+    waves = sum(rng.normal(0, lump / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
+    return np.hypot(x - centre[0], y - centre[1]) / (size * (1 + waves))
+
+
+def over(canvas: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Paints a colour, (3,) or (H, W, 3), over the canvas (H, W, 3) where alpha (H, W) covers it."""
+    return canvas * (1 - alpha[..., None]) + colour * alpha[..., None]
+
+
+WHITE = (88, 62)
+"""Radii of the two white cells: a granulocyte, whose nucleus has lobes, and a lymphocyte, whose nucleus fills it."""
+RED = 17
+PLATELETS = 4
+
+
+def draw_bloodcells(width: int = 640, height: int = 480) -> Image.Image:
+    """A stained smear: red cells with paler middles, two white cells, platelets."""
+    rng = np.random.default_rng(SEED)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    sizes = [*WHITE, *rng.uniform(44, 58, RED), *rng.uniform(13, 18, PLATELETS)]
+    centres = apart(rng, sizes, 0.92, width, height)
+    light = 1 + 0.02 * clouds(rng, width, height, 80) - 0.06 * np.hypot(x / width - 0.5, y / height - 0.5)
+    canvas = light[..., None] * np.array([0.88, 0.83, 0.82])
+
+    for centre, size in list(zip(centres, sizes, strict=True))[len(WHITE) : -PLATELETS]:
+        radius = lumpy(rng, x, y, centre, size, 0.05)
+        middle = rng.uniform(0.25, 0.6) * np.exp(-((radius / rng.uniform(0.4, 0.55)) ** 4))
+        rim = 0.18 * np.exp(-(((radius - 0.93) / 0.06) ** 2))
+        depth = rng.uniform(0.8, 1.15) * within(radius, size, 1.8) * (1 - middle + rim)
+        canvas = canvas * np.exp(-depth[..., None] * np.array([0.20, 0.46, 0.46]))
+
+    grains = clouds(rng, width, height, 5)
+    body, chromatin = np.array([0.72, 0.62, 0.80]), np.array([0.33, 0.25, 0.70])
+    for centre, size, lobes, reach in zip(centres, WHITE, (4, 1), (0.44, 0.06), strict=False):
+        radius = lumpy(rng, x, y, centre, size, 0.04)
+        canvas = over(canvas, 0.92 * within(radius, size, 2.5), body * (1 + 0.04 * grains[..., None]))
+        start = rng.uniform(0, 2 * np.pi)
+        nuclear = np.zeros((height, width))
+        for turn in start + np.arange(lobes) * 1.35:
+            at = (centre[0] + reach * size * np.cos(turn), centre[1] + reach * size * np.sin(turn))
+            lobe = size * (0.34 if lobes > 1 else 0.74)
+            nuclear = np.maximum(nuclear, within(lumpy(rng, x, y, at, lobe, 0.12), lobe, 2.0))
+        canvas = over(canvas, 0.95 * nuclear, chromatin * (1 + 0.10 * clouds(rng, width, height, 9)[..., None]))
+
+    for centre, size in zip(centres[-PLATELETS:], sizes[-PLATELETS:], strict=True):
+        radius = lumpy(rng, x, y, centre, size, 0.10)
+        canvas = over(canvas, 0.5 * within(radius, size, 3.0), np.array([0.66, 0.58, 0.82]))
+        canvas = over(canvas, 0.9 * within(1.5 * radius, size, 2.5), np.array([0.42, 0.34, 0.72]))
+    return picture(canvas + 0.006 * rng.standard_normal(canvas.shape)).filter(ImageFilter.GaussianBlur(0.8))
+
+
+MOUSE = {"snout": (0, 0), "leftear": (-10, 17), "rightear": (10, 17), "tailbase": (0, 128)}
+"""The four points in the mouse's own frame: pixels, the snout at (0, 0), y along its back."""
+
+
+def posed(points: Sequence[Point]) -> list[Point]:
+    """From the mouse's frame to the picture's: the hind part bent aside, turned, and put on the floor."""
+    p = np.asarray(points, dtype=np.float64)
+    x, y = p[:, 0] + 0.0016 * np.maximum(p[:, 1] - 30, 0) ** 2, p[:, 1]
+    turn = np.radians(38)
+    across, along = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    return [(float(a), float(b)) for a, b in zip(384 + across, 160 + along, strict=True)]
+
+
+def tapered(line: Sequence[Point], thick: float, thin: float) -> list[Point]:
+    """The outline of a line, so many pixels wide at its start and its end."""
+    p = np.asarray(line, dtype=np.float64)
+    run = np.gradient(p, axis=0)
+    side = np.stack([-run[:, 1], run[:, 0]], 1) / np.hypot(run[:, 0], run[:, 1])[:, None]
+    side *= np.linspace(thick, thin, len(p))[:, None] / 2
+    return [(float(x), float(y)) for x, y in np.concatenate([p + side, (p - side)[::-1]])]
+
+
+def oval(centre: Point, axes: Point) -> list[Point]:
+    """The outline of an ellipse along the axes."""
+    turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    return [(centre[0] + axes[0] * float(np.cos(t)), centre[1] + axes[1] * float(np.sin(t))) for t in turns]
+
+
+def arena(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """Light floor (H, W) under two lamps, with the walls around it; not quite square to the camera."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    floor = Image.new("L", (width, height))
+    ImageDraw.Draw(floor).polygon([(24, 46), (618, 58), (626, 462), (16, 466)], fill=255)
+    inside = np.asarray(floor.filter(ImageFilter.GaussianBlur(3))) / 255
+    lamps = glow(x, y, (540, 250), (190, 150)) + glow(x, y, (90, 300), (170, 160))
+    ground = 0.74 + 0.16 * lamps + 0.01 * clouds(rng, width, height, 6)
+    return ground * inside + (0.42 - 0.1 * y / height) * (1 - inside)
+
+
+def draw_mouse(width: int = 640, height: int = 480) -> Image.Image:
+    """A dark mouse in a light arena, seen from above."""
+    rng = np.random.default_rng(SEED)
+
+    def layer(points: Sequence[Point]) -> Image.Image:
+        return mask([(a - width / 2, b) for a, b in posed(points)], width, height)
+
+    head = [(-7, 1), (0, -1), (5, 4), (9, 13), (12, 24), (19, 44)]
+    body = layer(mirrored(curve([*head, (27, 74), (29, 96), (21, 120), (6, 130), (0, 134)])))
+    tail = layer(tapered(curve([(0, 100), (0, 122), (-2, 150), (-16, 190), (-40, 225), (-66, 250), (-80, 262)]), 10, 3))
+    ears = [layer(oval(MOUSE[name], (8, 9.5))) for name in ("leftear", "rightear")]
+    hollows = [layer(oval((x, y + 1), (4, 5.5))) for x, y in (MOUSE["leftear"], MOUSE["rightear"])]
+    feet = [layer(oval(foot, (4, 8))) for foot in ((-28, 108), (28, 108), (-19, 40), (19, 40))]
+
+    canvas = arena(rng, width, height)
+    whole = ImageChops.lighter(body, tail)
+    for offset, blur, dark in (((5, 6), 7, 0.30), ((-9, 3), 5, 0.10)):
+        shadow = ImageChops.offset(whole, *offset).filter(ImageFilter.GaussianBlur(blur))
+        canvas = canvas * (1 - dark * np.asarray(shadow) / 255)
+
+    fur = 0.10 + 0.018 * clouds(rng, width, height, 3) + 0.012 * clouds(rng, width, height, 9)
+    rim = 1 - np.asarray(body.filter(ImageFilter.GaussianBlur(7))) / 255
+    layers = [(tail, 0.34), *((foot, 0.42) for foot in feet), *((ear, 0.40) for ear in ears)]
+    layers += [(body, fur + 0.12 * rim), *((hollow, 0.56) for hollow in hollows)]
+    for shape, grey in layers:
+        alpha = np.asarray(shape.filter(ImageFilter.GaussianBlur(0.7))) / 255
+        canvas = canvas * (1 - alpha) + grey * alpha
+    return picture(canvas + 0.012 * rng.standard_normal(canvas.shape))
+
+
+COUNT = 48
+"""Nuclei in the picture that is counted."""
+
+
+def draw_nuclei_count(width: int = 320, height: int = 400) -> Image.Image:
+    """A denser field under the fluorescence microscope: large and small nuclei with darker spots in them."""
+    rng = np.random.default_rng(SEED)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    light = np.zeros((height, width))
+    sizes = rng.uniform(8, 14, COUNT)
+    for centre, size in zip(apart(rng, sizes, 0.85, width, height), sizes, strict=True):
+        axes = (size * rng.uniform(1.0, 1.25), size * rng.uniform(0.8, 1.0))
+        shape = nucleus(x, y, centre, axes, rng.uniform(0, np.pi))
+        for _ in range(2):
+            spot = (centre[0] + rng.normal(0, 0.3) * size, centre[1] + rng.normal(0, 0.3) * size)
+            shape = shape * (1 - 0.35 * glow(x, y, spot, (0.2 * size, 0.2 * size)))
+        light = np.maximum(light, rng.uniform(0.25, 0.85) * shape)
+    light *= 1 + 0.06 * clouds(rng, width, height, 4)
+    haze = 0.05 + 0.05 * glow(x, y, (0.6 * width, 0.45 * height), (160, 180))
+    noise = rng.standard_normal(light.shape) * (0.007 + 0.015 * np.sqrt(light))
+    return picture(haze + light + noise)
+
+
 def main() -> None:
     draw_nuclei().save(HERE / "nuclei" / "sample.png", optimize=True)
     draw_clothing().save(HERE / "clothing" / "sample.jpg", quality=90)
     draw_cifar10().save(HERE / "cifar10" / "sample.png", optimize=True)
+    draw_bloodcells().save(HERE / "bloodcells" / "sample.jpg", quality=90)
+    draw_mouse().save(HERE / "mouse" / "sample.jpg", quality=90)
+    draw_nuclei_count().save(HERE / "nuclei-count" / "sample.png", optimize=True)
 
 
 if __name__ == "__main__":

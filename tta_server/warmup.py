@@ -82,9 +82,10 @@ class _Probe:
         work.decode()
         return work
 
-    def outputs(self) -> Outputs:
-        """What the model gives for the plain view."""
-        return self._runner.infer([(self.decoded(), 0)])
+    def outputs(self) -> tuple[Outputs, Size]:
+        """What the model gives for the plain view, and the size of the input that it was given."""
+        work = self.decoded()
+        return self._runner.infer([(work, 0)]), work.layout.placements[0].tensor
 
     def finishing_seconds(self) -> float:
         work = self.decoded()
@@ -110,7 +111,7 @@ def card_for(model: Model) -> bytes:
 
 def _check_outputs(model: Model, probe: _Probe) -> None:
     try:
-        model.task.check(probe.outputs())
+        model.task.check(*probe.outputs())
     except ConfigError as mistake:
         raise ConfigError(f"model {model.name}: {mistake}") from None
 

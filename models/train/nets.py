@@ -1,4 +1,4 @@
-"""The three networks behind the bundled models. Plain PyTorch, NCHW float32 in; normalisation is the caller's."""
+"""The networks behind the bundled models. Plain PyTorch, NCHW float32 in; normalisation is the caller's."""
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,106 @@ class UNet(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = up(torch.cat([x, kept.pop()], 1))
         return self.head(x)
+
+
+class CenterDetector(nn.Module):
+    """Detector: (N, 3, H, W), multiples of 32 -> heat (N, classes, h, w) logits, size (N, 4, h, w), both at stride 4.
+
+    Sizes are the distances to the box's left, top, right and bottom edge, in cells.
+    """
+
+    def __init__(self, classes=3, width=16):
+        super().__init__()
+        w = width
+        self.s2 = nn.Sequential(conv_bn(3, w, 2), conv_bn(w, w))
+        self.s4 = nn.Sequential(Residual(w, 2 * w, 2), Residual(2 * w, 2 * w, 1))
+        self.s8 = nn.Sequential(Residual(2 * w, 4 * w, 2), Residual(4 * w, 4 * w, 1))
+        self.s16 = nn.Sequential(Residual(4 * w, 6 * w, 2), Residual(6 * w, 6 * w, 1))
+        self.s32 = nn.Sequential(Residual(6 * w, 8 * w, 2), Residual(8 * w, 8 * w, 1))
+        self.l16, self.l8, self.l4 = (nn.Conv2d(i, 2 * w, 1) for i in (6 * w, 4 * w, 2 * w))
+        self.l32 = nn.Conv2d(8 * w, 2 * w, 1)
+        self.smooth = conv_bn(2 * w, 2 * w)
+        self.heat = nn.Sequential(conv_bn(2 * w, 2 * w), nn.Conv2d(2 * w, classes, 1))
+        self.size = nn.Sequential(conv_bn(2 * w, 2 * w), nn.Conv2d(2 * w, 4, 1))
+        nn.init.constant_(self.heat[-1].bias, -2.5)
+
+    def forward(self, x):
+        a = self.s4(self.s2(x))
+        b = self.s8(a)
+        c = self.s16(b)
+        y = self.l32(self.s32(c))
+        for lateral, skip in ((self.l16, c), (self.l8, b), (self.l4, a)):
+            y = F.interpolate(y, scale_factor=2.0, mode="nearest") + lateral(skip)
+        y = self.smooth(y)
+        return self.heat(y), F.softplus(self.size(y))
+
+
+class DetectorExport(nn.Module):
+    """With the decoding: (N, 3, H, W) -> boxes (N, M, 4) xyxy in input pixels, scores (N, M), labels (N, M) int64.
+
+    The M best cells that are the highest of their 3 x 3 neighbourhood; boxes may reach out of the input.
+    """
+
+    def __init__(self, net, top=100, stride=4):
+        super().__init__()
+        self.net, self.top, self.stride = net, top, stride
+
+    def forward(self, x):
+        heat, size = self.net(x)
+        p = torch.sigmoid(heat)
+        p = p * (p == F.max_pool2d(p, 3, 1, 1)).to(p.dtype)
+        n, _, h, w = p.shape
+        scores, index = torch.topk(p.reshape(n, -1), self.top, dim=1)
+        labels = torch.div(index, h * w, rounding_mode="floor")
+        cell = index - labels * (h * w)
+        cy = torch.div(cell, w, rounding_mode="floor")
+        cx = cell - cy * w
+        ltrb = torch.gather(size.reshape(n, 4, -1), 2, cell.unsqueeze(1).expand(-1, 4, -1)) * self.stride
+        px, py = (cx.to(p.dtype) + 0.5) * self.stride, (cy.to(p.dtype) + 0.5) * self.stride
+        boxes = torch.stack([px - ltrb[:, 0], py - ltrb[:, 1], px + ltrb[:, 2], py + ltrb[:, 3]], dim=2)
+        return boxes, scores, labels
+
+
+class HeatmapNet(nn.Module):
+    """Keypoints: (N, 3, H, W), multiples of 16 -> (N, points, H / 4, W / 4) heat-map logits."""
+
+    def __init__(self, points=4, width=24):
+        super().__init__()
+        w = width
+        self.s4 = nn.Sequential(conv_bn(3, w, 2), conv_bn(w, w, 2), Residual(w, w, 1))
+        self.s8 = Residual(w, 2 * w, 2)
+        self.s16 = nn.Sequential(Residual(2 * w, 4 * w, 2), Residual(4 * w, 4 * w, 1))
+        self.u8, self.u4 = nn.Conv2d(4 * w, 2 * w, 1), nn.Conv2d(2 * w, w, 1)
+        self.m8, self.m4 = conv_bn(2 * w, 2 * w), conv_bn(w, w)
+        self.head = nn.Conv2d(w, points, 1)
+
+    def forward(self, x):
+        a = self.s4(x)
+        b = self.s8(a)
+        c = self.s16(b)
+        b = self.m8(F.interpolate(self.u8(c), scale_factor=2.0, mode="nearest") + b)
+        a = self.m4(F.interpolate(self.u4(b), scale_factor=2.0, mode="nearest") + a)
+        return self.head(a)
+
+
+class CountNet(nn.Module):
+    """Regression: (N, 3, 256, 256) -> (N, 1), the natural log of one plus the number of nuclei."""
+
+    def __init__(self, width=24):
+        super().__init__()
+        w = width
+        self.body = nn.Sequential(
+            conv_bn(3, w, 2),
+            Residual(w, w, 1),
+            Residual(w, 2 * w, 2),
+            Residual(2 * w, 2 * w, 1),
+            Residual(2 * w, 4 * w, 2),
+            Residual(4 * w, 4 * w, 1),
+        )
+        self.head = nn.Linear(4 * w, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
 
 
 def follow(ema, net, decay):

@@ -113,8 +113,8 @@ def test_remarks_of_logits_are_probabilities():
 @pytest.mark.parametrize("shape", [(1, 4), (1, 2), (3,), (1, 3, 1, 1)])
 def test_outputs_of_another_shape_are_refused_naming_both(shape):
     with pytest.raises(ConfigError, match=r"with 3 labels needs an output scores of shape \[N, 3\]; .* gives \["):
-        task().check({"scores": np.zeros(shape, np.float32)})
+        task().check({"scores": np.zeros(shape, np.float32)}, Size(8, 8))
 
 
 def test_outputs_of_its_shape_pass():
-    task().check({"scores": np.zeros((2, 3), np.float32)})
+    task().check({"scores": np.zeros((2, 3), np.float32)}, Size(8, 8))

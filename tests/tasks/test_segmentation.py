@@ -327,7 +327,7 @@ def test_the_palette_tells_classes_apart():
 @pytest.mark.parametrize("shape", [(1, 4, 8, 8), (1, 3), (1, 3, 8)])
 def test_outputs_of_another_shape_are_refused_naming_both(shape):
     with pytest.raises(ConfigError, match=r"with 3 labels needs an output maps of shape \[N, 3, h, w\]; .* gives \["):
-        task().check({"maps": np.zeros(shape, np.float32)})
+        task().check({"maps": np.zeros(shape, np.float32)}, Size(8, 8))
 
 
 def test_nan_is_unsound():

@@ -123,8 +123,9 @@ class Task(Protocol[P]):
 
     def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
 
-    def check(self, outputs: Outputs) -> None:
-        """Raises ConfigError, saying what was found and expected, unless a run's outputs are this task's."""
+    def check(self, outputs: Outputs, tensor: Size) -> None:
+        """Raises ConfigError, saying what was found and expected, unless a run's outputs are what was stated; `tensor`
+        is the size of its input."""
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> P:
         """Row `row` of a batch's outputs as a prediction; NaN and infinities stay."""

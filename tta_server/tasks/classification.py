@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tta_server.geometry import Size
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -85,7 +86,7 @@ class Classification(Usual):
         labels = len(self.labels)
         check_shape(f"classification with {labels} labels", self._output, found, ["N", labels])
 
-    def check(self, outputs: Outputs) -> None:
+    def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, C]."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
+from tta_server.geometry import Size
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -77,7 +78,7 @@ class Embedding(Usual):
     def _check_shape(self, found: Sequence[int | None]) -> None:
         check_shape("embedding", self._output, found, ["N", "D"])
 
-    def check(self, outputs: Outputs) -> None:
+    def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, D], and no vector of zeros, which has no direction."""
         self._check_shape(outputs[self._output].shape)
         if not outputs[self._output].any():

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tta_server.geometry import Size
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -77,7 +78,7 @@ class Multilabel(Usual):
         labels = len(self.labels)
         check_shape(f"multilabel with {labels} labels", self._output, found, ["N", labels])
 
-    def check(self, outputs: Outputs) -> None:
+    def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, C]."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])

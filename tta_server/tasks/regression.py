@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
+from tta_server.geometry import Size
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -125,7 +126,7 @@ class Regression(Usual):
                 f"the model gives {shown(found)}"
             )
 
-    def check(self, outputs: Outputs) -> None:
+    def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
         self._check_shape(outputs[self._output].shape)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
+from tta_server.geometry import Size
 from tta_server.images import Pixels
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
@@ -147,7 +148,7 @@ class Segmentation(Usual):
         labels = len(self.labels)
         check_shape(f"segmentation with {labels} labels", self._output, found, ["N", labels, "h", "w"])
 
-    def check(self, outputs: Outputs) -> None:
+    def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, C, h, w]."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])

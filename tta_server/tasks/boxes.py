@@ -1,0 +1,127 @@
+"""Boxes from a model's outputs to the image, and what of the image a view shows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.geometry import Affine, Size
+from tta_server.preprocessing import Placement
+from tta_server.tasks.base import Scene
+
+Doubles = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+AMBIGUOUS = 0.2
+"""From about 39 degrees on a turned box hardly says which of its object's sides is the longer."""
+THINNEST = 0.125
+"""Of a turned box's shorter side, the least that is made of its object's."""
+NEAR = 2.0
+"""Pixels of the input within which a box touches the edge of a view."""
+BEYOND = 1.0
+"""Pixels by which a box may leave a view that saw it whole."""
+
+CORNERS: dict[str, Callable[[Doubles], Doubles]] = {
+    "xyxy": lambda b: b,
+    "yxyx": lambda b: b[:, [1, 0, 3, 2]],
+    "xywh": lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1),
+    "cxcywh": lambda b: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1),
+}
+"""How boxes (N, 4) are written -> left, top, right, below."""
+
+
+def to_plain(xyxy: Doubles, placement: Placement) -> Doubles:
+    """Boxes (N, 4) of a view's input -> of the plain view's frame: those of the upright ellipses that fill them there.
+
+    Flips, quarter turns, zooms and shifts are exact so. Turned by other angles, the box of a box's corners would grow
+    with every turn; an ellipse of half axes a, b turned by t fills a box of half sides with the squares
+    a^2 cos^2 t + b^2 sin^2 t and a^2 sin^2 t + b^2 cos^2 t, which is solved for a and b.
+    """
+    back = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain)
+    middle = back.apply((xyxy[:, :2] + xyxy[:, 2:]) / 2)
+    sides = np.maximum(xyxy[:, 2:] - xyxy[:, :2], 0)
+    half = _turned_back(sides, back.inverse()) / 2
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
+def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
+    """Sides (N, 2) in a view -> in the plain frame; `to_view` takes that to the view."""
+    m = to_view
+    if m.xy == 0 == m.yx:
+        return sides / np.abs([m.xx, m.yy])
+    if m.xx == 0 == m.yy:
+        return sides[:, ::-1] / np.abs([m.yx, m.xy])
+    squares = np.array([[m.xx**2, m.xy**2], [m.yx**2, m.yy**2]])
+    zoom = abs(m.determinant)
+    if abs(np.linalg.det(squares)) < AMBIGUOUS * zoom**2:
+        return np.broadcast_to(np.sqrt((sides**2).mean(axis=1, keepdims=True) / zoom), sides.shape)
+    least = (THINNEST * sides.min(axis=1, keepdims=True)) ** 2 / zoom
+    found: Doubles = np.sqrt(np.maximum(sides**2 @ np.linalg.inv(squares).T, least))
+    return found
+
+
+def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
+    """Which boxes (N, 4) of a view's input touch an edge of it beyond which the plain view goes on: (N,)."""
+    boxes = xyxy - np.tile(placement.inset, 2)
+    width, height = placement.frame
+    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    ends = np.full(len(boxes), -NEAR), np.full(len(boxes), width + NEAR), np.full(len(boxes), height + NEAR)
+    outside = {
+        (0, -1): np.stack([ends[0], y], axis=1),
+        (1, -1): np.stack([x, ends[0]], axis=1),
+        (2, width): np.stack([ends[1], y], axis=1),
+        (3, height): np.stack([x, ends[2]], axis=1),
+    }
+    cut = np.zeros(len(boxes), np.bool_)
+    for (side, end), points in outside.items():
+        touches = boxes[:, side] <= NEAR if end == -1 else boxes[:, side] >= end - NEAR
+        at = placement.to_plain.apply(points)
+        goes_on = np.all((at > BEYOND) & (at < np.subtract(placement.whole, BEYOND)), axis=1)
+        cut |= touches & goes_on
+    return cut
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a view shows: `to_view` takes the image's points to its frame of size `frame`."""
+
+    to_view: Affine
+    frame: Size
+
+    @classmethod
+    def of(cls, placement: Placement, scene: Scene) -> "Sight":
+        return cls(placement.to_plain.then(scene.to_image).inverse(), placement.frame)
+
+    def sees(self, xyxy: Doubles) -> Flags:
+        """Which boxes (N, 4) of the image it shows whole."""
+        inside = np.ones(len(xyxy), np.bool_)
+        for x, y in ((0, 1), (2, 1), (0, 3), (2, 3)):
+            at = self.to_view.apply(xyxy[:, [x, y]])
+            inside &= np.all((at >= -BEYOND) & (at <= np.add(self.frame, BEYOND)), axis=1)
+        return inside
+
+
+def clipped(xyxy: Doubles, size: Size) -> Doubles:
+    """Boxes (N, 4) inside an image."""
+    return np.clip(xyxy, 0, np.tile(size, 2))
+
+
+def suppressed(xyxy: Doubles, score: Doubles, label: NDArray[np.intp], iou: float) -> NDArray[np.intp]:
+    """Indices of the boxes that stay of those that overlap another of their class by more than `iou`, by score."""
+    if not len(xyxy):
+        return np.empty(0, np.intp)
+    corner_and_sides = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+    kept = cv2.dnn.NMSBoxesBatched(corner_and_sides.tolist(), score.tolist(), label.tolist(), 0.0, iou)
+    return np.asarray(kept, np.intp).reshape(-1)
+
+
+def scale_of(affine: Affine) -> float:
+    """Pixels that a pixel becomes."""
+    return sqrt(abs(affine.determinant))
+
+
+def listed(values: Sequence[float]) -> list[float]:
+    return [round(float(value), 3) for value in values]

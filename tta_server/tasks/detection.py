@@ -1,0 +1,318 @@
+"""Objects in boxes: a model's boxes, scores and labels -> fused boxes, how many views saw each, how far they differ."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError
+from tta_server.geometry import Size
+from tta_server.images import Pixels
+from tta_server.preprocessing import Placement
+from tta_server.tasks import boxes as geometry
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    STRICT,
+    Answered,
+    NoEvidence,
+    Outputs,
+    Scene,
+    Shapes,
+    Usual,
+    Wanted,
+    check_shape,
+    one_weight,
+    output_name,
+)
+from tta_server.tasks.drawing import Drawing
+from tta_server.tasks.fusion import MERGES, Boxes, Merged, merge_boxes
+from tta_server.tasks.merging import sigmoid
+from tta_server.tasks.palette import color_of
+from tta_server.views import Weight
+
+Doubles = NDArray[np.float64]
+DRAWN = 0.3
+"""The least score of a box that is painted, and that counts where views' numbers of boxes are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxesOutput:
+    """`output:` of a detector.
+
+    Either `boxes` [N, M, 4] with `scores` [N, M] and `labels` [N, M] or with `scores` [N, M, C] of each class; or one
+    tensor `rows` [N, M, columns], `transposed` if [N, columns, M], of which `holds` tells the columns. `format` and
+    `units` say how boxes are written, parts of the input's size being `normalized`; `first_label` which number the
+    first class has. Boxes under `min_score` are left out, and those that `nms`, where the model has done none, takes
+    for the same as a surer one. Those of several views that overlap by more than `iou` are one object.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    boxes: str | None = None
+    scores: str | None = None
+    labels: str | None = None
+    rows: str | None = None
+    holds: Literal["box_score_label", "box_class_scores", "box_objectness_class_scores"] = "box_score_label"
+    transposed: bool = False
+    format: Literal["xyxy", "yxyx", "xywh", "cxcywh"] = "xyxy"
+    units: Literal["pixels", "normalized"] = "pixels"
+    kind: Literal["probabilities", "logits"] = "probabilities"
+    first_label: int = 0
+    min_score: float = 0.05
+    nms: float | None = None
+    iou: float = 0.55
+    max_boxes: int = 300
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.boxes is None or self.scores is None):
+            raise ValueError("names either rows, or boxes and scores (and labels)")
+        if self.rows is not None and (self.boxes or self.scores or self.labels):
+            raise ValueError("rows holds everything; boxes, scores and labels have no place beside it")
+        for key in ("min_score", "iou", "nms"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{key} is a number from 0 and under 1, not {value:g}")
+        if self.max_boxes < 1:
+            raise ValueError(f"max_boxes is at least 1, not {self.max_boxes}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One view's boxes in the image's own pixels, clipped to it, without those that the view cut; what it shows; and
+    whether its scores and boxes were all numbers."""
+
+    boxes: Boxes
+    sight: geometry.Sight
+    sound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """Fused boxes, and how many boxes of some score each view had (K,)."""
+
+    merged: Merged
+    counts: NDArray[np.intp]
+
+
+class BoxAccumulator(NoEvidence):
+    """Keeps every view's few boxes: fusing needs them all. One view alone is answered as it is."""
+
+    def __init__(self, merge: str, iou: float, most: int) -> None:
+        self._merge = merge
+        self._iou = iou
+        self._most = most
+        self._found: list[Found] = []
+        self._weights: list[Weight] = []
+
+    def add(self, prediction: Found, weight: Weight) -> None:
+        self._found.append(prediction)
+        self._weights.append(weight)
+
+    def result(self) -> Objects:
+        counts = np.array([np.count_nonzero(found.boxes.score >= DRAWN) for found in self._found])
+        merged = self._alone() if len(self._found) == 1 else self._fused()
+        return Objects(_best(merged, self._most), counts)
+
+    def _alone(self) -> Merged:
+        boxes = self._found[0].boxes
+        ones = np.ones(len(boxes.score), np.intp)
+        return Merged(boxes.xyxy, boxes.score, boxes.label, ones, ones, np.zeros(len(ones), np.float32))
+
+    def _fused(self) -> Merged:
+        views = [found.boxes for found in self._found]
+        if not any(isinstance(weight, tuple) for weight in self._weights):
+            return self._fuse(views, 0)
+        labels = np.unique(np.concatenate([boxes.label for boxes in views]))
+        parts = [self._fuse([_of_class(boxes, label) for boxes in views], int(label)) for label in labels]
+        return _joined(parts) if parts else self._fuse(views, 0)
+
+    def _fuse(self, views: Sequence[Boxes], label: int) -> Merged:
+        def seen(xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
+            return np.stack([found.sight.sees(xyxy.astype(np.float64)) for found in self._found])
+
+        weights = [one_weight(weight, label) for weight in self._weights]
+        return merge_boxes(self._merge, views, weights, seen, self._iou)
+
+
+def _of_class(boxes: Boxes, label: int) -> Boxes:
+    own = boxes.label == label
+    return Boxes(boxes.xyxy[own], boxes.score[own], boxes.label[own])
+
+
+def _joined(parts: Sequence[Merged]) -> Merged:
+    return Merged(*(np.concatenate([getattr(part, name) for part in parts]) for name in Merged.__slots__))
+
+
+def _best(merged: Merged, most: int) -> Merged:
+    order = np.argsort(-merged.score, kind="stable")[:most]
+    return Merged(*(getattr(merged, name)[order] for name in Merged.__slots__))
+
+
+class Detection(Usual):
+    name = "detection"
+    Output = BoxesOutput
+    sees_crops = False
+    labels_are = "class"
+    merges: Sequence[str] = tuple(MERGES)
+    stops: Sequence[str] = ("all",)
+    includes: Sequence[str] = ("views", "uncertainty", "drawing")
+
+    def __init__(self, labels: Sequence[str], output: BoxesOutput, outputs: Shapes) -> None:
+        self.labels: Sequence[str] = tuple(labels)
+        self._form = output
+        keys = ["rows"] if output.rows else ["boxes", "scores", *(["labels"] if output.labels else [])]
+        self._names = {key: output_name(getattr(output, key), key, outputs) for key in keys}
+        self._check_shapes({name: outputs[name] for name in self._names.values()})
+
+    def _check_shapes(self, found: Shapes) -> None:
+        """Raises ConfigError that says which output has not the shape that was stated."""
+        classes = len(self.labels)
+        wanted: dict[str, list[str | int]] = {
+            "boxes": ["N", "M", 4],
+            "scores": ["N", "M"] if "labels" in self._names else ["N", "M", classes],
+            "labels": ["N", "M"],
+        }
+        columns = {"box_score_label": 6, "box_class_scores": 4 + classes, "box_objectness_class_scores": 5 + classes}
+        row: list[str | int] = ["M", columns[self._form.holds]]
+        wanted["rows"] = ["N", *(row[::-1] if self._form.transposed else row)]
+        for key, name in self._names.items():
+            check_shape(f"detection with {classes} labels", name, found[name], wanted[key])
+
+    def check(self, outputs: Outputs, tensor: Size) -> None:
+        """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""
+        self._check_shapes({name: outputs[name].shape for name in self._names.values()})
+        xyxy, score, label = self._read(outputs, 0)
+        if not len(score):
+            return
+        form, classes = self._form, len(self.labels)
+        if label.min() < 0 or label.max() >= classes:
+            found = f"{label.min() + form.first_label} to {label.max() + form.first_label}"
+            last = form.first_label + classes - 1
+            raise ConfigError(
+                f"detection with {classes} labels needs classes {form.first_label} to {last}; the model gives {found}"
+            )
+        if score.min() < -0.01 or score.max() > 1.01:
+            raise ConfigError(f"output.kind is {form.kind}, but scores come to {score.min():g} to {score.max():g}")
+        most = float(np.nanmax(np.abs(xyxy)))
+        if form.units == "normalized" and most > 4:
+            raise ConfigError(f"output.units is normalized, but the model gives boxes up to {most:g}; are they pixels?")
+        if form.units == "pixels" and 0 < most <= 1.5 < min(tensor) / 4:
+            raise ConfigError(f"output.units is pixels, but the model's boxes end at {most:g}; are they normalized?")
+
+    def _read(self, outputs: Outputs, row: int) -> tuple[Doubles, Doubles, NDArray[np.intp]]:
+        """Boxes (M, 4) as left, top, right, below in the outputs' own units, scores (M,) and class indices (M,)."""
+        written, score, label = self._columns({key: outputs[name][row] for key, name in self._names.items()})
+        if score.ndim == 2:
+            label = score.argmax(axis=1)
+            score = score[np.arange(len(label)), label]
+        else:
+            label = np.rint(label).astype(np.intp) - self._form.first_label
+        return geometry.CORNERS[self._form.format](written.astype(np.float64)), score.astype(np.float64), label
+
+    def _columns(self, found: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Boxes (M, 4), probabilities (M,) with labels (M,), or (M, C) without."""
+        chance: Callable[[Any], Any] = sigmoid if self._form.kind == "logits" else np.asarray
+        if "rows" not in found:
+            return found["boxes"], chance(found["scores"]), found.get("labels", np.empty(0))
+        rows = found["rows"].T if self._form.transposed else found["rows"]
+        if self._form.holds == "box_score_label":
+            return rows[:, :4], chance(rows[:, 4]), rows[:, 5]
+        if self._form.holds == "box_class_scores":
+            return rows[:, :4], chance(rows[:, 4:]), np.empty(0)
+        return rows[:, :4], chance(rows[:, 5:]) * chance(rows[:, 4:5]), np.empty(0)
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Found:
+        form, sight = self._form, geometry.Sight.of(placement, scene)
+        xyxy, score, label = self._read(outputs, row)
+        counts = (score >= form.min_score) & (label >= 0) & (label < len(self.labels))
+        sound = bool(np.isfinite(score).all() and np.isfinite(xyxy[counts]).all())
+        xyxy, score, label = xyxy[counts], score[counts], label[counts]
+        order = np.argsort(-score, kind="stable")
+        if sound and form.nms is not None:
+            order = geometry.suppressed(xyxy, score, label, form.nms)
+        order = order[: form.max_boxes]
+        xyxy, score, label = xyxy[order], score[order], label[order]
+        if form.units == "normalized":
+            xyxy = xyxy * np.tile(placement.tensor, 2)
+        whole = ~geometry.are_cut(xyxy, placement)
+        plain = geometry.to_plain(xyxy[whole], placement)
+        corners = scene.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4)
+        boxes = geometry.clipped(corners, scene.image).astype(np.float32)
+        return Found(Boxes(boxes, np.minimum(score[whole], 1).astype(np.float32), label[whole]), sight, sound)
+
+    def is_sound(self, prediction: Found) -> bool:
+        return prediction.sound
+
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> BoxAccumulator:
+        return BoxAccumulator(merge, self._form.iou, self._form.max_boxes)
+
+    def confidence(self, merged: Objects) -> float | None:
+        """The mean score of the boxes, each counting by its score; None without boxes."""
+        score = merged.merged.score.astype(np.float64)
+        return float((score**2).sum() / score.sum()) if score.sum() > 0 else None
+
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return "views" in wanted.include
+
+    def remark(self, prediction: Found) -> Boxes:
+        return prediction.boxes
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 28 * self._form.max_boxes
+
+    def answer(self, merged: Objects, remarks: Sequence[Boxes], scene: Scene, wanted: Wanted) -> Answered:
+        found = merged.merged
+        prediction = {
+            "height": scene.image.height,
+            "width": scene.image.width,
+            "boxes": [
+                {
+                    "label": self.labels[label],
+                    "index": int(label),
+                    "score": uncertainty.rounded(score),
+                    "box": geometry.listed(xyxy),
+                    "views": int(votes),
+                    "of": int(voters),
+                    "spread": round(float(spread), 3),
+                }
+                for xyxy, score, label, votes, voters, spread in zip(
+                    found.xyxy, found.score, found.label, found.votes, found.voters, found.spread, strict=True
+                )
+            ],
+        }
+        unsure = _uncertainty(merged) if "uncertainty" in wanted.include else {}
+        views = [{"boxes": [self._listed(boxes, i) for i in range(len(boxes.score))]} for boxes in remarks]
+        return Answered(prediction, views, uncertainty=unsure)
+
+    def _listed(self, boxes: Boxes, i: int) -> dict[str, Any]:
+        score, box = uncertainty.rounded(boxes.score[i]), geometry.listed(boxes.xyxy[i])
+        return {"label": self.labels[boxes.label[i]], "score": score, "box": box}
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        found = [box for box in prediction["boxes"] if box["score"] >= DRAWN]
+        counts = {label: sum(box["label"] == label for box in found) for label in self.labels}
+        return [f"{n} {label}" for label, n in counts.items() if n] or ["no boxes"]
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        """The boxes of some score, the surest last."""
+        drawing = Drawing(pixels)
+        for box in reversed(prediction["boxes"]):
+            if box["score"] >= DRAWN:
+                words = f"{box['label']} {box['score']:.2f}"
+                drawing.box(box["box"], color_of(box["index"] + 1), words)
+        return drawing.pixels
+
+
+def _uncertainty(merged: Objects) -> dict[str, Any]:
+    """Over the boxes, each counting by its score: the share of the views that could see it that did, and how far their
+    corners lie from it in pixels. And how much the views' numbers of boxes differ."""
+    found, spread = merged.merged, float(uncertainty.deviation(merged.counts.astype(np.float64)))
+    by = found.score.astype(np.float64)
+    total = max(float(by.sum()), 1e-12)
+    return {
+        "vote_share": uncertainty.rounded((by * found.votes / np.maximum(found.voters, 1)).sum() / total),
+        "mean_spread": uncertainty.rounded((by * found.spread).sum() / total),
+        "count_std": uncertainty.rounded(spread),
+    }

@@ -1,0 +1,328 @@
+"""J named points: coordinates (N, J, 2 or 3) or heat maps (N, J, h, w) -> where each is, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError
+from tta_server.geometry import Affine, Size
+from tta_server.images import Pixels
+from tta_server.preprocessing import Placement
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    STRICT,
+    Answered,
+    Floats,
+    NoEvidence,
+    Outputs,
+    Scene,
+    Shapes,
+    Usual,
+    Wanted,
+    check_shape,
+    fits,
+    output_name,
+    shown,
+)
+from tta_server.tasks.drawing import Drawing
+from tta_server.tasks.heatmaps import peaks
+from tta_server.tasks.maps import Lattice, Moved, lattice_of, move_back
+from tta_server.tasks.merging import sigmoid
+from tta_server.tasks.palette import color_of
+from tta_server.views import Weight
+
+Doubles = NDArray[np.float64]
+TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class PointsOutput:
+    """`output:` of a model that gives keypoints.
+
+    `scores` is what its heat maps or third coordinates are. Of heat maps, `stride` is the pixels of the input that a
+    cell covers, and cell i's centre lies at pixel stride (i + `offset`). Of coordinates, `units` says whether they are
+    pixels of the input or parts of its size. `pairs` are the labels that change places in a mirror image; `visible` is
+    the least confidence of a point that is said to be seen.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    kind: Literal["heatmaps", "coordinates"]
+    scores: Literal["logits", "probabilities"] = "probabilities"
+    name: str | None = None
+    stride: float | None = None
+    offset: float = 0.5
+    units: Literal["pixels", "normalized"] = "pixels"
+    pairs: tuple[tuple[str, str], ...] | None = None
+    visible: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.offset <= 1:
+            raise ValueError(f"offset is a part of a cell between 0 and 1, not {self.offset:g}")
+        if not 0 <= self.visible <= 1:
+            raise ValueError(f"visible is a confidence between 0 and 1, not {self.visible:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """J points of one view in the image's own pixels: `xy` (J, 2) and `confidence` (J,), both already under the plain
+    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `moved` holds its heat maps
+    (J, h, w) of probabilities on the plain view's grid, where it had some."""
+
+    xy: Doubles
+    confidence: Doubles
+    seen_by: Affine
+    frame: Size
+    moved: Moved | None = None
+    lattice: Lattice = field(default_factory=Lattice)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """J points in the image's own pixels, their `confidence`, how many `views` could see each, and their `spread`: the
+    root of the mean squared distance of the views' own points, each counting by its weight and confidence."""
+
+    xy: Doubles
+    confidence: Doubles
+    views: NDArray[np.intp]
+    spread: Doubles
+
+
+class PoseAccumulator(NoEvidence):
+    """Keeps every view's few points; of heat maps a sum."""
+
+    def __init__(self, merge: str, scene: Scene) -> None:
+        self._of_maps = merge == "mean_heatmaps"
+        self._scene = scene
+        self._poses: list[Pose] = []
+        self._weights: list[Doubles] = []
+        self._total: Doubles | Floats | None = None
+        self._weight: Doubles | Floats | None = None
+
+    def add(self, prediction: Pose, weight: Weight) -> None:
+        w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
+        if self._of_maps and prediction.moved is not None:
+            self._add_maps(prediction.moved, w)
+        self._poses.append(replace(prediction, moved=None))
+        self._weights.append(w)
+
+    def _add_maps(self, moved: Moved, w: Doubles) -> None:
+        counts = w[:, None, None].astype(np.float32)
+        if moved.coverage is not None:
+            counts = counts * moved.coverage
+        scores = moved.scores * counts
+        self._total = scores if self._total is None else self._total + scores
+        self._weight = counts if self._weight is None else self._weight + counts
+
+    def result(self) -> Merged:
+        """Views that could not see a point say nothing of it."""
+        xy = np.stack([pose.xy for pose in self._poses])
+        confidence = np.stack([pose.confidence for pose in self._poses])
+        weights = np.stack(self._weights)
+        middle, sure = self._decoded() if self._of_maps else _mean(xy, confidence, weights)
+        seen = np.stack([_sees(pose, middle) for pose in self._poses])
+        seen |= ~seen.any(axis=0)  # a point that all say is outside: then all are heard
+        if not self._of_maps:
+            middle, sure = _mean(xy, confidence, weights * seen)
+        return Merged(middle, sure, seen.sum(axis=0), _spread(xy, middle, weights * seen * confidence))
+
+    def _decoded(self) -> tuple[Doubles, Doubles]:
+        assert self._total is not None
+        assert self._weight is not None
+        points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32))
+        return self._poses[0].lattice.to_pixels.then(self._scene.to_image).apply(points), tops
+
+
+def _mean(xy: Doubles, confidence: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:
+    """Points (K, J, 2), each counting by weight and confidence (K, J) -> (J, 2) and the mean confidence (J,)."""
+    by = weights * np.maximum(confidence, TINY)
+    middle = (xy * by[..., None]).sum(axis=0) / np.maximum(by.sum(axis=0), TINY * TINY)[:, None]
+    return middle, (confidence * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), TINY)
+
+
+def _spread(xy: Doubles, middle: Doubles, by: Doubles) -> Doubles:
+    squares = ((xy - middle) ** 2).sum(axis=2)
+    spread: Doubles = np.sqrt((squares * by).sum(axis=0) / np.maximum(by.sum(axis=0), TINY))
+    return spread
+
+
+def _sees(pose: Pose, xy: Doubles) -> NDArray[np.bool_]:
+    """Which points (J, 2) of the image lie in a view's frame, a pixel beyond its edge included."""
+    at = pose.seen_by.apply(xy)
+    inside: NDArray[np.bool_] = np.all((at >= -1) & (at <= np.add(pose.frame, 1)), axis=1)
+    return inside
+
+
+class Keypoints(Usual):
+    name = "keypoints"
+    Output = PointsOutput
+    sees_crops = False
+    labels_are = "point"
+    stops: Sequence[str] = ("all",)
+    includes: Sequence[str] = ("views", "uncertainty", "drawing")
+
+    def __init__(self, labels: Sequence[str], output: PointsOutput, outputs: Shapes) -> None:
+        self.labels: Sequence[str] = tuple(labels)
+        self._form = output
+        self.merges: Sequence[str] = (
+            ("mean_heatmaps", "mean_coordinates") if output.kind == "heatmaps" else ("mean_coordinates",)
+        )
+        self._mirrored = _mirrored(labels, output.pairs)
+        self._output = output_name(output.name, "name", outputs)
+        self._check_shape(outputs[self._output])
+
+    def _check_shape(self, found: Sequence[int | None]) -> None:
+        points = len(self.labels)
+        if self._form.kind == "heatmaps":
+            check_shape(f"keypoints with {points} labels", self._output, found, ["N", points, "h", "w"])
+        elif not any(fits(found, ["N", points, n]) for n in (2, 3)):
+            raise ConfigError(
+                f"keypoints with {points} labels needs an output {self._output} of shape [N, {points}, 2] or "
+                f"[N, {points}, 3]; the model gives {shown(found)}"
+            )
+
+    def check(self, outputs: Outputs, tensor: Size) -> None:
+        """Raises ConfigError unless a run gave [N, J, h, w], or [N, J, 2 or 3], as is stated."""
+        found = outputs[self._output]
+        self._check_shape(found.shape)
+        if self._form.kind == "heatmaps":
+            self._check_stride(Size(found.shape[3], found.shape[2]), tensor)
+        elif self._form.units == "normalized" and np.abs(found[..., :2]).max() > 4:
+            raise ConfigError(
+                f"output.units is normalized, but the model gives coordinates up to {np.abs(found[..., :2]).max():g}; "
+                "are they pixels?"
+            )
+        levels = found if self._form.kind == "heatmaps" else found[..., 2:]
+        if self._form.scores == "probabilities" and levels.size and (levels.min() < -0.1 or levels.max() > 1.5):
+            raise ConfigError(
+                f"output.scores is probabilities, but the model gives {levels.min():g} to {levels.max():g}; are they "
+                "logits?"
+            )
+
+    def _check_stride(self, cells: Size, tensor: Size) -> None:
+        stride = self._form.stride
+        if stride is not None and cells != (round(tensor.width / stride), round(tensor.height / stride)):
+            raise ConfigError(
+                f"output.stride is {stride:g}, but the model gives {cells} cells for an input of {tensor}: a stride of "
+                f"{tensor.width / cells.width:g} by {tensor.height / cells.height:g}"
+            )
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Pose:
+        found = outputs[self._output][row]
+        to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(scene.to_image)
+        seen_by = placement.to_plain.then(scene.to_image).inverse()
+        if self._form.kind == "heatmaps":
+            maps = self._probabilities(found.astype(np.float32))
+            lattice = lattice_of(maps, placement, self._form.offset)
+            points, confidence = peaks(maps)
+            xy = lattice.to_pixels.then(to_image).apply(points)
+            moved = self._renamed_maps(move_back(maps, placement, lattice), placement)
+            return self._renamed(Pose(xy, confidence, seen_by, placement.frame, moved, lattice), placement)
+        xy = found[:, :2].astype(np.float64)
+        if self._form.units == "normalized":
+            xy = xy * placement.tensor
+        confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
+        return self._renamed(Pose(to_image.apply(xy), confidence, seen_by, placement.frame), placement)
+
+    def _probabilities(self, scores: Any) -> Any:
+        return sigmoid(scores) if self._form.scores == "logits" else scores
+
+    def _renamed(self, pose: Pose, placement: Placement) -> Pose:
+        """What a mirror image calls left is right."""
+        if not placement.mirrors:
+            return pose
+        return replace(pose, xy=pose.xy[self._mirrored], confidence=pose.confidence[self._mirrored])
+
+    def _renamed_maps(self, moved: Moved, placement: Placement) -> Moved:
+        return replace(moved, scores=moved.scores[self._mirrored]) if placement.mirrors else moved
+
+    def is_sound(self, prediction: Pose) -> bool:
+        maps = True if prediction.moved is None else np.isfinite(prediction.moved.scores).all()
+        return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
+
+    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> PoseAccumulator:
+        return PoseAccumulator(merge, scene)
+
+    def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
+        if self._form.kind == "coordinates":
+            return 0
+        return 8 * len(self.labels) * round(plain.whole.area / (self._form.stride or 1) ** 2)
+
+    def confidence(self, merged: Merged) -> float:
+        """The mean over the points."""
+        return float(np.clip(merged.confidence, 0, 1).mean())
+
+    def keeps_remarks(self, wanted: Wanted) -> bool:
+        return "views" in wanted.include
+
+    def remark(self, prediction: Pose) -> Pose:
+        return replace(prediction, moved=None)
+
+    def remark_bytes(self, plain: Placement) -> int:
+        return 24 * len(self.labels)
+
+    def answer(self, merged: Merged, remarks: Sequence[Pose], scene: Scene, wanted: Wanted) -> Answered:
+        points = [
+            {
+                "label": label,
+                "x": _pixels(merged.xy[j, 0]),
+                "y": _pixels(merged.xy[j, 1]),
+                "confidence": uncertainty.rounded(merged.confidence[j]),
+                "visible": bool(merged.confidence[j] >= self._form.visible),
+                "spread": _pixels(merged.spread[j]),
+                "views": int(merged.views[j]),
+            }
+            for j, label in enumerate(self.labels)
+        ]
+        prediction = {"height": scene.image.height, "width": scene.image.width, "keypoints": points}
+        unsure: dict[str, Any] = {}
+        if "uncertainty" in wanted.include:
+            spread = {label: _pixels(s) for label, s in zip(self.labels, merged.spread, strict=True)}
+            unsure = {"mean_spread": _pixels(merged.spread.mean()), "spread_by_keypoint": spread}
+        views = [{"keypoints": _listed(pose)} for pose in remarks]
+        return Answered(prediction, views, uncertainty=unsure)
+
+    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
+        return [f"{p['label']} {p['x']:.0f}, {p['y']:.0f} ({p['confidence']:.2f})" for p in prediction["keypoints"]]
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        """The points that are seen."""
+        drawing = Drawing(pixels)
+        found = enumerate(prediction["keypoints"], start=1)
+        drawing.points([(p["x"], p["y"], color_of(index), p["label"]) for index, p in found if p["visible"]])
+        return drawing.pixels
+
+
+def _listed(pose: Pose) -> list[list[float]]:
+    rows = np.column_stack([pose.xy, pose.confidence])
+    return [[_pixels(x), _pixels(y), uncertainty.rounded(c)] for x, y, c in rows]
+
+
+def _pixels(value: float) -> float:
+    return round(float(value), 3)
+
+
+def _mirrored(labels: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> NDArray[np.intp]:
+    """For each label the index of that which takes its place in a mirror image; raises ConfigError."""
+    if pairs is None:
+        sided = [label for label in labels if "left" in label.lower() or "right" in label.lower()]
+        if sided:
+            raise ConfigError(
+                f"output.pairs is missing: labels like {sided[0]!r} change places in a mirror image, as in "
+                "[[left_eye, right_eye]]; [] says that none do"
+            )
+        pairs = ()
+    order = np.arange(len(labels))
+    named = [label for pair in pairs for label in pair]
+    for label in named:
+        if label not in labels:
+            raise ConfigError(f"output.pairs names {label!r}, which is none of the labels: {', '.join(labels)}")
+        if named.count(label) > 1:
+            raise ConfigError(f"output.pairs names {label!r} twice")
+    for one, other in pairs:
+        i, j = list(labels).index(one), list(labels).index(other)
+        order[i], order[j] = j, i
+    return order
