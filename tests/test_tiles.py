@@ -1,0 +1,230 @@
+"""Images larger than a model takes are looked at in tiles that overlap."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.onnx_models import segmenter, write_model
+from tests.patterns import noise, smooth
+from tta_server import load
+from tta_server.deadline import Deadline
+from tta_server.errors import ConfigError, InvalidInput, TooLarge
+from tta_server.geometry import Size
+from tta_server.images import Limits
+from tta_server.metrics import Metrics
+from tta_server.plan import Options, make_layout, make_plan
+from tta_server.predictor import Caller, make_job, read_source
+from tta_server.preprocessing import Preprocessing
+from tta_server.repository import load_model
+from tta_server.sheet import draw_sheet
+from tta_server.stopping import StopReason
+from tta_server.tasks import Scene, Wanted
+from tta_server.tasks.segmentation import MapsOutput, Segmentation
+from tta_server.views import View
+from tta_server.viewspec import read_view, read_views
+from tta_server.work import ModelRunner
+
+TILED = Preprocessing(multiple=8, max_size=64, tile=48, overlap=10)
+CONFIG = {
+    "task": "segmentation",
+    "labels": ["red", "green", "blue"],
+    "input": {"size": "free", "multiple": 8, "max_size": 64, "tile": 48, "overlap": 10, "scale": 255},
+    "output": {"kind": "probabilities"},
+    "policy": "d4",
+    "symmetries": ["hflip", "vflip", "rot90", "transpose"],
+    "budget": {"default_ms": 10_000, "max_ms": 60_000},
+}
+sizes = st.builds(Size, st.integers(1, 200), st.integers(65, 200)) | st.builds(
+    Size, st.integers(65, 200), st.integers(1, 200)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("models") / "tiled", segmenter(), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def tiled(folder):
+    with load(folder) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    config = CONFIG | {"input": {"size": "free", "multiple": 8, "max_size": 1024, "scale": 255}}
+    with load(write_model(tmp_path_factory.mktemp("models") / "whole", segmenter(), config)) as model:
+        yield model
+
+
+def mask(answer):
+    return np.asarray(Image.open(io.BytesIO(answer.picture)))
+
+
+# ---- where tiles lie ----
+
+
+@given(sizes)
+def test_tiles_cover_the_frame_and_overlap_their_neighbours(image):
+    seen = np.zeros((image.height, image.width), int)
+    for tile in TILED.tiles(image):
+        assert max(tile.size) <= 48
+        assert tile.left % 8 == tile.top % 8 == 0
+        seen[tile.top : tile.top + tile.size.height, tile.left : tile.left + tile.size.width] += 1
+    assert seen.min() >= 1
+
+
+@given(sizes)
+def test_neighbours_share_at_least_the_overlap_less_the_rounding_to_multiples(image):
+    for tile in TILED.tiles(image):
+        left, top, right, below = tile.overlaps
+        assert (left == 0) == (tile.left == 0)
+        assert (top == 0) == (tile.top == 0)
+        assert (right == 0) == (tile.left + tile.size.width == image.width)
+        assert (below == 0) == (tile.top + tile.size.height == image.height)
+        assert all(overlap == 0 or overlap >= 3 for overlap in tile.overlaps)
+
+
+def test_two_tiles_by_hand():
+    one, other = TILED.tiles(Size(80, 20))
+    assert (one.left, one.size, one.overlaps) == (0, Size(48, 20), (0, 0, 16, 0))
+    assert (other.left, other.size, other.overlaps) == (32, Size(48, 20), (16, 0, 0, 0))
+
+
+def test_images_that_fit_are_looked_at_whole():
+    assert TILED.tiles(Size(64, 64)) == ()
+
+
+# ---- what comes of them ----
+
+EXACT = ["identity", "hflip", "vflip", {"rot90": 1}, {"rot90": 3}, "transpose", ["antitranspose", {"shift": [8, -16]}]]
+
+
+@given(sizes, st.sampled_from(EXACT), st.sampled_from([1, 4]))
+def test_an_exact_view_s_tiles_give_back_the_plain_view_wherever_they_saw_it(image, spec, stride):
+    pixels, view = noise(image), read_view(spec)
+    scene = Scene(image, TILED.place(View(), image), len(TILED.tiles(image)))
+    task = Segmentation(("red", "green", "blue"), MapsOutput("probabilities"), {"maps": (None, 3, None, None)})
+    plain, merged = (task.accumulator("mean_probabilities", Wanted(), scene) for _ in range(2))
+    canvas = TILED.canvas(pixels, 1.0)
+    for accumulator, shown in ((plain, View()), (merged, View()), (merged, view)):
+        for tile in TILED.tiles(image):
+            placement = TILED.place(shown, image, tile)
+            batch = TILED.empty(1, placement.tensor)
+            TILED.write(canvas, shown, placement, batch[0])
+            scores = batch.reshape(1, 3, placement.tensor.height // stride, stride, -1, stride).mean(axis=(3, 5))
+            accumulator.add(task.decode({"maps": scores}, 0, placement, scene), 1.0)
+    if stride == 1:
+        np.testing.assert_allclose(merged.result().scores, plain.result().scores, atol=1e-5)
+        expected = TILED.normalized(pixels.transpose(2, 0, 1).astype(np.float32))
+        np.testing.assert_allclose(plain.result().scores, expected, atol=1e-5)
+    assert plain.result().scores.shape == (3, -(-image.height // stride), -(-image.width // stride))
+
+
+@pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "max", "vote"])
+@pytest.mark.parametrize("size", [Size(65, 20), Size(150, 111), Size(20, 170)], ids=str)
+def test_the_mask_of_a_tiled_image_is_that_of_the_whole_one(tiled, whole, size, merge):
+    pixels = noise(size)
+    answers = [model.predict(pixels, merge=merge, min_views="all") for model in (tiled, whole)]
+    np.testing.assert_array_equal(*map(mask, answers))
+    assert answers[0].prediction["area"] == answers[1].prediction["area"]
+
+
+def test_rotated_and_zoomed_tiles_nearly_give_the_mask_of_the_whole_image(tiled, whole):
+    pixels = smooth(Size(150, 111))
+    policy = json.dumps(["identity", {"rotate": 10}, {"zoom": 1.1}, {"scale": 1.25}])
+    answers = [model.predict(pixels, policy=policy, min_views="all") for model in (tiled, whole)]
+    assert np.mean(mask(answers[0]) == mask(answers[1])) > 0.98
+
+
+def test_the_receipt_counts_views_and_tells_of_tiles(tiled):
+    receipt = tiled.predict(noise(Size(150, 111)), max_views=3, min_views="all", include="views").receipt.to_dict()
+    assert receipt["tiles"] == 12
+    assert [view["name"] for view in receipt["views"]] == ["plain", "hflip", "vflip"]
+    assert receipt["planned"] == 3
+    assert receipt["stop_reason"] == "all_views"
+
+
+def test_an_image_that_fits_has_no_word_of_tiles(tiled):
+    assert "tiles" not in tiled.predict(noise(Size(64, 40))).receipt.to_dict()
+
+
+def test_agreement_and_uncertainty_of_a_tiled_image(tiled):
+    answer = tiled.predict(noise(Size(90, 70)), min_views="all", include="agreement,uncertainty,probabilities")
+    assert answer.prediction["mean_agreement"] == pytest.approx(1)
+    assert answer.receipt.uncertainty["agreement_by_class"] == {"red": 1, "green": 1, "blue": 1}
+
+
+@pytest.mark.parametrize("stop", ["certain", '{"open": 0.5}'])
+def test_stop_rules_look_at_whole_views(tiled, stop):
+    pixels = np.full((100, 130, 3), (250, 0, 0), np.uint8)
+    receipt = tiled.predict(pixels, stop=stop).receipt
+    assert receipt.stop_reason in ("certain", "settled")
+    assert 4 <= len(receipt.views) <= 6  # more than half of eight, and what two slots have begun
+
+
+def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
+    """Driven by hand: of the second view one tile of two is merged."""
+    model = load_model(folder)
+    plan = make_plan(model, Options(max_views=2))
+    work = make_job(plan, read_source(noise(Size(80, 20)), Limits()), Deadline.after(1000), Caller("x"), Metrics()).work
+    work.decode()
+    runner = ModelRunner(model)
+    for item in (0, 1, 2):
+        runner.run([(work, item)])
+    work.settle(StopReason.DEADLINE)
+    views = work.future.result().receipt.to_dict()["views"]
+    assert views == [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0, "tiles": 1}]
+
+
+def test_a_job_s_mandatory_part_is_every_tile_of_its_mandatory_views(folder):
+    plan = make_plan(load_model(folder), Options(min_views=2))
+    layout = make_layout(plan, Size(150, 111))
+    assert layout.tiles == 12
+    assert len(layout.buckets) == 96
+    assert len(set(layout.buckets)) <= 2
+
+
+def test_memory_that_is_set_aside_grows_with_the_image_not_with_views(folder):
+    model = load_model(folder)
+    few, many = (make_plan(model, Options(max_views=k)) for k in (1, 8))
+    size = Size(4000, 3000)
+    assert make_layout(few, size).nbytes(few) == make_layout(many, size).nbytes(many)
+    assert make_layout(few, size).nbytes(few) < 400_000_000
+
+
+def test_the_sheet_refuses_a_tiled_image(folder, tmp_path):
+    Image.fromarray(noise(Size(150, 111))).save(tmp_path / "large.png")
+    with pytest.raises(InvalidInput, match="takes 12 tiles"):
+        draw_sheet(load_model(folder), (tmp_path / "large.png").read_bytes(), None, None)
+
+
+def test_canvases_are_bounded_still(tiled):
+    with pytest.raises(TooLarge, match="at most 16000000 pixels"):
+        tiled.predict(np.zeros((4100, 4100, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tile": 50}, "tile 50 must be a multiple of 8"),
+        ({"tile": 72}, "at most max_size 64"),
+        ({"overlap": 24}, "over twice the overlap of 24"),
+        ({"size": [48, 48], "max_size": 64, "multiple": 1}, "tile is for size: free"),
+    ],
+)
+def test_tiles_that_make_no_sense_are_refused(tmp_path, changes, sentence):
+    config = CONFIG | {"input": CONFIG["input"] | changes}
+    with pytest.raises(ConfigError, match=sentence):
+        load_model(write_model(tmp_path / "odd", segmenter(), config))
+
+
+def test_views_of_tiles_share_a_bucket_for_each_scale(folder):
+    views = read_views(["identity", "hflip", {"scale": 1.25}])
+    placements = [TILED.place(view, Size(150, 111), tile) for view in views for tile in TILED.tiles(Size(150, 111))]
+    assert len({placement.tensor for placement in placements}) <= 4
