@@ -356,9 +356,10 @@ def test_a_heavy_view_that_speaks_twice_scores_at_most_one():
 
 @merges
 def test_ties_stand_by_view_then_by_box(merge):
-    far = [(20, 0, 30, 10, 0.5), (40, 0, 50, 10, 0.5), (60, 0, 70, 10, 0.5)]
-    found = merged(merge, [boxes(far[2], far[0]), boxes(far[1])])
-    assert found.xyxy[:, 0].tolist() == [60, 20, 40]
+    places = np.random.default_rng(0).permutation(200)
+    far = [(20 * x, 0, 20 * x + 10, 10, (0.25, 0.5)[x % 2]) for x in places]
+    found = merged(merge, [boxes(*far[:123]), boxes(*far[123:])])
+    np.testing.assert_array_equal(found.xyxy[:, 0], 20 * np.append(places[places % 2 == 1], places[places % 2 == 0]))
 
 
 @merges
@@ -389,3 +390,8 @@ def test_a_faded_box_is_left_out():
     found = merged("soft_nms", [boxes((0, 0, 10, 10, 0.9), (0, 0, 10, 10, 0.007)), boxes((50, 50, 60, 60, 0.0009))])
     assert len(found.score) == 1
     assert found.spread[0] == 0
+
+
+def test_a_box_votes_for_itself_and_for_the_first_that_weakens_it():
+    found = merged("soft_nms", [boxes((0, 0, 10, 10 - k, 0.9 - 0.1 * k)) for k in range(3)])
+    assert found.votes.tolist() == [3, 1, 1]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from tta_server.contract import contract
 from tta_server.deadline import Deadline
 from tta_server.geometry import Size
 from tta_server.jobs import Quote
@@ -66,7 +67,8 @@ def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> 
 
 
 def describe_policies() -> dict[str, Any]:
-    """The presets, as they are for a model whose preprocessing crops, and what a list of views may hold."""
+    """The presets, as they are for a model whose preprocessing crops, what a list of views may hold, and what undoing
+    them is promised to do."""
     return {
         "presets": [
             {"name": name, "description": about, "views": [v.name for v in preset(name, crops=True).views]}
@@ -74,4 +76,5 @@ def describe_policies() -> dict[str, Any]:
         ],
         "primitives": list(PRIMITIVES),
         "borders": list(Border),
+        "contract": [cell.to_dict() for cell in contract()],
     }

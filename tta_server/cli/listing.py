@@ -8,6 +8,7 @@ from rich.table import Table
 
 from tta_server.api.describe import describe_model, describe_policies
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, out
+from tta_server.contract import EXAMPLES, OUTPUTS, contract
 from tta_server.policies import PRESETS, preset
 from tta_server.repository import find_models, load_model
 from tta_server.viewspec import PRIMITIVES
@@ -35,8 +36,16 @@ def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = Fal
     out.print(table)
 
 
-def list_policies(as_json: JsonOption = False) -> None:
-    """List the presets and the primitives that a view is made of."""
+def list_policies(
+    as_json: JsonOption = False,
+    of_contract: Annotated[
+        bool, typer.Option("--contract", help="What undoing each kind of view does to each kind of output.")
+    ] = False,
+) -> None:
+    """List the presets and the primitives that a view is made of; --contract: what is promised of their undoing."""
+    if of_contract:
+        _print_contract(as_json)
+        return
     if as_json:
         typer.echo(json.dumps(describe_policies(), indent=2))
         return
@@ -49,4 +58,20 @@ def list_policies(as_json: JsonOption = False) -> None:
         'A policy may also be a list, the plain view first: ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]',
         highlight=False,
         markup=False,
+    )
+
+
+def _print_contract(as_json: bool) -> None:
+    """The table of views and outputs: one row a view, or one object a cell."""
+    cells = list(contract())
+    if as_json:
+        typer.echo(json.dumps([cell.to_dict() for cell in cells], indent=2))
+        return
+    table = Table("view", *OUTPUTS)
+    for view in EXAMPLES:
+        table.add_row(view, *("exact" if cell.undo == 0 else f"{cell.undo:g} px" for cell in cells if cell.view == view))
+    out.print(table)
+    out.print(
+        "How far an undone output may lie from the plain view's, in pixels of the model's input; --json has notes.",
+        highlight=False,
     )

@@ -148,7 +148,7 @@ def soft_nms(line: Line, seen: Seen, iou: float) -> Merged:
             value = overlap(line.corner[:, best, None], line.corner.take(rest, 1))
             score[rest] *= np.exp(-np.square(value) / SIGMA)
             near = rest[value > iou]
-            host[near] = best
+            host[near[host[near] == near]] = best
     leader = np.array(kept, np.intp)
     guests = np.flatnonzero(host != np.arange(len(host)))
     number = np.empty_like(host)

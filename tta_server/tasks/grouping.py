@@ -137,7 +137,7 @@ def seeker(line: Line, iou: float) -> Callable[[Indices, Floats], Indices]:
     middle -= middle.min(axis=1, keepdims=True)
     span = middle.max(axis=1, keepdims=True)
     band_height = max(line.size[1].mean(), span[1, 0] / n)
-    first_band = np.unique(line.label, return_inverse=True)[1] * (n + 2)
+    first_band = np.unique(line.label, return_inverse=True)[1] * (span[1, 0] // band_height + 2)
     stride = 2 * span[0] + 1
     place = (first_band + middle[1] // band_height) * stride + middle[0]
     order = np.argsort(place)
@@ -197,8 +197,8 @@ def group(line: Line, iou: float, follow: Follow) -> Groups:
 
     From a guess, every box's leader is found anew from the groups as they stood before it, until nothing changes. A
     box's leader depends on earlier boxes only: each round settles at least one box more, and what stays is what going
-    box by box gives. Pairs are those that can count while groups' boxes keep within reach of their leaders. Where one
-    does not in the end, they are sought for twice as far, and it goes on.
+    box by box gives. Pairs are those that can count while groups' boxes keep within reach of their leaders. Where in
+    the end one does not, its pairs are sought for twice as far, and rounds go on.
     """
     n = len(line.score)
     seek = seeker(line, iou)
