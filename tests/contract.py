@@ -198,6 +198,14 @@ def box(case):
     return _far(undone, case)
 
 
+def roundness(case):
+    """How far from round a round hill is in the view's own pixels, as a ratio of its deviations; 1 is round."""
+    placement = case.placement(case.view)
+    _, spread = moments(case.tensor(hills(case), case.view)[0], placement.inset, placement.frame)
+    _, before = moments(case.tensor(hills(case), View())[0], case.placement(View()).inset, case.placement(View()).frame)
+    return float((spread.max() / spread.min()) / (before.max() / before.min()))
+
+
 def vector(case):
     task = Embedding((), VectorOutput(), {"vector": (None, 4)})
     values = case.random().normal(size=(1, 4))

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from tests.contract import CHECKS, Case, Unseen
+from tests.contract import CHECKS, PREPARATIONS, Case, Unseen, roundness
 from tta_server.contract import EXAMPLES, OUTPUTS, contract
-from tta_server.viewspec import PRIMITIVES
+from tta_server.geometry import Size
+from tta_server.viewspec import PRIMITIVES, read_view
 
 CELLS = list(contract())
 ROUNDING = {"point": 0.06, "box": 0.2, "heat map": 0.02}
@@ -43,6 +44,19 @@ def test_ten_thousand_random_cases():
     source = np.random.default_rng(7)
     for cell in CELLS:
         check(cell, source, -(-10_000 // len(CELLS)))
+
+
+def check_round(source, cases):
+    """A turn by any angle keeps distances: what is round stays round, on images that are not square."""
+    preps = [PREPARATIONS["free"], PREPARATIONS["free short"]]  # these keep the image's shape
+    for number in range(cases):
+        view = read_view({"rotate": float(source.uniform(-30, 30))})
+        case = Case(preps[number % 2], view, Size(120, int(source.integers(80, 90))), number)
+        assert 0.97 <= roundness(case) <= 1.03, case
+
+
+def test_a_round_thing_stays_round_when_turned():
+    check_round(np.random.default_rng(2), 20)
 
 
 def test_every_primitive_and_output_has_its_cells():

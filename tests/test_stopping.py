@@ -70,7 +70,9 @@ def label(accumulator: Any) -> int:
 
 def merged(merge: str, views: Any) -> Any:
     labels = [str(c) for c in range(len(views[0][0]))]
-    accumulator = Classification(labels, ScoresOutput("probabilities"), {"scores": (None, len(labels))}).accumulator(merge, Wanted(), SCENE)
+    accumulator = Classification(labels, ScoresOutput("probabilities"), {"scores": (None, len(labels))}).accumulator(
+        merge, Wanted(), SCENE
+    )
     for vector, weight in views:
         accumulator.add(vector, weight)
     return accumulator
