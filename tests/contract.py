@@ -138,16 +138,14 @@ def heat_map(case):
         at = [moments(plane, placement.inset, placement.frame)[0] for plane in tensor]
         same = named(*at)[0] is at[1]
         maps = np.stack([nose, one, other] if same else [nose, other, one])[None].astype(np.float32)
-        found.append(task.decode({"maps": maps}, 0, placement, case.scene()))
+        found.append(task.moved(task.decode({"maps": maps}, 0, placement, case.scene()).maps))
     if _is_index(case):
-        seen = np.broadcast_to(_seen(found[1].moved), found[0].moved.scores.shape)
-        np.testing.assert_array_equal(found[1].moved.scores[seen], found[0].moved.scores[seen])
+        seen = np.broadcast_to(_seen(found[1]), found[0].scores.shape)
+        np.testing.assert_array_equal(found[1].scores[seen], found[0].scores[seen])
     frame = case.scene().plain.frame
     centres = [
-        np.stack(
-            [moments(250 * plane, (0, 0), frame)[0] for plane in pose.moved.scores[:, : frame.height, : frame.width]]
-        )
-        for pose in found
+        np.stack([moments(250 * plane, (0, 0), frame)[0] for plane in moved.scores[:, : frame.height, : frame.width]])
+        for moved in found
     ]
     return float(np.abs(centres[0] - centres[1]).max())
 

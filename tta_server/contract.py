@@ -13,8 +13,8 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`undo` says how far, in pixels of the model's input, an undone output may lie from the plain view's: 0 where it is
-    equal, value for value."""
+    """`undo` says how far, in pixels of the model's input, an undone output may lie from the plain view's: 0 where it
+    is equal, value for value."""
 
     view: str
     example: Any

@@ -69,7 +69,9 @@ def _print_contract(as_json: bool) -> None:
         return
     table = Table("view", *OUTPUTS)
     for view in EXAMPLES:
-        table.add_row(view, *("exact" if cell.undo == 0 else f"{cell.undo:g} px" for cell in cells if cell.view == view))
+        table.add_row(
+            view, *("exact" if cell.undo == 0 else f"{cell.undo:g} px" for cell in cells if cell.view == view)
+        )
     out.print(table)
     out.print(
         "How far an undone output may lie from the plain view's, in pixels of the model's input; --json has notes.",

@@ -1,8 +1,8 @@
 """Boxes from a model's outputs to the image, and what of the image a view shows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import sqrt
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ NEAR = 2.0
 """Pixels of the input within which a box touches the edge of a view."""
 BEYOND = 1.0
 """Pixels by which a box may leave a view that saw it whole."""
+EDGE = 1e-6
 
 CORNERS: dict[str, Callable[[Doubles], Doubles]] = {
     "xyxy": lambda b: b,
@@ -65,6 +66,8 @@ def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
 
 def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
     """Which boxes (N, 4) of a view's input touch an edge of it beyond which the plain view goes on: (N,)."""
+    if shows_all(placement):
+        return np.zeros(len(xyxy), np.bool_)
     boxes = xyxy - np.tile(placement.inset, 2)
     width, height = placement.frame
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
@@ -84,20 +87,33 @@ def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
     return cut
 
 
+@lru_cache(maxsize=1024)
+def shows_all(placement: Placement) -> bool:
+    """Whether the whole of the plain view's frame lies in a view's."""
+    width, height = placement.whole
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)])
+    at = placement.to_plain.inverse().apply(corners)
+    return bool(np.all((at >= -EDGE) & (at <= np.add(placement.frame, EDGE))))
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a view shows: `to_view` takes the image's points to its frame of size `frame`."""
+    """What a view shows: `to_view` takes the image's points to its frame of size `frame`; None is all of it."""
 
-    to_view: Affine
+    to_view: Affine | None
     frame: Size
 
     @classmethod
     def of(cls, placement: Placement, scene: Scene) -> "Sight":
+        if shows_all(placement):
+            return cls(None, placement.frame)
         return cls(placement.to_plain.then(scene.to_image).inverse(), placement.frame)
 
     def sees(self, xyxy: Doubles) -> Flags:
         """Which boxes (N, 4) of the image it shows whole."""
         inside = np.ones(len(xyxy), np.bool_)
+        if self.to_view is None:
+            return inside
         for x, y in ((0, 1), (2, 1), (0, 3), (2, 3)):
             at = self.to_view.apply(xyxy[:, [x, y]])
             inside &= np.all((at >= -BEYOND) & (at <= np.add(self.frame, BEYOND)), axis=1)
@@ -116,12 +132,3 @@ def suppressed(xyxy: Doubles, score: Doubles, label: NDArray[np.intp], iou: floa
     corner_and_sides = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxesBatched(corner_and_sides.tolist(), score.tolist(), label.tolist(), 0.0, iou)
     return np.asarray(kept, np.intp).reshape(-1)
-
-
-def scale_of(affine: Affine) -> float:
-    """Pixels that a pixel becomes."""
-    return sqrt(abs(affine.determinant))
-
-
-def listed(values: Sequence[float]) -> list[float]:
-    return [round(float(value), 3) for value in values]

@@ -264,31 +264,21 @@ class Detection(Usual):
 
     def answer(self, merged: Objects, remarks: Sequence[Boxes], scene: Scene, wanted: Wanted) -> Answered:
         found = merged.merged
-        prediction = {
-            "height": scene.image.height,
-            "width": scene.image.width,
-            "boxes": [
-                {
-                    "label": self.labels[label],
-                    "index": int(label),
-                    "score": uncertainty.rounded(score),
-                    "box": geometry.listed(xyxy),
-                    "views": int(votes),
-                    "of": int(voters),
-                    "spread": round(float(spread), 3),
-                }
-                for xyxy, score, label, votes, voters, spread in zip(
-                    found.xyxy, found.score, found.label, found.votes, found.voters, found.spread, strict=True
-                )
-            ],
-        }
+        boxes = self._listed(found)
+        extra = zip(boxes, found.votes.tolist(), found.voters.tolist(), _rounded(found.spread, 3), strict=True)
+        for box, votes, voters, spread in extra:
+            box |= {"views": votes, "of": voters, "spread": spread}
+        prediction = {"height": scene.image.height, "width": scene.image.width, "boxes": boxes}
         unsure = _uncertainty(merged) if "uncertainty" in wanted.include else {}
-        views = [{"boxes": [self._listed(boxes, i) for i in range(len(boxes.score))]} for boxes in remarks]
+        views = [{"boxes": self._listed(boxes)} for boxes in remarks]
         return Answered(prediction, views, uncertainty=unsure)
 
-    def _listed(self, boxes: Boxes, i: int) -> dict[str, Any]:
-        score, box = uncertainty.rounded(boxes.score[i]), geometry.listed(boxes.xyxy[i])
-        return {"label": self.labels[boxes.label[i]], "score": score, "box": box}
+    def _listed(self, boxes: Boxes | Merged) -> list[dict[str, Any]]:
+        columns = boxes.label.tolist(), _rounded(boxes.score, 6), _rounded(boxes.xyxy, 3)
+        return [
+            {"label": self.labels[label], "index": label, "score": score, "box": box}
+            for label, score, box in zip(*columns, strict=True)
+        ]
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
         found = [box for box in prediction["boxes"] if box["score"] >= DRAWN]
@@ -303,6 +293,11 @@ class Detection(Usual):
                 words = f"{box['label']} {box['score']:.2f}"
                 drawing.box(box["box"], color_of(box["index"] + 1), words)
         return drawing.pixels
+
+
+def _rounded(values: NDArray[np.float32], decimals: int) -> list[Any]:
+    listed: list[Any] = np.round(values.astype(np.float64), decimals).tolist()
+    return listed
 
 
 def _uncertainty(merged: Objects) -> dict[str, Any]:

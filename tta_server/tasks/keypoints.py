@@ -1,7 +1,7 @@
 """J named points: coordinates (N, J, 2 or 3) or heat maps (N, J, h, w) -> where each is, and how sure that is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ from tta_server.tasks.base import (
 from tta_server.tasks.drawing import Drawing
 from tta_server.tasks.heatmaps import peaks
 from tta_server.tasks.maps import Lattice, Moved, lattice_of, move_back
-from tta_server.tasks.merging import sigmoid
+from tta_server.tasks.merging import same, sigmoid
 from tta_server.tasks.palette import color_of
 from tta_server.views import Weight
 
@@ -69,15 +69,23 @@ class PointsOutput:
 @dataclass(frozen=True, slots=True)
 class Pose:
     """J points of one view in the image's own pixels: `xy` (J, 2) and `confidence` (J,), both already under the plain
-    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `moved` holds its heat maps
-    (J, h, w) of probabilities on the plain view's grid, where it had some."""
+    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `maps` are the heat maps that the
+    points are of, if there were some."""
 
     xy: Doubles
     confidence: Doubles
     seen_by: Affine
     frame: Size
-    moved: Moved | None = None
-    lattice: Lattice = field(default_factory=Lattice)
+    maps: "HeatMaps | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMaps:
+    """One view's scores (J, h, w), under its own names, and where it lies."""
+
+    scores: Floats
+    placement: Placement
+    lattice: Lattice
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +102,22 @@ class Merged:
 class PoseAccumulator(NoEvidence):
     """Keeps every view's few points; of heat maps a sum."""
 
-    def __init__(self, merge: str, scene: Scene) -> None:
+    def __init__(self, task: "Keypoints", merge: str, scene: Scene) -> None:
+        self._task = task
         self._of_maps = merge == "mean_heatmaps"
         self._scene = scene
         self._poses: list[Pose] = []
         self._weights: list[Doubles] = []
         self._total: Doubles | Floats | None = None
         self._weight: Doubles | Floats | None = None
+        self._lattice = Lattice()
 
     def add(self, prediction: Pose, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
-        if self._of_maps and prediction.moved is not None:
-            self._add_maps(prediction.moved, w)
-        self._poses.append(replace(prediction, moved=None))
+        if self._of_maps and prediction.maps is not None:
+            self._add_maps(self._task.moved(prediction.maps), w)
+            self._lattice = prediction.maps.lattice
+        self._poses.append(replace(prediction, maps=None))
         self._weights.append(w)
 
     def _add_maps(self, moved: Moved, w: Doubles) -> None:
@@ -132,8 +143,8 @@ class PoseAccumulator(NoEvidence):
     def _decoded(self) -> tuple[Doubles, Doubles]:
         assert self._total is not None
         assert self._weight is not None
-        points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32))
-        return self._poses[0].lattice.to_pixels.then(self._scene.to_image).apply(points), tops
+        points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32), same)
+        return self._lattice.to_pixels.then(self._scene.to_image).apply(points), tops
 
 
 def _mean(xy: Doubles, confidence: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:
@@ -215,12 +226,12 @@ class Keypoints(Usual):
         to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(scene.to_image)
         seen_by = placement.to_plain.then(scene.to_image).inverse()
         if self._form.kind == "heatmaps":
-            maps = self._probabilities(found.astype(np.float32))
+            maps = found.astype(np.float32, copy=False)
             lattice = lattice_of(maps, placement, self._form.offset)
-            points, confidence = peaks(maps)
+            points, confidence = peaks(maps, self._probabilities)
             xy = lattice.to_pixels.then(to_image).apply(points)
-            moved = self._renamed_maps(move_back(maps, placement, lattice), placement)
-            return self._renamed(Pose(xy, confidence, seen_by, placement.frame, moved, lattice), placement)
+            heat = HeatMaps(maps, placement, lattice)
+            return self._renamed(Pose(xy, confidence, seen_by, placement.frame, heat), placement)
         xy = found[:, :2].astype(np.float64)
         if self._form.units == "normalized":
             xy = xy * placement.tensor
@@ -236,15 +247,17 @@ class Keypoints(Usual):
             return pose
         return replace(pose, xy=pose.xy[self._mirrored], confidence=pose.confidence[self._mirrored])
 
-    def _renamed_maps(self, moved: Moved, placement: Placement) -> Moved:
-        return replace(moved, scores=moved.scores[self._mirrored]) if placement.mirrors else moved
+    def moved(self, maps: HeatMaps) -> Moved:
+        """A view's heat maps as probabilities on the plain view's grid, under its names."""
+        moved = move_back(self._probabilities(maps.scores), maps.placement, maps.lattice)
+        return replace(moved, scores=moved.scores[self._mirrored]) if maps.placement.mirrors else moved
 
     def is_sound(self, prediction: Pose) -> bool:
-        maps = True if prediction.moved is None else np.isfinite(prediction.moved.scores).all()
+        maps = prediction.maps is None or not np.isnan(prediction.maps.scores).any()
         return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> PoseAccumulator:
-        return PoseAccumulator(merge, scene)
+        return PoseAccumulator(self, merge, scene)
 
     def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
         if self._form.kind == "coordinates":
@@ -259,7 +272,7 @@ class Keypoints(Usual):
         return "views" in wanted.include
 
     def remark(self, prediction: Pose) -> Pose:
-        return replace(prediction, moved=None)
+        return replace(prediction, maps=None)
 
     def remark_bytes(self, plain: Placement) -> int:
         return 24 * len(self.labels)
