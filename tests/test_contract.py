@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_flips_turns_and_transposes_are_exact_and_the_rest_within_half_a_pixel()
     exact = {"identity", "hflip", "vflip", "rot90", "transpose", "antitranspose"}
     assert all(cell.undo == 0 for cell in CELLS if cell.view in exact)
     assert all(cell.undo <= 0.5 for cell in CELLS)
+
+
+def test_the_documentation_has_the_very_table():
+    rows = (Path(__file__).parent.parent / "docs" / "tasks.md").read_text().splitlines()
+    for view in EXAMPLES:
+        undone = [f"{cell.undo:g}" if cell.undo else "exact" for cell in CELLS if cell.view == view]
+        assert f"| {view} | {' | '.join(undone)} |" in rows
 
 
 def test_the_command_prints_it_for_people_and_for_programs():

@@ -43,13 +43,19 @@ class PredictQuery(BaseModel):
         Field(
             description="When to stop: `all`, every view that the budget allows; `certain`, when no view left could "
             'change the answer; `{"epsilon": 0.01}`, when calibration lets expect that it will not; `{"open": 0.01}`, '
-            "when at most that share of a mask's pixels could still change.",
+            'when at most that share of a mask\'s pixels could still change; `{"tolerance": 0.5}`, when the standard '
+            "error of a regression's mean is at most that.",
             examples=["certain", '{"epsilon": 0.01}'],
         ),
     ] = None
     top_k: Annotated[int, Field(ge=1, description="How many classes to list.")] = 5
     include: Annotated[
-        str, Field(description="Comma-separated: `views`, `agreement`, `probabilities`.", examples=["views,agreement"])
+        str,
+        Field(
+            description="Comma-separated, what the task has of `views`, `agreement`, `probabilities`, `uncertainty`, "
+            "`drawing`.",
+            examples=["views,uncertainty"],
+        ),
     ] = ""
 
 
