@@ -1,8 +1,8 @@
 """What serving costs: views/s over HTTP against a bare ONNX Runtime loop, and the latency of one view.
 
 Bare: one thread a core, each with a single-threaded session, on ready tensors. Served: `tta-server serve`, a client
-in its own process, 8 connections, K = 8 (4 for bloodcells, all its symmetries), every receipt checked. Both take turns in one run; the ratio is that of the
-medians. Needs the labelled images (--data); without them it uses the drawn samples.
+in its own process, 8 connections, K = 8 (4 for bloodcells, all its symmetries), every receipt checked. Both take turns
+in one run; the ratio is that of the medians. Needs the labelled images (--data); without them it uses drawn samples.
 """
 
 import argparse

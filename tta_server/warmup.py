@@ -88,8 +88,10 @@ class _Probe:
         return self._runner.infer([(work, 0)]), work.layout.placements[0].tensor
 
     def finishing_seconds(self) -> float:
+        """Of two views where there are as many: one alone has nothing to be fused with."""
         work = self.decoded()
-        self._runner.run([(work, 0)])
+        for index in range(min(2, len(work.layout.placements))):
+            self._runner.run([(work, index)])
         start = time.monotonic()
         work.settle(StopReason.ALL_VIEWS)
         return time.monotonic() - start

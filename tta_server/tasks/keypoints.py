@@ -69,8 +69,8 @@ class PointsOutput:
 @dataclass(frozen=True, slots=True)
 class Pose:
     """J points of one view in the image's own pixels: `xy` (J, 2) and `confidence` (J,), both already under the plain
-    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `maps` are the heat maps that
-    the points are of, if there were some."""
+    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `maps` are the heat maps of
+    which the points are, if there were some."""
 
     xy: Doubles
     confidence: Doubles
