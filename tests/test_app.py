@@ -275,7 +275,7 @@ def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
 
 def test_an_application_loads_every_bundled_model() -> None:
     application = Application.load(Settings(models=MODELS))
-    assert sorted(application.models) == ["cifar10", "clothing", "nuclei"]
+    assert sorted(application.models) == ["bloodcells", "cifar10", "clothing", "mouse", "nuclei", "nuclei-count"]
     assert not application.ready
 
 

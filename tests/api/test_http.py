@@ -296,9 +296,12 @@ def test_each_request_leaves_one_line_of_json_with_its_id(server: Server, client
 def test_models_are_listed(client: httpx.Client) -> None:
     models = client.get("/v1/models").json()["models"]
     assert {m["name"]: m["task"] for m in models} == {
+        "bloodcells": "detection",
         "cifar10": "classification",
         "clothing": "classification",
+        "mouse": "keypoints",
         "nuclei": "segmentation",
+        "nuclei-count": "regression",
     }
     assert all(set(m) == {"name", "version", "task", "description"} for m in models)
 

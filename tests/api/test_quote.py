@@ -194,7 +194,7 @@ def test_a_query_that_makes_no_sense_is_told_what_is_allowed(
 def test_an_unknown_model_names_the_known_ones(client: httpx.Client) -> None:
     status, code, told = refused(client, "none")
     assert (status, code) == (404, "unknown_model")
-    assert "cifar10, clothing, nuclei" in told
+    assert "bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in told
 
 
 @pytest.mark.parametrize(

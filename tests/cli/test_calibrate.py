@@ -153,7 +153,7 @@ def test_not_one_usable_image_is_an_error(moody: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_names_those_that_are_there(images: Path) -> None:
-    with pytest.raises(ConfigError, match="found: cifar10, clothing, nuclei"):
+    with pytest.raises(ConfigError, match="found: bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count"):
         calibrate("none", images, MODELS)
 
 
