@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import yaml
 from onnx import TensorProto, helper, save
 
@@ -37,3 +38,81 @@ def write_model(folder: Path, model, config, version="1") -> Path:
     save(model, folder / version / "model.onnx")
     (folder / "tta.yaml").write_text(config if isinstance(config, str) else yaml.safe_dump(config))
     return folder
+
+
+def heat_maps(stride=4, shape=("n", 3, "h", "w")):
+    """The image's red, green and blue, averaged over squares of `stride`: a heat map for each of three points."""
+    nodes = [helper.make_node("AveragePool", ["image"], ["maps"], kernel_shape=[stride] * 2, strides=[stride] * 2)]
+    stated = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 3, "rows", "columns"])
+    return graph(nodes, shape, "float32", [stated])
+
+
+def pointer(shape=("n", 3, 8, 8)):
+    """Three points, x and y each the mean of a channel."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Constant", [], ["last"], value_ints=[2]),
+        helper.make_node("Unsqueeze", ["means", "last"], ["column"]),
+        helper.make_node("Concat", ["column", "column"], ["points"], axis=2),
+    ]
+    stated = helper.make_tensor_value_info("points", TensorProto.FLOAT, ["n", 3, 2])
+    return graph(nodes, shape, "float32", [stated])
+
+
+def regressor(shape=("n", 3, 8, 8)):
+    """Three values: the means of the channels."""
+    return classifier(shape, outputs=("values",))
+
+
+def embedder(shape=("n", 3, 8, 8)):
+    """A vector of three numbers: the means of the channels."""
+    return classifier(shape, outputs=("vector",))
+
+
+GREY = 77
+"""The red of a first pixel that makes a detector's scores NaN."""
+
+
+def detector(shape=("n", 3, "h", "w")):
+    """The extent of each channel's bright part, over half of 1, with the channel's maximum for a score: class 0 in red,
+    1 in green, 2 in blue. Scores are NaN where the first pixel's red is GREY of 255."""
+    constants = {
+        "half": {"value_float": 0.5},
+        "grey": {"value_floats": [float(np.float32(GREY) / np.float32(255))]},
+        "nan": {"value_float": float("nan")},
+        "one": {"value_ints": [1]},
+        "classes": {"value_ints": [0, 1, 2]},
+        "starts": {"value_ints": [0, 0, 0]},
+        "ends": {"value_ints": [1, 1, 1]},
+        "axes": {"value_ints": [1, 2, 3]},
+        "column": {"value_ints": [-1, 1]},
+    }
+    ends = {"left": ("columns", 0), "top": ("rows", 0), "right": ("columns", 1), "below": ("rows", 1)}
+    nodes = [
+        *(helper.make_node("Constant", [], [name], **value) for name, value in constants.items()),
+        helper.make_node("Greater", ["image", "half"], ["bright"]),
+        helper.make_node("Cast", ["bright"], ["light"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["light"], ["columns"], axes=[2], keepdims=0),
+        helper.make_node("ReduceMax", ["light"], ["rows"], axes=[3], keepdims=0),
+        *(
+            helper.make_node("ArgMax", [lit], [end], axis=2, select_last_index=last)
+            for end, (lit, last) in ends.items()
+        ),
+        helper.make_node("Add", ["right", "one"], ["after right"]),
+        helper.make_node("Add", ["below", "one"], ["after below"]),
+        helper.make_node("Concat", ["left", "top", "after right", "after below"], ["corners"], axis=2),
+        helper.make_node("Cast", ["corners"], ["boxes"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["image"], ["most"], axes=[2, 3], keepdims=0),
+        helper.make_node("Slice", ["image", "starts", "ends", "axes"], ["first"]),
+        helper.make_node("Reshape", ["first", "column"], ["red"]),
+        helper.make_node("Equal", ["red", "grey"], ["is grey"]),
+        helper.make_node("Where", ["is grey", "nan", "most"], ["scores"]),
+        helper.make_node("Shape", ["most"], ["size"]),
+        helper.make_node("Expand", ["classes", "size"], ["labels"]),
+    ]
+    stated = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["n", 3, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, ["n", 3]),
+    ]
+    return graph(nodes, shape, "float32", stated)

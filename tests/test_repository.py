@@ -151,7 +151,7 @@ def assert_runs(model):
         for row in batch:
             prep.write(prep.canvas(image, view.scale), view, placement, row)
         outputs = model.backend.infer(batch)
-        model.task.check(outputs)
+        model.task.check(outputs, placement.tensor)
         assert np.isfinite(outputs["scores"]).all()
 
 
@@ -312,7 +312,7 @@ def test_a_free_size_needs_both_axes_free(refused):
 
 def test_one_of_two_outputs_may_be_named(load):
     model = load(changed(CLASSIFICATION, output={"name": "b"}), classifier(outputs=("a", "b")))
-    model.task.check({"b": np.zeros((1, 3), np.float32)})
+    model.task.check({"b": np.zeros((1, 3), np.float32)}, Size(8, 8))
 
 
 @pytest.mark.parametrize(

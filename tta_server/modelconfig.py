@@ -1,5 +1,6 @@
 """`tta.yaml`: what a model's author states about it, validated once, at load."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -145,10 +146,11 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path}: is not valid YAML: {where}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds {type(found).__name__}, not keys like 'task' and 'input'")
+    kind = _config_of(found.get("task"))
     try:
-        return _config_of(found.get("task")).model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentences(path, error))) from None
+        raise ConfigError("; ".join(_sentences(path, error, kind))) from None
 
 
 def _config_of(task: object) -> type[ModelConfig]:
@@ -158,12 +160,12 @@ def _config_of(task: object) -> type[ModelConfig]:
     return create_model("ModelConfig", __base__=ModelConfig, output=(TASKS[task].Output, ...))
 
 
-def _sentences(path: Path, error: ValidationError) -> list[str]:
+def _sentences(path: Path, error: ValidationError, kind: type[ModelConfig]) -> list[str]:
     sentences = []
     for mistake in error.errors(include_url=False):
         key = ".".join(str(part) for part in mistake["loc"] if not _is_branch(part)) or "the file"
-        if mistake["type"] == "extra_forbidden":
-            known = ", ".join(_known_keys(mistake["loc"][:-1]))
+        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = ", ".join(_known_keys(kind, mistake["loc"][:-1]))
             sentences.append(f"{path}: unknown key {key}; known: {known}")
         elif mistake["type"] == "invalid_key":
             sentences.append(f"{path}: {key} is a key that is not text")
@@ -182,8 +184,7 @@ def _is_branch(part: int | str) -> bool:
     return (isinstance(part, str) and any(c in part for c in "[(")) or part in ("int", "str")
 
 
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    model: Any = ModelConfig
+def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:
     for part in place:
         model = model.model_fields[str(part)].annotation
-    return list(model.model_fields)
+    return [field.name for field in fields(model)] if is_dataclass(model) else list(model.model_fields)

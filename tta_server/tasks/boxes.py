@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +20,8 @@ THINNEST = 0.125
 """Of a turned box's shorter side, the least that is made of its object's."""
 NEAR = 2.0
 """Pixels of the input within which a box touches the edge of a view."""
-BEYOND = 1.0
-"""Pixels by which a box may leave a view that saw it whole."""
+INSIDE = 1.0
+"""Pixels that an edge must lie inside the plain view to cut it, and that a corner may lie outside what sees it."""
 EDGE = 1e-6
 
 CORNERS: dict[str, Callable[[Doubles], Doubles]] = {
@@ -66,24 +65,17 @@ def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
 
 def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
     """Which boxes (N, 4) of a view's input touch an edge of it beyond which the plain view goes on: (N,)."""
+    cut = np.zeros(len(xyxy), np.bool_)
     if shows_all(placement):
-        return np.zeros(len(xyxy), np.bool_)
+        return cut
     boxes = xyxy - np.tile(placement.inset, 2)
-    width, height = placement.frame
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    ends = np.full(len(boxes), -NEAR), np.full(len(boxes), width + NEAR), np.full(len(boxes), height + NEAR)
-    outside = {
-        (0, -1): np.stack([ends[0], y], axis=1),
-        (1, -1): np.stack([x, ends[0]], axis=1),
-        (2, width): np.stack([ends[1], y], axis=1),
-        (3, height): np.stack([x, ends[2]], axis=1),
-    }
-    cut = np.zeros(len(boxes), np.bool_)
-    for (side, end), points in outside.items():
-        touches = boxes[:, side] <= NEAR if end == -1 else boxes[:, side] >= end - NEAR
-        at = placement.to_plain.apply(points)
-        goes_on = np.all((at > BEYOND) & (at < np.subtract(placement.whole, BEYOND)), axis=1)
-        cut |= touches & goes_on
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    for side, edge in enumerate((0, 0, *placement.frame)):
+        touches = boxes[:, side] <= NEAR if side < 2 else boxes[:, side] >= edge - NEAR
+        on_edge = middle.copy()
+        on_edge[:, side % 2] = edge
+        at = placement.to_plain.apply(on_edge)
+        cut |= touches & np.all((at > INSIDE) & (at < np.subtract(placement.whole, INSIDE)), axis=1)
     return cut
 
 
@@ -96,39 +88,35 @@ def shows_all(placement: Placement) -> bool:
     return bool(np.all((at >= -EDGE) & (at <= np.add(placement.frame, EDGE))))
 
 
+def to_view(xyxy: Doubles, placement: Placement) -> Doubles:
+    """The way there: boxes (N, 4) of the plain view's frame -> of a view's input."""
+    m = placement.to_plain.inverse()
+    middle = m.apply((xyxy[:, :2] + xyxy[:, 2:]) / 2) + placement.inset
+    squares = np.array([[m.xx**2, m.xy**2], [m.yx**2, m.yy**2]])
+    half = np.sqrt((xyxy[:, 2:] - xyxy[:, :2]) ** 2 @ squares.T) / 2
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a view shows: `to_view` takes the image's points to its frame of size `frame`; None is all of it."""
+    """What of a scene a view shows."""
 
-    to_view: Affine | None
-    frame: Size
-
-    @classmethod
-    def of(cls, placement: Placement, scene: Scene) -> "Sight":
-        if shows_all(placement):
-            return cls(None, placement.frame)
-        return cls(placement.to_plain.then(scene.to_image).inverse(), placement.frame)
+    placement: Placement
+    scene: Scene
 
     def sees(self, xyxy: Doubles) -> Flags:
-        """Which boxes (N, 4) of the image it shows whole."""
-        inside = np.ones(len(xyxy), np.bool_)
-        if self.to_view is None:
-            return inside
-        for x, y in ((0, 1), (2, 1), (0, 3), (2, 3)):
-            at = self.to_view.apply(xyxy[:, [x, y]])
-            inside &= np.all((at >= -BEYOND) & (at <= np.add(self.frame, BEYOND)), axis=1)
-        return inside
+        """Which boxes (N, 4) of the image it shows whole, and would not take for cut."""
+        if shows_all(self.placement):
+            return np.ones(len(xyxy), np.bool_)
+        plain = self.scene.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
+        seen = ~are_cut(to_view(plain, self.placement), self.placement)
+        to_frame = self.placement.to_plain.inverse()
+        for corner in ([0, 1], [2, 1], [0, 3], [2, 3]):
+            at = to_frame.apply(plain[:, corner])
+            seen &= np.all((at >= -INSIDE) & (at <= np.add(self.placement.frame, INSIDE)), axis=1)
+        return seen
 
 
 def clipped(xyxy: Doubles, size: Size) -> Doubles:
     """Boxes (N, 4) inside an image."""
     return np.clip(xyxy, 0, np.tile(size, 2))
-
-
-def suppressed(xyxy: Doubles, score: Doubles, label: NDArray[np.intp], iou: float) -> NDArray[np.intp]:
-    """Indices of the boxes that stay of those that overlap another of their class by more than `iou`, by score."""
-    if not len(xyxy):
-        return np.empty(0, np.intp)
-    corner_and_sides = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxesBatched(corner_and_sides.tolist(), score.tolist(), label.tolist(), 0.0, iou)
-    return np.asarray(kept, np.intp).reshape(-1)

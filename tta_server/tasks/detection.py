@@ -188,7 +188,7 @@ class Detection(Usual):
             return
         form, classes = self._form, len(self.labels)
         if label.min() < 0 or label.max() >= classes:
-            found = f"{label.min() + form.first_label} to {label.max() + form.first_label}"
+            found = f"{label.min() + form.first_label:g} to {label.max() + form.first_label:g}"
             last = form.first_label + classes - 1
             raise ConfigError(
                 f"detection with {classes} labels needs classes {form.first_label} to {last}; the model gives {found}"
@@ -201,15 +201,15 @@ class Detection(Usual):
         if form.units == "pixels" and 0 < most <= 1.5 < min(tensor) / 4:
             raise ConfigError(f"output.units is pixels, but the model's boxes end at {most:g}; are they normalized?")
 
-    def _read(self, outputs: Outputs, row: int) -> tuple[Doubles, Doubles, NDArray[np.intp]]:
-        """Boxes (M, 4) as left, top, right, below in the outputs' own units, scores (M,) and class indices (M,)."""
+    def _read(self, outputs: Outputs, row: int) -> tuple[Doubles, Doubles, NDArray[Any]]:
+        """Boxes (M, 4) as the model writes them, scores (M,) and class numbers (M,) from 0."""
         written, score, label = self._columns({key: outputs[name][row] for key, name in self._names.items()})
         if score.ndim == 2:
             label = score.argmax(axis=1)
             score = score[np.arange(len(label)), label]
         else:
-            label = np.rint(label).astype(np.intp) - self._form.first_label
-        return geometry.CORNERS[self._form.format](written.astype(np.float64)), score.astype(np.float64), label
+            label = np.rint(label) - self._form.first_label
+        return written.astype(np.float64), score.astype(np.float64), label
 
     def _columns(self, found: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Boxes (M, 4), probabilities (M,) with labels (M,), or (M, C) without."""
@@ -224,23 +224,31 @@ class Detection(Usual):
         return rows[:, :4], chance(rows[:, 5:]) * chance(rows[:, 4:5]), np.empty(0)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Found:
-        form, sight = self._form, geometry.Sight.of(placement, scene)
-        xyxy, score, label = self._read(outputs, row)
-        counts = (score >= form.min_score) & (label >= 0) & (label < len(self.labels))
-        sound = bool(np.isfinite(score).all() and np.isfinite(xyxy[counts]).all())
-        xyxy, score, label = xyxy[counts], score[counts], label[counts]
-        order = np.argsort(-score, kind="stable")
-        if sound and form.nms is not None:
-            order = geometry.suppressed(xyxy, score, label, form.nms)
-        order = order[: form.max_boxes]
-        xyxy, score, label = xyxy[order], score[order], label[order]
-        if form.units == "normalized":
+        written, score, label = self._read(outputs, row)
+        counts = score >= self._form.min_score
+        sound = not np.isnan(score).any() and all(np.isfinite(v[counts]).all() for v in (written, score, label))
+        counts &= (label >= 0) & (label < len(self.labels)) & sound
+        xyxy = geometry.CORNERS[self._form.format](written[counts])
+        if self._form.units == "normalized":
             xyxy = xyxy * np.tile(placement.tensor, 2)
         whole = ~geometry.are_cut(xyxy, placement)
         plain = geometry.to_plain(xyxy[whole], placement)
-        corners = scene.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4)
-        boxes = geometry.clipped(corners, scene.image).astype(np.float32)
-        return Found(Boxes(boxes, np.minimum(score[whole], 1).astype(np.float32), label[whole]), sight, sound)
+        corners = geometry.clipped(scene.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), scene.image)
+        some = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        boxes = Boxes(
+            corners[some].astype(np.float32),
+            np.minimum(score[counts][whole][some], 1).astype(np.float32),
+            label[counts][whole][some].astype(np.intp),
+        )
+        return Found(self._surest(boxes), geometry.Sight(placement, scene), sound)
+
+    def _surest(self, boxes: Boxes) -> Boxes:
+        """By score, and where asked for without doubles."""
+        if self._form.nms is not None:
+            kept = merge_boxes("nms", [boxes], [1.0], lambda xyxy: np.ones((1, len(xyxy)), np.bool_), self._form.nms)
+            boxes = Boxes(kept.xyxy, kept.score, kept.label)
+        order = np.argsort(-boxes.score, kind="stable")[: self._form.max_boxes]
+        return Boxes(boxes.xyxy[order], boxes.score[order], boxes.label[order])
 
     def is_sound(self, prediction: Found) -> bool:
         return prediction.sound

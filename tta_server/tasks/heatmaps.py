@@ -31,6 +31,7 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     mass = np.where(inside, np.maximum(near, 0), 0).astype(np.float64)
     total = mass.sum(axis=(1, 2))
     safe = np.where(total > 0, total, 1)
-    aside = np.stack([(mass.sum(axis=1) * around).sum(axis=1), (mass.sum(axis=2) * around).sum(axis=1)], axis=1)
-    points = np.stack([x, y], axis=1) + 0.5 + aside / safe[:, None]
+    with np.errstate(invalid="ignore"):  # an infinite peak has no centroid, and is told of by its value
+        aside = np.stack([(mass.sum(axis=1) * around).sum(axis=1), (mass.sum(axis=2) * around).sum(axis=1)], axis=1)
+        points = np.stack([x, y], axis=1) + 0.5 + aside / safe[:, None]
     return points, tops

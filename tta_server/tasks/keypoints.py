@@ -29,7 +29,7 @@ from tta_server.tasks.base import (
 )
 from tta_server.tasks.drawing import Drawing
 from tta_server.tasks.heatmaps import peaks
-from tta_server.tasks.maps import Lattice, Moved, lattice_of, move_back
+from tta_server.tasks.maps import Lattice, Moved, lattice_of, move_back, of_frame
 from tta_server.tasks.merging import same, sigmoid
 from tta_server.tasks.palette import color_of
 from tta_server.views import Weight
@@ -60,6 +60,12 @@ class PointsOutput:
     visible: float = 0.3
 
     def __post_init__(self) -> None:
+        if self.kind == "coordinates" and (self.stride is not None or self.offset != 0.5):
+            raise ValueError("stride and offset are of heat maps; coordinates have none")
+        if self.kind == "heatmaps" and self.units != "pixels":
+            raise ValueError("units are of coordinates; heat maps have none")
+        if self.stride is not None and not self.stride > 0:
+            raise ValueError(f"stride is a number of pixels over 0, not {self.stride:g}")
         if not 0 <= self.offset <= 1:
             raise ValueError(f"offset is a part of a cell between 0 and 1, not {self.offset:g}")
         if not 0 <= self.visible <= 1:
@@ -129,16 +135,23 @@ class PoseAccumulator(NoEvidence):
         self._weight = counts if self._weight is None else self._weight + counts
 
     def result(self) -> Merged:
-        """Views that could not see a point say nothing of it."""
+        """Views that could not see a point say nothing of it. The first guess is that of views that see it wherever
+        any puts it: one that is cut off from it would put it inside."""
         xy = np.stack([pose.xy for pose in self._poses])
         confidence = np.stack([pose.confidence for pose in self._poses])
         weights = np.stack(self._weights)
-        middle, sure = self._decoded() if self._of_maps else _mean(xy, confidence, weights)
+        middle, sure = self._decoded() if self._of_maps else _mean(xy, confidence, weights * self._see_all(xy))
         seen = np.stack([_sees(pose, middle) for pose in self._poses])
         seen |= ~seen.any(axis=0)  # a point that all say is outside: then all are heard
         if not self._of_maps:
             middle, sure = _mean(xy, confidence, weights * seen)
         return Merged(middle, sure, seen.sum(axis=0), _spread(xy, middle, weights * seen * confidence))
+
+    def _see_all(self, xy: Doubles) -> NDArray[np.bool_]:
+        """Which views (K, J) see all that any view says of a point of xy (K, J, 2); all of them where none does."""
+        every = xy.reshape(-1, 2)
+        see = np.stack([_sees(pose, every).reshape(xy.shape[:2]).all(axis=0) for pose in self._poses])
+        return see | ~see.any(axis=0)
 
     def _decoded(self) -> tuple[Doubles, Doubles]:
         assert self._total is not None
@@ -228,15 +241,18 @@ class Keypoints(Usual):
         if self._form.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
             lattice = lattice_of(maps, placement, self._form.offset)
-            points, confidence = peaks(maps, self._probabilities)
-            xy = lattice.to_pixels.then(to_image).apply(points)
+            inside, corner = of_frame(maps, placement, lattice)
+            points, confidence = peaks(inside, self._probabilities)
+            xy = lattice.to_pixels.then(to_image).apply(points + corner)
             heat = HeatMaps(maps, placement, lattice)
             return self._renamed(Pose(xy, confidence, seen_by, placement.frame, heat), placement)
         xy = found[:, :2].astype(np.float64)
         if self._form.units == "normalized":
             xy = xy * placement.tensor
         confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
-        return self._renamed(Pose(to_image.apply(xy), confidence, seen_by, placement.frame), placement)
+        with np.errstate(invalid="ignore"):  # infinities are told of by is_sound
+            xy = to_image.apply(xy)
+        return self._renamed(Pose(xy, confidence, seen_by, placement.frame), placement)
 
     def _probabilities(self, scores: Any) -> Any:
         return sigmoid(scores) if self._form.scores == "logits" else scores
@@ -283,7 +299,7 @@ class Keypoints(Usual):
                 "label": label,
                 "x": _pixels(merged.xy[j, 0]),
                 "y": _pixels(merged.xy[j, 1]),
-                "confidence": uncertainty.rounded(merged.confidence[j]),
+                "confidence": uncertainty.rounded(np.clip(merged.confidence[j], 0, 1)),
                 "visible": bool(merged.confidence[j] >= self._form.visible),
                 "spread": _pixels(merged.spread[j]),
                 "views": int(merged.views[j]),

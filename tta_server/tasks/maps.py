@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,21 @@ class Lattice:
 
     def cells(self, frame: Size) -> Size:
         """How many cells a frame of that size has."""
-        return Size(ceil(frame.width / self.stride[0]), ceil(frame.height / self.stride[1]))
+        across, down = frame.width / self.stride[0], frame.height / self.stride[1]
+        return Size(max(1, ceil(across - EDGE)), max(1, ceil(down - EDGE)))
 
 
 def lattice_of(maps: Floats, placement: Placement, offset: float = 0.5) -> Lattice:
     """Of the score maps (C, h, w) that a model gave for a view."""
-    return Lattice((placement.tensor.width / maps.shape[2], placement.tensor.height / maps.shape[1]), offset)
+    width, height = placement.tensor
+    return Lattice((_stride(width, maps.shape[2]), _stride(height, maps.shape[1])), offset)
+
+
+def _stride(length: int, cells: int) -> float:
+    """Whole where that explains the cells, the last of which may lack or exceed some pixels: views of other sizes then
+    lie on the same grid."""
+    whole = round(length / cells)
+    return float(whole) if whole and cells in (length // whole, -(-length // whole)) else length / cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,14 @@ class Moved:
     scores: Floats
     coverage: Floats | None
     corner: tuple[int, int] = (0, 0)
+
+
+def of_frame(maps: Floats, placement: Placement, lattice: Lattice) -> tuple[Floats, tuple[int, int]]:
+    """The cells that lie in a view's frame, in part at least, without bars and padding; and the first of them, x, y."""
+    edges = np.array([placement.inset, np.add(placement.inset, placement.frame)])
+    (left, top), (right, bottom) = lattice.to_pixels.inverse().apply(edges).tolist()
+    x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
+    return maps[:, y : max(y + 1, ceil(bottom - EDGE)), x : max(x + 1, ceil(right - EDGE))], (x, y)
 
 
 def first_cell(tile: Tile, lattice: Lattice) -> tuple[int, int]:

@@ -77,6 +77,11 @@ def is_finite(z: Floats) -> bool:
     return bool(np.isfinite(z.max(axis=0)).all())
 
 
+def are_numbers(z: Floats) -> bool:
+    """Of labels that are each there or not: -inf rules one out, or all, NaN and +inf spoil all."""
+    return not np.any(np.isnan(z) | (z == np.inf))
+
+
 def same(values: Floats) -> Floats:
     return values
 

@@ -27,9 +27,9 @@ from tta_server.tasks.merging import (
     SLACK,
     LabelsOutput,
     ScoreAccumulator,
+    are_numbers,
     check_bounded,
     check_kind,
-    is_finite,
     label_merges,
 )
 from tta_server.views import Weight
@@ -88,7 +88,7 @@ class Multilabel(Usual):
         return scores
 
     def is_sound(self, prediction: Floats) -> bool:
-        return is_finite(prediction)
+        return are_numbers(prediction)
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> LabelAccumulator:
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)

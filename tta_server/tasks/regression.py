@@ -30,6 +30,7 @@ from tta_server.views import Weight
 Values = NDArray[np.float64]
 """(D,): one view's outputs, or merged ones, as the model gives them: logarithms where it gives logarithms."""
 
+TINY = 1e-300
 TRIM = 0.2
 """Share of the weight that `trimmed_mean` leaves out at either end."""
 
@@ -48,7 +49,8 @@ UNDO: dict[str, Callable[[Values], Values]] = {"values": lambda v: v, "log": np.
 
 
 def mean(values: Values, weights: Values) -> Values:
-    """Of values (K, D) with weights (K, D)."""
+    """Of values (K, D) with weights (K, D); the plain one of a value for which no view has weight."""
+    weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
     total: Values = (values * weights).sum(axis=0) / weights.sum(axis=0)
     return total
 
@@ -94,13 +96,15 @@ class ValueAccumulator(NoEvidence):
         return self._merge(np.array(self._values), np.array(self._weights))
 
     def standard_error(self) -> float:
-        """Of the weighted mean, the largest of the vector's: the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2."""
-        k = len(self._values)
-        if k < 2:
-            return inf
+        """Of the weighted mean, the largest of the vector's: the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2,
+        where k = sum(w)^2 / sum(w^2) is how many views of equal weight count as much; infinite where that is one."""
         values, weights = self._undo(np.array(self._values)), np.array(self._weights)
-        squares = (weights**2 * (values - mean(values, weights)) ** 2).sum(axis=0)
-        return float((np.sqrt(squares) / weights.sum(axis=0)).max() * sqrt(k / (k - 1)))
+        shares = weights / np.maximum(weights.sum(axis=0), TINY)
+        alone = (shares**2).sum(axis=0)  # 1 / k
+        if np.any((alone == 0) | (alone > 1 - 1e-9)):
+            return inf
+        squares = (shares**2 * (values - mean(values, weights)) ** 2).sum(axis=0)
+        return float(np.sqrt(squares / (1 - alone)).max())
 
 
 class Regression(Usual):
@@ -135,7 +139,8 @@ class Regression(Usual):
         return values
 
     def is_sound(self, prediction: Values) -> bool:
-        return bool(np.isfinite(self._undo(prediction)).all())
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(self._undo(prediction)).all())
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> ValueAccumulator:
         return ValueAccumulator(MERGES[merge], self._undo)

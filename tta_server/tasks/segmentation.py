@@ -34,6 +34,7 @@ from tta_server.tasks.merging import (
     MERGES,
     Merge,
     ScoreAccumulator,
+    are_numbers,
     check_bounded,
     check_kind,
     is_finite,
@@ -134,9 +135,11 @@ class Segmentation(Usual):
         self._offset = output.offset
         self._reading: Reading = OneClass(labels)
         self._kind = KINDS[output.kind]
+        self._is_sound = is_finite
         self._merges: Mapping[str, Merge] = MERGES
         if output.multilabel:
             self._reading = AnyLabels(labels, output.threshold)
+            self._is_sound = are_numbers
             self._kind = LABEL_KINDS[output.kind]
             self._merges = label_merges(output.threshold)
         self.merges: Sequence[str] = tuple(self._merges)
@@ -160,7 +163,7 @@ class Segmentation(Usual):
         return Maps(moved.scores, moved.coverage, lattice=lattice, corner=moved.corner)
 
     def is_sound(self, prediction: Maps) -> bool:
-        return is_finite(prediction.scores)
+        return self._is_sound(prediction.scores)
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> MapAccumulator:
         votes = not wanted.include.isdisjoint(("agreement", "uncertainty"))
