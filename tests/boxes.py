@@ -1,4 +1,4 @@
-"""Where boxes lie in views, by their corners or by the ellipses that fill them: what the task's own way is held against.
+"""Where boxes lie in views, by their corners or by the ellipses that fill them: what the task is held against.
 
 Boxes are (N, 4) as left, top, right, below.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import test_contract
-from tests.tasks import test_fusion, test_merging, test_segmentation
+from tests.tasks import test_detection, test_fusion, test_merging, test_segmentation
 from tta_server import preprocessing
 from tta_server.contract import contract
 from tta_server.geometry import Affine, Geometry
@@ -125,6 +125,10 @@ BUGS = {
     "coverage ignored for crops: masks": (
         coverage_of_maps_ignored,
         lambda: test_segmentation.test_a_crop_changes_only_what_it_saw("mean_probabilities"),
+    ),
+    "coverage ignored for crops: boxes": (
+        coverage_of_boxes_ignored,
+        test_detection.test_a_box_left_out_as_cut_does_not_count_against_itself,
     ),
     "softmax before mean_logits": (
         softmax_first,

@@ -160,7 +160,9 @@ def test_long_values_are_not_echoed_whole(client: httpx.Client) -> None:
 
 def test_an_unknown_model_names_the_known_ones(client: httpx.Client) -> None:
     for response in (client.post("/v1/models/none/predict", content=b"x"), client.get("/v1/models/none")):
-        assert "bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in check_error(response, 404, "unknown_model")
+        assert "bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in check_error(
+            response, 404, "unknown_model"
+        )
 
 
 @pytest.mark.parametrize(

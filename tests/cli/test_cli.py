@@ -101,7 +101,9 @@ def test_predict_with_a_wrong_option_says_what_is_allowed(photo: Path, arguments
 
 
 def test_an_unknown_model_names_those_that_are_there(photo: Path) -> None:
-    assert "found: bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in check_mistake(run("predict", str(photo), "--model", "none"))
+    assert "found: bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in check_mistake(
+        run("predict", str(photo), "--model", "none")
+    )
 
 
 def test_a_missing_image_is_a_usage_error() -> None:
@@ -144,7 +146,14 @@ def test_models_are_listed() -> None:
 
 def test_models_are_listed_as_json() -> None:
     found = json.loads(run("models", "--json").stdout)
-    assert [model["name"] for model in found] == ["bloodcells", "cifar10", "clothing", "mouse", "nuclei", "nuclei-count"]
+    assert [model["name"] for model in found] == [
+        "bloodcells",
+        "cifar10",
+        "clothing",
+        "mouse",
+        "nuclei",
+        "nuclei-count",
+    ]
 
 
 def test_policies_are_listed() -> None:

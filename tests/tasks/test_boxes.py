@@ -1,8 +1,8 @@
-from math import cos, hypot, radians, sqrt
+from math import hypot, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.boxes import (
@@ -23,10 +23,12 @@ from tests.boxes import (
 )
 from tta_server.geometry import Size
 from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.tasks.boxes import CORNERS, Sight, are_cut, clipped, scale_of, suppressed, to_plain
+from tta_server.tasks.boxes import CORNERS, Sight, are_cut, clipped, to_plain
 from tta_server.viewspec import read_view
 
 FREE = Preprocessing(normalization=RAW)
+half = settings(max_examples=50)
+"""For laws of four preparations or merges."""
 prepared = pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
 free = pytest.mark.parametrize("prep", [PREPARATIONS["free"], PREPARATIONS["free short"]], ids=["free", "free short"])
 upright_views = st.sampled_from([*FULL_VIEWS, *PARTIAL_VIEWS])
@@ -46,6 +48,7 @@ def box(*corners):
 
 
 @prepared
+@half
 @given(upright_views, images, parts)
 def test_a_box_comes_back_from_flips_turns_zooms_and_shifts(prep, spec, image, parts):
     placement = placed(spec, image, prep)
@@ -54,6 +57,7 @@ def test_a_box_comes_back_from_flips_turns_zooms_and_shifts(prep, spec, image, p
 
 
 @prepared
+@half
 @given(turned_views, images, parts)
 def test_an_ellipse_s_box_comes_back_from_rotations(prep, spec, image, parts):
     placement = placed(spec, image, prep)
@@ -70,7 +74,7 @@ def test_at_any_angle_the_middle_comes_back_and_sides_keep_within_reason(angle, 
     np.testing.assert_allclose((found[:, :2] + found[:, 2:]) / 2, (boxes[:, :2] + boxes[:, 2:]) / 2, atol=1e-9)
     sides, whole = found[:, 2:] - found[:, :2], boxes[:, 2:] - boxes[:, :2]
     assert (sides > 0).all()
-    assert (np.hypot(*sides.T) <= np.hypot(*whole.T) + 1e-6).all()
+    assert (np.hypot(*sides.T) <= 1.01 * np.hypot(*whole.T)).all()
 
 
 @given(any_views, images, parts)
@@ -109,21 +113,22 @@ def test_a_box_turned_by_30_degrees_by_hand():
 
 def test_a_box_turned_by_45_degrees_comes_back_square():
     side = hypot(16, 8) / sqrt(2)
-    found = to_plain(box(30 - side / 2, 20 - side / 2, 30 + side / 2, 20 + side / 2), placed({"rotate": 45}, (60, 40)))
+    placement = placed({"rotate": 45}, Size(60, 40))
+    found = to_plain(box(30 - side / 2, 20 - side / 2, 30 + side / 2, 20 + side / 2), placement)
     np.testing.assert_allclose(found[0, 2:] - found[0, :2], [side, side], atol=1e-9)
 
 
 def test_what_no_ellipse_would_fill_comes_back_thin_but_not_without_sides():
+    """Solved for, the squares of 40 and 2 are 3/2 1600 - 1/2 4 and 3/2 4 - 1/2 1600, which is negative."""
     found = to_plain(box(10, 19, 50, 21), placed({"rotate": 30}, Size(60, 40)))
-    width, height = found[0, 2:] - found[0, :2]
-    assert height == pytest.approx(2 / 8)
-    assert 40 < width < 40 / cos(radians(30)) + 1
+    np.testing.assert_allclose(found[0, 2:] - found[0, :2], [sqrt(2398), 2 / 8], atol=1e-9)
 
 
 # ---- boxes that a view cut ----
 
 
 @prepared
+@half
 @given(any_views, images, parts)
 def test_a_box_well_inside_a_view_is_not_cut(prep, spec, image, parts):
     placement = placed(spec, image, prep)
@@ -132,6 +137,7 @@ def test_a_box_well_inside_a_view_is_not_cut(prep, spec, image, parts):
 
 
 @prepared
+@half
 @given(st.sampled_from(PARTIAL_VIEWS), images, parts)
 def test_a_box_that_reaches_beyond_a_view_into_the_image_is_cut(prep, spec, image, parts):
     """Told as the model would, who sees only what is inside."""
@@ -139,12 +145,13 @@ def test_a_box_that_reaches_beyond_a_view_into_the_image_is_cut(prep, spec, imag
     seen = by_corners(spread_out(parts, placement.whole), to_input(placement))
     (x, y), (width, height) = placement.inset, placement.frame
     shown = np.clip(seen, [x, y, x, y], [x + width, y + height, x + width, y + height])
-    enlarged = scale_of(placement.to_plain.inverse())
+    enlarged = sqrt(abs(placement.to_plain.inverse().determinant))
     some = ((shown[:, 2:] - shown[:, :2]) > 4 * max(enlarged, 1)).all(axis=1)
     assert are_cut(shown[some & (inside(seen, placement) < -2 - 2 * enlarged)], placement).all()
 
 
 @prepared
+@half
 @given(st.sampled_from(FULL_VIEWS[:8]), images, parts)
 def test_the_image_s_own_edge_cuts_nothing(prep, spec, image, parts):
     """Not even boxes that reach beyond it, as models say them."""
@@ -186,19 +193,21 @@ def seen_by(prep, spec, image, boxes):
     """Which boxes of the plain view's frame, told in the image's pixels, a view sees; and where they lie in it."""
     scene, placement = scene_of(prep, image), placed(spec, image, prep)
     told = by_corners(boxes, scene.to_image)
-    return Sight.of(placement, scene).sees(told), by_corners(boxes, to_input(placement)), placement
+    return Sight(placement, scene).sees(told), by_corners(boxes, to_input(placement)), placement
 
 
 @prepared
+@half
 @given(any_views, images, parts)
 def test_a_view_sees_what_lies_inside_it_and_nothing_that_leaves_it(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
     sees, seen, placement = seen_by(prep, spec, image, boxes)
-    assert sees[inside(seen, placement) > 2.001].all()
+    assert sees[inside(seen, placement) > 3.001].all()
     assert not sees[inside(seen, placement) < -1.001].any()
 
 
 @prepared
+@half
 @given(st.sampled_from(FULL_VIEWS[:8]), images, parts)
 def test_flips_and_turns_see_every_box(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
@@ -206,6 +215,7 @@ def test_flips_and_turns_see_every_box(prep, spec, image, parts):
 
 
 @free
+@half
 @given(st.sampled_from(FULL_VIEWS), images, parts)
 def test_without_a_fixed_size_so_do_other_scales(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
@@ -246,7 +256,7 @@ def test_which_boxes_of_60_by_40_pixels_a_view_sees(spec, told, sees):
 
 def test_a_view_sees_boxes_of_the_image_s_own_pixels():
     prep = Preprocessing(Size(30, 30), Resize.EXACT, normalization=RAW)
-    sight = Sight.of(
+    sight = Sight(
         placed({"crop": {"fraction": 0.5, "anchor": "top_left"}}, Size(600, 300), prep),
         scene_of(prep, Size(600, 300)),
     )
@@ -286,44 +296,3 @@ def test_every_way_to_write_the_same_box(form, written):
 
 def test_every_format_has_its_example():
     assert set(CORNERS) == {"xyxy", "yxyx", "xywh", "cxcywh"}
-
-
-# ---- suppression within one view ----
-
-
-def overlap(a, b):
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = max(width, 0) * max(height, 0)
-    return shared / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared)
-
-
-def greedily(xyxy, score, label, iou):
-    """As everybody writes it: the surest first, each if it overlaps none that stays."""
-    kept = []
-    for i in np.argsort(-score, kind="stable"):
-        if all(label[i] != label[k] or overlap(xyxy[i], xyxy[k]) <= iou for k in kept):
-            kept.append(int(i))
-    return kept
-
-
-@given(parts, st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.3503, 0.7003]), st.sampled_from([0, -30, 500]))
-def test_suppression_keeps_what_going_box_by_box_keeps(parts, seed, iou, by):
-    rng = np.random.default_rng(seed)
-    xyxy = np.repeat(spread_out(parts, (60, 40)), 3, axis=0)
-    xyxy = xyxy + rng.normal(0, 2, xyxy.shape).round(2) * [1, 1, 0, 0] + by
-    score, label = rng.permutation(len(xyxy)) / len(xyxy) + 0.01, rng.integers(0, 3, len(xyxy))
-    assert suppressed(xyxy, score, label, iou).tolist() == greedily(xyxy, score, label, iou)
-
-
-def test_nothing_is_suppressed_where_there_is_nothing():
-    assert suppressed(np.empty((0, 4)), np.empty(0), np.empty(0, np.intp), 0.5).tolist() == []
-
-
-def test_boxes_of_other_classes_suppress_nothing_wherever_they_lie():
-    xyxy = np.array([[40, 40, 60, 60], [-21, -21, -1, -1], [40, 40, 60, 60]], np.float64)
-    assert suppressed(xyxy, np.array([0.9, 0.8, 0.7]), np.array([0, 1, 2]), 0.5).tolist() == [0, 1, 2]
-
-
-def test_one_box_of_absurd_size_suppresses_no_others():
-    xyxy = np.array([[1, 1, 9, 9], [30, 30, 39, 39], [0, 0, 3e38, 3e38]], np.float64)
-    assert suppressed(xyxy, np.array([0.9, 0.8, 0.7]), np.array([1, 1, 0]), 0.5).tolist() == [0, 1, 2]

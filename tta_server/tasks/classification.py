@@ -1,25 +1,19 @@
 """One of C classes: scores (N, C) -> probabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.geometry import Size
-from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     Answered,
     NoEvidence,
-    Outputs,
     Remaining,
     Scene,
     Shapes,
-    Usual,
     Wanted,
-    check_shape,
-    output_name,
 )
 from tta_server.tasks.merging import (
     KINDS,
@@ -27,10 +21,9 @@ from tta_server.tasks.merging import (
     SLACK,
     ScoreAccumulator,
     ScoresOutput,
-    check_bounded,
-    check_kind,
     is_finite,
 )
+from tta_server.tasks.scorevectors import ScoreVectors
 from tta_server.views import Weight
 
 Scores = NDArray[np.float32]
@@ -67,33 +60,15 @@ class ClassAccumulator(NoEvidence):
         return 0.0 if not rivals.size or least[leader] - rivals.max() > SLACK else 1.0
 
 
-class Classification(Usual):
+class Classification(ScoreVectors):
     name = "classification"
     Output = ScoresOutput
-    sees_crops = True
     labels_are = "class"
     merges: Sequence[str] = tuple(MERGES)
     stops: Sequence[str] = ("all", "certain", "epsilon")
-    includes: Sequence[str] = ("views", "agreement", "probabilities", "uncertainty")
 
     def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
-        self.labels: Sequence[str] = tuple(labels)
-        self._kind = KINDS[output.kind]
-        self._output = output_name(output.name, "name", outputs)
-        self._check_shape(outputs[self._output])
-
-    def _check_shape(self, found: Sequence[int | None]) -> None:
-        labels = len(self.labels)
-        check_shape(f"classification with {labels} labels", self._output, found, ["N", labels])
-
-    def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C]."""
-        self._check_shape(outputs[self._output].shape)
-        check_kind(self._kind, outputs[self._output])
-
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Scores:
-        scores: Scores = outputs[self._output][row].astype(np.float32)
-        return scores
+        super().__init__(labels, KINDS[output.kind], output.name, outputs)
 
     def is_sound(self, prediction: Scores) -> bool:
         return is_finite(prediction)
@@ -101,20 +76,8 @@ class Classification(Usual):
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> ClassAccumulator:
         return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
 
-    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        check_bounded(merge)
-
     def confidence(self, merged: Scores) -> float:
         return float(merged.max())
-
-    def keeps_remarks(self, wanted: Wanted) -> bool:
-        return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
-
-    def remark(self, prediction: Scores) -> Scores:
-        return self._kind.probabilities(prediction)
-
-    def remark_bytes(self, plain: Placement) -> int:
-        return 4 * len(self.labels)
 
     def answer(self, merged: Scores, remarks: Sequence[Scores], scene: Scene, wanted: Wanted) -> Answered:
         order = np.argsort(-merged, kind="stable")  # ties to the lower class
@@ -133,16 +96,6 @@ class Classification(Usual):
             }
         views = [self._entry(int(r.argmax()), r) for r in remarks]
         return Answered(prediction, views, uncertainty=unsure)
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{top['label']} {top['probability']:.3f}" for top in prediction["top"]]
-
-    def _entry(self, index: int, probabilities: Scores) -> dict[str, Any]:
-        return {
-            "label": self.labels[index],
-            "index": index,
-            "probability": float(probabilities[index]),
-        }
 
 
 def _agreement(remarks: Sequence[Scores], top: int) -> float:

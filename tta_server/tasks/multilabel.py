@@ -1,25 +1,19 @@
 """Any of C labels, each there or not: scores (N, C) -> probabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tta_server.geometry import Size
-from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     Answered,
     Floats,
     NoEvidence,
-    Outputs,
     Remaining,
     Scene,
     Shapes,
-    Usual,
     Wanted,
-    check_shape,
-    output_name,
 )
 from tta_server.tasks.merging import (
     LABEL_KINDS,
@@ -28,10 +22,9 @@ from tta_server.tasks.merging import (
     LabelsOutput,
     ScoreAccumulator,
     are_numbers,
-    check_bounded,
-    check_kind,
     label_merges,
 )
+from tta_server.tasks.scorevectors import ScoreVectors
 from tta_server.views import Weight
 
 
@@ -57,35 +50,17 @@ class LabelAccumulator(NoEvidence):
         return float(np.mean((least < self._threshold + SLACK) & (most >= self._threshold - SLACK)))
 
 
-class Multilabel(Usual):
+class Multilabel(ScoreVectors):
     name = "multilabel"
     Output = LabelsOutput
-    sees_crops = True
     labels_are = "label"
     merges: Sequence[str] = LABEL_MERGES
     stops: Sequence[str] = ("all", "certain")
-    includes: Sequence[str] = ("views", "agreement", "probabilities", "uncertainty")
 
     def __init__(self, labels: Sequence[str], output: LabelsOutput, outputs: Shapes) -> None:
-        self.labels: Sequence[str] = tuple(labels)
-        self._kind = LABEL_KINDS[output.kind]
+        super().__init__(labels, LABEL_KINDS[output.kind], output.name, outputs)
         self._threshold = output.threshold
         self._merges = label_merges(output.threshold)
-        self._output = output_name(output.name, "name", outputs)
-        self._check_shape(outputs[self._output])
-
-    def _check_shape(self, found: Sequence[int | None]) -> None:
-        labels = len(self.labels)
-        check_shape(f"multilabel with {labels} labels", self._output, found, ["N", labels])
-
-    def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C]."""
-        self._check_shape(outputs[self._output].shape)
-        check_kind(self._kind, outputs[self._output])
-
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Floats:
-        scores: Floats = outputs[self._output][row].astype(np.float32)
-        return scores
 
     def is_sound(self, prediction: Floats) -> bool:
         return are_numbers(prediction)
@@ -93,21 +68,9 @@ class Multilabel(Usual):
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> LabelAccumulator:
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
 
-    def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        check_bounded(merge)
-
     def confidence(self, merged: Floats) -> float:
         """The mean over the labels of the probability that each is as it was answered."""
         return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
-
-    def keeps_remarks(self, wanted: Wanted) -> bool:
-        return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
-
-    def remark(self, prediction: Floats) -> Floats:
-        return self._kind.probabilities(prediction)
-
-    def remark_bytes(self, plain: Placement) -> int:
-        return 4 * len(self.labels)
 
     def answer(self, merged: Floats, remarks: Sequence[Floats], scene: Scene, wanted: Wanted) -> Answered:
         order = np.argsort(-merged, kind="stable")
@@ -122,9 +85,6 @@ class Multilabel(Usual):
         unsure = self._uncertainty(merged, remarks) if "uncertainty" in wanted.include else {}
         views = [{"labels": [self.labels[int(i)] for i in np.flatnonzero(r >= self._threshold)]} for r in remarks]
         return Answered(prediction, views, uncertainty=unsure)
-
-    def _entry(self, index: int, probabilities: Floats) -> dict[str, Any]:
-        return {"label": self.labels[index], "index": index, "probability": float(probabilities[index])}
 
     def _agreement(self, merged: Floats, remarks: Sequence[Floats]) -> Floats:
         """For each label the share of the views that put it on the merged side."""
@@ -143,6 +103,3 @@ class Multilabel(Usual):
                 for label, std, share in zip(self.labels, spread, agreement, strict=True)
             },
         }
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{top['label']} {top['probability']:.3f}" for top in prediction["top"]]
