@@ -8,8 +8,8 @@ import argparse
 import statistics
 import threading
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count, groupby
 from pathlib import Path
 
 import cv2
@@ -18,6 +18,7 @@ from gateway import HERE, VIEWS, Bare, cases
 from rich.console import Console
 from rich.table import Table
 
+from tta_server.costs import Bucket
 from tta_server.deadline import Deadline
 from tta_server.images import Limits
 from tta_server.metrics import Metrics
@@ -48,19 +49,25 @@ def views_per_second(handle: Callable[[bytes], object], images: list[bytes], sec
     return sum(done) / (time.perf_counter() - start)
 
 
+def alike(buckets: Sequence[Bucket], views: Iterable[int]) -> list[list[int]]:
+    """Views of one input size at a time: only they share a batch."""
+    return [list(group) for _, group in groupby(views, key=lambda view: buckets[view])]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--models", type=Path, default=HERE.parent / "models")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--only", default="clothing", help="which model")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    case = cases(args.data)[0]
+    (case,) = (case for case in cases(args.data) if case.model == args.only)
     images, bare = [path.read_bytes() for path in case.images], Bare(args.models, case)
     model, metrics = load_model(args.models / case.model), Metrics()
     runner, tensor = ModelRunner(model), np.random.default_rng(0).random((1, *case.shape), np.float32)
-    plan = make_plan(model, Options(min_views="all", max_views=VIEWS))
+    plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:
         model.preprocessing.canvas(read_source(image, Limits()).open(), 1.0)
@@ -73,7 +80,8 @@ def main() -> None:
             work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).work
             work.decode()
             for first in range(0, VIEWS, batch):
-                runner.run([(work, view) for view in range(first, first + batch)])
+                for views in alike(work.layout.buckets, range(first, first + batch)):
+                    runner.run([(work, view) for view in views])
             work.settle(StopReason.ALL_VIEWS)
             return work.future.result()
 

@@ -1,8 +1,8 @@
 """What serving costs: views/s over HTTP against a bare ONNX Runtime loop, and the latency of one view.
 
 Bare: one thread a core, each with a single-threaded session, on ready tensors. Served: `tta-server serve`, a client
-in its own process, 8 connections, K = 8 (4 for bloodcells, all its symmetries), every receipt checked. Both take turns
-in one run; the ratio is that of the medians. Needs the labelled images (--data); without them it uses drawn samples.
+in its own process, 8 connections, K = 8, every receipt checked. Both take turns in one run; the ratio is that of the
+medians. Needs the labelled images (--data); without them it uses drawn samples.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import onnxruntime as ort
@@ -29,13 +30,19 @@ from rich.table import Table
 HERE = Path(__file__).parent
 
 
+VIEWS = 8
+FLIPS_AND_SHIFTS = json.dumps(
+    ["identity", "hflip", "vflip", {"rot90": 2}, *({"shift": s} for s in ([8, 8], [-8, 8], [8, -8], [-8, -8]))]
+)
+"""Eight views of one input size, for a model whose labels only flips keep."""
+
+
 @dataclass(frozen=True)
 class Case:
     model: str
     shape: tuple[int, int, int]
     images: list[Path]
     target: float
-    views: int = 8
     policy: str = ""
 
 
@@ -49,8 +56,8 @@ def cases(data: Path) -> list[Case]:
     return [
         Case("clothing", (3, 128, 128), clothing[::4] or [sample / "clothing" / "sample.jpg"], 0.85),
         Case("nuclei", (3, 256, 256), square or [sample / "nuclei" / "sample.png"], 0.93),
-        Case("bloodcells", (3, 256, 320), smears or [sample / "bloodcells" / "sample.jpg"], 0.85, views=4),
-        Case("mouse", (3, 240, 320), mice or [sample / "mouse" / "sample.jpg"], 0.85, policy="d4"),
+        Case("bloodcells", (3, 256, 320), smears or [sample / "bloodcells" / "sample.jpg"], 0.85, FLIPS_AND_SHIFTS),
+        Case("mouse", (3, 240, 320), mice or [sample / "mouse" / "sample.jpg"], 0.85, "d4"),
     ]
 
 
@@ -127,13 +134,13 @@ def load(port: int, case: Case, query: str, views: int, connections: int, second
 def throughput(models: Path, case: Case, rounds: int, seconds: float) -> tuple[float, float]:
     """Median views/s bare and served, taking turns."""
     bare, direct, over_http = Bare(models, case), [], []
-    query = f"stop=all&min_views=all&max_views={case.views}&budget_ms=10000"
-    query += f"&policy={case.policy}" if case.policy else ""
+    query = f"stop=all&min_views=all&max_views={VIEWS}&budget_ms=10000"
+    query += f"&policy={quote(case.policy)}" if case.policy else ""
     with served(models) as port:
-        load(port, case, query, case.views, 8, 1.5)
+        load(port, case, query, VIEWS, 8, 1.5)
         for _ in range(rounds):
             direct.append(bare.views_per_second(seconds))
-            found = load(port, case, query, case.views, 8, seconds)
+            found = load(port, case, query, VIEWS, 8, seconds)
             over_http.append(found["views"] / found["seconds"])
     return statistics.median(direct), statistics.median(over_http)
 

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from variants import variant
 
 from tta_server import load
 
@@ -80,7 +80,8 @@ def compared(models: Path, data: Path) -> Table:
     with tempfile.TemporaryDirectory() as scratch:
         for side in (0, 256, 512):
             how = f"tiles of {side}" if side else "whole"
-            with load(tiled(models / "nuclei", Path(scratch) / str(side) / "nuclei", side)) as model:
+            keys = {"tile": side, "max_size": side} if side else {}
+            with load(variant(models / "nuclei", Path(scratch) / str(side), input=keys)) as model:
                 for name in track(names, how, transient=True):
                     path = data / "nuclei" / "images" / f"{name}.png"
                     answer = model.predict(path, policy="plain", budget_ms=60_000)
@@ -94,17 +95,6 @@ def compared(models: Path, data: Path) -> Table:
         score = np.mean([iou(a, truth) for a, truth in zip(found, truths, strict=True)])
         table.add_row(how, f"{score:.4f}", f"{differs:.3%}")
     return table
-
-
-def tiled(source: Path, folder: Path, side: int) -> Path:
-    """The model with tiles of that side; as it is for 0."""
-    config = yaml.safe_load((source / "tta.yaml").read_text())
-    if side:
-        config["input"] |= {"tile": side, "max_size": side}
-    folder.mkdir(parents=True)
-    (folder / "tta.yaml").write_text(yaml.safe_dump(config))
-    (folder / "1").symlink_to((source / "1").resolve())
-    return folder
 
 
 def main() -> None:

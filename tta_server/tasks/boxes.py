@@ -65,18 +65,18 @@ def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
 
 def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
     """Which boxes (N, 4) of a view's input touch an edge of it beyond which the plain view goes on: (N,)."""
-    cut = np.zeros(len(xyxy), np.bool_)
     if shows_all(placement):
-        return cut
+        return np.zeros(len(xyxy), np.bool_)
     boxes = xyxy - np.tile(placement.inset, 2)
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    for side, edge in enumerate((0, 0, *placement.frame)):
-        touches = boxes[:, side] <= NEAR if side < 2 else boxes[:, side] >= edge - NEAR
-        on_edge = middle.copy()
-        on_edge[:, side % 2] = edge
-        at = placement.to_plain.apply(on_edge)
-        cut |= touches & np.all((at > INSIDE) & (at < np.subtract(placement.whole, INSIDE)), axis=1)
-    return cut
+    width, height = placement.frame
+    touches = (boxes <= (NEAR, NEAR, -1, -1)) | (boxes >= (np.inf, np.inf, width - NEAR, height - NEAR))
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
+    on_edges = np.empty((4, len(boxes), 2))
+    on_edges[0], on_edges[2] = (np.stack([np.full_like(y, edge), y], axis=1) for edge in (0, width))
+    on_edges[1], on_edges[3] = (np.stack([x, np.full_like(x, edge)], axis=1) for edge in (0, height))
+    at = placement.to_plain.apply(on_edges.reshape(-1, 2)).reshape(on_edges.shape)
+    goes_on = ((at > INSIDE) & (at < np.subtract(placement.whole, INSIDE))).all(axis=2)
+    return np.asarray((touches & goes_on.T).any(axis=1))
 
 
 @lru_cache(maxsize=1024)
@@ -110,11 +110,9 @@ class Sight:
             return np.ones(len(xyxy), np.bool_)
         plain = self.scene.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
         seen = ~are_cut(to_view(plain, self.placement), self.placement)
-        to_frame = self.placement.to_plain.inverse()
-        for corner in ([0, 1], [2, 1], [0, 3], [2, 3]):
-            at = to_frame.apply(plain[:, corner])
-            seen &= np.all((at >= -INSIDE) & (at <= np.add(self.placement.frame, INSIDE)), axis=1)
-        return seen
+        at = self.placement.to_plain.inverse().apply(plain[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2))
+        inside = ((at >= -INSIDE) & (at <= np.add(self.placement.frame, INSIDE))).reshape(-1, 8).all(axis=1)
+        return np.asarray(seen & inside)
 
 
 def clipped(xyxy: Doubles, size: Size) -> Doubles:

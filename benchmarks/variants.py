@@ -1,0 +1,18 @@
+"""A model folder as it is but for some keys of its tta.yaml."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def variant(source: Path, scratch: Path, **changes: dict[str, Any]) -> Path:
+    """Below `scratch`, under the same name, with each section's changed keys."""
+    config = yaml.safe_load((source / "tta.yaml").read_text())
+    for section, keys in changes.items():
+        config[section] |= keys
+    folder = scratch / source.name
+    folder.mkdir(parents=True)
+    (folder / "tta.yaml").write_text(yaml.safe_dump(config))
+    (folder / "1").symlink_to((source / "1").resolve())
+    return folder
