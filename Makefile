@@ -1,7 +1,7 @@
 # make run    serve the bundled models on http://127.0.0.1:8000 (CPU)
 # make test   the tests
 # make check  format, lint, types, layers
-# make bench  speed, memory, accuracy, stop rules, faults, forecasts, laws: about half an hour
+# make bench  speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 40 minutes
 # make load   half a minute of mixed users (locust) against a server of its own
 # make openloop   goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
@@ -33,6 +33,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/floor.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/fusion.py
+	$(BIN)/python benchmarks/tiles.py
 	$(BIN)/python benchmarks/stopping.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/prediction.py

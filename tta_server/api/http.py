@@ -30,6 +30,7 @@ from tta_server.app import Application
 from tta_server.costs import Track
 from tta_server.errors import Cancelled, InvalidInput, NotReady, TTAError
 from tta_server.predictor import Caller, Ticket
+from tta_server.work import DRAWING
 
 log = logging.getLogger("tta_server.requests")
 
@@ -109,7 +110,8 @@ class Door:
         accept = request.headers.get("accept", "")
         wants_picture = "image/png" in accept
         if wants_picture and not model.task.has_picture:
-            raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json")
+            painted = " and include=drawing" if DRAWING in model.task.includes else ""
+            raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{painted}")
         image = await read_image(request, self._predictor.limits.max_bytes)
         progress = Progress() if "text/event-stream" in accept else None
         caller = Caller(request_id(request), progress, self._reserve())
