@@ -33,13 +33,14 @@ def _placed(pool: "Pool", free: list[float], record: "Record") -> float:
         start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job))
     elif not record.decoded:
         start = end = record.decoded_at
-    batches = list(_own_batches(pool, record))
-    for seconds in batches[:-1]:
+    running = [run.started + run.seconds for run in pool.runs.values() if record.job in run.jobs]
+    end = max([end, *running])
+    for seconds in _own_batches(pool, record):
         end = max(end, _put(free, start, seconds))
-    last = _slot(free, start)
-    end = max(max(start, free[last]) + batches[-1], end) + pool.stage_seconds(record.job.finish, record.job)
-    free[last] = end
-    return end
+    answer = pool.stage_seconds(record.job.finish, record.job)
+    last = min((time for time in free if time >= end), default=max(free))
+    free[free.index(last)] += answer
+    return end + answer
 
 
 def _slot(free: list[float], start: float) -> int:

@@ -162,6 +162,10 @@ class Run:
     until: float
     fails: bool = False
 
+    @property
+    def jobs(self) -> "list[Job[Record]]":
+        return [self.step.job] if isinstance(self.step, Decode) else list(dict(self.step.items))
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -374,9 +378,7 @@ class Pool:
             return Run(run.step, 0.0, 0.0, 0.0)
         if not record.lines_up:
             return run
-        others = [
-            other for other in self.runs.values() if isinstance(other.step, Batch) and job in dict(other.step.items)
-        ]
+        others = [other for other in self.runs.values() if job in other.jobs]
         return max([run, *others], key=lambda run: run.started + run.seconds)
 
     def _ended(self, run: Run) -> None:

@@ -1,7 +1,7 @@
 """What is left of jobs costs, and when the slots of a pool are free to do it. Pure."""
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -72,26 +72,31 @@ class Prices:
         return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
 
     def viewed(self, free: list[float], job: Job[W], first: int, start: float, now: float) -> float:
-        """The same from a view on, its image decoded at `start`."""
-        end = start
-        batches = list(self.views(job, first, job.mandatory, now))
-        for seconds in batches[:-1]:
+        """The same from a view on, its image decoded at `start`. Views of it that run already are waited for, but not
+        on an idle pool."""
+        end = max(start, job.last_end) if job.running and now < math.inf else start
+        for seconds in self.views(job, first, job.mandatory, now):
             end = max(end, put(free, start, seconds))
-        for seconds in batches[-1:]:
-            end = put(free, start, seconds, self.finishing(job, now), end)
-        return end
+        return answered(free, end, self.finishing(job, now))
 
 
-def put(free: list[float], start: float, seconds: float, answer: float = 0.0, after: float = 0.0) -> float:
-    """When a piece of work is done, from `start` on, and then an answer that is made not before `after`.
+def put(free: list[float], start: float, seconds: float) -> float:
+    """When a piece of work is done, from `start` on.
 
     It goes to the slot that is free last before `start`, so that none stands idle, or else to the one that is free
     first; `free` is in order.
     """
     slot = max(0, bisect_right(free, start) - 1)
-    end = max(max(start, free.pop(slot)) + seconds, after) + answer
+    end = max(start, free.pop(slot)) + seconds
     insort(free, end)
     return end
+
+
+def answered(free: list[float], end: float, seconds: float) -> float:
+    """When an answer is made whose last view ends at `end`: by that slot, before whatever else is to run there."""
+    slot = min(bisect_left(free, end), len(free) - 1)
+    insort(free, free.pop(slot) + seconds)
+    return end + seconds
 
 
 class Slots:
