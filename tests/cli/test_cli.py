@@ -135,6 +135,45 @@ def test_views_of_a_broken_image_is_a_mistake(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("model", ["bloodcells", "mouse", "nuclei-count"])
+def test_every_kind_of_model_has_a_sheet(tmp_path: Path, model: str) -> None:
+    (sample,) = (MODELS / model).glob("sample.*")
+    done = run("views", str(sample), "--model", model, "--out", str(tmp_path / "sheet.png"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("model", ["bloodcells", "mouse", "nuclei"])
+def test_predict_draws_on_the_image(tmp_path: Path, model: str) -> None:
+    (sample,) = (MODELS / model).glob("sample.*")
+    done = run("predict", str(sample), "--model", model, "--draw", str(tmp_path / "drawn.png"))
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "drawn.png") as drawn, Image.open(sample) as plain:
+        assert drawn.size == plain.size
+        assert drawn.convert("RGB").tobytes() != plain.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("command", [["predict", "--draw"], ["views", "--out"]])
+@pytest.mark.parametrize(("place", "words"), [("none/x.png", "there is no folder"), ("x.foo", "ends in one of .png")])
+def test_a_place_where_no_picture_can_be_is_told_of_first(
+    tmp_path: Path, photo: Path, command: list[str], place: str, words: str
+) -> None:
+    name, option = command
+    done = run(name, str(photo), "--model", "nuclei", option, str(tmp_path / place))
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("images", "model", "words"),
+    [(1, "clothing", "has no place on the image"), (2, "nuclei", "--draw takes one image")],
+)
+def test_what_can_t_be_drawn_is_said(tmp_path: Path, photo: Path, images: int, model: str, words: str) -> None:
+    done = run("predict", *[str(photo)] * images, "--model", model, "--draw", str(tmp_path / "x.png"))
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+
+
 # ---- lists and help ----
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -25,6 +26,26 @@ PolicyOption = Annotated[
     ),
 ]
 DEFAULT_MODELS = BUNDLED
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+
+def picture_file(to: Path | None) -> Path | None:
+    """Of an option: a file that a picture can be saved in; said before any work is done. Raises BadParameter."""
+    if to is None:
+        return None
+    if to.suffix.lower() not in PICTURES:
+        raise typer.BadParameter(f"{to}: the name of a picture ends in one of {', '.join(PICTURES)}")
+    if not to.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{to}: there is no folder {to.parent}")
+    return to
+
+
+def save_picture(picture: Image.Image, to: Path) -> None:
+    """Raises ConfigError."""
+    try:
+        picture.save(to)
+    except OSError as error:
+        raise ConfigError(f"{to}: can't be written: {error.strerror or error}") from error
 
 
 def problem(sentence: str) -> None:

@@ -19,7 +19,9 @@ from tta_server.cli.console import (
     err,
     model_folder,
     out,
+    picture_file,
     problem,
+    save_picture,
 )
 from tta_server.errors import TTAError
 from tta_server.tasks.palette import decoded
@@ -40,14 +42,18 @@ def predict(
     max_views: Annotated[int | None, typer.Option(min=1, help="At most so many views.")] = None,
     merge: Annotated[str | None, typer.Option(help="How predictions merge; default: the model's own.")] = None,
     stop: Annotated[
-        str | None, typer.Option(help="When to stop: all, certain, '{\"epsilon\": 0.01}', '{\"open\": 0.01}'.")
+        str | None,
+        typer.Option(
+            help="When to stop: all, certain, '{\"epsilon\": 0.01}', '{\"open\": 0.01}', '{\"tolerance\": 0.5}'."
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to list.")] = 3,
     include: Annotated[
         str, typer.Option(help="Comma-separated: views, agreement, probabilities, uncertainty; see the model's own.")
     ] = "",
     draw: Annotated[
-        Path | None, typer.Option(help="Paint the answer on the image and save it here; for one image.")
+        Path | None,
+        typer.Option(callback=picture_file, help="Paint the answer on the image and save it here; for one image."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON answer a line instead of a table.")] = False,
 ) -> None:
@@ -97,5 +103,5 @@ def _row(answer: Answer, lines: Sequence[str]) -> list[str]:
 
 
 def _save_drawing(answer: Answer, to: Path) -> None:
-    decoded(answer.prediction.pop(DRAWING)).save(to)
+    save_picture(decoded(answer.prediction.pop(DRAWING)), to)
     err.print(f"{to}: drawn", highlight=False)
