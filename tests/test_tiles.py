@@ -142,6 +142,13 @@ def test_rotated_and_zoomed_tiles_nearly_give_the_mask_of_the_whole_image(tiled,
     assert np.mean(mask(answers[0]) == mask(answers[1])) > 0.98
 
 
+def test_views_of_a_tiled_image_may_have_a_weight_for_each_class(tiled, whole):
+    pixels = noise(Size(150, 111)).argsort(axis=2).astype(np.uint8) * 80  # no two channels tie
+    policy = json.dumps(["identity", {"hflip": True, "weight": [1, 2, 0.5]}, {"vflip": True, "weight": 3}])
+    answers = [model.predict(pixels, policy=policy, min_views="all") for model in (tiled, whole)]
+    np.testing.assert_array_equal(*map(mask, answers))
+
+
 def test_the_receipt_counts_views_and_tells_of_tiles(tiled):
     receipt = tiled.predict(noise(Size(150, 111)), max_views=3, min_views="all", include="views").receipt.to_dict()
     assert receipt["tiles"] == 12

@@ -195,7 +195,7 @@ def _weighted(scores: Floats, w: Floats, out: Floats) -> Floats:
 class ScoreAccumulator:
     """Merges scores (C, ...) into probabilities of the same shape; keeps sums, never the views.
 
-    With weights w (one, or one a class) and coverage c (0 or 1 a pixel): sum(w c s) / sum(w c), a class's own weights
+    With weights w (one, or one a class) and coverage c (0 to 1 a pixel): sum(w c s) / sum(w c), a class's own weights
     where there are some, and then made to sum to 1. `max` takes the largest w s and makes it sum to 1.
     """
 
@@ -233,7 +233,9 @@ class ScoreAccumulator:
         scores = _weighted(scores, w, np.empty_like(scores))
         if self._total is None:
             self._total = np.zeros((len(scores), cells.height, cells.width), np.float32)
-            self._weight = np.zeros((*w.shape[:-2], cells.height, cells.width), np.float32)
+            self._weight = np.zeros((cells.height, cells.width), np.float32)
+        if w.ndim > self._weight.ndim:
+            self._weight = np.repeat(self._weight[None], len(w), axis=0)
         here = (..., slice(corner[1], corner[1] + scores.shape[1]), slice(corner[0], corner[0] + scores.shape[2]))
         if self._merge.takes_maximum:
             np.maximum(self._total[here], scores, out=self._total[here])

@@ -142,6 +142,7 @@ class Segmentation(Usual):
             self._is_sound = are_numbers
             self._kind = LABEL_KINDS[output.kind]
             self._merges = label_merges(output.threshold)
+            self.includes = tuple(name for name in self.includes if name != "views")
         self.merges: Sequence[str] = tuple(self._merges)
         self.has_picture = not output.multilabel
         self._output = output_name(output.name, "name", outputs)
