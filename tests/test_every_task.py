@@ -9,10 +9,11 @@ import pytest
 import tta_server
 from tests.onnx_models import classifier, embedder, heat_maps, pointer, regressor, segmenter, write_model
 from tests.patterns import blob, centroid, noise
-from tests.pictures import opened
+from tests.pictures import encoded, opened
 from tests.references import MODELS
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.geometry import Size
+from tta_server.sheet import CELL, MARGIN, draw_sheet
 from tta_server.tasks.palette import decoded
 from tta_server.warmup import card_for
 
@@ -109,6 +110,17 @@ def test_everything_that_a_task_tells_is_json(tiny, name, policy):
         assert told["receipt"]["stop_reason"] == "all_views"
         assert told["receipt"]["merge"] == merge
         assert model.model.task.lines(answer.prediction)
+
+
+@tasks
+def test_every_task_has_a_sheet(tiny, name):
+    """A cell for each view, with its own words, and the merged one; a second picture where answers can be painted."""
+    model = tiny(name).model
+    sheet = draw_sheet(model, encoded(noise(Size(45, 31))), json.dumps(ROTATED), None)
+    paints = "drawing" in model.task.includes
+    assert sheet.width == 5 * (CELL + MARGIN) + MARGIN
+    assert sheet.height > (2 if paints else 1) * CELL * 31 / 45
+    assert len(sheet.getcolors(1 << 24)) > 200
 
 
 @tasks

@@ -19,6 +19,7 @@ from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
 from tta_server.images import Limits, Pixels
 from tta_server.resampling import border_index, is_exact, sample
+from tta_server.tiling import Tile, cut
 from tta_server.views import Border, View
 
 Tensor = NDArray[np.generic]
@@ -48,16 +49,6 @@ INTERPOLATIONS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A part of the plain view's frame, and by how many pixels it overlaps its neighbours: left, top, right, below."""
-
-    left: int
-    top: int
-    size: Size
-    overlaps: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,23 +189,7 @@ class Preprocessing:
         plain = self.canvas_size(image)
         if not self.tile or self.size is not None or max(plain) <= self.max_size:
             return ()
-        return tuple(
-            Tile(left, top, Size(right - left, below - top), (before_x, before_y, after_x, after_y))
-            for top, below, before_y, after_y in self._spans(plain.height)
-            for left, right, before_x, after_x in self._spans(plain.width)
-        )
-
-    def _spans(self, length: int) -> list[tuple[int, int, int, int]]:
-        """Along one side: from, to, overlap before, overlap after; each begins at a multiple."""
-        if length <= self.tile:
-            return [(0, length, 0, 0)]
-        count = -(-(length - self.overlap) // (self.tile - self.overlap))
-        up = self.multiple
-        last = -(-(length - self.tile) // up) * up
-        starts = [last * i // (count - 1) // up * up for i in range(count)]
-        ends = [min(start + self.tile, length) for start in starts]
-        before = [0, *(end - start for end, start in zip(ends, starts[1:], strict=False))]
-        return list(zip(starts, ends, before, [*before[1:], 0], strict=True))
+        return cut(plain, self.tile, self.overlap, self.multiple)
 
     def place(self, view: View, image: Size, tile: Tile | None = None) -> Placement:
         """Where `view` lies for an upright image of that size, or for a tile of it."""
@@ -332,7 +307,7 @@ def _place(
     (left, top), window = prep.window(canvas, anchor, plain_canvas)
     (plain_left, plain_top), whole = prep.window(plain_canvas, None, plain_canvas)
     if tile is not None:
-        (left, top), window = _within((left, top), window, whole, tile)
+        (left, top), window = tile.within((left, top), window, whole)
     to_frame = Affine.shift(-left, -top).then(geometry.at(window))
     to_canvas = to_frame.inverse()
     to_plain = to_canvas.then(
@@ -343,11 +318,3 @@ def _place(
     boxed = prep.resize is Resize.LETTERBOX
     inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2) if boxed else (0, 0)
     return Placement(canvas, whole, frame, tensor, inset, to_canvas, to_plain, is_exact(to_canvas), tile)
-
-
-def _within(corner: tuple[int, int], window: Size, plain: Size, tile: Tile) -> tuple[tuple[int, int], Size]:
-    """The part of a view's window that corresponds to a tile of the plain view's."""
-    x, y = window.width / plain.width, window.height / plain.height
-    left, right = round(tile.left * x), round((tile.left + tile.size.width) * x)
-    top, below = round(tile.top * y), round((tile.top + tile.size.height) * y)
-    return (corner[0] + left, corner[1] + top), Size(right - left, below - top)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.geometry import Affine, Size
-from tta_server.preprocessing import Placement, Tile
+from tta_server.preprocessing import Placement
 from tta_server.resampling import sample
 from tta_server.tasks.base import Floats, Scene
+from tta_server.tiling import Tile
 from tta_server.views import Border
 
 STRIP = 128
