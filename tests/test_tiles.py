@@ -126,6 +126,24 @@ def test_an_exact_view_s_tiles_give_back_the_plain_view_wherever_they_saw_it(ima
     assert plain.result().scores.shape == (3, -(-image.height // stride), -(-image.width // stride))
 
 
+def test_where_tiles_disagree_one_fades_into_the_other_along_half_a_cosine():
+    """Two tiles of 80x20 that share the columns 32 to 47: all red says the first, all green the second."""
+    image = Size(80, 20)
+    tiles = TILED.tiles(image)
+    task = Segmentation(("red", "green", "blue"), MapsOutput("probabilities"), {"maps": (None, 3, None, None)})
+    scene = Scene(image, TILED.place(View(), image), len(tiles))
+    merged = task.accumulator("mean_probabilities", Wanted(), scene)
+    for color, tile in enumerate(tiles):
+        placement = TILED.place(View(), image, tile)
+        scores = np.zeros((1, 3, placement.tensor.height, placement.tensor.width), np.float32)
+        scores[:, color] = 1
+        merged.add(task.decode({"maps": scores}, 0, placement, scene), 1.0)
+    green = merged.result().scores[1]
+    np.testing.assert_array_equal(green, np.broadcast_to(green[0], green.shape))
+    np.testing.assert_allclose(green[0, [0, 31, 48, 79]], [0, 0, 1, 1], atol=1e-3)
+    np.testing.assert_allclose(green[0, 32:48], (1 - np.cos(np.pi * (np.arange(16) + 0.5) / 16)) / 2, atol=2e-3)
+
+
 @pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "max", "vote"])
 @pytest.mark.parametrize("size", [Size(65, 20), Size(150, 111), Size(20, 170)], ids=str)
 def test_the_mask_of_a_tiled_image_is_that_of_the_whole_one(tiled, whole, size, merge):
@@ -194,6 +212,8 @@ def test_a_job_s_mandatory_part_is_every_tile_of_its_mandatory_views(folder):
     layout = make_layout(plan, Size(150, 111))
     assert layout.tiles == 12
     assert len(layout.buckets) == 96
+    source = read_source(noise(Size(150, 111)), Limits())
+    assert make_job(plan, source, Deadline.after(1000), Caller("x"), Metrics()).mandatory == 24
     assert len(set(layout.buckets)) <= 2
 
 
