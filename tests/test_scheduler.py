@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.histories import check, decisions, draw, find
+from tests.histories import D, History, check, decisions, draw, find
 from tests.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Pool, Trouble, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
 from tta_server.jobs import Batch, Bounds, Decode, Job, Merged, Priority
@@ -31,6 +31,19 @@ def test_every_law_holds_in_any_history(random: Random) -> None:
 def test_every_law_holds_in_the_first_histories_of_the_benchmark() -> None:
     """Each hundredth is a crowd of more than 64 in line; `benchmarks/laws.py` runs hundreds of thousands more."""
     assert find("0", range(3000)) is None
+
+
+def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
+    """Its time is then not free on the slot of the other views, nor on that one's: found by `benchmarks/laws.py`."""
+    batch = {"budget_ms": 60, "priority": BATCH}
+    arrivals = (
+        Arrival(at_ms=4, buckets=(D,) * 4, mandatory=4, **batch),
+        Arrival(at_ms=9, budget_ms=91, buckets=(D,) * 6),
+        Arrival(at_ms=10, buckets=(A, B), mandatory=2, **batch),
+        Arrival(at_ms=17, buckets=(A,) * 4, mandatory=4, **batch),
+        Arrival(at_ms=18, buckets=(C, C), mandatory=2, **batch),
+    )
+    check(History(machine="both", slots=3, decode_ms=5, finish_ms=1, arrivals=arrivals))
 
 
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
