@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.histories import History, drawn
 from tests.laws import in_crowd
 from tests.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
-from tta_server.jobs import Job, Priority
+from tta_server.jobs import Job, Phase, Priority
 from tta_server.line import CROWD, Line
 from tta_server.prices import Prices, Slots
 from tta_server.stopping import StopReason
@@ -45,6 +45,15 @@ class Desk:
 
     def refusal_ms(self, views: int, deadline_ms: float, batch: bool = False) -> float:
         return round(self.line.refusal(self.job(views, deadline_ms, batch), 0.0) * 1e3, 6)
+
+
+def test_an_answer_waits_for_a_view_that_runs_and_is_made_on_its_slot() -> None:
+    """Slots are free at 51 and 58 ms, where a view of the job ends; its last view takes 2 ms, its answer 1."""
+    prices = Prices(cost_model({A: linear(2)}, 0, 1))
+    job = Job("", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, handed=1, running=1, last_end=0.058)
+    free = [0.051, 0.058]
+    assert prices.placed(free, job, 0.050, 0.050) == pytest.approx(0.059)
+    assert free == pytest.approx([0.053, 0.059])
 
 
 # ---- laws ----
