@@ -69,7 +69,7 @@ def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: P
     assert [(r["image"], r["views"]) for r in rows[:3]] == [("0", "1"), ("0", "2"), ("1", "1")]
     assert len(rows) == 140
     assert all(0 <= float(row["margin"]) <= 1 for row in rows)
-    with load(moody) as model:
+    with load(moody, slots=1) as model:  # a second slot would begin the second view before the rule looks
         receipt = model.predict(next((images / "odd").iterdir()), stop={"epsilon": 0.05}, budget_ms=5000).receipt
     assert (len(receipt.views), receipt.stop_reason) == (1, "confident")
 
@@ -179,7 +179,7 @@ def test_cifar10_then_stops_earlier(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MODELS / "cifar10", tmp_path / "cifar10"))
     done = run("cifar10", "--models", tmp_path, "--data", DATA, "--epsilon", "0.02", "--limit", "400")
     assert done.returncode == 0, done.stderr
-    with load(folder) as model:
+    with load(folder, slots=1) as model:
         paths = sorted(DATA.glob("*/*.jpg"))[::250]
         answers = [model.predict(path, stop={"epsilon": 0.02}, budget_ms=5000) for path in paths]
     early = [answer.receipt for answer in answers if answer.receipt.stop_reason == "confident"]
