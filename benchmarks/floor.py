@@ -66,7 +66,7 @@ def main() -> None:
     (case,) = (case for case in cases(args.data) if case.model == args.only)
     images, bare = [path.read_bytes() for path in case.images], Bare(args.models, case)
     model, metrics = load_model(args.models / case.model), Metrics()
-    runner, tensor = ModelRunner(model), np.random.default_rng(0).random((1, *case.shape), np.float32)
+    runner, tensor = ModelRunner(), np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:

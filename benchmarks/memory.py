@@ -46,7 +46,7 @@ def peaks(count: int, slots: int, rounds: int) -> list[float]:
 def seconds_to_ready() -> float:
     """From the command to the line that says ready, with the bundled models."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "tta_server", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "tta_server", "serve", "--port", "0", "--grpc-port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

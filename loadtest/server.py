@@ -22,7 +22,7 @@ def served(models: Path, slots: int | None = None) -> Iterator[str]:
 
     It has a session of its own: Ctrl-C is for the load test, which then interrupts the server once.
     """
-    command = [sys.executable, "-m", "tta_server", "serve", "--models", str(models), "--port", "0"]
+    command = [sys.executable, "-m", "tta_server", "serve", "--models", str(models), "--port", "0", "--grpc-port", "0"]
     command += [] if slots is None else ["--slots", str(slots)]
     before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     process = subprocess.Popen(

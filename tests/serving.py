@@ -1,5 +1,6 @@
 """A real server process: started on a free port, watched through its output, ended by its own pid."""
 
+import os
 import re
 import signal
 import subprocess
@@ -42,7 +43,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=env,
+            env={"TTA_GRPC_PORT": "0", **(os.environ if env is None else env)},
         )
         pipes: list[tuple[str, IO[str] | None]] = [("stdout", self.process.stdout), ("stderr", self.process.stderr)]
         self._readers = [threading.Thread(target=self._read, args=pipe, daemon=True) for pipe in pipes]

@@ -187,7 +187,7 @@ def test_agreement_and_uncertainty_of_a_tiled_image(tiled):
 
 @pytest.mark.parametrize("stop", ["certain", '{"open": 0.5}'])
 def test_stop_rules_look_at_whole_views(folder, stop):
-    """On one slot, which begins nothing while the rule looks: five of eight views are more than the other three. Some may
+    """On one slot, which begins nothing while the rule looks: five of eight are more than the other three. Some may
     ride in one batch."""
     with load(folder, slots=1) as model:
         receipt = model.predict(np.full((100, 130, 3), (250, 0, 0), np.uint8), stop=stop).receipt
@@ -202,7 +202,7 @@ def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
     plan = make_plan(model, Options(max_views=2))
     work = make_job(plan, read_source(noise(Size(80, 20)), Limits()), Deadline.after(1000), Caller("x"), Metrics()).work
     work.decode()
-    runner = ModelRunner(model)
+    runner = ModelRunner()
     for item in (0, 1, 2):
         runner.run([(work, item)])
     work.settle(StopReason.DEADLINE)

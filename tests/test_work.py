@@ -42,7 +42,7 @@ def decoded(model: Model, seed: int) -> ImageWork:
 def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
     stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
     leaves.settle(Cancelled("the client has left"))
-    runner = ModelRunner(clothing)
+    runner = ModelRunner()
     assert runner.run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
     runner.run([(alone, 0)])
     for work in (stays, alone):
@@ -80,7 +80,7 @@ class LateTask(Classification):
 def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:
     task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
     model = replace(clothing, task=task)
-    work, runner = decoded(model, 3), ModelRunner(model)
+    work, runner = decoded(model, 3), ModelRunner()
     task.arrives = lambda: runner.run([(work, 0)])
     runner.run([(work, 0)])
     work.settle(StopReason.DEADLINE)

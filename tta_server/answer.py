@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from tta_server.views import Policy, View
 
 
@@ -60,8 +62,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `made_at` is in
-    seconds of the monotonic clock."""
+    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `tensors`, by
+    name, are there instead of both where they were asked for. `made_at` is in seconds of the monotonic clock."""
 
     model: str
     version: str
@@ -70,6 +72,7 @@ class Answer:
     receipt: Receipt
     picture: bytes | None = None
     made_at: float = 0.0
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON that HTTP answers."""

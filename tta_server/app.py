@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, UnknownModel
 from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
@@ -29,6 +30,7 @@ from tta_server.predictor import Caller, Predictor
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
 from tta_server.scheduler import Scheduler
+from tta_server.statistics import Statistics
 from tta_server.warmup import warm_up
 from tta_server.work import ImageWork, ModelRunner
 
@@ -45,12 +47,21 @@ class Settings(BaseModel):
     models: Path = BUNDLED
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
+    grpc: bool = True
+    grpc_port: int = Field(default=8001, ge=0, le=65_535)
     slots: int = Field(default_factory=lambda: available_cores(), ge=1, le=1024)
     max_bytes: int = Field(default=20_000_000, ge=1_000)
     max_pixels: int = Field(default=25_000_000, ge=1)
     max_waiting: int = Field(default=1024, ge=1)
     max_waiting_mb: int = Field(default=1000, ge=1)
+    max_batch: int = Field(default=64, ge=1)
+    max_connections: int = Field(default=1024, ge=1)
+    receive_seconds: float = Field(default=30.0, gt=0)
     drain_seconds: float = Field(default=10.0, ge=0)
+    keys: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    model_control: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -75,19 +86,25 @@ class Application:
         tame_opencv()
         self.settings = settings
         self.metrics = Metrics()
+        self.statistics = Statistics()
         self.models = {model.name: model for model in models}
+        self._runner = ModelRunner(self.statistics)
+        self._runners = dict.fromkeys(self.models, self._runner)
+        self._loading = threading.Lock()
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
         self.health = Health()
         self.on_stuck: Callable[[], None] = lambda: None
         self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
-            {model.name: ModelRunner(model) for model in models},
+            self._runners,
             self.metrics,
             self.health,
             lambda: self.on_stuck(),
         )
-        self.predictor = Predictor(self.models, self._engine, settings.limits, self.metrics, self.health)
+        self.predictor = Predictor(
+            self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics
+        )
         self._canary = Canary(self.predictor, self.health)
         self._add_gauges()
         self.ready = False
@@ -99,11 +116,15 @@ class Application:
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
         for name in self.models:
-            about = "1 while the model works, 0 when it fails time after time"
-            gauge("tta_model_ready", about, partial(self._is_ready, name), model=name)
+            self._add_model_gauge(name)
 
-    def _is_ready(self, name: str) -> bool:
-        return self.ready and name not in self.health.ill
+    def _add_model_gauge(self, name: str) -> None:
+        about = "1 while the model works, 0 when it fails time after time or is not loaded"
+        self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether this model's requests are taken."""
+        return self.ready and name in self.models and name not in self.health.ill
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
@@ -119,6 +140,32 @@ class Application:
         self._engine.start()
         self._canary.start()
         self.ready = True
+
+    def stored(self) -> list[str]:
+        """The models of the folder by name, loaded or not."""
+        return sorted({path.name for path in find_models(self.settings.models)} | set(self.models))
+
+    def load_model(self, name: str) -> None:
+        """Loads a model of the folder, anew if it is loaded already: its old form serves until the new one is warm.
+        Raises UnknownModel or ConfigError; then nothing has changed."""
+        if name not in self.stored():
+            raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
+        with self._loading:
+            model = load_model(self.settings.models / name)
+            warm_up(model, self._costs, self.settings.slots)
+            self._runners[name] = self._runner
+            self.models[name] = model
+            self.statistics.forget(model.key)
+            self.health.worked(name)
+            self._add_model_gauge(name)
+            forget_plans()
+
+    def unload_model(self, name: str) -> None:
+        """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
+        with self._loading:
+            self.predictor.model(name)
+            del self.models[name]
+            forget_plans()
 
     def retire(self) -> None:
         """Takes nobody in any more."""

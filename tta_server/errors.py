@@ -5,6 +5,8 @@ from enum import StrEnum
 
 class Code(StrEnum):
     INVALID_INPUT = "invalid_input"
+    UNAUTHENTICATED = "unauthenticated"
+    DISABLED = "disabled"
     INVALID_CONFIG = "invalid_config"
     UNKNOWN_MODEL = "unknown_model"
     TOO_LARGE = "too_large"
@@ -29,6 +31,16 @@ class InvalidInput(TTAError):
 
 class BudgetTooSmall(InvalidInput):
     """Not even an idle pool could keep it; the sentence names the smallest that would do."""
+
+
+class Unauthenticated(TTAError):
+    code = Code.UNAUTHENTICATED
+
+
+class Disabled(TTAError):
+    """Offered only where whoever runs the server has said so."""
+
+    code = Code.DISABLED
 
 
 class ConfigError(TTAError):

@@ -25,7 +25,8 @@ MAX_POLICY = 8192
 class Options:
     """What a request may override, under the same names at every door; None keeps the model's own.
 
-    `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'.
+    `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
+    the answer is these and no prediction.
     """
 
     budget_ms: float | None = None
@@ -37,6 +38,7 @@ class Options:
     stop: str | None = None
     top_k: int = 5
     include: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,9 @@ def _plan(model: Model, options: Options) -> Plan:
     stop = config.stop if options.stop is None else read_stop(options.stop)
     if unknown := sorted(options.include - set(model.task.includes)):
         raise InvalidInput(f"unknown include {unknown[0][:64]!r}; {model.name} knows {', '.join(model.task.includes)}")
+    if unknown := sorted(options.tensors - {spec.name for spec in model.task.tensor_specs}):
+        known = ", ".join(spec.name for spec in model.task.tensor_specs)
+        raise InvalidInput(f"unknown output {unknown[0][:64]!r}; {model.name} has {known}")
     return Plan(
         model=model,
         policy=policy,
@@ -119,7 +124,7 @@ def _plan(model: Model, options: Options) -> Plan:
         merge=merge,
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
-        wanted=Wanted(options.include, _whole("top_k", options.top_k, max(1, len(config.labels)))),
+        wanted=Wanted(options.include, _whole("top_k", options.top_k, max(1, len(config.labels))), options.tensors),
     )
 
 

@@ -1,6 +1,8 @@
 """The one use case behind every door: an image and options in, an answer out."""
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -10,14 +12,15 @@ from numpy.typing import NDArray
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.engine import Engine
-from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, UnknownModel
+from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, TTAError, UnknownModel
 from tta_server.geometry import Size
 from tta_server.health import Health
 from tta_server.images import Limits, read_header
 from tta_server.jobs import Job, Priority, Quote
-from tta_server.metrics import Metrics
+from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
 from tta_server.repository import Model
+from tta_server.statistics import Statistics
 from tta_server.work import ImageWork, Listener, Source
 
 Image = bytes | NDArray[np.uint8]
@@ -36,7 +39,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A request on its way: `future` gives its answer or raises its TTAError."""
+    """An image on its way: `future` gives its answer or raises its TTAError."""
 
     future: Future[Answer]
     job: Job[ImageWork]
@@ -44,13 +47,20 @@ class Ticket:
 
 class Predictor:
     def __init__(
-        self, models: Mapping[str, Model], engine: Engine[ImageWork], limits: Limits, metrics: Metrics, health: Health
+        self,
+        models: Mapping[str, Model],
+        engine: Engine[ImageWork],
+        limits: Limits,
+        metrics: Metrics,
+        health: Health,
+        statistics: Statistics,
     ) -> None:
         self.models = models
         self.limits = limits
         self._engine = engine
         self._metrics = metrics
         self._health = health
+        self._statistics = statistics
 
     def model(self, name: str) -> Model:
         """Raises UnknownModel that names the known ones."""
@@ -59,24 +69,48 @@ class Predictor:
         return self.models[name]
 
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
-        """Checks and admits; nothing is decoded yet. Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel,
-        Overloaded or NotReady at once."""
-        model = self._well(name)
+        """A request of one image: see `submit_all`."""
+        (ticket,) = self.submit_all(name, [image], options, caller)
+        return ticket
+
+    def submit_all(self, name: str, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
+        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
+        Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel, Overloaded or NotReady at once."""
+        started = time.monotonic()
+        model = self.model(name)
+        try:
+            jobs = self._jobs(self._well(name), images, options, caller)
+            self._admit(name, jobs)
+        except TTAError:
+            self._statistics.failed(model.key, time.monotonic() - started)
+            raise
+        _Tally(self._statistics, model, jobs, started)
+        return [Ticket(job.work.future, job) for job in jobs]
+
+    def _jobs(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
-        source = read_source(image, self.limits)
-        model.preprocessing.check(plan.views, source.size, self.limits)
-        job = make_job(plan, source, deadline, caller, self._metrics, options.priority)
+        sources = [read_source(image, self.limits) for image in images]
+        for source in sources:
+            model.preprocessing.check(plan.views, source.size, self.limits)
+        _check_sizes(plan, sources)
+        return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
+
+    def _admit(self, name: str, jobs: Sequence[Job[ImageWork]]) -> None:
+        admitted = []
         try:
-            self._engine.submit(job)
-        except Overloaded as refusal:
-            self._metrics.refused(name, refusal.reason)
+            for job in jobs:
+                self._engine.submit(job)
+                admitted.append(job)
+        except TTAError as error:
+            for job in admitted:
+                self._engine.cancel(job)
+            if isinstance(error, Overloaded):
+                self._metrics.refused(name, error.reason)
+            if isinstance(error, BudgetTooSmall):
+                self._metrics.refused(name, "budget")
+                self._health.doubt(name)
             raise
-        except BudgetTooSmall:
-            self._metrics.refused(name, "budget")
-            self._health.doubt(name)
-            raise
-        return Ticket(job.work.future, job)
 
     def _well(self, name: str) -> Model:
         """Raises UnknownModel, or NotReady for one that is ill."""
@@ -109,6 +143,48 @@ class Predictor:
         self._engine.cancel(ticket.job)
 
 
+class _Tally:
+    """Counts a request once its last image is settled."""
+
+    def __init__(self, statistics: Statistics, model: Model, jobs: Sequence[Job[ImageWork]], started: float) -> None:
+        self._statistics = statistics
+        self._key = model.key
+        self._started = started
+        self._lock = threading.Lock()
+        self._left = len(jobs)
+        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._failed = False
+        for job in jobs:
+            job.work.future.add_done_callback(self._settled)
+
+    def _settled(self, future: Future[Answer]) -> None:
+        with self._lock:
+            self._left -= 1
+            if future.cancelled() or future.exception():
+                self._failed = True
+            else:
+                for stage, spent in future.result().receipt.stages_ms.items():
+                    self._stages[stage] += spent
+            if self._left:
+                return
+        seconds = time.monotonic() - self._started
+        if self._failed:
+            self._statistics.failed(self._key, seconds)
+        else:
+            self._statistics.answered(self._key, seconds, self._stages)
+
+
+def _check_sizes(plan: Plan, sources: Sequence[Source]) -> None:
+    """Raises InvalidInput where images would have to be stacked that have several sizes."""
+    per_pixel = [s.name for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
+    sizes = list(dict.fromkeys(source.size for source in sources))
+    if per_pixel and len(sizes) > 1:
+        raise InvalidInput(
+            f"{per_pixel[0]} has a value for every pixel, so the images of one request must have one size, but they "
+            f"are {sizes[0]} and {sizes[1]}; send them one by one"
+        )
+
+
 def make_job(
     plan: Plan,
     source: Source,
@@ -128,7 +204,7 @@ def make_job(
         nbytes=source.nbytes + layout.nbytes(plan),
         priority=priority,
         patience=plan.model.config.budget.default_ms / 1e3,
-        finish="+".join(["finish", *sorted(plan.wanted.include)]),
+        finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
         reserve=deadline.reserve,
     )
 

@@ -37,6 +37,11 @@ class Model:
     calibration: Calibration | None = None
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
+
+    @property
     def merge(self) -> str:
         """The author's, else the task's usual one."""
         return self.config.merge or self.task.merges[0]

@@ -57,7 +57,7 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
     cells, remarks = [], []
     for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
-        outputs = ModelRunner(model).infer([(work, index)])
+        outputs = ModelRunner().infer([(work, index)])
         prediction = model.task.decode(outputs, 0, placement, scene)
         if not model.task.is_sound(prediction):
             raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")

@@ -74,7 +74,7 @@ def look(plan: Plan, encoded: bytes) -> Seen:
     placements = work.layout.placements
     seen = Seen(Scene(source.size, placements[0]), placements, found := [])
     for batch in _batches(work.layout.buckets, 1 if model.backend.signature.shape[0] == 1 else len(plan.views)):
-        outputs = ModelRunner(model).infer([(work, index) for index in batch])
+        outputs = ModelRunner().infer([(work, index) for index in batch])
         found += [model.task.decode(outputs, row, placements[index], seen.scene) for row, index in enumerate(batch)]
     for view, prediction in zip(plan.views, found, strict=True):
         if not model.task.is_sound(prediction):

@@ -59,7 +59,7 @@ class _Probe:
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = _card_size(model)
         self._card = card_for(model)
-        self._runner = ModelRunner(model)
+        self._runner = ModelRunner()
 
     def work(self) -> ImageWork:
         source = read_source(self._card, Limits())

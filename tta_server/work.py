@@ -22,9 +22,9 @@ from tta_server.jobs import LOST, Merged, Outcome
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.preprocessing import Canvas
-from tta_server.repository import Model
+from tta_server.statistics import Statistics
 from tta_server.stopping import StopReason
-from tta_server.tasks import Outputs, Scene
+from tta_server.tasks import Answered, Outputs, Scene
 from tta_server.tasks.palette import encoded, png
 from tta_server.views import View
 
@@ -252,7 +252,7 @@ class ImageWork:
         """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
         model, plan = self.model, self.plan
         remarks = [remark for _, remark in snapshot.views] if self._keeps_remarks else []
-        answered = model.task.answer(snapshot.merged, remarks, self._scene, plan.wanted)
+        answered = self._answered(snapshot.merged, remarks)
         if self._draws and self._picture is not None:
             painted = model.task.paint(self._picture, answered.prediction)
             answered.prediction[DRAWING] = encoded(png(Image.fromarray(painted)))
@@ -279,7 +279,23 @@ class ImageWork:
             tiles=self.layout.tiles,
             uncertainty=answered.uncertainty,
         )
-        return Answer(model.name, model.version, model.task.name, answered.prediction, receipt, answered.picture, now)
+        return Answer(
+            model.name,
+            model.version,
+            model.task.name,
+            answered.prediction,
+            receipt,
+            answered.picture,
+            now,
+            answered.tensors,
+        )
+
+    def _answered(self, merged: Any, remarks: Sequence[Any]) -> Answered:
+        task, wanted = self.model.task, self.plan.wanted
+        if not wanted.tensors:
+            return task.answer(merged, remarks, self._scene, wanted)
+        tensors = task.tensors(merged, self._scene, wanted.tensors)
+        return Answered({}, tensors={name: tensors[name] for name in wanted.tensors})
 
     def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
         """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""
@@ -292,20 +308,33 @@ class ImageWork:
 
 
 class ModelRunner:
-    """Runs views of one model: write, infer, merge."""
+    """Runs views: write, infer, merge."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, statistics: Statistics | None = None) -> None:
+        self._statistics = statistics or Statistics()
 
     def run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None = None) -> list[Outcome]:
-        """All items have the same input size. Raises BackendFailed."""
+        """All items have the same input size and one model's name: where that model has just been loaded anew, some
+        are still of the old one. Raises BackendFailed."""
+        models = dict.fromkeys(work.model for work, _ in items)
+        if len(models) == 1:
+            return self._run(items, abort)
+        outcomes: dict[int, Outcome] = {}
+        for model in models:
+            own = [i for i, (work, _) in enumerate(items) if work.model is model]
+            outcomes |= zip(own, self._run([items[i] for i in own], abort), strict=True)
+        return [outcomes[i] for i in range(len(items))]
+
+    def _run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
         start = time.monotonic()
         batch = self._written(items)
         written = time.monotonic()
-        outputs = self._model.backend.infer(batch, abort)
+        model = items[0][0].model
+        outputs = model.backend.infer(batch, abort)
         inferred = time.monotonic()
         outcomes = [work.merge(view, outputs, i) for i, (work, view) in enumerate(items)]
         merged = time.monotonic()
+        self._statistics.batch(model.key, len(items), written - start, inferred - written, merged - inferred)
         for work, _ in items:
             work.spent(
                 (written - start) / len(items), (inferred - written) / len(items), (merged - inferred) / len(items)
@@ -315,11 +344,11 @@ class ModelRunner:
 
     def infer(self, items: Sequence[tuple[ImageWork, int]]) -> Outputs:
         """The model's raw outputs for these views, merged nowhere."""
-        return self._model.backend.infer(self._written(items))
+        return items[0][0].model.backend.infer(self._written(items))
 
     def _written(self, items: Sequence[tuple[ImageWork, int]]) -> Tensor:
         work, index = items[0]
-        batch = self._model.preprocessing.empty(len(items), work.layout.placements[index].tensor)
+        batch = work.model.preprocessing.empty(len(items), work.layout.placements[index].tensor)
         for row, (work, index) in zip(batch, items, strict=True):
             work.write(index, row)
         return batch

@@ -247,7 +247,7 @@ def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path
         caller = Caller("test", heard.append)
         works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
         works[-1].decode()
-    sound, lost = ModelRunner(model).run([(work, 0) for work in works])
+    sound, lost = ModelRunner().run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
     assert lost is LOST
     assert [len(snapshot.views) for snapshot in heard] == [1]

@@ -1,5 +1,7 @@
-"""The image in a request's body: raw, or the multipart field `image`. Counted while it is read."""
+"""What is in a request's body, counted while it is read, and where it is compressed while it is inflated."""
 
+import asyncio
+import zlib
 from collections.abc import AsyncGenerator
 
 from python_multipart.multipart import parse_options_header
@@ -7,39 +9,93 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.errors import Cancelled, InvalidInput, TooLarge
+from tta_server.errors import Cancelled, InvalidInput, Overloaded, TooLarge, UnsupportedMedia
 
 MULTIPART_OVERHEAD = 16_384
 """Bytes that boundaries and part headers may add."""
 
+WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
+"""What zlib calls the encodings; clients say deflate of either of its headers."""
 
-async def read_image(request: Request, limit: int) -> bytes:
-    """The encoded image; raises InvalidInput or TooLarge.
+
+class Intake:
+    """How many bytes all bodies together hold that are being read: what is admitted is the scheduler's to count."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded."""
+        if self._held + size > self._most:
+            raise Overloaded("too many bytes are being received at once; come back later", 1.0, "bytes")
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        self._held -= size
+
+
+async def read_image(request: Request, limit: int, intake: Intake) -> bytes:
+    """The encoded image; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
 
     Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
     an image a form, and some clients give no type at all.
     """
     kind = request.headers.get("content-type", "")
     if kind.split(";")[0].strip().lower() == "multipart/form-data":
-        body = await _read(request, limit + MULTIPART_OVERHEAD)
+        body = await read_body(request, limit + MULTIPART_OVERHEAD, intake)
         return await _field(request, body, kind, limit)
-    return await _read(request, limit)
+    return await read_body(request, limit, intake)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, intake: Intake) -> bytes:
+    """The whole body, inflated; raises as `read_image` does."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in (*WINDOWS, "identity"):
+        raise UnsupportedMedia(f"the Content-Encoding {encoding[:64]!r} is not known here; gzip and deflate are")
+    body = await _read(request, limit, intake)
+    return body if encoding == "identity" else await asyncio.to_thread(inflated, body, encoding, limit)
+
+
+async def _read(request: Request, limit: int, intake: Intake) -> bytes:
     stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated) > limit:
-        raise TooLarge(f"the body has {stated} bytes; at most {limit} are taken")
-    chunks, total = [], 0
+    if stated.isdecimal() and int(stated) > limit:
+        raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken")
+    body = bytearray()
     try:
         async for chunk in request.stream():
-            total += len(chunk)
-            if total > limit:
+            if len(body) + len(chunk) > limit:
                 raise TooLarge(f"the body has over {limit} bytes, the most taken")
-            chunks.append(chunk)
+            intake.take(len(chunk))
+            body += chunk
     except ClientDisconnect:
         raise Cancelled("the client left before its image was read") from None
-    return b"".join(chunks)
+    finally:
+        intake.give_back(len(body))
+    return bytes(body)
+
+
+def inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """Raises TooLarge before it takes more than `limit` bytes, InvalidInput for what is not of that encoding."""
+    try:
+        return _inflated(body, WINDOWS[encoding], limit)
+    except zlib.error:
+        if encoding != "deflate":
+            raise InvalidInput(f"the body is not {encoding}, as its Content-Encoding says") from None
+    try:
+        return _inflated(body, -zlib.MAX_WBITS, limit)  # without any header
+    except zlib.error:
+        raise InvalidInput("the body is not deflate, as its Content-Encoding says") from None
+
+
+def _inflated(body: bytes, window: int, limit: int) -> bytes:
+    inflater = zlib.decompressobj(window)
+    data = inflater.decompress(body, limit + 1)
+    if len(data) > limit:
+        raise TooLarge(f"the body inflates to over {limit} bytes, the most taken")
+    if not inflater.eof:
+        raise InvalidInput("the compressed body breaks off")
+    return data
 
 
 async def _field(request: Request, body: bytes, kind: str, limit: int) -> bytes:

@@ -23,6 +23,8 @@ ERROR_SCHEMA = {
 }
 
 MEANINGS = {
+    401: "A key is needed, where the server was started with some",
+    403: "Not offered by this server",
     400: "A query key, a policy or an image that makes no sense",
     404: "Unknown model",
     413: "Too many bytes or pixels",
@@ -32,6 +34,9 @@ MEANINGS = {
     503: "Not ready yet, or shutting down",
     504: "The budget ran out before the mandatory views were done",
 }
+
+
+PREDICT_STATUSES = tuple(status for status in MEANINGS if status != 403)
 
 
 def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -104,7 +109,7 @@ PREDICT_DOCS: dict[str, Any] = {
             "`Accept: text/event-stream` an event `partial` after each batch of views, then `answer` or `error`",
             "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY, "text/event-stream": STREAM},
         },
-        **{str(status): docs for status, docs in error_docs(*MEANINGS).items()},
+        **{str(status): docs for status, docs in error_docs(*PREDICT_STATUSES).items()},
     },
 }
 
@@ -132,6 +137,6 @@ QUOTE_DOCS: dict[str, Any] = {
             "description": "Whether it would be admitted, and how many views in how many ms",
             "content": {"application/json": {"example": QUOTE_EXAMPLE}},
         },
-        **{str(status): docs for status, docs in error_docs(400, 404, 413, 503).items()},
+        **{str(status): docs for status, docs in error_docs(400, 401, 404, 413, 503).items()},
     },
 }

@@ -1,14 +1,17 @@
-"""Errors as HTTP says them: one total table."""
+"""Errors as HTTP and gRPC say them: a total table each."""
 
 import math
 from typing import Any
 
+import grpc
 from starlette.responses import JSONResponse
 
-from tta_server.errors import Code, Overloaded, TTAError
+from tta_server.errors import Code, Overloaded, TTAError, Unauthenticated
 
 STATUS: dict[Code, int] = {
     Code.INVALID_INPUT: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.DISABLED: 403,
     Code.INVALID_CONFIG: 500,
     Code.UNKNOWN_MODEL: 404,
     Code.TOO_LARGE: 413,
@@ -22,7 +25,24 @@ STATUS: dict[Code, int] = {
 }
 """Every code has a status; 499 is never read, its client has left."""
 
-PLAIN_CODES = {404: "not_found", 405: "method_not_allowed"}
+GRPC_STATUS: dict[Code, grpc.StatusCode] = {
+    Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Code.DISABLED: grpc.StatusCode.PERMISSION_DENIED,
+    Code.INVALID_CONFIG: grpc.StatusCode.INTERNAL,
+    Code.UNKNOWN_MODEL: grpc.StatusCode.NOT_FOUND,
+    Code.TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.UNSUPPORTED_MEDIA: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.CANCELLED: grpc.StatusCode.CANCELLED,
+    Code.INTERNAL: grpc.StatusCode.INTERNAL,
+    Code.BACKEND_FAILED: grpc.StatusCode.INTERNAL,
+    Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""The same for gRPC."""
+
+PLAIN_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 503: "overloaded"}
 
 
 def error_body(error: TTAError) -> dict[str, Any]:
@@ -37,10 +57,15 @@ def error_response(error: TTAError) -> JSONResponse:
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), STATUS[error.code], headers)
 
 
+def plain_body(status: int, sentence: str) -> dict[str, Any]:
+    """For what is refused before it is anybody's request: unknown paths, wrong methods, too many connections."""
+    return {"error": sentence, "code": PLAIN_CODES.get(status, "invalid_input" if status < 500 else "internal")}
+
+
 def plain_response(status: int, sentence: str) -> JSONResponse:
-    """For what the web framework refuses itself: unknown paths, wrong methods."""
-    body = {"error": sentence, "code": PLAIN_CODES.get(status, "invalid_input" if status < 500 else "internal")}
-    return JSONResponse(body, status)
+    return JSONResponse(plain_body(status, sentence), status)

@@ -35,18 +35,30 @@ def _read(kind: type[Q], request: Request) -> Q:
 
 def _with_timeout(options: Options, request: Request) -> Options:
     """The header that proxies pass on is a budget too: the smaller one counts."""
+    seconds = read_timeout(request)
+    return options if seconds is None else at_most(options, seconds)
+
+
+def at_most(options: Options, seconds: float) -> Options:
+    """The same with a budget of at most so many seconds."""
+    budget = options.budget_ms
+    if budget is None or seconds * 1e3 < budget < math.inf:
+        return replace(options, budget_ms=seconds * 1e3)
+    return options
+
+
+def read_timeout(request: Request) -> float | None:
+    """Seconds that the header allows, None without one; raises InvalidInput."""
     found = request.headers.get(TIMEOUT)
     if found is None:
-        return options
+        return None
     try:
         timeout = float(found)
     except ValueError:
         timeout = math.nan
     if not timeout > 0:
         raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
-    if options.budget_ms is None or timeout < options.budget_ms < math.inf:
-        return replace(options, budget_ms=timeout)
-    return options
+    return timeout / 1e3
 
 
 def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str, Any]]:

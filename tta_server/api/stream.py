@@ -100,6 +100,13 @@ def _retrieved(future: asyncio.Future[Answer]) -> None:
 
 
 async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncIterator[bytes]:
+    async for partial in partials(ticket, answer, progress):
+        yield _event("partial", partial.to_dict())
+    yield _event("answer", answer.result().to_dict())
+
+
+async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncIterator[Answer]:
+    """What the views so far come to, until the answer is there."""
     while not answer.done():
         arrival = asyncio.ensure_future(progress.wait())
         either: set[asyncio.Future[Any]] = {arrival, answer}
@@ -108,9 +115,7 @@ async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Prog
         finally:
             arrival.cancel()
         if (snapshot := progress.take()) is not None:
-            partial = await asyncio.to_thread(ticket.job.work.answer, snapshot, None, time.monotonic())
-            yield _event("partial", partial.to_dict())
-    yield _event("answer", answer.result().to_dict())
+            yield await asyncio.to_thread(ticket.job.work.answer, snapshot, None, time.monotonic())
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

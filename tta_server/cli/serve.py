@@ -19,7 +19,11 @@ import uvicorn
 from fastapi import FastAPI
 from rich.table import Table
 
+from tta_server.api.access import Keys
+from tta_server.api.connections import limited
+from tta_server.api.grpc import Listener, create_server, read_tls
 from tta_server.api.http import create_app
+from tta_server.api.reception import Reception
 from tta_server.app import Application, Settings, available_cores
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
 from tta_server.errors import BackendFailed, ConfigError
@@ -40,13 +44,46 @@ def serve(
     max_waiting_mb: Annotated[
         int, typer.Option(envvar="TTA_MAX_WAITING_MB", help="Memory that waiting images may take, in MB.")
     ] = 1000,
+    grpc: Annotated[bool, typer.Option(help="Whether to listen for gRPC too.")] = True,
+    grpc_port: Annotated[
+        int, typer.Option(envvar="TTA_GRPC_PORT", help="Port to listen on for gRPC; 0 picks a free one.")
+    ] = 8001,
+    max_batch: Annotated[int, typer.Option(envvar="TTA_MAX_BATCH", help="Images that one v2 request may have.")] = 64,
+    max_connections: Annotated[
+        int, typer.Option(envvar="TTA_MAX_CONNECTIONS", help="HTTP connections, and gRPC calls, open at once.")
+    ] = 1024,
+    receive_seconds: Annotated[
+        float, typer.Option(envvar="TTA_RECEIVE_SECONDS", help="Within this time a request has arrived, or is cut off.")
+    ] = 30.0,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TTA_KEYS",
+            help="File of bearer keys, one a line; without one everybody may ask.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="TTA_TLS_CERT", help="PEM certificate: both ports then speak TLS.", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TTA_TLS_KEY", help="PEM key of that certificate.", show_default=False)
+    ] = None,
+    model_control: Annotated[
+        bool,
+        typer.Option(
+            "--model-control", envvar="TTA_MODEL_CONTROL", help="Let clients load and unload models (v2/repository)."
+        ),
+    ] = False,
     drain_seconds: Annotated[
         float, typer.Option(envvar="TTA_DRAIN_SECONDS", help="How long Ctrl-C waits for answers that are due.")
     ] = 10.0,
 ) -> None:
-    """Serve the models of a folder over HTTP until Ctrl-C.
+    """Serve the models of a folder over HTTP and gRPC until Ctrl-C.
 
     Ask it with: curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/models/clothing/predict
+    Or with any client of the Open Inference Protocol (v2), as Triton and KServe speak it.
     """
     settings = settings_of(
         models=models,
@@ -57,6 +94,15 @@ def serve(
         max_pixels=max_pixels,
         max_waiting=max_waiting,
         max_waiting_mb=max_waiting_mb,
+        grpc=grpc,
+        grpc_port=grpc_port,
+        max_batch=max_batch,
+        max_connections=max_connections,
+        receive_seconds=receive_seconds,
+        keys=keys,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        model_control=model_control,
         drain_seconds=drain_seconds,
     )
     _log_to_stdout()
@@ -73,26 +119,41 @@ class Server(uvicorn.Server):
     """Listens at once, warms in the background, is ready after that; the first signal drains, the second quits."""
 
     def __init__(self, application: Application, listener: socket.socket) -> None:
+        settings = application.settings
         self._application = application
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         self._warmed = False
         application.on_stuck = self._give_up
-        app = create_app(application)
+        self._reception = Reception(application)
+        self._keys = Keys(settings.keys) if settings.keys else None
+        self._tls = read_tls(settings.tls_cert, settings.tls_key)
+        self._grpc: Listener | None = None
+        app = create_app(application, self._reception, self._keys)
         app.router.lifespan_context = self._lifespan
         config = uvicorn.Config(
             app,
+            http=limited(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=ceil(application.settings.drain_seconds) + 1,
+            timeout_graceful_shutdown=ceil(settings.drain_seconds) + 1,
         )
         super().__init__(config)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        try:
+            if self._application.settings.grpc:
+                self._grpc = create_server(self._application, self._reception, self._keys, self._tls)
+                await self._grpc.server.start()
+        except ConfigError as error:
+            self.failure = error
+            self.should_exit = self._application.closing = True
         warming = asyncio.create_task(asyncio.to_thread(self._warm))
         try:
             yield
@@ -100,6 +161,8 @@ class Server(uvicorn.Server):
             self._application.closing = True
             await warming
             await asyncio.to_thread(self._application.close)
+            if self._grpc:
+                await self._grpc.server.stop(grace=1)
 
     def _warm(self) -> None:
         try:
@@ -113,9 +176,13 @@ class Server(uvicorn.Server):
         self._warmed = True
         gc.freeze()  # what is loaded stays: looking through it for garbage stopped all threads for 14 to 25 ms
         host, port = self._address
+        scheme = "https" if self._tls else "http"
+        grpc = f" and gRPC on port {self._grpc.port}" if self._grpc else ""
         names = ", ".join(self._application.models)
         err.print(
-            f"ready: http://{host}:{port} serves {names} (docs at /docs; Ctrl-C stops)", highlight=False, soft_wrap=True
+            f"ready: {scheme}://{host}:{port}{grpc} serves {names} (docs at /docs; Ctrl-C stops)",
+            highlight=False,
+            soft_wrap=True,
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -47,6 +47,28 @@ class Wanted:
 
     include: frozenset[str] = frozenset()
     top_k: int = 5
+    tensors: frozenset[str] = frozenset()
+    """Where there are some, the answer is these tensors and nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of one image's answer: `shape` has None for sizes that images differ in.
+
+    `padding` fills up the first axis where images of one request have different numbers of things. `per_pixel`: those
+    images must have one size. One that is not `usual` is left out unless it is asked for by name.
+    """
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int | None, ...]
+    padding: float | str | None = None
+    per_pixel: bool = False
+    usual: bool = True
+
+
+Tensors = dict[str, NDArray[Any]]
+"""Texts are arrays of objects."""
 
 
 P = TypeVar("P")
@@ -97,6 +119,7 @@ class Answered:
     views: Sequence[dict[str, Any]] = ()
     picture: bytes | None = None
     uncertainty: dict[str, Any] = field(default_factory=dict)
+    tensors: Tensors = field(default_factory=dict)
 
 
 class Task(Protocol[P]):
@@ -120,6 +143,7 @@ class Task(Protocol[P]):
     stops: Sequence[str]
     includes: Sequence[str]
     has_picture: bool
+    tensor_specs: Sequence[TensorSpec]
 
     def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
 
@@ -157,6 +181,9 @@ class Task(Protocol[P]):
         """How large a remark is."""
 
     def answer(self, merged: P, remarks: Sequence[Any], scene: Scene, wanted: Wanted) -> Answered: ...
+
+    def tensors(self, merged: P, scene: Scene, names: frozenset[str]) -> Tensors:
+        """Those of `tensor_specs` with these names."""
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
         """An answer's `prediction` in a few short lines, the most important first."""
@@ -212,6 +239,13 @@ class Usual:
 
     def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
         return pixels
+
+
+def texts(values: Sequence[str]) -> NDArray[np.object_]:
+    """As a tensor."""
+    array = np.empty(len(values), np.object_)
+    array[:] = values
+    return array
 
 
 def one_weight(weight: Weight, index: int = 0) -> float:

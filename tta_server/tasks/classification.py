@@ -13,7 +13,10 @@ from tta_server.tasks.base import (
     Remaining,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Wanted,
+    texts,
 )
 from tta_server.tasks.merging import (
     KINDS,
@@ -69,6 +72,11 @@ class Classification(ScoreVectors):
 
     def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
         super().__init__(labels, KINDS[output.kind], output.name, outputs)
+        self.tensor_specs = (
+            *self.tensor_specs,
+            TensorSpec("LABEL", np.object_, (1,)),
+            TensorSpec("INDEX", np.int32, (1,)),
+        )
 
     def is_sound(self, prediction: Scores) -> bool:
         return is_finite(prediction)
@@ -96,6 +104,14 @@ class Classification(ScoreVectors):
             }
         views = [self._entry(int(r.argmax()), r) for r in remarks]
         return Answered(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Scores, scene: Scene, names: frozenset[str]) -> Tensors:
+        top = int(merged.argmax())
+        return {
+            "PROBABILITIES": merged,
+            "LABEL": texts([self.labels[top]]),
+            "INDEX": np.array([top], np.int32),
+        }
 
 
 def _agreement(remarks: Sequence[Scores], top: int) -> float:

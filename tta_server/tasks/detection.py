@@ -18,9 +18,12 @@ from tta_server.tasks.base import (
     Outputs,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Usual,
     Wanted,
     one_weight,
+    texts,
 )
 from tta_server.tasks.boxforms import BoxesOutput, BoxReader
 from tta_server.tasks.drawing import Drawing
@@ -118,6 +121,16 @@ class Detection(Usual):
         self.labels: Sequence[str] = tuple(labels)
         self._form = output
         self._reader = BoxReader(len(labels), output, outputs)
+        self.tensor_specs: Sequence[TensorSpec] = (
+            TensorSpec("COUNT", np.int32, (1,)),
+            TensorSpec("BOXES", np.float32, (None, 4), padding=0),
+            TensorSpec("SCORES", np.float32, (None,), padding=0),
+            TensorSpec("LABELS", np.object_, (None,), padding=""),
+            TensorSpec("INDICES", np.int32, (None,), padding=-1),
+            TensorSpec("VIEWS", np.int32, (None,), padding=0),
+            TensorSpec("OF", np.int32, (None,), padding=0),
+            TensorSpec("SPREAD", np.float32, (None,), padding=0),
+        )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""
@@ -180,6 +193,19 @@ class Detection(Usual):
         unsure = _uncertainty(merged) if "uncertainty" in wanted.include else {}
         views = [{"boxes": self._listed(boxes)} for boxes in remarks]
         return Answered(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Objects, scene: Scene, names: frozenset[str]) -> Tensors:
+        found = merged.merged
+        return {
+            "COUNT": np.array([len(found.score)], np.int32),
+            "BOXES": found.xyxy,
+            "SCORES": found.score,
+            "LABELS": texts([self.labels[label] for label in found.label]),
+            "INDICES": found.label.astype(np.int32),
+            "VIEWS": found.votes.astype(np.int32),
+            "OF": found.voters.astype(np.int32),
+            "SPREAD": found.spread,
+        }
 
     def _listed(self, boxes: Boxes | Merged) -> list[dict[str, Any]]:
         columns = boxes.label.tolist(), _rounded(boxes.score, 6), _rounded(boxes.xyxy, 3)

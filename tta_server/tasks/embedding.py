@@ -18,6 +18,8 @@ from tta_server.tasks.base import (
     Outputs,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Usual,
     Wanted,
     check_shape,
@@ -73,7 +75,9 @@ class Embedding(Usual):
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
-        self._numbers = outputs[self._output][1] or 4096
+        numbers = outputs[self._output][1]
+        self._numbers = numbers or 4096
+        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (numbers,)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         check_shape("embedding", self._output, found, ["N", "D"])
@@ -111,6 +115,9 @@ class Embedding(Usual):
         views = [{"similarity": float(np.clip(remark @ merged, -1, 1))} for remark in remarks]
         prediction = {"dimensions": len(merged), "embedding": [float(v) for v in merged.astype(np.float32)]}
         return Answered(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Vector, scene: Scene, names: frozenset[str]) -> Tensors:
+        return {"EMBEDDING": merged.astype(np.float32)}
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
         first = ", ".join(f"{value:.3f}" for value in prediction["embedding"][:4])

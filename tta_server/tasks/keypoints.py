@@ -18,6 +18,8 @@ from tta_server.tasks.base import (
     Outputs,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Usual,
     Wanted,
     check_shape,
@@ -87,6 +89,14 @@ class Keypoints(Usual):
         self._mirrored = _mirrored(labels, output.pairs)
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
+        points = len(self.labels)
+        self.tensor_specs: Sequence[TensorSpec] = (
+            TensorSpec("KEYPOINTS", np.float32, (points, 2)),
+            TensorSpec("CONFIDENCE", np.float32, (points,)),
+            TensorSpec("VISIBLE", np.bool_, (points,)),
+            TensorSpec("SPREAD", np.float32, (points,)),
+            TensorSpec("VIEWS", np.int32, (points,)),
+        )
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         points = len(self.labels)
@@ -203,6 +213,15 @@ class Keypoints(Usual):
             unsure = {"mean_spread": _pixels(merged.spread.mean()), "spread_by_keypoint": spread}
         views = [{"keypoints": _listed(pose)} for pose in remarks]
         return Answered(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Merged, scene: Scene, names: frozenset[str]) -> Tensors:
+        return {
+            "KEYPOINTS": merged.xy.astype(np.float32),
+            "CONFIDENCE": np.clip(merged.confidence, 0, 1).astype(np.float32),
+            "VISIBLE": merged.confidence >= self._form.visible,
+            "SPREAD": merged.spread.astype(np.float32),
+            "VIEWS": merged.views.astype(np.int32),
+        }
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
         return [f"{p['label']} {p['x']:.0f}, {p['y']:.0f} ({p['confidence']:.2f})" for p in prediction["keypoints"]]

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.images import Pixels
-from tta_server.tasks.base import Floats, Scene
+from tta_server.tasks.base import Floats, Scene, TensorSpec
 from tta_server.tasks.maps import Lattice, enlarged
 from tta_server.tasks.merging import SLACK
 from tta_server.tasks.palette import color_of, decoded, encoded, grey, palette_image, png
 
 Bools = NDArray[np.bool_]
+Mask = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +34,11 @@ class Maps:
     corner: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What goes into `prediction`, the picture if there is one, and where votes were kept the share of them that each
-    pixel (H, W), and each class, has on its side."""
-
-    prediction: dict[str, Any]
-    picture: bytes | None = None
-    agreement: Floats | None = None
-    by_class: Mapping[str, float] = field(default_factory=dict)
-
-
 class Reading(Protocol):
     """How a pixel's scores are read."""
+
+    spec: TensorSpec
+    """The mask as a tensor."""
 
     def could_be_sure(self, reach: float) -> bool:
         """Whether any pixel might be, with that much weight to come, as a share of all."""
@@ -56,7 +49,17 @@ class Reading(Protocol):
     def confidence(self, scores: Floats) -> float:
         """The mean over the pixels of the probability that they are as answered."""
 
-    def draw(self, merged: Maps, scene: Scene) -> Drawn: ...
+    def mask(self, merged: Maps, scene: Scene) -> Mask:
+        """At the image's own size: labels (H, W), or which are there (C, H, W)."""
+
+    def agreement(self, merged: Maps, mask: Mask, scene: Scene) -> tuple[Floats, dict[str, float]]:
+        """The share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        """How many pixels each label has."""
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        """What goes into `prediction`, and the picture if there is one."""
 
     def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels: ...
 
@@ -66,6 +69,8 @@ class OneClass:
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = labels
+        dtype: type[np.unsignedinteger[Any]] = np.uint8 if len(labels) <= 256 else np.uint16
+        self.spec = TensorSpec("MASK", dtype, (None, None), per_pixel=True)
 
     def could_be_sure(self, reach: float) -> bool:
         return reach < 0.5
@@ -76,20 +81,25 @@ class OneClass:
     def confidence(self, scores: Floats) -> float:
         return float(scores.max(axis=0).mean())
 
-    def draw(self, merged: Maps, scene: Scene) -> Drawn:
-        mask = np.empty((scene.image.height, scene.image.width), np.uint16)
+    def mask(self, merged: Maps, scene: Scene) -> Mask:
+        mask = np.empty((scene.image.height, scene.image.width), self.spec.dtype)
         for rows, strip in enlarged(merged.scores, merged.lattice, scene):
             mask[rows] = strip.argmax(axis=0)
-        counts = np.bincount(mask.ravel(), minlength=len(self._labels))
-        picture = png(palette_image(mask, len(self._labels)))
-        prediction = {"area": _named(self._labels, counts), "mask": encoded(picture)}
-        if merged.votes is None:
-            return Drawn(prediction, picture)
+        return mask
+
+    def agreement(self, merged: Maps, mask: Mask, scene: Scene) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape, np.float32)
-        for rows, strip in enlarged(merged.votes, merged.lattice, scene):
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
             shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
         sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
-        return Drawn(prediction, picture, shares, _means(self._labels, sums, counts))
+        return shares, _means(self._labels, sums, self.counts(mask))
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        return np.bincount(mask.ravel(), minlength=len(self._labels))
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        picture = png(palette_image(mask, len(self._labels)))
+        return {"area": _named(self._labels, self.counts(mask)), "mask": encoded(picture)}, picture
 
     def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
         """Every class but the first over the image, half transparent."""
@@ -104,6 +114,7 @@ class AnyLabels:
     def __init__(self, labels: Sequence[str], threshold: float) -> None:
         self._labels = labels
         self._threshold = np.float32(threshold)
+        self.spec = TensorSpec("MASKS", np.bool_, (len(labels), None, None), per_pixel=True)
 
     def could_be_sure(self, reach: float) -> bool:
         return reach < max(float(self._threshold), 1 - float(self._threshold))
@@ -115,23 +126,27 @@ class AnyLabels:
     def confidence(self, scores: Floats) -> float:
         return float(np.where(scores >= self._threshold, scores, 1 - scores).mean())
 
-    def draw(self, merged: Maps, scene: Scene) -> Drawn:
+    def mask(self, merged: Maps, scene: Scene) -> Mask:
         masks = np.empty((len(self._labels), scene.image.height, scene.image.width), np.bool_)
         for rows, strip in enlarged(merged.scores, merged.lattice, scene):
             masks[:, rows] = strip >= self._threshold
-        counts = masks.sum(axis=(1, 2))
-        pictures = {label: encoded(png(Image.fromarray(mask))) for label, mask in zip(self._labels, masks, strict=True)}
-        prediction = {"area": _named(self._labels, counts), "masks": pictures}
-        if merged.votes is None:
-            return Drawn(prediction)
-        shares = np.empty(masks.shape[1:], np.float32)
+        return masks
+
+    def agreement(self, merged: Maps, mask: Mask, scene: Scene) -> tuple[Floats, dict[str, float]]:
+        shares = np.empty(mask.shape[1:], np.float32)
         sums = np.zeros(len(self._labels))
-        for rows, strip in enlarged(merged.votes, merged.lattice, scene):
-            own = np.where(masks[:, rows], strip, 1 - strip)
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
+            own = np.where(mask[:, rows], strip, 1 - strip)
             shares[rows] = own.mean(axis=0)
             sums += own.sum(axis=(1, 2))
-        whole = np.full(len(self._labels), scene.image.area)
-        return Drawn(prediction, None, shares, _means(self._labels, sums, whole))
+        return shares, _means(self._labels, sums, np.full(len(self._labels), scene.image.area))
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        return np.asarray(mask.sum(axis=(1, 2)))
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        pictures = {label: encoded(png(Image.fromarray(own))) for label, own in zip(self._labels, mask, strict=True)}
+        return {"area": _named(self._labels, self.counts(mask)), "masks": pictures}, None
 
     def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
         """Each label over the image in turn, half transparent."""
@@ -139,6 +154,12 @@ class AnyLabels:
             mask = np.asarray(decoded(prediction["masks"][label]))
             pixels = np.where(mask[..., None], blended(pixels, np.array(color_of(index), np.uint8)), pixels)
         return pixels
+
+
+def votes_of(merged: Maps) -> Floats:
+    if merged.votes is None:
+        raise ValueError("no votes were kept")
+    return merged.votes
 
 
 def leads(scores: Floats) -> Floats:
@@ -161,6 +182,14 @@ def probability_pictures(labels: Sequence[str], merged: Maps, scene: Scene) -> d
             levels[rows] = np.rint(np.clip(strip[0], 0, 1) * 65535)
         pictures[label] = encoded(png(Image.fromarray(levels)))
     return pictures
+
+
+def probabilities(merged: Maps, scene: Scene) -> Floats:
+    """(C, H, W), at the image's own size."""
+    whole = np.empty((len(merged.scores), scene.image.height, scene.image.width), np.float32)
+    for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+        np.clip(strip, 0, 1, out=whole[:, rows])
+    return whole
 
 
 def agreement_picture(agreement: Floats) -> str:

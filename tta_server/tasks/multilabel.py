@@ -13,6 +13,8 @@ from tta_server.tasks.base import (
     Remaining,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Wanted,
 )
 from tta_server.tasks.merging import (
@@ -59,6 +61,7 @@ class Multilabel(ScoreVectors):
 
     def __init__(self, labels: Sequence[str], output: LabelsOutput, outputs: Shapes) -> None:
         super().__init__(labels, LABEL_KINDS[output.kind], output.name, outputs)
+        self.tensor_specs = (*self.tensor_specs, TensorSpec("PRESENT", np.bool_, (len(labels),)))
         self._threshold = output.threshold
         self._merges = label_merges(output.threshold)
 
@@ -85,6 +88,9 @@ class Multilabel(ScoreVectors):
         unsure = self._uncertainty(merged, remarks) if "uncertainty" in wanted.include else {}
         views = [{"labels": [self.labels[int(i)] for i in np.flatnonzero(r >= self._threshold)]} for r in remarks]
         return Answered(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Floats, scene: Scene, names: frozenset[str]) -> Tensors:
+        return {"PROBABILITIES": merged, "PRESENT": merged >= self._threshold}
 
     def _agreement(self, merged: Floats, remarks: Sequence[Floats]) -> Floats:
         """For each label the share of the views that put it on the merged side."""

@@ -19,6 +19,8 @@ from tta_server.tasks.base import (
     Outputs,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Usual,
     Wanted,
     fits,
@@ -121,6 +123,7 @@ class Regression(Usual):
         self._undo = UNDO[output.kind]
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
+        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         wanted: list[str | int] = ["N", len(self.labels)]
@@ -165,6 +168,9 @@ class Regression(Usual):
         unsure = self._uncertainty(np.array(remarks)) if "uncertainty" in wanted.include else {}
         views = [{"values": self._named(remark)} for remark in remarks]
         return Answered({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
+
+    def tensors(self, merged: Values, scene: Scene, names: frozenset[str]) -> Tensors:
+        return {"VALUES": self._undo(merged).astype(np.float32)}
 
     def _named(self, values: Values) -> dict[str, float]:
         return {label: float(value) for label, value in zip(self.labels, values, strict=True)}

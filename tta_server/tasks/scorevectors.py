@@ -7,7 +7,7 @@ import numpy as np
 
 from tta_server.geometry import Size
 from tta_server.preprocessing import Placement
-from tta_server.tasks.base import Floats, Outputs, Scene, Shapes, Usual, Wanted, check_shape, output_name
+from tta_server.tasks.base import Floats, Outputs, Scene, Shapes, TensorSpec, Usual, Wanted, check_shape, output_name
 from tta_server.tasks.merging import Kind, check_bounded, check_kind
 from tta_server.views import Weight
 
@@ -24,6 +24,7 @@ class ScoreVectors(Usual):
         self._kind = kind
         self._output = output_name(output, "name", outputs)
         self._check_shape(outputs[self._output])
+        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("PROBABILITIES", np.float32, (len(labels),)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         labels = len(self.labels)

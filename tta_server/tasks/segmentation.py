@@ -21,13 +21,23 @@ from tta_server.tasks.base import (
     Remaining,
     Scene,
     Shapes,
+    Tensors,
+    TensorSpec,
     Usual,
     Wanted,
     check_shape,
     output_name,
 )
 from tta_server.tasks.maps import Lattice, cells_seen, enlarged, first_cell, lattice_of, move_back
-from tta_server.tasks.masks import AnyLabels, Maps, OneClass, Reading, agreement_picture, probability_pictures
+from tta_server.tasks.masks import (
+    AnyLabels,
+    Maps,
+    OneClass,
+    Reading,
+    agreement_picture,
+    probabilities,
+    probability_pictures,
+)
 from tta_server.tasks.merging import (
     KINDS,
     LABEL_KINDS,
@@ -143,6 +153,13 @@ class Segmentation(Usual):
             self._kind = LABEL_KINDS[output.kind]
             self._merges = label_merges(output.threshold)
             self.includes = tuple(name for name in self.includes if name != "views")
+        self._mask = self._reading.spec
+        self.tensor_specs: Sequence[TensorSpec] = (
+            self._mask,
+            TensorSpec("AREA", np.int64, (len(labels),)),
+            TensorSpec("AGREEMENT", np.float32, (None, None), per_pixel=True, usual=False),
+            TensorSpec("PROBABILITIES", np.float32, (len(labels), None, None), per_pixel=True, usual=False),
+        )
         self.merges: Sequence[str] = tuple(self._merges)
         self.has_picture = not output.multilabel
         self._output = output_name(output.name, "name", outputs)
@@ -167,18 +184,16 @@ class Segmentation(Usual):
         return self._is_sound(prediction.scores)
 
     def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> MapAccumulator:
-        votes = not wanted.include.isdisjoint(("agreement", "uncertainty"))
         return MapAccumulator(
             ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if votes else None,
+            ScoreAccumulator(self._merges["vote"], self._kind) if _votes(wanted) else None,
             scene,
             self._reading,
         )
 
     def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
         """Sums and their mean, and as much for votes; as if a cell were a pixel."""
-        votes = not wanted.include.isdisjoint(("agreement", "uncertainty"))
-        return 8 * len(self.labels) * plain.whole.area * (1 + votes)
+        return 8 * len(self.labels) * plain.whole.area * (1 + _votes(wanted))
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         """Weights by class are made to sum to 1 in each cell, which no bound outlasts when cells are interpolated."""
@@ -200,20 +215,31 @@ class Segmentation(Usual):
         return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
     def answer(self, merged: Maps, remarks: Sequence[Remark], scene: Scene, wanted: Wanted) -> Answered:
-        drawn = self._reading.draw(merged, scene)
-        prediction: dict[str, Any] = {"height": scene.image.height, "width": scene.image.width, **drawn.prediction}
+        mask = self._reading.mask(merged, scene)
+        drawn, picture = self._reading.draw(mask)
+        prediction: dict[str, Any] = {"height": scene.image.height, "width": scene.image.width, **drawn}
         unsure: dict[str, Any] = {}
-        if drawn.agreement is not None and "agreement" in wanted.include:
-            prediction["mean_agreement"] = float(drawn.agreement.mean())
-            prediction["agreement"] = agreement_picture(drawn.agreement)
-        if drawn.agreement is not None and "uncertainty" in wanted.include:
-            mean = uncertainty.rounded(drawn.agreement.mean())
-            unsure = {"agreement": mean, "agreement_by_class": dict(drawn.by_class)}
+        if merged.votes is not None:
+            agreement, by_class = self._reading.agreement(merged, mask, scene)
+            if "agreement" in wanted.include:
+                prediction["mean_agreement"] = float(agreement.mean())
+                prediction["agreement"] = agreement_picture(agreement)
+            if "uncertainty" in wanted.include:
+                unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
         if "probabilities" in wanted.include:
             prediction["probabilities"] = probability_pictures(self.labels, merged, scene)
         labels = merged.scores.argmax(axis=0)
         views = [{"agreement": _same_share(remark, labels)} for remark in remarks]
-        return Answered(prediction, views, drawn.picture, unsure)
+        return Answered(prediction, views, picture, unsure)
+
+    def tensors(self, merged: Maps, scene: Scene, names: frozenset[str]) -> Tensors:
+        mask = self._reading.mask(merged, scene)
+        found: Tensors = {self._mask.name: mask, "AREA": self._reading.counts(mask)}
+        if "AGREEMENT" in names:
+            found["AGREEMENT"] = self._reading.agreement(merged, mask, scene)[0]
+        if "PROBABILITIES" in names:
+            found["PROBABILITIES"] = probabilities(merged, scene)
+        return found
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
         whole = prediction["width"] * prediction["height"]
@@ -222,6 +248,11 @@ class Segmentation(Usual):
 
     def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
         return self._reading.paint(pixels, prediction)
+
+
+def _votes(wanted: Wanted) -> bool:
+    """Whether each view's own votes are counted."""
+    return "AGREEMENT" in wanted.tensors or not wanted.include.isdisjoint(("agreement", "uncertainty"))
 
 
 def _same_share(remark: Remark, labels: NDArray[np.intp]) -> float | None:

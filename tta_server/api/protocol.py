@@ -1,0 +1,257 @@
+"""The Open Inference Protocol v2 without its wire: what requests and answers mean, the same over HTTP and gRPC."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tta_server import __version__
+from tta_server.answer import Answer
+from tta_server.api.query import at_most
+from tta_server.api.tensors import (
+    DATATYPES,
+    IMAGE,
+    PIXELS,
+    RECEIPT_SPEC,
+    InputTensor,
+    OutputTensor,
+    read_images,
+    specs_of,
+    write_tensors,
+)
+from tta_server.app import Application
+from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
+from tta_server.jobs import Priority
+from tta_server.plan import Options
+from tta_server.predictor import Image
+from tta_server.query import read_options
+from tta_server.repository import Model
+from tta_server.tasks.base import TensorSpec
+
+log = logging.getLogger(__name__)
+
+OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop")}
+"""Parameters of a request that mean what the query of `/v1/models/{name}/predict` does."""
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+
+Parameters = Mapping[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One request, whichever way it came; `outputs` are names, none of them meaning the usual ones."""
+
+    model: str
+    version: str
+    inputs: Sequence[InputTensor]
+    outputs: Sequence[str] = ()
+    parameters: Parameters = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request understood: what to ask the predictor, and which tensors to make of its answers."""
+
+    model: Model
+    images: Sequence[Image]
+    options: Options
+    specs: Sequence[TensorSpec]
+
+
+# ---- requests ----
+
+
+FOREIGN = ("shared_memory_region", "classification")
+"""Parameters of a tensor that ask for what is not offered here."""
+
+
+def refuse_foreign(parameters: Mapping[str, Any], name: str) -> None:
+    """Raises InvalidInput."""
+    for key in FOREIGN:
+        if key in parameters:
+            raise InvalidInput(f"{key}, which {name[:64]} asks for, is not offered here; send and take tensors whole")
+
+
+def find_model(application: Application, name: str, version: str = "") -> Model:
+    """Raises UnknownModel, for a version that is not loaded too."""
+    model = application.predictor.model(name)
+    if version not in ("", model.version):
+        raise UnknownModel(f"{name} has version {model.version} only, not {version[:64]!r}")
+    return model
+
+
+def understand(application: Application, request: InferRequest, timeout: float | None = None) -> Question:
+    """`timeout` is what the wire itself allows, in seconds. Raises InvalidInput or UnknownModel."""
+    model = find_model(application, request.model, request.version)
+    specs = _wanted(model, request.outputs)
+    names = frozenset(spec.name for spec in specs if spec is not RECEIPT_SPEC)
+    options = read_parameters(request.parameters)
+    if timeout is not None:
+        options = at_most(options, timeout)
+    options = replace(options, tensors=names or frozenset([model.task.tensor_specs[0].name]))
+    return Question(model, read_images(request.inputs, application.settings.max_batch), options, specs)
+
+
+def _wanted(model: Model, names: Sequence[str]) -> list[TensorSpec]:
+    known = specs_of(model.task.tensor_specs)
+    for name in names:
+        if name not in known:
+            raise InvalidInput(f"unknown output {name[:64]!r}; {model.name} has {', '.join(known)}")
+    if len(set(names)) < len(names):
+        raise InvalidInput("an output is asked for twice")
+    return [known[name] for name in names] or [spec for spec in known.values() if spec.usual]
+
+
+def read_parameters(parameters: Parameters) -> Options:
+    """`timeout` (microseconds), `priority` (0 and 1 are interactive), and `OURS`; what other servers know beyond these
+    is let pass. Raises InvalidInput."""
+    for key in parameters:
+        if key.startswith("tta_") and key not in OURS:
+            raise InvalidInput(f"unknown parameter {key[:64]!r}; ours are {', '.join(OURS)}")
+    values: dict[str, Any] = {OURS[key]: str(value) for key, value in parameters.items() if key in OURS}
+    timeout, priority = _whole(parameters, "timeout"), _whole(parameters, "priority")
+    if timeout:
+        values["budget_ms"] = timeout / 1e3
+    if priority > 1:
+        values["priority"] = Priority.BATCH
+    return read_options(values)
+
+
+def _whole(parameters: Parameters, key: str) -> int:
+    """0 where it is left out."""
+    value = parameters.get(key, 0)
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"{key} is a whole number from 0 on, not {str(value)[:64]!r}")
+    return value
+
+
+# ---- answers ----
+
+
+def respond(
+    question: Question, answers: Sequence[Answer]
+) -> tuple[list[OutputTensor], dict[str, bool | int | float | str]]:
+    """The tensors, and the receipt as parameters: of the image with the fewest views, the longest time."""
+    receipts = [answer.receipt for answer in answers]
+    least = min(receipts, key=lambda receipt: len(receipt.views))
+    parameters: dict[str, bool | int | float | str] = {
+        "tta_views": len(least.views),
+        "tta_planned": least.planned,
+        "tta_stop": str(least.stop_reason or ""),
+        "tta_merge": least.merge,
+        "tta_policy": least.policy.name,
+        "tta_budget_ms": least.budget_ms,
+        "tta_elapsed_ms": max(receipt.elapsed_ms for receipt in receipts),
+        "tta_request_id": least.request_id,
+    }
+    return write_tensors(question.specs, answers), parameters
+
+
+# ---- descriptions: as JSON, which gRPC parses into its messages ----
+
+
+def describe_server(application: Application) -> dict[str, Any]:
+    off = () if application.settings.model_control else ("model_repository",)
+    return {
+        "name": "tta-server",
+        "version": __version__,
+        "extensions": [extension for extension in EXTENSIONS if extension not in off],
+    }
+
+
+def describe_metadata(model: Model) -> dict[str, Any]:
+    """-1 is a size that requests choose; every first one is the number of images."""
+    specs = specs_of(model.task.tensor_specs).values()
+    return {
+        "name": model.name,
+        "versions": [model.version],
+        "platform": model.config.backend,
+        "inputs": [
+            {"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]},
+            {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
+        ],
+        "outputs": [
+            {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *_sizes(spec)]} for spec in specs
+        ],
+    }
+
+
+def describe_config(model: Model, application: Application) -> dict[str, Any]:
+    """As Triton's ModelConfig; the model's own settings are `parameters`."""
+    own = {"tta_task": model.task.name, "tta_policy": model.policy.name, "tta_merge": model.merge}
+    own["tta_stop"], own["tta_policy_digest"] = str(model.config.stop), model.policy.digest
+    return {
+        "name": model.name,
+        "platform": model.config.backend,
+        "backend": "tta-server",
+        "max_batch_size": application.settings.max_batch,
+        "input": [
+            {"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
+            {"name": PIXELS, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
+        ],
+        "output": [
+            {"name": spec.name, "data_type": _config_type(spec), "dims": _sizes(spec)}
+            for spec in specs_of(model.task.tensor_specs).values()
+        ],
+        "instance_group": [{"name": "slots", "kind": "KIND_CPU", "count": application.settings.slots}],
+        "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
+        "model_transaction_policy": {"decoupled": False},
+        "parameters": {key: {"string_value": value} for key, value in own.items()},
+    }
+
+
+def _config_type(spec: TensorSpec) -> str:
+    datatype = DATATYPES[spec.dtype]
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    return [-1 if size is None else size for size in spec.shape]
+
+
+def describe_statistics(application: Application, name: str = "", version: str = "") -> dict[str, Any]:
+    """Of one model, or of all."""
+    models = [find_model(application, name, version)] if name else list(application.models.values())
+    return {"model_stats": [application.statistics.of(model.key) for model in models]}
+
+
+def load_model(application: Application, name: str) -> None:
+    """Takes as long as warming does. Raises Disabled, UnknownModel, or InvalidInput saying why it can't be loaded."""
+    _check_control(application)
+    try:
+        application.load_model(name)
+    except ConfigError as mistake:
+        log.error("%s is not loaded: %s", name, mistake)
+        raise InvalidInput(str(mistake).replace(f"{application.settings.models}/", "")) from None
+
+
+def unload_model(application: Application, name: str) -> None:
+    """Raises Disabled or UnknownModel."""
+    _check_control(application)
+    application.unload_model(name)
+
+
+def _check_control(application: Application) -> None:
+    if not application.settings.model_control:
+        raise Disabled("models are loaded and unloaded only where the server was started with --model-control")
+
+
+def describe_repository(application: Application, ready_only: object) -> list[dict[str, str]]:
+    """Every model of the folder, loaded or not."""
+    index = []
+    for name in application.stored():
+        model = application.models.get(name)
+        ready = application.is_ready(name)
+        if ready or not ready_only:
+            reason = "" if ready else "not loaded" if model is None else "not ready"
+            index.append(
+                {
+                    "name": name,
+                    "version": model.version if model else "",
+                    "state": "READY" if ready else "UNAVAILABLE",
+                    "reason": reason,
+                }
+            )
+    return index

@@ -1,0 +1,139 @@
+"""What every door does with a request, whatever its protocol: submit, wait, let go, keep the books."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tta_server.answer import Answer
+from tta_server.app import Application
+from tta_server.costs import Track
+from tta_server.errors import Cancelled, NotReady, TTAError
+from tta_server.plan import Options
+from tta_server.predictor import Caller, Image, Ticket
+from tta_server.work import Listener
+
+log = logging.getLogger("tta_server.requests")
+
+HANDING_OUT = 0.0005
+"""Seconds from an answer made to its bytes written, until enough has been seen."""
+RESERVE = 3
+LARGE = 100_000
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+R = TypeVar("R")
+
+
+def new_id(given: str | None) -> str:
+    """The client's own if it is sane, else a new one."""
+    return given if given and SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def aside(size: int, work: Callable[[], R]) -> R:
+    """In a thread where there are that many bytes to go through: the event loop is others' too."""
+    return await asyncio.to_thread(work) if size > LARGE else work()
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request at some door: what the log says of it."""
+
+    request_id: str
+    path: str
+    model: str = ""
+
+
+class Reception:
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._predictor = application.predictor
+        self._handing_out = Track(HANDING_OUT)
+
+    def check_ready(self) -> None:
+        if not self._application.ready:
+            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
+
+    def reserve(self) -> float:
+        """Seconds from an answer made to its bytes written, as many before the request was seen, and as many for what
+        is seen on neither way."""
+        return RESERVE * self._handing_out.estimate(time.monotonic())
+
+    async def submit(
+        self, name: str, images: Sequence[Image], options: Options, request_id: str, listener: Listener | None = None
+    ) -> list[Ticket]:
+        """A ticket for each image; raises as `Predictor.submit_all` does."""
+        caller = Caller(request_id, listener, self.reserve())
+        # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
+        if all(not isinstance(image, bytes) or image.startswith(b"\xff\xd8") for image in images):
+            return self._predictor.submit_all(name, images, options, caller)
+        return await asyncio.to_thread(self._predictor.submit_all, name, images, options, caller)
+
+    async def answers(self, tickets: Sequence[Ticket], gone: Awaitable[None] | None = None) -> list[Answer]:
+        """The answers, or the first error; unless the client leaves first, as `gone` tells or by the task's being
+        cancelled: then its views make room."""
+        waiting = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
+        watch = None
+        if gone is not None:
+            watch = asyncio.ensure_future(gone)
+            watch.add_done_callback(lambda _: waiting.cancel())
+        try:
+            return await waiting
+        except BaseException as reason:
+            self.leave(tickets)
+            if isinstance(reason, asyncio.CancelledError) and watch and watch.done():
+                raise Cancelled("the client has left") from None
+            raise
+        finally:
+            if watch:
+                watch.cancel()
+
+    def leave(self, tickets: Sequence[Ticket]) -> None:
+        """Nobody waits for these any more."""
+        for ticket in tickets:
+            if not ticket.future.done() or ticket.future.cancelled():
+                asyncio.get_running_loop().run_in_executor(None, self._predictor.cancel, ticket)
+
+    def handed_out(self, answers: Sequence[Answer]) -> None:
+        """Their bytes are on their way."""
+        now = time.monotonic()
+        self._handing_out.observe(now - min(answer.made_at for answer in answers), now)
+
+    def answered(self, answer: Answer) -> None:
+        receipt = answer.receipt
+        _log(
+            event="answer",
+            request_id=receipt.request_id,
+            model=answer.model,
+            views=len(receipt.views),
+            planned=receipt.planned,
+            stop_reason=receipt.stop_reason,
+            budget_ms=receipt.budget_ms,
+            elapsed_ms=receipt.elapsed_ms,
+            stages_ms=receipt.stages_ms,
+        )
+
+    def failed(self, visit: Visit, error: TTAError, status: int | str) -> None:
+        known = visit.model if visit.model in self._predictor.models else ""
+        self._application.metrics.error(known, error.code)
+        self.refused(visit, status, error.code, str(error))
+
+    def refused(self, visit: Visit, status: int | str, code: str, sentence: str) -> None:
+        """Only logged: what no model has to do with."""
+        _log(
+            event="error",
+            request_id=visit.request_id,
+            path=visit.path[:128],
+            status=status,
+            code=code,
+            error=sentence,
+        )
+
+
+def _log(**entry: Any) -> None:
+    """One line of JSON, the time first."""
+    log.info(json.dumps({"time": round(time.time(), 3), **entry}))

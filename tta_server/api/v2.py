@@ -1,0 +1,180 @@
+"""The Open Inference Protocol v2 over HTTP."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tta_server.answer import Answer
+from tta_server.api.body import Intake, read_body
+from tta_server.api.protocol import (
+    Question,
+    describe_config,
+    describe_metadata,
+    describe_repository,
+    describe_server,
+    describe_statistics,
+    find_model,
+    load_model,
+    respond,
+    understand,
+    unload_model,
+)
+from tta_server.api.query import read_timeout
+from tta_server.api.reception import Reception, aside
+from tta_server.api.stream import disconnected
+from tta_server.api.wire import HEADER_LENGTH, Envelope, read_header_length, read_infer, read_object, write_infer
+from tta_server.app import Application
+from tta_server.errors import NotReady
+
+MODEL = "/v2/models/{name}"
+VERSION = MODEL + "/versions/{version}"
+COMPRESSED_FROM = 4096
+"""Bytes of a body that it is worth to compress, for clients that take that."""
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda body: gzip.compress(body, 1),
+    "deflate": lambda body: zlib.compress(body, 1),
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ProtocolDoor:
+    """Handlers over one application."""
+
+    def __init__(self, application: Application, reception: Reception, intake: Intake) -> None:
+        self._application = application
+        self._predictor = application.predictor
+        self._reception = reception
+        self._intake = intake
+
+    def routes(self) -> list[Route]:
+        gets: dict[str, Handler] = {
+            "/v2": self.server,
+            "/v2/health/live": self.live,
+            "/v2/health/ready": self.ready,
+            "/v2/models/stats": self.statistics,
+        }
+        for path in (MODEL, VERSION):
+            gets |= {
+                path: self.metadata,
+                f"{path}/ready": self.model_ready,
+                f"{path}/config": self.config,
+                f"{path}/stats": self.statistics,
+            }
+        posts: dict[str, Handler] = {
+            f"{MODEL}/infer": self.infer,
+            f"{VERSION}/infer": self.infer,
+            "/v2/repository/index": self.index,
+            "/v2/repository/models/{name}/load": self.load,
+            "/v2/repository/models/{name}/unload": self.unload,
+        }
+        return [
+            *(Route(path, handler, methods=["GET"]) for path, handler in gets.items()),
+            *(Route(path, handler, methods=["POST"]) for path, handler in posts.items()),
+        ]
+
+    # ---- infer ----
+
+    async def infer(self, request: Request) -> Response:
+        self._reception.check_ready()
+        name, version = _model_of(request)
+        find_model(self._application, name, version)
+        body = await read_body(request, self._predictor.limits.max_bytes, self._intake)
+        envelope, question = await aside(len(body), lambda: self._understood(request, body))
+        request_id: str = request.state.request_id
+        tickets = await self._reception.submit(name, question.images, question.options, request_id)
+        answers = await self._reception.answers(tickets, disconnected(request))
+        size = sum(array.nbytes for answer in answers for array in answer.tensors.values())
+        response = await aside(size, lambda: _written(request, envelope, question, answers))
+        for answer in answers:
+            self._reception.answered(answer)
+        self._reception.handed_out(answers)
+        return response
+
+    def _understood(self, request: Request, body: bytes) -> tuple[Envelope, Question]:
+        length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
+        envelope = read_infer(body, length, *_model_of(request))
+        return envelope, understand(self._application, envelope.request, read_timeout(request))
+
+    # ---- what there is ----
+
+    async def server(self, request: Request) -> Response:
+        return JSONResponse(describe_server(self._application))
+
+    async def live(self, request: Request) -> Response:
+        if self._application.health.stuck_slots:
+            raise NotReady("a slot is stuck; the server is about to end")
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        self._reception.check_ready()
+        return JSONResponse({"ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        return JSONResponse(describe_metadata(find_model(self._application, *_model_of(request))))
+
+    async def model_ready(self, request: Request) -> Response:
+        model = find_model(self._application, *_model_of(request))
+        if not self._application.is_ready(model.name):
+            raise NotReady(f"{model.name} is not ready")
+        return JSONResponse({"name": model.name, "ready": True})
+
+    async def config(self, request: Request) -> Response:
+        model = find_model(self._application, *_model_of(request))
+        return JSONResponse(describe_config(model, self._application))
+
+    async def statistics(self, request: Request) -> Response:
+        return JSONResponse(describe_statistics(self._application, *_model_of(request)))
+
+    # ---- the repository ----
+
+    async def index(self, request: Request) -> Response:
+        told = await self._told(request)
+        return JSONResponse(await asyncio.to_thread(describe_repository, self._application, told.get("ready")))
+
+    async def load(self, request: Request) -> Response:
+        await self._told(request)
+        await asyncio.to_thread(load_model, self._application, request.path_params["name"])
+        return Response()
+
+    async def unload(self, request: Request) -> Response:
+        await self._told(request)
+        await asyncio.to_thread(unload_model, self._application, request.path_params["name"])
+        return Response()
+
+    async def _told(self, request: Request) -> dict[str, Any]:
+        """A body of JSON, which may be empty."""
+        body = await read_body(request, 10_000, self._intake)
+        return read_object(body or b"{}")
+
+
+def _model_of(request: Request) -> tuple[str, str]:
+    """Name and version, empty where the path has none."""
+    return request.path_params.get("name", ""), request.path_params.get("version", "")
+
+
+def _written(request: Request, envelope: Envelope, question: Question, answers: list[Answer]) -> Response:
+    tensors, parameters = respond(question, answers)
+    body, head = write_infer(envelope, question.model.version, tensors, parameters)
+    headers = {} if head is None else {HEADER_LENGTH: str(head)}
+    encoding = _encoding(request) if len(body) >= COMPRESSED_FROM else ""
+    if encoding:
+        headers["Content-Encoding"] = encoding
+        body = COMPRESSORS[encoding](body)
+    return Response(
+        body, headers=headers, media_type="application/json" if head is None else "application/octet-stream"
+    )
+
+
+def _encoding(request: Request) -> str:
+    """The first of what the client takes that we have, empty for none."""
+    offers = (
+        offer.partition(";")[0].strip().lower() for offer in request.headers.get("accept-encoding", "").split(",")
+    )
+    return next((offer for offer in offers if offer in COMPRESSORS), "")

@@ -1,0 +1,149 @@
+"""The protocol's infer request and answer as HTTP bodies: JSON, with tensors in it or in bytes behind it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from tta_server.api.protocol import InferRequest, refuse_foreign
+from tta_server.api.tensors import IMAGE, InputTensor, OutputTensor, read_shape
+from tta_server.errors import InvalidInput
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A request, and which of its outputs are to come as bytes: those named in `binary`, and `binary_rest` says what of
+    the others."""
+
+    request: InferRequest
+    binary: Mapping[str, bool]
+    binary_rest: bool = False
+
+
+def read_header_length(value: str | None, body: int) -> int | None:
+    """How many bytes of the body are JSON, None for all; raises InvalidInput."""
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) <= 20) or int(value) > body:
+        raise InvalidInput(f"{HEADER_LENGTH} is the length of the JSON in a body of {body} bytes, not {value[:64]!r}")
+    return int(value)
+
+
+def read_infer(body: bytes, header_length: int | None, model: str, version: str) -> Envelope:
+    """A header length of 0 means that the whole body is one image. Raises InvalidInput."""
+    if header_length == 0:
+        tensor = InputTensor(IMAGE, "BYTES", (1,), [body])
+        return Envelope(InferRequest(model, version, [tensor]), {}, True)
+    head = body if header_length is None else body[:header_length]
+    rest = memoryview(b"" if header_length is None else body)[len(head) :]
+    told = read_object(head)
+    parameters = _parameters(told)
+    inputs, used = [], 0
+    for entry in _entries(told, "inputs"):
+        tensor, size = _read_input(entry, rest[used:])
+        inputs.append(tensor)
+        used += size
+    if used != len(rest):
+        raise InvalidInput(f"{len(rest)} bytes follow the JSON; the inputs' binary_data_size say {used}")
+    wishes = {_name(entry): _parameters(entry) for entry in _entries(told, "outputs")}
+    for name, wish in wishes.items():
+        refuse_foreign(wish, name)
+    if len(wishes) < len(_entries(told, "outputs")):
+        raise InvalidInput("an output is asked for twice")
+    identity = told.get("id", "")
+    if not isinstance(identity, str):
+        raise InvalidInput(f"id is a text, not {str(identity)[:64]}")
+    request = InferRequest(model, version, inputs, list(wishes), parameters, identity)
+    everything = parameters.get("binary_data_output") is True
+    binary = {name: bool(wish.get("binary_data", everything)) for name, wish in wishes.items()}
+    return Envelope(request, binary, everything)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Raises InvalidInput."""
+    try:
+        return _object(from_json(body), "the body")
+    except ValueError as error:
+        raise InvalidInput(f"the body is not JSON that can be read: {str(error)[:100]}") from None
+
+
+def _object(found: Any, what: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{what} is an object in JSON, not {str(found)[:64]}")
+    return found
+
+
+def _entries(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = told.get(key, [])
+    if not isinstance(found, list):
+        raise InvalidInput(f"{key} is a list of tensors, not {str(found)[:64]}")
+    return [_object(entry, f"an entry of {key}") for entry in found]
+
+
+def _name(entry: dict[str, Any]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise InvalidInput(f"a tensor has a name, a text, not {str(name)[:64]}")
+    return name
+
+
+def _parameters(told: dict[str, Any]) -> dict[str, Any]:
+    found = _object(told.get("parameters", {}), "parameters")
+    for key, value in found.items():
+        if not isinstance(value, bool | int | float | str):
+            raise InvalidInput(f"the parameter {key[:64]!r} is a text, a number, true or false, not {str(value)[:64]}")
+    return found
+
+
+def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, int]:
+    """The tensor, and how many of the bytes behind the JSON it took."""
+    name, parameters = _name(entry), _parameters(entry)
+    refuse_foreign(parameters, name)
+    shape = read_shape(entry.get("shape"), name)
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str):
+        raise InvalidInput(f"the datatype of {name[:64]} is a text, not {str(datatype)[:64]}")
+    if "binary_data_size" not in parameters:
+        data = entry.get("data")
+        if not isinstance(data, list):
+            raise InvalidInput(f"{name[:64]} has neither data, a list, nor binary_data_size")
+        return InputTensor(name, datatype, shape, data), 0
+    size = parameters["binary_data_size"]
+    if type(size) is not int or not 0 <= size <= len(rest):
+        raise InvalidInput(
+            f"binary_data_size of {name[:64]} is {str(size)[:32]}, but {len(rest)} bytes are left behind the JSON; is "
+            f"{HEADER_LENGTH} right?"
+        )
+    return InputTensor(name, datatype, shape, bytes(rest[:size])), size
+
+
+def write_infer(
+    envelope: Envelope, version: str, tensors: Sequence[OutputTensor], parameters: Mapping[str, Any]
+) -> tuple[bytes, int | None]:
+    """The body, and how much of it is JSON where bytes follow."""
+    request = envelope.request
+    entries, chunks = [], []
+    for tensor in tensors:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if envelope.binary.get(tensor.name, envelope.binary_rest):
+            chunks.append(tensor.raw())
+            entry["parameters"] = {"binary_data_size": len(chunks[-1])}
+        else:
+            entry["data"] = tensor.listed()
+        entries.append(entry)
+    told = {
+        "model_name": request.model,
+        "model_version": version,
+        "parameters": _finite(parameters),
+        "outputs": entries,
+    }
+    head = to_json({"id": request.id, **told} if request.id else told)
+    return b"".join([head, *chunks]), len(head) if chunks else None
+
+
+def _finite(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if not isinstance(value, float) or math.isfinite(value)}
