@@ -108,7 +108,18 @@ def served(models: Path) -> Iterator[int]:
     """A real server on a free port, ready; interrupted at the end."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tta_server", "serve", "--models", str(models), "--port", str(port), "--grpc-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "tta_server",
+        "serve",
+        "--models",
+        str(models),
+        "--port",
+        str(port),
+        "--grpc-port",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

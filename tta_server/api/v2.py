@@ -28,7 +28,15 @@ from tta_server.api.protocol import (
 from tta_server.api.query import read_timeout
 from tta_server.api.reception import Reception, aside
 from tta_server.api.stream import disconnected
-from tta_server.api.wire import HEADER_LENGTH, Envelope, read_header_length, read_infer, read_object, write_infer
+from tta_server.api.wire import (
+    HEADER_LENGTH,
+    Envelope,
+    read_header_length,
+    read_infer,
+    read_object,
+    read_raw,
+    write_infer,
+)
 from tta_server.app import Application
 from tta_server.errors import NotReady
 
@@ -99,7 +107,11 @@ class ProtocolDoor:
 
     def _understood(self, request: Request, body: bytes) -> tuple[Envelope, Question]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
-        envelope = read_infer(body, length, *_model_of(request))
+        name, version = _model_of(request)
+        if length == 0:
+            envelope = read_raw(body, name, version, request.headers.get("accept", ""))
+        else:
+            envelope = read_infer(body, length, name, version)
         return envelope, understand(self._application, envelope.request, read_timeout(request))
 
     # ---- what there is ----

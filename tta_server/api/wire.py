@@ -33,11 +33,14 @@ def read_header_length(value: str | None, body: int) -> int | None:
     return int(value)
 
 
+def read_raw(body: bytes, model: str, version: str, accept: str) -> Envelope:
+    """The whole body is one image; the answer's tensors are bytes, unless the client says that it takes JSON."""
+    tensor = InputTensor(IMAGE, "BYTES", (1,), [body])
+    return Envelope(InferRequest(model, version, [tensor]), {}, "application/json" not in accept)
+
+
 def read_infer(body: bytes, header_length: int | None, model: str, version: str) -> Envelope:
-    """A header length of 0 means that the whole body is one image. Raises InvalidInput."""
-    if header_length == 0:
-        tensor = InputTensor(IMAGE, "BYTES", (1,), [body])
-        return Envelope(InferRequest(model, version, [tensor]), {}, True)
+    """So many bytes of the body are JSON, or all. Raises InvalidInput."""
     head = body if header_length is None else body[:header_length]
     rest = memoryview(b"" if header_length is None else body)[len(head) :]
     told = read_object(head)
