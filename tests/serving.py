@@ -75,6 +75,11 @@ class Server:
     def url(self) -> str:
         return self.wait_for(r"ready: (http://\S+)").group(1)
 
+    @property
+    def grpc(self) -> str:
+        """Its gRPC address."""
+        return "127.0.0.1:" + self.wait_for(r"gRPC on port (\d+)").group(1)
+
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
 
