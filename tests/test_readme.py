@@ -18,8 +18,11 @@ from tta_server.viewspec import PRIMITIVES
 ROOT = MODELS.parent
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+PROTOCOL = "docs/protocol.md"
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="the README's commands need curl")
-@pytest.mark.parametrize("block", blocks("sh"), ids=range(len(blocks("sh"))))
+@pytest.mark.parametrize("block", [*blocks("sh"), *blocks("sh", PROTOCOL)])
 def test_commands_run(block: str, server: Server, checkout: Path) -> None:
     script = block.replace("http://127.0.0.1:8000", server.url).replace(
         ".venv/bin/tta-server", f"{sys.executable} -m tta_server"
@@ -44,17 +47,27 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
         assert "event: answer" in done.stdout
     elif "/quote" in block:
         assert json.loads(done.stdout)["planned"] == 8
+    elif "/infer" in block:
+        assert json.loads(done.stdout)["outputs"][1]["data"] == ["t-shirt"]
     elif "curl" in block and "-o " not in block:
         assert json.loads(done.stdout)["receipt"]["views"]
     for name in re.findall(r"(?:-o|--out) (\S+)", block):
         assert (checkout / name).stat().st_size > 100
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
-def test_python_runs(block: str, checkout: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", block], cwd=checkout, capture_output=True, text=True, timeout=100)
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        *zip(blocks("python"), (r"t-shirt [1-8]\n", r"t-shirt 10\n"), strict=True),
+        *zip(blocks("python", PROTOCOL), (r"\(1, 256, 320\)\n",), strict=True),
+    ],
+    ids=["grpc", "load", "http"],
+)
+def test_python_runs(block: str, says: str, server: Server, checkout: Path) -> None:
+    script = block.replace("127.0.0.1:8001", server.grpc).replace("127.0.0.1:8000", server.url.partition("//")[2])
+    done = subprocess.run([sys.executable, "-c", script], cwd=checkout, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[1] == "10"
+    assert re.fullmatch(says, done.stdout)
 
 
 def test_the_answer_shown_has_the_fields_of_a_real_one(server: Server) -> None:
