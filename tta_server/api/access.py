@@ -1,9 +1,11 @@
-"""Who may ask: bearer keys from a file."""
+"""Who may ask, and over what: bearer keys from a file, a certificate for TLS."""
 
 import hashlib
 import hmac
 import logging
+import ssl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tta_server.errors import ConfigError, Unauthenticated
@@ -74,3 +76,25 @@ def _read(path: Path) -> tuple[bytes, ...]:
 def _digest(key: str) -> bytes:
     """Of one length for all, so that comparing tells nothing of it."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files' contents."""
+
+    certificate: bytes
+    key: bytes
+
+
+def read_tls(certificate: Path | None, key: Path | None) -> Tls | None:
+    """Raises ConfigError where one is missing, can't be read, or does not fit the other."""
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ConfigError("TLS takes both, --tls-cert and --tls-key")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        return Tls(certificate.read_bytes(), key.read_bytes())
+    except OSError as error:
+        reason = "they are not a certificate and its key in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"TLS can't use {certificate} and {key}: {reason}") from error

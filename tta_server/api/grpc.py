@@ -1,26 +1,20 @@
-"""The Open Inference Protocol v2 over gRPC, and gRPC's own health checks."""
+"""The Open Inference Protocol v2 over gRPC."""
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import grpc
 from google.protobuf.json_format import ParseDict
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tta_server.answer import Answer
 from tta_server.api.access import Keys
 from tta_server.api.errors import GRPC_STATUS
-from tta_server.api.protocol import (
-    InferRequest,
-    Question,
+from tta_server.api.inventory import (
     describe_config,
     describe_metadata,
     describe_repository,
@@ -28,31 +22,24 @@ from tta_server.api.protocol import (
     describe_statistics,
     find_model,
     load_model,
-    refuse_foreign,
-    respond,
-    understand,
     unload_model,
 )
+from tta_server.api.messages import FINAL, Parameter, read_request, write_failure, write_response
+from tta_server.api.protocol import Question, understand
 from tta_server.api.reception import Reception, Visit, aside, new_id
 from tta_server.api.stream import Progress, partials
-from tta_server.api.tensors import InputTensor, read_shape
 from tta_server.app import Application
-from tta_server.errors import Cancelled, ConfigError, InvalidInput, Overloaded, TTAError, Unauthenticated
+from tta_server.errors import Cancelled, Overloaded, TTAError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
-FRAMING = 65_536
-"""Bytes that a message may have besides its images."""
 STREAMED = 64
 """Requests of one stream that are answered at a time; the next ones wait in the client's own buffers."""
-FINAL = "triton_final_response"
-WATCH_SECONDS = 0.5
 
 SERVICE = "inference.GRPCInferenceService"
 
 Context: TypeAlias = Any
 """A `grpc.aio.ServicerContext`: gRPC has no types."""
-Parameter = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +114,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             raise
         except Exception as error:  # noqa: BLE001 - told, logged, and nobody else's affair
             told = self._fail(call, request, error)
-            named = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-            _put(named.parameters, {FINAL: True})
-            await write(pb.ModelStreamInferResponse(error_message=str(told), infer_response=named))
+            await write(write_failure(request, told))
 
     async def _progressive(self, call: Call, request: Any) -> AsyncIterator[Any]:
         question = await self._understood(call, request)
@@ -268,162 +253,3 @@ async def _abort(context: Context, error: TTAError) -> None:
     if isinstance(error, Overloaded):
         trailing.append(("retry-after-ms", str(ceil(error.retry_after * 1e3))))
     await context.abort(GRPC_STATUS[error.code], str(error), tuple(trailing))
-
-
-# ---- messages ----
-
-
-def read_request(message: Any) -> InferRequest:
-    """Raises InvalidInput."""
-    raw = message.raw_input_contents
-    if raw and len(raw) != len(message.inputs):
-        raise InvalidInput(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs")
-    inputs = []
-    for index, tensor in enumerate(message.inputs):
-        refuse_foreign(tensor.parameters, tensor.name)
-        shape = read_shape(list(tensor.shape), tensor.name)
-        data = raw[index] if raw else _contents(tensor)
-        inputs.append(InputTensor(tensor.name, tensor.datatype, shape, data))
-    for wish in message.outputs:
-        refuse_foreign(wish.parameters, wish.name)
-    outputs = [wish.name for wish in message.outputs]
-    parameters = {key: _value(found) for key, found in message.parameters.items()}
-    return InferRequest(message.model_name, message.model_version, inputs, outputs, parameters, message.id)
-
-
-def _contents(tensor: Any) -> list[Any]:
-    """The elements of a tensor that is typed instead of raw."""
-    if tensor.datatype == "BYTES":
-        return list(tensor.contents.bytes_contents)
-    return list(tensor.contents.uint_contents or tensor.contents.int_contents)
-
-
-def _value(parameter: Any) -> Parameter:
-    choice = parameter.WhichOneof("parameter_choice")
-    found: Parameter = getattr(parameter, choice) if choice else ""
-    return found
-
-
-def write_response(question: Question, request: Any, answers: Sequence[Answer], more: dict[str, Parameter]) -> Any:
-    tensors, parameters = respond(question, answers)
-    response = pb.ModelInferResponse(
-        model_name=question.model.name, model_version=question.model.version, id=request.id
-    )
-    _put(response.parameters, parameters | more)
-    for tensor in tensors:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        response.raw_output_contents.append(tensor.raw())
-    return response
-
-
-def _put(into: Any, parameters: dict[str, Parameter]) -> None:
-    for key, value in parameters.items():
-        setattr(into[key], FIELDS[type(value)], value)
-
-
-FIELDS: dict[type, str] = {
-    bool: "bool_param",
-    int: "int64_param",
-    float: "double_param",
-    str: "string_param",
-}
-
-
-# ---- health ----
-
-
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Of the server (the empty name, or the service's), and of each model by its name."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    async def Check(self, request: Any, context: Context) -> Any:
-        status = self._status(request.service)
-        if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service[:64]!r}")
-        return health_pb2.HealthCheckResponse(status=status)
-
-    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        """At once, and whenever it has changed."""
-        last = None
-        while True:
-            status = self._status(request.service)
-            if status is None:
-                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != last:
-                yield health_pb2.HealthCheckResponse(status=status)
-            last = status
-            await asyncio.sleep(WATCH_SECONDS)
-
-    def _status(self, service: str) -> int | None:
-        application = self._application
-        if service in ("", SERVICE):
-            serving = application.ready and not application.health.ill
-        elif service in application.models:
-            serving = application.is_ready(service)
-        else:
-            return None
-        found = health_pb2.HealthCheckResponse
-        return int(found.SERVING if serving else found.NOT_SERVING)
-
-
-# ---- the server ----
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files' contents."""
-
-    certificate: bytes
-    key: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Listener:
-    """A server that is bound to a port."""
-
-    server: grpc.aio.Server
-    port: int
-
-
-def read_tls(certificate: Path | None, key: Path | None) -> Tls | None:
-    """Raises ConfigError where one is missing, can't be read, or does not fit the other."""
-    if certificate is None and key is None:
-        return None
-    if certificate is None or key is None:
-        raise ConfigError("TLS takes both, --tls-cert and --tls-key")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        return Tls(certificate.read_bytes(), key.read_bytes())
-    except OSError as error:
-        reason = "they are not a certificate and its key in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"TLS can't use {certificate} and {key}: {reason}") from error
-
-
-def create_server(application: Application, reception: Reception, keys: Keys | None, tls: Tls | None) -> Listener:
-    """Not started yet; raises ConfigError where it can't listen."""
-    settings = application.settings
-    server = grpc.aio.server(
-        maximum_concurrent_rpcs=settings.max_connections,
-        options=[
-            ("grpc.max_receive_message_length", settings.max_bytes + FRAMING),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.server_handshake_timeout_ms", round(settings.receive_seconds * 1e3)),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(application, reception, keys), server)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(application), server)
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.grpc_port}"
-    try:
-        if tls is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"gRPC can't listen on {address}; choose another with --grpc-port, or do without: --no-grpc"
-        ) from error
-    return Listener(server, port)

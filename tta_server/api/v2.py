@@ -12,8 +12,7 @@ from starlette.routing import Route
 
 from tta_server.answer import Answer
 from tta_server.api.body import Intake, read_body
-from tta_server.api.protocol import (
-    Question,
+from tta_server.api.inventory import (
     describe_config,
     describe_metadata,
     describe_repository,
@@ -21,10 +20,9 @@ from tta_server.api.protocol import (
     describe_statistics,
     find_model,
     load_model,
-    respond,
-    understand,
     unload_model,
 )
+from tta_server.api.protocol import Question, respond, understand
 from tta_server.api.query import read_timeout
 from tta_server.api.reception import Reception, aside
 from tta_server.api.stream import disconnected

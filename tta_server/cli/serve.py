@@ -19,9 +19,9 @@ import uvicorn
 from fastapi import FastAPI
 from rich.table import Table
 
-from tta_server.api.access import Keys
+from tta_server.api.access import Keys, read_tls
 from tta_server.api.connections import limited
-from tta_server.api.grpc import Listener, create_server, read_tls
+from tta_server.api.grpc_server import Listener, create_server
 from tta_server.api.http import create_app
 from tta_server.api.reception import Reception
 from tta_server.app import Application, Settings, available_cores

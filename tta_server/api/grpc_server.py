@@ -1,0 +1,93 @@
+"""The gRPC server: the protocol's service, and gRPC's own health checks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
+
+from tta_server.api.access import Keys, Tls
+from tta_server.api.grpc import SERVICE, Context, InferenceService
+from tta_server.api.reception import Reception
+from tta_server.app import Application
+from tta_server.errors import ConfigError
+
+FRAMING = 65_536
+"""Bytes that a message may have besides its images."""
+WATCH_SECONDS = 0.5
+"""Between two looks at what a Watch is told of."""
+
+
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Of the server (the empty name, or the service's), and of each model by its name."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def Check(self, request: Any, context: Context) -> Any:
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service[:64]!r}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """At once, and whenever it has changed."""
+        last = None
+        while True:
+            status = self._status(request.service)
+            if status is None:
+                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            if status != last:
+                yield health_pb2.HealthCheckResponse(status=status)
+            last = status
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _status(self, service: str) -> int | None:
+        application = self._application
+        if service in ("", SERVICE):
+            serving = application.ready and not application.health.ill
+        elif service in application.models:
+            serving = application.is_ready(service)
+        else:
+            return None
+        found = health_pb2.HealthCheckResponse
+        return int(found.SERVING if serving else found.NOT_SERVING)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A server that is bound to a port."""
+
+    server: grpc.aio.Server
+    port: int
+
+
+def create_server(application: Application, reception: Reception, keys: Keys | None, tls: Tls | None) -> Listener:
+    """Not started yet; raises ConfigError where it can't listen."""
+    settings = application.settings
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=settings.max_connections,
+        options=[
+            ("grpc.max_receive_message_length", settings.max_bytes + FRAMING),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.server_handshake_timeout_ms", round(settings.receive_seconds * 1e3)),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(application, reception, keys), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(application), server)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.grpc_port}"
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"gRPC can't listen on {address}; choose another with --grpc-port, or do without: --no-grpc"
+        ) from error
+    return Listener(server, port)

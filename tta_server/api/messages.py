@@ -1,0 +1,78 @@
+"""The protocol's infer request and answer as gRPC messages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tritonclient.grpc import service_pb2 as pb
+
+from tta_server.answer import Answer
+from tta_server.api.protocol import InferRequest, Question, refuse_foreign, respond
+from tta_server.api.tensors import InputTensor, read_shape
+from tta_server.errors import InvalidInput, TTAError
+
+FINAL = "triton_final_response"
+
+Parameter = bool | int | float | str
+
+
+def read_request(message: Any) -> InferRequest:
+    """Raises InvalidInput."""
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidInput(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs")
+    inputs = []
+    for index, tensor in enumerate(message.inputs):
+        refuse_foreign(tensor.parameters, tensor.name)
+        shape = read_shape(list(tensor.shape), tensor.name)
+        data = raw[index] if raw else _contents(tensor)
+        inputs.append(InputTensor(tensor.name, tensor.datatype, shape, data))
+    for wish in message.outputs:
+        refuse_foreign(wish.parameters, wish.name)
+    outputs = [wish.name for wish in message.outputs]
+    parameters = {key: _value(found) for key, found in message.parameters.items()}
+    return InferRequest(message.model_name, message.model_version, inputs, outputs, parameters, message.id)
+
+
+def _contents(tensor: Any) -> list[Any]:
+    """The elements of a tensor that is typed instead of raw."""
+    if tensor.datatype == "BYTES":
+        return list(tensor.contents.bytes_contents)
+    return list(tensor.contents.uint_contents or tensor.contents.int_contents)
+
+
+def _value(parameter: Any) -> Parameter:
+    choice = parameter.WhichOneof("parameter_choice")
+    found: Parameter = getattr(parameter, choice) if choice else ""
+    return found
+
+
+def write_response(question: Question, request: Any, answers: Sequence[Answer], more: dict[str, Parameter]) -> Any:
+    tensors, parameters = respond(question, answers)
+    response = pb.ModelInferResponse(
+        model_name=question.model.name, model_version=question.model.version, id=request.id
+    )
+    _put(response.parameters, parameters | more)
+    for tensor in tensors:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(tensor.raw())
+    return response
+
+
+def write_failure(request: Any, error: TTAError) -> Any:
+    """Of one request of a stream."""
+    response = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
+    _put(response.parameters, {FINAL: True})
+    return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)
+
+
+def _put(into: Any, parameters: Mapping[str, Parameter]) -> None:
+    for key, value in parameters.items():
+        setattr(into[key], FIELDS[type(value)], value)
+
+
+FIELDS: dict[type, str] = {
+    bool: "bool_param",
+    int: "int64_param",
+    float: "double_param",
+    str: "string_param",
+}
