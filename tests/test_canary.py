@@ -124,6 +124,21 @@ def test_both_are_named_where_both_fail(models: list[Model]) -> None:
         recover(client)
 
 
+def test_an_ill_model_that_is_unloaded_is_forgotten_and_the_others_are_watched_on(models: list[Model]) -> None:
+    switched = [switchable(model) for model in models]
+    with serving(*(model for model, _ in switched), model_control=True) as client:
+        switched[1][1].mode = "fails"
+        fall_ill(client)
+        assert client.post("/v2/repository/models/toy/unload").status_code == 200
+        recover(client)
+        assert readiness(client, "toy") == 0
+        switched[0][1].mode = "fails"
+        until(lambda: ask(client, "other").status_code == 503)
+        switched[0][1].mode = "works"
+        recover(client)
+        assert ask(client, "other").status_code == 200
+
+
 def test_a_cost_that_warm_up_found_too_high_is_corrected_once_a_budget_is_refused_for_it(models: list[Model]) -> None:
     """A machine that was busy at start must not refuse budgets for ever that it could keep."""
     toy, switch = switchable(models[1])

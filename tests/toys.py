@@ -234,7 +234,7 @@ def switchable(model: Model) -> tuple[Model, Switchable]:
 @contextmanager
 def serving(*models: Model, **settings: Any) -> Iterator[httpx.Client]:
     """A client of a real server, in this process, with these models on two slots; ready."""
-    application = Application(Settings(**{"slots": 2, "drain_seconds": 1.0, **settings}), models)
+    application = Application(Settings(**{"slots": 2, "drain_seconds": 1.0, "grpc_port": 0, **settings}), models)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(application, listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")

@@ -5,7 +5,7 @@ import logging
 import threading
 
 from tta_server.costs import ENOUGH
-from tta_server.errors import NotReady, Overloaded, TTAError
+from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.health import Health
 from tta_server.predictor import Predictor
 from tta_server.warmup import card_for
@@ -44,6 +44,8 @@ class Canary:
     def _try(self, name: str) -> None:
         try:
             self._predictor.probe(name, card_for(self._predictor.model(name)))
+        except UnknownModel:
+            self._health.worked(name)  # it was unloaded meanwhile: nobody is to be warned of it
         except (Overloaded, NotReady):
             pass  # it could not be asked
         except TTAError as error:
@@ -55,7 +57,7 @@ class Canary:
     def _price(self, name: str) -> None:
         """Has an idle pool observe the model's cost anew: a warm-up on a busy machine may have found too much, and
         nobody would ever correct it if all budgets are refused for that."""
-        card = card_for(self._predictor.model(name))
         with contextlib.suppress(TTAError):
+            card = card_for(self._predictor.model(name))
             for _ in range(ENOUGH):
                 self._predictor.probe(name, card)

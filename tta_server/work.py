@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
@@ -295,7 +295,8 @@ class ImageWork:
         if not wanted.tensors:
             return task.answer(merged, remarks, self._scene, wanted)
         tensors = task.tensors(merged, self._scene, wanted.tensors)
-        return Answered({}, tensors={name: tensors[name] for name in wanted.tensors})
+        own = task.answer(merged, remarks, self._scene, wanted) if wanted.include else Answered({})
+        return replace(own, prediction={}, picture=None, tensors={name: tensors[name] for name in wanted.tensors})
 
     def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
         """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""

@@ -24,8 +24,11 @@ from tta_server.query import read_options
 from tta_server.repository import Model
 from tta_server.tasks.base import TensorSpec
 
-OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop")}
+OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}
 """Parameters of a request that mean what the query of `/v1/models/{name}/predict` does."""
+
+TOLD = frozenset({"views", "uncertainty"})
+"""What `tta_include` may name: the rest of what a prediction may include has outputs of its own."""
 
 Parameters = Mapping[str, bool | int | float | str]
 
@@ -100,7 +103,12 @@ def read_parameters(parameters: Parameters) -> Options:
         values["budget_ms"] = timeout / 1e3
     if priority > 1:
         values["priority"] = Priority.BATCH
-    return read_options(values)
+    options = read_options(values)
+    if foreign := sorted(options.include - TOLD):
+        raise InvalidInput(
+            f"tta_include takes {' and '.join(sorted(TOLD))}, which RECEIPT tells, not {foreign[0][:64]!r}"
+        )
+    return options
 
 
 def _whole(parameters: Parameters, key: str) -> int:

@@ -42,6 +42,7 @@ REQUEST: dict[str, Any] = {
                 "tta_min_views": {"type": ["integer", "string"]},
                 "tta_merge": {"type": "string"},
                 "tta_stop": {"type": "string"},
+                "tta_include": {"type": "string"},
             },
         },
         "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": TENSOR},
