@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, TypeAlias
 
@@ -95,7 +95,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
         async def serve(request: Any) -> None:
             try:
-                await self._streamed(call, request, write)
+                await self._streamed(replace(call, request_id=new_id(request.id)), request, write)
             finally:
                 places.release()
 
