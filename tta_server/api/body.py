@@ -95,6 +95,8 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes:
         raise TooLarge(f"the body inflates to over {limit} bytes, the most taken")
     if not inflater.eof:
         raise InvalidInput("the compressed body breaks off")
+    if inflater.unused_data:
+        raise InvalidInput("more follows the compressed body; only one stream, or member, is read")
     return data
 
 
@@ -116,8 +118,11 @@ async def _field(request: Request, body: bytes, kind: str, limit: int) -> bytes:
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidInput(f"the multipart body can't be read: {error.message}") from None
+    except ValueError:  # Python has charsets that decode nothing, or not this
+        raise InvalidInput("the multipart body's names can't be read in its charset") from None
     image = form.get("image")
     if not isinstance(image, UploadFile):
+        await form.close()
         raise InvalidInput("the multipart body has no file in a field 'image' (curl -F image=@photo.jpg)")
     data = await image.read()
     await form.close()

@@ -112,6 +112,9 @@ def create_app(application: Application, reception: Reception | None = None, key
     app.router.routes.extend(protocol.routes())
     schema = app.openapi()
     schema["paths"] = {PREDICT: {"post": PREDICT_DOCS}, QUOTE: {"get": QUOTE_DOCS}} | schema["paths"] | PROTOCOL_DOCS
+    if keys is not None:
+        schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"key": []}]
     return app
 
 

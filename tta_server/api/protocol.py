@@ -12,6 +12,7 @@ from tta_server.api.tensors import (
     InputTensor,
     OutputTensor,
     read_images,
+    said,
     specs_of,
     write_tensors,
 )
@@ -66,7 +67,7 @@ def refuse_foreign(parameters: Mapping[str, Any], name: str) -> None:
     """Raises InvalidInput."""
     for key in FOREIGN:
         if key in parameters:
-            raise InvalidInput(f"{key}, which {name[:64]} asks for, is not offered here; send and take tensors whole")
+            raise InvalidInput(f"{key}, which {said(name)} asks for, is not offered here; send and take tensors whole")
 
 
 def understand(application: Application, request: InferRequest, timeout: float | None = None) -> Question:
@@ -114,7 +115,7 @@ def read_parameters(parameters: Parameters) -> Options:
 def _whole(parameters: Parameters, key: str) -> int:
     """0 where it is left out."""
     value = parameters.get(key, 0)
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**64:
         raise InvalidInput(f"{key} is a whole number from 0 on, not {str(value)[:64]!r}")
     return value
 

@@ -60,9 +60,12 @@ REQUEST: dict[str, Any] = {
     },
 }
 
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGNsSHBgwAaYsIoOWgkA5ggBMD+AHvMAAAAASUVORK5CYII="
+"""8x8 brown pixels as PNG."""
+
 EXAMPLE = {
     "parameters": {"timeout": 100_000, "tta_max_views": 2},
-    "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": ["/9j/4AAQSkZJRgABAQAAAQ... (base64)"]}],
+    "inputs": [{"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}],
     "outputs": [{"name": "LABEL"}],
 }
 
@@ -126,12 +129,13 @@ def _paths() -> dict[str, Any]:
             f"{prefix}/infer": {"post": _infer(*path)},
         }
     index = _operation("Every model of the folder, loaded or not", 400, 413, 415, 429)
+    index["responses"]["200"]["content"]["application/json"]["schema"] = {"type": "array", "items": {"type": "object"}}
     paths["/v2/repository/index"] = {"post": index}
     for verb in ("load", "unload"):
         errors = (400, 403, 404, 413, 415, 429)
-        paths[f"/v2/repository/models/{{name}}/{verb}"] = {
-            "post": _operation(f"{verb.capitalize()} a model, where that is allowed", *errors, parameters=[NAME])
-        }
+        operation = _operation(f"{verb.capitalize()} a model, where that is allowed", *errors, parameters=[NAME])
+        operation["responses"]["200"] = {"description": "Done"}
+        paths[f"/v2/repository/models/{{name}}/{verb}"] = {"post": operation}
     return paths
 
 

@@ -78,16 +78,25 @@ class OutputTensor:
 
 def read_shape(found: Any, name: str) -> Shape:
     """A list of whole numbers from 0 on; raises InvalidInput."""
-    if not isinstance(found, list | tuple) or len(found) > 8 or not all(type(d) is int and d >= 0 for d in found):
-        raise InvalidInput(f"the shape of {name[:64]} is a list of whole numbers from 0 on, not {str(found)[:64]}")
+    if (
+        not isinstance(found, list | tuple)
+        or len(found) > 8
+        or not all(type(size) is int and 0 <= size < 2**63 for size in found)
+    ):
+        raise InvalidInput(f"the shape of {said(name)} is a list of whole numbers from 0 on, not {str(found)[:64]}")
     return tuple(found)
+
+
+def said(name: str) -> str:
+    """A name that a client made up, fit for a sentence."""
+    return name[:64] if name.isprintable() else ascii(name[:64])
 
 
 def read_images(tensors: Sequence[InputTensor], most: int) -> list[Image]:
     """The images of a request, at most so many: from IMAGE [B] or [B, 1], encoded, or from PIXELS [H, W, 3] or
     [B, H, W, 3]. Raises InvalidInput."""
     if len(tensors) != 1:
-        found = ", ".join(tensor.name[:64] for tensor in tensors[:8]) or "none"
+        found = ", ".join(said(tensor.name) for tensor in tensors[:8]) or "none"
         raise InvalidInput(f"a request has one input, {IMAGE} or {PIXELS}, not {len(tensors)}: {found}")
     (tensor,) = tensors
     if tensor.name not in READERS:
@@ -155,15 +164,18 @@ def _read_pixels(tensor: InputTensor, most: int) -> list[Image]:
             )
         pixels = np.frombuffer(tensor.data, np.uint8)
     else:
-        pixels = _levels(tensor.data, shape)
+        pixels = _levels(tensor.data, tensor.shape)
     return list(pixels.reshape(shape))
 
 
 def _levels(data: Sequence[Any], shape: Shape) -> NDArray[np.uint8]:
-    levels = np.asarray(_flat(data, shape))
-    if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > 255:
-        raise InvalidInput(f"{PIXELS} are whole numbers from 0 to 255")
-    return levels.astype(np.uint8)
+    elements = _flat(data, shape)
+    try:
+        if set(map(type, elements)) != {int}:
+            raise ValueError
+        return np.frombuffer(bytes(elements), np.uint8)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{PIXELS} are whole numbers from 0 to 255") from None
 
 
 def _flat(data: Sequence[Any], shape: Shape) -> list[Any]:

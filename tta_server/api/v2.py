@@ -172,7 +172,7 @@ def _model_of(request: Request) -> tuple[str, str]:
 def _written(request: Request, envelope: Envelope, question: Question, answers: list[Answer]) -> Response:
     tensors, parameters = respond(question, answers)
     body, head = write_infer(envelope, question.model.version, tensors, parameters)
-    headers = {} if head is None else {HEADER_LENGTH: str(head)}
+    headers = {"Vary": "Accept-Encoding"} | ({} if head is None else {HEADER_LENGTH: str(head)})
     encoding = _encoding(request) if len(body) >= COMPRESSED_FROM else ""
     if encoding:
         headers["Content-Encoding"] = encoding
@@ -184,7 +184,8 @@ def _written(request: Request, envelope: Envelope, question: Question, answers: 
 
 def _encoding(request: Request) -> str:
     """The first of what the client takes that we have, empty for none."""
-    offers = (
-        offer.partition(";")[0].strip().lower() for offer in request.headers.get("accept-encoding", "").split(",")
+    offers = (offer.lower().replace(" ", "") for offer in request.headers.get("accept-encoding", "").split(","))
+    taken = (
+        name for name, _, quality in (offer.partition(";q=") for offer in offers) if not quality or quality.strip("0.")
     )
-    return next((offer for offer in offers if offer in COMPRESSORS), "")
+    return next((name for name in taken if name in COMPRESSORS), "")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from tta_server.api.protocol import InferRequest, refuse_foreign
-from tta_server.api.tensors import IMAGE, InputTensor, OutputTensor, read_shape
+from tta_server.api.tensors import IMAGE, InputTensor, OutputTensor, read_shape, said
 from tta_server.errors import InvalidInput
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -57,12 +57,12 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
         refuse_foreign(wish, name)
     if len(wishes) < len(_entries(told, "outputs")):
         raise InvalidInput("an output is asked for twice")
-    identity = told.get("id", "")
+    identity = _given(told, "id", "")
     if not isinstance(identity, str):
         raise InvalidInput(f"id is a text, not {str(identity)[:64]}")
     request = InferRequest(model, version, inputs, list(wishes), parameters, identity)
-    everything = parameters.get("binary_data_output") is True
-    binary = {name: bool(wish.get("binary_data", everything)) for name, wish in wishes.items()}
+    everything = _switch(parameters, "binary_data_output", False)
+    binary = {name: _switch(wish, "binary_data", everything) for name, wish in wishes.items()}
     return Envelope(request, binary, everything)
 
 
@@ -80,8 +80,14 @@ def _object(found: Any, what: str) -> dict[str, Any]:
     return found
 
 
+def _given(told: dict[str, Any], key: str, default: Any) -> Any:
+    """null is as good as left out."""
+    value = told.get(key)
+    return default if value is None else value
+
+
 def _entries(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = told.get(key, [])
+    found = _given(told, key, [])
     if not isinstance(found, list):
         raise InvalidInput(f"{key} is a list of tensors, not {str(found)[:64]}")
     return [_object(entry, f"an entry of {key}") for entry in found]
@@ -95,11 +101,18 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 def _parameters(told: dict[str, Any]) -> dict[str, Any]:
-    found = _object(told.get("parameters", {}), "parameters")
+    found = _object(_given(told, "parameters", {}), "parameters")
     for key, value in found.items():
         if not isinstance(value, bool | int | float | str):
             raise InvalidInput(f"the parameter {key[:64]!r} is a text, a number, true or false, not {str(value)[:64]}")
     return found
+
+
+def _switch(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{key} is true or false, not {str(value)[:64]}")
+    return value
 
 
 def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, int]:
@@ -109,16 +122,16 @@ def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, i
     shape = read_shape(entry.get("shape"), name)
     datatype = entry.get("datatype")
     if not isinstance(datatype, str):
-        raise InvalidInput(f"the datatype of {name[:64]} is a text, not {str(datatype)[:64]}")
+        raise InvalidInput(f"the datatype of {said(name)} is a text, not {str(datatype)[:64]}")
     if "binary_data_size" not in parameters:
         data = entry.get("data")
         if not isinstance(data, list):
-            raise InvalidInput(f"{name[:64]} has neither data, a list, nor binary_data_size")
+            raise InvalidInput(f"{said(name)} has neither data, a list, nor binary_data_size")
         return InputTensor(name, datatype, shape, data), 0
     size = parameters["binary_data_size"]
     if type(size) is not int or not 0 <= size <= len(rest):
         raise InvalidInput(
-            f"binary_data_size of {name[:64]} is {str(size)[:32]}, but {len(rest)} bytes are left behind the JSON; is "
+            f"binary_data_size of {said(name)} is {str(size)[:32]}, but {len(rest)} bytes are left behind the JSON; is "
             f"{HEADER_LENGTH} right?"
         )
     return InputTensor(name, datatype, shape, bytes(rest[:size])), size

@@ -232,6 +232,7 @@ def _log_to_stdout() -> None:
     requests.setLevel(logging.INFO)
     requests.propagate = False
     requests.addHandler(logging.StreamHandler(sys.stdout))
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of bad forms our own line tells
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 

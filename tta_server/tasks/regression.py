@@ -170,7 +170,8 @@ class Regression(Usual):
         return Answered({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
 
     def tensors(self, merged: Values, scene: Scene, names: frozenset[str]) -> Tensors:
-        return {"VALUES": self._undo(merged).astype(np.float32)}
+        most = np.finfo(np.float32).max
+        return {"VALUES": np.clip(self._undo(merged), -most, most).astype(np.float32)}
 
     def _named(self, values: Values) -> dict[str, float]:
         return {label: float(value) for label, value in zip(self.labels, values, strict=True)}
