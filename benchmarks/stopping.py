@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import available_cores, tame_opencv
+from tta_server.app import available_cores, tame_libraries
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.repository import load_model
 from tta_server.stopping import Certain, Confident, Settled, StopRule
@@ -226,7 +226,7 @@ def main() -> None:
     if not args.data.is_dir():
         print(f"stopping: skipped, there is no folder {args.data} of labelled images (--data)")
         return
-    tame_opencv()
+    tame_libraries()
     certain = Table(
         "images", "merge", "weights", "n", "labels changed", "target", "share of views", title="stop certain"
     )

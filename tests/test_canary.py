@@ -151,7 +151,7 @@ def test_a_cost_that_warm_up_found_too_high_is_corrected_once_a_budget_is_refuse
 
         refused = hasty()
         assert (refused.status_code, refused.json()["code"]) == (400, "invalid_input")
-        assert "give budget_ms at least" in refused.json()["error"]
+        assert "give a budget of at least" in refused.json()["error"]
         until(lambda: hasty().status_code == 200)
         assert metric(client, 'tta_refusals_total{model="toy",reason="budget"}') >= 1
 

@@ -143,7 +143,7 @@ def ask(application: Application, images: int = 1, options: Options = DONE) -> l
     """A request of so many images, once it is counted; how each of them failed."""
     before = requests(application)
     pictures = [noise(Size(9, 7), seed=seed) for seed in range(images)]
-    tickets = application.predictor.submit_all("toy", pictures, options, Caller("test"))
+    tickets = application.predictor.submit_all(application.models["toy"], pictures, options, Caller("test"))
     errors = [ticket.future.exception() for ticket in tickets]
     until(lambda: requests(application) > before)
     return errors  # type: ignore[return-value]
@@ -195,7 +195,7 @@ def test_a_request_whose_model_fails_has_failed_once(toy: tuple[Application, Swi
 def test_a_request_whose_client_left_has_failed(toy: tuple[Application, Switchable]) -> None:
     application, switch = toy
     switch.mode = "stuck"
-    (ticket,) = application.predictor.submit_all("toy", [noise(Size(9, 7))], DONE, Caller("test"))
+    (ticket,) = application.predictor.submit_all(application.models["toy"], [noise(Size(9, 7))], DONE, Caller("test"))
     application.predictor.cancel(ticket)
     switch.release.set()
     try:

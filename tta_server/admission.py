@@ -53,7 +53,7 @@ class Admission(Generic[W]):
         if now + alone > job.deadline + job.reserve + EPSILON:
             raise BudgetTooSmall(
                 f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
-                f"image take about {math.ceil(alone * 1e3)} ms; give budget_ms at least that"
+                f"image take about {math.ceil(alone * 1e3)} ms; give a budget of at least that"
             )
         if now + alone > job.deadline:
             job.deadline += job.reserve

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from tta_server.answer import Answer
@@ -73,8 +74,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tame_opencv() -> None:
-    """Our threads are the only parallelism, which OpenCV's own would fight; of broken images our errors tell."""
+def tame_libraries() -> None:
+    """Our threads are the only parallelism, which OpenCV's own would fight; of broken and of huge images our errors
+    tell."""
+    Image.MAX_IMAGE_PIXELS = None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -83,7 +86,7 @@ class Application:
     """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        tame_opencv()
+        tame_libraries()
         self.settings = settings
         self.metrics = Metrics()
         self.statistics = Statistics()

@@ -70,17 +70,17 @@ class Predictor:
 
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
         """A request of one image: see `submit_all`."""
-        (ticket,) = self.submit_all(name, [image], options, caller)
+        (ticket,) = self.submit_all(self.model(name), [image], options, caller)
         return ticket
 
-    def submit_all(self, name: str, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
+    def submit_all(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
         """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
-        Raises InvalidInput, UnsupportedMedia, TooLarge, UnknownModel, Overloaded or NotReady at once."""
+        Raises InvalidInput, UnsupportedMedia, TooLarge, Overloaded or NotReady at once."""
         started = time.monotonic()
-        model = self.model(name)
         try:
-            jobs = self._jobs(self._well(name), images, options, caller)
-            self._admit(name, jobs)
+            self._check_well(model.name)
+            jobs = self._jobs(model, images, options, caller)
+            self._admit(model.name, jobs)
         except TTAError:
             self._statistics.failed(model.key, time.monotonic() - started)
             raise
@@ -112,16 +112,15 @@ class Predictor:
                 self._health.doubt(name)
             raise
 
-    def _well(self, name: str) -> Model:
-        """Raises UnknownModel, or NotReady for one that is ill."""
-        model = self.model(name)
+    def _check_well(self, name: str) -> None:
+        """Raises NotReady for a model that is ill."""
         if name in self._health.ill:
             raise NotReady(f"{name} fails time after time; it is tried again every second")
-        return model
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
-        model = self._well(name)
+        model = self.model(name)
+        self._check_well(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         check_pixels(size, self.limits)

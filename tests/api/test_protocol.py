@@ -284,7 +284,7 @@ def test_a_message_that_makes_no_sense_is_told_so(
 
 
 def answered(application: Application, question: Question) -> list[Answer]:
-    tickets = application.predictor.submit_all("toy", question.images, question.options, Caller("me"))
+    tickets = application.predictor.submit_all(question.model, question.images, question.options, Caller("me"))
     return [ticket.future.result() for ticket in tickets]
 
 

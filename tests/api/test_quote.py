@@ -148,7 +148,7 @@ def test_too_small_a_budget_names_the_least(client: httpx.Client) -> None:
     status, code, told = refused(client, budget_ms="0.1")
     assert (status, code) == (400, "invalid_input")
     assert "budget is too small: 1 view of clothing" in told
-    assert "ms; give budget_ms at least that" in told
+    assert "ms; give a budget of at least that" in told
 
 
 def test_more_mandatory_views_need_more(client: httpx.Client) -> None:

@@ -45,26 +45,30 @@ class Keys:
         if now - self._looked < SECONDS:
             return
         self._looked = now
+        stamp = self._stamp()
+        if stamp == self._changed:
+            return
+        self._changed = stamp
         try:
-            stamp = self._stamp()
-            if stamp != self._changed:
-                self._digests, self._changed = _read(self._path), stamp
+            self._digests = _read(self._path)
         except ConfigError as mistake:
             log.error("the keys stay as they were: %s", mistake)
 
     def _stamp(self) -> tuple[int, int]:
+        """Another one when the file is another; of none zeros."""
         try:
             found = self._path.stat()
-        except OSError as error:
-            raise ConfigError(f"{self._path}: the file of keys can't be read: {error.strerror}") from error
+        except OSError:
+            return 0, 0
         return found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
     try:
-        lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the file of keys can't be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text in UTF-8"
+        raise ConfigError(f"{path}: the file of keys can't be read: {reason}") from error
     keys = [line for line in lines if line]
     if not keys:
         raise ConfigError(f"{path}: holds no key: one a line is expected")
@@ -98,3 +102,19 @@ def read_tls(certificate: Path | None, key: Path | None) -> Tls | None:
     except OSError as error:
         reason = "they are not a certificate and its key in PEM" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError(f"TLS can't use {certificate} and {key}: {reason}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Whose requests are taken, and whether over TLS."""
+
+    keys: Keys | None = None
+    tls: Tls | None = None
+
+
+EVERYBODY = Access()
+
+
+def read_access(keys: Path | None, certificate: Path | None, key: Path | None) -> Access:
+    """Raises ConfigError."""
+    return Access(Keys(keys) if keys else None, read_tls(certificate, key))

@@ -9,30 +9,14 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.errors import Cancelled, InvalidInput, Overloaded, TooLarge, UnsupportedMedia
+from tta_server.api.reception import Intake
+from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia
 
 MULTIPART_OVERHEAD = 16_384
 """Bytes that boundaries and part headers may add."""
 
 WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 """What zlib calls the encodings; clients say deflate of either of its headers."""
-
-
-class Intake:
-    """How many bytes all bodies together hold that are being read: what is admitted is the scheduler's to count."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
-
-    def take(self, size: int) -> None:
-        """Raises Overloaded."""
-        if self._held + size > self._most:
-            raise Overloaded("too many bytes are being received at once; come back later", 1.0, "bytes")
-        self._held += size
-
-    def give_back(self, size: int) -> None:
-        self._held -= size
 
 
 async def read_image(request: Request, limit: int, intake: Intake) -> bytes:

@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tta_server.api.errors import plain_body
 
 MAX_HEAD = 65_536
-"""Bytes of a request's line and headers."""
+"""Bytes of a request's line and headers, trailers with them."""
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def limited(connections: int, receive_seconds: float) -> Callable[..., asyncio.Protocol]:
@@ -30,8 +33,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._receive_seconds = receive_seconds
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = True
-        self._head = 0
-        self._heads = 0
+        self._unmarked = 0
+        self._marks = 0
+        self._listed = 0
+        self._data = b""
+        self._replaying = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -49,27 +55,80 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        in_head, heads = self._in_head, self._heads
+        if self._in_head:
+            self._expect()  # also for empty lines, which begin no request
+        marks, self._data = self._marks, data
         super().data_received(data)
-        if in_head and heads == self._heads:  # nothing but head, so far
-            self._head += len(data)
-            if self._head > MAX_HEAD:
-                self._refuse(431, f"the request's line and headers have over {MAX_HEAD} bytes, the most taken")
+        if marks == self._marks:  # nothing but head or trailers, so far
+            self._unmarked += len(data)
+            if self._unmarked > MAX_HEAD:
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
+        if self._replaying:
+            return
         super().on_message_begin()
+        self._listed = 0
         self._expect()
 
+    def on_url(self, url: bytes) -> None:
+        if self._replaying:
+            return
+        self._list(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._replaying:
+            return
+        self._list(len(name) + len(value) + len(": \r\n"))
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._replaying:
+            return
+        super().on_headers_complete()  # raises where the URL can't be read: still in the head then
         self._in_head = False
-        self._head = 0
-        self._heads += 1
-        super().on_headers_complete()
+        self._mark()
+
+    def on_body(self, body: bytes) -> None:
+        self._mark()
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # said of the head: the body is yet to come
         self._arrived()
         self._in_head = True
+        self._mark()
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """A wish for another protocol (h2c: Java's clients, curl --http2) is not granted, so what follows is this
+        request's body; the parser, which has given up, is replaced by one that has seen as much of the head."""
+        at = sys.exception().args[0]  # type: ignore[union-attr]
+        rest = self._data[at:]
+        framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._replaying = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+        self._replaying = False
+        if rest:
+            self.data_received(rest)
+
+    def _mark(self) -> None:
+        """What came is more than head."""
+        self._marks += 1
+        self._unmarked = 0
+
+    def _list(self, size: int) -> None:
+        self._listed += size
+        if self._listed > MAX_HEAD:
+            self._refuse_head()
+            raise ValueError("the parser stops here")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the request's line and headers have over {MAX_HEAD} bytes, the most taken")
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is not an HTTP request that can be understood")
@@ -85,6 +144,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
+        if self._before_it():
+            self._expect()
+            return
         self._refuse(408, f"the request did not arrive whole within {self._receive_seconds:g} s")
 
     def _refuse(self, status: int, sentence: str, more: bytes = b"") -> None:
@@ -100,6 +162,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _may_speak(self) -> bool:
         """Whether the next bytes that the client expects answer the request that is arriving."""
+        if self._before_it():
+            return False
+        return self._in_head or not self.cycle.response_started
+
+    def _before_it(self) -> bool:
+        """Whether an earlier request is still to be answered; what comes after it may not be read so long."""
         if self._in_head:
-            return self.cycle is None or self.cycle.response_complete
-        return not self.cycle.response_started
+            return self.cycle is not None and not self.cycle.response_complete
+        return bool(self.pipeline)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, TypeAlias
 
+import grpc
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
 from tta_server.answer import Answer
 from tta_server.api.access import Keys
@@ -29,12 +29,15 @@ from tta_server.api.protocol import Question, understand
 from tta_server.api.reception import Reception, Visit, aside, new_id
 from tta_server.api.stream import Progress, partials
 from tta_server.app import Application
-from tta_server.errors import Cancelled, Overloaded, TTAError, Unauthenticated
+from tta_server.errors import Cancelled, DeadlineExceeded, Overloaded, TTAError, Unauthenticated
 
 log = logging.getLogger(__name__)
 
 STREAMED = 64
 """Requests of one stream that are answered at a time; the next ones wait in the client's own buffers."""
+
+WIRE = 0.99
+"""gRPC rounds deadlines from a second on up to three digits when it sends them."""
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -55,7 +58,9 @@ class Call:
     def seconds(self) -> float | None:
         """What its deadline leaves, None without one."""
         left: float | None = self.context.time_remaining()
-        return None if left is None or left == inf else max(left, 1e-6)
+        if left is None or left == inf:
+            return None
+        return max(left if left < 1 else left * WIRE, 1e-6)
 
 
 def call_of(method: str, context: Context) -> Call:
@@ -63,8 +68,9 @@ def call_of(method: str, context: Context) -> Call:
     return Call(method, new_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
 
 
-class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """What is not here answers UNIMPLEMENTED."""
+class InferenceService:
+    """The service's methods by the names that the protocol gives them; those that are not here answer
+    UNIMPLEMENTED."""
 
     def __init__(self, application: Application, reception: Reception, keys: Keys | None) -> None:
         self._application = application
@@ -73,12 +79,30 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     # ---- infer ----
 
-    async def ModelInfer(self, request: Any, context: Context) -> Any:
-        return await self._answer(call_of("ModelInfer", context), self._infer, request)
+    async def ModelInfer(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        """Served as if it were a stream of one request: so keys and the time to receive it come before it."""
+        call = call_of("ModelInfer", context)
+        return await self._answer(call, self._infer, await self._receive(call, requests))
+
+    async def _receive(self, call: Call, requests: AsyncIterator[Any]) -> Any:
+        """Its one request."""
+        seconds = self._application.settings.receive_seconds
+        error: TTAError
+        try:
+            self._check_key(call)
+            async with asyncio.timeout(seconds):
+                return await anext(requests)
+        except Unauthenticated as unknown:
+            error = unknown
+        except StopAsyncIteration:
+            error = Cancelled("the client left before its request was read")
+        except TimeoutError:
+            error = DeadlineExceeded(f"the request did not arrive whole within {seconds:g} s")
+        return await _abort(call.context, self._fail(call, None, error))
 
     async def _infer(self, call: Call, request: Any) -> Any:
         question = await self._understood(call, request)
-        tickets = await self._reception.submit(question.model.name, question.images, question.options, call.request_id)
+        tickets = await self._reception.submit(question.model, question.images, question.options, call.request_id)
         answers = await self._reception.answers(tickets)
         response = await self._written(question, request, answers)
         self._books(answers)
@@ -91,7 +115,10 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
         async def write(response: Any) -> None:
             async with writing:
-                await context.write(response)
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError:  # what it says of a stream that is closed
+                    raise Cancelled("the client has left") from None
 
         async def serve(request: Any) -> None:
             try:
@@ -112,6 +139,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         except asyncio.CancelledError:
             self._fail(call, request, Cancelled("the client has left"))
             raise
+        except Cancelled as left:
+            self._fail(call, request, left)
         except Exception as error:  # noqa: BLE001 - told, logged, and nobody else's affair
             told = self._fail(call, request, error)
             await write(write_failure(request, told))
@@ -120,7 +149,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         question = await self._understood(call, request)
         progress = Progress() if len(question.images) == 1 else None
         tickets = await self._reception.submit(
-            question.model.name, question.images, question.options, call.request_id, progress
+            question.model, question.images, question.options, call.request_id, progress
         )
         waiting = asyncio.ensure_future(self._reception.answers(tickets))
         try:
@@ -135,9 +164,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def _understood(self, call: Call, request: Any) -> Question:
         self._reception.check_ready()
-        return await aside(
-            request.ByteSize(), lambda: understand(self._application, read_request(request), call.seconds)
-        )
+        size = request.ByteSize()
+        with self._reception.intake.held(size):
+            return await aside(size, lambda: understand(self._application, read_request(request), call.seconds))
 
     async def _written(
         self, question: Question, request: Any, answers: Sequence[Answer], more: dict[str, Parameter] | None = None
@@ -220,8 +249,7 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 
     async def _answer(self, call: Call, work: Callable[[Call, Any], Awaitable[Any]], request: Any) -> Any:
         try:
-            if self._keys is not None:
-                self._keys.check(call.authorization)
+            self._check_key(call)
             return await work(call, request)
         except asyncio.CancelledError:
             self._fail(call, request, Cancelled("the client has left"))
@@ -229,10 +257,13 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         except Exception as error:  # noqa: BLE001 - told and logged
             await _abort(call.context, self._fail(call, request, error))
 
+    def _check_key(self, call: Call) -> None:
+        if self._keys is not None:
+            self._keys.check(call.authorization)
+
     async def _let_in(self, call: Call) -> None:
         try:
-            if self._keys is not None:
-                self._keys.check(call.authorization)
+            self._check_key(call)
         except Unauthenticated as error:
             await _abort(call.context, self._fail(call, None, error))
 

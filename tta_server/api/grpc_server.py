@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2 as pb
 
-from tta_server.api.access import Keys, Tls
+from tta_server.api.access import Access
 from tta_server.api.grpc import SERVICE, Context, InferenceService
 from tta_server.api.reception import Reception
 from tta_server.app import Application
@@ -17,6 +18,8 @@ from tta_server.errors import ConfigError
 
 FRAMING = 65_536
 """Bytes that a message may have besides its images."""
+IDLE_MS = 60_000
+"""A connection without a call is closed after this time; clients open another one by themselves."""
 WATCH_SECONDS = 0.5
 """Between two looks at what a Watch is told of."""
 
@@ -65,7 +68,7 @@ class Listener:
     port: int
 
 
-def create_server(application: Application, reception: Reception, keys: Keys | None, tls: Tls | None) -> Listener:
+def create_server(application: Application, reception: Reception, access: Access) -> Listener:
     """Not started yet; raises ConfigError where it can't listen."""
     settings = application.settings
     server = grpc.aio.server(
@@ -74,20 +77,39 @@ def create_server(application: Application, reception: Reception, keys: Keys | N
             ("grpc.max_receive_message_length", settings.max_bytes + FRAMING),
             ("grpc.max_send_message_length", -1),
             ("grpc.server_handshake_timeout_ms", round(settings.receive_seconds * 1e3)),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
             ("grpc.so_reuseport", 0),
         ],
     )
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceService(application, reception, keys), server)
+    service = InferenceService(application, reception, access.keys)
+    server.add_generic_rpc_handlers([_handlers_of(service)])
     health_pb2_grpc.add_HealthServicer_to_server(HealthService(application), server)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     try:
-        if tls is None:
+        if access.tls is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([(tls.key, tls.certificate)]))
+            pair = access.tls.key, access.tls.certificate
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
     except RuntimeError as error:
         raise ConfigError(
             f"gRPC can't listen on {address}; choose another with --grpc-port, or do without: --no-grpc"
         ) from error
     return Listener(server, port)
+
+
+def _handlers_of(service: InferenceService) -> grpc.GenericRpcHandler:
+    """Of the methods that it has; ModelInfer is taken as a stream that holds one request."""
+    kinds = {
+        "ModelInfer": grpc.stream_unary_rpc_method_handler,
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler,
+    }
+    handlers = {}
+    for method in pb.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]].methods:
+        if not hasattr(service, method.name):
+            continue
+        make = kinds.get(method.name, grpc.unary_unary_rpc_method_handler)
+        request, response = map(GetMessageClass, (method.input_type, method.output_type))
+        handlers[method.name] = make(getattr(service, method.name), request.FromString, response.SerializeToString)
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)

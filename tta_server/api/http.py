@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_server import __version__
 from tta_server.answer import Answer
 from tta_server.api.access import OPEN_PATHS, Keys
-from tta_server.api.body import Intake, read_image
+from tta_server.api.body import read_image
 from tta_server.api.describe import describe_model, describe_policies, describe_quote
 from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
@@ -89,8 +89,7 @@ def create_app(application: Application, reception: Reception | None = None, key
     if keys is not None:
         app.add_middleware(Gate, keys=keys, reception=reception)
     app.add_middleware(RequestIds)
-    intake = Intake(application.settings.max_waiting_mb * 1_000_000)
-    door = Door(application, reception, intake)
+    door = Door(application, reception)
     app.add_exception_handler(TTAError, door.failed)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, door.refused)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, door.broken)
@@ -108,7 +107,7 @@ def create_app(application: Application, reception: Reception | None = None, key
         "/readyz", door.ready, tags=["health"], summary="Whether every model is warmed", responses=error_docs(503)
     )
     app.add_api_route("/metrics", door.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response)
-    protocol = ProtocolDoor(application, reception, intake)
+    protocol = ProtocolDoor(application, reception)
     app.router.routes.extend(protocol.routes())
     schema = app.openapi()
     schema["paths"] = {PREDICT: {"post": PREDICT_DOCS}, QUOTE: {"get": QUOTE_DOCS}} | schema["paths"] | PROTOCOL_DOCS
@@ -121,11 +120,10 @@ def create_app(application: Application, reception: Reception | None = None, key
 class Door:
     """Handlers over one application."""
 
-    def __init__(self, application: Application, reception: Reception, intake: Intake) -> None:
+    def __init__(self, application: Application, reception: Reception) -> None:
         self._application = application
         self._predictor = application.predictor
         self._reception = reception
-        self._intake = intake
 
     async def predict(self, request: Request) -> Response:
         self._reception.check_ready()
@@ -137,9 +135,9 @@ class Door:
         if wants_picture and not model.task.has_picture:
             painted = " and include=drawing" if DRAWING in model.task.includes else ""
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{painted}")
-        image = await read_image(request, self._predictor.limits.max_bytes, self._intake)
+        image = await read_image(request, self._predictor.limits.max_bytes, self._reception.intake)
         progress = Progress() if "text/event-stream" in accept else None
-        tickets = await self._reception.submit(name, [image], options, request_id(request), progress)
+        tickets = await self._reception.submit(model, [image], options, request_id(request), progress)
         if progress is not None:
             leave = partial(self._predictor.cancel, tickets[0])
             return await stream(request, tickets[0], progress, leave, self._reception.answered, self._note)
@@ -189,7 +187,8 @@ class Door:
         self._reception.failed(visit_of(request), error, STATUS[error.code])
 
     async def refused(self, request: Request, error: HTTPException) -> JSONResponse:
-        sentence = f"{request.method} {request.url.path[:128]} is not known here; see /docs"
+        known = "not for" if error.status_code == 405 else "not known here:"
+        sentence = f"{request.method} is {known} {request.url.path[:128]}; see /docs"
         self._reception.refused(visit_of(request), error.status_code, "refused", sentence)
         response = plain_response(error.status_code, sentence)
         response.headers.update(error.headers or {})

@@ -7,7 +7,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.answer import Answer
 from tta_server.api.protocol import InferRequest, Question, refuse_foreign, respond
-from tta_server.api.tensors import InputTensor, read_shape
+from tta_server.api.tensors import MOST_VALUES, InputTensor, read_shape
 from tta_server.errors import InvalidInput, TTAError
 
 FINAL = "triton_final_response"
@@ -37,7 +37,12 @@ def _contents(tensor: Any) -> list[Any]:
     """The elements of a tensor that is typed instead of raw."""
     if tensor.datatype == "BYTES":
         return list(tensor.contents.bytes_contents)
-    return list(tensor.contents.uint_contents or tensor.contents.int_contents)
+    values = tensor.contents.uint_contents or tensor.contents.int_contents
+    if len(values) > MOST_VALUES:
+        raise InvalidInput(
+            f"{len(values)} values came one by one; at most {MOST_VALUES} are taken: use raw_input_contents"
+        )
+    return list(values)
 
 
 def _value(parameter: Any) -> Parameter:

@@ -6,16 +6,18 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tta_server.answer import Answer
 from tta_server.app import Application
 from tta_server.costs import Track
-from tta_server.errors import Cancelled, NotReady, TTAError
+from tta_server.errors import Cancelled, NotReady, Overloaded, TTAError
 from tta_server.plan import Options
 from tta_server.predictor import Caller, Image, Ticket
+from tta_server.repository import Model
 from tta_server.work import Listener
 
 log = logging.getLogger("tta_server.requests")
@@ -48,8 +50,35 @@ class Visit:
     model: str = ""
 
 
+class Intake:
+    """How many bytes are being read at all doors together: what is admitted is the scheduler's to count."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Raises Overloaded."""
+        if self._held + size > self._most:
+            raise Overloaded("too many bytes are being received at once; come back later", 1.0, "bytes")
+        self._held += size
+
+    @contextmanager
+    def held(self, size: int) -> Iterator[None]:
+        """Raises Overloaded."""
+        self.take(size)
+        try:
+            yield
+        finally:
+            self.give_back(size)
+
+    def give_back(self, size: int) -> None:
+        self._held -= size
+
+
 class Reception:
     def __init__(self, application: Application) -> None:
+        self.intake = Intake(application.settings.max_waiting_mb * 1_000_000)
         self._application = application
         self._predictor = application.predictor
         self._handing_out = Track(HANDING_OUT)
@@ -64,14 +93,14 @@ class Reception:
         return RESERVE * self._handing_out.estimate(time.monotonic())
 
     async def submit(
-        self, name: str, images: Sequence[Image], options: Options, request_id: str, listener: Listener | None = None
+        self, model: Model, images: Sequence[Image], options: Options, request_id: str, listener: Listener | None = None
     ) -> list[Ticket]:
         """A ticket for each image; raises as `Predictor.submit_all` does."""
         caller = Caller(request_id, listener, self.reserve())
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
         if all(not isinstance(image, bytes) or image.startswith(b"\xff\xd8") for image in images):
-            return self._predictor.submit_all(name, images, options, caller)
-        return await asyncio.to_thread(self._predictor.submit_all, name, images, options, caller)
+            return self._predictor.submit_all(model, images, options, caller)
+        return await asyncio.to_thread(self._predictor.submit_all, model, images, options, caller)
 
     async def answers(self, tickets: Sequence[Ticket], gone: Awaitable[None] | None = None) -> list[Answer]:
         """The answers, or the first error; unless the client leaves first, as `gone` tells or by the task's being

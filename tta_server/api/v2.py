@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tta_server.answer import Answer
-from tta_server.api.body import Intake, read_body
+from tta_server.api.body import read_body
 from tta_server.api.inventory import (
     describe_config,
     describe_metadata,
@@ -53,11 +53,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 class ProtocolDoor:
     """Handlers over one application."""
 
-    def __init__(self, application: Application, reception: Reception, intake: Intake) -> None:
+    def __init__(self, application: Application, reception: Reception) -> None:
         self._application = application
         self._predictor = application.predictor
         self._reception = reception
-        self._intake = intake
 
     def routes(self) -> list[Route]:
         gets: dict[str, Handler] = {
@@ -91,10 +90,10 @@ class ProtocolDoor:
         self._reception.check_ready()
         name, version = _model_of(request)
         find_model(self._application, name, version)
-        body = await read_body(request, self._predictor.limits.max_bytes, self._intake)
+        body = await read_body(request, self._predictor.limits.max_bytes, self._reception.intake)
         envelope, question = await aside(len(body), lambda: self._understood(request, body))
         request_id: str = request.state.request_id
-        tickets = await self._reception.submit(name, question.images, question.options, request_id)
+        tickets = await self._reception.submit(question.model, question.images, question.options, request_id)
         answers = await self._reception.answers(tickets, disconnected(request))
         size = sum(array.nbytes for answer in answers for array in answer.tensors.values())
         response = await aside(size, lambda: _written(request, envelope, question, answers))
@@ -160,7 +159,7 @@ class ProtocolDoor:
 
     async def _told(self, request: Request) -> dict[str, Any]:
         """A body of JSON, which may be empty."""
-        body = await read_body(request, 10_000, self._intake)
+        body = await read_body(request, 10_000, self._reception.intake)
         return read_object(body or b"{}")
 
 

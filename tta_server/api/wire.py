@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from tta_server.api.protocol import InferRequest, refuse_foreign
-from tta_server.api.tensors import IMAGE, InputTensor, OutputTensor, read_shape, said
+from tta_server.api.tensors import IMAGE, MOST_VALUES, InputTensor, OutputTensor, read_shape, said
 from tta_server.errors import InvalidInput
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -68,6 +68,8 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
 
 def read_object(body: bytes) -> dict[str, Any]:
     """Raises InvalidInput."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise InvalidInput(f"the JSON has over {MOST_VALUES} values, the most taken; send large tensors as binary data")
     try:
         return _object(from_json(body), "the body")
     except ValueError as error:

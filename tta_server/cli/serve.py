@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.table import Table
 
-from tta_server.api.access import Keys, read_tls
+from tta_server.api.access import EVERYBODY, Access, read_access
 from tta_server.api.connections import limited
 from tta_server.api.grpc_server import Listener, create_server
 from tta_server.api.http import create_app
@@ -27,6 +28,8 @@ from tta_server.api.reception import Reception
 from tta_server.app import Application, Settings, available_cores
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
 from tta_server.errors import BackendFailed, ConfigError
+
+FILES = 65_536
 
 
 def serve(
@@ -105,11 +108,13 @@ def serve(
         model_control=model_control,
         drain_seconds=drain_seconds,
     )
+    access = read_access(settings.keys, settings.tls_cert, settings.tls_key)
     _log_to_stdout()
+    _allow_files()
     _show(settings)
     application = Application.load(settings)
     with _listening(settings) as listener:
-        server = Server(application, listener)
+        server = Server(application, listener, access)
         server.run(sockets=[listener])
     if server.failure:
         raise server.failure
@@ -118,7 +123,7 @@ def serve(
 class Server(uvicorn.Server):
     """Listens at once, warms in the background, is ready after that; the first signal drains, the second quits."""
 
-    def __init__(self, application: Application, listener: socket.socket) -> None:
+    def __init__(self, application: Application, listener: socket.socket, access: Access = EVERYBODY) -> None:
         settings = application.settings
         self._application = application
         self._address = listener.getsockname()[:2]
@@ -126,10 +131,9 @@ class Server(uvicorn.Server):
         self._warmed = False
         application.on_stuck = self._give_up
         self._reception = Reception(application)
-        self._keys = Keys(settings.keys) if settings.keys else None
-        self._tls = read_tls(settings.tls_cert, settings.tls_key)
+        self._access = access
         self._grpc: Listener | None = None
-        app = create_app(application, self._reception, self._keys)
+        app = create_app(application, self._reception, access.keys)
         app.router.lifespan_context = self._lifespan
         config = uvicorn.Config(
             app,
@@ -149,7 +153,7 @@ class Server(uvicorn.Server):
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         try:
             if self._application.settings.grpc:
-                self._grpc = create_server(self._application, self._reception, self._keys, self._tls)
+                self._grpc = create_server(self._application, self._reception, self._access)
                 await self._grpc.server.start()
         except ConfigError as error:
             self.failure = error
@@ -176,7 +180,7 @@ class Server(uvicorn.Server):
         self._warmed = True
         gc.freeze()  # what is loaded stays: looking through it for garbage stopped all threads for 14 to 25 ms
         host, port = self._address
-        scheme = "https" if self._tls else "http"
+        scheme = "https" if self._access.tls else "http"
         grpc = f" and gRPC on port {self._grpc.port}" if self._grpc else ""
         names = ", ".join(self._application.models)
         err.print(
@@ -224,6 +228,16 @@ def _listening(settings: Settings) -> socket.socket:
         raise ConfigError(
             f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host and --port"
         ) from error
+
+
+def _allow_files() -> None:
+    """As many open files, and so connections, as the system lets this process have: often 1024 where it need not be."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to_stdout() -> None:
