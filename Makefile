@@ -37,6 +37,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/tiles.py
 	$(BIN)/python benchmarks/stopping.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/doors.py
+	$(BIN)/python benchmarks/crowd.py
+	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/laws.py
 

@@ -275,5 +275,5 @@ def test_a_quote_shares_spare_time_with_those_who_want_it_too() -> None:
 
 
 def test_a_quote_refuses_the_budget_that_admission_would() -> None:
-    with pytest.raises(InvalidInput, match="budget_ms"):
+    with pytest.raises(InvalidInput, match="give a budget of at least"):
         Pool({A: linear(10)}).quote(Arrival(0, 9))

@@ -149,7 +149,7 @@ def test_refusals_are_counted_by_what_was_short(model: Model) -> None:
 
         switch.mode = "stuck"
         waiting = [clients.submit(visit, small)]
-        until(lambda: metric(client, "tta_jobs") == 1)
+        until(switch.entered.is_set)
         until(lambda: visit(small, "20").status_code == 429)  # as soon as the image is known to be late
         assert (short("time"), short("bytes"), short("jobs")) == (1, 0, 0)
         waiting.append(clients.submit(visit, large))

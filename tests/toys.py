@@ -207,12 +207,14 @@ class Switchable:
         self._real = real
         self.mode = "works"
         self.release = threading.Event()
+        self.entered = threading.Event()
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         if self.mode == "fails":
             raise BackendFailed("the model failed on this image") from RuntimeError("switched off")
         if self.mode in ("hangs", "stuck"):
             end = self.release if self.mode == "stuck" else threading.Event()
+            self.entered.set()
             if abort is not None and self.mode == "hangs":
                 abort.ends_by(end.set)
             end.wait(PATIENCE)

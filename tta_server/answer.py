@@ -74,6 +74,11 @@ class Answer:
     made_at: float = 0.0
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON that HTTP answers."""
         return {

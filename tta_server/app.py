@@ -4,8 +4,9 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, UnknownModel
+from tta_server.errors import ConfigError, Overloaded, UnknownModel
 from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
@@ -110,7 +111,7 @@ class Application:
         )
         self._canary = Canary(self.predictor, self.health)
         self._add_gauges()
-        self.ready = False
+        self._warmed = False
         self.closing = False
 
     def _add_gauges(self) -> None:
@@ -136,26 +137,36 @@ class Application:
 
     def warm(self) -> None:
         """Measures every model, then opens for requests, unless `closing` is set meanwhile. Raises ConfigError."""
-        for model in self.models.values():
+        for model in list(self.models.values()):
             warm_up(model, self._costs, self.settings.slots)
             if self.closing:
                 return
         self._engine.start()
         self._canary.start()
-        self.ready = True
+        self._warmed = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._warmed and not self.closing
 
     def stored(self) -> list[str]:
         """The models of the folder by name, loaded or not."""
-        return sorted({path.name for path in find_models(self.settings.models)} | set(self.models))
+        try:
+            found = {path.name for path in find_models(self.settings.models)}
+        except ConfigError:
+            found = set()
+        return sorted(found | set(self.models))
 
     def load_model(self, name: str) -> None:
         """Loads a model of the folder, anew if it is loaded already: its old form serves until the new one is warm.
-        Raises UnknownModel or ConfigError; then nothing has changed."""
+        Raises UnknownModel, ConfigError, or Overloaded while another is loaded; then nothing has changed."""
         if name not in self.stored():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
-        with self._loading:
-            model = load_model(self.settings.models / name)
-            warm_up(model, self._costs, self.settings.slots)
+        with self._one_at_a_time():
+            model, costs = load_model(self.settings.models / name), CostModel()
+            warm_up(model, costs, self.settings.slots)
+            self._engine.reprice(name, costs)
             self._runners[name] = self._runner
             self.models[name] = model
             self.statistics.forget(model.key)
@@ -163,23 +174,32 @@ class Application:
             self._add_model_gauge(name)
             forget_plans()
 
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._loading.acquire(blocking=False):
+            raise Overloaded("a model is being loaded; come back when that is done", 1.0)
+        try:
+            yield
+        finally:
+            self._loading.release()
+
     def unload_model(self, name: str) -> None:
         """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
-        with self._loading:
+        with self._one_at_a_time():
             self.predictor.model(name)
             del self.models[name]
             forget_plans()
 
     def retire(self) -> None:
         """Takes nobody in any more."""
-        self.ready, self.closing = False, True
+        self.closing = True
 
     def close(self) -> None:
         """Answers what was admitted, for `drain_seconds` at most, and stops."""
         self.retire()
         self._canary.close()
         self._engine.drain(self.settings.drain_seconds)
-        for model in self.models.values():
+        for model in list(self.models.values()):
             model.backend.close()
         forget_plans()
 

@@ -95,6 +95,17 @@ class CostModel:
     def warm_stage(self, stage: str, model: str, pixels: int, seconds: float) -> None:
         self._stages[stage, model] = Track(seconds / (pixels + OVERHEAD))
 
+    def adopt(self, model: str, other: "CostModel") -> None:
+        """Forgets a model, and takes what `other`, which knows no others, knows of it."""
+        for table in (self._batches, self._met, self._knees):
+            for bucket in [bucket for bucket in table if bucket.model == model]:
+                del table[bucket]
+        for key in [key for key in self._stages if key[1] == model]:
+            del self._stages[key]
+        self._batches |= other._batches
+        self._knees |= other._knees
+        self._stages |= other._stages
+
     def observe(self, bucket: Bucket, n: int, seconds: float, now: float) -> None:
         tracks = self._tracks(bucket)
         if tracks is None:

@@ -17,8 +17,11 @@ class Deadline:
     reserve: float = 0.0
 
     @classmethod
-    def after(cls, budget_ms: float, reserve: float = 0.0) -> "Deadline":
-        return cls(time.monotonic(), budget_ms, min(reserve, MOST_RESERVED * budget_ms / 1e3))
+    def after(cls, budget_ms: float, reserve: float = 0.0, start: float | None = None) -> "Deadline":
+        """From `start` on, else from now."""
+        return cls(
+            time.monotonic() if start is None else start, budget_ms, min(reserve, MOST_RESERVED * budget_ms / 1e3)
+        )
 
     @property
     def at(self) -> float:

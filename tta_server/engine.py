@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.abort import Abort
+from tta_server.costs import CostModel
 from tta_server.errors import BackendFailed, DeadlineExceeded, NotReady, TTAError
 from tta_server.health import Health
 from tta_server.jobs import LOST, Backlog, Batch, Decode, Finished, Job, Outcome, Quote, Step
@@ -86,13 +87,17 @@ class Engine(Generic[W]):
             self._work.notify()
             self._mind_clock()
 
-    def cancel(self, job: Job[W]) -> None:
-        """The client has left: its views make room at once."""
+    def cancel(self, job: Job[W]) -> bool:
+        """Nobody waits for it any more: its views make room at once. False if it was settled already."""
         with self._lock:
             finished = self._scheduler.cancel(job, time.monotonic())
-        if finished:
-            self._metrics.left(job.model)
         self._settle(finished)
+        return bool(finished)
+
+    def reprice(self, model: str, costs: CostModel) -> None:
+        """A model is loaded anew: this is what it costs, and nothing else is known of it."""
+        with self._lock:
+            self._scheduler.costs.adopt(model, costs)
 
     def quote(self, job: Job[W]) -> Quote:
         """What `submit` would do, and what would come of it."""

@@ -1,5 +1,6 @@
 """The one use case behind every door: an image and options in, an answer out."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,12 @@ Image = bytes | NDArray[np.uint8]
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks: `listener` is told after each batch of views but the last; the door needs `reserve` seconds of the
-    budget to hand the answer out."""
+    budget to hand the answer out. The budget counts from `received` on, else from now."""
 
     request_id: str
     listener: Listener | None = None
     reserve: float = 0.0
+    received: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Predictor:
 
     def _jobs(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         plan = make_plan(model, options)
-        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
+        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve, caller.received)
         sources = [read_source(image, self.limits) for image in images]
         for source in sources:
             model.preprocessing.check(plan.views, source.size, self.limits)
@@ -129,7 +131,8 @@ class Predictor:
         return plan, deadline, self._engine.quote(job)
 
     def probe(self, name: str, image: bytes) -> None:
-        """Runs the plain view when nothing interactive waits, ill or not; counted nowhere. Raises any TTAError."""
+        """Runs the plain view when nothing interactive waits, ill or not; it is nobody's request. Raises any
+        TTAError."""
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
@@ -139,7 +142,8 @@ class Predictor:
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
-        self._engine.cancel(ticket.job)
+        if self._engine.cancel(ticket.job):
+            self._metrics.left(ticket.job.model)
 
 
 class _Tally:
@@ -200,12 +204,18 @@ def make_job(
         mandatory=plan.mandatory * layout.tiles,
         deadline=deadline.at,
         pixels=source.size.area,
-        nbytes=source.nbytes + layout.nbytes(plan),
+        nbytes=source.nbytes + layout.nbytes(plan) + _tensor_bytes(plan, source.size),
         priority=priority,
         patience=plan.model.config.budget.default_ms / 1e3,
         finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
         reserve=deadline.reserve,
     )
+
+
+def _tensor_bytes(plan: Plan, image: Size) -> int:
+    """What those take that have a value for every pixel, as an array and as what is sent."""
+    specs = [s for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
+    return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
 
 
 def read_source(image: Image, limits: Limits) -> Source:

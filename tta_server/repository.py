@@ -163,7 +163,7 @@ def load_uncalibrated(folder: Path) -> Model:
         kind = TASKS[config.task]
         preprocessing = _preprocessing(config.input, backend.signature, kind.can_tile)
         model = Model(
-            name=folder.resolve().name,
+            name=folder.absolute().name,
             version=version,
             config=config,
             task=kind(config.labels, config.output, backend.signature.outputs),

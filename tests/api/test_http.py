@@ -372,7 +372,7 @@ def test_who_leaves_makes_room(server: Server, client: httpx.Client) -> None:
             hasty.post(NUCLEI, content=image, params=PATIENT, timeout=httpx.Timeout(60, read=0.05))
 
     leave()
-    until(lambda: counted(client, "tta_errors_total", code="cancelled") == before + 1)
+    until(lambda: counted(client, "tta_errors_total", code="cancelled") > before)  # of other tests too
     until(lambda: counted(client, "tta_jobs") == 0)
 
 

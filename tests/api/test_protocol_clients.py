@@ -506,7 +506,7 @@ def test_a_version_may_be_named(triton: Triton) -> None:
 
 def test_too_little_time_is_told_at_once(triton: Triton) -> None:
     sentence = triton.refusal("nuclei", triton.images(sample("nuclei")), timeout=50)
-    assert "budget_ms" in sentence, sentence
+    assert "give a budget of at least" in sentence, sentence
 
 
 # ---- what is refused ----

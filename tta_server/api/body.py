@@ -9,7 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.api.reception import Intake
+from tta_server.api.reception import Held
 from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia
 
 MULTIPART_OVERHEAD = 16_384
@@ -19,7 +19,7 @@ WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 """What zlib calls the encodings; clients say deflate of either of its headers."""
 
 
-async def read_image(request: Request, limit: int, intake: Intake) -> bytes:
+async def read_image(request: Request, limit: int, held: Held) -> bytes:
     """The encoded image; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
 
     Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
@@ -27,21 +27,26 @@ async def read_image(request: Request, limit: int, intake: Intake) -> bytes:
     """
     kind = request.headers.get("content-type", "")
     if kind.split(";")[0].strip().lower() == "multipart/form-data":
-        body = await read_body(request, limit + MULTIPART_OVERHEAD, intake)
+        body = await read_body(request, limit + MULTIPART_OVERHEAD, held)
         return await _field(request, body, kind, limit)
-    return await read_body(request, limit, intake)
+    return await read_body(request, limit, held)
 
 
-async def read_body(request: Request, limit: int, intake: Intake) -> bytes:
+async def read_body(request: Request, limit: int, held: Held) -> bytes:
     """The whole body, inflated; raises as `read_image` does."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in (*WINDOWS, "identity"):
         raise UnsupportedMedia(f"the Content-Encoding {encoding[:64]!r} is not known here; gzip and deflate are")
-    body = await _read(request, limit, intake)
-    return body if encoding == "identity" else await asyncio.to_thread(inflated, body, encoding, limit)
+    body = await _read(request, limit, held)
+    if encoding == "identity":
+        return body
+    held.take(limit)
+    whole = await asyncio.to_thread(inflated, body, encoding, limit)
+    held.give_back(limit - len(whole) + len(body))
+    return whole
 
 
-async def _read(request: Request, limit: int, intake: Intake) -> bytes:
+async def _read(request: Request, limit: int, held: Held) -> bytes:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
         raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken")
@@ -50,12 +55,10 @@ async def _read(request: Request, limit: int, intake: Intake) -> bytes:
         async for chunk in request.stream():
             if len(body) + len(chunk) > limit:
                 raise TooLarge(f"the body has over {limit} bytes, the most taken")
-            intake.take(len(chunk))
+            held.take(len(chunk))
             body += chunk
     except ClientDisconnect:
         raise Cancelled("the client left before its image was read") from None
-    finally:
-        intake.give_back(len(body))
     return bytes(body)
 
 

@@ -32,6 +32,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._most = most
         self._receive_seconds = receive_seconds
         self._timer: asyncio.TimerHandle | None = None
+        self._cut: asyncio.TimerHandle | None = None
         self._in_head = True
         self._unmarked = 0
         self._marks = 0
@@ -50,6 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
+        self._uncut()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -116,6 +118,30 @@ class LimitedProtocol(HttpToolsProtocol):
         if rest:
             self.data_received(rest)
 
+    def pause_writing(self) -> None:
+        """The client does not read: it is cut off if it goes on like that."""
+        super().pause_writing()
+        self._cut_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._uncut()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():  # what is written still has to be read
+            self._cut_later()
+
+    def _cut_later(self) -> None:
+        if self._cut is None:
+            self._cut = self.loop.call_later(self._receive_seconds, self.transport.abort)
+
+    def _uncut(self) -> None:
+        if self._cut is not None:
+            self._cut.cancel()
+            self._cut = None
+
     def _mark(self) -> None:
         """What came is more than head."""
         self._marks += 1
@@ -159,6 +185,7 @@ class LimitedProtocol(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + more + b"\r\n" + body)
         self.transport.close()
+        self._cut_later()
 
     def _may_speak(self) -> bool:
         """Whether the next bytes that the client expects answer the request that is arriving."""

@@ -3,50 +3,70 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.api.access import Access
-from tta_server.api.grpc import SERVICE, Context, InferenceService
+from tta_server.api.errors import GRPC_STATUS
+from tta_server.api.grpc import SERVICE, Context, InferenceService, Message, Messages, only
 from tta_server.api.reception import Reception
 from tta_server.app import Application
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, TTAError
 
 FRAMING = 65_536
 """Bytes that a message may have besides its images."""
 IDLE_MS = 60_000
 """A connection without a call is closed after this time; clients open another one by themselves."""
+KEEPALIVE = (("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000))
+"""A client that has vanished without a word is found out."""
+WATCH_SHARE = 8
+"""One in so many calls may be a Watch."""
 WATCH_SECONDS = 0.5
 """Between two looks at what a Watch is told of."""
 
 
-class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Of the server (the empty name, or the service's), and of each model by its name."""
+class HealthService:
+    """Of the server (the empty name, or the service's), and of each model by its name. Asked without a key, so that no
+    more than a share of the calls may be Watches."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
+        self._watches = 0
 
-    async def Check(self, request: Any, context: Context) -> Any:
+    async def check(self, messages: Messages, context: Context) -> Message:
+        request = await self._only(messages, context)
         status = self._status(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service[:64]!r}")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
+    async def watch(self, messages: Messages, context: Context) -> AsyncIterator[Message]:
         """At once, and whenever it has changed."""
-        last = None
-        while True:
-            status = self._status(request.service)
-            if status is None:
-                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != last:
-                yield health_pb2.HealthCheckResponse(status=status)
-            last = status
-            await asyncio.sleep(WATCH_SECONDS)
+        if self._watches >= max(1, self._application.settings.max_connections // WATCH_SHARE):
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._watches} watch already, the most taken")
+        self._watches += 1
+        try:
+            request, last = await self._only(messages, context), None
+            while True:
+                status = self._status(request.service)
+                if status is None:
+                    status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+                if status != last:
+                    yield health_pb2.HealthCheckResponse(status=status)
+                last = status
+                await asyncio.sleep(WATCH_SECONDS)
+        finally:
+            self._watches -= 1
+
+    async def _only(self, messages: Messages, context: Context) -> Message:
+        try:
+            return await only(messages, self._application.settings.receive_seconds)
+        except TTAError as error:
+            await context.abort(GRPC_STATUS[error.code], str(error))
 
     def _status(self, service: str) -> int | None:
         application = self._application
@@ -79,11 +99,11 @@ def create_server(application: Application, reception: Reception, access: Access
             ("grpc.server_handshake_timeout_ms", round(settings.receive_seconds * 1e3)),
             ("grpc.max_connection_idle_ms", IDLE_MS),
             ("grpc.so_reuseport", 0),
+            *KEEPALIVE,
         ],
     )
     service = InferenceService(application, reception, access.keys)
-    server.add_generic_rpc_handlers([_handlers_of(service)])
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(application), server)
+    server.add_generic_rpc_handlers([_handlers_of(service), _health_handlers_of(HealthService(application))])
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     try:
@@ -100,16 +120,22 @@ def create_server(application: Application, reception: Reception, access: Access
 
 
 def _handlers_of(service: InferenceService) -> grpc.GenericRpcHandler:
-    """Of the methods that it has; ModelInfer is taken as a stream that holds one request."""
-    kinds = {
-        "ModelInfer": grpc.stream_unary_rpc_method_handler,
-        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler,
-    }
+    """Of the methods that it has; the others answer UNIMPLEMENTED."""
     handlers = {}
     for method in pb.DESCRIPTOR.services_by_name[SERVICE.rpartition(".")[2]].methods:
-        if not hasattr(service, method.name):
-            continue
-        make = kinds.get(method.name, grpc.unary_unary_rpc_method_handler)
         request, response = map(GetMessageClass, (method.input_type, method.output_type))
-        handlers[method.name] = make(getattr(service, method.name), request.FromString, response.SerializeToString)
+        kinds = request.FromString, response.SerializeToString
+        if method.name in service.methods:
+            handlers[method.name] = grpc.stream_unary_rpc_method_handler(partial(service.answer, method.name), *kinds)
+    streams = pb.ModelInferRequest.FromString, pb.ModelStreamInferResponse.SerializeToString
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(service.stream, *streams)
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+
+def _health_handlers_of(service: HealthService) -> grpc.GenericRpcHandler:
+    kinds = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
+    handlers = {
+        "Check": grpc.stream_unary_rpc_method_handler(service.check, *kinds),
+        "Watch": grpc.stream_stream_rpc_method_handler(service.watch, *kinds),
+    }
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)

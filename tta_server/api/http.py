@@ -1,5 +1,6 @@
 """The HTTP door: translates requests to the predictor and answers back, and nothing else."""
 
+import time
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from tta_server.api.body import read_image
 from tta_server.api.describe import describe_model, describe_policies, describe_quote
 from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
+from tta_server.api.protocol import Question
 from tta_server.api.protocol_docs import PROTOCOL_DOCS
 from tta_server.api.query import read_query, read_quote
 from tta_server.api.reception import Reception, Visit, new_id
@@ -135,15 +137,18 @@ class Door:
         if wants_picture and not model.task.has_picture:
             painted = " and include=drawing" if DRAWING in model.task.includes else ""
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{painted}")
-        image = await read_image(request, self._predictor.limits.max_bytes, self._reception.intake)
         progress = Progress() if "text/event-stream" in accept else None
-        tickets = await self._reception.submit(model, [image], options, request_id(request), progress)
+        with self._reception.intake.visit() as held:
+            image = await read_image(request, self._predictor.limits.max_bytes, held)
+            received = time.monotonic()
+            asked = Question(model, [image], options)
+            tickets = await self._reception.submit(asked, request_id(request), received, progress)
+        del image, asked  # the ticket's, until a slot has decoded it
         if progress is not None:
             leave = partial(self._predictor.cancel, tickets[0])
             return await stream(request, tickets[0], progress, leave, self._reception.answered, self._note)
         (answer,) = await self._reception.answers(tickets, disconnected(request))
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=timing(answer))
-        self._reception.answered(answer)
         self._reception.handed_out([answer])
         return response
 

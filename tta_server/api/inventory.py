@@ -9,7 +9,7 @@ from typing import Any
 from tta_server import __version__
 from tta_server.api.tensors import DATATYPES, IMAGE, PIXELS, specs_of
 from tta_server.app import Application
-from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
+from tta_server.errors import ConfigError, Disabled, InvalidInput, NotReady, UnknownModel
 from tta_server.repository import Model
 from tta_server.tasks.base import TensorSpec
 
@@ -108,11 +108,13 @@ def unload_model(application: Application, name: str) -> None:
 
 
 def _check_control(application: Application) -> None:
+    if not application.ready:
+        raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
     if not application.settings.model_control:
         raise Disabled("models are loaded and unloaded only where the server was started with --model-control")
 
 
-def describe_repository(application: Application, ready_only: object) -> list[dict[str, str]]:
+def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
     """Every model of the folder, loaded or not."""
     index = []
     for name in application.stored():

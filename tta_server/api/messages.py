@@ -12,18 +12,22 @@ from tta_server.errors import InvalidInput, TTAError
 
 FINAL = "triton_final_response"
 
+MOST_TENSORS = 64
+
 Parameter = bool | int | float | str
 
 
 def read_request(message: Any) -> InferRequest:
     """Raises InvalidInput."""
+    if len(message.inputs) > MOST_TENSORS or len(message.outputs) > MOST_TENSORS:
+        raise InvalidInput(f"a request has one input, and up to {MOST_TENSORS} outputs")
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidInput(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs")
     inputs = []
     for index, tensor in enumerate(message.inputs):
         refuse_foreign(tensor.parameters, tensor.name)
-        shape = read_shape(list(tensor.shape), tensor.name)
+        shape = read_shape(list(tensor.shape[:9]), tensor.name)
         data = raw[index] if raw else _contents(tensor)
         inputs.append(InputTensor(tensor.name, tensor.datatype, shape, data))
     for wish in message.outputs:
@@ -35,9 +39,8 @@ def read_request(message: Any) -> InferRequest:
 
 def _contents(tensor: Any) -> list[Any]:
     """The elements of a tensor that is typed instead of raw."""
-    if tensor.datatype == "BYTES":
-        return list(tensor.contents.bytes_contents)
-    values = tensor.contents.uint_contents or tensor.contents.int_contents
+    found = tensor.contents
+    values = found.bytes_contents if tensor.datatype == "BYTES" else found.uint_contents or found.int_contents
     if len(values) > MOST_VALUES:
         raise InvalidInput(
             f"{len(values)} values came one by one; at most {MOST_VALUES} are taken: use raw_input_contents"

@@ -53,7 +53,7 @@ class Question:
     model: Model
     images: Sequence[Image]
     options: Options
-    specs: Sequence[TensorSpec]
+    specs: Sequence[TensorSpec] = ()
 
 
 # ---- requests ----

@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from tta_server.answer import Answer
 from tta_server.app import Application
@@ -51,29 +52,54 @@ class Visit:
 
 
 class Intake:
-    """How many bytes are being read at all doors together: what is admitted is the scheduler's to count."""
+    """How many bytes are being read at all doors together, until they are admitted: then the scheduler counts them."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held = 0
 
-    def take(self, size: int) -> None:
+    @contextmanager
+    def visit(self) -> Iterator["Held"]:
+        """For one request; gives back all that it has taken."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            held.give_back(held.size)
+
+    def add(self, size: int) -> None:
         """Raises Overloaded."""
-        if self._held + size > self._most:
+        if size > 0 and self._held + size > self._most:
             raise Overloaded("too many bytes are being received at once; come back later", 1.0, "bytes")
         self._held += size
 
-    @contextmanager
-    def held(self, size: int) -> Iterator[None]:
+
+class Held:
+    """What one request holds of an Intake."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.size = 0
+
+    def take(self, size: int) -> None:
         """Raises Overloaded."""
-        self.take(size)
-        try:
-            yield
-        finally:
-            self.give_back(size)
+        self._intake.add(size)
+        self.size += size
 
     def give_back(self, size: int) -> None:
-        self._held -= size
+        self._intake.add(-size)
+        self.size -= size
+
+
+class Inquiry(Protocol):
+    """What `submit` takes: whom to ask what of which images."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def images(self) -> Sequence[Image]: ...
+    @property
+    def options(self) -> Options: ...
 
 
 class Reception:
@@ -93,14 +119,16 @@ class Reception:
         return RESERVE * self._handing_out.estimate(time.monotonic())
 
     async def submit(
-        self, model: Model, images: Sequence[Image], options: Options, request_id: str, listener: Listener | None = None
+        self, asked: Inquiry, request_id: str, received: float, listener: Listener | None = None
     ) -> list[Ticket]:
-        """A ticket for each image; raises as `Predictor.submit_all` does."""
-        caller = Caller(request_id, listener, self.reserve())
+        """A ticket for each image; raises as `Predictor.submit_all` does. `received` is when the request had arrived
+        whole, in seconds of the monotonic clock."""
+        caller = Caller(request_id, listener, self.reserve(), received)
+        submit = partial(self._predictor.submit_all, asked.model, asked.images, asked.options, caller)
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
-        if all(not isinstance(image, bytes) or image.startswith(b"\xff\xd8") for image in images):
-            return self._predictor.submit_all(model, images, options, caller)
-        return await asyncio.to_thread(self._predictor.submit_all, model, images, options, caller)
+        if all(not isinstance(image, bytes) or image.startswith(b"\xff\xd8") for image in asked.images):
+            return submit()
+        return await asyncio.to_thread(submit)
 
     async def answers(self, tickets: Sequence[Ticket], gone: Awaitable[None] | None = None) -> list[Answer]:
         """The answers, or the first error; unless the client leaves first, as `gone` tells or by the task's being
@@ -130,7 +158,9 @@ class Reception:
     def handed_out(self, answers: Sequence[Answer]) -> None:
         """Their bytes are on their way."""
         now = time.monotonic()
-        self._handing_out.observe(now - min(answer.made_at for answer in answers), now)
+        self._handing_out.observe(now - max(answer.made_at for answer in answers), now)
+        for answer in answers:
+            self.answered(answer)
 
     def answered(self, answer: Answer) -> None:
         receipt = answer.receipt

@@ -3,7 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -53,7 +54,7 @@ async def stream(
 ) -> Response:
     """The events as a response. What fails before the first event is raised; `leave` is called if the client does."""
     future = asyncio.wrap_future(ticket.future)
-    future.add_done_callback(_retrieved)
+    future.add_done_callback(retrieved)
     events = _events(ticket, future, progress)
     first = asyncio.ensure_future(anext(events))
     gone = asyncio.ensure_future(disconnected(request))
@@ -93,19 +94,20 @@ async def stream(
     return StreamingResponse(body(), media_type="text/event-stream", headers=HEADERS)
 
 
-def _retrieved(future: asyncio.Future[Answer]) -> None:
+def retrieved(future: asyncio.Future[Any]) -> None:
     """Looks at an error that nobody waits for any more, or asyncio would log it."""
     if not future.cancelled():
         future.exception()
 
 
-async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncIterator[bytes]:
-    async for partial in partials(ticket, answer, progress):
-        yield _event("partial", partial.to_dict())
+async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncGenerator[bytes, None]:
+    async with aclosing(partials(ticket, answer, progress)) as so_far:
+        async for partial in so_far:
+            yield _event("partial", partial.to_dict())
     yield _event("answer", answer.result().to_dict())
 
 
-async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncIterator[Answer]:
+async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncGenerator[Answer, None]:
     """What the views so far come to, until the answer is there."""
     while not answer.done():
         arrival = asyncio.ensure_future(progress.wait())

@@ -34,7 +34,7 @@ RECEIPT_SPEC = TensorSpec(RECEIPT, np.object_, (1,), usual=False)
 """Of each image its receipt as JSON; every task has it."""
 
 MOST_VALUES = 1_000_000
-"""Values that come one by one, in JSON or typed: Python takes 0.1 s for so many, in which nobody else is served."""
+"""Values that come one by one, in JSON or typed: Python takes up to 0.2 s for so many, and others wait so long."""
 
 Shape = tuple[int, ...]
 

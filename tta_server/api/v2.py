@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import time
 import zlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -33,10 +35,12 @@ from tta_server.api.wire import (
     read_infer,
     read_object,
     read_raw,
+    read_switch,
     write_infer,
 )
 from tta_server.app import Application
 from tta_server.errors import NotReady
+from tta_server.predictor import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
@@ -90,17 +94,22 @@ class ProtocolDoor:
         self._reception.check_ready()
         name, version = _model_of(request)
         find_model(self._application, name, version)
-        body = await read_body(request, self._predictor.limits.max_bytes, self._reception.intake)
-        envelope, question = await aside(len(body), lambda: self._understood(request, body))
-        request_id: str = request.state.request_id
-        tickets = await self._reception.submit(question.model, question.images, question.options, request_id)
+        envelope, question, tickets = await self._admitted(request)
         answers = await self._reception.answers(tickets, disconnected(request))
-        size = sum(array.nbytes for answer in answers for array in answer.tensors.values())
+        size = sum(answer.nbytes for answer in answers)
         response = await aside(size, lambda: _written(request, envelope, question, answers))
-        for answer in answers:
-            self._reception.answered(answer)
         self._reception.handed_out(answers)
         return response
+
+    async def _admitted(self, request: Request) -> tuple[Envelope, Question, list[Ticket]]:
+        """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
+        with self._reception.intake.visit() as held:
+            body = await read_body(request, self._predictor.limits.max_bytes, held)
+            received = time.monotonic()
+            envelope, question = await aside(len(body), lambda: self._understood(request, body))
+            tickets = await self._reception.submit(question, request.state.request_id, received)
+        envelope = replace(envelope, request=replace(envelope.request, inputs=()))
+        return envelope, replace(question, images=()), tickets
 
     def _understood(self, request: Request, body: bytes) -> tuple[Envelope, Question]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
@@ -145,7 +154,8 @@ class ProtocolDoor:
 
     async def index(self, request: Request) -> Response:
         told = await self._told(request)
-        return JSONResponse(await asyncio.to_thread(describe_repository, self._application, told.get("ready")))
+        ready = read_switch(told, "ready")
+        return JSONResponse(await asyncio.to_thread(describe_repository, self._application, ready))
 
     async def load(self, request: Request) -> Response:
         await self._told(request)
@@ -159,8 +169,8 @@ class ProtocolDoor:
 
     async def _told(self, request: Request) -> dict[str, Any]:
         """A body of JSON, which may be empty."""
-        body = await read_body(request, 10_000, self._reception.intake)
-        return read_object(body or b"{}")
+        with self._reception.intake.visit() as held:
+            return read_object(await read_body(request, 10_000, held) or b"{}")
 
 
 def _model_of(request: Request) -> tuple[str, str]:

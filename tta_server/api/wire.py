@@ -61,8 +61,8 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
     if not isinstance(identity, str):
         raise InvalidInput(f"id is a text, not {str(identity)[:64]}")
     request = InferRequest(model, version, inputs, list(wishes), parameters, identity)
-    everything = _switch(parameters, "binary_data_output", False)
-    binary = {name: _switch(wish, "binary_data", everything) for name, wish in wishes.items()}
+    everything = read_switch(parameters, "binary_data_output")
+    binary = {name: read_switch(wish, "binary_data", everything) for name, wish in wishes.items()}
     return Envelope(request, binary, everything)
 
 
@@ -110,7 +110,8 @@ def _parameters(told: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _switch(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
+def read_switch(parameters: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    """Raises InvalidInput."""
     value = parameters.get(key, default)
     if not isinstance(value, bool):
         raise InvalidInput(f"{key} is true or false, not {str(value)[:64]}")
@@ -151,6 +152,11 @@ def write_infer(
             chunks.append(tensor.raw())
             entry["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
+            if tensor.array.size > MOST_VALUES:
+                raise InvalidInput(
+                    f"{tensor.name} has {tensor.array.size} values; at most {MOST_VALUES} are told in JSON: ask for "
+                    "binary_data"
+                )
             entry["data"] = tensor.listed()
         entries.append(entry)
     told = {

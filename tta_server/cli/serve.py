@@ -166,7 +166,7 @@ class Server(uvicorn.Server):
             await warming
             await asyncio.to_thread(self._application.close)
             if self._grpc:
-                await self._grpc.server.stop(grace=1)
+                await self._grpc.server.stop(grace=0.5)
 
     def _warm(self) -> None:
         try:
@@ -198,7 +198,13 @@ class Server(uvicorn.Server):
         uvicorn would cut him off."""
         if self._warmed:
             threading.Thread(target=self._application.close, name="drain", daemon=True).start()
+        stopping = None
+        if self._grpc:
+            grace = self._application.settings.drain_seconds + 1
+            stopping = asyncio.create_task(self._grpc.server.stop(grace))
         await super().shutdown(sockets)
+        if stopping:
+            await stopping
 
     def _give_up(self) -> None:
         """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
