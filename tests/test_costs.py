@@ -24,6 +24,28 @@ def seen(costs: CostModel, values: list[float], n: int = 1, now: float = 0.0) ->
     return costs
 
 
+# ---- a model that is loaded anew ----
+
+
+def test_what_is_adopted_takes_the_place_of_all_that_was_known_of_a_model() -> None:
+    wide, other = Bucket("m", 100, 200), Bucket("n", 100, 100)
+    costs = warmed()
+    costs.warm(other, {1: 0.5})
+    for model in ("m", "n"):
+        costs.warm_stage("decode", model, 0, 0.5)
+    seen(costs, [9.0] * ENOUGH)
+    costs.observe(wide, 1, 9.0, 0.0)
+    fresh = warmed({1: 0.002, 2: 0.002})
+    fresh.warm_stage("decode", "m", 0, 0.001)
+    costs.adopt("m", fresh)
+    assert costs.seconds(A, 1, 0.0) == fresh.seconds(A, 1, 0.0)
+    assert costs.seconds(wide, 1, 0.0) == fresh.seconds(wide, 1, 0.0)
+    assert costs.knee(A) == 2
+    assert costs.stage_seconds("decode", "m", 0, 0.0) == pytest.approx(0.001 * MARGIN)
+    assert costs.seconds(other, 1, 0.0) == 0.5 * MARGIN
+    assert costs.stage_seconds("decode", "n", 0, 0.0) == pytest.approx(0.5 * MARGIN)
+
+
 # ---- laws ----
 
 

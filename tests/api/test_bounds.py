@@ -1,0 +1,258 @@
+"""Nobody can hold what is everybody's: connections, calls, memory, budgets, the loading of models."""
+
+import asyncio
+import os
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+from starlette.requests import Request
+from tritonclient.grpc import service_pb2 as pb
+
+from tests import pictures
+from tests.api.test_connections import connected, post
+from tests.serving import PATIENCE, Server, models_folder, until
+from tta_server.answer import Answer, Receipt
+from tta_server.api.body import read_body
+from tta_server.api.inventory import load_model, unload_model
+from tta_server.api.messages import MOST_TENSORS, read_request
+from tta_server.api.protocol import InferRequest
+from tta_server.api.reception import Held, Intake, Reception
+from tta_server.api.tensors import MOST_VALUES, OutputTensor
+from tta_server.api.wire import Envelope, write_infer
+from tta_server.app import Application, Settings
+from tta_server.errors import InvalidInput, NotReady, Overloaded
+from tta_server.plan import Options
+from tta_server.policies import preset
+from tta_server.predictor import Caller
+
+SERVICE = "/inference.GRPCInferenceService/"
+KEY = "0123456789abcdef"
+WATCHES = 2
+"""One in eight of 20 calls."""
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Takes few connections and calls, with a key, and gives a request a second to arrive."""
+    folder = tmp_path_factory.mktemp("locked")
+    (folder / "keys").write_text(KEY)
+    arguments = ("--port", "0", "--models", str(models_folder(folder, "cifar10", "nuclei")), "--max-connections", "20")
+    with Server(*arguments, "--receive-seconds", "1", "--keys", str(folder / "keys")) as running:
+        assert running.url
+        yield running
+
+
+@pytest.fixture
+def channel(locked: Server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(locked.grpc) as opened:
+        yield opened
+
+
+class Silence:
+    """Messages of a call that never come."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def __iter__(self) -> Iterator[Any]:
+        self.ended.wait(PATIENCE)
+        yield from ()
+
+
+# ---- calls and connections ----
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [
+        (f"{SERVICE}ModelInfer", grpc.StatusCode.UNAUTHENTICATED),
+        (f"{SERVICE}ModelMetadata", grpc.StatusCode.UNAUTHENTICATED),
+        (f"{SERVICE}ServerLive", grpc.StatusCode.DEADLINE_EXCEEDED),
+        ("/grpc.health.v1.Health/Check", grpc.StatusCode.DEADLINE_EXCEEDED),
+        ("/grpc.health.v1.Health/Watch", grpc.StatusCode.DEADLINE_EXCEEDED),
+    ],
+)
+def test_a_call_that_sends_nothing_ends(channel: grpc.Channel, method: str, code: grpc.StatusCode) -> None:
+    """At once where it has no key, else when its message should be here."""
+    silence = Silence()
+    call = channel.stream_stream(method)(iter(silence), timeout=PATIENCE)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call)
+    silence.ended.set()
+    assert caught.value.code() is code
+
+
+def test_few_calls_may_be_watches(channel: grpc.Channel) -> None:
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch", health_pb2.HealthCheckRequest.SerializeToString)
+    with ExitStack() as open_ones:
+        for _ in range(WATCHES):
+            call = watch(health_pb2.HealthCheckRequest())
+            open_ones.callback(call.cancel)
+            next(call)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(health_pb2.HealthCheckRequest()))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def watched() -> bool:
+        call = watch(health_pb2.HealthCheckRequest())
+        try:
+            return bool(next(call))
+        except grpc.RpcError:
+            return False
+        finally:
+            call.cancel()
+
+    until(watched)
+
+
+def test_who_does_not_read_the_answer_is_cut_off(locked: Server) -> None:
+    """It has 12 MB, more than what a connection takes without its client."""
+    body = pictures.encoded(np.zeros((1024, 1024, 3), np.uint8))
+    head = (
+        b'{"parameters":{"timeout":50000000,"tta_max_views":1},"outputs":[{"name":"PROBABILITIES",'
+        b'"parameters":{"binary_data":true}}],"inputs":[{"name":"IMAGE","datatype":"BYTES","shape":[1],'
+        b'"parameters":{"binary_data_size":%d}}]}' % (len(body) + 4)
+    )
+    whole = head + len(body).to_bytes(4, "little") + body
+    more = (f"Inference-Header-Content-Length: {len(head)}", f"Authorization: Bearer {KEY}")
+    open_files = f"/proc/{locked.process.pid}/fd"
+    before = len(os.listdir(open_files))
+    with connected(locked) as line:
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.send(post("/v2/models/nuclei/infer", whole, *more))
+        assert line.heard(PATIENCE)
+        assert line.socket.recv(15) == b"HTTP/1.1 200 OK"
+        until(lambda: len(os.listdir(open_files)) == before)
+
+
+# ---- memory ----
+
+
+def request_of(body: bytes, **headers: str) -> Request:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    listed = [(key.replace("_", "-").encode(), value.encode()) for key, value in headers.items()]
+    return Request({"type": "http", "headers": listed}, receive)
+
+
+def test_a_body_is_held_until_its_visit_ends() -> None:
+    intake = Intake(100)
+    with intake.visit() as held:
+        assert asyncio.run(read_body(request_of(b"x" * 60), 100, held)) == b"x" * 60
+        assert held.size == 60
+        with pytest.raises(Overloaded), intake.visit() as other:
+            asyncio.run(read_body(request_of(b"x" * 60), 100, other))
+    with intake.visit() as held:
+        held.take(100)
+
+
+def test_a_compressed_body_is_held_inflated() -> None:
+    body = zlib.compress(bytes(90))
+    held = Held(Intake(100 + len(body)))
+    assert asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, held)) == bytes(90)
+    assert held.size == 90
+    with pytest.raises(Overloaded):  # as much as it might inflate to
+        asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, Held(Intake(99))))
+
+
+def test_an_answer_of_many_values_is_not_told_in_json() -> None:
+    tensor = OutputTensor("MASK", np.zeros((1, MOST_VALUES + 1), np.uint8))
+    envelope = Envelope(InferRequest("m", "", []), {})
+    with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* ask for binary_data"):
+        write_infer(envelope, "1", [tensor], {})
+    body, head = write_infer(Envelope(envelope.request, {"MASK": True}), "1", [tensor], {})
+    assert len(body) == head + MOST_VALUES + 1
+
+
+def test_what_is_sent_in_a_messages_many_parts_is_bounded() -> None:
+    with pytest.raises(InvalidInput, match="one input"):
+        read_request(pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * (MOST_TENSORS + 1)))
+    tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1] * 1_000_000)
+    with pytest.raises(InvalidInput, match="the shape of IMAGE"):
+        read_request(pb.ModelInferRequest(inputs=[tensor]))
+    many = pb.InferTensorContents(bytes_contents=[b""] * (MOST_VALUES + 1))
+    tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1], contents=many)
+    with pytest.raises(InvalidInput, match="1000001 values"):
+        read_request(pb.ModelInferRequest(inputs=[tensor]))
+
+
+# ---- an application of its own ----
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Iterator[Application]:
+    settings = Settings(models=models_folder(tmp_path, "cifar10"), slots=2, model_control=True, drain_seconds=1)
+    opened = Application.load(settings)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def test_models_are_loaded_only_when_all_are_warm(application: Application) -> None:
+    with pytest.raises(NotReady):
+        load_model(application, "cifar10")
+    with pytest.raises(NotReady):
+        unload_model(application, "cifar10")
+    application.warm()
+    load_model(application, "cifar10")
+    application.retire()
+    assert not application.ready
+    with pytest.raises(NotReady):
+        load_model(application, "cifar10")
+
+
+def test_one_model_is_loaded_at_a_time(application: Application) -> None:
+    application.warm()
+    both = threading.Barrier(2)
+
+    def load(_: int) -> str:
+        both.wait(PATIENCE)
+        try:
+            application.load_model("cifar10")
+        except Overloaded as refusal:
+            return str(refusal)
+        return "loaded"
+
+    with ThreadPoolExecutor(2) as clients:
+        outcomes = sorted(clients.map(load, range(2)))
+    assert outcomes == ["a model is being loaded; come back when that is done", "loaded"]
+
+
+def test_a_model_goes_by_the_name_of_its_link(application: Application) -> None:
+    application.warm()
+    (application.settings.models / "small").symlink_to(application.settings.models / "cifar10")
+    application.load_model("small")
+    (ticket,) = application.predictor.submit_all(
+        application.models["small"], [pictures.png(32, 32)], Options(budget_ms=5000), Caller("test")
+    )
+    assert ticket.future.result().model == "small"
+
+
+def test_a_budget_counts_from_when_the_request_was_received(application: Application) -> None:
+    application.warm()
+    options = Options(budget_ms=5000)
+    caller = Caller("test", received=time.monotonic() - 1)
+    (ticket,) = application.predictor.submit_all(application.models["cifar10"], [pictures.png(32, 32)], options, caller)
+    assert ticket.future.result().receipt.elapsed_ms > 1000
+
+
+def test_a_batch_whose_images_are_done_one_after_another_takes_nobodys_budget(application: Application) -> None:
+    reception = Reception(application)
+    receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
+    for _ in range(50):
+        now = time.monotonic()
+        reception.handed_out([Answer("m", "1", "t", {}, receipt, made_at=now - late) for late in (9, 5, 0)])
+    assert reception.reserve() < 1
