@@ -72,8 +72,11 @@ class Triton:
                 return getattr(client, method)(*args, **options)
 
         async def run() -> Any:
-            async with make(self.address) as client:
-                return await getattr(client, method)(*args, **options)
+            try:
+                async with make(self.address) as client:
+                    return await getattr(client, method)(*args, **options)
+            finally:
+                await asyncio.sleep(0)  # aiohttp's connections close at the loop's next turn
 
         if not method.startswith("is_"):
             return asyncio.run(run())

@@ -1,4 +1,4 @@
-"""What every door does with a request, whatever its protocol: submit, wait, let go, keep the books."""
+"""What every door does with a request, whatever its protocol: count its bytes, submit, wait, let go, keep the books."""
 
 import asyncio
 import json
@@ -10,15 +10,14 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tta_server.answer import Answer
+from tta_server.api.protocol import Question
 from tta_server.app import Application
 from tta_server.costs import Track
 from tta_server.errors import Cancelled, NotReady, Overloaded, TTAError
-from tta_server.plan import Options
-from tta_server.predictor import Caller, Image, Ticket
-from tta_server.repository import Model
+from tta_server.predictor import Caller, Ticket
 from tta_server.work import Listener
 
 log = logging.getLogger("tta_server.requests")
@@ -91,17 +90,6 @@ class Held:
         self.size -= size
 
 
-class Inquiry(Protocol):
-    """What `submit` takes: whom to ask what of which images."""
-
-    @property
-    def model(self) -> Model: ...
-    @property
-    def images(self) -> Sequence[Image]: ...
-    @property
-    def options(self) -> Options: ...
-
-
 class Reception:
     def __init__(self, application: Application) -> None:
         self.intake = Intake(application.settings.max_waiting_mb * 1_000_000)
@@ -119,7 +107,7 @@ class Reception:
         return RESERVE * self._handing_out.estimate(time.monotonic())
 
     async def submit(
-        self, asked: Inquiry, request_id: str, received: float, listener: Listener | None = None
+        self, asked: Question, request_id: str, received: float, listener: Listener | None = None
     ) -> list[Ticket]:
         """A ticket for each image; raises as `Predictor.submit_all` does. `received` is when the request had arrived
         whole, in seconds of the monotonic clock."""
