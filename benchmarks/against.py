@@ -40,7 +40,7 @@ def checkout(commit: str) -> Iterator[Path]:
 def served(tree: Path) -> Iterator[int]:
     """The port of that tree's own server, ready."""
     command = [sys.executable, "-m", "tta_server", "serve", "--port", "0", "--models", str(tree / "models")]
-    env = os.environ | {"PYTHONPATH": str(tree)}
+    env = os.environ | {"PYTHONPATH": str(tree), "TTA_GRPC_PORT": "0"}
     process = subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
