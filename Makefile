@@ -1,7 +1,7 @@
 # make run    serve the bundled models on http://127.0.0.1:8000 (CPU)
 # make test   the tests
 # make check  format, lint, types, layers
-# make bench  speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 40 minutes
+# make bench  speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
 # make load   half a minute of mixed users (locust) against a server of its own
 # make openloop   goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
