@@ -40,7 +40,10 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
         ".venv/bin/tta-server", f"{sys.executable} -m tta_server"
     )
     command = ["bash", "-e", "-c", script.replace("curl ", "curl --silent --show-error ")]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=100)
+    for _ in range(5):  # a budget of 30 ms is not always kept on a machine that is busy
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=100)
+        if '"deadline_exceeded"' not in done.stdout:
+            break
     assert done.returncode == 0, done.stderr
     assert '"error"' not in done.stdout
     if "event-stream" in block:
