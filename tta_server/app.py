@@ -22,7 +22,7 @@ from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, Overloaded, UnknownModel
+from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
@@ -149,6 +149,11 @@ class Application:
     def ready(self) -> bool:
         """Whether requests are taken."""
         return self._warmed and not self.closing
+
+    def check_ready(self) -> None:
+        """Raises NotReady."""
+        if not self.ready:
+            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
 
     def stored(self) -> list[str]:
         """The models of the folder by name, loaded or not."""

@@ -209,7 +209,7 @@ class InferenceService:
         self, call: Call, request: Message, listener: Listener | None = None
     ) -> tuple[Question, list[Ticket]]:
         """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
-        self._reception.check_ready()
+        self._application.check_ready()
         with self._reception.intake.visit() as held:
             size = request.ByteSize()
             held.take(size)

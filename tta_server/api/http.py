@@ -128,7 +128,7 @@ class Door:
         self._reception = reception
 
     async def predict(self, request: Request) -> Response:
-        self._reception.check_ready()
+        self._application.check_ready()
         name = request.path_params["name"]
         model = self._predictor.model(name)
         options = read_query(request)
@@ -161,7 +161,7 @@ class Door:
         return describe_model(self._predictor.model(name))
 
     async def quote(self, request: Request) -> Response:
-        self._reception.check_ready()
+        self._application.check_ready()
         name = request.path_params["name"]
         self._predictor.model(name)
         size, options = read_quote(request)
@@ -174,7 +174,7 @@ class Door:
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, str]:
-        self._reception.check_ready()
+        self._application.check_ready()
         if ill := self._application.health.ill:
             raise NotReady(f"{', '.join(sorted(ill))} fails time after time; it is tried again every second")
         return {"status": "ready"}

@@ -9,7 +9,7 @@ from typing import Any
 from tta_server import __version__
 from tta_server.api.tensors import DATATYPES, IMAGE, PIXELS, specs_of
 from tta_server.app import Application
-from tta_server.errors import ConfigError, Disabled, InvalidInput, NotReady, UnknownModel
+from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
 from tta_server.repository import Model
 from tta_server.tasks.base import TensorSpec
 
@@ -98,7 +98,17 @@ def load_model(application: Application, name: str) -> None:
         application.load_model(name)
     except ConfigError as mistake:
         log.error("%s is not loaded: %s", name, mistake)
-        raise InvalidInput(str(mistake).replace(f"{application.settings.models}/", "")) from None
+        raise InvalidInput(_without_insides(mistake).replace(f"{application.settings.models}/", "")) from None
+
+
+def _without_insides(mistake: ConfigError) -> str:
+    """Its sentence without the words of the libraries that it comes from."""
+    sentence, cause = str(mistake), mistake.__cause__
+    while cause is not None:
+        words = str(cause).partition("\n")[0]
+        sentence = sentence.replace(words, "the server's log says why") if words else sentence
+        cause = cause.__cause__
+    return sentence
 
 
 def unload_model(application: Application, name: str) -> None:
@@ -108,8 +118,7 @@ def unload_model(application: Application, name: str) -> None:
 
 
 def _check_control(application: Application) -> None:
-    if not application.ready:
-        raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
+    application.check_ready()
     if not application.settings.model_control:
         raise Disabled("models are loaded and unloaded only where the server was started with --model-control")
 

@@ -16,7 +16,7 @@ from tta_server.answer import Answer
 from tta_server.api.protocol import Question
 from tta_server.app import Application
 from tta_server.costs import Track
-from tta_server.errors import Cancelled, NotReady, Overloaded, TTAError
+from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.predictor import Caller, Ticket
 from tta_server.work import Listener
 
@@ -96,10 +96,6 @@ class Reception:
         self._application = application
         self._predictor = application.predictor
         self._handing_out = Track(HANDING_OUT)
-
-    def check_ready(self) -> None:
-        if not self._application.ready:
-            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
 
     def reserve(self) -> float:
         """Seconds from an answer made to its bytes written, as many before the request was seen, and as many for what

@@ -91,7 +91,7 @@ class ProtocolDoor:
     # ---- infer ----
 
     async def infer(self, request: Request) -> Response:
-        self._reception.check_ready()
+        self._application.check_ready()
         name, version = _model_of(request)
         find_model(self._application, name, version)
         envelope, question, tickets = await self._admitted(request)
@@ -131,7 +131,7 @@ class ProtocolDoor:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        self._reception.check_ready()
+        self._application.check_ready()
         return JSONResponse({"ready": True})
 
     async def metadata(self, request: Request) -> Response:
