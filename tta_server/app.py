@@ -98,13 +98,13 @@ class Application:
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
         self.health = Health()
-        self.on_stuck: Callable[[], None] = lambda: None
+        self.on_fatal: Callable[[str], None] = lambda reason: None
         self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             self._runners,
             self.metrics,
             self.health,
-            lambda: self.on_stuck(),
+            lambda reason: self.on_fatal(reason),
         )
         self.predictor = Predictor(
             self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics

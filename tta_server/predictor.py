@@ -78,6 +78,7 @@ class Predictor:
     def submit_all(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
         """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
         Raises InvalidInput, UnsupportedMedia, TooLarge, Overloaded or NotReady at once."""
+        self._engine.check()
         started = time.monotonic()
         try:
             self._check_well(model.name)
@@ -99,19 +100,14 @@ class Predictor:
         return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageWork]]) -> None:
-        admitted = []
         try:
-            for job in jobs:
-                self._engine.submit(job)
-                admitted.append(job)
-        except TTAError as error:
-            for job in admitted:
-                self._engine.cancel(job)
-            if isinstance(error, Overloaded):
-                self._metrics.refused(name, error.reason)
-            if isinstance(error, BudgetTooSmall):
-                self._metrics.refused(name, "budget")
-                self._health.doubt(name)
+            self._engine.submit(jobs)
+        except Overloaded as error:
+            self._metrics.refused(name, error.reason)
+            raise
+        except BudgetTooSmall:
+            self._metrics.refused(name, "budget")
+            self._health.doubt(name)
             raise
 
     def _check_well(self, name: str) -> None:
@@ -137,7 +133,7 @@ class Predictor:
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
-        self._engine.submit(job)
+        self._engine.submit([job])
         job.work.future.result()
 
     def cancel(self, ticket: Ticket) -> None:

@@ -232,7 +232,7 @@ class InferenceService:
     # ---- what there is ----
 
     async def _live(self, call: Call, request: Message) -> Message:
-        return pb.ServerLiveResponse(live=not self._application.health.stuck_slots)
+        return pb.ServerLiveResponse(live=not self._application.health.fatal)
 
     async def _ready(self, call: Call, request: Message) -> Message:
         return pb.ServerReadyResponse(ready=self._application.ready)

@@ -169,8 +169,8 @@ class Door:
         return JSONResponse(describe_quote(size, *self._predictor.quote(name, size, options, caller)))
 
     async def live(self) -> dict[str, str]:
-        if stuck := self._application.health.stuck_slots:
-            raise NotReady(f"slots {', '.join(map(str, stuck))} are stuck; the server is about to end")
+        if reason := self._application.health.fatal:
+            raise NotReady(reason)
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, str]:

@@ -27,7 +27,7 @@ from tta_server.api.http import create_app
 from tta_server.api.reception import Reception
 from tta_server.app import Application, Settings, available_cores
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
-from tta_server.errors import BackendFailed, ConfigError
+from tta_server.errors import ConfigError, InternalError
 
 FILES = 65_536
 
@@ -129,7 +129,7 @@ class Server(uvicorn.Server):
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         self._warmed = False
-        application.on_stuck = self._give_up
+        application.on_fatal = self._give_up
         self._reception = Reception(application)
         self._access = access
         self._grpc: Listener | None = None
@@ -206,9 +206,9 @@ class Server(uvicorn.Server):
         if stopping:
             await stopping
 
-    def _give_up(self) -> None:
-        """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
-        self.failure = BackendFailed("a slot is stuck in a model's run and can't be freed: the server has to end")
+    def _give_up(self, reason: str) -> None:
+        """Only a new process helps: end this one, and exit with an error."""
+        self.failure = InternalError(reason)
         self._application.retire()
         self.should_exit = True
 
