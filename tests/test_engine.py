@@ -1,5 +1,6 @@
 """The engine with hand-written works and runners: whatever they do, each job is settled exactly once."""
 
+import os
 import re
 import threading
 import time
@@ -195,6 +196,79 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
     engine.drain(PATIENCE)
     assert all(len(work.outcomes) == 1 for work in works)
     assert all(isinstance(outcome, StopReason | TTAError) for outcome in outcomes)
+
+
+def test_jobs_of_one_request_are_admitted_all_or_none(opened: Opener) -> None:
+    """No slot may start one of them before the last is admitted."""
+    decoded = threading.Event()
+    engine = opened(slots=2, view_ms=100, bounds=Bounds(jobs=8))
+    for _ in range(20):
+        works = [PaperWork(decoded.set) for _ in range(9)]
+        with pytest.raises(Overloaded):
+            engine.submit([job(work) for work in works])
+    after = PaperWork()
+    engine.submit([job(after)])
+    assert after.outcome is StopReason.ALL_VIEWS
+    assert not decoded.is_set()
+    assert engine.backlog().jobs == 0
+
+
+def test_closing_after_an_early_answer_tells_of_no_failed_batch(
+    opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view that runs for nobody any more is ended when the engine closes: nothing went wrong."""
+    metrics, runner = Metrics(), EndlessRunner(0)
+    engine = opened(runner=runner, slots=1, metrics=metrics)
+    work = PaperWork()
+    leaving = job(work)
+    engine.submit([leaving])
+    assert runner.started.wait(PATIENCE)
+    engine.cancel(leaving)
+    engine.drain(PATIENCE)
+    assert runner.told == 1
+    assert faults(metrics) == {}
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:
+    """The second view is thought to take 20 s, and one job's run holds the only other slot: the first job gets no more
+    views in time, which the clock finds out."""
+    threads: list[str] = []
+
+    class Named(PaperWork):
+        def settle(self, outcome: StopReason | TTAError) -> None:
+            threads.append(threading.current_thread().name)
+            super().settle(outcome)
+
+    work = Named()
+    opened(slots=2, view_ms=50).submit([job(work, views=200, budget=1.0)])
+    assert isinstance(work.outcome, StopReason)
+    assert threads[0].startswith("slot-")
+
+
+# ---- processes ----
+
+
+def test_after_a_fork_it_says_so_and_takes_no_lock(opened: Opener) -> None:
+    engine = opened()
+    with engine._lock:  # as a slot's thread may hold it while the process forks
+        child = os.fork()
+        if child == 0:
+            os._exit(_in_the_child(engine))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    work = PaperWork()
+    engine.submit([job(work)])
+    assert work.outcome is StopReason.ALL_VIEWS
+
+
+def _in_the_child(engine: Engine[PaperWork]) -> int:
+    try:
+        engine.submit([job(PaperWork())])
+    except NotReady as error:
+        engine.drain(PATIENCE)
+        return 0 if "fork" in str(error) else 1
+    return 2
 
 
 # ---- faults ----

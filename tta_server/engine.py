@@ -344,7 +344,7 @@ class Engine(Generic[W]):
             self._settle(finished)
             for step, abort in overdue:
                 model = step.bucket.model if isinstance(step, Batch) else step.job.model
-                log.error("slot %s: %s runs far longer than the estimated %.3f s", step.slot, model, step.estimate)
+                log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, model, step.estimate)
                 _request_all([abort])
             if stuck:
                 self._give_up(stuck)
