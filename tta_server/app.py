@@ -31,10 +31,11 @@ from tta_server.plan import forget_plans
 from tta_server.predictor import Caller, Predictor
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
+from tta_server.runner import ModelRunner
 from tta_server.scheduler import Scheduler
 from tta_server.statistics import Statistics
 from tta_server.warmup import warm_up
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.work import ImageWork
 
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))

@@ -12,7 +12,7 @@ from tta_server.admission import Admission
 from tta_server.agenda import Agenda, Watch
 from tta_server.costs import Bucket, CostModel
 from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, TTAError
-from tta_server.jobs import Backlog, Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Phase, Quote, Step
+from tta_server.jobs import Backlog, Batch, Bounds, Decode, Failed, Finished, Job, Merged, Outcome, Phase, Quote, Step
 from tta_server.line import Line
 from tta_server.newcomers import Newcomers
 from tta_server.prices import EPSILON, Prices, Slots, each_job
@@ -266,6 +266,8 @@ class Scheduler(Generic[W]):
         job.lost += 1
         if view >= job.mandatory:
             return []
+        if isinstance(outcome, Failed):
+            return self._finish(job, outcome.error)
         return self._finish(job, BackendFailed("the model's output for a mandatory view holds NaN or infinity"))
 
     def finished(self, job: Job[W], seconds: float, now: float) -> None:

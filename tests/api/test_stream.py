@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import load_model
-from tta_server.work import ModelRunner, Snapshot
+from tta_server.runner import ModelRunner
 
 STREAM = {"Accept": "text/event-stream"}
 PATIENT = {"budget_ms": "10000", "min_views": "all"}
@@ -241,16 +242,20 @@ def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path
     """The plain view of one gives NaN, and rides with that of another."""
     model = load_model(trap_model(tmp_path / "crowd", batch="n"))
     plan = make_plan(model, Options())
-    heard: list[Snapshot] = []
+    heard: list[int] = []
     works = []
-    for image in (trap(), trap("nan")):
-        caller = Caller("test", heard.append)
+    for number, image in enumerate((trap(), trap("nan"))):
+        caller = Caller("test", partial(heard.append, number))
         works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
         works[-1].decode()
     sound, lost = ModelRunner().run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
     assert lost is LOST
-    assert [len(snapshot.views) for snapshot in heard] == [1]
+    assert heard == [0]
+    seen, answer = works[0].partial(0)
+    assert (seen, [view["name"] for view in answer.receipt.views]) == (1, ["plain"])
+    assert works[0].partial(seen) is None
+    assert works[1].partial(0) is None
 
 
 # ---- the log ----
