@@ -231,6 +231,13 @@ def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
     assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
 
 
+def test_a_listener_hears_once_of_a_batch_with_several_views_of_its_job(toy: Model) -> None:
+    heard: list[int] = []
+    work = job(toy, SOUND, Metrics(), lambda: heard.append(1))
+    ModelRunner().run([(work, 0), (work, 0)])
+    assert heard == [1]
+
+
 # ---- what concerns the whole batch ----
 
 

@@ -46,6 +46,7 @@ class ModelRunner:
             work.spent(
                 (written - start) / len(items), (inferred - written) / len(items), (merged - inferred) / len(items)
             )
+        for work in dict.fromkeys(work for work, _ in items):
             work.tell()
         return outcomes
 

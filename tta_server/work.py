@@ -86,7 +86,7 @@ class ImageWork:
         self._waiting = set(range(len(layout.placements)))
         self._dropped = 0
         self._open: float | None = None
-        self._stop: StopReason | None = None
+        self._stops = False
         self._settled = False
         self._has_logged = False
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -164,11 +164,13 @@ class ImageWork:
             return Merged()
         try:
             worth = self.plan.worth(self.margin(), views)
-            self._stop = self.plan.rule.decide(self)
+            stop = self.plan.rule.decide(self)
         except Exception as error:  # noqa: BLE001
             self._log_once("whether to stop could not be decided", error)
             return Merged()
-        return Merged(worth, self._stop)
+        mandatory = range(self.plan.mandatory * self.layout.tiles)
+        self._stops = stop is not None and self._waiting.isdisjoint(mandatory)
+        return Merged(worth, stop)
 
     def drop(self, index: int, error: Exception, sentence: str) -> Failed:
         """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job.
@@ -176,7 +178,7 @@ class ImageWork:
         self._drop(index)
         with self._lock:
             self._log_once(sentence, error)
-        if isinstance(error, TTAError):
+        if isinstance(error, BackendFailed):
             return Failed(error)
         failure = BackendFailed(sentence)
         failure.__cause__ = error
@@ -185,8 +187,9 @@ class ImageWork:
     def _drop(self, index: int) -> None:
         self._metrics.dropped(self.model.name)
         with self._lock:
-            self._dropped += 1
-            self._waiting.discard(index)
+            if not self._settled:
+                self._dropped += 1
+                self._waiting.discard(index)
 
     def _log_once(self, sentence: str, error: Exception) -> None:
         """Under the lock."""
@@ -252,7 +255,7 @@ class ImageWork:
         """Whether a partial answer may be given: the plain view is merged and the answer does not follow at once. Under
         the lock."""
         whole = self._waiting.isdisjoint(range(self.layout.tiles))
-        return bool(self._merged and self._waiting and whole and not self._settled and not self._stop)
+        return bool(self._merged and self._waiting and whole and not self._settled and not self._stops)
 
     def _snapshot(self) -> Snapshot:
         """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
