@@ -25,8 +25,8 @@ from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import load_model
+from tta_server.runner import ModelRunner
 from tta_server.stopping import StopReason
-from tta_server.work import ModelRunner
 
 
 def views_per_second(handle: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:

@@ -22,7 +22,7 @@ from tta_server.errors import (
     TTAError,
 )
 from tta_server.health import Health
-from tta_server.jobs import LOST, Bounds, Job, Merged, Outcome
+from tta_server.jobs import LOST, Bounds, Failed, Job, Merged, Outcome
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -343,16 +343,19 @@ def test_an_optional_run_that_raises_while_the_mandatory_one_goes_on_costs_only_
     assert isinstance(work.outcome, StopReason)
 
 
+@pytest.mark.parametrize("outcome", [LOST, Failed(BackendFailed("it could not be read"))])
 @pytest.mark.parametrize(("lost", "expected"), [(0, BackendFailed), (2, StopReason)])
-def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
-    opened: Opener, lost: int, expected: type
+def test_a_mandatory_view_that_is_lost_fails_and_an_optional_one_is_left_out(
+    opened: Opener, lost: int, expected: type, outcome: Outcome
 ) -> None:
     def behave(items: Items) -> Sequence[Outcome]:
-        return [LOST if view == lost else Merged() for _, view in items]
+        return [outcome if view == lost else Merged() for _, view in items]
 
     work = PaperWork()
     opened(behave).submit([job(work, views=3)])
     assert isinstance(work.outcome, expected)
+    if isinstance(outcome, Failed) and lost == 0:
+        assert work.outcome is outcome.error
 
 
 # ---- time ----
@@ -499,9 +502,12 @@ def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened
 Outcomes = Sequence[Outcome] | Exception
 NANS: Outcomes = [LOST, LOST]
 SOME_NANS: Outcomes = [Merged(), LOST]
+UNREAD: Outcomes = [LOST, Failed(BackendFailed("it could not be read"))]
 
 
-@pytest.mark.parametrize(("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (SOME_NANS, False)])
+@pytest.mark.parametrize(
+    ("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (UNREAD, True), (SOME_NANS, False)]
+)
 def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
     opened: Opener, outcomes: Outcomes, failed: bool
 ) -> None:

@@ -21,13 +21,13 @@ from tta_server.plan import Options, make_layout, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Preprocessing
 from tta_server.repository import load_model
+from tta_server.runner import ModelRunner
 from tta_server.sheet import draw_sheet
 from tta_server.stopping import StopReason
 from tta_server.tasks import Scene, Wanted
 from tta_server.tasks.segmentation import MapsOutput, Segmentation
 from tta_server.views import View
 from tta_server.viewspec import read_view, read_views
-from tta_server.work import ModelRunner
 
 TILED = Preprocessing(multiple=8, max_size=64, tile=48, overlap=10)
 CONFIG = {

@@ -14,7 +14,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,19 +21,21 @@ from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.errors import ConfigError, InvalidInput, NotReady, Overloaded, UnknownModel
 from tta_server.health import Health
 from tta_server.images import Limits
+from tta_server.inputs import ImageLike, own_image
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
 from tta_server.plan import forget_plans
-from tta_server.predictor import Caller, Predictor
+from tta_server.predictor import Caller, Predictor, Ticket
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
+from tta_server.runner import ModelRunner
 from tta_server.scheduler import Scheduler
 from tta_server.statistics import Statistics
 from tta_server.warmup import warm_up
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.work import ImageWork
 
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
@@ -76,8 +77,8 @@ def available_cores() -> int:
 
 
 def tame_libraries() -> None:
-    """Our threads are the only parallelism, which OpenCV's own would fight; of broken and of huge images our errors
-    tell."""
+    """For a process of our own, since these are settings of all of it: our threads are the only parallelism, and of
+    broken and huge images our errors tell. A program that uses us as a library keeps its own settings."""
     Image.MAX_IMAGE_PIXELS = None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -87,7 +88,6 @@ class Application:
     """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        tame_libraries()
         self.settings = settings
         self.metrics = Metrics()
         self.statistics = Statistics()
@@ -209,18 +209,32 @@ class Application:
         forget_plans()
 
 
-ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-
-
 def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out."""
+    """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out.
+    Raises InvalidInput for what can't be spelled."""
     values = {key: value for key, value in options.items() if value is not None}
-    for key in ("policy", "stop"):
-        if isinstance(values.get(key), list | tuple | dict):
-            values[key] = json.dumps(values[key])
-    if isinstance(values.get("include"), list | tuple | set | frozenset):
-        values["include"] = ",".join(map(str, values["include"]))
+    for key, value in values.items():
+        if isinstance(value, bool | np.bool_):
+            raise InvalidInput(f"{key} takes no {value}; there is no option that is true or false")
+        if key in ("policy", "stop") and isinstance(value, list | tuple | dict):
+            values[key] = _json(key, value)
+        if key == "include" and isinstance(value, list | tuple | set | frozenset):
+            values[key] = ",".join(map(str, value))
     return values
+
+
+def _json(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"{key} is made of text, numbers, lists and dicts: {str(error)[:100]}") from None
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's own."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is none of these")
 
 
 class LoadedModel:
@@ -234,16 +248,29 @@ class LoadedModel:
         """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
 
         Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
-        merge, stop, top_k, include (a list of names). Raises TTAError.
+        merge, stop, top_k, include (a list of names). Raises TTAError, and OSError for a file that can't be read.
         """
-        return self.submit(image, **options).result()
+        future = self.submit(image, **options)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # of use where waiting was interrupted
 
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
-        """As `predict`, without waiting: for several images at a time."""
-        data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        return self._app.predictor.submit(
-            self._name, data, read_options(as_query(options)), Caller(uuid.uuid4().hex)
-        ).future
+        """As `predict`, without waiting: for several images at a time.
+
+        The image is as it was when this returns, whatever is written into the array or the buffer later. Cancelling
+        the future frees what is left of its views.
+        """
+        asked = read_options(as_query(options))
+        data = own_image(image, self._app.settings.limits)
+        ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
+        ticket.future.add_done_callback(partial(self._left, ticket))
+        return ticket.future
+
+    def _left(self, ticket: Ticket, future: Future[Answer]) -> None:
+        if future.cancelled():
+            self._app.predictor.cancel(ticket)
 
     @property
     def model(self) -> Model:

@@ -13,7 +13,7 @@ from tta_server.abort import Abort
 from tta_server.costs import CostModel
 from tta_server.errors import BackendFailed, DeadlineExceeded, InternalError, NotReady, TTAError
 from tta_server.health import Health
-from tta_server.jobs import LOST, Backlog, Batch, Decode, Finished, Job, Outcome, Quote, Step
+from tta_server.jobs import Backlog, Batch, Decode, Finished, Job, Merged, Outcome, Quote, Step
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -273,7 +273,7 @@ class Engine(Generic[W]):
     def _came_back(self, step: Batch[W], outcomes: Sequence[Outcome], seconds: float) -> None:
         model = step.bucket.model
         self._metrics.batch(model, len(step.items), seconds, seconds / step.estimate, step.risky)
-        if all(outcome is LOST for outcome in outcomes):
+        if not any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.failed(model)
         else:
             self._health.worked(model)

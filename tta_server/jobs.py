@@ -42,7 +42,16 @@ class Lost(Enum):
 
 
 LOST = Lost.LOST
-Outcome = Merged | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One view could not be made, or its output not be merged: a matter of its own job, not of its batch."""
+
+    error: TTAError
+
+
+Outcome = Merged | Lost | Failed
 """What became of one view of a batch."""
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.engine import Engine
-from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, TTAError, UnknownModel
+from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.geometry import Size
 from tta_server.health import Health
 from tta_server.images import Limits, read_header
+from tta_server.inputs import check_area, check_pixels
 from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
@@ -121,7 +122,7 @@ class Predictor:
         self._check_well(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
-        check_pixels(size, self.limits)
+        check_area(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
         return plan, deadline, self._engine.quote(job)
@@ -219,15 +220,4 @@ def read_source(image: Image, limits: Limits) -> Source:
     if isinstance(image, bytes):
         header = read_header(image, limits)
         return Source(header.size, image, header)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        raise InvalidInput("an image is bytes of a file, or an array (height, width, 3) of uint8")
-    height, width, channels = image.shape
-    if channels != 3 or height * width == 0:
-        raise InvalidInput(f"an array image has shape (height, width, 3), not {image.shape}")
-    check_pixels(Size(width, height), limits)
-    return Source(Size(width, height), pixels=np.ascontiguousarray(image))
-
-
-def check_pixels(size: Size, limits: Limits) -> None:
-    if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken")
+    return Source(check_pixels(image, limits), pixels=np.ascontiguousarray(image))

@@ -11,7 +11,21 @@ from tta_server.admission import Admission
 from tta_server.agenda import Agenda, Watch
 from tta_server.costs import Bucket, CostModel
 from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, TTAError
-from tta_server.jobs import Backlog, Batch, Bounds, Decode, Finish, Finished, Job, Merged, Outcome, Phase, Quote, Step
+from tta_server.jobs import (
+    Backlog,
+    Batch,
+    Bounds,
+    Decode,
+    Failed,
+    Finish,
+    Finished,
+    Job,
+    Merged,
+    Outcome,
+    Phase,
+    Quote,
+    Step,
+)
 from tta_server.line import Line
 from tta_server.newcomers import Newcomer, Newcomers
 from tta_server.prices import EPSILON, Occupancy, Prices, Slots, each_job
@@ -295,6 +309,8 @@ class Scheduler(Generic[W]):
         job.lost += 1
         if view >= job.mandatory:
             return []
+        if isinstance(outcome, Failed):
+            return self._finish(job, outcome.error)
         return self._finish(job, BackendFailed("the model's output for a mandatory view holds NaN or infinity"))
 
     def finished(self, job: Job[W], seconds: float, now: float) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tta_server.answering import DRAWING
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.images import Limits, Pixels
@@ -15,10 +16,10 @@ from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository import Model
+from tta_server.runner import ModelRunner
 from tta_server.tasks import Answered, Scene
 from tta_server.tasks.palette import decoded
 from tta_server.views import View
-from tta_server.work import DRAWING, ModelRunner
 
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""

@@ -16,9 +16,9 @@ from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Placement
 from tta_server.repository import Model
+from tta_server.runner import ModelRunner
 from tta_server.tasks import Scene
 from tta_server.tuning import Trail
-from tta_server.work import ModelRunner
 
 
 @dataclass(frozen=True, slots=True)

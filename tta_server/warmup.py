@@ -13,13 +13,15 @@ from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.geometry import Size
 from tta_server.images import Limits
+from tta_server.jobs import Failed
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import WARM_SIZE, Model
+from tta_server.runner import ModelRunner
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.work import ImageWork
 
 BATCHES = (1, 2, 4)
 REPEATS = 5
@@ -35,7 +37,7 @@ def warm_up(model: Model, costs: CostModel, slots: int) -> None:
         _check_outputs(model, probe)
         _measure(model, probe, costs, slots)
     except BackendFailed as error:
-        reason = str(error.__cause__).splitlines()[0]
+        reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {probe.size}: {reason}") from error
 
 
@@ -75,7 +77,13 @@ class _Probe:
     def batch(self, index: int, n: int) -> Callable[[], object]:
         """Something that runs one view n times as a batch."""
         work = self.decoded()
-        return lambda: self._runner.run([(work, index)] * n)
+        return lambda: self._run([(work, index)] * n)
+
+    def _run(self, items: Sequence[tuple[ImageWork, int]]) -> None:
+        """Raises BackendFailed for a view that fails, as for a batch that does."""
+        for outcome in self._runner.run(items):
+            if isinstance(outcome, Failed):
+                raise outcome.error
 
     def decoded(self) -> ImageWork:
         work = self.work()
@@ -91,7 +99,7 @@ class _Probe:
         """Of two views where there are as many: one alone has nothing to be fused with."""
         work = self.decoded()
         for index in range(min(2, len(work.layout.placements))):
-            self._runner.run([(work, index)])
+            self._run([(work, index)])
         start = time.monotonic()
         work.settle(StopReason.ALL_VIEWS)
         return time.monotonic() - start

@@ -201,6 +201,7 @@ class InferenceService:
             answers = await waiting
         finally:
             waiting.cancel()
+            self._reception.leave(tickets)  # it may have been cancelled before it ran at all
         response = await self._written(question, request, answers, {FINAL: True})
         self._reception.handed_out(answers)
         yield response

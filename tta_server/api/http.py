@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server import __version__
 from tta_server.answer import Answer
+from tta_server.answering import DRAWING
 from tta_server.api.access import OPEN_PATHS, Keys
 from tta_server.api.body import read_image
 from tta_server.api.describe import describe_model, describe_policies, describe_quote
@@ -29,7 +30,6 @@ from tta_server.api.v2 import ProtocolDoor
 from tta_server.app import Application
 from tta_server.errors import InvalidInput, NotReady, TTAError, Unauthenticated
 from tta_server.predictor import Caller
-from tta_server.work import DRAWING
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"

@@ -13,7 +13,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import available_cores, tame_libraries
+from tta_server.app import available_cores
 from tta_server.calibration import FILE, Calibration, write_calibration
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, model_folder, out
 from tta_server.cli.curves import check_plots
@@ -133,7 +133,6 @@ def _images(data: Path, limit: int | None) -> list[Path]:
 
 def _logs(plan: Plan, paths: Sequence[Path]) -> Logs:
     """Runs the images; those that can't be are named. Raises InvalidInput if none is left."""
-    tame_libraries()
     steps = track(logged(plan, paths, available_cores()), "looking", len(paths), console=err, transient=True)
     trails: list[Trail] = []
     skipped: list[Skipped] = []
