@@ -273,6 +273,32 @@ def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
         Application.load(Settings(models=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"max_pixels": 0}, "^max_pixels is 0; it should be greater than or equal to 1$"),
+        ({"max_bytes": 10}, "^max_bytes is 10; it should be"),
+        ({"max_waiting_mb": 0}, "^max_waiting_mb is 0; it should be"),
+        ({"slots": 0}, "^slots is 0; it should be"),
+    ],
+)
+def test_a_bound_that_makes_no_sense_is_refused_at_load(bounds: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load(MODELS / "clothing", **bounds)  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
+    data, array = pictures.png(64, 48), np.zeros((48, 64, 3), np.uint8)
+    with load(MODELS / "clothing", slots=1, max_pixels=64 * 48 - 1) as model:
+        for image in (data, array):
+            with pytest.raises(TooLarge, match=r"at most 3071 .*--max-pixels"):
+                model.predict(image)
+    with load(MODELS / "clothing", slots=1, max_bytes=1000) as model, pytest.raises(TooLarge, match="--max-bytes"):
+        model.predict(data)
+    with load(MODELS / "clothing", slots=1, max_pixels=26_000_000) as model:
+        assert len(model.predict(np.zeros((5100, 5000, 3), np.uint8), **ALL).receipt.views) == 8
+
+
 def test_an_application_loads_every_bundled_model() -> None:
     application = Application.load(Settings(models=MODELS))
     assert sorted(application.models) == ["bloodcells", "cifar10", "clothing", "mouse", "nuclei", "nuclei-count"]

@@ -234,9 +234,35 @@ def test_the_sheet_refuses_a_tiled_image(folder, tmp_path):
         draw_sheet(load_model(folder), (tmp_path / "large.png").read_bytes(), None, None)
 
 
-def test_canvases_are_bounded_still(tiled):
-    with pytest.raises(TooLarge, match="at most 16000000 pixels"):
-        tiled.predict(np.zeros((4100, 4100, 3), np.uint8))
+def test_canvases_are_bounded_still(folder):
+    with load(folder, max_pixels=16_000_000) as model, pytest.raises(TooLarge, match="at most 16000000 pixels"):
+        model.predict(np.zeros((8, 3_000_000, 3), np.uint8))
+
+
+def test_a_drone_photo_is_looked_at_in_tiles(tmp_path):
+    """20 Mpx: more than a model is given at once."""
+    size = {"size": "free", "multiple": 8, "max_size": 1024, "scale": 255}
+    folder = write_model(tmp_path / "drone", segmenter(), CONFIG | {"input": size, "policy": "plain"})
+    pixels = np.zeros((3648, 5472, 3), np.uint8)
+    pixels[:1000], pixels[1000:2000, :, 1], pixels[2000:, :, 2] = (200, 0, 0), 200, 200
+    with load(folder, slots=1) as model:
+        answer = model.predict(pixels, budget_ms=60_000)
+    assert answer.receipt.tiles == 104
+    np.testing.assert_array_equal(mask(answer), pixels.argmax(axis=2))
+
+
+def test_a_tile_of_an_image_of_more_than_15_bits_a_side_is_sampled():
+    """It shows what the same tile of a narrower image shows."""
+    prep, view = Preprocessing(max_size=16_384, tile=16_384), read_view({"zoom": 1.5})
+    wide = noise(Size(40_000, 6))
+    shown = []
+    for pixels in (wide, wide[:, :30_000]):
+        image = Size(pixels.shape[1], 6)
+        placement = prep.place(view, image, prep.tiles(image)[0])
+        batch = prep.empty(1, placement.tensor)
+        prep.write(prep.canvas(pixels, 1.0), view, placement, batch[0])
+        shown.append(batch[0])
+    np.testing.assert_array_equal(*shown)
 
 
 @pytest.mark.parametrize(

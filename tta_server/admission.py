@@ -61,7 +61,8 @@ class Admission(Generic[W]):
     def _check_room(self, job: Job[W], now: float) -> None:
         if job.nbytes > self._bounds.nbytes:
             raise TooLarge(
-                f"the image would need {job.nbytes} bytes while it waits; all together may take {self._bounds.nbytes}"
+                f"the image would need {job.nbytes} bytes while it waits; all together may take {self._bounds.nbytes} "
+                "(--max-waiting-mb)"
             )
         spare = self._bounds.nbytes - job.nbytes - self.nbytes
         if len(self._jobs) < self._bounds.jobs and spare >= 0:

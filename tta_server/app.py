@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.answer import Answer
 from tta_server.canary import Canary
@@ -264,12 +264,36 @@ class LoadedModel:
         self.close()
 
 
-def load(folder: str | os.PathLike[str], slots: int | None = None) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError."""
+def load(
+    folder: str | os.PathLike[str],
+    slots: int | None = None,
+    *,
+    max_bytes: int = 20_000_000,
+    max_pixels: int = 25_000_000,
+    max_waiting_mb: int = 1000,
+) -> LoadedModel:
+    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError.
+
+    `max_bytes` and `max_pixels` bound one image, `max_waiting_mb` the memory of all that are not answered yet.
+    """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such model folder")
-    settings = Settings(models=path.parent, slots=slots or available_cores())
+    try:
+        settings = Settings(
+            models=path.parent,
+            slots=available_cores() if slots is None else slots,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            max_waiting_mb=max_waiting_mb,
+        )
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from None
     app = Application(settings, [load_model(path)])
     app.warm()
     return LoadedModel(app)
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{first['loc'][0]} is {first['input']!r}; it should be {first['msg'].removeprefix('Input should be ')}"

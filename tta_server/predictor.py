@@ -234,4 +234,4 @@ def read_source(image: Image, limits: Limits) -> Source:
 
 def check_pixels(size: Size, limits: Limits) -> None:
     if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken")
+        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken (--max-pixels)")
