@@ -234,16 +234,16 @@ class LoadedModel:
         """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
 
         Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
-        merge, stop, top_k, include (a list of names). Raises TTAError.
+        merge, stop, top_k, include (a list of names). Without budget_ms the budget is the model's longest,
+        `budget.max_ms`: no other client waits. Raises TTAError.
         """
         return self.submit(image, **options).result()
 
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
         """As `predict`, without waiting: for several images at a time."""
         data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        return self._app.predictor.submit(
-            self._name, data, read_options(as_query(options)), Caller(uuid.uuid4().hex)
-        ).future
+        query = {"budget_ms": self.model.config.budget.max_ms} | as_query(options)
+        return self._app.predictor.submit(self._name, data, read_options(query), Caller(uuid.uuid4().hex)).future
 
     @property
     def model(self) -> Model:

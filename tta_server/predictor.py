@@ -83,6 +83,9 @@ class Predictor:
             self._check_well(model.name)
             jobs = self._jobs(model, images, options, caller)
             self._admit(model.name, jobs)
+        except BudgetTooSmall as error:
+            self._statistics.failed(model.key, time.monotonic() - started)
+            raise _with_default(error, model, options) from None
         except TTAError:
             self._statistics.failed(model.key, time.monotonic() - started)
             raise
@@ -128,7 +131,10 @@ class Predictor:
         check_pixels(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
-        return plan, deadline, self._engine.quote(job)
+        try:
+            return plan, deadline, self._engine.quote(job)
+        except BudgetTooSmall as error:
+            raise _with_default(error, model, options) from None
 
     def probe(self, name: str, image: bytes) -> None:
         """Runs the plain view when nothing interactive waits, ill or not; it is nobody's request. Raises any
@@ -144,6 +150,17 @@ class Predictor:
         """The client has left."""
         if self._engine.cancel(ticket.job):
             self._metrics.left(ticket.job.model)
+
+
+def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
+    """Where the request stated no budget, the sentence says which one counted."""
+    if options.budget_ms is not None:
+        return error
+    budget = model.config.budget
+    return BudgetTooSmall(
+        f"{error}; this request states none, so {model.name}'s budget.default_ms of {budget.default_ms:g} counts (its "
+        f"longest, budget.max_ms, is {budget.max_ms:g})"
+    )
 
 
 class _Tally:

@@ -80,7 +80,7 @@ def predict(
     with err.status(f"loading and warming {model} ..."):
         loaded = load(folder, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
-    options["budget_ms"] = loaded.model.config.budget.max_ms if budget_ms is None else budget_ms
+    options["budget_ms"] = budget_ms
     if draw is not None and DRAWING not in loaded.model.task.includes:
         raise typer.BadParameter(
             f"an answer of {loaded.model.task.name} has no place on the image", param_hint="--draw"
