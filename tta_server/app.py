@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.answer import Answer
 from tta_server.canary import Canary
+from tta_server.cores import available_cores
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
@@ -51,7 +52,7 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc: bool = True
     grpc_port: int = Field(default=8001, ge=0, le=65_535)
-    slots: int = Field(default_factory=lambda: available_cores(), ge=1, le=1024)
+    slots: int = Field(default_factory=available_cores, ge=1, le=1024)
     max_bytes: int = Field(default=20_000_000, ge=1_000)
     max_pixels: int = Field(default=25_000_000, ge=1)
     max_waiting: int = Field(default=1024, ge=1)
@@ -68,11 +69,6 @@ class Settings(BaseModel):
     @property
     def limits(self) -> Limits:
         return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def tame_libraries() -> None:

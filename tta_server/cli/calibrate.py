@@ -13,7 +13,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import available_cores, tame_libraries
+from tta_server.app import tame_libraries
 from tta_server.calibration import FILE, Calibration, write_calibration
 from tta_server.cli.console import (
     DEFAULT_MODELS,
@@ -28,6 +28,7 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.cli.curves import check_plots
+from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.images import Limits
 from tta_server.plan import Plan

@@ -25,7 +25,7 @@ from tta_server.api.connections import limited
 from tta_server.api.grpc_server import Listener, create_server
 from tta_server.api.http import create_app
 from tta_server.api.reception import Reception
-from tta_server.app import Application, Settings, available_cores
+from tta_server.app import Application, Settings
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -38,6 +38,7 @@ from tta_server.cli.console import (
     err,
     settings_of,
 )
+from tta_server.cores import available_cores
 from tta_server.errors import BackendFailed, ConfigError
 
 FILES = 65_536
@@ -48,7 +49,12 @@ def serve(
     host: Annotated[str, typer.Option(envvar="TTA_HOST", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="TTA_PORT", help="Port to listen on; 0 picks a free one.")] = 8000,
     slots: Annotated[
-        int | None, typer.Option(envvar="TTA_SLOTS", help="Worker threads.", show_default="one for each core")
+        int | None,
+        typer.Option(
+            envvar="TTA_SLOTS",
+            help="Worker threads.",
+            show_default="one for each core, of a container's CPU quota where that is less",
+        ),
     ] = None,
     max_bytes: MaxBytesOption = MAX_BYTES,
     max_pixels: MaxPixelsOption = MAX_PIXELS,
