@@ -28,7 +28,6 @@ from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
-from tta_server.plan import forget_plans
 from tta_server.predictor import Caller, Predictor
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
@@ -173,7 +172,6 @@ class Application:
             self.statistics.forget(model.key)
             self.health.worked(name)
             self._add_model_gauge(name)
-            forget_plans()
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -189,7 +187,6 @@ class Application:
         with self._one_at_a_time():
             self.predictor.model(name)
             del self.models[name]
-            forget_plans()
 
     def retire(self) -> None:
         """Takes nobody in any more."""
@@ -202,7 +199,6 @@ class Application:
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
             model.backend.close()
-        forget_plans()
 
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]

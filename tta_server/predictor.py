@@ -75,13 +75,27 @@ class Predictor:
         (ticket,) = self.submit_all(self.model(name), [image], options, caller)
         return ticket
 
-    def submit_all(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
-        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
-        Raises InvalidInput, UnsupportedMedia, TooLarge, Overloaded or NotReady at once."""
+    def plan(self, model: Model, options: Options) -> Plan:
+        """What `submit_all` would make of these options. Raises InvalidInput or NotReady, and counts it as a failed
+        request."""
         started = time.monotonic()
         try:
             self._check_well(model.name)
-            jobs = self._jobs(model, images, options, caller)
+            return make_plan(model, options)
+        except TTAError:
+            self._statistics.failed(model.key, time.monotonic() - started)
+            raise
+
+    def submit_all(
+        self, model: Model, images: Sequence[Image], options: Options, caller: Caller, plan: Plan | None = None
+    ) -> list[Ticket]:
+        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
+        Where `plan` has made one of these options already, it serves. Raises InvalidInput, UnsupportedMedia, TooLarge,
+        Overloaded or NotReady at once."""
+        started = time.monotonic()
+        try:
+            self._check_well(model.name)
+            jobs = self._jobs(plan or make_plan(model, options), images, options, caller)
             self._admit(model.name, jobs)
         except BudgetTooSmall as error:
             self._statistics.failed(model.key, time.monotonic() - started)
@@ -92,12 +106,11 @@ class Predictor:
         _Tally(self._statistics, model, jobs, started)
         return [Ticket(job.work.future, job) for job in jobs]
 
-    def _jobs(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
-        plan = make_plan(model, options)
-        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve, caller.received)
+    def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
+        deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
         sources = [read_source(image, self.limits) for image in images]
         for source in sources:
-            model.preprocessing.check(plan.views, source.size, self.limits)
+            plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
         return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
 

@@ -21,7 +21,7 @@ from tta_server.geometry import Affine, Geometry, Size
 from tta_server.images import Limits, Pixels
 from tta_server.resampling import border_index, is_exact, sample
 from tta_server.sizes import scaled, short_side
-from tta_server.tiling import Tile, cut
+from tta_server.tiling import Grid, Tile, cut, tile_count
 from tta_server.views import Border, View
 
 Tensor = NDArray[np.generic]
@@ -192,9 +192,25 @@ class Preprocessing:
         """True for an image that is too large to be looked at whole and is looked at in tiles."""
         return bool(self.tile) and self.size is None and max(self.canvas_size(image)) > self.max_size
 
-    def tiles(self, image: Size) -> tuple[Tile, ...]:
+    def tiles(self, image: Size) -> Sequence[Tile]:
         """The parts of an image that is too large to be looked at whole; empty for others."""
-        return cut(self.canvas_size(image), self.tile, self.overlap, self.multiple) if self.is_tiled(image) else ()
+        return self._grid(image) if self.is_tiled(image) else ()
+
+    def tile_count(self, image: Size) -> int:
+        """Inputs for each view of an image: its tiles, or 1. They are counted, not made."""
+        return tile_count(self.canvas_size(image), self.tile, self.overlap) if self.is_tiled(image) else 1
+
+    def _grid(self, image: Size) -> Grid:
+        return cut(self.canvas_size(image), self.tile, self.overlap, self.multiple)
+
+    def input_sizes(self, view: View, image: Size) -> list[Size]:
+        """What the model is given for a view: an input's size for each tile, or one. Equal for views of the same scale
+        and anchor of which both or neither swap width and height."""
+        plain = self.canvas_size(image)
+        window = self.window(self.canvas_size(image, view.scale), view.anchor, plain)[1]
+        windows = self._grid(image).sizes_within(window) if self.is_tiled(image) else [window]
+        inputs = {part: self.tensor_size(view.geometry.frame(part)) for part in set(windows)}
+        return [inputs[part] for part in windows]
 
     def place(self, view: View, image: Size, tile: Tile | None = None) -> Placement:
         """Where `view` lies for an upright image of that size, or for a tile of it."""
@@ -302,7 +318,7 @@ class Preprocessing:
         out[:, height:] = out[:, rows]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # entries take about 2 kB each, so all together 2 MB
 def _place(
     prep: Preprocessing,
     geometry: Geometry,

@@ -1,6 +1,6 @@
 """models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from tta_server.backends import BACKENDS, Backend, Signature
+from tta_server.caching import ByteCache
 from tta_server.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Size
@@ -21,10 +22,14 @@ from tta_server.views import Policy, Symmetries, View
 WARM_SIZE = Size(256, 256)
 """A model of free size is warmed and priced with an image of this size."""
 
+CACHE_BYTES = 16_000_000
+"""Of policies, plans and layouts of one model."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model and everything that its author stated about it."""
+    """A loaded model and everything that its author stated about it. `cache` has what was derived from it for requests,
+    so that nothing of it outlives the model."""
 
     name: str
     version: str
@@ -35,6 +40,7 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
+    cache: ByteCache = field(init=False, repr=False, default_factory=lambda: ByteCache(CACHE_BYTES))
 
     @property
     def key(self) -> tuple[str, str]:
