@@ -87,6 +87,8 @@ class Application:
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
+        for model in models:
+            model.open()
         self._runner = ModelRunner(self.statistics)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
@@ -165,10 +167,16 @@ class Application:
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
         with self._one_at_a_time():
             model, costs = load_model(self.settings.models / name), CostModel()
-            warm_up(model, costs, self.settings.slots)
+            try:
+                warm_up(model, costs, self.settings.slots)
+            except BaseException:
+                model.retire()
+                raise
             self._engine.reprice(name, costs)
             self._runners[name] = self._runner
-            self.models[name] = model
+            before, self.models[name] = self.models.get(name), model
+            if before is not None:
+                before.retire()
             self.statistics.forget(model.key)
             self.health.worked(name)
             self._add_model_gauge(name)
@@ -185,8 +193,9 @@ class Application:
     def unload_model(self, name: str) -> None:
         """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
         with self._one_at_a_time():
-            self.predictor.model(name)
+            model = self.predictor.model(name)
             del self.models[name]
+            model.retire()
 
     def retire(self) -> None:
         """Takes nobody in any more."""
@@ -198,7 +207,7 @@ class Application:
         self._canary.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
-            model.backend.close()
+            model.retire()
 
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]

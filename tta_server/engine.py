@@ -145,6 +145,7 @@ class Engine(Generic[W]):
                 self._decode(step)
             else:
                 self._run(step)
+            del step  # while it waits for the next, it keeps no job, and so no unloaded model
 
     def _next(self, slot: int) -> Step[W] | None:
         """What this slot does next; waits for it. None when the engine is closed."""

@@ -95,7 +95,7 @@ class Predictor:
         started = time.monotonic()
         try:
             self._check_well(model.name)
-            jobs = self._jobs(plan or make_plan(model, options), images, options, caller)
+            jobs = self._held_jobs(plan or make_plan(model, options), images, options, caller)
             self._admit(model.name, jobs)
         except BudgetTooSmall as error:
             self._statistics.failed(model.key, time.monotonic() - started)
@@ -105,6 +105,22 @@ class Predictor:
             raise
         _Tally(self._statistics, model, jobs, started)
         return [Ticket(job.work.future, job) for job in jobs]
+
+    def _held_jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
+        """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
+        since the plan was made, of the model in its place. Raises UnknownModel where there is none, NotReady where that
+        has another version or all are closed."""
+        while True:
+            jobs = self._jobs(plan, images, options, caller)
+            if all(job.work.hold() for job in jobs):
+                return jobs
+            _release(jobs)
+            model = self.model(plan.model.name)
+            if model is plan.model:
+                raise NotReady("the server is shutting down")
+            if model.version != plan.model.version:
+                raise NotReady(f"{model.name} was loaded anew, as version {model.version}; send this request again")
+            plan = make_plan(model, options)
 
     def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
@@ -123,6 +139,7 @@ class Predictor:
         except TTAError as error:
             for job in admitted:
                 self._engine.cancel(job)
+            _release(jobs)
             if isinstance(error, Overloaded):
                 self._metrics.refused(name, error.reason)
             if isinstance(error, BudgetTooSmall):
@@ -156,13 +173,25 @@ class Predictor:
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
-        self._engine.submit(job)
+        if not job.work.hold():
+            raise NotReady(f"{name} was loaded anew")
+        try:
+            self._engine.submit(job)
+        except TTAError:
+            job.work.release()
+            raise
         job.work.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
         if self._engine.cancel(ticket.job):
             self._metrics.left(ticket.job.model)
+
+
+def _release(jobs: Sequence[Job[ImageWork]]) -> None:
+    """Of jobs that were not admitted; those that are settled have let go of their backends already."""
+    for job in jobs:
+        job.work.release()
 
 
 def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:

@@ -12,6 +12,7 @@ from tta_server.caching import ByteCache
 from tta_server.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Size
+from tta_server.lifetime import Lifetime
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Channels, Normalization, Preprocessing, Resize
@@ -29,7 +30,8 @@ CACHE_BYTES = 16_000_000
 @dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model and everything that its author stated about it. `cache` has what was derived from it for requests,
-    so that nothing of it outlives the model."""
+    so that nothing of it outlives the model. `lifetime` counts uses of `backend`: admitted jobs and running batches.
+    """
 
     name: str
     version: str
@@ -40,7 +42,22 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
-    cache: ByteCache = field(init=False, repr=False, default_factory=lambda: ByteCache(CACHE_BYTES))
+    cache: ByteCache = field(init=False, repr=False)
+    lifetime: Lifetime = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """It is taken into service, maybe again by another application than before."""
+        object.__setattr__(self, "cache", ByteCache(CACHE_BYTES))
+        object.__setattr__(self, "lifetime", Lifetime(self.backend.close))
+
+    def retire(self) -> None:
+        """Its backend is closed now, or when its last admitted job is settled and no batch of it runs; what was derived
+        from it is let go at once. Another time it does nothing."""
+        self.cache.close()
+        self.lifetime.retire()
 
     @property
     def key(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
 from tta_server.jobs import LOST, Merged, Outcome
+from tta_server.lifetime import Lifetime
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.preprocessing import Canvas
@@ -103,6 +104,20 @@ class ImageWork:
         self._settled = False
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._queued_since = deadline.start
+        self._held: Lifetime | None = None
+
+    def hold(self) -> bool:
+        """Keeps the model's backend open until the job is settled, or `release`; False where it is closed already."""
+        lifetime = self.model.lifetime
+        self._held = lifetime if lifetime.begin() else None
+        return self._held is not None
+
+    def release(self) -> None:
+        """Another time it does nothing."""
+        with self._lock:
+            held, self._held = self._held, None
+        if held is not None:
+            held.end()
 
     def decode(self) -> None:
         """The image and the plain view's canvas; the other canvases wait until a view needs them."""
@@ -234,6 +249,7 @@ class ImageWork:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
         self._picture = None
+        self.release()
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):
@@ -327,6 +343,15 @@ class ModelRunner:
         return [outcomes[i] for i in range(len(items))]
 
     def _run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
+        lifetime = items[0][0].model.lifetime
+        if not lifetime.begin():  # unloaded: then all of these jobs are settled, and nothing is to be done
+            return [Merged() for _ in items]
+        try:
+            return self._run_open(items, abort)
+        finally:
+            lifetime.end()
+
+    def _run_open(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
         start = time.monotonic()
         batch = self._written(items)
         written = time.monotonic()
