@@ -216,6 +216,7 @@ class Engine(Generic[W]):
                 self._run(step)
             else:
                 self._settle([Finished(step.job, step.reason)])
+            del step  # while it waits for the next, it keeps no job, and so no unloaded model
 
     def _next(self, slot: int) -> Step[W] | None:
         """What this slot does next; waits for it. None when the engine has stopped."""

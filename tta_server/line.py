@@ -68,7 +68,8 @@ class Line(Generic[W]):
         seconds = self._prices.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
-        shared = min(self._slots.number, len(list(self._prices.views(job, job.handed, job.mandatory, now))))
+        batches = sum(number for _, number in self._prices.runs(job, job.handed, job.mandatory, now))
+        shared = min(self._slots.number, batches)
         return seconds + (shared - 1) * self._prices.decoding(job, now)
 
     def lightened(self, job: Job[W], now: float) -> None:

@@ -5,6 +5,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
 
 from tta_server.costs import CostModel
@@ -56,12 +57,22 @@ class Prices:
 
     def views(self, job: Job[W], first: int, end: int, now: float) -> Iterator[float]:
         """Seconds of each batch that a job's own views from `first` to before `end` fill, up to the knee."""
-        while first < end:
-            bucket, n, knee = job.buckets[first], 1, self.costs.knee(job.buckets[first])
-            while n < knee and first + n < end and job.buckets[first + n] == bucket:
-                n += 1
-            yield self.costs.seconds(bucket, n, now)
-            first += n
+        for seconds, batches in self.runs(job, first, end, now):
+            yield from repeat(seconds, batches)
+
+    def runs(self, job: Job[W], first: int, end: int, now: float) -> Iterator[tuple[float, int]]:
+        """The same as (seconds of one batch, number of such batches): views of one bucket that follow one another, such
+        as an image's tiles, are priced once."""
+        if end - first == 1:
+            yield self.costs.seconds(job.buckets[first], 1, now), 1
+            return
+        for bucket, views in groupby(islice(job.buckets, first, end)):
+            knee = self.costs.knee(bucket)
+            batches, rest = divmod(sum(1 for _ in views), knee)
+            if batches:
+                yield self.costs.seconds(bucket, knee, now), batches
+            if rest:
+                yield self.costs.seconds(bucket, rest, now), 1
 
     def load(self, job: Job[W], views: int, now: float) -> float:
         """Seconds of one slot for what is left of a job up to that many views, and its answer."""
@@ -98,8 +109,8 @@ class Prices:
         if first >= job.mandatory:
             return put(free, start, self.finishing(job, now))
         end = max(start, job.last_end, running_until) if job.running and now < math.inf else max(start, running_until)
-        for seconds in self.views(job, first, job.mandatory, now):
-            end = max(end, put(free, start, seconds))
+        for seconds, batches in self.runs(job, first, job.mandatory, now):
+            end = max(end, put_all(free, start, seconds, batches))
         return answered(free, end, self.finishing(job, now))
 
 
@@ -128,6 +139,23 @@ def put(free: list[float], start: float, seconds: float) -> float:
     slot = max(0, bisect_right(free, start) - 1)
     end = max(start, free.pop(slot)) + seconds
     insort(free, end)
+    return end
+
+
+def put_all(free: list[float], start: float, seconds: float, number: int) -> float:
+    """When the last of that many equal pieces is done, each put where `put` puts it, one after the other.
+
+    Once no slot stands idle before `start` and no two differ by more than one piece, the slots take turns: whole turns
+    need not be put piece by piece.
+    """
+    end = start
+    while number:
+        if number >= 2 * len(free) and free[0] >= start and free[-1] - free[0] <= seconds:
+            turns = number // len(free) - 1
+            free[:] = [time + turns * seconds for time in free]
+            number -= turns * len(free)
+        end = max(end, put(free, start, seconds))
+        number -= 1
     return end
 
 

@@ -218,7 +218,7 @@ class InferenceService:
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
             tickets = await self._reception.submit(question, call.request_id, call.received, listener)
-        return replace(question, images=()), tickets
+        return replace(question, images=(), model=tickets[0].job.work.model), tickets
 
     async def _written(
         self,

@@ -109,7 +109,7 @@ class ProtocolDoor:
             envelope, question = await aside(len(body), lambda: self._understood(request, body))
             tickets = await self._reception.submit(question, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
-        return envelope, replace(question, images=()), tickets
+        return envelope, replace(question, images=(), model=tickets[0].job.work.model), tickets
 
     def _understood(self, request: Request, body: bytes) -> tuple[Envelope, Question]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
