@@ -454,11 +454,13 @@ def test_a_switch_is_true_or_false(value: object) -> None:
         ),
         (
             [{**image_input(b"x"), "data": ["no base64!"]}],
-            "an element of IMAGE in JSON is the base64 of an image file; it begins with 'no base64!'",
+            "an element of IMAGE in JSON is the base64 of an image file; this one has '!' at character 10, which "
+            "base64 does not use",
         ),
         (
             [{**image_input(b"x"), "data": ["é"]}],
-            "an element of IMAGE in JSON is the base64 of an image file; it begins with 'é'",
+            "an element of IMAGE in JSON is the base64 of an image file; this one has 'é' at character 1, which base64 "
+            "does not use",
         ),
         (
             [{**image_input(b"x"), "data": [255]}],

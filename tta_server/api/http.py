@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tta_server import __version__
 from tta_server.answer import Answer
 from tta_server.api.access import OPEN_PATHS, Keys
-from tta_server.api.body import read_image
+from tta_server.api.body import read_upload
 from tta_server.api.describe import describe_model, describe_policies, describe_quote
 from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
@@ -139,11 +139,13 @@ class Door:
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{painted}")
         progress = Progress() if "text/event-stream" in accept else None
         with self._reception.intake.visit() as held:
-            image = await read_image(request, self._predictor.limits.max_bytes, held)
+            upload = await read_upload(request, self._predictor.limits.max_bytes, held)
             received = time.monotonic()
-            asked = Question(model, [image], options)
+            if upload.options:
+                options = read_query(request, upload.options)
+            asked = Question(model, [upload.image], options)
             tickets = await self._reception.submit(asked, request_id(request), received, progress)
-        del image, asked  # the ticket's, until a slot has decoded it
+        del upload, asked  # the ticket's, until a slot has decoded it
         if progress is not None:
             leave = partial(self._predictor.cancel, tickets[0])
             return await stream(request, tickets[0], progress, leave, self._reception.answered, self._note)
