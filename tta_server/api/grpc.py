@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.answer import Answer
 from tta_server.api.access import Keys
-from tta_server.api.errors import GRPC_STATUS
+from tta_server.api.errors import GRPC_STATUS, INTERNAL
 from tta_server.api.inventory import (
     describe_config,
     describe_metadata,
@@ -133,7 +133,7 @@ class InferenceService:
         model = getattr(request, "model_name", "") or getattr(request, "name", "")
         if not isinstance(error, TTAError):
             log.error("%s failed", call.method, exc_info=error)
-            error = TTAError("something went wrong here that is not your fault; the log has it under this request id")
+            error = TTAError(INTERNAL)
         visit = Visit(call.request_id, f"/{SERVICE}/{call.method}", model)
         self._reception.failed(visit, error, GRPC_STATUS[error.code].name)
         return error
