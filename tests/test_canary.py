@@ -118,10 +118,9 @@ def test_both_are_named_where_both_fail(models: list[Model]) -> None:
             switch.mode = "fails"
         for name in ("toy", "other"):
             until(lambda name=name: ask(client, name).status_code == 503)
-        assert (
-            "model other is unhealthy (3 failed batches and a failed probe); it is probed again every second; model toy is unhealthy"
-            in client.get("/readyz").json()["error"]
-        )
+        told = client.get("/readyz").json()["error"]
+        assert "model other is unhealthy" in told
+        assert "; model toy is unhealthy" in told
         for _, switch in switched:
             switch.mode = "works"
         recover(client)
