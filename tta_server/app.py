@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,19 +11,19 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.cores import available_cores
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, InvalidInput, NotReady, Overloaded, UnknownModel
+from tta_server.errors import ConfigError, InvalidInput, NotReady, Overloaded, UnknownModel, shown
 from tta_server.health import Health
 from tta_server.images import Limits
 from tta_server.inputs import ImageLike, own_image
@@ -40,6 +41,18 @@ from tta_server.work import ImageWork
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
 """The models that come with the package, or with a checkout."""
+
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def read_origin(text: str) -> str:
+    """As browsers write it: lower case, no default port. Raises ValueError."""
+    origin = text.lower()
+    if origin != "*" and not ORIGIN.fullmatch(origin):
+        raise ValueError(f"{shown(text)} is no origin; it takes one like https://example.org, without a path, or *")
+    return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
 class Settings(BaseModel):
@@ -65,6 +78,7 @@ class Settings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     model_control: bool = False
+    cors_origin: tuple[Annotated[str, AfterValidator(read_origin)], ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -120,7 +134,7 @@ class Application:
             self._add_model_gauge(name)
 
     def _add_model_gauge(self, name: str) -> None:
-        about = "1 while the model works, 0 when it fails time after time or is not loaded"
+        about = "1 while the model works, 0 when it is unhealthy or not loaded"
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
     def is_ready(self, name: str) -> bool:

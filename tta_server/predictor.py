@@ -15,7 +15,7 @@ from tta_server.deadline import Deadline
 from tta_server.engine import Engine
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.geometry import Size
-from tta_server.health import Health
+from tta_server.health import Health, unhealthy
 from tta_server.images import Limits, read_header
 from tta_server.inputs import check_area, check_pixels
 from tta_server.jobs import Job, Priority, Quote
@@ -147,7 +147,7 @@ class Predictor:
     def _check_well(self, name: str) -> None:
         """Raises NotReady for a model that is ill."""
         if name in self._health.ill:
-            raise NotReady(f"{name} fails time after time; it is tried again every second")
+            raise NotReady(unhealthy(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
