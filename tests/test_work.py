@@ -14,7 +14,7 @@ from tests.references import MODELS
 from tta_server import load
 from tta_server.deadline import Deadline
 from tta_server.errors import Cancelled, ConfigError
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan

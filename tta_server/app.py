@@ -24,7 +24,7 @@ from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.health import Health
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
 from tta_server.plan import forget_plans

@@ -16,7 +16,7 @@ from tta_server.engine import Engine
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, TTAError, UnknownModel
 from tta_server.geometry import Size
 from tta_server.health import Health
-from tta_server.images import Limits, read_header
+from tta_server.imaging.decoding import Limits, read_header
 from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan

@@ -17,7 +17,7 @@ from PIL import Image
 from tta_server.color import LUMA, ColorMap
 from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
-from tta_server.images import Limits, Pixels
+from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.resampling import border_index, is_exact, sample
 from tta_server.tiling import Tile, cut
 from tta_server.views import Border, View

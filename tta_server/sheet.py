@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput
-from tta_server.images import Limits, Pixels
+from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source

@@ -10,7 +10,7 @@ from typing import Any
 from tta_server.costs import Bucket
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput, TTAError
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source

@@ -17,7 +17,7 @@ from tta_server.backends import Tensor
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
-from tta_server.images import Header, Pixels, decode
+from tta_server.imaging.decoding import Header, Pixels, decode
 from tta_server.jobs import LOST, Merged, Outcome
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan

@@ -18,7 +18,7 @@ from tests import pictures
 from tests.serving import Server, until
 from tests.toys import metric, runs_that_end, trap_model, trapped
 from tta_server.deadline import Deadline
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import LOST, Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan

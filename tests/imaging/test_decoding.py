@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tests.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
-from tta_server.images import MAGIC, Limits, decode, read_header
+from tta_server.imaging.decoding import MAGIC, Limits, decode, read_header
 from tta_server.preprocessing import Preprocessing, Resize
 from tta_server.views import View
 
