@@ -380,3 +380,30 @@ def test_16_bit_tiff_in_which_0_is_white_is_inverted(tmp_path):
     data = path.read_bytes()
     found = decode(data, read_header(data, Limits()))[..., 0]
     np.testing.assert_array_equal(found, 255 - np.rint(values / 257))
+
+
+def planar_tiff(pixels):
+    """Uncompressed, little endian, 16 bits, the planes one after another."""
+    height, width, depth = pixels.shape
+    planes = [pixels[..., k].astype("<u2").tobytes() for k in range(depth)]
+    body = b"".join(planes)
+    tags = [(256, [width]), (257, [height]), (258, [16] * 3), (259, [1]), (262, [2]), (273, None), (277, [depth])]
+    tags += [(278, [height]), (279, None), (284, [2])]
+    extra, entries, start = b"", b"", 8 + len(body)
+    for tag, values in tags:
+        kind = "I" if values is None else "H"
+        if tag == 273:
+            values = [8 + k * len(planes[0]) for k in range(depth)]
+        if tag == 279:
+            values = [len(plane) for plane in planes]
+        raw = struct.pack(f"<{len(values)}{kind}", *values)
+        if len(raw) > 4:
+            raw, extra = struct.pack("<I", start + 6 + 12 * len(tags) + len(extra)), extra + raw
+        entries += struct.pack("<HHI", tag, 4 if kind == "I" else 3, len(values)) + raw.ljust(4, b"\0")
+    ifd = struct.pack("<H", len(tags)) + entries + bytes(4) + extra
+    return b"II*\0" + struct.pack("<I", start) + body + ifd
+
+
+def test_a_16_bit_tiff_with_separate_planes_never_shows_another_picture():
+    with pytest.raises(UnsupportedMedia, match="interleaved"):
+        read(planar_tiff(noise(Size(160, 120)).astype(np.uint16) * 257))

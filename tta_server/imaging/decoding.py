@@ -115,6 +115,8 @@ def _checked(image: Image.Image, name: str, data: bytes, limits: Limits) -> Head
     if name != "JPEG" and _has_more_frames(image):  # phones put previews behind a JPEG
         raise UnsupportedMedia(f"the {name} image has several frames or pages; send one")
     depth = _depth(image, name, data)
+    if name == "TIFF" and depth == 16:
+        _check_16(image)
     if image.mode not in MODES and not (image.mode in MODES_16 and depth == 16):
         raise UnsupportedMedia(
             f"the {name} image has pixels of kind {image.mode!r}; 8 and 16 bit grey, palette, RGB and CMYK are taken"
@@ -155,6 +157,21 @@ def _depth(image: Image.Image, name: str, data: bytes) -> int:
     if name == "TIFF":
         return int(max(image.tag_v2.get(258, (8,))))  # type: ignore[attr-defined]  # BitsPerSample
     return 8
+
+
+def _check_16(image: Image.Image) -> None:
+    """Raises UnsupportedMedia for TIFF layouts of which OpenCV fills only a part of its buffer, or the wrong values."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if (
+        tags.get(284, 1) != 1
+        or {*tags.get(339, (1,))} != {1}
+        or tags.get(262) not in (0, 1, 2)
+        or 1 in tags.get(338, ())
+    ):
+        raise UnsupportedMedia(
+            "the TIFF image has 16 bits a sample in a layout that is not taken; of 16 bits, unsigned grey and RGB with "
+            "interleaved samples and without premultiplied alpha are taken"
+        )
 
 
 def _orientation(image: Image.Image, name: str) -> int:
