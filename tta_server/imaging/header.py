@@ -1,0 +1,63 @@
+"""What a decoder knows of an image before it decodes a pixel."""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tta_server.errors import InvalidInput, TooLarge
+from tta_server.geometry import Size
+
+Pixels = NDArray[np.uint8]
+"""(height, width, 3), RGB, upright."""
+
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+"""What parsers and decoders raise on hostile bytes, besides Pillow's bomb errors."""
+
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an image may ask of the server; `canvas_*` bound its size after resizing and padding."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 25_000_000
+    canvas_pixels: int = 16_000_000
+    canvas_side: int = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`size` is the upright one, `depth` the number of bits of a sample. `unscaled` names the kind of samples whose
+    range no format defines (signed, float, 32 bits and more): those need levels; it is empty for all others."""
+
+    format: str
+    size: Size
+    orientation: int = 1
+    depth: int = 8
+    unscaled: str = ""
+
+
+def bounded(size: Size, name: str, limits: Limits) -> Size:
+    """Returns `size`; raises InvalidInput if it is empty and TooLarge if it has more than `max_pixels` pixels."""
+    if size.area == 0:
+        raise InvalidInput(f"the {name} image is empty: its size is {size}")
+    if size.area > limits.max_pixels:
+        raise TooLarge(f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken")
+    return size
