@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import imagecodecs
 import numpy as np
 import tifffile
+from PIL import Image, ImageOps
 
 WHITE, GREY, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, ZSTD = 1, 5, 8, 32946, 32773, 50000
@@ -149,22 +150,37 @@ def _file(body, tags, layout):
 # ---- the reference ----
 
 
-def by_tifffile(data, layout):
-    """(height, width, bands) as tifffile with imagecodecs reads them."""
+def by_tifffile(data, levels=None):
+    """Upright RGB (height, width, 3) of the first page as tifffile reads samples and tags; raises what it raises."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        found = file.pages[0].asarray()
-    if found.ndim == 2:
-        return found[..., None]
-    return np.moveaxis(found, 0, -1) if layout.separate else found
+        page = file.pages[0]
+        if any(tag.dtype == 1 and tag.code < 340 for tag in page.tags):
+            raise ValueError("tifffile takes a number of type BYTE for text")
+        samples = page.asarray()
+        if samples.ndim == 2:
+            samples = samples[..., None]
+        elif page.planarconfig == 2 and page.samplesperpixel > 1:
+            samples = np.moveaxis(samples, 0, -1)
+        seen = Layout(
+            photometric=RGB if page.photometric == 6 else int(page.photometric),
+            depth=page.bitspersample,
+            form=int(page.sampleformat or 1),
+            extras=tuple(map(int, page.extrasamples)),
+        )
+        tag = page.tags.get(274)
+        found = as_rgb(samples, seen, levels, page.colormap)
+    picture = Image.fromarray(found)
+    picture.getexif()[274] = tag.value if tag is not None and isinstance(tag.value, int) else 1
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
-def as_rgb(samples, layout, levels=None):
-    """What those samples show, in floats that are rounded once: RGB (height, width, 3)."""
+def as_rgb(samples, layout, levels=None, colors_of=None):
+    """What samples (height, width, bands) show: RGB (height, width, 3), computed in floats and rounded once."""
     count = COLORS[layout.photometric]
     full = (1 << layout.depth) - 1
     if layout.photometric == PALETTE:
-        table = (color_map(layout) >> 8).reshape(3, -1).T
-        return table[samples[..., 0]].astype(np.uint8)
+        table = np.asarray(color_map(layout) if colors_of is None else colors_of).reshape(3, -1)
+        return (table if table.max() < 256 else table >> 8).T[samples[..., 0]].astype(np.uint8)
     colors = samples[..., :count].astype(np.float64)
     if 1 in layout.extras:
         alpha = samples[..., [count + layout.extras.index(1)]].astype(np.float64)
@@ -172,7 +188,7 @@ def as_rgb(samples, layout, levels=None):
     if levels is None:
         colors *= 255 / full
     else:
-        colors = np.clip((colors - levels[0]) * (255 / (levels[1] - levels[0])), 0, 255)
+        colors = np.nan_to_num(np.clip((colors - levels[0]) * (255 / (levels[1] - levels[0])), 0, 255))
     if layout.photometric == WHITE:
         colors = 255 - colors
     if layout.photometric == CMYK:

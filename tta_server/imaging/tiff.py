@@ -74,12 +74,14 @@ def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
     rows = [layout.block[0]] * number
     if not layout.tiled:
         rows[-1] = layout.height - layout.block[0] * (number - 1)
-    if counts is None and layout.compression == 1:  # old writers leave the tag out where it can be computed
-        counts = tuple(r * layout.row_bytes for r in rows) * layout.planes
+    if (
+        counts is None and layout.compression == 1 and len(offsets) == 1 and not layout.tiled
+    ):  # old writers leave it out of one strip
+        counts = (rows[0] * layout.row_bytes,)
     if counts is None or not len(offsets) == len(counts) == number * layout.planes:
         raise InvalidInput("the TIFF image is broken: its strips or tiles do not make up the picture")
-    if any(at + count > len(tags.data) or count == 0 for at, count in zip(offsets, counts, strict=True)):
-        raise InvalidInput("the TIFF image is broken: strips or tiles are empty or lie outside the file")
+    if any(at < 8 or count == 0 or at + count > len(tags.data) for at, count in zip(offsets, counts, strict=True)):
+        raise InvalidInput("the TIFF image is broken: strips or tiles are left out or lie outside the file")
     for start in range(0, len(offsets), number):
         plane = slice(start, start + number)
         yield [Segment(*found) for found in zip(offsets[plane], counts[plane], rows, strict=True)]
