@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from tests.imaging.layouts import table, values, written
+from tests.imaging.layouts import Layout, table, values, written
 from tests.patterns import smooth
 from tests.pictures import chunk
 
@@ -92,6 +92,7 @@ def common(size):
         "avif": by_pillow(clear, "AVIF", speed=10),
         "jpeg tiff": with_tifffile(smooth(size), photometric="ycbcr", compression="jpeg", rowsperstrip=16),
         "jpeg tile tiff": with_tifffile(smooth(size), photometric="rgb", compression="jpeg", tile=(16, 16)),
+        "separate 16 bit tiff": written(deep[..., :3], Layout(photometric=2, depth=16, separate=True)),
         "tiled tiff of opencv": with_opencv(deep[..., :3], ".tiff"),
     }
     found |= {f"16 bit png {n}": with_opencv(deep[..., :n], ".png") for n in (1, 3, 4)}

@@ -157,6 +157,7 @@ def by_tifffile(data, levels=None):
         if any(tag.dtype == 1 and tag.code < 340 for tag in page.tags):
             raise ValueError("tifffile takes a number of type BYTE for text")
         samples = page.asarray()
+        samples = samples.astype(np.uint8) if samples.dtype == bool else samples
         if samples.ndim == 2:
             samples = samples[..., None]
         elif page.planarconfig == 2 and page.samplesperpixel > 1:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.imaging.differential import LEVELS, levels_seen
 from tests.imaging.layouts import (
     DEFLATE,
     GREY,
@@ -32,20 +33,11 @@ from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 CELLS = list(table())
-LEVELS = (-3000.0, 7000.0)
 
 
 def read(data, levels=None):
     rendering = Rendering(levels=levels)
     return decode(data, read_header(data, Limits(), rendering), rendering)
-
-
-def levels_seen(data):
-    """LEVELS, unless the samples have up to 8 bits or are of CMYK, which levels leave alone."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        plain = page.photometric in (3, 5, 6) or (page.bitspersample <= 8 and (page.sampleformat or 1) == 1)
-    return None if plain else LEVELS
 
 
 def levels_for(layout):
@@ -147,6 +139,7 @@ REFUSED = {
     "4 bands of RGB whose tag ExtraSamples does not fit": {277: [4], 258: [8] * 4, 339: [1] * 4, 338: [0, 0]},
     "2 bands of RGB whose tag ExtraSamples does not fit": {277: [2], 258: [8] * 2, 339: [1] * 2},
     "3 bands of grey": {262: [1]},
+    "several bands of alpha": {277: [5], 258: [8] * 5, 339: [1] * 5, 338: [2, 1]},
     "bands of several depths": {258: [8, 8, 16]},
     "samples that are complex float, 64 bit": {258: [64] * 3, 339: [6] * 3},
     "samples that are undefined, 8 bit": {339: [4] * 3},

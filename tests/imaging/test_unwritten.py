@@ -16,11 +16,11 @@ FILLED = {
 }
 
 
-def decoding(files, fill):
+def decoding(files, fill, module="tta_server.imaging.decoding"):
     """A process whose malloc fills blocks with `fill` when they are freed, and with its complement when they are handed
     out; it prints what each file decodes to."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.imaging.corpus", files],
+        [sys.executable, "-m", "tests.imaging.corpus", files, module],
         env={**os.environ, **FILLED, "MALLOC_PERTURB_": str(fill)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

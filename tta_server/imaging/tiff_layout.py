@@ -238,6 +238,8 @@ def _check(layout: Layout) -> None:
     kind = PHOTOMETRICS[layout.photometric]
     if layout.alpha is not None and layout.unscaled:
         raise refuse(f"alpha beside {layout.unscaled} samples", "alpha beside unsigned samples of 8, 12 and 16 bit")
+    if sum(extra in (1, 2) for extra in layout.extras) > 1:
+        raise refuse("several bands of alpha", "one band of alpha")
     if layout.premultiplied and layout.photometric not in (1, 2):
         raise refuse(f"premultiplied alpha of {kind}", "premultiplied alpha of grey and RGB")
     if layout.photometric == 3 and layout.depth not in (1, 2, 4, 8):
