@@ -70,7 +70,7 @@ def main() -> None:
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:
-        model.preprocessing.canvas(read_source(image, Limits()).open(), 1.0)
+        model.preprocessing.canvas(read_source(image, Limits()).open().pixels, 1.0)
         for _ in range(VIEWS):
             model.backend.infer(tensor)
 

@@ -17,6 +17,7 @@ from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded
 from tta_server.geometry import Size
 from tta_server.health import Health
 from tta_server.imaging.decoding import Limits, read_header
+from tta_server.imaging.samples import DROP, Rendering
 from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
@@ -92,7 +93,7 @@ class Predictor:
     def _jobs(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve, caller.received)
-        sources = [read_source(image, self.limits) for image in images]
+        sources = [read_source(image, self.limits, model.preprocessing.rendering) for image in images]
         for source in sources:
             model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
@@ -218,11 +219,11 @@ def _tensor_bytes(plan: Plan, image: Size) -> int:
     return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
 
 
-def read_source(image: Image, limits: Limits) -> Source:
+def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
     """Header and size of what came, checked against the limits; nothing is decoded."""
     if isinstance(image, bytes):
-        header = read_header(image, limits)
-        return Source(header.size, image, header)
+        header = read_header(image, limits, rendering)
+        return Source(header.size, image, header, rendering=rendering)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
         raise InvalidInput("an image is bytes of a file, or an array (height, width, 3) of uint8")
     height, width, channels = image.shape

@@ -18,6 +18,7 @@ from tta_server.color import LUMA, ColorMap
 from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
 from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.samples import DROP, Rendering
 from tta_server.resampling import border_index, is_exact, sample
 from tta_server.tiling import Tile, cut
 from tta_server.views import Border, View
@@ -141,6 +142,7 @@ class Preprocessing:
     normalization: Normalization = field(default_factory=Normalization)
     layout: str = "NCHW"
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
+    rendering: Rendering = DROP
 
     @property
     def crops(self) -> bool:

@@ -46,13 +46,13 @@ def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | No
     """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
     include = frozenset(["views", "agreement", "uncertainty"]) & frozenset(model.task.includes)
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
-    source = read_source(encoded, Limits())
+    source = read_source(encoded, Limits(), model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, Limits())
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
     if work.layout.tiles > 1:
         raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
     work.decode()
-    pixels = source.open()
+    pixels = source.open().pixels
     scene = Scene(source.size, work.layout.plain)
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
     cells, remarks = [], []

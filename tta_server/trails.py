@@ -67,7 +67,7 @@ def logged(plan: Plan, paths: Sequence[Path], threads: int) -> Iterator[Trail | 
 def look(plan: Plan, encoded: bytes) -> Seen:
     """Through every view, by the code that requests run. Raises TTAError, for NaN too."""
     model = plan.model
-    source = read_source(encoded, Limits())
+    source = read_source(encoded, Limits(), model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, Limits())
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).work
     work.decode()

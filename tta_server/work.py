@@ -17,7 +17,8 @@ from tta_server.backends import Tensor
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
-from tta_server.imaging.decoding import Header, Pixels, decode
+from tta_server.imaging.decoding import Header, Pixels, decode_picture
+from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
 from tta_server.jobs import LOST, Merged, Outcome
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
@@ -42,17 +43,19 @@ class Source:
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
+    rendering: Rendering = DROP
 
     @property
     def nbytes(self) -> int:
-        """What it may hold while it waits: its bytes and its pixels."""
-        return len(self.encoded) + 3 * self.size.area
+        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
+        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
 
-    def open(self) -> Pixels:
+    def open(self) -> Picture:
+        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return self.pixels
+            return Picture(self.pixels)
         assert self.header is not None
-        return decode(self.encoded, self.header)
+        return decode_picture(self.encoded, self.header, self.rendering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class ImageWork:
         self._waiting = set(range(len(layout.placements)))
         self._dropped = 0
         self._open: float | None = None
+        self._levels: Levels | None = None
         self._stop: StopReason | None = None
         self._settled = False
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -110,7 +114,8 @@ class ImageWork:
         source, self._source = self._source, None
         if source is None:
             return
-        self._pixels = source.open()
+        picture = source.open()
+        self._pixels, self._levels = picture.pixels, picture.levels
         self._canvas(1.0)
         if self._draws:
             self._picture = self._pixels
@@ -278,6 +283,7 @@ class ImageWork:
             open=self._open if reason is StopReason.SETTLED else None,
             tiles=self.layout.tiles,
             uncertainty=answered.uncertainty,
+            levels=self._levels,
         )
         return Answer(
             model.name,

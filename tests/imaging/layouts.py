@@ -189,7 +189,7 @@ def as_rgb(samples, layout, levels=None, colors_of=None):
     if levels is None:
         colors *= 255 / full
     else:
-        colors = np.nan_to_num(np.clip((colors - levels[0]) * (255 / (levels[1] - levels[0])), 0, 255))
+        colors = np.nan_to_num(np.clip((colors - levels[0]) * 255 / (levels[1] - levels[0]), 0, 255))
     if layout.photometric == WHITE:
         colors = 255 - colors
     if layout.photometric == CMYK:

@@ -45,13 +45,15 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Header:
     """`size` is the upright one, `depth` the number of bits of a sample. `unscaled` names the kind of samples whose
-    range no format defines (signed, float, 32 bits and more): those need levels; it is empty for all others."""
+    range no format defines (signed, float, 32 bits and more): those need levels; it is empty for all others. `unpacked`
+    is the number of bytes of samples that decoding holds besides the file and the pixels."""
 
     format: str
     size: Size
     orientation: int = 1
     depth: int = 8
     unscaled: str = ""
+    unpacked: int = 0
 
 
 def bounded(size: Size, name: str, limits: Limits) -> Size:

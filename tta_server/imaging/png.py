@@ -75,7 +75,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
             raise UnsupportedMedia("the PNG image has several frames or pages; send one")
         _note(found, kind, data, start, length)
     orientation = found.orientation
-    return Header("PNG", size.swapped if orientation >= 5 else size, orientation, 16 if depth == 16 else 8)
+    upright, deep = size.swapped if orientation >= 5 else size, depth == 16
+    return Header("PNG", upright, orientation, 16 if deep else 8, unpacked=12 * size.area if deep else 0)
 
 
 def _note(found: Metadata, kind: bytes, data: bytes, start: int, length: int) -> None:

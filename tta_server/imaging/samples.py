@@ -158,7 +158,7 @@ def _levelled(colors: NDArray[Any], levels: Levels) -> NDArray[np.float64]:
     if not low < high:
         return np.zeros_like(values)
     with np.errstate(invalid="ignore", over="ignore"):
-        values = np.clip((values - low) * (255 / (high - low)), 0, 255)
+        values = np.clip((values - low) * 255 / (high - low), 0, 255)
     return np.nan_to_num(values, copy=False, nan=0.0)
 
 

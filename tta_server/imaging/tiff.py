@@ -32,7 +32,15 @@ def read_header(data: bytes, limits: Limits) -> Header:
     layout = read_layout(tags)
     _check_blocks(layout)
     orientation = _orientation(tags)
-    return Header("TIFF", size.swapped if orientation >= 5 else size, orientation, layout.depth, layout.unscaled)
+    upright = size.swapped if orientation >= 5 else size
+    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, _unpacked(layout))
+
+
+def _unpacked(layout: Layout) -> int:
+    """Bytes of all samples, twice where they are unpacked, rearranged or of one byte order after another."""
+    down, across = layout.grid
+    whole = down * across * layout.block[0] * layout.row_bytes * layout.planes
+    return 2 * whole if layout.depth > 8 or layout.tiled or layout.compression != 1 else 0
 
 
 def _orientation(tags: Tags) -> int:
