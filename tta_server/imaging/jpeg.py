@@ -1,6 +1,7 @@
 """JPEG: header by libjpeg-turbo, orientation by its segments, pixels by libjpeg-turbo or Pillow."""
 
 import io
+from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
@@ -9,41 +10,50 @@ from PIL import JpegImagePlugin
 
 from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, Pixels, bounded
-from tta_server.imaging.orientation import from_info
+from tta_server.imaging.orientation import from_metadata
 
-EXIF = b"Exif\0"
+APP1 = 0xE1
+SCAN = 0xDA
+EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 FOUR_COLORS = ("CMYK", "YCCK")
 MAX_SEGMENTS = 65_536
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    if not has_metadata(data):
-        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        return Header("JPEG", bounded(Size(width, height), "JPEG", limits))
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
-        size = bounded(Size(*image.size), "JPEG", limits)
-        orientation = from_info(image.info)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    size, orientation = bounded(Size(width, height), "JPEG", limits), _orientation(data)
     return Header("JPEG", size.swapped if orientation >= 5 else size, orientation)
 
 
-def has_metadata(data: bytes) -> bool:
-    """Whether an APP1 segment before the first scan holds EXIF or XMP."""
+def _orientation(data: bytes) -> int:
+    """As Pillow puts segments together: EXIF goes on in further segments, of XMP the last one counts."""
+    exif: list[bytes] = []
+    xmp: bytes | None = None
+    for start, end in app1_segments(data):
+        if data.startswith(EXIF, start + 4):
+            exif.append(data[start + (10 if exif else 4) : end])
+        elif data.startswith(XMP, start + 4):
+            xmp = data[start + 4 + len(XMP) : end]
+    return from_metadata(b"".join(exif), xmp) if exif or xmp else 1
+
+
+def app1_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the segments APP1, which hold EXIF or XMP, start and end, up to the first scan."""
     at = 2
     for _ in range(MAX_SEGMENTS):
-        marker = data[at : at + 2]
-        if len(marker) < 2 or marker[0] != 0xFF or marker[1] == 0xDA:
-            return marker[:1] not in (b"", b"\xff")  # not at a marker: leave the rest to Pillow's parser
-        kind = marker[1]
-        if kind == 0xE1 and data.startswith((EXIF, XMP), at + 4):
-            return True
+        if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == SCAN:
+            return
+        kind = data[at + 1]
         if kind == 0xFF:  # a fill byte
             at += 1
         elif kind <= 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
             at += 2
         else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+            end = at + 2 + (data[at + 2] << 8 | data[at + 3])
+            if kind == APP1:
+                yield at, end
+            at = end
 
 
 def decode(data: bytes) -> Pixels:
@@ -59,6 +69,10 @@ def decode(data: bytes) -> Pixels:
 
 
 def _decode_pillow(data: bytes) -> Pixels:
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
+    kept, at = [], 0
+    for start, end in app1_segments(data):
+        kept.append(data[at:start])  # without metadata, whose tags Pillow would parse at any cost
+        at = end
+    with JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*kept, data[at:]]))) as image:
         pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
     return pixels

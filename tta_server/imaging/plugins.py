@@ -22,7 +22,7 @@ from PIL import (
 from tta_server.errors import UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_info
+from tta_server.imaging.orientation import check_blocks, from_info
 
 MODES = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"])
 AVIF_BRANDS = frozenset([b"avif", b"avis"])
@@ -61,6 +61,8 @@ OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 
 
 def read_header(name: str, data: bytes, limits: Limits) -> Header:
+    if name in ("AVIF", "HEIC"):
+        check_blocks(data)
     with OPENERS[name](io.BytesIO(data)) as image:
         size = bounded(Size(*image.size), name, limits)
         if getattr(image, "is_animated", False):

@@ -77,8 +77,8 @@ def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
     """The strips or tiles of each plane. Raises InvalidInput unless all of them lie in the file."""
     down, across = layout.grid
     number = down * across
-    offsets = tags.integers(Tag.TILE_OFFSETS if layout.tiled else Tag.STRIP_OFFSETS) or ()
-    counts = tags.integers(Tag.TILE_BYTES if layout.tiled else Tag.STRIP_BYTES)
+    offsets = tags.integers(Tag.TILE_OFFSETS if layout.tiled else Tag.STRIP_OFFSETS, MAX_SEGMENTS) or ()
+    counts = tags.integers(Tag.TILE_BYTES if layout.tiled else Tag.STRIP_BYTES, MAX_SEGMENTS)
     rows = [layout.block[0]] * number
     if not layout.tiled:
         rows[-1] = layout.height - layout.block[0] * (number - 1)
@@ -149,7 +149,7 @@ def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
 
 def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:
     """A palette's colours; 16 bits of which the high 8 are meant, as in Pillow, or 8 bits in files of some writers."""
-    colors = np.array(tags.integers(Tag.COLOR_MAP) or ())
+    colors = np.array(tags.integers(Tag.COLOR_MAP, 3 << 8) or ())
     if colors.size != 3 << layout.depth or colors.max() > 65_535:
         raise InvalidInput("the TIFF image is broken: its palette does not have a colour for each value")
     colors = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8).reshape(3, -1).T

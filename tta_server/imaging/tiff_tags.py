@@ -27,14 +27,14 @@ class Tags:
     order: str
     entries: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
-    def integers(self, tag: int) -> tuple[int, ...] | None:
-        """The values of a tag, None where it is missing. Raises ValueError for values that are not unsigned integers or
-        lie outside the file."""
+    def integers(self, tag: int, most: int = 256) -> tuple[int, ...] | None:
+        """The values of a tag, None where it is missing. Raises ValueError for more than `most` values, and for values
+        that are not unsigned integers or lie outside the file."""
         if tag not in self.entries:
             return None
         kind, count, place = self.entries[tag]
-        if kind not in INTEGERS or count == 0:
-            raise ValueError(f"tag {tag} holds no unsigned integers")
+        if kind not in INTEGERS or not 0 < count <= most:
+            raise ValueError(f"tag {tag} holds no unsigned integers, or too many")
         self._check(kind, count, place)
         return tuple(np.frombuffer(self.data, self.order + INTEGERS[kind], count, place).tolist())
 
