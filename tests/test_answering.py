@@ -11,7 +11,7 @@ from tests.serving import PATIENCE
 from tests.test_work import CLEAR, EVEN, NAN, VIEWS, Late, four_views
 from tests.toys import trap_model, trapped
 from tta_server.deadline import Deadline
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.predictor import read_source
 from tta_server.repository import Model, load_model

@@ -25,7 +25,7 @@ from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError, InvalidInput, NotReady, Overloaded, UnknownModel, shown
 from tta_server.health import Health
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.inputs import ImageLike, own_image
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8]
 

@@ -14,6 +14,8 @@ from tta_server.preprocessing import INTERPOLATIONS
 from tta_server.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Level = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0, le=16_384)]
 
 
@@ -23,7 +25,8 @@ class Strict(BaseModel):
 
 class InputConfig(Strict):
     """`size` is [height, width], or `free` for a model that takes any; `resize` is the short side's length before the
-    centre crop, or a word."""
+    centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
+    more than 8 bits."""
 
     size: Literal["free"] | tuple[Positive, Positive]
     resize: Literal["none", "exact", "letterbox"] | Positive | None = None
@@ -39,6 +42,8 @@ class InputConfig(Strict):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    background: tuple[Byte, Byte, Byte] | None = None
+    levels: Literal["auto"] | tuple[Level, Level] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "InputConfig":
@@ -53,6 +58,8 @@ class InputConfig(Strict):
         if self.size != "free" and isinstance(self.resize, int) and self.resize < max(self.size):
             raise ValueError(f"resize {self.resize} leaves less than the centre crop of {max(self.size)}")
         self._check_long_side()
+        if isinstance(self.levels, tuple) and self.levels[0] >= self.levels[1]:
+            raise ValueError(f"levels takes [low, high] or auto; {list(self.levels)} does not go up")
         self._check_tiles()
         return self
 

@@ -13,6 +13,7 @@ from tta_server.calibration import FILE, Calibration, digest_of, read_calibratio
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.explain import explain_yaml
 from tta_server.geometry import Size
+from tta_server.imaging.samples import Rendering
 from tta_server.lifetime import Lifetime
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
@@ -258,6 +259,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         normalization=Normalization(config.scale, config.mean, config.std),
         layout=config.layout,
         dtype=signature.dtype,
+        rendering=Rendering(config.background, config.levels),
     )
 
 

@@ -15,7 +15,8 @@ from tta_server.canvases import Canvases
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
-from tta_server.images import Header, Pixels, decode
+from tta_server.imaging.decoding import Header, Pixels, decode_picture
+from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
 from tta_server.jobs import LOST, Failed, Merged, Outcome
 from tta_server.lifetime import Lifetime
 from tta_server.metrics import STAGES, Metrics
@@ -35,17 +36,19 @@ class Source:
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
+    rendering: Rendering = DROP
 
     @property
     def nbytes(self) -> int:
-        """What it may hold while it waits: its bytes and its pixels."""
-        return len(self.encoded) + 3 * self.size.area
+        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
+        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
 
-    def open(self) -> Pixels:
+    def open(self) -> Picture:
+        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return self.pixels
+            return Picture(self.pixels)
         assert self.header is not None
-        return decode(self.encoded, self.header)
+        return decode_picture(self.encoded, self.header, self.rendering)
 
 
 Listener = Callable[[], None]
@@ -88,6 +91,7 @@ class ImageWork:
         self._dropped = 0
         self._open: float | None = None
         self._stops = False
+        self._levels: Levels | None = None
         self._settled = False
         self._has_logged = False
         self._stages = dict.fromkeys(STAGES, 0.0)
@@ -116,10 +120,11 @@ class ImageWork:
             source, self._source = self._source, None
         if source is None:
             return
-        pixels = source.open()
-        self._canvases.open(pixels)
+        picture = source.open()
+        self._canvases.open(picture.pixels)
         with self._lock:
-            self._picture = pixels if DRAWING in self.plan.wanted.include and not self._settled else None
+            self._levels = picture.levels
+            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._settled else None
             self._queued_since = time.monotonic()
             self._stages["decode"] += self._queued_since - start
 
@@ -276,7 +281,7 @@ class ImageWork:
         """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
         views = sorted(self._merged, key=lambda entry: entry[0])
         merged = self._accumulator.result()
-        return Snapshot(merged, views, self._dropped, self._open, dict(self._stages), self._picture)
+        return Snapshot(merged, views, self._dropped, self._open, dict(self._stages), self._levels, self._picture)
 
     def spent(self, prepare: float = 0.0, infer: float = 0.0, merge: float = 0.0) -> None:
         """Its share of a batch's seconds."""
