@@ -40,6 +40,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/doors.py
 	$(BIN)/python benchmarks/crowd.py
 	$(BIN)/python benchmarks/hostile.py
+	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/laws.py
 

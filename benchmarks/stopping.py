@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import available_cores, tame_libraries
+from tta_server.app import tame_libraries
+from tta_server.cores import available_cores
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.repository import load_model
 from tta_server.stopping import Certain, Confident, Settled, StopRule

@@ -11,12 +11,15 @@ import pytest
 import tta_server
 from tests import pictures, references
 from tests.references import MODELS
+from tests.toys import moody_model, serving
 from tta_server import LoadedModel, TTAError, load
-from tta_server.app import Application, Settings, as_query, available_cores
+from tta_server.app import Application, Settings, as_query
+from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
 from tta_server.metrics import Metrics
 from tta_server.plan import Options
 from tta_server.query import read_options
+from tta_server.repository import load_model
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ALL = {"budget_ms": 10_000, "min_views": "all"}
@@ -185,6 +188,34 @@ def test_options_that_make_no_sense_are_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_without_a_budget_the_longest_counts(tmp_path: Path) -> None:
+    """As on the command line; `default_ms` is for clients that share a server."""
+    folder = moody_model(tmp_path / "moody")
+    config = (folder / "tta.yaml").read_text()
+    (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
+    image = np.full((8, 8, 3), 90, np.uint8)
+    with load(folder, slots=1) as model:
+        answers = [model.predict(image), model.submit(image).result(), model.predict(image, budget_ms=None)]
+        assert [answer.receipt.budget_ms for answer in answers] == [10_000] * 3
+        assert model.predict(image, budget_ms=500).receipt.budget_ms == 500
+
+
+def test_a_default_budget_that_is_too_small_is_named(tmp_path: Path) -> None:
+    folder = moody_model(tmp_path / "moody")
+    config = (folder / "tta.yaml").read_text()
+    (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
+    sentence = "states none, so moody's budget.default_ms of 0.01 counts"
+    with serving(load_model(folder)) as client:
+        for answer in (
+            client.post("/v1/models/moody/predict", content=pictures.png()),
+            client.get("/v1/models/moody/quote?width=8&height=8"),
+        ):
+            assert answer.status_code == 400
+            assert sentence in answer.json()["error"]
+        stated = client.get("/v1/models/moody/quote?width=8&height=8&budget_ms=0.01").json()["error"]
+        assert "default_ms" not in stated
+
+
 def test_a_budget_too_small_for_plain_names_the_least(clothing: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match=r"budget is too small.* \d+ ms"):
         clothing.predict(pictures.png(), budget_ms=0.01)
@@ -271,6 +302,32 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no model"):
         Application.load(Settings(models=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"max_pixels": 0}, "^max_pixels is 0; it should be greater than or equal to 1$"),
+        ({"max_bytes": 10}, "^max_bytes is 10; it should be"),
+        ({"max_waiting_mb": 0}, "^max_waiting_mb is 0; it should be"),
+        ({"slots": 0}, "^slots is 0; it should be"),
+    ],
+)
+def test_a_bound_that_makes_no_sense_is_refused_at_load(bounds: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load(MODELS / "clothing", **bounds)  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
+    data, array = pictures.png(64, 48), np.zeros((48, 64, 3), np.uint8)
+    with load(MODELS / "clothing", slots=1, max_pixels=64 * 48 - 1) as model:
+        for image in (data, array):
+            with pytest.raises(TooLarge, match=r"at most 3071 .*--max-pixels"):
+                model.predict(image)
+    with load(MODELS / "clothing", slots=1, max_bytes=1000) as model, pytest.raises(TooLarge, match="--max-bytes"):
+        model.predict(data)
+    with load(MODELS / "clothing", slots=1, max_pixels=26_000_000) as model:
+        assert len(model.predict(np.zeros((5100, 5000, 3), np.uint8), **ALL).receipt.views) == 8
 
 
 def test_an_application_loads_every_bundled_model() -> None:

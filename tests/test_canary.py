@@ -3,13 +3,17 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import httpx
 import pytest
 
 from tests import pictures
-from tests.serving import until
+from tests.serving import PATIENCE, until
 from tests.toys import Switchable, metric, serving, switchable, trap_model, trapped
+from tta_server.canary import Canary
+from tta_server.health import FAILURES, Health
+from tta_server.predictor import Predictor
 from tta_server.repository import Model, load_model
 
 CALM = pictures.encoded(trapped())
@@ -164,3 +168,29 @@ def test_closing_does_not_wait_for_the_canary(models: list[Model]) -> None:
         start = time.monotonic()
     assert time.monotonic() - start < SECONDS + 2
     until(lambda: all(thread.name != "canary" for thread in threading.enumerate()))
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_canary() -> None:
+    """The first model's card raises; the second is asked in the same round, and the first again in the next."""
+    asked: list[str] = []
+    again = threading.Event()
+
+    class Models:
+        def probe(self, name: str, image: bytes) -> None:
+            raise AssertionError("no card was made")
+
+        def model(self, name: str) -> Model:
+            asked.append(name)
+            if asked.count("first") == 2:
+                again.set()
+            raise LookupError(name)
+
+    health = Health()
+    canary = Canary(cast(Predictor, Models()), health)
+    for name in ("first", "second"):
+        for _ in range(FAILURES):
+            health.failed(name)
+    canary.start()
+    assert again.wait(PATIENCE)
+    canary.close()
+    assert asked[:3] == ["first", "second", "first"]

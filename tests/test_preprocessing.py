@@ -13,6 +13,7 @@ from tta_server.geometry import Size
 from tta_server.images import Limits
 from tta_server.policies import preset
 from tta_server.preprocessing import Canvas, Channels, Normalization, Preprocessing, Resize
+from tta_server.sizes import short_side
 from tta_server.views import Border, View
 from tta_server.viewspec import read_view
 
@@ -451,6 +452,10 @@ def test_the_plain_view_is_undone_by_nothing(prep):
         (Preprocessing(max_size=4096), Size(2500, 2500), View(scale=4)),
         (Preprocessing(max_size=8192), Size(8000, 100), View(scale=4)),
         (Preprocessing(max_size=8192, multiple=512), Size(8192, 1950), View()),
+        (Preprocessing(max_size=1024, tile=512), Size(5001, 5000), View()),
+        (Preprocessing(max_size=1024, tile=512), Size(65_536, 1), View()),
+        (Preprocessing(max_size=1024, tile=512), Size(2600, 2600), View(scale=2)),
+        (Preprocessing(max_size=8192, tile=4096), Size(4000, 9000), View()),
         (Preprocessing(), Size(1025, 10), View()),
     ],
 )
@@ -467,10 +472,41 @@ def test_what_would_be_too_large_is_refused_from_the_header(prep, image, view):
         (Preprocessing(), Size(1024, 1024)),
         (Preprocessing(Size(128, 128), Resize.SHORT, 146), Size(5000, 5000)),
         (Preprocessing(None, Resize.SHORT, 100), Size(5000, 5000)),
+        (Preprocessing(max_size=1024, tile=512), Size(4472, 3577)),
+        (Preprocessing(max_size=1024, tile=512), Size(40_000, 100)),
+        (Preprocessing(None, Resize.SHORT, 800, 1333, max_size=1333), Size(1920, 1080)),
     ],
 )
 def test_what_fits_passes(prep, image):
     prep.check([View(), View(scale=1.25)], image, Limits())
+
+
+@pytest.mark.parametrize(
+    ("prep", "image", "limits", "named"),
+    [
+        (Preprocessing(max_size=1024, tile=512), Size(6000, 5000), Limits(), "25000000 pixels .--max-pixels raises"),
+        (Preprocessing(max_size=8192), Size(5000, 5000), Limits(), "16000000 pixels .* smaller input.resize"),
+        (Preprocessing(), Size(1025, 10), Limits(), "at most 1024 pixels on the long side.* input.max_size"),
+    ],
+)
+def test_a_refusal_names_what_raises_the_bound(prep, image, limits, named):
+    with pytest.raises(TooLarge, match=named):
+        prep.check([View()], image, limits)
+
+
+def test_max_pixels_raises_the_bound_of_a_canvas_looked_at_in_tiles_but_not_of_the_input():
+    prep, image = Preprocessing(max_size=1024, tile=512), Size(9000, 9000)
+    prep.check([View()], image, Limits(max_pixels=90_000_000))
+    with pytest.raises(TooLarge, match="given 9000x9000 of it at once"):
+        Preprocessing(max_size=9000).check([View()], image, Limits(max_pixels=90_000_000))
+
+
+@given(images_of_any_shape, st.integers(2, 40), st.integers(1, 40))
+def test_a_limited_long_side_equals_pillow_s_resize_to_torchvision_s_size(image, length, more):
+    prep = Preprocessing(None, Resize.SHORT, length, length + more, normalization=Normalization(255, MEAN, STD))
+    pixels = noise(image)
+    expected = normalised(resized(pixels, short_side(image, length, length + more)), MEAN, STD)
+    np.testing.assert_array_equal(viewed(prep, pixels, View())[0], expected)
 
 
 @prepared

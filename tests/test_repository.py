@@ -5,7 +5,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper
 
-from tests.onnx_models import classifier, graph, segmenter, write_model
+from tests.onnx_models import classifier, detector, graph, segmenter, write_model
 from tests.patterns import noise
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Size
@@ -68,6 +68,44 @@ def refused(load, tmp_path):
 
 
 # ---- what loads ----
+
+
+DETECTION = {
+    "task": "detection",
+    "labels": ["red", "green", "blue"],
+    "input": {"size": "free", "multiple": 32, "resize": 800, "max_long_side": 1333},
+    "output": {"boxes": "boxes", "scores": "scores", "labels": "labels"},
+}
+
+
+@pytest.mark.parametrize(("stated", "largest"), [(None, 1333), (1333, 1333), (2000, 2000)])
+def test_a_long_side_may_be_limited_beside_the_short_side(load, stated, largest):
+    model = load(changed(DETECTION, input={"max_size": stated}), detector())
+    assert model.preprocessing.canvas_size(Size(1920, 1080)) == Size(1333, 749)
+    assert model.preprocessing.max_size == largest
+
+
+def test_segmentation_may_look_in_tiles_at_what_is_resized(load):
+    stated = {"resize": 800, "max_long_side": 1333, "max_size": 1024, "multiple": 8}
+    prep = load(changed(SEGMENTATION, input=stated)).preprocessing
+    assert len(prep.tiles(Size(1920, 1080))) == 6
+    assert prep.tiles(Size(1000, 1000)) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_size": 1024}, "input.max_size 1024 is under max_long_side 1333, .*: detection sees every image whole"),
+        ({"resize": None}, "max_long_side needs resize: a number"),
+        ({"resize": "none"}, "max_long_side needs resize: a number"),
+        ({"max_long_side": 800}, "max_long_side 800 must be over the short side's length 800"),
+        ({"size": [64, 64], "resize": 64}, "max_long_side is for size: free"),
+        ({"size": [64, 64], "resize": "letterbox"}, "max_long_side is for size: free"),
+        ({"max_long_side": 0}, "input.max_long_side is 0"),
+    ],
+)
+def test_a_limit_of_the_long_side_that_makes_no_sense_is_refused(refused, changes, sentence):
+    assert re.search(sentence, refused(changed(DETECTION, input=changes), detector()))
 
 
 def test_a_classifier_loads_with_what_its_author_stated(load):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.geometry import Size
 from tta_server.images import Limits
 from tta_server.metrics import Metrics
-from tta_server.plan import Options, make_layout, make_plan
+from tta_server.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Preprocessing
-from tta_server.repository import load_model
+from tta_server.repository import CACHE_BYTES, load_model
 from tta_server.runner import ModelRunner
 from tta_server.sheet import draw_sheet
 from tta_server.stopping import StopReason
@@ -221,11 +222,55 @@ def test_a_job_s_mandatory_part_is_every_tile_of_its_mandatory_views(folder):
 
 
 def test_memory_that_is_set_aside_grows_with_the_image_not_with_views(folder):
+    """But for a note of each entry."""
     model = load_model(folder)
     few, many = (make_plan(model, Options(max_views=k)) for k in (1, 8))
-    size = Size(4000, 3000)
-    assert make_layout(few, size).nbytes(few) == make_layout(many, size).nbytes(many)
-    assert make_layout(few, size).nbytes(few) < 400_000_000
+    size = Size(900, 700)
+    small, large = make_layout(few, size), make_layout(many, size)
+    assert large.nbytes(many) - small.nbytes(few) == ENTRY_BYTES * (len(large.buckets) - len(small.buckets))
+    assert large.nbytes(many) < 24_000_000
+
+
+@given(
+    sizes,
+    st.sampled_from(
+        ["identity", "hflip", "transpose", {"rotate": 9}, {"scale": 1.25}, {"scale": 0.77}, {"window": "top_left"}]
+    ),
+    st.sampled_from([1, 8]),
+)
+def test_input_sizes_are_those_of_the_placements(image, spec, multiple):
+    prep, view = replace(TILED, multiple=multiple), read_view(spec)
+    tiles = prep.tiles(image)
+    assert prep.tile_count(image) == len(tiles) == len(list(tiles))
+    assert prep.input_sizes(view, image) == [prep.place(view, image, tile).tensor for tile in tiles]
+    assert tiles[-1] == list(tiles)[-1]
+    assert list(tiles[1:3]) == list(tiles)[1:3]
+
+
+def test_views_times_tiles_are_bounded(folder):
+    model = load_model(folder)
+    assert len(make_layout(make_plan(model, Options(max_views=1)), Size(2000, 2000)).buckets) <= MAX_ENTRIES
+    with pytest.raises(
+        TooLarge,
+        match=r"^the image is 2000x2000, which tiled looks at in 2809 tiles; with 8 views these are 22472 inputs, and "
+        r"at most 4096 are taken: ask for max_views=1 or less, send a smaller image",
+    ):
+        make_layout(make_plan(model, Options()), Size(2000, 2000))
+    with pytest.raises(TooLarge, match=r"looks at in 8295 tiles; at most 4096 are taken: send a smaller image"):
+        make_layout(make_plan(model, Options(max_views=1)), Size(4000, 3000))
+
+
+def test_what_is_cached_for_a_model_is_bounded_and_goes_with_it(folder):
+    model = load_model(folder)
+    for k in range(60):
+        views = ["identity", *({"rotate": round(0.1 * i + k / 1000, 3)} for i in range(1, 250))]
+        plan = make_plan(model, Options(policy=json.dumps(views)))
+        make_layout(plan, Size(64, 40 + k))
+    assert 0 < len(model.cache) < 60
+    assert model.cache.nbytes <= CACHE_BYTES
+    again = make_plan(model, Options(policy=json.dumps(views)))
+    assert again is plan
+    assert make_layout(again, Size(64, 40 + k)) is make_layout(plan, Size(64, 40 + k))
 
 
 def test_the_sheet_refuses_a_tiled_image(folder, tmp_path):
@@ -234,9 +279,35 @@ def test_the_sheet_refuses_a_tiled_image(folder, tmp_path):
         draw_sheet(load_model(folder), (tmp_path / "large.png").read_bytes(), None, None)
 
 
-def test_canvases_are_bounded_still(tiled):
-    with pytest.raises(TooLarge, match="at most 16000000 pixels"):
-        tiled.predict(np.zeros((4100, 4100, 3), np.uint8))
+def test_canvases_are_bounded_still(folder):
+    with load(folder, max_pixels=16_000_000) as model, pytest.raises(TooLarge, match="at most 16000000 pixels"):
+        model.predict(np.zeros((8, 3_000_000, 3), np.uint8))
+
+
+def test_a_drone_photo_is_looked_at_in_tiles(tmp_path):
+    """20 Mpx: more than a model is given at once."""
+    size = {"size": "free", "multiple": 8, "max_size": 1024, "scale": 255}
+    folder = write_model(tmp_path / "drone", segmenter(), CONFIG | {"input": size, "policy": "plain"})
+    pixels = np.zeros((3648, 5472, 3), np.uint8)
+    pixels[:1000], pixels[1000:2000, :, 1], pixels[2000:, :, 2] = (200, 0, 0), 200, 200
+    with load(folder, slots=1) as model:
+        answer = model.predict(pixels, budget_ms=60_000)
+    assert answer.receipt.tiles == 104
+    np.testing.assert_array_equal(mask(answer), pixels.argmax(axis=2))
+
+
+def test_a_tile_of_an_image_of_more_than_15_bits_a_side_is_sampled():
+    """It shows what the same tile of a narrower image shows."""
+    prep, view = Preprocessing(max_size=16_384, tile=16_384), read_view({"zoom": 1.5})
+    wide = noise(Size(40_000, 6))
+    shown = []
+    for pixels in (wide, wide[:, :30_000]):
+        image = Size(pixels.shape[1], 6)
+        placement = prep.place(view, image, prep.tiles(image)[0])
+        batch = prep.empty(1, placement.tensor)
+        prep.write(prep.canvas(pixels, 1.0), view, placement, batch[0])
+        shown.append(batch[0])
+    np.testing.assert_array_equal(*shown)
 
 
 @pytest.mark.parametrize(

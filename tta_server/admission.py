@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from itertools import groupby, islice
 from typing import Generic, TypeVar
 
 from tta_server.errors import BudgetTooSmall, Overloaded, TooLarge
 from tta_server.jobs import Bounds, Job, Quote
 from tta_server.line import CROWD, Line
-from tta_server.prices import EPSILON, Prices, Slots, put
+from tta_server.prices import EPSILON, Prices, Slots, put, put_all
 
 W = TypeVar("W")
 
@@ -61,7 +62,8 @@ class Admission(Generic[W]):
     def _check_room(self, job: Job[W], now: float) -> None:
         if job.nbytes > self._bounds.nbytes:
             raise TooLarge(
-                f"the image would need {job.nbytes} bytes while it waits; all together may take {self._bounds.nbytes}"
+                f"the image would need {job.nbytes} bytes while it waits; all together may take {self._bounds.nbytes} "
+                "(--max-waiting-mb)"
             )
         spare = self._bounds.nbytes - job.nbytes - self.nbytes
         if len(self._jobs) < self._bounds.jobs and spare >= 0:
@@ -104,12 +106,14 @@ class Admission(Generic[W]):
             wait = error.retry_after
         free = self._line.slots_after(now)
         start = done = self._prices.decoded(free, job, now, now)
-        for seconds in self._prices.views(job, 0, job.mandatory, now):
-            done = max(done, put(free, start, seconds))
+        for seconds, batches in self._prices.runs(job, 0, job.mandatory, now):
+            done = max(done, put_all(free, start, seconds, batches))
         answer = self._prices.finishing(job, now) - now
         ends = [done + answer]
-        for bucket in job.buckets[job.mandatory :]:
-            done = max(done, put(free, start, self._prices.costs.seconds(bucket, 1, now) * (1 + others)))
-            ends.append(done + answer)
+        for bucket, views in groupby(islice(job.buckets, job.mandatory, None)):
+            seconds = self._prices.costs.seconds(bucket, 1, now) * (1 + others)
+            for _ in views:
+                done = max(done, put(free, start, seconds))
+                ends.append(done + answer)
         in_time = sum(now + end <= job.deadline + EPSILON for end in ends)
         return Quote(max(0, job.mandatory - 1 + in_time), wait, tuple(ends))

@@ -15,10 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tta_server.answer import Answer
 from tta_server.canary import Canary
+from tta_server.cores import available_cores
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
 from tta_server.errors import ConfigError, InvalidInput, NotReady, Overloaded, UnknownModel
@@ -27,7 +28,6 @@ from tta_server.images import Limits
 from tta_server.inputs import ImageLike, own_image
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
-from tta_server.plan import forget_plans
 from tta_server.predictor import Caller, Predictor, Ticket
 from tta_server.query import read_options
 from tta_server.repository import Model, find_models, load_model
@@ -52,7 +52,7 @@ class Settings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65_535)
     grpc: bool = True
     grpc_port: int = Field(default=8001, ge=0, le=65_535)
-    slots: int = Field(default_factory=lambda: available_cores(), ge=1, le=1024)
+    slots: int = Field(default_factory=available_cores, ge=1, le=1024)
     max_bytes: int = Field(default=20_000_000, ge=1_000)
     max_pixels: int = Field(default=25_000_000, ge=1)
     max_waiting: int = Field(default=1024, ge=1)
@@ -71,11 +71,6 @@ class Settings(BaseModel):
         return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def tame_libraries() -> None:
     """For a process of our own, since these are settings of all of it: our threads are the only parallelism, and of
     broken and huge images our errors tell. A program that uses us as a library keeps its own settings."""
@@ -92,19 +87,21 @@ class Application:
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
+        for model in models:
+            model.open()
         self._runner = ModelRunner(self.statistics)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
         self.health = Health()
-        self.on_stuck: Callable[[], None] = lambda: None
+        self.on_fatal: Callable[[str], None] = lambda reason: None
         self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             self._runners,
             self.metrics,
             self.health,
-            lambda: self.on_stuck(),
+            lambda reason: self.on_fatal(reason),
         )
         self.predictor = Predictor(
             self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics
@@ -170,14 +167,19 @@ class Application:
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
         with self._one_at_a_time():
             model, costs = load_model(self.settings.models / name), CostModel()
-            warm_up(model, costs, self.settings.slots)
+            try:
+                warm_up(model, costs, self.settings.slots)
+            except BaseException:
+                model.retire()
+                raise
             self._engine.reprice(name, costs)
             self._runners[name] = self._runner
-            self.models[name] = model
+            before, self.models[name] = self.models.get(name), model
+            if before is not None:
+                before.retire()
             self.statistics.forget(model.key)
             self.health.worked(name)
             self._add_model_gauge(name)
-            forget_plans()
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
@@ -191,9 +193,9 @@ class Application:
     def unload_model(self, name: str) -> None:
         """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
         with self._one_at_a_time():
-            self.predictor.model(name)
+            model = self.predictor.model(name)
             del self.models[name]
-            forget_plans()
+            model.retire()
 
     def retire(self) -> None:
         """Takes nobody in any more."""
@@ -205,8 +207,7 @@ class Application:
         self._canary.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
-            model.backend.close()
-        forget_plans()
+            model.retire()
 
 
 def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +249,8 @@ class LoadedModel:
         """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
 
         Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
-        merge, stop, top_k, include (a list of names). Raises TTAError, and OSError for a file that can't be read.
+        merge, stop, top_k, include (a list of names). Without budget_ms the budget is the model's longest,
+        `budget.max_ms`: no other client waits. Raises TTAError, and OSError for a file that can't be read.
         """
         future = self.submit(image, **options)
         try:
@@ -262,7 +264,7 @@ class LoadedModel:
         The image is as it was when this returns, whatever is written into the array or the buffer later. Cancelling
         the future frees what is left of its views.
         """
-        asked = read_options(as_query(options))
+        asked = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
         data = own_image(image, self._app.settings.limits)
         ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
         ticket.future.add_done_callback(partial(self._left, ticket))
@@ -291,12 +293,36 @@ class LoadedModel:
         self.close()
 
 
-def load(folder: str | os.PathLike[str], slots: int | None = None) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError."""
+def load(
+    folder: str | os.PathLike[str],
+    slots: int | None = None,
+    *,
+    max_bytes: int = 20_000_000,
+    max_pixels: int = 25_000_000,
+    max_waiting_mb: int = 1000,
+) -> LoadedModel:
+    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError.
+
+    `max_bytes` and `max_pixels` bound one image, `max_waiting_mb` the memory of all that are not answered yet.
+    """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such model folder")
-    settings = Settings(models=path.parent, slots=slots or available_cores())
+    try:
+        settings = Settings(
+            models=path.parent,
+            slots=available_cores() if slots is None else slots,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            max_waiting_mb=max_waiting_mb,
+        )
+    except ValidationError as error:
+        raise ConfigError(_explained(error)) from None
     app = Application(settings, [load_model(path)])
     app.warm()
     return LoadedModel(app)
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{first['loc'][0]} is {first['input']!r}; it should be {first['msg'].removeprefix('Input should be ')}"

@@ -25,6 +25,10 @@ class TTAError(Exception):
     code = Code.INTERNAL
 
 
+class InternalError(TTAError):
+    """A mistake of ours: the log has the traceback."""
+
+
 class InvalidInput(TTAError):
     code = Code.INVALID_INPUT
 

@@ -22,12 +22,18 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an image may ask of us; `canvas_*` bound its size after resizing and padding."""
+    """The largest image that is taken. `input_*` bound what a model is given at once, `canvas_*` the resized image."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
-    canvas_pixels: int = 16_000_000
-    canvas_side: int = 16_384
+    input_pixels: int = 16_000_000
+    input_side: int = 16_384
+    canvas_side: int = 65_535
+
+    @property
+    def canvas_pixels(self) -> int:
+        """The whole canvas is memory, which a job reserves; the model may look at it in tiles."""
+        return max(self.input_pixels, self.max_pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
     if not data:
         raise InvalidInput("the image is empty: send the bytes of an image file")
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken")
+        raise TooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken (--max-bytes)")
     name = sniff(data)
     try:
         if name == "JPEG" and not _may_be_turned(data):
@@ -128,7 +134,7 @@ def _bounded(size: Size, name: str, limits: Limits) -> Size:
     if size.area == 0:
         raise InvalidInput(f"the {name} image is empty: its size is {size}")
     if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken")
+        raise TooLarge(f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken (--max-pixels)")
     return size
 
 

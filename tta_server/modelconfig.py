@@ -26,6 +26,7 @@ class InputConfig(Strict):
 
     size: Literal["free"] | tuple[Positive, Positive]
     resize: Literal["none", "exact", "letterbox"] | Positive | None = None
+    max_long_side: Positive | None = None
     interpolation: Literal[tuple(INTERPOLATIONS)] = "bilinear"  # type: ignore[valid-type]
     multiple: Annotated[int, Field(ge=1, le=512)] = 1
     max_size: Positive = 1024
@@ -50,24 +51,43 @@ class InputConfig(Strict):
             raise ValueError("resize none needs size: free; a fixed size takes exact, letterbox or a short side")
         if self.size != "free" and isinstance(self.resize, int) and self.resize < max(self.size):
             raise ValueError(f"resize {self.resize} leaves less than the centre crop of {max(self.size)}")
+        self._check_long_side()
         self._check_tiles()
         return self
+
+    def _check_long_side(self) -> None:
+        if self.max_long_side is None:
+            return
+        if self.size != "free":
+            raise ValueError(
+                "max_long_side is for size: free; with a fixed size the centre crop could be larger than the image"
+            )
+        if not isinstance(self.resize, int):
+            raise ValueError("max_long_side needs resize: a number, the short side's length")
+        if self.max_long_side <= self.resize:
+            raise ValueError(f"max_long_side {self.max_long_side} must be over the short side's length {self.resize}")
+
+    @property
+    def largest(self) -> int:
+        """Pixels on the long side up to which an image is taken whole: `max_size`, or `max_long_side` where only that
+        is stated and is more."""
+        return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.max_long_side or 0)
 
     def _check_tiles(self) -> None:
         if self.tile is None:
             return
         if self.size != "free":
             raise ValueError("tile is for size: free; a fixed size takes every image whole")
-        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.max_size:
+        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.largest:
             raise ValueError(
-                f"tile {self.tile} must be a multiple of {self.multiple}, at most max_size {self.max_size}, and over "
+                f"tile {self.tile} must be a multiple of {self.multiple}, at most max_size {self.largest}, and over "
                 f"twice the overlap of {self.overlap}"
             )
 
     @property
     def tile_side(self) -> int:
         """What is stated, else TILE or the largest multiple under max_size; 0 where that is too small to overlap."""
-        side = self.tile or min(TILE, self.max_size) // self.multiple * self.multiple
+        side = self.tile or min(TILE, self.largest) // self.multiple * self.multiple
         return side if side > 2 * self.overlap else 0
 
 
@@ -129,6 +149,12 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"input.resize is a short side with a centre crop: what lies outside would never be seen; "
                 f"{self.task} takes size: free, or resize: exact or letterbox"
+            )
+        longest = self.input.max_long_side or 0
+        if longest > self.input.largest and not task.can_tile:
+            raise ValueError(
+                f"input.max_size {self.input.largest} is under max_long_side {longest}, so images between the two "
+                f"would be refused: {self.task} sees every image whole"
             )
         if self.input.tile and not task.can_tile:
             raise ValueError(f"input.tile is for segmentation; {self.task} sees every image whole")

@@ -76,38 +76,67 @@ class Predictor:
         (ticket,) = self.submit_all(self.model(name), [image], options, caller)
         return ticket
 
-    def submit_all(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
-        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
-        Raises InvalidInput, UnsupportedMedia, TooLarge, Overloaded or NotReady at once."""
+    def plan(self, model: Model, options: Options) -> Plan:
+        """What `submit_all` would make of these options. Raises InvalidInput or NotReady, and counts it as a failed
+        request."""
         started = time.monotonic()
         try:
             self._check_well(model.name)
-            jobs = self._jobs(model, images, options, caller)
+            return make_plan(model, options)
+        except TTAError:
+            self._statistics.failed(model.key, time.monotonic() - started)
+            raise
+
+    def submit_all(
+        self, model: Model, images: Sequence[Image], options: Options, caller: Caller, plan: Plan | None = None
+    ) -> list[Ticket]:
+        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
+        Where `plan` has made one of these options already, it serves. Raises InvalidInput, UnsupportedMedia, TooLarge,
+        Overloaded or NotReady at once."""
+        self._engine.check()
+        started = time.monotonic()
+        try:
+            self._check_well(model.name)
+            jobs = self._held_jobs(plan or make_plan(model, options), images, options, caller)
             self._admit(model.name, jobs)
+        except BudgetTooSmall as error:
+            self._statistics.failed(model.key, time.monotonic() - started)
+            raise _with_default(error, model, options) from None
         except TTAError:
             self._statistics.failed(model.key, time.monotonic() - started)
             raise
         _Tally(self._statistics, model, jobs, started)
         return [Ticket(job.work.future, job) for job in jobs]
 
-    def _jobs(self, model: Model, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
-        plan = make_plan(model, options)
-        deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve, caller.received)
+    def _held_jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
+        """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
+        since the plan was made, of the model in its place. Raises UnknownModel where there is none, NotReady where that
+        has another version or all are closed."""
+        while True:
+            jobs = self._jobs(plan, images, options, caller)
+            if all(job.work.hold() for job in jobs):
+                return jobs
+            _release(jobs)
+            model = self.model(plan.model.name)
+            if model is plan.model:
+                raise NotReady("the server is shutting down")
+            if model.version != plan.model.version:
+                raise NotReady(f"{model.name} was loaded anew, as version {model.version}; send this request again")
+            plan = make_plan(model, options)
+
+    def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
+        deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
         sources = [read_source(image, self.limits) for image in images]
         for source in sources:
-            model.preprocessing.check(plan.views, source.size, self.limits)
+            plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
         return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageWork]]) -> None:
-        admitted = []
         try:
-            for job in jobs:
-                self._engine.submit(job)
-                admitted.append(job)
+            self._engine.submit(jobs)
         except TTAError as error:
-            for job in admitted:
-                self._engine.cancel(job)
+            _release(jobs)
             if isinstance(error, Overloaded):
                 self._metrics.refused(name, error.reason)
             if isinstance(error, BudgetTooSmall):
@@ -129,7 +158,10 @@ class Predictor:
         check_area(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
-        return plan, deadline, self._engine.quote(job)
+        try:
+            return plan, deadline, self._engine.quote(job)
+        except BudgetTooSmall as error:
+            raise _with_default(error, model, options) from None
 
     def probe(self, name: str, image: bytes) -> None:
         """Runs the plain view when nothing interactive waits, ill or not; it is nobody's request. Raises any
@@ -138,13 +170,36 @@ class Predictor:
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
-        self._engine.submit(job)
+        if not job.work.hold():
+            raise NotReady(f"{name} was loaded anew")
+        try:
+            self._engine.submit([job])
+        except TTAError:
+            job.work.release()
+            raise
         job.work.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
         if self._engine.cancel(ticket.job):
             self._metrics.left(ticket.job.model)
+
+
+def _release(jobs: Sequence[Job[ImageWork]]) -> None:
+    """Of jobs that were not admitted; those that are settled have let go of their backends already."""
+    for job in jobs:
+        job.work.release()
+
+
+def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
+    """Where the request stated no budget, the sentence says which one counted."""
+    if options.budget_ms is not None:
+        return error
+    budget = model.config.budget
+    return BudgetTooSmall(
+        f"{error}; this request states none, so {model.name}'s budget.default_ms of {budget.default_ms:g} counts (its "
+        f"longest, budget.max_ms, is {budget.max_ms:g})"
+    )
 
 
 class _Tally:

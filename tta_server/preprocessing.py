@@ -4,6 +4,7 @@ The plain view equals the usual offline preprocessing (torchvision on Pillow ima
 crop, (x / scale - mean) / std. One canvas is made for each content size that the views use, straight from the image.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,7 +20,8 @@ from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
 from tta_server.images import Limits, Pixels
 from tta_server.resampling import border_index, is_exact, sample
-from tta_server.tiling import Tile, cut
+from tta_server.sizes import scaled, short_side
+from tta_server.tiling import Grid, Tile, cut, tile_count
 from tta_server.views import Border, View
 
 Tensor = NDArray[np.generic]
@@ -124,13 +126,15 @@ class Canvas:
 class Preprocessing:
     """What a model wants to see. `size` is the input's; None means that the model takes any size.
 
-    `resize_to` is the short side's length for SHORT and unused elsewhere. Images over `max_size` are looked at in tiles
-    of `tile` pixels a side that overlap by `overlap` or more, a tile of 0 meaning not at all.
+    `resize_to` is the short side's length for SHORT and unused elsewhere, and `max_long_side` the most that the long
+    side may then have, 0 meaning any. Images over `max_size` are looked at in tiles of `tile` pixels a side that
+    overlap by `overlap` or more, a tile of 0 meaning not at all.
     """
 
     size: Size | None = None
     resize: Resize = Resize.NONE
     resize_to: int = 0
+    max_long_side: int = 0
     interpolation: str = "bilinear"
     multiple: int = 1
     max_size: int = 1024
@@ -157,14 +161,14 @@ class Preprocessing:
     def canvas_size(self, image: Size, scale: float = 1.0) -> Size:
         """The canvas for an upright image of that size, content `scale` times as large as usual."""
         if self.resize is Resize.NONE:
-            return _scaled(image, scale)
+            return scaled(image, scale)
         if self.resize is Resize.SHORT:
-            return _short_side(image, round(self.resize_to * scale))
+            return short_side(image, round(self.resize_to * scale), round(self.max_long_side * scale))
         assert self.size is not None
         if self.resize is Resize.EXACT:
-            return _scaled(self.size, scale)
+            return scaled(self.size, scale)
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
-        return _scaled(image, fit)
+        return scaled(image, fit)
 
     def window(self, canvas: Size, anchor: tuple[float, float] | None, plain: Size) -> tuple[tuple[int, int], Size]:
         """(left, top) and size of the window on a canvas; `plain` is the plain view's canvas.
@@ -184,12 +188,29 @@ class Preprocessing:
         up = self.multiple
         return Size(-(-frame.width // up) * up, -(-frame.height // up) * up)
 
-    def tiles(self, image: Size) -> tuple[Tile, ...]:
+    def is_tiled(self, image: Size) -> bool:
+        """True for an image that is too large to be looked at whole and is looked at in tiles."""
+        return bool(self.tile) and self.size is None and max(self.canvas_size(image)) > self.max_size
+
+    def tiles(self, image: Size) -> Sequence[Tile]:
         """The parts of an image that is too large to be looked at whole; empty for others."""
+        return self._grid(image) if self.is_tiled(image) else ()
+
+    def tile_count(self, image: Size) -> int:
+        """Inputs for each view of an image: its tiles, or 1. They are counted, not made."""
+        return tile_count(self.canvas_size(image), self.tile, self.overlap) if self.is_tiled(image) else 1
+
+    def _grid(self, image: Size) -> Grid:
+        return cut(self.canvas_size(image), self.tile, self.overlap, self.multiple)
+
+    def input_sizes(self, view: View, image: Size) -> list[Size]:
+        """What the model is given for a view: an input's size for each tile, or one. Equal for views of the same scale
+        and anchor of which both or neither swap width and height."""
         plain = self.canvas_size(image)
-        if not self.tile or self.size is not None or max(plain) <= self.max_size:
-            return ()
-        return cut(plain, self.tile, self.overlap, self.multiple)
+        window = self.window(self.canvas_size(image, view.scale), view.anchor, plain)[1]
+        windows = self._grid(image).sizes_within(window) if self.is_tiled(image) else [window]
+        inputs = {part: self.tensor_size(view.geometry.frame(part)) for part in set(windows)}
+        return [inputs[part] for part in windows]
 
     def place(self, view: View, image: Size, tile: Tile | None = None) -> Placement:
         """Where `view` lies for an upright image of that size, or for a tile of it."""
@@ -197,18 +218,33 @@ class Preprocessing:
 
     def check(self, views: Sequence[View], image: Size, limits: Limits) -> None:
         """Raises TooLarge for an image whose canvas or input would be too large, before it is decoded."""
-        for scale in {view.scale for view in views}:
+        plain = self.canvas_size(image)
+        for scale, anchor in dict.fromkeys((view.scale, view.anchor) for view in views):
             canvas = self.canvas_size(image, scale)
-            seen = canvas if not self.tiles(image) else Size(self.tile, self.tile)
-            padded = self.tensor_size(self.window(seen, None, seen)[1])
-            if max(canvas.area, padded.area) > limits.canvas_pixels or max(canvas) > limits.canvas_side:
+            if canvas.area > limits.canvas_pixels or max(canvas) > limits.canvas_side:
                 raise TooLarge(
                     f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
-                    f"and {limits.canvas_side} on a side are taken"
+                    f"(--max-pixels raises this) and {limits.canvas_side} on a side are taken"
                 )
-        plain = self.canvas_size(image)
+            seen = self._seen_at_once(image, plain, self.window(canvas, anchor, plain)[1])
+            if seen.area > limits.input_pixels or max(seen) > limits.input_side:
+                raise TooLarge(
+                    f"the image is {image} and the model would be given {seen} of it at once; at most "
+                    f"{limits.input_pixels} pixels and {limits.input_side} on a side are, which no option raises: send "
+                    "a smaller image, or state a smaller input.resize or input.tile in the model's tta.yaml"
+                )
         if self.size is None and max(plain) > self.max_size and not self.tile:
-            raise TooLarge(f"the image is {plain}; this model takes at most {self.max_size} pixels on the long side")
+            raise TooLarge(
+                f"the image is {image} and {plain} after resizing; this model takes at most {self.max_size} pixels on "
+                "the long side: its tta.yaml may raise input.max_size, or state input.resize with input.max_long_side"
+            )
+
+    def _seen_at_once(self, image: Size, plain: Size, window: Size) -> Size:
+        """The input for a window of a canvas, or for the largest tile of it; `plain` is the plain view's canvas."""
+        if self.is_tiled(image):
+            part = min(1.0, self.tile / plain.width), min(1.0, self.tile / plain.height)
+            window = Size(math.ceil(window.width * part[0]), math.ceil(window.height * part[1]))
+        return self.tensor_size(window)
 
     # ---- pixels ----
 
@@ -282,18 +318,7 @@ class Preprocessing:
         out[:, height:] = out[:, rows]
 
 
-def _scaled(size: Size, scale: float) -> Size:
-    return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
-
-
-def _short_side(image: Size, length: int) -> Size:
-    """torchvision's Resize(int): the other side is floored."""
-    if image.width <= image.height:
-        return Size(length, int(length * image.height / image.width))
-    return Size(int(length * image.width / image.height), length)
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)  # entries take about 2 kB each, so all together 2 MB
 def _place(
     prep: Preprocessing,
     geometry: Geometry,

@@ -1,6 +1,6 @@
 """models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,11 @@ import numpy as np
 import yaml
 
 from tta_server.backends import BACKENDS, Backend, Signature
+from tta_server.caching import ByteCache
 from tta_server.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Size
+from tta_server.lifetime import Lifetime
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
 from tta_server.preprocessing import Channels, Normalization, Preprocessing, Resize
@@ -21,10 +23,15 @@ from tta_server.views import Policy, Symmetries, View
 WARM_SIZE = Size(256, 256)
 """A model of free size is warmed and priced with an image of this size."""
 
+CACHE_BYTES = 16_000_000
+"""Of policies, plans and layouts of one model."""
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model and everything that its author stated about it."""
+    """A loaded model and everything that its author stated about it. `cache` has what was derived from it for requests,
+    so that nothing of it outlives the model. `lifetime` counts uses of `backend`: admitted jobs and running batches.
+    """
 
     name: str
     version: str
@@ -35,6 +42,22 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
+    cache: ByteCache = field(init=False, repr=False)
+    lifetime: Lifetime = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """It is taken into service, maybe again by another application than before."""
+        object.__setattr__(self, "cache", ByteCache(CACHE_BYTES))
+        object.__setattr__(self, "lifetime", Lifetime(self.backend.close))
+
+    def retire(self) -> None:
+        """Its backend is closed now, or when its last admitted job is settled and no batch of it runs; what was derived
+        from it is let go at once. Another time it does nothing."""
+        self.cache.close()
+        self.lifetime.retire()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -222,9 +245,10 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         size=size,
         resize=Resize.SHORT if short else Resize(str(word)),
         resize_to=config.resize if isinstance(config.resize, int) else 0,
+        max_long_side=config.max_long_side or 0,
         interpolation=config.interpolation,
         multiple=config.multiple,
-        max_size=config.max_size,
+        max_size=config.largest,
         tile=config.tile_side if can_tile and size is None else 0,
         overlap=config.overlap,
         letterbox_fill=config.letterbox_fill,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tta_server.abort import Abort
 from tta_server.backends import Tensor
 from tta_server.errors import BackendFailed
-from tta_server.jobs import Failed, Outcome
+from tta_server.jobs import Failed, Merged, Outcome
 from tta_server.statistics import Statistics
 from tta_server.tasks import Outputs
 from tta_server.work import ImageWork
@@ -31,6 +31,15 @@ class ModelRunner:
         return [outcomes[i] for i in range(len(items))]
 
     def _run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
+        lifetime = items[0][0].model.lifetime
+        if not lifetime.begin():  # unloaded: then all of these jobs are settled, and nothing is to be done
+            return [Merged() for _ in items]
+        try:
+            return self._run_open(items, abort)
+        finally:
+            lifetime.end()
+
+    def _run_open(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
         start = time.monotonic()
         batch = self._empty(items)
         failed = self._write(items, batch)

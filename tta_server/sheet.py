@@ -43,12 +43,15 @@ class Cell:
     framed: bool = False
 
 
-def draw_sheet(model: Model, encoded: bytes, policy: str | None, merge: str | None) -> Image.Image:
+def draw_sheet(
+    model: Model, encoded: bytes, policy: str | None, merge: str | None, limits: Limits | None = None
+) -> Image.Image:
     """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
     include = frozenset(["views", "agreement", "uncertainty"]) & frozenset(model.task.includes)
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
-    source = read_source(encoded, Limits())
-    model.preprocessing.check(plan.views, source.size, Limits())
+    limits = limits or Limits()
+    source = read_source(encoded, limits)
+    model.preprocessing.check(plan.views, source.size, limits)
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
     if work.layout.tiles > 1:
         raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")

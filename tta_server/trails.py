@@ -51,12 +51,12 @@ def full_plan(model: Model) -> Plan:
     return plan
 
 
-def logged(plan: Plan, paths: Sequence[Path], threads: int) -> Iterator[Trail | Skipped]:
+def logged(plan: Plan, paths: Sequence[Path], threads: int, limits: Limits | None = None) -> Iterator[Trail | Skipped]:
     """Each image through all views, in the order of the paths."""
 
     def log(path: Path) -> Trail | Skipped:
         try:
-            return trail(plan, look(plan, path.read_bytes()))
+            return trail(plan, look(plan, path.read_bytes(), limits))
         except (TTAError, OSError) as error:
             return Skipped(path, str(error))
 
@@ -64,11 +64,11 @@ def logged(plan: Plan, paths: Sequence[Path], threads: int) -> Iterator[Trail | 
         yield from pool.map(log, paths)
 
 
-def look(plan: Plan, encoded: bytes) -> Seen:
+def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> Seen:
     """Through every view, by the code that requests run. Raises TTAError, for NaN too."""
-    model = plan.model
-    source = read_source(encoded, Limits())
-    model.preprocessing.check(plan.views, source.size, Limits())
+    model, limits = plan.model, limits or Limits()
+    source = read_source(encoded, limits)
+    model.preprocessing.check(plan.views, source.size, limits)
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).work
     work.decode()
     placements = work.layout.placements

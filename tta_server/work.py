@@ -17,6 +17,7 @@ from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
 from tta_server.images import Header, Pixels, decode
 from tta_server.jobs import LOST, Failed, Merged, Outcome
+from tta_server.lifetime import Lifetime
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Layout, Plan
 from tta_server.stopping import StopReason
@@ -91,6 +92,20 @@ class ImageWork:
         self._has_logged = False
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._queued_since = deadline.start
+        self._held: Lifetime | None = None
+
+    def hold(self) -> bool:
+        """Keeps the model's backend open until the job is settled, or `release`; False where it is closed already."""
+        lifetime = self.model.lifetime
+        self._held = lifetime if lifetime.begin() else None
+        return self._held is not None
+
+    def release(self) -> None:
+        """Another time it does nothing."""
+        with self._lock:
+            held, self._held = self._held, None
+        if held is not None:
+            held.end()
 
     # ---- pixels ----
 
@@ -283,6 +298,7 @@ class ImageWork:
             result = BackendFailed("the answer could not be made from the model's output")
         with self._lock:
             self._picture = None
+        self.release()
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):

@@ -64,6 +64,38 @@ def test_predict_prints_json_that_is_the_answer(photo: Path) -> None:
     assert [said[k] for k in range(10)] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("bounds", "env"),
+    [
+        (["--max-pixels", "100"], {}),
+        ([], {"TTA_MAX_PIXELS": "100"}),
+        (["--max-bytes", "1000"], {}),
+        ([], {"TTA_MAX_BYTES": "1000"}),
+    ],
+    ids=["--max-pixels", "TTA_MAX_PIXELS", "--max-bytes", "TTA_MAX_BYTES"],
+)
+def test_commands_that_read_images_take_the_bounds_of_serve(
+    photo: Path, tmp_path: Path, bounds: list[str], env: dict[str, str]
+) -> None:
+    (tmp_path / "other.png").write_bytes(pictures.png(seed=2))
+    named = "--max-pixels" if "PIXELS" in str([bounds, env]).upper() else "--max-bytes"
+    for arguments in (
+        ["predict", str(photo), "--model", "clothing"],
+        ["views", str(photo), "--model", "clothing", "--out", str(tmp_path / "sheet.png")],
+        ["calibrate", "clothing", "--data", str(tmp_path), "--epsilon", "0.9", "--out", str(tmp_path / "c.json")],
+    ):
+        done = run(*arguments, *bounds, env=env)
+        assert done.returncode in (1, 2), done.stderr
+        assert named in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command_name", ["predict", "views"])
+def test_a_bound_out_of_range_is_a_mistake_that_names_it(photo: Path, command_name: str) -> None:
+    arguments = [command_name, str(photo), "--model", "clothing", "--max-pixels", "0"]
+    assert "--max-pixels" in check_mistake(run(*arguments))
+
+
 def test_predict_goes_on_after_a_broken_image_and_exits_with_1(photo: Path, tmp_path: Path) -> None:
     broken, other = tmp_path / "broken.jpg", tmp_path / "other.png"
     broken.write_bytes(b"no image")

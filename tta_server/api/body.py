@@ -49,12 +49,12 @@ async def read_body(request: Request, limit: int, held: Held) -> bytes:
 async def _read(request: Request, limit: int, held: Held) -> bytes:
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limit:
-        raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken")
+        raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken (--max-bytes)")
     body = bytearray()
     try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > limit:
-                raise TooLarge(f"the body has over {limit} bytes, the most taken")
+                raise TooLarge(f"the body has over {limit} bytes, the most taken (--max-bytes)")
             held.take(len(chunk))
             body += chunk
     except ClientDisconnect:
@@ -79,7 +79,7 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes:
     inflater = zlib.decompressobj(window)
     data = inflater.decompress(body, limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"the body inflates to over {limit} bytes, the most taken")
+        raise TooLarge(f"the body inflates to over {limit} bytes, the most taken (--max-bytes)")
     if not inflater.eof:
         raise InvalidInput("the compressed body breaks off")
     if inflater.unused_data:
@@ -114,5 +114,5 @@ async def _field(request: Request, body: bytes, kind: str, limit: int) -> bytes:
     data = await image.read()
     await form.close()
     if len(data) > limit:
-        raise TooLarge(f"the image has {len(data)} bytes; at most {limit} are taken")
+        raise TooLarge(f"the image has {len(data)} bytes; at most {limit} are taken (--max-bytes)")
     return data

@@ -218,7 +218,7 @@ class InferenceService:
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
             tickets = await self._reception.submit(question, call.request_id, call.received, listener)
-        return replace(question, images=()), tickets
+        return replace(question, images=(), model=tickets[0].job.work.model), tickets
 
     async def _written(
         self,
@@ -233,7 +233,7 @@ class InferenceService:
     # ---- what there is ----
 
     async def _live(self, call: Call, request: Message) -> Message:
-        return pb.ServerLiveResponse(live=not self._application.health.stuck_slots)
+        return pb.ServerLiveResponse(live=not self._application.health.fatal)
 
     async def _ready(self, call: Call, request: Message) -> Message:
         return pb.ServerReadyResponse(ready=self._application.ready)

@@ -18,7 +18,7 @@ from tta_server.answer import Answer
 from tta_server.answering import DRAWING
 from tta_server.api.access import OPEN_PATHS, Keys
 from tta_server.api.body import read_image
-from tta_server.api.describe import describe_model, describe_policies, describe_quote
+from tta_server.api.describe import describe_model, describe_policies
 from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
 from tta_server.api.protocol import Question
@@ -29,7 +29,6 @@ from tta_server.api.stream import Progress, disconnected, stream
 from tta_server.api.v2 import ProtocolDoor
 from tta_server.app import Application
 from tta_server.errors import InvalidInput, NotReady, TTAError, Unauthenticated
-from tta_server.predictor import Caller
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
@@ -165,12 +164,11 @@ class Door:
         name = request.path_params["name"]
         self._predictor.model(name)
         size, options = read_quote(request)
-        caller = Caller(request_id(request), reserve=self._reception.reserve())
-        return JSONResponse(describe_quote(size, *self._predictor.quote(name, size, options, caller)))
+        return JSONResponse(await self._reception.quote(name, size, options, request_id(request)))
 
     async def live(self) -> dict[str, str]:
-        if stuck := self._application.health.stuck_slots:
-            raise NotReady(f"slots {', '.join(map(str, stuck))} are stuck; the server is about to end")
+        if reason := self._application.health.fatal:
+            raise NotReady(reason)
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, str]:

@@ -8,17 +8,22 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from tta_server.answer import Answer
+from tta_server.api.describe import describe_quote
 from tta_server.api.protocol import Question
 from tta_server.app import Application
 from tta_server.costs import Track
 from tta_server.errors import Cancelled, Overloaded, TTAError
+from tta_server.geometry import Size
+from tta_server.plan import Options, Plan, is_quick, lays_out_quickly
 from tta_server.predictor import Caller, Ticket
+from tta_server.repository import Model
 from tta_server.work import Listener
 
 log = logging.getLogger("tta_server.requests")
@@ -125,6 +130,9 @@ class Reception:
         self._application = application
         self._predictor = application.predictor
         self._handing_out = Track(HANDING_OUT)
+        # One thread each: more would only take turns, and the event loop would wait for the turns of all.
+        self.planner = ThreadPoolExecutor(1, "planner")
+        self.quotes = ThreadPoolExecutor(1, "quotes")
 
     def reserve(self) -> float:
         """Seconds from an answer made to its bytes written, as many before the request was seen, and as many for what
@@ -137,16 +145,36 @@ class Reception:
         """A ticket for each image; raises as `Predictor.submit_all` does. `received` is when the request had arrived
         whole, in seconds of the monotonic clock. There are answers so far of one image only."""
         caller = Caller(request_id, listener if len(asked.images) == 1 else None, self.reserve(), received)
-        submit = partial(self._predictor.submit_all, asked.model, asked.images, asked.options, caller)
+        plan = await self._planned(asked.model, asked.options)
+        submit = partial(self._predictor.submit_all, asked.model, asked.images, asked.options, caller, plan)
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
-        if all(not isinstance(image, bytes) or image.startswith(b"\xff\xd8") for image in asked.images):
+        header_is_slow = any(isinstance(i, bytes) and not i.startswith(b"\xff\xd8") for i in asked.images)
+        if not header_is_slow and lays_out_quickly(plan):
             return submit()
+        executor = None if header_is_slow else self.planner
         admission = _Admission(submit, self._predictor.cancel)
         try:
-            return await asyncio.to_thread(admission.run)
+            return await asyncio.get_running_loop().run_in_executor(executor, admission.run)
         except asyncio.CancelledError:  # the thread may be done, or not, or never have begun
             self.leave(admission.abandon())
             raise
+
+    async def _planned(self, model: Model, options: Options) -> Plan:
+        """Off the event loop, in one thread for all, where a list of views has to be read: that takes up to 30 ms."""
+        plan = partial(self._predictor.plan, model, options)
+        if is_quick(model, options):
+            return plan()
+        return await asyncio.get_running_loop().run_in_executor(self.planner, plan)
+
+    async def quote(self, name: str, size: Size, options: Options, request_id: str) -> dict[str, Any]:
+        """What `GET /v1/models/{name}/quote` answers; raises as `Predictor.quote` does. In one thread for all, so
+        that quotes delay no request."""
+        caller = Caller(request_id, reserve=self.reserve())
+
+        def quote() -> dict[str, Any]:
+            return describe_quote(size, *self._predictor.quote(name, size, options, caller))
+
+        return await asyncio.get_running_loop().run_in_executor(self.quotes, quote)
 
     async def answers(self, tickets: Sequence[Ticket], gone: Awaitable[None] | None = None) -> list[Answer]:
         """The answers, or the first error; unless the client leaves first, as `gone` tells or by the task's being

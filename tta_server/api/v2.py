@@ -109,7 +109,7 @@ class ProtocolDoor:
             envelope, question = await aside(len(body), lambda: self._understood(request, body))
             tickets = await self._reception.submit(question, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
-        return envelope, replace(question, images=()), tickets
+        return envelope, replace(question, images=(), model=tickets[0].job.work.model), tickets
 
     def _understood(self, request: Request, body: bytes) -> tuple[Envelope, Question]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
@@ -126,8 +126,8 @@ class ProtocolDoor:
         return JSONResponse(describe_server(self._application))
 
     async def live(self, request: Request) -> Response:
-        if self._application.health.stuck_slots:
-            raise NotReady("a slot is stuck; the server is about to end")
+        if reason := self._application.health.fatal:
+            raise NotReady(reason)
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:

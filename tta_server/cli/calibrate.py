@@ -13,11 +13,24 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import available_cores
+from tta_server.app import tame_libraries
 from tta_server.calibration import FILE, Calibration, write_calibration
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, model_folder, out
+from tta_server.cli.console import (
+    DEFAULT_MODELS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MaxBytesOption,
+    MaxPixelsOption,
+    ModelsOption,
+    err,
+    model_folder,
+    out,
+    settings_of,
+)
 from tta_server.cli.curves import check_plots
+from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
+from tta_server.images import Limits
 from tta_server.plan import Plan
 from tta_server.repository import load_uncalibrated, model_digest
 from tta_server.trails import Skipped, full_plan, logged
@@ -74,6 +87,8 @@ def calibrate(
     limit: LimitOption = None,
     plot: PlotOption = None,
     log: LogOption = None,
+    max_bytes: MaxBytesOption = MAX_BYTES,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
     """Learn from images when a model may stop before its last view, and keep it beside its tta.yaml.
 
@@ -84,6 +99,7 @@ def calibrate(
     """
     folder, epsilons = model_folder(models, model), _checked(epsilon or [0.01])
     target = to or folder / FILE
+    limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels).limits
     _check_places(target, plot, log)
     with err.status(f"loading {model} ..."):
         loaded = load_uncalibrated(folder)
@@ -91,7 +107,7 @@ def calibrate(
         plan = full_plan(loaded)
         paths = _images(data, limit)
         check_enough(len(paths), epsilons[0])
-        logs = _logs(plan, paths)
+        logs = _logs(plan, paths, limits)
     digest = model_digest(folder, loaded)
     found = learned(logs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
@@ -131,9 +147,11 @@ def _images(data: Path, limit: int | None) -> list[Path]:
     return sorted(random.Random(SEED).sample(paths, limit))
 
 
-def _logs(plan: Plan, paths: Sequence[Path]) -> Logs:
+def _logs(plan: Plan, paths: Sequence[Path], limits: Limits) -> Logs:
     """Runs the images; those that can't be are named. Raises InvalidInput if none is left."""
-    steps = track(logged(plan, paths, available_cores()), "looking", len(paths), console=err, transient=True)
+    tame_libraries()
+    looked = logged(plan, paths, available_cores(), limits)
+    steps = track(looked, "looking", len(paths), console=err, transient=True)
     trails: list[Trail] = []
     skipped: list[Skipped] = []
     for step in steps:

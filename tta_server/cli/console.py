@@ -25,6 +25,15 @@ PolicyOption = Annotated[
         "--policy", "-p", help="A preset (see `tta-server policies`) or a JSON list of views; default: the model's own."
     ),
 ]
+MaxBytesOption = Annotated[int, typer.Option("--max-bytes", envvar="TTA_MAX_BYTES", help="Largest image file taken.")]
+MaxPixelsOption = Annotated[
+    int, typer.Option("--max-pixels", envvar="TTA_MAX_PIXELS", help="Largest image taken, in pixels.")
+]
+MaxWaitingMbOption = Annotated[
+    int,
+    typer.Option("--max-waiting-mb", envvar="TTA_MAX_WAITING_MB", help="Memory that waiting images may take, in MB."),
+]
+MAX_BYTES, MAX_PIXELS, MAX_WAITING_MB = 20_000_000, 25_000_000, 1000
 DEFAULT_MODELS = BUNDLED
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 

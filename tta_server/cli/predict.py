@@ -14,6 +14,12 @@ from tta_server.answering import DRAWING
 from tta_server.app import load
 from tta_server.cli.console import (
     DEFAULT_MODELS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_WAITING_MB,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxWaitingMbOption,
     ModelOption,
     ModelsOption,
     PolicyOption,
@@ -23,6 +29,7 @@ from tta_server.cli.console import (
     picture_file,
     problem,
     save_picture,
+    settings_of,
 )
 from tta_server.errors import TTAError
 from tta_server.tasks.palette import decoded
@@ -55,6 +62,9 @@ def predict(
         Path | None,
         typer.Option(callback=picture_file, help="Paint the answer on the image and save it here; for one image."),
     ] = None,
+    max_bytes: MaxBytesOption = MAX_BYTES,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    max_waiting_mb: MaxWaitingMbOption = MAX_WAITING_MB,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON answer a line instead of a table.")] = False,
 ) -> None:
     """Predict images on this machine and print the merged answers.
@@ -64,12 +74,13 @@ def predict(
     folder = model_folder(models, model)
     if draw is not None and len(images) > 1:
         raise typer.BadParameter("--draw takes one image", param_hint="--draw")
+    settings_of(max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
     failures = 0
     table = Table("image", "answer", "views", "stopped by", "ms")
     with err.status(f"loading and warming {model} ..."):
-        loaded = load(folder)
+        loaded = load(folder, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
-    options["budget_ms"] = loaded.model.config.budget.max_ms if budget_ms is None else budget_ms
+    options["budget_ms"] = budget_ms
     if draw is not None and DRAWING not in loaded.model.task.includes:
         raise typer.BadParameter(
             f"an answer of {loaded.model.task.name} has no place on the image", param_hint="--draw"

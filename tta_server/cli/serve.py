@@ -25,9 +25,21 @@ from tta_server.api.connections import limited
 from tta_server.api.grpc_server import Listener, create_server
 from tta_server.api.http import create_app
 from tta_server.api.reception import Reception
-from tta_server.app import Application, Settings, available_cores
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, settings_of
-from tta_server.errors import BackendFailed, ConfigError
+from tta_server.app import Application, Settings
+from tta_server.cli.console import (
+    DEFAULT_MODELS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_WAITING_MB,
+    MaxBytesOption,
+    MaxPixelsOption,
+    MaxWaitingMbOption,
+    ModelsOption,
+    err,
+    settings_of,
+)
+from tta_server.cores import available_cores
+from tta_server.errors import ConfigError, InternalError
 
 FILES = 65_536
 
@@ -37,16 +49,17 @@ def serve(
     host: Annotated[str, typer.Option(envvar="TTA_HOST", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="TTA_PORT", help="Port to listen on; 0 picks a free one.")] = 8000,
     slots: Annotated[
-        int | None, typer.Option(envvar="TTA_SLOTS", help="Worker threads.", show_default="one for each core")
+        int | None,
+        typer.Option(
+            envvar="TTA_SLOTS",
+            help="Worker threads.",
+            show_default="one for each core, of a container's CPU quota where that is less",
+        ),
     ] = None,
-    max_bytes: Annotated[int, typer.Option(envvar="TTA_MAX_BYTES", help="Largest image file taken.")] = 20_000_000,
-    max_pixels: Annotated[
-        int, typer.Option(envvar="TTA_MAX_PIXELS", help="Largest image taken, in pixels.")
-    ] = 25_000_000,
+    max_bytes: MaxBytesOption = MAX_BYTES,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
     max_waiting: Annotated[int, typer.Option(envvar="TTA_MAX_WAITING", help="Images that may wait at once.")] = 1024,
-    max_waiting_mb: Annotated[
-        int, typer.Option(envvar="TTA_MAX_WAITING_MB", help="Memory that waiting images may take, in MB.")
-    ] = 1000,
+    max_waiting_mb: MaxWaitingMbOption = MAX_WAITING_MB,
     grpc: Annotated[bool, typer.Option(help="Whether to listen for gRPC too.")] = True,
     grpc_port: Annotated[
         int, typer.Option(envvar="TTA_GRPC_PORT", help="Port to listen on for gRPC; 0 picks a free one.")
@@ -129,7 +142,7 @@ class Server(uvicorn.Server):
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         self._warmed = False
-        application.on_stuck = self._give_up
+        application.on_fatal = self._give_up
         self._reception = Reception(application)
         self._access = access
         self._grpc: Listener | None = None
@@ -206,9 +219,9 @@ class Server(uvicorn.Server):
         if stopping:
             await stopping
 
-    def _give_up(self) -> None:
-        """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
-        self.failure = BackendFailed("a slot is stuck in a model's run and can't be freed: the server has to end")
+    def _give_up(self, reason: str) -> None:
+        """Only a new process helps: end this one, and exit with an error."""
+        self.failure = InternalError(reason)
         self._application.retire()
         self.should_exit = True
 

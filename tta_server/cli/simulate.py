@@ -13,9 +13,9 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tta_server.app import available_cores
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, out
 from tta_server.cli.curves import check_plots, draw_curves
+from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.simulation.figures import Row, write_csv
 from tta_server.simulation.forecast import MOST_SLOTS, Forecast, is_enough, priced

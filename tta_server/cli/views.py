@@ -7,6 +7,10 @@ import typer
 
 from tta_server.cli.console import (
     DEFAULT_MODELS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MaxBytesOption,
+    MaxPixelsOption,
     ModelOption,
     ModelsOption,
     PolicyOption,
@@ -14,6 +18,7 @@ from tta_server.cli.console import (
     out,
     picture_file,
     save_picture,
+    settings_of,
 )
 from tta_server.repository import load_model
 from tta_server.sheet import draw_sheet
@@ -28,11 +33,14 @@ def views(
     to: Annotated[Path, typer.Option("--out", "-o", callback=picture_file, help="Where the picture goes.")] = Path(
         "sheet.png"
     ),
+    max_bytes: MaxBytesOption = MAX_BYTES,
+    max_pixels: MaxPixelsOption = MAX_PIXELS,
 ) -> None:
     """Draw every view as the model sees it, its own prediction and weight under it, the merged answer last.
 
     Example: tta-server views photo.jpg --model clothing --policy ten_crop --out sheet.png
     """
-    picture = draw_sheet(load_model(model_folder(models, model)), image.read_bytes(), policy, merge)
+    limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels).limits
+    picture = draw_sheet(load_model(model_folder(models, model)), image.read_bytes(), policy, merge, limits)
     save_picture(picture, to)
     out.print(f"{to}: {picture.width}x{picture.height}", highlight=False)

@@ -1,0 +1,132 @@
+"""Requests with many views of many tiles: bounded, and read and laid out where they delay no other request."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import pictures
+from tests.onnx_models import segmenter, write_model
+from tests.serving import PATIENCE, until
+from tta_server.api.reception import Reception
+from tta_server.app import Application, Settings
+from tta_server.cli.serve import Server
+from tta_server.repository import load_model
+
+CONFIG = {
+    "task": "segmentation",
+    "labels": ["red", "green", "blue"],
+    "input": {"size": "free", "multiple": 8, "max_size": 64, "tile": 48, "overlap": 10},
+    "output": {"kind": "probabilities"},
+    "policy": "hflip",
+    "symmetries": ["hflip"],
+    "budget": {"default_ms": 10_000, "max_ms": 60_000},
+}
+PREDICT, QUOTE = "/v1/models/tiled/predict", "/v1/models/tiled/quote?width=90&height=90"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """In this process, on one slot, ready."""
+    folder = write_model(tmp_path / "tiled", segmenter(), CONFIG)
+    settings = Settings(models=folder.parent, slots=1, drain_seconds=1.0, grpc_port=0)
+    application = Application(settings, [load_model(folder)])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = Server(application, listener)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, name="server")
+        thread.start()
+        try:
+            until(lambda: application.ready or running.failure)
+            yield running
+        finally:
+            running.should_exit = True
+            thread.join(PATIENCE)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    host, port = server.servers[0].sockets[0].getsockname()
+    with httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reception(server: Server) -> Reception:
+    return server._reception
+
+
+def rotations(views: int, number: int = 0) -> str:
+    return json.dumps(["identity", *({"rotate": round(0.1 * i + number / 1000, 3)} for i in range(1, views))])
+
+
+@contextmanager
+def held(executor: Executor) -> Iterator[None]:
+    """Its one thread is busy inside."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        gate.wait(PATIENCE)
+
+    executor.submit(wait)
+    assert entered.wait(PATIENCE)
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+def test_views_times_tiles_over_the_bound_are_refused_in_one_sentence(client: httpx.Client) -> None:
+    sentence = (
+        "the image is 1000x1000, which tiled looks at in 729 tiles; with 250 views these are 182250 inputs, and at "
+        "most 4096 are taken: ask for max_views=5 or less, send a smaller image, or state a larger input.tile in the "
+        "model's tta.yaml"
+    )
+    policy = rotations(250)
+    quoted = client.get("/v1/models/tiled/quote", params={"width": 1000, "height": 1000, "policy": policy})
+    asked = client.post(PREDICT, params={"policy": policy}, content=pictures.jpeg(1000, 1000))
+    for response in (quoted, asked):
+        assert response.status_code == 413
+        assert response.json() == {"error": sentence, "code": "too_large"}
+    few = {"width": 1000, "height": 1000, "policy": policy, "max_views": 5}
+    assert client.get("/v1/models/tiled/quote", params=few).json()["planned"] == 5
+
+
+def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, reception: Reception) -> None:
+    with ThreadPoolExecutor(1) as clients:
+        with held(reception.planner):
+            slow = clients.submit(client.post, PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
+            assert client.get("/livez").status_code == 200
+            assert client.get(QUOTE).status_code == 200
+            for image in (pictures.jpeg(90, 90), pictures.png(90, 90)):
+                assert client.post(PREDICT, content=image).status_code == 200
+                assert client.post(PREDICT, params={"policy": "hflip"}, content=image).status_code == 200
+            assert not slow.done()
+        assert slow.result(PATIENCE).status_code == 200
+    with held(reception.planner):  # it is known by now
+        known = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
+        assert known.status_code == 200
+
+
+def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, reception: Reception) -> None:
+    with ThreadPoolExecutor(1) as clients:
+        with held(reception.quotes):
+            slow = clients.submit(client.get, QUOTE)
+            assert client.get("/livez").status_code == 200
+            answer = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
+            assert answer.status_code == 200
+            assert not slow.done()
+        assert slow.result(PATIENCE).status_code == 200
+
+
+def test_a_wrong_list_of_views_is_refused_from_its_thread(client: httpx.Client, server: Server) -> None:
+    response = client.post(PREDICT, params={"policy": '["identity", "vflip"]'}, content=pictures.jpeg(90, 90))
+    assert response.status_code == 400
+    assert "vflip" in response.json()["error"]
+    assert len(server._application.models["tiled"].cache) < 10
