@@ -172,7 +172,7 @@ def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(t
                 for index in views:
                     work.write(index, np.empty((3, 8, 8), np.float32))
                     work.merge(index, NAN if index == 3 else worth[index], 0)
-                    work.spent(infer=1)
+                    work.times.add(infer=1)
                     work.tell()
 
             def read(work: ImageWork = work, start: threading.Barrier = start) -> None:
