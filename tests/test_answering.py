@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.serving import PATIENCE
-from tests.test_work import CLEAR, EVEN, NAN, VIEWS, Late, four_views
+from tests.test_work import CLEAR, EVEN, NAN, VIEWS, Late, four_views, scores
 from tests.toys import trap_model, trapped
+from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
@@ -19,6 +21,7 @@ from tta_server.runner import ModelRunner
 from tta_server.stopping import Confident, StopReason
 from tta_server.tasks import Scene, Wanted
 from tta_server.tasks.classification import Classification
+from tta_server.tasks.merging import softmax
 from tta_server.work import ImageWork
 
 
@@ -59,12 +62,17 @@ def gated(toy: Model) -> tuple[Model, Gated]:
     return replace(toy, task=task), task
 
 
+def drawn(model: Model, *include: str) -> ImageWork:
+    """As `four_views`, with a drawing in each answer, which this task offers nobody."""
+    known = four_views(model)
+    plan = replace(known.plan, wanted=replace(known.plan.wanted, include=frozenset(["drawing", *include])))
+    return ImageWork(plan, known.layout, read_source(trapped(), Limits()), Deadline.after(60_000), "x", Metrics())
+
+
 def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Model) -> None:
     """Its picture, its views and its times are those of the moment when it was asked for."""
     model, task = gated(toy)
-    work = four_views(model)
-    work.plan = replace(work.plan, wanted=replace(work.plan.wanted, include=frozenset(["drawing"])))
-    work = ImageWork(work.plan, work.layout, read_source(trapped(), Limits()), Deadline.after(60_000), "x", Metrics())
+    work = drawn(model)
     work.decode()
     ModelRunner().run([(work, 0)])
     with ThreadPoolExecutor(1) as reader:
@@ -139,3 +147,53 @@ def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: p
     work.merge(0, EVEN, 0)
     assert work.partial(0) is None
     assert "no words" in caplog.text
+
+
+def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
+    """Two slots merge, two readers read, one client leaves or is answered: each answer adds up."""
+    worth = [scores(9, 1, 1), scores(1, 9, 1), scores(1, 1, 9), scores(4, 4, 1)]
+    names = [view.name for view in four_views(toy).plan.views]
+    each = [softmax(np.array(one["scores"][0])) for one in worth]
+
+    def check(answer: Answer) -> None:
+        seen = [names.index(view["name"]) for view in answer.receipt.views]
+        expected = np.mean([each[index] for index in seen], axis=0)
+        np.testing.assert_allclose(answer.prediction["probabilities"], expected, atol=1e-5)
+        assert len(seen) + answer.receipt.dropped <= VIEWS
+
+    with ThreadPoolExecutor(5) as threads:
+        for number in range(60):
+            work = drawn(toy, "probabilities")
+            work.decode()
+            start = threading.Barrier(5)
+
+            def merge(views: list[int], work: ImageWork = work, start: threading.Barrier = start) -> None:
+                start.wait(PATIENCE)
+                for index in views:
+                    work.write(index, np.empty((3, 8, 8), np.float32))
+                    work.merge(index, NAN if index == 3 else worth[index], 0)
+                    work.times.add(infer=1)
+                    work.tell()
+
+            def read(work: ImageWork = work, start: threading.Barrier = start) -> None:
+                start.wait(PATIENCE)
+                seen = 0
+                while not work.future.done():
+                    if (found := work.partial(seen)) is not None:
+                        assert found[0] > seen
+                        seen = found[0]
+                        assert "drawing" in found[1].prediction
+                        check(found[1])
+
+            def settle(work: ImageWork = work, start: threading.Barrier = start, turns: int = number % 6) -> None:
+                start.wait(PATIENCE)
+                for _ in range(turns):
+                    work.partial(0)
+                work.settle(StopReason.DEADLINE)
+
+            work.merge(0, worth[0], 0)
+            running = [threads.submit(merge, views) for views in ([1, 3], [2])]
+            running += [threads.submit(read), threads.submit(read), threads.submit(settle)]
+            for one in running:
+                one.result(PATIENCE)
+            check(work.future.result(PATIENCE))

@@ -31,14 +31,11 @@ class Canvases:
 
     def get(self, scale: float) -> Canvas | None:
         """None before `open` and after `close`."""
-        with self._lock:
-            made = self._made.get(scale)
-        return self._make(scale) if made is None else made
-
-    def _make(self, scale: float) -> Canvas | None:
+        made, pixels = self._look(scale)
+        if made is not None or pixels is None:
+            return made
         with self._making:
-            with self._lock:
-                made, pixels = self._made.get(scale), self._pixels
+            made, pixels = self._look(scale)
             if made is not None or pixels is None:
                 return made
             made = self._preprocessing.canvas(pixels, scale)
@@ -47,6 +44,11 @@ class Canvases:
                     return None
                 self._made[scale] = made
             return made
+
+    def _look(self, scale: float) -> tuple[Canvas | None, Pixels | None]:
+        """The canvas if it is there, and what it could be made from."""
+        with self._lock:
+            return self._made.get(scale), self._pixels
 
     def close(self) -> None:
         """Lets go of all pixels."""

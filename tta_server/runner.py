@@ -52,8 +52,10 @@ class ModelRunner:
         merged = time.monotonic()
         self._statistics.batch(model.key, len(items), written - start, inferred - written, merged - inferred)
         for work, _ in items:
-            work.spent(
-                (written - start) / len(items), (inferred - written) / len(items), (merged - inferred) / len(items)
+            work.times.add(
+                prepare=(written - start) / len(items),
+                infer=(inferred - written) / len(items),
+                merge=(merged - inferred) / len(items),
             )
         for work in dict.fromkeys(work for work, _ in items):
             work.tell()

@@ -19,8 +19,9 @@ from tta_server.imaging.decoding import Header, Pixels, decode_picture
 from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
 from tta_server.jobs import LOST, Failed, Merged, Outcome
 from tta_server.lifetime import Lifetime
-from tta_server.metrics import STAGES, Metrics
+from tta_server.metrics import Metrics
 from tta_server.plan import Layout, Plan
+from tta_server.stages import StageTimes
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs, Scene
 from tta_server.views import View
@@ -76,6 +77,7 @@ class ImageWork:
         self.model = model = plan.model
         self.plan = plan
         self.layout = layout
+        self.times = StageTimes(deadline.start)
         self._source: Source | None = source
         self._scene = Scene(source.size, layout.plain, layout.tiles)
         self._builder = AnswerBuilder(plan, layout, self._scene, deadline, request_id)
@@ -94,8 +96,6 @@ class ImageWork:
         self._levels: Levels | None = None
         self._settled = False
         self._has_logged = False
-        self._stages = dict.fromkeys(STAGES, 0.0)
-        self._queued_since = deadline.start
         self._held: Lifetime | None = None
 
     def hold(self) -> bool:
@@ -115,7 +115,7 @@ class ImageWork:
 
     def decode(self) -> None:
         """The image and the plain view's canvas; the other canvases wait until a view needs them. Raises TTAError."""
-        start = self._dequeued()
+        start = self.times.dequeued()
         with self._lock:
             source, self._source = self._source, None
         if source is None:
@@ -125,21 +125,11 @@ class ImageWork:
         with self._lock:
             self._levels = picture.levels
             self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._settled else None
-            self._queued_since = time.monotonic()
-            self._stages["decode"] += self._queued_since - start
-
-    def _dequeued(self) -> float:
-        """Ends a spell of waiting for a slot, of which there are two: for decoding, and for the first view."""
-        now = time.monotonic()
-        with self._lock:
-            if self._queued_since:
-                self._stages["queue"] += now - self._queued_since
-                self._queued_since = 0.0
-        return now
+        self.times.decoded(start)
 
     def write(self, index: int, row: Tensor) -> None:
         """Writes a view into its row of a batch; nothing matters there if the job is settled already."""
-        self._dequeued()
+        self.times.dequeued()
         view = self._view(index)
         canvas = self._canvases.get(view.scale)
         if canvas is None:
@@ -268,7 +258,7 @@ class ImageWork:
         except Exception:
             log.exception("a partial answer of %s could not be made", self.model.name)
             return None
-        self.spent(merge=time.monotonic() - start)
+        self.times.add(merge=time.monotonic() - start)
         return len(snapshot.views), answer
 
     def _has_news(self) -> bool:
@@ -281,14 +271,8 @@ class ImageWork:
         """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
         views = sorted(self._merged, key=lambda entry: entry[0])
         merged = self._accumulator.result()
-        return Snapshot(merged, views, self._dropped, self._open, dict(self._stages), self._levels, self._picture)
-
-    def spent(self, prepare: float = 0.0, infer: float = 0.0, merge: float = 0.0) -> None:
-        """Its share of a batch's seconds."""
-        with self._lock:
-            self._stages["prepare"] += prepare
-            self._stages["infer"] += infer
-            self._stages["merge"] += merge
+        times = self.times.so_far()
+        return Snapshot(merged, views, self._dropped, self._open, times, self._levels, self._picture)
 
     def settle(self, outcome: StopReason | TTAError) -> None:
         """Answers with what is merged, or fails; a client that has left hears nothing."""

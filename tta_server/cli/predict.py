@@ -11,7 +11,6 @@ from rich.table import Table
 
 from tta_server.answer import Answer
 from tta_server.answering import DRAWING
-from tta_server.app import load
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -32,6 +31,7 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.errors import TTAError
+from tta_server.library import load
 from tta_server.tasks.palette import decoded
 
 LINES = 8
