@@ -308,10 +308,10 @@ def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bounds", "sentence"),
     [
-        ({"max_pixels": 0}, "^max_pixels is 0; it should be greater than or equal to 1$"),
-        ({"max_bytes": 10}, "^max_bytes is 10; it should be"),
-        ({"max_waiting_mb": 0}, "^max_waiting_mb is 0; it should be"),
-        ({"slots": 0}, "^slots is 0; it should be"),
+        ({"max_pixels": 0}, "^max_pixels takes a whole number of at least 1, not 0$"),
+        ({"max_bytes": 10}, "^max_bytes takes a whole number of at least 1000, not 10"),
+        ({"max_waiting_mb": 0}, "^max_waiting_mb takes"),
+        ({"slots": 0}, "^slots takes a whole number from 1 to 1024"),
     ],
 )
 def test_a_bound_that_makes_no_sense_is_refused_at_load(bounds: dict[str, int], sentence: str) -> None:

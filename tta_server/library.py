@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from tta_server.answer import Answer
 from tta_server.app import Application, Settings
 from tta_server.cores import available_cores
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError, InvalidInput, shown
+from tta_server.explain import explain
 from tta_server.inputs import ImageLike, own_image
 from tta_server.predictor import Caller, Ticket
 from tta_server.query import read_options
@@ -121,21 +122,13 @@ def load(
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such model folder")
+    given = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_waiting_mb": max_waiting_mb}
+    values = {"models": path.parent, "slots": available_cores() if slots is None else slots, **given}
     try:
-        settings = Settings(
-            models=path.parent,
-            slots=available_cores() if slots is None else slots,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            max_waiting_mb=max_waiting_mb,
-        )
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explained(error)) from None
+        mistake = explain(error, values, Settings)[0]
+        raise ConfigError(f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}") from None
     app = Application(settings, [load_model(path)])
     app.warm()
     return LoadedModel(app)
-
-
-def _explained(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"{first['loc'][0]} is {first['input']!r}; it should be {first['msg'].removeprefix('Input should be ')}"
