@@ -13,7 +13,7 @@ from tests.test_work import CLEAR, EVEN, NAN, VIEWS, Late, four_views, scores
 from tests.toys import trap_model, trapped
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.predictor import read_source
 from tta_server.repository import Model, load_model

@@ -10,7 +10,7 @@ import pytest
 from tests.serving import PATIENCE
 from tta_server.canvases import Canvases
 from tta_server.geometry import Size
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Canvas, Preprocessing, Resize
 
 PIXELS = np.full((20, 30, 3), 7, np.uint8)

@@ -642,6 +642,6 @@ def test_refusals_settle_nothing(opened: Opener) -> None:
     big = job(huge)
     big.nbytes = 2
     with pytest.raises(TTAError):
-        engine.submit(big)
+        engine.submit([big])
     engine.drain(PATIENCE)
     assert hasty.outcomes == huge.outcomes == []

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from tests import pictures
 from tta_server.errors import InvalidInput, TooLarge
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.inputs import own_image
 
 PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)

@@ -15,7 +15,7 @@ from tta_server.abort import Abort
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Failed, Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan

@@ -16,7 +16,7 @@ from tta_server import load
 from tta_server.deadline import Deadline
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
 from tta_server.predictor import Caller, make_job, read_source

@@ -15,7 +15,7 @@ from tests.toys import trap_model, trapped
 from tta_server.deadline import Deadline
 from tta_server.errors import Cancelled
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import LOST, Failed, Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan

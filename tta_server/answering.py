@@ -10,7 +10,8 @@ from PIL import Image
 
 from tta_server.answer import Answer, Receipt, view_entry
 from tta_server.deadline import Deadline
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
+from tta_server.imaging.samples import Levels
 from tta_server.plan import Layout, Plan
 from tta_server.stopping import StopReason
 from tta_server.tasks import Answered, Scene
@@ -25,8 +26,8 @@ class Snapshot:
     """What some views come to, with all that an answer says of it; nothing in it changes later.
 
     `merged` is the merged prediction; `views` has each entry's index in the layout and what is kept of its prediction,
-    in order; `stages` the seconds spent on each stage; `open` the share of the answer that was undecided; `picture`
-    the image to draw on, None where no drawing is wanted.
+    in order; `stages` the seconds spent on each stage; `open` the share of the answer that was undecided; `levels`
+    those that its decoding applied; `picture` the image to draw on, None where no drawing is wanted.
     """
 
     merged: Any
@@ -34,6 +35,7 @@ class Snapshot:
     dropped: int
     open: float | None
     stages: Mapping[str, float]
+    levels: Levels | None = None
     picture: Pixels | None = None
 
 
@@ -103,6 +105,7 @@ class AnswerBuilder:
             open=snapshot.open if reason is StopReason.SETTLED else None,
             tiles=self.layout.tiles,
             uncertainty=answered.uncertainty,
+            levels=snapshot.levels,
         )
 
     def _answered(self, merged: Any, remarks: Sequence[Any]) -> Answered:

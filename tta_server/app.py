@@ -1,22 +1,24 @@
 """The composition root: settings to objects. Whoever opens closes."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tta_server.canary import Canary
 from tta_server.cores import available_cores
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel, shown
 from tta_server.health import Health
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
 from tta_server.predictor import Predictor
@@ -30,6 +32,18 @@ from tta_server.work import ImageWork
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
 """The models that come with the package, or with a checkout."""
+
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def read_origin(text: str) -> str:
+    """As browsers write it: lower case, no default port. Raises ValueError."""
+    origin = text.lower()
+    if origin != "*" and not ORIGIN.fullmatch(origin):
+        raise ValueError(f"{shown(text)} is no origin; it takes one like https://example.org, without a path, or *")
+    return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
 class Settings(BaseModel):
@@ -55,6 +69,7 @@ class Settings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     model_control: bool = False
+    cors_origin: tuple[Annotated[str, AfterValidator(read_origin)], ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -110,7 +125,7 @@ class Application:
             self._add_model_gauge(name)
 
     def _add_model_gauge(self, name: str) -> None:
-        about = "1 while the model works, 0 when it fails time after time or is not loaded"
+        about = "1 while the model works, 0 when it is unhealthy or not loaded"
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
     def is_ready(self, name: str) -> bool:

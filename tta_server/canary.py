@@ -57,7 +57,7 @@ class Canary:
         except (Overloaded, NotReady):
             pass  # it could not be asked
         except TTAError as error:
-            log.warning("%s fails time after time, a test card too: %s", name, error)
+            log.warning("model %s is unhealthy, it fails on a test card too: %s", name, error)
             self._health.condemn(name)
         else:
             log.warning("%s answers a test card: it is well", name)

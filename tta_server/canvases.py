@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterable
 
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Canvas, Preprocessing
 
 

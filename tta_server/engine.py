@@ -244,9 +244,9 @@ class Engine(Generic[W]):
             step.job.work.decode()
         except TTAError as error:
             self._fail(step, error)
-        except Exception as error:
+        except Exception:
             log.exception("decoding failed")
-            self._fail(step, BackendFailed(f"the image could not be prepared: {type(error).__name__}"))
+            self._fail(step, BackendFailed("the image could not be prepared"))
         else:
             now = time.monotonic()
             with self._lock:

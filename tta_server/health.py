@@ -1,9 +1,14 @@
-"""Which models fail time after time, and whether the process can go on."""
+"""Which models are unhealthy, and whether the process can go on."""
 
 import threading
 
 FAILURES = 3
 """So many failed batches in a row make a model suspect."""
+
+
+def unhealthy(model: str) -> str:
+    """What a client is told whose model does not work."""
+    return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
 
 class Health:

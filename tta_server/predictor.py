@@ -15,8 +15,9 @@ from tta_server.deadline import Deadline
 from tta_server.engine import Engine
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.geometry import Size
-from tta_server.health import Health
-from tta_server.images import Limits, read_header
+from tta_server.health import Health, unhealthy
+from tta_server.imaging.decoding import Limits, read_header
+from tta_server.imaging.samples import DROP, Rendering
 from tta_server.inputs import check_area, check_pixels
 from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import STAGES, Metrics
@@ -126,7 +127,7 @@ class Predictor:
 
     def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
-        sources = [read_source(image, self.limits) for image in images]
+        sources = [read_source(image, self.limits, plan.model.preprocessing.rendering) for image in images]
         for source in sources:
             plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
@@ -147,7 +148,7 @@ class Predictor:
     def _check_well(self, name: str) -> None:
         """Raises NotReady for a model that is ill."""
         if name in self._health.ill:
-            raise NotReady(f"{name} fails time after time; it is tried again every second")
+            raise NotReady(unhealthy(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
@@ -274,9 +275,9 @@ def _tensor_bytes(plan: Plan, image: Size) -> int:
     return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
 
 
-def read_source(image: Image, limits: Limits) -> Source:
+def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
     """Header and size of what came, checked against the limits; nothing is decoded."""
     if isinstance(image, bytes):
-        header = read_header(image, limits)
-        return Source(header.size, image, header)
+        header = read_header(image, limits, rendering)
+        return Source(header.size, image, header, rendering=rendering)
     return Source(check_pixels(image, limits), pixels=np.ascontiguousarray(image))

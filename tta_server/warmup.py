@@ -12,7 +12,7 @@ from tta_server.costs import Bucket, CostModel
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Failed
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan

@@ -15,7 +15,8 @@ from tta_server.canvases import Canvases
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.geometry import Size
-from tta_server.images import Header, Pixels, decode
+from tta_server.imaging.decoding import Header, Pixels, decode_picture
+from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
 from tta_server.jobs import LOST, Failed, Merged, Outcome
 from tta_server.lifetime import Lifetime
 from tta_server.metrics import Metrics
@@ -36,17 +37,19 @@ class Source:
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
+    rendering: Rendering = DROP
 
     @property
     def nbytes(self) -> int:
-        """What it may hold while it waits: its bytes and its pixels."""
-        return len(self.encoded) + 3 * self.size.area
+        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
+        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
 
-    def open(self) -> Pixels:
+    def open(self) -> Picture:
+        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return self.pixels
+            return Picture(self.pixels)
         assert self.header is not None
-        return decode(self.encoded, self.header)
+        return decode_picture(self.encoded, self.header, self.rendering)
 
 
 Listener = Callable[[], None]
@@ -90,6 +93,7 @@ class ImageWork:
         self._dropped = 0
         self._open: float | None = None
         self._stops = False
+        self._levels: Levels | None = None
         self._settled = False
         self._has_logged = False
         self._held: Lifetime | None = None
@@ -101,7 +105,7 @@ class ImageWork:
         return self._held is not None
 
     def release(self) -> None:
-        """Another time it does nothing."""
+        """Once; then it does nothing."""
         with self._lock:
             held, self._held = self._held, None
         if held is not None:
@@ -116,10 +120,11 @@ class ImageWork:
             source, self._source = self._source, None
         if source is None:
             return
-        pixels = source.open()
-        self._canvases.open(pixels)
+        picture = source.open()
+        self._canvases.open(picture.pixels)
         with self._lock:
-            self._picture = pixels if DRAWING in self.plan.wanted.include and not self._settled else None
+            self._levels = picture.levels
+            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._settled else None
         self.times.decoded(start)
 
     def write(self, index: int, row: Tensor) -> None:
@@ -197,7 +202,6 @@ class ImageWork:
                 self._waiting.discard(index)
 
     def _log_once(self, sentence: str, error: Exception) -> None:
-        """Under the lock."""
         if not self._has_logged:
             log.error("%s: %s", self.model.name, sentence, exc_info=error)
         self._has_logged = True
@@ -220,7 +224,6 @@ class ImageWork:
         return self._accumulator.standard_error()
 
     def _view(self, index: int) -> View:
-        """The view of an entry of the layout."""
         return self.plan.views[index // self.layout.tiles]
 
     # ---- answers ----
@@ -266,13 +269,13 @@ class ImageWork:
         """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
         views = sorted(self._merged, key=lambda entry: entry[0])
         merged = self._accumulator.result()
-        return Snapshot(merged, views, self._dropped, self._open, self.times.so_far(), self._picture)
+        times = self.times.so_far()
+        return Snapshot(merged, views, self._dropped, self._open, times, self._levels, self._picture)
 
     def settle(self, outcome: StopReason | TTAError) -> None:
         """Answers with what is merged, or fails; a client that has left hears nothing."""
         with self._lock:
-            self._settled = True
-            self._source = None
+            self._settled, self._source = True, None
         self._canvases.close()
         try:
             result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome

@@ -26,7 +26,7 @@ from tta_server.api.stream import Progress, stream
 from tta_server.app import Application, Settings
 from tta_server.deadline import Deadline
 from tta_server.errors import Cancelled, TTAError
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import LOST, Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
