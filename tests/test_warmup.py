@@ -9,15 +9,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.onnx_models import graph, write_model
-from tests.toys import trap_model
+from tests.toys import SLOW_SECONDS, switchable, trap_model
 from tta_server import load
-from tta_server.costs import CostModel
+from tta_server.costs import Bucket, CostModel
 from tta_server.errors import ConfigError
 from tta_server.preprocessing import Placement
 from tta_server.repository import load_model
 from tta_server.tasks import Outputs, Scene
 from tta_server.tasks.classification import Classification
-from tta_server.warmup import warm_up
+from tta_server.warmup import warm_up, warm_up_beside_requests
 
 
 def test_a_model_that_cannot_run_a_batch_of_two_is_refused_at_load(tmp_path) -> None:
@@ -46,3 +46,12 @@ def test_a_model_whose_every_view_can_not_be_read_is_refused_at_load(tmp_path: P
     task = Always(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
     with pytest.raises(ConfigError, match=r"toy.*can't run views"):
         warm_up(replace(toy, task=task), CostModel(), 1)
+
+
+def test_beside_requests_a_model_costs_what_it_computes_not_what_it_waits(tmp_path: Path) -> None:
+    """Each of its runs stands still for a fifth of a second, as beside slots that come first."""
+    toy, switch = switchable(load_model(trap_model(tmp_path / "toy", batch="n")))
+    switch.mode = "slow"
+    costs = CostModel()
+    warm_up_beside_requests(toy, costs)
+    assert costs.seconds(Bucket("toy", 8, 8), 1, 0.0) < SLOW_SECONDS / 2

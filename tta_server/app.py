@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,13 @@ from tta_server.health import Health
 from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
+from tta_server.niceness import PREPARATION, lower_priority
 from tta_server.predictor import Predictor
 from tta_server.repository import Model, find_models, load_model
 from tta_server.runner import ModelRunner
 from tta_server.scheduler import Scheduler
 from tta_server.statistics import Statistics
-from tta_server.warmup import warm_up
+from tta_server.warmup import warm_up, warm_up_beside_requests
 from tta_server.work import ImageWork
 
 PACKAGE = Path(__file__).parent
@@ -82,6 +84,17 @@ def tame_libraries() -> None:
     Image.MAX_IMAGE_PIXELS = None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _prepare(folder: Path) -> tuple[Model, CostModel]:
+    """Loads a model and measures what it costs. Raises ConfigError."""
+    model, costs = load_model(folder), CostModel()
+    try:
+        warm_up_beside_requests(model, costs)
+    except BaseException:
+        model.retire()
+        raise
+    return model, costs
 
 
 class Application:
@@ -171,12 +184,8 @@ class Application:
         if name not in self.stored():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
         with self._one_at_a_time():
-            model, costs = load_model(self.settings.models / name), CostModel()
-            try:
-                warm_up(model, costs, self.settings.slots)
-            except BaseException:
-                model.retire()
-                raise
+            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION,)) as thread:
+                model, costs = thread.submit(_prepare, self.settings.models / name).result()
             self._engine.reprice(name, costs)
             self._runners[name] = self._runner
             before, self.models[name] = self.models.get(name), model
