@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from tta_server.images import Pixels
 
 from tests.serving import PATIENCE
 from tta_server.canvases import Canvases
 from tta_server.geometry import Size
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Canvas, Preprocessing, Resize
 
 PIXELS = np.full((20, 30, 3), 7, np.uint8)

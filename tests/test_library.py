@@ -152,6 +152,28 @@ print(json.dumps(heard))
     assert heard == {"warned": ["DecompressionBombWarning"], "refused": "error"}
 
 
+def test_what_is_too_large_is_ours_to_say_whatever_limit_the_program_has(tmp_path: Path) -> None:
+    """Pillow's own limit neither refuses what is allowed here, nor warns of it, nor is it needed."""
+    (tmp_path / "huge.png").write_bytes(pictures.png_that_says(46_000, 46_000))
+    (tmp_path / "small.png").write_bytes(pictures.png(60, 50))
+    program = """
+import tta_server
+from PIL import Image
+told = []
+with tta_server.load(sys.argv[1], slots=1) as model, warnings.catch_warnings():
+    warnings.simplefilter("error")
+    for limit in (None, 10, 89478485):
+        Image.MAX_IMAGE_PIXELS = limit
+        try:
+            model.predict(f"{sys.argv[2]}/huge.png", budget_ms=9000)
+        except tta_server.TTAError as error:
+            told.append(error.code)
+        told.append(len(model.predict(f"{sys.argv[2]}/small.png", budget_ms=9000).receipt.views))
+print(json.dumps(told))
+"""
+    assert child(program, str(trap_model(tmp_path / "toy")), str(tmp_path)) == ["too_large", 2] * 3
+
+
 def test_our_own_commands_may_set_what_they_like() -> None:
     program = """
 import cv2

@@ -42,7 +42,9 @@ def _read(path: str | os.PathLike[Any], limits: Limits) -> bytes:
     except ValueError as error:  # a null byte, say
         raise InvalidInput(f"{str(path)[:64]!r} is no path: {error}") from None
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"{str(path)[-64:]} has more than the {limits.max_bytes} bytes that an image may have")
+        raise TooLarge(
+            f"{str(path)[-64:]} has more than the {limits.max_bytes} bytes that an image may have (--max-bytes)"
+        )
     return data
 
 
@@ -71,7 +73,7 @@ def check_pixels(image: object, limits: Limits) -> Size:
 def check_area(size: Size, limits: Limits) -> None:
     """Raises TooLarge."""
     if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken")
+        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken (--max-pixels)")
 
 
 def _advice(shape: tuple[int, ...]) -> str:

@@ -105,7 +105,7 @@ class ImageWork:
         return self._held is not None
 
     def release(self) -> None:
-        """Another time it does nothing."""
+        """Once; then it does nothing."""
         with self._lock:
             held, self._held = self._held, None
         if held is not None:
@@ -202,7 +202,6 @@ class ImageWork:
                 self._waiting.discard(index)
 
     def _log_once(self, sentence: str, error: Exception) -> None:
-        """Under the lock."""
         if not self._has_logged:
             log.error("%s: %s", self.model.name, sentence, exc_info=error)
         self._has_logged = True
@@ -225,7 +224,6 @@ class ImageWork:
         return self._accumulator.standard_error()
 
     def _view(self, index: int) -> View:
-        """The view of an entry of the layout."""
         return self.plan.views[index // self.layout.tiles]
 
     # ---- answers ----
@@ -277,8 +275,7 @@ class ImageWork:
     def settle(self, outcome: StopReason | TTAError) -> None:
         """Answers with what is merged, or fails; a client that has left hears nothing."""
         with self._lock:
-            self._settled = True
-            self._source = None
+            self._settled, self._source = True, None
         self._canvases.close()
         try:
             result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome

@@ -13,7 +13,6 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import tame_libraries
 from tta_server.calibration import FILE, Calibration, write_calibration
 from tta_server.cli.console import (
     DEFAULT_MODELS,
@@ -149,7 +148,6 @@ def _images(data: Path, limit: int | None) -> list[Path]:
 
 def _logs(plan: Plan, paths: Sequence[Path], limits: Limits) -> Logs:
     """Runs the images; those that can't be are named. Raises InvalidInput if none is left."""
-    tame_libraries()
     looked = logged(plan, paths, available_cores(), limits)
     steps = track(looked, "looking", len(paths), console=err, transient=True)
     trails: list[Trail] = []
