@@ -21,8 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from variants import variant
 
-from tta_server import Answer, load
-from tta_server.app import LoadedModel
+from tta_server import Answer, LoadedModel, load
 
 BUDGET_MS = 10_000
 IN_FLIGHT = 8

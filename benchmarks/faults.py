@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tta_server.abort import Abort
-from tta_server.app import Application, Settings
+from tta_server.app import Application, Settings, tame_libraries
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.cli.serve import Server
 from tta_server.errors import BackendFailed
@@ -136,6 +136,7 @@ def serve(name: str, trouble: str) -> None:
         backend.on = not backend.on
 
     signal.signal(signal.SIGUSR1, switch)
+    tame_libraries()
     application = Application(Settings(models=MODELS), [replace(model, backend=backend)])
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(listener.getsockname()[1], flush=True)

@@ -20,13 +20,13 @@ from rich.table import Table
 
 from tta_server.costs import Bucket
 from tta_server.deadline import Deadline
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import load_model
+from tta_server.runner import ModelRunner
 from tta_server.stopping import StopReason
-from tta_server.work import ModelRunner
 
 
 def views_per_second(handle: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
@@ -70,7 +70,7 @@ def main() -> None:
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:
-        model.preprocessing.canvas(read_source(image, Limits()).open(), 1.0)
+        model.preprocessing.canvas(read_source(image, Limits()).open().pixels, 1.0)
         for _ in range(VIEWS):
             model.backend.infer(tensor)
 

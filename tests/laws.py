@@ -1,13 +1,13 @@
 """What must hold in every history, checked as a pool in virtual time (`tests.simulator`) makes its decisions."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from tests.list_schedule import lateness, schedule, slots_free
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
-from tta_server.jobs import Batch, Decode, Finished, Job, Step
+from tta_server.jobs import Batch, Decode, Finish, Finished, Job, Step
 from tta_server.line import CROWD
 from tta_server.newcomers import RECENT
 from tta_server.stopping import StopReason
@@ -36,6 +36,7 @@ class Law(StrEnum):
     PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
     WAKING = "asking at the time told answers somebody or moves it, and asking before finds nothing"
     WORKING = "a slot stays idle only if nothing can run, or for a job ahead that is being decoded"
+    BY_SLOTS = "with truthful costs answers are made by slots, each in its own time, and none by the clock"
     FAULTS = "a failed batch fails only the jobs that lack a mandatory view by it"
     QUOTED = "a quote is what then happens on an idle pool, and changes nothing"
 
@@ -64,7 +65,7 @@ def fits(pool: "Pool", record: "Record") -> bool | None:
 
 def in_crowd(pool: "Pool") -> bool:
     """Whether the line may be so long that it is bounded instead of laid out."""
-    return sum(record.lines_up for record in pool.live) >= CROWD
+    return sum(record.lines_up or not record.running for record in pool.live) >= CROWD
 
 
 def check_admission(record: "Record", fits: bool | None) -> None:
@@ -81,6 +82,9 @@ def check_admission(record: "Record", fits: bool | None) -> None:
 
 
 def check_step(pool: "Pool", step: "Step[Record]") -> None:
+    if isinstance(step, Finish):
+        _check_finish(pool, step)
+        return
     if isinstance(step, Decode):
         head = step.job.work
         require(head.live, Law.ANSWERED, f"arrival {head.number} is answered and gets decoded")
@@ -94,6 +98,20 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
         _check_mandatory(pool, head)
         risky = isinstance(step, Batch) and step.risky
         require(not risky, Law.RISK, "mandatory work is called a risk")
+
+
+def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
+    """What is answered although a view of it could still end in time makes room: some work would make its answer, or
+    another that waits, late."""
+    record = step.job.work
+    complete = record.merged_mandatory == record.arrival.mandatory
+    require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
+    if not pool.truthful or in_crowd(pool) or record not in in_time(pool):
+        return
+    waiting = [pool.lead(other) for other in pool.live if other.waits]
+    leads = [*waiting, *(pool.lead(other) for other in in_time(pool))]
+    late = (lateness(schedule(pool, slots_free(pool, lead))) for lead in leads)
+    require(any(seconds > -TOLERANCE for seconds in late), Law.PROMPT, f"arrival {record.number} is cut short")
 
 
 def _check_views(pool: "Pool", batch: "Batch[Record]") -> None:
@@ -134,9 +152,9 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
         return
     best = min(candidates, key=lambda record: rank(pool, record))
     lead = pool.view_seconds(best.next_bucket) + pool.stage_seconds(best.job.finish, best.job)
-    needed = lateness(schedule(pool, slots_free(pool, lead))) > EXACT
+    needed = lateness(schedule(pool, slots_free(pool, lead), served={best})) > EXACT
     decoding = any(record.decode_started and not record.decoded for record in pool.live)
-    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_newcomers(pool, lead)))
+    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_newcomers(pool, lead, {best})))
     found = f"batch arrival {head.number} starts before an optional view of {best.number}"
     require(needed or risky, Law.BATCH_YIELDS, found)
 
@@ -181,7 +199,7 @@ def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
 def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
     answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
     lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
-    spared = list(_newcomers(pool, lead))
+    spared = list(_newcomers(pool, lead, {job.work for job, _ in batch.items}))
     if None in spared:
         return
     alone = not pool.runs and not pool.finishing
@@ -189,15 +207,17 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
     require(batch.risky == (not all(spared)), Law.RISK, f"risky is {batch.risky}")
 
 
-def _newcomers(pool: "Pool", lead: float) -> Iterable[bool | None]:
+def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
     """For each model met lately, whether one more plain view would still meet the default budget if the slot that asks
-    were busy for `lead`, or would miss it anyway; None where rounding decides."""
+    were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
+    decides."""
     for seen, job in pool.met.values():
         if pool.now - seen > RECENT or job.patience == math.inf:
             continue
         guest = _guest(pool, job)
         before, after = (
-            schedule(pool, slots_free(pool, busy), guest)[guest] - guest.job.deadline for busy in (0.0, lead)
+            schedule(pool, slots_free(pool, busy), guest, served=served)[guest] - guest.job.deadline
+            for busy in (0.0, lead)
         )
         near = min(abs(before), abs(after)) <= TOLERANCE
         yield None if near else before > 0 or after < 0
@@ -301,21 +321,31 @@ def check_between(pool: "Pool") -> None:
     for record in pool.live if pool.truthful else ():
         if record.lines_up or record.merged_mandatory < record.arrival.mandatory or record.running:
             continue
+        if record.job.closing and not pool.idle:
+            continue  # its answer waits for a slot
         enough = record.arrival.stops_after is not None and record.merged >= record.arrival.stops_after
         require(record.open and not enough, Law.PROMPT, f"arrival {record.number} has all it needs and no answer")
         late = pool.now + _one_more(pool, record) > record.job.deadline + TOLERANCE
         require(not late, Law.PROMPT, f"arrival {record.number} can get no more views, and no answer")
 
 
-def check_counts(pool: "Pool") -> None:
+def check_counts(pool: "Pool", step: "Step[Record] | None") -> None:
+    live = len(pool.live) - isinstance(step, Finish)
     wake = pool.scheduler.wake_at()
-    require((wake is not None) == bool(pool.live), Law.WAKING, f"wake_at() is {wake}, {len(pool.live)} are live")
+    require((wake is not None) == bool(live), Law.WAKING, f"wake_at() is {wake}, {live} are live")
     count = len(pool.scheduler)
-    require(count == len(pool.live), Law.ANSWERED, f"{count} count as live, not {len(pool.live)}")
+    require(count == live, Law.ANSWERED, f"{count} count as live, not {live}")
 
 
 def check_moved(before: float, after: float | None, told: bool) -> None:
     require(told or after is None or after > before, Law.WAKING, "asking at the time told did nothing: a spin")
+
+
+def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
+    """What the clock hands out."""
+    for done in finished if pool.truthful else ():
+        made = isinstance(done.outcome, StopReason)
+        require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.work.number}")
 
 
 def check_undue(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:

@@ -1,7 +1,7 @@
 """A list schedule of all mandatory work, written from the design alone: what the scheduler's own is held against."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -17,18 +17,30 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
     return free
 
 
-def schedule(pool: "Pool", free: list[float], *extra: "Record") -> "dict[Record, float]":
-    """When each job whose mandatory work waits, and `extra`, is answered: interactive ones by deadline, then batch jobs
-    by deadline, each piece of work on the next free slot. Uses up `free`."""
-    line = [record for record in pool.live if record.lines_up]
+def schedule(
+    pool: "Pool", free: list[float], *extra: "Record", served: "Container[Record]" = ()
+) -> "dict[Record, float]":
+    """When each job whose mandatory work or answer waits, and `extra`, is answered: interactive ones by deadline, then
+    batch jobs by deadline, each piece of work on the next free slot; not those `served` already. Uses up `free`."""
+    line = [r for r in pool.live if (r.lines_up or not r.running) and r not in served]
     ends: dict[Record, float] = {}
-    for record in sorted([*line, *extra], key=lambda record: (record.is_batch, record.job.deadline)):
+    for record in _ordered([*line, *extra]):
         ends[record] = _placed(pool, free, record)
     return ends
 
 
+def _ordered(line: "list[Record]") -> "list[Record]":
+    """Answers behind the last interactive job that has something to run take their turn among the batch jobs."""
+    ranked = sorted(line, key=lambda record: (record.is_batch, record.job.deadline))
+    fixed = [n for n, record in enumerate(ranked) if not record.is_batch and (record.lines_up or record.job.closing)]
+    last = fixed[-1] + 1 if fixed else 0
+    return [*ranked[:last], *sorted(ranked[last:], key=lambda record: record.job.deadline)]
+
+
 def _placed(pool: "Pool", free: list[float], record: "Record") -> float:
     start = end = pool.now
+    if not record.lines_up:
+        return _put(free, pool.now, pool.stage_seconds(record.job.finish, record.job))
     if not record.decode_started:
         start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job))
     elif not record.decoded:

@@ -13,7 +13,7 @@ from typing import Any
 from tests import laws
 from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.jobs import LOST, Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Priority, Quote, Step
+from tta_server.jobs import LOST, Batch, Bounds, Decode, Finish, Finished, Job, Merged, Outcome, Priority, Quote, Step
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
@@ -164,7 +164,7 @@ class Run:
 
     @property
     def jobs(self) -> "list[Job[Record]]":
-        return [self.step.job] if isinstance(self.step, Decode) else list(dict(self.step.items))
+        return list(dict(self.step.items)) if isinstance(self.step, Batch) else [self.step.job]
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,18 @@ class Pool:
     def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
 
+    def lead(self, record: Record) -> float:
+        """Seconds of a slot for what comes next for a job, with the answer that it may make."""
+        if not record.decode_started:
+            return self.stage_seconds("decode", record.job)
+        seconds = self.view_seconds(record.next_bucket)
+        last = len(record.handed) + 1 >= record.arrival.mandatory
+        return seconds + last * self.stage_seconds(record.job.finish, record.job)
+
+    @property
+    def idle(self) -> bool:
+        return bool(self._free)
+
     def calm(self, seconds: float) -> None:
         """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
         self._trouble = Trouble()
@@ -291,6 +303,7 @@ class Pool:
 
     def _wake(self, wake: float) -> None:
         finished = self.scheduler.due(self.now)
+        laws.check_due(self, finished)
         self._answered(finished)
         laws.check_moved(wake, self.scheduler.wake_at(), told=bool(finished))
 
@@ -329,21 +342,31 @@ class Pool:
 
     def _fill(self) -> None:
         for slot in sorted(self._free):
-            wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
-            laws.check_undue(self, wake, finished)
-            self._answered(finished)
-            self.finishing.pop(slot, None)
-            step = self.scheduler.next_batch(slot, self.now)
-            laws.check_counts(self)
-            if step is None:
-                laws.check_idle(self)
-            else:
-                laws.check_step(self, step)
-                self._start(step)
+            while slot in self._free and self._ask(slot):
+                pass
+
+    def _ask(self, slot: int) -> bool:
+        """Whether it found something to do."""
+        wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
+        laws.check_undue(self, wake, finished)
+        self._answered(finished)
+        self.finishing.pop(slot, None)
+        step = self.scheduler.next_batch(slot, self.now)
+        laws.check_counts(self, step)
+        if step is None:
+            laws.check_idle(self)
+        else:
+            laws.check_step(self, step)
+            self._start(step)
+        return step is not None
 
     def _start(self, step: "Step[Record]") -> None:
         self._free.discard(step.slot)
         self.steps.append((self.now, step))
+        if isinstance(step, Finish):
+            self._answered([Finished(step.job, step.reason)])
+            self._make(step.slot, [step.job])
+            return
         run = self._decoding(step) if isinstance(step, Decode) else self._running(step)
         self.runs[step.slot] = run
         if not (isinstance(step, Batch) and len(self.batches) - 1 in self._trouble.hangs):
@@ -389,15 +412,19 @@ class Pool:
         del self.runs[slot]
         finished = self._decoded(run) if isinstance(run.step, Decode) else self._ran(run.step, run)
         self._answered(finished)
-        busy = 0.0
-        for job in (done.job for done in finished if isinstance(done.outcome, StopReason)):
-            seconds = self.answer_seconds([job])
-            busy += seconds
-            laws.check_made(self, job, self.now + busy)
+        self._make(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
+
+    def _make(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
+        """A slot makes these answers, one after another, before it asks for more."""
+        end = self.now
+        for job in jobs:
+            seconds = self.stage_seconds(job.finish, job)
+            end += seconds
+            laws.check_made(self, job, end)
             self.scheduler.finished(job, seconds, self.now)
-        if busy:
-            self.finishing[slot] = self.now + busy
-            self.at(self.now + busy, lambda: self._free.add(slot))
+        if end > self.now:
+            self.finishing[slot] = end
+            self.at(end, lambda: self._free.add(slot))
         else:
             self._free.add(slot)
 

@@ -13,9 +13,10 @@ from tests import pictures, references
 from tests.references import MODELS
 from tests.toys import moody_model, serving
 from tta_server import LoadedModel, TTAError, load
-from tta_server.app import Application, Settings, as_query
+from tta_server.app import Application, Settings
 from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
+from tta_server.library import as_query
 from tta_server.metrics import Metrics
 from tta_server.plan import Options
 from tta_server.query import read_options

@@ -3,13 +3,17 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import httpx
 import pytest
 
 from tests import pictures
-from tests.serving import until
+from tests.serving import PATIENCE, until
 from tests.toys import Switchable, metric, serving, switchable, trap_model, trapped
+from tta_server.canary import Canary
+from tta_server.health import FAILURES, Health
+from tta_server.predictor import Predictor
 from tta_server.repository import Model, load_model
 
 CALM = pictures.encoded(trapped())
@@ -68,12 +72,12 @@ def test_a_model_that_keeps_failing_is_shut_out_and_the_others_go_on(
     fall_ill(client)
     unready = client.get("/readyz")
     assert unready.json()["code"] == "not_ready"
-    assert "toy fails time after time" in unready.json()["error"]
+    assert "model toy is unhealthy" in unready.json()["error"]
     assert "other" not in unready.json()["error"]
     assert (readiness(client, "toy"), readiness(client, "other")) == (0, 1)
     refused = ask(client)
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
-    assert "toy fails" in refused.json()["error"]
+    assert "model toy is unhealthy" in refused.json()["error"]
     assert refused.elapsed.total_seconds() < 0.5
     assert ask(client, "other").status_code == 200
     assert client.get("/livez").status_code == 200
@@ -118,7 +122,9 @@ def test_both_are_named_where_both_fail(models: list[Model]) -> None:
             switch.mode = "fails"
         for name in ("toy", "other"):
             until(lambda name=name: ask(client, name).status_code == 503)
-        assert "other, toy fails" in client.get("/readyz").json()["error"]
+        told = client.get("/readyz").json()["error"]
+        assert "model other is unhealthy" in told
+        assert "; model toy is unhealthy" in told
         for _, switch in switched:
             switch.mode = "works"
         recover(client)
@@ -164,3 +170,29 @@ def test_closing_does_not_wait_for_the_canary(models: list[Model]) -> None:
         start = time.monotonic()
     assert time.monotonic() - start < SECONDS + 2
     until(lambda: all(thread.name != "canary" for thread in threading.enumerate()))
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_canary() -> None:
+    """The first model's card raises; the second is asked in the same round, and the first again in the next."""
+    asked: list[str] = []
+    again = threading.Event()
+
+    class Models:
+        def probe(self, name: str, image: bytes) -> None:
+            raise AssertionError("no card was made")
+
+        def model(self, name: str) -> Model:
+            asked.append(name)
+            if asked.count("first") == 2:
+                again.set()
+            raise LookupError(name)
+
+    health = Health()
+    canary = Canary(cast(Predictor, Models()), health)
+    for name in ("first", "second"):
+        for _ in range(FAILURES):
+            health.failed(name)
+    canary.start()
+    assert again.wait(PATIENCE)
+    canary.close()
+    assert asked[:3] == ["first", "second", "first"]

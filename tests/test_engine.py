@@ -1,5 +1,6 @@
 """The engine with hand-written works and runners: whatever they do, each job is settled exactly once."""
 
+import os
 import re
 import threading
 import time
@@ -21,7 +22,7 @@ from tta_server.errors import (
     TTAError,
 )
 from tta_server.health import Health
-from tta_server.jobs import LOST, Bounds, Job, Merged, Outcome
+from tta_server.jobs import LOST, Bounds, Failed, Job, Merged, Outcome
 from tta_server.metrics import Metrics
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -31,6 +32,10 @@ PATIENCE = 20
 
 
 def nothing() -> None:
+    pass
+
+
+def nothing_of(reason: str) -> None:
     pass
 
 
@@ -121,13 +126,13 @@ def opened() -> Iterator[Opener]:
         runner: Runner[PaperWork] | None = None,
         metrics: Metrics | None = None,
         health: Health | None = None,
-        on_stuck: Callable[[], None] = nothing,
+        on_fatal: Callable[[str], None] = nothing_of,
     ) -> Engine[PaperWork]:
         scheduler: Scheduler[PaperWork] = Scheduler(
             cost_model({A: curve or linear(view_ms)}), slots, bounds or Bounds()
         )
         runners = {"m": runner or PaperRunner(behave)}
-        engine = Engine(scheduler, runners, metrics or Metrics(), health or Health(), on_stuck)
+        engine = Engine(scheduler, runners, metrics or Metrics(), health or Health(), on_fatal)
         engine.start()
         engines.append(engine)
         return engine
@@ -151,7 +156,7 @@ def test_each_of_many_jobs_of_many_clients_is_settled_once(opened: Opener, slots
 
     def client(mine: list[PaperWork]) -> None:
         for work in mine:
-            engine.submit(job(work, views=3))
+            engine.submit([job(work, views=3)])
 
     clients = [threading.Thread(target=client, args=(works[k::5],)) for k in range(5)]
     for thread in clients:
@@ -184,13 +189,86 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
     works = [PaperWork(broken if k % 3 == 0 else nothing) for k in range(90)]
     jobs = [job(work, views=4, mandatory=2) for work in works]
     for number, one in enumerate(jobs):
-        engine.submit(one)
+        engine.submit([one])
         if number % 4 == 0:
             engine.cancel(one)
     outcomes = [work.outcome for work in works]
     engine.drain(PATIENCE)
     assert all(len(work.outcomes) == 1 for work in works)
     assert all(isinstance(outcome, StopReason | TTAError) for outcome in outcomes)
+
+
+def test_jobs_of_one_request_are_admitted_all_or_none(opened: Opener) -> None:
+    """No slot may start one of them before the last is admitted."""
+    decoded = threading.Event()
+    engine = opened(slots=2, view_ms=100, bounds=Bounds(jobs=8))
+    for _ in range(20):
+        works = [PaperWork(decoded.set) for _ in range(9)]
+        with pytest.raises(Overloaded):
+            engine.submit([job(work) for work in works])
+    after = PaperWork()
+    engine.submit([job(after)])
+    assert after.outcome is StopReason.ALL_VIEWS
+    assert not decoded.is_set()
+    assert engine.backlog().jobs == 0
+
+
+def test_closing_after_an_early_answer_tells_of_no_failed_batch(
+    opened: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A view that runs for nobody any more is ended when the engine closes: nothing went wrong."""
+    metrics, runner = Metrics(), EndlessRunner(0)
+    engine = opened(runner=runner, slots=1, metrics=metrics)
+    work = PaperWork()
+    leaving = job(work)
+    engine.submit([leaving])
+    assert runner.started.wait(PATIENCE)
+    engine.cancel(leaving)
+    engine.drain(PATIENCE)
+    assert runner.told == 1
+    assert faults(metrics) == {}
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:
+    """The second view is thought to take 20 s, and one job's run holds the only other slot: the first job gets no more
+    views in time, which the clock finds out."""
+    threads: list[str] = []
+
+    class Named(PaperWork):
+        def settle(self, outcome: StopReason | TTAError) -> None:
+            threads.append(threading.current_thread().name)
+            super().settle(outcome)
+
+    work = Named()
+    opened(slots=2, view_ms=50).submit([job(work, views=200, budget=1.0)])
+    assert isinstance(work.outcome, StopReason)
+    assert threads[0].startswith("slot-")
+
+
+# ---- processes ----
+
+
+def test_after_a_fork_it_says_so_and_takes_no_lock(opened: Opener) -> None:
+    engine = opened()
+    with engine._lock:  # as a slot's thread may hold it while the process forks
+        child = os.fork()
+        if child == 0:
+            os._exit(_in_the_child(engine))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    work = PaperWork()
+    engine.submit([job(work)])
+    assert work.outcome is StopReason.ALL_VIEWS
+
+
+def _in_the_child(engine: Engine[PaperWork]) -> int:
+    try:
+        engine.submit([job(PaperWork())])
+    except NotReady as error:
+        engine.drain(PATIENCE)
+        return 0 if "fork" in str(error) else 1
+    return 2
 
 
 # ---- faults ----
@@ -212,8 +290,8 @@ def test_a_decode_that_raises_fails_its_job_and_the_slot_goes_on(
 
     engine = opened(slots=1)
     bad, good = PaperWork(broken), PaperWork()
-    engine.submit(job(bad))
-    engine.submit(job(good))
+    engine.submit([job(bad)])
+    engine.submit([job(good)])
     assert isinstance(bad.outcome, settled)
     assert "secret" not in str(bad.outcome)
     assert good.outcome is StopReason.ALL_VIEWS
@@ -232,10 +310,10 @@ def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, ra
 
     engine = opened(behave, slots=1)
     bad, good = PaperWork(), PaperWork()
-    engine.submit(job(bad))
+    engine.submit([job(bad)])
     assert isinstance(bad.outcome, BackendFailed)
     assert "secret" not in str(bad.outcome)
-    engine.submit(job(good))
+    engine.submit([job(good)])
     assert good.outcome is StopReason.ALL_VIEWS
 
 
@@ -246,7 +324,7 @@ def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(o
         return merged(items)
 
     work = PaperWork()
-    opened(behave, slots=1, view_ms=50).submit(job(work, views=3))
+    opened(behave, slots=1, view_ms=50).submit([job(work, views=3)])
     assert work.outcome is StopReason.BACKEND_FAILED
 
 
@@ -261,20 +339,23 @@ def test_an_optional_run_that_raises_while_the_mandatory_one_goes_on_costs_only_
         return merged(items)
 
     work = PaperWork()
-    opened(behave, slots=2, view_ms=50).submit(job(work, views=4))
+    opened(behave, slots=2, view_ms=50).submit([job(work, views=4)])
     assert isinstance(work.outcome, StopReason)
 
 
+@pytest.mark.parametrize("outcome", [LOST, Failed(BackendFailed("it could not be read"))])
 @pytest.mark.parametrize(("lost", "expected"), [(0, BackendFailed), (2, StopReason)])
-def test_nan_in_a_mandatory_view_fails_and_in_an_optional_one_is_left_out(
-    opened: Opener, lost: int, expected: type
+def test_a_mandatory_view_that_is_lost_fails_and_an_optional_one_is_left_out(
+    opened: Opener, lost: int, expected: type, outcome: Outcome
 ) -> None:
     def behave(items: Items) -> Sequence[Outcome]:
-        return [LOST if view == lost else Merged() for _, view in items]
+        return [outcome if view == lost else Merged() for _, view in items]
 
     work = PaperWork()
-    opened(behave).submit(job(work, views=3))
+    opened(behave).submit([job(work, views=3)])
     assert isinstance(work.outcome, expected)
+    if isinstance(outcome, Failed) and lost == 0:
+        assert work.outcome is outcome.error
 
 
 # ---- time ----
@@ -289,7 +370,7 @@ def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Ope
         return merged(items)
 
     work = PaperWork()
-    opened(behave, slots=1, view_ms=50).submit(job(work, views=3, budget=0.5))
+    opened(behave, slots=1, view_ms=50).submit([job(work, views=3, budget=0.5)])
     try:
         assert work.outcome is StopReason.DEADLINE
     finally:
@@ -305,12 +386,12 @@ def test_a_job_whose_mandatory_view_is_stuck_fails_at_its_deadline(opened: Opene
 
     engine = opened(behave, slots=1)
     work, later = PaperWork(), PaperWork()
-    engine.submit(job(work, budget=0.1))
+    engine.submit([job(work, budget=0.1)])
     try:
         assert not isinstance(work.outcome, StopReason)
     finally:
         release.set()
-    engine.submit(job(later))
+    engine.submit([job(later)])
     assert later.outcome is StopReason.ALL_VIEWS
 
 
@@ -325,7 +406,7 @@ def test_all_slots_work_on_one_job(opened: Opener) -> None:
     engine = opened(behave, slots=3, view_ms=40)
     for _ in range(10):
         wide = PaperWork()
-        engine.submit(job(wide, views=3, mandatory=3))
+        engine.submit([job(wide, views=3, mandatory=3)])
         assert wide.outcome is StopReason.ALL_VIEWS
 
 
@@ -343,7 +424,7 @@ def test_a_run_far_past_its_estimate_is_ended_and_its_job_told(opened: Opener) -
     engine = opened(runner=runner, slots=1, metrics=metrics)
     work = PaperWork()
     start = time.monotonic()
-    engine.submit(job(work))
+    engine.submit([job(work)])
     assert isinstance(work.outcome, BackendFailed)
     assert "far too long" in str(work.outcome)
     assert 1 <= time.monotonic() - start < 3
@@ -354,7 +435,7 @@ def test_a_run_far_past_its_estimate_is_ended_and_its_job_told(opened: Opener) -
 def test_an_ended_run_answers_the_jobs_that_have_a_merged_view(opened: Opener) -> None:
     """Slots of 50 ms a view run them one at a time; the second view never comes back by itself."""
     work = PaperWork()
-    opened(runner=EndlessRunner(1), slots=1, view_ms=50).submit(job(work, views=3))
+    opened(runner=EndlessRunner(1), slots=1, view_ms=50).submit([job(work, views=3)])
     assert work.outcome is StopReason.BACKEND_FAILED
 
 
@@ -363,7 +444,7 @@ def test_nobody_waits_past_his_deadline_for_a_run_that_is_to_be_ended(opened: Op
     works = [PaperWork() for _ in range(3)]
     start = time.monotonic()
     for work, budget in zip(works, (0.1, 0.2, 0.3), strict=True):
-        engine.submit(job(work, budget=budget))
+        engine.submit([job(work, budget=budget)])
     assert all(isinstance(work.outcome, DeadlineExceeded) for work in works)
     assert time.monotonic() - start < 0.8
 
@@ -376,7 +457,7 @@ def test_what_runs_as_long_as_estimated_is_left_alone(opened: Opener) -> None:
         return merged(items)
 
     work, metrics = PaperWork(), Metrics()
-    opened(behave, slots=1, view_ms=300, metrics=metrics).submit(job(work))
+    opened(behave, slots=1, view_ms=300, metrics=metrics).submit([job(work)])
     assert work.outcome is StopReason.ALL_VIEWS
     assert faults(metrics) == {}
 
@@ -386,7 +467,7 @@ def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
     runner = EndlessRunner(0)
     engine = opened(runner=runner, slots=1)
     work = PaperWork()
-    engine.submit(job(work, budget=0.1))
+    engine.submit([job(work, budget=0.1)])
     assert isinstance(work.outcome, DeadlineExceeded)
     engine.drain(0.5)
     assert runner.told == 1
@@ -394,25 +475,25 @@ def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
 
 @pytest.mark.slow
 def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened: Opener) -> None:
-    release, told, health = threading.Event(), list[int](), Health()
+    release, told, health = threading.Event(), list[str](), Health()
 
     def behave(items: Items) -> Sequence[Outcome]:
         if any(view == 1 for _, view in items):
             release.wait(2 * PATIENCE)
         return merged(items)
 
-    engine = opened(behave, health=health, on_stuck=lambda: told.append(1), view_ms=50)
+    engine = opened(behave, health=health, on_fatal=told.append, view_ms=50)
     work, other = PaperWork(), PaperWork()
-    engine.submit(job(work, views=2, budget=0.5))
+    engine.submit([job(work, views=2, budget=0.5)])
     assert work.outcome is StopReason.DEADLINE
     try:
         until(lambda: told)
-        assert len(health.stuck_slots) == 1
-        engine.submit(job(other))
+        assert health.fatal == told[0]
+        engine.submit([job(other)])
         assert other.outcome is StopReason.ALL_VIEWS
     finally:
         release.set()
-    assert told == [1]
+    assert len(told) == 1
 
 
 # ---- models that fail time after time ----
@@ -421,9 +502,12 @@ def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened
 Outcomes = Sequence[Outcome] | Exception
 NANS: Outcomes = [LOST, LOST]
 SOME_NANS: Outcomes = [Merged(), LOST]
+UNREAD: Outcomes = [LOST, Failed(BackendFailed("it could not be read"))]
 
 
-@pytest.mark.parametrize(("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (SOME_NANS, False)])
+@pytest.mark.parametrize(
+    ("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (UNREAD, True), (SOME_NANS, False)]
+)
 def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
     opened: Opener, outcomes: Outcomes, failed: bool
 ) -> None:
@@ -439,7 +523,7 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
     engine = opened(behave, slots=1, health=health, curve=flat(1))
     for ill in ({"m"} if failed else set(), set()):
         work = PaperWork()
-        engine.submit(job(work, views=2, mandatory=2))
+        engine.submit([job(work, views=2, mandatory=2)])
         assert work.outcome
         health.condemn("m")
         assert health.ill == ill
@@ -454,13 +538,13 @@ def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
     engine = opened(behave, slots=1)
     work, other = PaperWork(), PaperWork()
     leaving = job(work, views=5)
-    engine.submit(leaving)
+    engine.submit([leaving])
     assert started.wait(PATIENCE)
     engine.cancel(leaving)
     engine.cancel(leaving)
     assert isinstance(work.outcome, Cancelled)
     release.set()
-    engine.submit(job(other))
+    engine.submit([job(other)])
     assert other.outcome is StopReason.ALL_VIEWS
     assert len(work.outcomes) == 1
 
@@ -475,10 +559,10 @@ def test_who_leaves_before_decoding_is_never_decoded(opened: Opener) -> None:
 
     engine = opened(behave, slots=1)
     first, second = PaperWork(), PaperWork(decoded.set)
-    engine.submit(job(first))
+    engine.submit([job(first)])
     assert started.wait(PATIENCE)
     leaving = job(second)
-    engine.submit(leaving)
+    engine.submit([leaving])
     engine.cancel(leaving)
     release.set()
     assert first.outcome is StopReason.ALL_VIEWS
@@ -496,7 +580,7 @@ def test_drain_refuses_new_jobs_and_finishes_the_admitted(opened: Opener) -> Non
     engine = opened(behave, slots=2)
     works = [PaperWork() for _ in range(20)]
     for work in works:
-        engine.submit(job(work))
+        engine.submit([job(work)])
     assert started.wait(PATIENCE)
     refused = threading.Event()
 
@@ -505,7 +589,7 @@ def test_drain_refuses_new_jobs_and_finishes_the_admitted(opened: Opener) -> Non
         while not refused.is_set():
             extra = PaperWork()
             try:
-                engine.submit(job(extra))
+                engine.submit([job(extra)])
             except NotReady:
                 refused.set()
             except Overloaded:
@@ -527,8 +611,8 @@ def test_drain_gives_up_on_what_is_stuck_and_tells_its_client(opened: Opener) ->
     behave = held(started, release)
     engine = opened(behave, slots=1)
     stuck, waiting = PaperWork(), PaperWork()
-    engine.submit(job(stuck))
-    engine.submit(job(waiting))
+    engine.submit([job(stuck)])
+    engine.submit([job(waiting)])
     assert started.wait(PATIENCE)
     engine.drain(0)
     assert isinstance(stuck.outcome, NotReady)
@@ -541,7 +625,7 @@ def test_drain_of_an_idle_engine_ends_at_once_and_twice_is_fine(opened: Opener) 
     engine.drain(PATIENCE)
     engine.drain(PATIENCE)
     with pytest.raises(NotReady):
-        engine.submit(job(PaperWork()))
+        engine.submit([job(PaperWork())])
 
 
 def test_an_engine_that_was_never_started_drains() -> None:
@@ -554,10 +638,10 @@ def test_refusals_settle_nothing(opened: Opener) -> None:
     engine = opened(bounds=Bounds(nbytes=1))
     hasty, huge = PaperWork(), PaperWork()
     with pytest.raises(InvalidInput):
-        engine.submit(job(hasty, budget=0.0001))
+        engine.submit([job(hasty, budget=0.0001)])
     big = job(huge)
     big.nbytes = 2
     with pytest.raises(TTAError):
-        engine.submit(big)
+        engine.submit([big])
     engine.drain(PATIENCE)
     assert hasty.outcomes == huge.outcomes == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import time
@@ -313,6 +314,33 @@ def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0_at_once
     assert "terminate called" not in said
 
 
+FAULT = """
+from tta_server.scheduler import Scheduler
+
+def completed(self, batch, outcomes, seconds, now):
+    raise LookupError("nobody foresaw this")
+
+Scheduler.completed = completed
+"""
+
+
+def test_a_failure_of_the_scheduling_itself_is_told_to_all_and_ends_the_process_with_an_error(toy: Path) -> None:
+    (toy / "python").mkdir()
+    (toy / "python" / "sitecustomize.py").write_text(FAULT)
+    trap_model(toy / "models" / "toy")
+    arguments = ["--port", "0", "--slots", "1", "--models", str(toy / "models")]
+    with Server(*arguments, env={**os.environ, "PYTHONPATH": str(toy / "python")}) as server:
+        pool, futures = crowd_of(server.url, [FIFTH] * 3, 9000)
+        with pool:
+            answers = [future.result() for future in futures]
+        status, said = ended(server)
+    assert {answer.status_code for answer in answers} <= {500, 503}
+    assert answers[0].status_code == 500
+    assert "the server has to be restarted" in answers[0].json()["error"]
+    assert status == 2
+    assert "LookupError: nobody foresaw this" in said
+
+
 @pytest.mark.slow
 def test_a_slot_that_is_stuck_ends_the_process_with_an_error(toy: Path) -> None:
     """One operation of half a minute, which nothing can end: after 1 + 10 s the server gives up."""
@@ -332,7 +360,7 @@ def test_a_slot_that_is_stuck_ends_the_process_with_an_error(toy: Path) -> None:
         status, said = ended(server)
     assert status not in (0, None)
     assert time.monotonic() - start > 10
-    assert "are stuck and can't be freed" in said
+    assert "is stuck in a run that can't be ended: the server has to be restarted" in said
     assert "Traceback" not in said
 
 

@@ -84,8 +84,9 @@ def test_who_waits_hears_of_a_suspect_and_of_the_end() -> None:
     assert waiting(other, other.close) == []
 
 
-def test_stuck_slots_add_up() -> None:
+def test_the_first_fatal_reason_stands() -> None:
     health = Health()
-    health.stuck([1])
-    health.stuck([0, 2])
-    assert health.stuck_slots == (1, 0, 2)
+    assert not health.fatal
+    health.die("slot 1 is stuck")
+    health.die("slot 0 is stuck")
+    assert health.fatal == "slot 1 is stuck"

@@ -10,7 +10,7 @@ from tests.patterns import blob, centroid, noise, size_of, smooth
 from tta_server import color
 from tta_server.errors import TooLarge
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.policies import preset
 from tta_server.preprocessing import Canvas, Channels, Normalization, Preprocessing, Resize
 from tta_server.sizes import short_side

@@ -1,6 +1,8 @@
 """Models that are loaded anew or unloaded: their backends are closed once nothing uses them, and nothing keeps them."""
 
 import gc
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from tests.serving import PATIENCE
 from tests.toys import Switchable, moody_model
 from tta_server.answer import Answer
 from tta_server.app import Application, Settings
+from tta_server.backends import BACKENDS
+from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.plan import Options, make_layout, make_plan
 from tta_server.predictor import Caller
@@ -217,3 +221,23 @@ def test_nothing_keeps_a_replaced_model(folder: Path) -> None:
     finally:
         gc.unfreeze()
         application.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of other systems have no priority of their own")
+def test_a_reload_is_prepared_at_a_lower_priority_than_requests_are_answered(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every run of the new model notes its thread's niceness: first those of its warm-up, then a request's."""
+    seen: list[int] = []
+
+    class Noting(OnnxRuntimeBackend):
+        def infer(self, batch, abort=None):
+            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return super().infer(batch, abort)
+
+    monkeypatch.setitem(BACKENDS, "onnxruntime", Noting)
+    application.load_model("moody")
+    preparing = set(seen)
+    seen.clear()
+    submit(application).result(PATIENCE)
+    assert min(preparing) > max(seen)

@@ -11,7 +11,7 @@ from tta_server.admission import Admission
 from tta_server.agenda import Agenda
 from tta_server.costs import Track
 from tta_server.errors import TTAError
-from tta_server.jobs import LOST, Batch, Finished, Job, Merged, Outcome, Quote, Step
+from tta_server.jobs import LOST, Batch, Decode, Finished, Job, Merged, Outcome, Quote, Step
 from tta_server.line import Line
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -34,8 +34,8 @@ class OptionalFirst(Told):
 
 
 class NoSpareCheck(Told):
-    def _spare(self, lead: float, head: Job[Any], items: Sequence[tuple[Job[Any], int]], now: float) -> bool:
-        return True
+    def _delayed(self, head: Job[Any], items: Sequence[tuple[Job[Any], int]], now: float) -> Job[Any] | None:
+        return None
 
 
 class AnsweredStayOpen(Told):
@@ -48,7 +48,7 @@ class AnsweredStayOpen(Told):
 
 
 class FailedViewsRunAgain(Told):
-    def failed(self, step: Step[Any], error: TTAError, now: float) -> list[Finished[Any]]:
+    def failed(self, step: Decode[Any] | Batch[Any], error: TTAError, now: float) -> list[Finished[Any]]:
         if not isinstance(step, Batch):
             return super().failed(step, error, now)
         finished = []
@@ -100,7 +100,7 @@ class WorthIsNotHeard(Told):
 
 
 class NoRiskRule(Told):
-    def _is_risky(self, lead: float, now: float) -> bool:
+    def _is_risky(self, items: Sequence[tuple[Job[Any], int]], now: float) -> bool:
         return False
 
 
@@ -124,8 +124,19 @@ class AnswersSeemFree(Told):
         pass
 
 
+class TheClockAnswers(Told):
+    def _fell_due(self, job: Job[Any], now: float) -> list[Finished[Any]]:
+        outcome = job.closing or self._outcome(job, now, was_due=True)
+        return self._finish(job, outcome) if outcome else super()._fell_due(job, now)
+
+
+class WaitingAnswersSeemFree(Told):
+    def _await_answer(self, job: Job[Any], now: float) -> None:
+        pass
+
+
 class FailureOfAll(Told):
-    def failed(self, step: Step[Any], error: TTAError, now: float) -> list[Finished[Any]]:
+    def failed(self, step: Decode[Any] | Batch[Any], error: TTAError, now: float) -> list[Finished[Any]]:
         if not isinstance(step, Batch):
             return super().failed(step, error, now)
         self._release(step.slot)
@@ -197,6 +208,8 @@ def dates_do_not_move(patch: pytest.MonkeyPatch) -> None:
 SCHEDULERS: dict[type[Scheduler[Any]], Law] = {
     OptionalFirst: Law.MANDATORY_FIRST,
     NoSpareCheck: Law.PROMISED,
+    TheClockAnswers: Law.BY_SLOTS,
+    WaitingAnswersSeemFree: Law.BY_SLOTS,
     AnsweredStayOpen: Law.ANSWERED,
     FailedViewsRunAgain: Law.ONCE_IN_ORDER,
     LostViewsRunAgain: Law.ONCE_IN_ORDER,

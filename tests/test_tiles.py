@@ -16,19 +16,19 @@ from tta_server import load
 from tta_server.deadline import Deadline
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Preprocessing
 from tta_server.repository import CACHE_BYTES, load_model
+from tta_server.runner import ModelRunner
 from tta_server.sheet import draw_sheet
 from tta_server.stopping import StopReason
 from tta_server.tasks import Scene, Wanted
 from tta_server.tasks.segmentation import MapsOutput, Segmentation
 from tta_server.views import View
 from tta_server.viewspec import read_view, read_views
-from tta_server.work import ModelRunner
 
 TILED = Preprocessing(multiple=8, max_size=64, tile=48, overlap=10)
 CONFIG = {

@@ -16,8 +16,9 @@ class Receipt:
     `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
     is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is how
     sure the model is of what was answered, None where it does not say. `uncertainty` is what the task tells of how the
-    views differ. `tiles` is in how many parts each view looked at the image. `stages_ms` adds up the work of all slots,
-    so it may exceed `elapsed_ms`.
+    views differ. `tiles` is in how many parts each view looked at the image. `levels` (low, high) are the values
+    of a file of more than 8 bits that became 0 and 255, None where none were applied. `stages_ms` adds up the work of
+    all slots, so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -35,6 +36,7 @@ class Receipt:
     open: float | None = None
     tiles: int = 1
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -48,6 +50,7 @@ class Receipt:
             "confidence": self.confidence,
             **({"uncertainty": dict(self.uncertainty)} if self.uncertainty else {}),
             **({} if self.tiles == 1 else {"tiles": self.tiles}),
+            **({} if self.levels is None else {"levels": list(self.levels)}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -1,44 +1,51 @@
 """The composition root: settings to objects. Whoever opens closes."""
 
-import json
-import os
+import re
 import threading
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Annotated
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tta_server.answer import Answer
 from tta_server.canary import Canary
 from tta_server.cores import available_cores
 from tta_server.costs import CostModel
 from tta_server.engine import Engine
-from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel, shown
 from tta_server.health import Health
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import Bounds
 from tta_server.metrics import Metrics
-from tta_server.predictor import Caller, Predictor
-from tta_server.query import read_options
+from tta_server.niceness import PREPARATION, lower_priority
+from tta_server.predictor import Predictor
 from tta_server.repository import Model, find_models, load_model
+from tta_server.runner import ModelRunner
 from tta_server.scheduler import Scheduler
 from tta_server.statistics import Statistics
-from tta_server.warmup import warm_up
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.warmup import warm_up, warm_up_beside_requests
+from tta_server.work import ImageWork
 
 PACKAGE = Path(__file__).parent
 BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
 """The models that come with the package, or with a checkout."""
+
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def read_origin(text: str) -> str:
+    """As browsers write it: lower case, no default port. Raises ValueError."""
+    origin = text.lower()
+    if origin != "*" and not ORIGIN.fullmatch(origin):
+        raise ValueError(f"{shown(text)} is no origin; it takes one like https://example.org, without a path, or *")
+    return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
 class Settings(BaseModel):
@@ -64,6 +71,7 @@ class Settings(BaseModel):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     model_control: bool = False
+    cors_origin: tuple[Annotated[str, AfterValidator(read_origin)], ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -71,18 +79,28 @@ class Settings(BaseModel):
 
 
 def tame_libraries() -> None:
-    """Our threads are the only parallelism, which OpenCV's own would fight; of broken and of huge images our errors
-    tell."""
+    """For a process of our own, since these are settings of all of it: our threads are the only parallelism, and of
+    broken and huge images our errors tell. A program that uses us as a library keeps its own settings."""
     Image.MAX_IMAGE_PIXELS = None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _prepare(folder: Path) -> tuple[Model, CostModel]:
+    """Loads a model and measures what it costs. Raises ConfigError."""
+    model, costs = load_model(folder), CostModel()
+    try:
+        warm_up_beside_requests(model, costs)
+    except BaseException:
+        model.retire()
+        raise
+    return model, costs
 
 
 class Application:
     """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        tame_libraries()
         self.settings = settings
         self.metrics = Metrics()
         self.statistics = Statistics()
@@ -95,13 +113,13 @@ class Application:
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
         self.health = Health()
-        self.on_stuck: Callable[[], None] = lambda: None
+        self.on_fatal: Callable[[str], None] = lambda reason: None
         self._engine: Engine[ImageWork] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             self._runners,
             self.metrics,
             self.health,
-            lambda: self.on_stuck(),
+            lambda reason: self.on_fatal(reason),
         )
         self.predictor = Predictor(
             self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics
@@ -120,7 +138,7 @@ class Application:
             self._add_model_gauge(name)
 
     def _add_model_gauge(self, name: str) -> None:
-        about = "1 while the model works, 0 when it fails time after time or is not loaded"
+        about = "1 while the model works, 0 when it is unhealthy or not loaded"
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
     def is_ready(self, name: str) -> bool:
@@ -166,12 +184,8 @@ class Application:
         if name not in self.stored():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
         with self._one_at_a_time():
-            model, costs = load_model(self.settings.models / name), CostModel()
-            try:
-                warm_up(model, costs, self.settings.slots)
-            except BaseException:
-                model.retire()
-                raise
+            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION,)) as thread:
+                model, costs = thread.submit(_prepare, self.settings.models / name).result()
             self._engine.reprice(name, costs)
             self._runners[name] = self._runner
             before, self.models[name] = self.models.get(name), model
@@ -208,93 +222,3 @@ class Application:
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
             model.retire()
-
-
-ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-
-
-def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out."""
-    values = {key: value for key, value in options.items() if value is not None}
-    for key in ("policy", "stop"):
-        if isinstance(values.get(key), list | tuple | dict):
-            values[key] = json.dumps(values[key])
-    if isinstance(values.get("include"), list | tuple | set | frozenset):
-        values["include"] = ",".join(map(str, values["include"]))
-    return values
-
-
-class LoadedModel:
-    """One model in this process, with all cores to itself. A context manager, or call `close`."""
-
-    def __init__(self, app: Application) -> None:
-        self._app = app
-        (self._name,) = app.models
-
-    def predict(self, image: ImageLike, **options: Any) -> Answer:
-        """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
-
-        Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
-        merge, stop, top_k, include (a list of names). Without budget_ms the budget is the model's longest,
-        `budget.max_ms`: no other client waits. Raises TTAError.
-        """
-        return self.submit(image, **options).result()
-
-    def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
-        """As `predict`, without waiting: for several images at a time."""
-        data = Path(image).read_bytes() if isinstance(image, str | os.PathLike) else image
-        query = {"budget_ms": self.model.config.budget.max_ms} | as_query(options)
-        return self._app.predictor.submit(self._name, data, read_options(query), Caller(uuid.uuid4().hex)).future
-
-    @property
-    def model(self) -> Model:
-        return self._app.models[self._name]
-
-    def close(self) -> None:
-        self._app.close()
-
-    def __enter__(self) -> "LoadedModel":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def load(
-    folder: str | os.PathLike[str],
-    slots: int | None = None,
-    *,
-    max_bytes: int = 20_000_000,
-    max_pixels: int = 25_000_000,
-    max_waiting_mb: int = 1000,
-) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError.
-
-    `max_bytes` and `max_pixels` bound one image, `max_waiting_mb` the memory of all that are not answered yet.
-    """
-    path = Path(folder)
-    if not path.is_dir():
-        raise ConfigError(f"{path}: there is no such model folder")
-    try:
-        settings = Settings(
-            models=path.parent,
-            slots=available_cores() if slots is None else slots,
-            max_bytes=max_bytes,
-            max_pixels=max_pixels,
-            max_waiting_mb=max_waiting_mb,
-        )
-    except ValidationError as error:
-        raise ConfigError(_explained(error)) from None
-    app = Application(settings, [load_model(path)])
-    app.warm()
-    return LoadedModel(app)
-
-
-def _explained(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"{first['loc'][0]} is {first['input']!r}; it should be {first['msg'].removeprefix('Input should be ')}"

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from tta_server.errors import ConfigError, InvalidInput
+from tta_server.explain import explain, explain_value
 
 FILE = "calibration.json"
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -84,11 +86,11 @@ def read_calibration(folder: Path, model: str, policy: str) -> Calibration | Non
     if not path.is_file():
         return None
     try:
-        found = Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        first = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else {"msg": str(error)}
-        where = ".".join(map(str, first.get("loc", ()))) or "the file"
-        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+        found = parse_calibration(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    except ConfigError as mistake:
+        raise ConfigError(f"{path}: {mistake}") from None
     for what, made_for, is_now in (
         ("model file, input or output", found.model, model),
         ("policy", found.policy, policy),
@@ -99,6 +101,18 @@ def read_calibration(folder: Path, model: str, policy: str) -> Calibration | Non
                 f"run `tta-server calibrate` again, or delete it"
             )
     return found
+
+
+def parse_calibration(text: bytes) -> Calibration:
+    """Raises ConfigError without the file's name."""
+    try:
+        given = from_json(text)
+    except ValueError:
+        raise ConfigError("the file is not JSON") from None
+    try:
+        return Calibration.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(explain_value(explain(error, given)[0], list(Calibration.model_fields))) from None
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 
 from tta_server.costs import ENOUGH
 from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
@@ -35,11 +36,18 @@ class Canary:
     def _watch(self) -> None:
         while not self._closed.is_set():
             suspects, doubted = self._health.wait_for_work()
-            for name in suspects:
-                self._try(name)
-            for name in doubted:
-                self._price(name)
+            for ask, names in ((self._try, suspects), (self._price, doubted)):
+                for name in names:
+                    self._survive(ask, name)
             self._closed.wait(SECONDS)
+
+    @staticmethod
+    def _survive(ask: Callable[[str], None], name: str) -> None:
+        """Whatever one model raises, the others are still to be asked, and it again in the next round."""
+        try:
+            ask(name)
+        except Exception:
+            log.exception("%s could not be asked", name)
 
     def _try(self, name: str) -> None:
         try:
@@ -49,7 +57,7 @@ class Canary:
         except (Overloaded, NotReady):
             pass  # it could not be asked
         except TTAError as error:
-            log.warning("%s fails time after time, a test card too: %s", name, error)
+            log.warning("model %s is unhealthy, it fails on a test card too: %s", name, error)
             self._health.condemn(name)
         else:
             log.warning("%s answers a test card: it is well", name)

@@ -1,26 +1,27 @@
 """The shell around a scheduler: slot threads, one clock thread, a lock. Decides nothing itself."""
 
+import contextlib
 import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
+from tta_server import niceness
 from tta_server.abort import Abort
 from tta_server.costs import CostModel
-from tta_server.errors import BackendFailed, DeadlineExceeded, NotReady, TTAError
+from tta_server.errors import BackendFailed, DeadlineExceeded, InternalError, NotReady, TTAError
 from tta_server.health import Health
-from tta_server.jobs import LOST, Backlog, Batch, Decode, Finished, Job, Outcome, Quote, Step
+from tta_server.jobs import Backlog, Batch, Decode, Finished, Job, Merged, Outcome, Quote, Step
 from tta_server.metrics import Metrics
+from tta_server.niceness import lower_priority
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
 
 log = logging.getLogger(__name__)
 
-NICENESS = 5
-"""Slot threads yield to the event loop: with both cores busy it then answers 0.2 ms late at p99, not 3.4 ms."""
+FAILED = "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
 
 
 class Work(Protocol):
@@ -45,7 +46,7 @@ class Runner(Protocol[C]):
 
 
 class Engine(Generic[W]):
-    """One pool of slots on this machine."""
+    """One pool of slots on this machine. Every admitted job is settled exactly once, whatever happens here."""
 
     def __init__(
         self,
@@ -53,14 +54,17 @@ class Engine(Generic[W]):
         runners: Mapping[str, Runner[W]],
         metrics: Metrics,
         health: Health,
-        on_stuck: Callable[[], None] = lambda: None,
+        on_fatal: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`on_stuck` is called, once, when a slot does not come back: its thread can't be ended, only the process."""
+        """`on_fatal` is called, with a sentence, when only a new process helps: a slot does not come back, or the
+        scheduling itself failed."""
         self._scheduler = scheduler
         self._runners = runners
         self._metrics = metrics
         self._health = health
-        self._on_stuck = on_stuck
+        self._on_fatal = on_fatal
+        self._process = os.getpid()
+        self._unsettled: dict[Job[W], None] = {}
         self._aborts: dict[int, Abort] = {}
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -69,30 +73,47 @@ class Engine(Generic[W]):
         self._next_wake: float | None = None
         self._state = "open"
         self._threads = [
-            threading.Thread(target=self._slot, args=(slot,), name=f"slot-{slot}", daemon=True)
+            threading.Thread(target=self._run_thread, args=(self._slot, slot), name=f"slot-{slot}", daemon=True)
             for slot in range(scheduler.slots)
         ]
-        self._threads.append(threading.Thread(target=self._tick, name="clock", daemon=True))
+        self._threads.append(threading.Thread(target=self._run_thread, args=(self._tick,), name="clock", daemon=True))
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job[W]) -> None:
-        """Admits a job, whose work is then settled exactly once. Raises Overloaded, InvalidInput or NotReady."""
-        with self._lock:
+    # ---- requests ----
+
+    def check(self) -> None:
+        """Raises NotReady in a process that was forked from the one that made this engine: threads do not survive a
+        fork, and locks may be held for ever. Takes no lock."""
+        if os.getpid() != self._process:
+            raise NotReady(
+                "the model was loaded before this process was forked, and its threads did not survive that: load it in "
+                "each process, after the fork"
+            )
+
+    def submit(self, jobs: Sequence[Job[W]]) -> None:
+        """Admits all of these jobs or none; each is then settled exactly once. Raises Overloaded, InvalidInput,
+        TooLarge or NotReady."""
+        self.check()
+        with self._guarded(), self._lock:
+            if self._state == "failed":
+                raise InternalError(FAILED)
             if self._state != "open":
                 raise NotReady("the server is shutting down")
-            self._scheduler.admit(job, time.monotonic())
-            self._work.notify()
+            self._scheduler.admit_all(jobs, time.monotonic())
+            self._unsettled.update(dict.fromkeys(jobs))
+            self._work.notify(len(jobs))
             self._mind_clock()
 
     def cancel(self, job: Job[W]) -> bool:
         """Nobody waits for it any more: its views make room at once. False if it was settled already."""
-        with self._lock:
-            finished = self._scheduler.cancel(job, time.monotonic())
-        self._settle(finished)
-        return bool(finished)
+        with self._guarded():
+            with self._lock:
+                finished = self._scheduler.cancel(job, time.monotonic())
+            self._settle(finished)
+            return bool(finished)
 
     def reprice(self, model: str, costs: CostModel) -> None:
         """A model is loaded anew: this is what it costs, and nothing else is known of it."""
@@ -101,6 +122,7 @@ class Engine(Generic[W]):
 
     def quote(self, job: Job[W]) -> Quote:
         """What `submit` would do, and what would come of it."""
+        self.check()
         with self._lock:
             return self._scheduler.quote(job, time.monotonic())
 
@@ -109,22 +131,68 @@ class Engine(Generic[W]):
             return self._scheduler.backlog()
 
     def drain(self, seconds: float) -> None:
-        """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads."""
+        """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads. Does nothing in a
+        forked process, which has none."""
+        if os.getpid() != self._process:
+            return
         end = time.monotonic() + seconds
+        finished: list[Finished[W]] = []
         with self._lock:
-            self._state = "draining"
-            self._drained.wait_for(lambda: not len(self._scheduler), seconds)
-            self._state = "closed"
-            finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
-            running = list(self._aborts.values())
-            self._work.notify_all()
-            self._clock.notify_all()
-        for abort in running:
-            abort.request()
+            if self._state == "open":
+                self._state = "draining"
+            self._drained.wait_for(lambda: not self._unsettled or self._state == "failed", seconds)
+            if self._state != "failed":
+                self._state = "closed"
+                finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
+            running = self._stop_threads()
+        _request_all(running)
         self._settle(finished)
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(timeout=max(1.0, end - time.monotonic()))
+
+    # ---- threads ----
+
+    def _run_thread(self, loop: Callable[..., None], *args: int) -> None:
+        with contextlib.suppress(InternalError), self._guarded():  # the guard has said it
+            loop(*args)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """An error that nobody foresaw leaves the scheduler in an unknown state: settle every job and stop."""
+        try:
+            yield
+        except TTAError:
+            raise
+        except Exception as error:
+            self._fail_all(error)
+            raise InternalError(FAILED) from error
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._lock:
+            if self._state == "failed":
+                return
+            self._state = "failed"
+            jobs, running = list(self._unsettled), self._stop_threads()
+        log.critical("%s", FAILED, exc_info=error)
+        self._health.die(FAILED)
+        _request_all(running)
+        for job in jobs:
+            try:
+                self._settle_once(Finished(job, InternalError(FAILED)))
+            except Exception:
+                log.exception("a job of %s could not be settled", job.model)
+        self._on_fatal(FAILED)
+
+    def _stop_threads(self) -> list[Abort]:
+        """Wakes all threads, which look at the state; what runs now has to be ended by the caller. Under the lock."""
+        for condition in (self._work, self._clock, self._drained):
+            condition.notify_all()
+        return list(self._aborts.values())
+
+    @property
+    def _stopped(self) -> bool:
+        return self._state in ("closed", "failed")
 
     def _mind_clock(self) -> None:
         """Wakes the clock thread if it has to look earlier than it means to. Under the lock."""
@@ -139,19 +207,21 @@ class Engine(Generic[W]):
         return watch if wake is None else wake if watch is None else min(wake, watch)
 
     def _slot(self, slot: int) -> None:
-        _yield_to_others()
+        lower_priority(niceness.SLOTS)
         while (step := self._next(slot)) is not None:
             if isinstance(step, Decode):
                 self._decode(step)
-            else:
+            elif isinstance(step, Batch):
                 self._run(step)
+            else:
+                self._settle([Finished(step.job, step.reason)])
             del step  # while it waits for the next, it keeps no job, and so no unloaded model
 
     def _next(self, slot: int) -> Step[W] | None:
-        """What this slot does next; waits for it. None when the engine is closed."""
+        """What this slot does next; waits for it. None when the engine has stopped."""
         while True:
             with self._lock:
-                if self._state == "closed":
+                if self._stopped:
                     return None
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
@@ -173,9 +243,9 @@ class Engine(Generic[W]):
             step.job.work.decode()
         except TTAError as error:
             self._fail(step, error)
-        except Exception as error:
+        except Exception:
             log.exception("decoding failed")
-            self._fail(step, BackendFailed(f"the image could not be prepared: {type(error).__name__}"))
+            self._fail(step, BackendFailed("the image could not be prepared"))
         else:
             now = time.monotonic()
             with self._lock:
@@ -189,7 +259,6 @@ class Engine(Generic[W]):
         try:
             outcomes = self._runners[model].run(items, abort)
         except TTAError as error:
-            log.error("a batch of %s failed: %r", model, error.__cause__)
             self._failed_batch(step, error, abort)
         except Exception:
             log.exception("a batch of %s failed", model)
@@ -204,19 +273,25 @@ class Engine(Generic[W]):
     def _came_back(self, step: Batch[W], outcomes: Sequence[Outcome], seconds: float) -> None:
         model = step.bucket.model
         self._metrics.batch(model, len(step.items), seconds, seconds / step.estimate, step.risky)
-        if all(outcome is LOST for outcome in outcomes):
+        if not any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.failed(model)
         else:
             self._health.worked(model)
 
     def _failed_batch(self, step: Batch[W], error: TTAError, abort: Abort) -> None:
+        if self._stopped:  # what ran was ended with the engine
+            self._fail(step, error)
+            return
+        model = step.bucket.model
+        if error.__cause__:
+            log.error("a batch of %s failed: %r", model, error.__cause__)
         if abort.requested:
             error = BackendFailed("the model took far too long on this image and was stopped")
-        self._metrics.fault(step.bucket.model, "ended" if abort.requested else "failed")
-        self._health.failed(step.bucket.model)
+        self._metrics.fault(model, "ended" if abort.requested else "failed")
+        self._health.failed(model)
         self._fail(step, error)
 
-    def _fail(self, step: Step[W], error: TTAError) -> None:
+    def _fail(self, step: Decode[W] | Batch[W], error: TTAError) -> None:
         with self._lock:
             finished = self._scheduler.failed(step, error, time.monotonic())
         self._settle(finished)
@@ -224,54 +299,68 @@ class Engine(Generic[W]):
     def _settle(self, finished: Sequence[Finished[W]]) -> None:
         for done in finished:
             start = time.monotonic()
-            done.job.work.settle(done.outcome)
+            if not self._settle_once(done):
+                continue
             now = time.monotonic()
             if isinstance(done.outcome, StopReason):
                 with self._lock:
                     self._scheduler.finished(done.job, now - start, now)
             elif isinstance(done.outcome, DeadlineExceeded):
                 self._metrics.expired(done.job.model)
-        if finished:
+
+    def _settle_once(self, done: Finished[W]) -> bool:
+        """False if it was settled already. A job whose answer can't be made is told so; where even that fails, the
+        error is raised."""
+        with self._lock:
+            if done.job not in self._unsettled:
+                return False
+            del self._unsettled[done.job]
+        try:
+            done.job.work.settle(done.outcome)
+        except Exception:
+            log.exception("an answer of %s could not be handed out", done.job.model)
+            done.job.work.settle(InternalError("internal error: the answer could not be handed out"))
+        if not self._unsettled:
             with self._lock:
                 self._drained.notify_all()
+        return True
 
     def _tick(self) -> None:
-        """Answers jobs whose time has come while every slot is busy, and ends what runs far too long."""
+        """Fails jobs whose time is over, has slots answer those that get no more views, ends what runs far too long."""
         while True:
             with self._lock:
-                if self._state == "closed":
+                if self._stopped:
                     return
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
                 overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
+                if self._scheduler.more:
+                    self._work.notify()
                 if not (finished or overdue or stuck):
                     self._next_wake = self._wake_at()
                     wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
                     self._clock.wait(wait)
             self._settle(finished)
             for step, abort in overdue:
-                self._end(step, abort)
+                model = step.bucket.model if isinstance(step, Batch) else step.job.model
+                log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, model, step.estimate)
+                _request_all([abort])
             if stuck:
                 self._give_up(stuck)
 
-    def _end(self, step: Step[W], abort: Abort) -> None:
-        model = step.bucket.model if isinstance(step, Batch) else step.job.model
-        log.error("slot %s runs %s far longer than estimated (%.3f s): ending it", step.slot, model, step.estimate)
-        abort.request()
-
     def _give_up(self, stuck: list[int]) -> None:
-        log.critical("slots %s are stuck and can't be freed: the process has to be restarted", stuck)
-        self._health.stuck(stuck)
-        self._on_stuck()
+        slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
+        reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
+        log.critical("%s", reason)
+        self._health.die(reason)
+        self._on_fatal(reason)
 
 
-def _yield_to_others() -> None:
-    """Lowers this thread's own priority; only Linux knows such a thing."""
-    if sys.platform != "linux":
-        return
-    try:
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
-    except OSError:
-        log.debug("thread priorities can't be changed here")
+def _request_all(aborts: Sequence[Abort]) -> None:
+    """A backend that can't end its run must not keep the others from ending."""
+    for abort in aborts:
+        try:
+            abort.request()
+        except Exception:
+            log.exception("a run could not be ended")

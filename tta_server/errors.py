@@ -1,6 +1,23 @@
 """One family of errors: each says what went wrong in one sentence and carries a code; doors say how."""
 
+import json
 from enum import StrEnum
+from typing import Any
+
+LONGEST = 64
+"""Characters of a value that a sentence quotes."""
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence quotes it: text in quotes, the rest as JSON, cut after LONGEST characters."""
+    if isinstance(value, str):
+        text = repr(value[:LONGEST])
+        return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]}"
+    try:
+        text = json.dumps(value, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        return "a value too long to be quoted"
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
 class Code(StrEnum):
@@ -23,6 +40,10 @@ class TTAError(Exception):
     """Its text is one sentence that may reach a client: no path, no traceback, no backend text."""
 
     code = Code.INTERNAL
+
+
+class InternalError(TTAError):
+    """A mistake of ours: the log has the traceback."""
 
 
 class InvalidInput(TTAError):

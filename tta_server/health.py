@@ -1,9 +1,14 @@
-"""Which models fail time after time, and whether a slot is stuck."""
+"""Which models are unhealthy, and whether the process can go on."""
 
 import threading
 
 FAILURES = 3
 """So many failed batches in a row make a model suspect."""
+
+
+def unhealthy(model: str) -> str:
+    """What a client is told whose model does not work."""
+    return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
 
 class Health:
@@ -17,7 +22,8 @@ class Health:
         self._changed = threading.Condition()
         self._failures: dict[str, int] = {}
         self.ill: frozenset[str] = frozenset()
-        self.stuck_slots: tuple[int, ...] = ()
+        self.fatal = ""
+        """Why only a new process helps; empty while this one works."""
         self._doubted: dict[str, None] = {}
         self._closed = False
 
@@ -45,8 +51,8 @@ class Health:
                 self._doubted[model] = None
                 self._changed.notify_all()
 
-    def stuck(self, slots: list[int]) -> None:
-        self.stuck_slots += tuple(slots)
+    def die(self, reason: str) -> None:
+        self.fatal = self.fatal or reason
 
     def wait_for_work(self) -> tuple[list[str], list[str]]:
         """Models that failed so often, the ill among them, and those whose cost is in doubt; none when closed."""

@@ -42,7 +42,16 @@ class Lost(Enum):
 
 
 LOST = Lost.LOST
-Outcome = Merged | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One view could not be made, or its output not be merged: a matter of its own job, not of its batch."""
+
+    error: TTAError
+
+
+Outcome = Merged | Lost | Failed
 """What became of one view of a batch."""
 
 
@@ -52,7 +61,7 @@ class Job(Generic[W]):
 
     `buckets` has one entry a view, in policy order; `patience` is its model's default budget in seconds; `finish` names
     what making its answer costs; `reserve` seconds are taken off the deadline already, for its door. The rest, from
-    `phase` on, is the scheduler's.
+    `phase` on, is the scheduler's; `closing` is set once no more views may run and its answer waits for a slot.
     """
 
     work: W
@@ -74,6 +83,7 @@ class Job(Generic[W]):
     lost: int = 0
     failed: bool = False
     worth: float = 1.0
+    closing: StopReason | None = None
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
@@ -95,6 +105,11 @@ class Job(Generic[W]):
     @property
     def mandatory_handed(self) -> bool:
         return self.handed >= self.mandatory
+
+    @property
+    def is_open(self) -> bool:
+        """True while only optional views could still run for it; then nothing but its answer is mandatory work."""
+        return self.mandatory_handed and self.closing is None
 
     @property
     def answerable(self) -> bool:
@@ -123,7 +138,18 @@ class Batch(Generic[W]):
     risky: bool = False
 
 
-Step = Decode[W] | Batch[W]
+@dataclass(frozen=True, slots=True)
+class Finish(Generic[W]):
+    """A slot makes a job's answer from what is merged, in about `estimate` seconds; `reason` is why no more views run.
+    The job is not live any more."""
+
+    slot: int
+    job: Job[W]
+    reason: StopReason
+    estimate: float = 0.0
+
+
+Step = Decode[W] | Batch[W] | Finish[W]
 """What a slot does next."""
 
 

@@ -1,9 +1,12 @@
-"""The line of jobs whose mandatory work waits, laid out on the slots of a pool. Pure."""
+"""The line of jobs whose mandatory work waits, laid out on the slots of a pool. Pure.
+
+The answer of a job whose mandatory views are merged is mandatory work too, until a slot makes it.
+"""
 
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import count, takewhile
 from typing import Generic, TypeVar
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.jobs import Job, Phase
-from tta_server.prices import EPSILON, Prices, Slots
+from tta_server.prices import EPSILON, Occupancy, Prices, Slots
 
 W = TypeVar("W")
 CROWD = 64
@@ -20,20 +23,20 @@ CROWD = 64
 
 class Line(Generic[W]):
     """Interactive jobs in deadline order, then batch jobs in theirs; list scheduling in this order says who would be
-    late."""
+    late. Answers that no interactive view has to wait for take their turn among the batch jobs, by deadline."""
 
     def __init__(self, prices: Prices, slots: Slots) -> None:
         self._prices = prices
         self._slots = slots
         self._jobs: list[Job[W]] = []
         self._ranks: list[tuple[bool, float, int]] = []
-        self._sequence = count()
+        self._sequence = count(1)
         self._total = 0.0
         self._loads = array("d")
         self._deadlines = array("d")
 
     def __iter__(self) -> Iterator[Job[W]]:
-        return iter(self._jobs)
+        return iter(self._order(self._jobs))
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -44,7 +47,7 @@ class Line(Generic[W]):
         return self._total
 
     def join(self, job: Job[W]) -> None:
-        job.rank = (job.is_batch, job.deadline, next(self._sequence))
+        job.rank = (job.is_batch, job.deadline, job.rank[2] or next(self._sequence))
         place = bisect_left(self._ranks, job.rank)
         self._ranks.insert(place, job.rank)
         self._jobs.insert(place, job)
@@ -81,6 +84,17 @@ class Line(Generic[W]):
         place = bisect_left(self._ranks, job.rank)
         return place if place < len(self._jobs) and self._jobs[place] is job else None
 
+    @staticmethod
+    def _order(jobs: list[Job[W]]) -> list[Job[W]]:
+        """Those of the line, by rank, in the order in which they are laid out."""
+        batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
+        last = batch
+        while last and jobs[last - 1].is_open:
+            last -= 1
+        if last == batch or batch == len(jobs):
+            return jobs
+        return [*jobs[:last], *sorted(jobs[last:], key=lambda job: job.deadline)]
+
     def is_relaxed(self, more: float, now: float, deadline: float = math.inf) -> bool:
         """Whether one slot alone could do all of the line, and `more`, from when all are free to the first deadline.
 
@@ -94,28 +108,37 @@ class Line(Generic[W]):
         first_batch = bisect_left(self._ranks, (True, -math.inf, 0))
         return min(rank[1] for rank in (self._ranks[0], self._ranks[min(first_batch, len(self._ranks) - 1)]))
 
-    def is_delayed(self, lead: float, head: Job[W], views: Mapping[Job[W], int], now: float) -> bool:
-        """Whether somebody would be late if the slot that is free first were busy for `lead`, and less late otherwise.
-
-        It does so many `views` of each job, or, if of none, decodes the image of `head`.
-        """
+    def first_delayed(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
+        """The first job that would miss its deadline, or miss it by more, if the first free slot did this step of
+        `head`."""
         if len(self._jobs) > CROWD:
-            return self._delayed_in_crowd(lead, head, views, now)
-        free, late = self._slots.free(now, lead), {}
-        for job in self._jobs:
-            first = job.handed + views.get(job, 0)
-            if first >= job.mandatory:
-                continue
-            if job in views or job is head:
-                end = self._prices.viewed(free, job, first, now if views else now + lead, now)
+            return self._first_delayed_in_crowd(head, step, now)
+        free, late = self._slots.free(now, step), {}
+        for job in self:
+            if job in step.views:
+                first = job.handed + step.views[job]
+                if first >= job.mandatory:
+                    continue
+                end = self._prices.viewed(free, job, first, now, now, now + step.seconds)
+            elif job is head:
+                end = self._prices.viewed(free, job, job.handed, now + step.busy, now)
             else:
                 end = self._prices.placed(free, job, now, now)
             if end > job.deadline + EPSILON:
                 late[job] = end
         if not late:
-            return False
+            return None
         before = dict(self._laid_out(self, self._slots.free(now), now))
-        return any(end > before[job] + EPSILON for job, end in late.items())
+        return next((job for job, end in late.items() if end > before[job] + EPSILON), None)
+
+    def is_late(self, now: float) -> bool:
+        """Whether somebody would be late if all of the line is placed."""
+        if self.is_relaxed(0.0, now):
+            return False
+        if len(self._jobs) > CROWD:
+            _, loads, deadlines = self._crowd()
+            return bool(np.any(self._late_in_crowd(loads, deadlines, 0.0, now) > EPSILON))
+        return any(end > job.deadline + EPSILON for job, end in self._laid_out(self, self._slots.free(now), now))
 
     def refusal(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.
@@ -126,7 +149,7 @@ class Line(Generic[W]):
         place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
         if len(self._jobs) >= CROWD:
             return self._refusal_in_crowd(job, place, now)
-        order = [*self._jobs[:place], job, *self._jobs[place:]]
+        order = self._order([*self._jobs[:place], job, *self._jobs[place:]])
         late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
@@ -144,10 +167,12 @@ class Line(Generic[W]):
         """When the first slot is free once all of the line is placed."""
         return self.slots_after(now)[0]
 
-    def free_for_next(self, lead: float, now: float) -> float:
-        """When the first slot is free for one more interactive job if the one that is free first is busy for `lead`."""
-        free = self._slots.free(now, lead)
-        for _ in self._laid_out(takewhile(lambda job: not job.is_batch, self._jobs), free, now):
+    def free_for_next(self, step: Occupancy[W], deadline: float, now: float) -> float:
+        """When the first slot is free for one more interactive job with that deadline, if the one that is free first
+        did this step."""
+        free = self._slots.free(now, step)
+        before = takewhile(lambda job: not job.is_batch and job.deadline <= deadline, self._jobs)
+        for _ in self._laid_out((job for job in before if job not in step.views), free, now):
             pass
         return free[0]
 
@@ -176,16 +201,25 @@ class Line(Generic[W]):
         late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
-    def _delayed_in_crowd(self, lead: float, head: Job[W], views: Mapping[Job[W], int], now: float) -> bool:
-        loads, deadlines = np.array(self._loads), np.array(self._deadlines)
+    def _first_delayed_in_crowd(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
+        order, loads, deadlines = self._crowd()
         before = self._late_in_crowd(loads, deadlines, 0.0, now)
         left = loads.copy()
-        for job in views or [head]:
-            place = self._place(job)
-            if place is not None:
-                left[place] = self._prices.rest(job, job.handed + views[job], now) if views else job.load - lead
-        after = self._late_in_crowd(left, deadlines, lead, now)
-        return bool(np.any((left > 0) & (after > EPSILON) & (after > before + EPSILON)))
+        for job in step.views or [head]:
+            if self._place(job) is not None:
+                rest = self._prices.rest(job, job.handed + step.views[job], now) if step.views else job.load - step.busy
+                left[order.index(job)] = rest
+        after = self._late_in_crowd(left, deadlines, step.total, now)
+        delayed = (left > 0) & (after > EPSILON) & (after > before + EPSILON)
+        return order[int(np.argmax(delayed))] if delayed.any() else None
+
+    def _crowd(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
+        """The line as it is laid out, with loads and deadlines."""
+        order = self._order(self._jobs)
+        if order is self._jobs:
+            return order, np.array(self._loads), np.array(self._deadlines)
+        loads, deadlines = zip(*((job.load, job.deadline) for job in order), strict=True)
+        return order, np.array(loads), np.array(deadlines)
 
     def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
         loads = np.insert(np.array(self._loads), place, job.load)

@@ -43,7 +43,9 @@ class Metrics:
         self._risks = self._new(
             Counter, "tta_risks", "Optional views that newcomers might have had to wait for", "model"
         )
-        self._dropped = self._new(Counter, "tta_dropped_views", "Views whose output held NaN or infinity", "model")
+        self._dropped = self._new(
+            Counter, "tta_dropped_views", "Views whose output held NaN or infinity or could not be merged", "model"
+        )
         self._elapsed = self._new(
             Histogram, "tta_answer_seconds", "From the whole request read to its answer made", "model", buckets=SECONDS
         )

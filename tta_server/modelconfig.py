@@ -7,12 +7,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
 
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError, InvalidInput, shown
+from tta_server.explain import explain, explain_value, explain_yaml
 from tta_server.geometry import SYMMETRIES
 from tta_server.preprocessing import INTERPOLATIONS
 from tta_server.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Level = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0, le=16_384)]
 
 
@@ -22,7 +25,8 @@ class Strict(BaseModel):
 
 class InputConfig(Strict):
     """`size` is [height, width], or `free` for a model that takes any; `resize` is the short side's length before the
-    centre crop, or a word."""
+    centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
+    more than 8 bits."""
 
     size: Literal["free"] | tuple[Positive, Positive]
     resize: Literal["none", "exact", "letterbox"] | Positive | None = None
@@ -38,6 +42,8 @@ class InputConfig(Strict):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    background: tuple[Byte, Byte, Byte] | None = None
+    levels: Literal["auto"] | tuple[Level, Level] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "InputConfig":
@@ -52,6 +58,8 @@ class InputConfig(Strict):
         if self.size != "free" and isinstance(self.resize, int) and self.resize < max(self.size):
             raise ValueError(f"resize {self.resize} leaves less than the centre crop of {max(self.size)}")
         self._check_long_side()
+        if isinstance(self.levels, tuple) and self.levels[0] >= self.levels[1]:
+            raise ValueError(f"levels takes [low, high] or auto; {list(self.levels)} does not go up")
         self._check_tiles()
         return self
 
@@ -168,15 +176,18 @@ def read_config(path: Path) -> ModelConfig:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML: {where}") from error
+        raise ConfigError(f"{path}: {explain_yaml(error)}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds {type(found).__name__}, not keys like 'task' and 'input'")
+        raise ConfigError(f"{path}: holds {shown(found)}, not keys like 'task' and 'input'")
     kind = _config_of(found.get("task"))
     try:
         return kind.model_validate(found)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentences(path, error, kind))) from None
+        sentences = (
+            explain_value(mistake, _known_keys(kind, mistake.place[:-1]) if mistake.kind == "unknown" else ())
+            for mistake in explain(error, found)
+        )
+        raise ConfigError("; ".join(f"{path}: {sentence}" for sentence in sentences)) from None
 
 
 def _config_of(task: object) -> type[ModelConfig]:
@@ -184,30 +195,6 @@ def _config_of(task: object) -> type[ModelConfig]:
     if not isinstance(task, str) or task not in TASKS:
         return ModelConfig
     return create_model("ModelConfig", __base__=ModelConfig, output=(TASKS[task].Output, ...))
-
-
-def _sentences(path: Path, error: ValidationError, kind: type[ModelConfig]) -> list[str]:
-    sentences = []
-    for mistake in error.errors(include_url=False):
-        key = ".".join(str(part) for part in mistake["loc"] if not _is_branch(part)) or "the file"
-        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = ", ".join(_known_keys(kind, mistake["loc"][:-1]))
-            sentences.append(f"{path}: unknown key {key}; known: {known}")
-        elif mistake["type"] == "invalid_key":
-            sentences.append(f"{path}: {key} is a key that is not text")
-        elif mistake["type"] == "missing":
-            sentences.append(f"{path}: {key} is missing")
-        elif mistake["type"] == "value_error":
-            sentences.append(f"{path}: {key}: {mistake['msg'].removeprefix('Value error, ')}")
-        else:
-            what = mistake["msg"].removeprefix("Input should be ")
-            sentences.append(f"{path}: {key} is {mistake['input']!r}; it should be {what}")
-    return sentences
-
-
-def _is_branch(part: int | str) -> bool:
-    """Pydantic adds the tried branch of a union to a mistake's place; a reader has no use for it."""
-    return (isinstance(part, str) and any(c in part for c in "[(")) or part in ("int", "str")
 
 
 def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:

@@ -1,6 +1,7 @@
 """Plain views that may arrive any moment: what an optional view should leave room for. Pure."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,9 +13,10 @@ RECENT = 10.0
 
 
 @dataclass(slots=True)
-class _Newcomer:
-    """One more like the last: how long it may wait for a slot and still be answered within its model's default."""
+class Newcomer:
+    """One more like the last: its budget, its model's default, and how long it may wait for a slot and keep it."""
 
+    budget: float
     spare: float
     seen: float
 
@@ -23,14 +25,14 @@ class Newcomers:
     """The last job of each model stands for the next."""
 
     def __init__(self) -> None:
-        self._last: dict[str, _Newcomer] = {}
+        self._last: dict[str, Newcomer] = {}
 
     def met(self, job: Job[W], plain: float, now: float) -> None:
         """An admitted job; its decoding, its plain view and an answer of that take `plain` seconds."""
-        self._last[job.model] = _Newcomer(job.patience - plain, now)
+        self._last[job.model] = Newcomer(job.patience, job.patience - plain, now)
 
-    def patience(self, now: float) -> float:
-        """Seconds for which all slots may be busy before one that arrives now would be late; those that would be late
-        anyway don't count."""
-        lasts = self._last.values()
-        return min((n.spare for n in lasts if n.spare >= 0 and now - n.seen <= RECENT), default=math.inf)
+    def expected(self, now: float) -> Iterator[Newcomer]:
+        """One of each model met lately, except those that would be late on an idle pool too, or never."""
+        for newcomer in self._last.values():
+            if 0 <= newcomer.spare < math.inf and now - newcomer.seen <= RECENT:
+                yield newcomer

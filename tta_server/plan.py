@@ -9,7 +9,7 @@ from typing import overload
 
 from tta_server.calibration import Calibration
 from tta_server.costs import Bucket
-from tta_server.errors import InvalidInput, TooLarge
+from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.geometry import Size
 from tta_server.jobs import Priority
 from tta_server.policies import read_policy
@@ -274,7 +274,7 @@ def _min_views(asked: int | str | None, default: int | str, planned: int) -> int
     if asked == "all":
         return planned
     if not isinstance(asked, int) or asked < 1:
-        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {asked!r}")
+        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {shown(asked)}")
     if asked > planned:
         raise InvalidInput(f"min_views is {asked}, but only {planned} views are planned; 'all' means all of them")
     return asked

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from tta_server.answer import Answer
 from tta_server.deadline import Deadline
 from tta_server.engine import Engine
-from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TooLarge, TTAError, UnknownModel
+from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.geometry import Size
-from tta_server.health import Health
-from tta_server.images import Limits, read_header
+from tta_server.health import Health, unhealthy
+from tta_server.imaging.decoding import Limits, read_header
+from tta_server.imaging.samples import DROP, Rendering
+from tta_server.inputs import check_area, check_pixels
 from tta_server.jobs import Job, Priority, Quote
 from tta_server.metrics import STAGES, Metrics
 from tta_server.plan import Options, Plan, budget_ms, make_layout, make_plan
@@ -92,6 +94,7 @@ class Predictor:
         """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
         Where `plan` has made one of these options already, it serves. Raises InvalidInput, UnsupportedMedia, TooLarge,
         Overloaded or NotReady at once."""
+        self._engine.check()
         started = time.monotonic()
         try:
             self._check_well(model.name)
@@ -124,21 +127,16 @@ class Predictor:
 
     def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
         deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
-        sources = [read_source(image, self.limits) for image in images]
+        sources = [read_source(image, self.limits, plan.model.preprocessing.rendering) for image in images]
         for source in sources:
             plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
         return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageWork]]) -> None:
-        admitted = []
         try:
-            for job in jobs:
-                self._engine.submit(job)
-                admitted.append(job)
+            self._engine.submit(jobs)
         except TTAError as error:
-            for job in admitted:
-                self._engine.cancel(job)
             _release(jobs)
             if isinstance(error, Overloaded):
                 self._metrics.refused(name, error.reason)
@@ -150,7 +148,7 @@ class Predictor:
     def _check_well(self, name: str) -> None:
         """Raises NotReady for a model that is ill."""
         if name in self._health.ill:
-            raise NotReady(f"{name} fails time after time; it is tried again every second")
+            raise NotReady(unhealthy(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
@@ -158,7 +156,7 @@ class Predictor:
         self._check_well(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
-        check_pixels(size, self.limits)
+        check_area(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
         try:
@@ -176,7 +174,7 @@ class Predictor:
         if not job.work.hold():
             raise NotReady(f"{name} was loaded anew")
         try:
-            self._engine.submit(job)
+            self._engine.submit([job])
         except TTAError:
             job.work.release()
             raise
@@ -277,20 +275,9 @@ def _tensor_bytes(plan: Plan, image: Size) -> int:
     return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
 
 
-def read_source(image: Image, limits: Limits) -> Source:
+def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
     """Header and size of what came, checked against the limits; nothing is decoded."""
     if isinstance(image, bytes):
-        header = read_header(image, limits)
-        return Source(header.size, image, header)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        raise InvalidInput("an image is bytes of a file, or an array (height, width, 3) of uint8")
-    height, width, channels = image.shape
-    if channels != 3 or height * width == 0:
-        raise InvalidInput(f"an array image has shape (height, width, 3), not {image.shape}")
-    check_pixels(Size(width, height), limits)
-    return Source(Size(width, height), pixels=np.ascontiguousarray(image))
-
-
-def check_pixels(size: Size, limits: Limits) -> None:
-    if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken (--max-pixels)")
+        header = read_header(image, limits, rendering)
+        return Source(header.size, image, header, rendering=rendering)
+    return Source(check_pixels(image, limits), pixels=np.ascontiguousarray(image))

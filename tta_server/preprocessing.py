@@ -18,7 +18,8 @@ from PIL import Image
 from tta_server.color import LUMA, ColorMap
 from tta_server.errors import TooLarge
 from tta_server.geometry import Affine, Geometry, Size
-from tta_server.images import Limits, Pixels
+from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.samples import DROP, Rendering
 from tta_server.resampling import border_index, is_exact, sample
 from tta_server.sizes import scaled, short_side
 from tta_server.tiling import Grid, Tile, cut, tile_count
@@ -145,6 +146,7 @@ class Preprocessing:
     normalization: Normalization = field(default_factory=Normalization)
     layout: str = "NCHW"
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
+    rendering: Rendering = DROP
 
     @property
     def crops(self) -> bool:

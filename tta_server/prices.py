@@ -2,9 +2,11 @@
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, islice, repeat
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from tta_server.costs import CostModel
 from tta_server.jobs import Job, Phase
@@ -29,12 +31,29 @@ class Prices:
     def next_view(self, job: Job[W], now: float) -> float:
         return self.costs.seconds(job.next_bucket, 1, now)
 
-    def batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> float:
-        """Until its slot is free again: the batch, and then the answers that it may complete."""
-        job, view = items[0]
-        last_views = dict(items).items()
-        answers = sum(self.finishing(job, now) for job, last in last_views if last + 1 >= job.mandatory)
-        return self.costs.seconds(job.buckets[view], len(items), now) + answers
+    def next_step(self, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
+        """Of these views as one batch; if there are none, of the job's answer or the decoding of its image."""
+        if items:
+            return self._batch(items, now)
+        if job.mandatory_handed:
+            return Occupancy(self.finishing(job, now), {job: 0})
+        return Occupancy(self.decoding(job, now), {})
+
+    def _batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
+        """An answer that it may complete is made by its slot, or, where another batch with mandatory views of the job
+        ends later, by the slot of that one."""
+        bucket, views = items[0][0].next_bucket, Counter(job for job, _ in items)
+        seconds = busy = self.costs.seconds(bucket, len(items), now)
+        elsewhere: dict[int, float] = {}
+        for job, count in views.items():
+            if job.handed + count < job.mandatory:
+                continue
+            answer = self.finishing(job, now)
+            if job.running and not job.mandatory_handed and job.last_end > now + seconds:
+                elsewhere[job.last_slot] = elsewhere.get(job.last_slot, 0.0) + answer
+            else:
+                busy += answer
+        return Occupancy(busy, views, seconds, elsewhere)
 
     def views(self, job: Job[W], first: int, end: int, now: float) -> Iterator[float]:
         """Seconds of each batch that a job's own views from `first` to before `end` fill, up to the knee."""
@@ -82,13 +101,33 @@ class Prices:
         """
         return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
 
-    def viewed(self, free: list[float], job: Job[W], first: int, start: float, now: float) -> float:
+    def viewed(
+        self, free: list[float], job: Job[W], first: int, start: float, now: float, running_until: float = 0.0
+    ) -> float:
         """The same from a view on, its image decoded at `start`. Views of it that run already are waited for, but not
-        on an idle pool."""
-        end = max(start, job.last_end) if job.running and now < math.inf else start
+        on an idle pool. Where no mandatory view is left, its answer goes to the slot that is free first."""
+        if first >= job.mandatory:
+            return put(free, start, self.finishing(job, now))
+        end = max(start, job.last_end, running_until) if job.running and now < math.inf else max(start, running_until)
         for seconds, batches in self.runs(job, first, job.mandatory, now):
             end = max(end, put_all(free, start, seconds, batches))
         return answered(free, end, self.finishing(job, now))
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy(Generic[W]):
+    """What a step takes of the slots, in seconds: `busy`, its own slot with the answers that it may make; `views`, how
+    many views of each job (none of a job whose answer it is); `seconds`, until these are done; `elsewhere`, answers
+    that other slots make after what they run now."""
+
+    busy: float
+    views: Mapping[Job[W], int]
+    seconds: float = 0.0
+    elsewhere: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return self.busy + sum(self.elsewhere.values())
 
 
 def put(free: list[float], start: float, seconds: float) -> float:
@@ -149,10 +188,17 @@ class Slots:
     def idle(self) -> int:
         return self.number - len(self._busy)
 
-    def free(self, now: float, lead: float = 0.0) -> list[float]:
-        """One time a slot, in order; `lead` is added to the first."""
-        times = [now] * self.idle + sorted(_expected(end, now) for end in self._busy.values())
-        times[0] += lead
+    def free(self, now: float, step: "Occupancy[W] | None" = None) -> list[float]:
+        """One time a slot, in order; if the one that is free first did this step."""
+        if step is None:
+            times = [now] * self.idle + [_expected(end, now) for end in self._busy.values()]
+            times.sort()
+            return times
+        more = step.elsewhere
+        times = [now] * self.idle + sorted(
+            _expected(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
+        )
+        times[0] += step.busy
         times.sort()
         return times
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
+from tta_server.explain import Mistake, explain
 from tta_server.jobs import Priority
 from tta_server.plan import Options
 
@@ -74,7 +75,8 @@ def validated(kind: type[Q], values: Mapping[str, Any]) -> Q:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise InvalidInput(_sentence(error, kind)) from None
+        mistake = explain(error, values, kind)[0]
+        raise InvalidInput(_sentence(mistake, kind)) from None
 
 
 def options_of(query: PredictQuery) -> Options:
@@ -88,12 +90,7 @@ def read_options(values: Mapping[str, Any]) -> Options:
     return options_of(validated(PredictQuery, values))
 
 
-def _sentence(error: ValidationError, kind: type[PredictQuery]) -> str:
-    mistake = error.errors(include_url=False)[0]
-    key = str(mistake["loc"][0])[:64]
-    if mistake["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known: {', '.join(kind.model_fields)}"
-    if key == "min_views":
-        return f"min_views takes a whole number of at least 1, or 'all', not {str(mistake['input'])[:64]!r}"
-    allowed = mistake["msg"].removeprefix("Input should be ").split(", unable")[0]
-    return f"{key} takes {allowed}, not {str(mistake['input'])[:64]!r}"
+def _sentence(mistake: Mistake, kind: type[PredictQuery]) -> str:
+    if mistake.kind == "unknown":
+        return f"unknown key {shown(mistake.key)}; known: {', '.join(kind.model_fields)}"
+    return f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}"

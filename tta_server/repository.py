@@ -11,7 +11,9 @@ from tta_server.backends import BACKENDS, Backend, Signature
 from tta_server.caching import ByteCache
 from tta_server.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.errors import ConfigError, InvalidInput
+from tta_server.explain import explain_yaml
 from tta_server.geometry import Size
+from tta_server.imaging.samples import Rendering
 from tta_server.lifetime import Lifetime
 from tta_server.modelconfig import InputConfig, ModelConfig, read_config
 from tta_server.policies import read_policy
@@ -233,7 +235,8 @@ def _policy_file(folder: Path, name: str) -> Any:
     try:
         return yaml.safe_load((folder / name).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"{name} is not a YAML file that can be read: {' '.join(str(error).split())}") from error
+        reason = "can't be read" if isinstance(error, OSError) else explain_yaml(error)
+        raise InvalidInput(f"{name} {reason}") from error
 
 
 def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) -> Preprocessing:
@@ -256,6 +259,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         normalization=Normalization(config.scale, config.mean, config.std),
         layout=config.layout,
         dtype=signature.dtype,
+        rendering=Rendering(config.background, config.levels),
     )
 
 

@@ -3,8 +3,7 @@
 Pure: no clock, no I/O, no threads; time is an argument, in seconds. The shell (`engine`) calls it under a lock.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 from typing import Any, Generic, TypeVar
 
@@ -12,14 +11,28 @@ from tta_server.admission import Admission
 from tta_server.agenda import Agenda, Watch
 from tta_server.costs import Bucket, CostModel
 from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, TTAError
-from tta_server.jobs import Backlog, Batch, Bounds, Decode, Finished, Job, Merged, Outcome, Phase, Quote, Step
+from tta_server.jobs import (
+    Backlog,
+    Batch,
+    Bounds,
+    Decode,
+    Failed,
+    Finish,
+    Finished,
+    Job,
+    Merged,
+    Outcome,
+    Phase,
+    Quote,
+    Step,
+)
 from tta_server.line import Line
-from tta_server.newcomers import Newcomers
-from tta_server.prices import EPSILON, Prices, Slots, each_job
+from tta_server.newcomers import Newcomer, Newcomers
+from tta_server.prices import EPSILON, Occupancy, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
-S = TypeVar("S", Decode[Any], Batch[Any])
+S = TypeVar("S", Decode[Any], Batch[Any], Finish[Any])
 
 
 class Scheduler(Generic[W]):
@@ -46,6 +59,18 @@ class Scheduler(Generic[W]):
         plain = job.load if job.mandatory == 1 else self._prices.load(job, 1, now)
         self._newcomers.met(job, plain, now)
         self._set_due(job, now)
+
+    def admit_all(self, jobs: Sequence[Job[W]], now: float) -> None:
+        """All of them or none; raises as `admit` does."""
+        admitted: list[Job[W]] = []
+        try:
+            for job in jobs:
+                self.admit(job, now)
+                admitted.append(job)
+        except TTAError:
+            for job in admitted:
+                self.cancel(job, now)
+            raise
 
     def quote(self, job: Job[W], now: float) -> Quote:
         """What `admit` would do and what would come of it; raises InvalidInput and TooLarge as it does."""
@@ -81,28 +106,32 @@ class Scheduler(Generic[W]):
         """Interactive mandatory work in deadline order, then optional views that end in time, then batch jobs; these
         before optional views as far as they would be late otherwise. None when there is nothing.
 
-        While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it.
+        While a job ahead is being decoded, whatever is not done by the time it needs this slot has to wait for it. An
+        open job ahead may get more views, unless what runs here first would make its answer late.
         """
         self._release(slot)
-        decoding = asked = False
+        decoding = open_ahead = asked = False
         for job in self._line:
             if job.is_batch and not asked:
                 asked = True
                 if optional := self._optional(slot, now):
                     return optional
-            if job.phase is Phase.DECODING:
-                decoding = True
+            if job.phase is Phase.DECODING or job.is_open:
+                decoding |= job.phase is Phase.DECODING
+                open_ahead |= job.is_open
                 continue
-            items = self._fill(job, now) if job.phase is Phase.READY else []
-            lead = self._prices.batch(items, now) if items else self._prices.decoding(job, now)
-            if decoding and not self._spare(lead, job, items, now):
+            items = [] if job.closing or job.phase is Phase.WAITING else self._fill(job, now)
+            delayed = self._delayed(job, items, now) if decoding or open_ahead else None
+            if delayed and (answer := self._make_room(slot, now)):
+                return answer
+            if delayed and decoding:
                 return None  # whoever comes later must not overtake this one
-            return self._run(slot, items, now) if items else self._decode(slot, job, now)
+            return self._begin(slot, job, items, now)
         return None if asked else self._optional(slot, now)
 
-    def _optional(self, slot: int, now: float) -> Batch[W] | None:
+    def _optional(self, slot: int, now: float) -> Step[W] | None:
         """The greatest expected change per second first, of interactive jobs; then the fewest views, the earliest
-        deadline."""
+        deadline. Where that would make an answer late, the answer."""
         if not self._open:
             return None
         seconds: dict[Bucket, float] = {}
@@ -120,21 +149,43 @@ class Scheduler(Generic[W]):
                 return None
             head = min(eligible, key=rank)
         items = self._fill(head, now)
-        lead = self._prices.batch(items, now)
-        if self._line and not self._spare(lead, head, items, now):
-            return None
-        risky = self._is_risky(lead, now)
+        if self._line and (delayed := self._delayed(head, items, now)):
+            return self._make_room(slot, now) if delayed.mandatory_handed else None
+        risky = self._is_risky(items, now)
         if risky and self._slots.idle < self.slots:
             return None
         return self._run(slot, items, now, risky)
 
-    def _is_risky(self, lead: float, now: float) -> bool:
-        """Whether a plain view that arrives now would be late for its model's default budget if the slot that is free
-        first were busy for `lead`. With every other slot idle the risk is taken, or nothing optional would ever run."""
-        patience = self._newcomers.patience(now)
-        if lead <= patience and not self._line:
-            return False
-        return self._line.free_for_next(lead, now) - now > patience
+    def _make_room(self, slot: int, now: float) -> Finish[W] | None:
+        """The answer of the first job that waits for nothing else; None if even that would make somebody late."""
+        job = next((job for job in self._line if job.mandatory_handed), None)
+        return None if job is None or self._delayed(job, [], now) else self._make(slot, job, now)
+
+    def _begin(self, slot: int, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Step[W]:
+        """These views, or else what comes next for the job: its answer, or the decoding of its image."""
+        if items:
+            return self._run(slot, items, now)
+        return self._make(slot, job, now) if job.closing else self._decode(slot, job, now)
+
+    def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
+        estimate, reason = self._prices.finishing(job, now), job.closing or StopReason.CAPACITY
+        self._finish(job, reason)
+        return self._started(Finish(slot, job, reason, estimate), now + estimate, now)
+
+    def _is_risky(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
+        """Whether a plain view that arrives now would be late for its model's default budget only because a free slot
+        runs these views first. With every other slot idle the risk is taken, or nothing optional would ever run."""
+        step = self._prices.next_step(items[0][0], items, now)
+
+        idle = Occupancy(0.0, step.views)
+
+        def late(newcomer: Newcomer, step: Occupancy[W]) -> bool:
+            return self._line.free_for_next(step, now + newcomer.budget, now) - now > newcomer.spare
+
+        return any(
+            (step.busy > newcomer.spare or self._line) and late(newcomer, step) and not late(newcomer, idle)
+            for newcomer in self._newcomers.expected(now)
+        )
 
     def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
         estimate = self._prices.decoding(job, now)
@@ -152,7 +203,7 @@ class Scheduler(Generic[W]):
         items = [(head, head.handed)]
         if limit == 1:
             return items
-        for job in dict.fromkeys([head, *self._line, *self._open]):
+        for job in dict.fromkeys([head, *self._queued, *self._open]):
             if len(items) == limit:
                 break
             if job.phase is Phase.READY:
@@ -165,10 +216,15 @@ class Scheduler(Generic[W]):
     def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
         """A job's next views of this bucket. A head that waits alone leaves idle slots their share of its views."""
         first = job.handed + (job is head)
-        if job is head and all(other is head for other in islice(self._line, 2)):
+        if job is head and all(other is head for other in islice(self._queued, 2)):
             room = min(room, -(-(len(job.buckets) - job.handed) // self._slots.idle) - 1)
         same = takewhile(lambda view: job.buckets[view] == bucket, range(first, len(job.buckets)))
         return [(job, view) for view in islice(same, room)]
+
+    @property
+    def _queued(self) -> Iterator[Job[W]]:
+        """Those in line whose mandatory views are not all handed out."""
+        return (job for job in self._line if not job.mandatory_handed)
 
     def _harmless(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
         head = items[0][0]
@@ -176,45 +232,32 @@ class Scheduler(Generic[W]):
         latest = now + self.costs.seconds(head.next_bucket, len(items), now) + answers
         if any(latest > job.deadline for job, _ in items):
             return False
-        lead = self._prices.batch(items, now)
+        lead = self._prices.next_step(head, items, now).busy
         own = sum(job is head for job, _ in items)
         rest = sum(self._prices.views(head, head.handed + own, head.mandatory, now))
-        return now + lead + rest <= head.deadline and self._spare(lead, head, items, now)
+        return now + lead + rest <= head.deadline and self._delayed(head, items, now) is None
 
-    def _spare(self, lead: float, head: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> bool:
-        """Whether a free slot may be busy for `lead` with that work of a job, or with its decoding, and nobody in the
-        line be late by that, nor what is left of the job."""
-        if self._line.is_relaxed(lead, now):
-            return True
-        return not self._line.is_delayed(lead, head, Counter(job for job, _ in items), now)
+    def _delayed(self, head: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Job[W] | None:
+        """The first job in line that would be late, or later, if a free slot ran these views; if there are none, if it
+        did what comes next for `head`."""
+        step = self._prices.next_step(head, items, now)
+        return None if self._line.is_relaxed(step.total, now) else self._line.first_delayed(head, step, now)
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
-        bucket = items[0][0].next_bucket
-        estimate = self.costs.seconds(bucket, len(items), now)
-        views = Counter(job for job, _ in items)
-        answers = sum(self._answering(job, views[job], slot, now + estimate, now) for job in views)
-        for job in views:
-            job.handed += views[job]
-            job.running += views[job]
+        bucket, step = items[0][0].next_bucket, self._prices.next_step(items[0][0], items, now)
+        for other, seconds in step.elsewhere.items():
+            self._slots.delay(other, seconds)
+        for job, views in step.views.items():
+            if now + step.seconds > job.last_end:
+                job.last_slot, job.last_end = slot, now + step.seconds
+            job.handed += views
+            job.running += views
             if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
                 self._file(job)
                 self._set_due(job, now)
             else:
                 self._line.lightened(job, now)
-        return self._started(Batch(slot, bucket, tuple(items), estimate, risky), now + estimate + answers, now)
-
-    def _answering(self, job: Job[W], views: int, slot: int, end: float, now: float) -> float:
-        """Seconds for a job's answer on the slot whose batch, with so many of its views, is expected to `end`.
-
-        Where another batch with mandatory views of it ends later, that one's slot is to make it.
-        """
-        handed, answer = job.handed + views, self._prices.finishing(job, now)
-        if job.running and not job.mandatory_handed and handed >= job.mandatory and job.last_end > end:
-            self._slots.delay(job.last_slot, answer)
-            return 0.0
-        if end > job.last_end:
-            job.last_slot, job.last_end = slot, end
-        return answer if handed >= job.mandatory else 0.0
+        return self._started(Batch(slot, bucket, tuple(items), step.seconds, risky), now + step.busy, now)
 
     def _started(self, step: S, until: float, now: float) -> S:
         self._slots.take(step.slot, until)
@@ -252,7 +295,7 @@ class Scheduler(Generic[W]):
             if job in self._live:
                 finished += self._came_back(job, view, outcome)
         for job in each_job(batch.items):
-            if job in self._live and job.answerable:
+            if job in self._live and job.answerable and not job.closing:
                 finished += self._verdict(job, now)
         self._charge_finishing(batch.slot, finished, now)
         return finished
@@ -266,13 +309,15 @@ class Scheduler(Generic[W]):
         job.lost += 1
         if view >= job.mandatory:
             return []
+        if isinstance(outcome, Failed):
+            return self._finish(job, outcome.error)
         return self._finish(job, BackendFailed("the model's output for a mandatory view holds NaN or infinity"))
 
     def finished(self, job: Job[W], seconds: float, now: float) -> None:
         """An answer was made in that many seconds."""
         self.costs.observe_stage(job.finish, job.model, job.pixels, seconds, now)
 
-    def failed(self, step: Step[W], error: TTAError, now: float) -> list[Finished[W]]:
+    def failed(self, step: Decode[W] | Batch[W], error: TTAError, now: float) -> list[Finished[W]]:
         """Fails the jobs that lack a mandatory view by it; those that have theirs are answered with what they have, and
         those whose mandatory views still run lose an optional one."""
         self._release(step.slot)
@@ -301,8 +346,10 @@ class Scheduler(Generic[W]):
     # ---- time ----
 
     def due(self, now: float) -> list[Finished[W]]:
-        """Jobs for which nothing more can arrive in time, or that can no longer make it: answer them now."""
-        return [done for job in self._agenda.take_due(now) for done in self._verdict(job, now, was_due=True)]
+        """Jobs that can no longer make it fail now. For those for which nothing more can arrive in time, their answer
+        waits for a slot from now on: ask the idle ones. It is handed out here only where costs were exceeded and no
+        slot is free in time for it."""
+        return [done for job in self._agenda.take_due(now) for done in self._fell_due(job, now)]
 
     def wake_at(self) -> float | None:
         """When `due` should be asked again if nothing else happens."""
@@ -320,13 +367,38 @@ class Scheduler(Generic[W]):
         """When `overdue` and `stuck` should be asked again if nothing else happens."""
         return self._watch.look_at()
 
-    def _verdict(self, job: Job[W], now: float, was_due: bool = False) -> list[Finished[W]]:
-        """Settles a job if it is time, else notes when to look again."""
-        outcome = self._outcome(job, now, was_due)
+    def _verdict(self, job: Job[W], now: float) -> list[Finished[W]]:
+        """Settles a job if it is time; else its answer waits, and more views of it may run first."""
+        outcome = self._outcome(job, now, was_due=False)
         if outcome is not None:
             return self._finish(job, outcome)
+        if not job.running:
+            self._await_answer(job, now)
+            if self._line.is_late(
+                now
+            ):  # its place in the line makes somebody late, or it was late before: no views more
+                return self._finish(job, StopReason.CAPACITY)
         self._set_due(job, now)
         return []
+
+    def _fell_due(self, job: Job[W], now: float) -> list[Finished[W]]:
+        if job.closing:
+            return self._finish(job, job.closing)
+        outcome = self._outcome(job, now, was_due=True)
+        if isinstance(outcome, TTAError) or (outcome and job.running and not self._slots.idle):
+            return self._finish(job, outcome)
+        if outcome:
+            job.closing = outcome
+            self._open.pop(job, None)
+            if job.running:
+                self._await_answer(job, now)
+        self._set_due(job, now)
+        return []
+
+    def _await_answer(self, job: Job[W], now: float) -> None:
+        """Its answer is what is left of its mandatory work."""
+        job.load = self._prices.finishing(job, now)
+        self._line.join(job)
 
     def _outcome(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
         if not job.answerable:
@@ -347,7 +419,7 @@ class Scheduler(Generic[W]):
         """The first moment past which its outcome may be another, so that asking then always settles it."""
         if not job.answerable:
             last = self._hopeless_at(job)
-        elif job.running:
+        elif job.running or job.closing:
             last = job.deadline - self._prices.finishing(job, now)
         else:
             last = job.deadline - self._prices.finishing(job, now) - self._prices.next_view(job, now)

@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tta_server.answering import DRAWING
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput
-from tta_server.images import Limits, Pixels
+from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository import Model
+from tta_server.runner import ModelRunner
 from tta_server.tasks import Answered, Scene
 from tta_server.tasks.palette import decoded
 from tta_server.views import View
-from tta_server.work import DRAWING, ModelRunner
 
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""
@@ -49,13 +50,13 @@ def draw_sheet(
     include = frozenset(["views", "agreement", "uncertainty"]) & frozenset(model.task.includes)
     plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
     limits = limits or Limits()
-    source = read_source(encoded, limits)
+    source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
     if work.layout.tiles > 1:
         raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
     work.decode()
-    pixels = source.open()
+    pixels = source.open().pixels
     scene = Scene(source.size, work.layout.plain)
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
     cells, remarks = [], []

@@ -7,7 +7,7 @@ from enum import StrEnum
 from math import inf, sqrt
 from typing import Any, Protocol
 
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 
 MAX_SPEC = 64
 """Characters of a request's own stop rule."""
@@ -137,4 +137,4 @@ def read_stop(spec: Any) -> StopSpec:
 
 
 def _unknown(spec: Any) -> InvalidInput:
-    return InvalidInput(f"unknown stop {str(spec)[:MAX_SPEC]!r}; known: {KNOWN}")
+    return InvalidInput(f"unknown stop {shown(spec)}; known: {KNOWN}")

@@ -10,15 +10,15 @@ from typing import Any
 from tta_server.costs import Bucket
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput, TTAError
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.preprocessing import Placement
 from tta_server.repository import Model
+from tta_server.runner import ModelRunner
 from tta_server.tasks import Scene
 from tta_server.tuning import Trail
-from tta_server.work import ModelRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def logged(plan: Plan, paths: Sequence[Path], threads: int, limits: Limits | Non
 def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> Seen:
     """Through every view, by the code that requests run. Raises TTAError, for NaN too."""
     model, limits = plan.model, limits or Limits()
-    source = read_source(encoded, limits)
+    source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
     work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).work
     work.decode()

@@ -12,7 +12,7 @@ from typing import Any
 
 from tta_server import color, geometry
 from tta_server.color import ColorMap
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 from tta_server.geometry import Geometry
 from tta_server.views import MAX_VIEWS, Border, View, Weight
 
@@ -27,25 +27,20 @@ ANCHORS = {
 
 def _number(key: str, value: Any, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidInput(f"{key} takes a number from {low:g} to {high:g}, not {_shown(value)}")
+        raise InvalidInput(f"{key} takes a number from {low:g} to {high:g}, not {shown(value)}")
     return float(value)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _pair(key: str, value: Any, low: float, high: float) -> tuple[float, float]:
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise InvalidInput(f"{key} takes two numbers [x, y], not {_shown(value)}")
+        raise InvalidInput(f"{key} takes two numbers [x, y], not {shown(value)}")
     return _number(key, value[0], low, high), _number(key, value[1], low, high)
 
 
 def _anchor(key: str, value: Any) -> tuple[float, float]:
     if isinstance(value, str):
         if value not in ANCHORS:
-            raise InvalidInput(f"{key} takes one of {', '.join(ANCHORS)} or [x, y] in [0, 1], not {value!r}")
+            raise InvalidInput(f"{key} takes one of {', '.join(ANCHORS)} or [x, y] in [0, 1], not {shown(value)}")
         return ANCHORS[value]
     return _pair(key, value, 0, 1)
 
@@ -54,7 +49,7 @@ def _crop(key: str, value: Any) -> View:
     """A fraction, or {fraction, anchor} (which corner it touches) or {fraction, center} (in [0, 1])."""
     spec = value if isinstance(value, dict) else {"fraction": value}
     if unknown := set(spec) - {"fraction", "anchor", "center"}:
-        raise InvalidInput(f"{key} takes fraction, anchor or center, not {_shown(min(unknown, key=str))}")
+        raise InvalidInput(f"{key} takes fraction, anchor or center, not {shown(min(unknown, key=str))}")
     fraction = _number(f"{key}.fraction", spec.get("fraction"), 0.1, 1)
     if "center" in spec:
         x, y = _pair(f"{key}.center", spec["center"], 0, 1)
@@ -66,14 +61,14 @@ def _crop(key: str, value: Any) -> View:
 
 def _quarter_turns(key: str, value: Any) -> View:
     if value not in (1, 2, 3) or isinstance(value, bool):
-        raise InvalidInput(f"{key} takes 1, 2 or 3 quarter turns counter-clockwise, not {_shown(value)}")
+        raise InvalidInput(f"{key} takes 1, 2 or 3 quarter turns counter-clockwise, not {shown(value)}")
     return View(geometry=geometry.symmetry(f"rot{90 * int(value)}"))
 
 
 def _symmetry(name: str) -> Callable[[str, Any], View]:
     def read(key: str, value: Any) -> View:
         if value is not True:
-            raise InvalidInput(f"{key} takes true, not {_shown(value)}")
+            raise InvalidInput(f"{key} takes true, not {shown(value)}")
         return View(geometry=geometry.symmetry(name))
 
     return read
@@ -121,7 +116,7 @@ def read_view(spec: Any) -> View:
     """One view from what YAML or JSON gave; raises InvalidInput naming what is wrong and what is allowed."""
     if isinstance(spec, dict) and "steps" in spec:
         if unknown := [key for key in spec if key not in VIEW_KEYS]:
-            raise InvalidInput(f"a view with steps takes the keys {', '.join(VIEW_KEYS)}, not {_shown(unknown[0])}")
+            raise InvalidInput(f"a view with steps takes the keys {', '.join(VIEW_KEYS)}, not {shown(unknown[0])}")
         options, steps = spec, spec["steps"]
     elif isinstance(spec, dict):
         options = {key: spec[key] for key in VIEW_KEYS if key in spec}
@@ -151,7 +146,7 @@ def _read_step(step: Any) -> View:
         step = {step: 1 if step == "rot90" else True}
     if not isinstance(step, dict):
         raise InvalidInput(
-            f"a step of a view is a word like 'hflip' or a mapping like {{rotate: 10}}, not {_shown(step)}"
+            f"a step of a view is a word like 'hflip' or a mapping like {{rotate: 10}}, not {shown(step)}"
         )
     view = View()
     for key, value in step.items():
@@ -164,12 +159,12 @@ def _read_step(step: Any) -> View:
 def _unknown_primitive(key: Any) -> str:
     if key in PRIMITIVES:
         return f"{key} needs a value, as in {{{key}: ...}}"
-    return f"unknown primitive {_shown(key)} in a view; known: {', '.join(PRIMITIVES)}"
+    return f"unknown primitive {shown(key)} in a view; known: {', '.join(PRIMITIVES)}"
 
 
 def _border(value: Any) -> Border:
     if value not in list(Border):
-        raise InvalidInput(f"border takes one of {', '.join(Border)}, not {_shown(value)}")
+        raise InvalidInput(f"border takes one of {', '.join(Border)}, not {shown(value)}")
     return Border(value)
 
 
@@ -186,7 +181,7 @@ def _weight(value: Any) -> Weight:
 def _name(given: Any, steps: Sequence[Any]) -> str:
     if given is not None:
         if not isinstance(given, str) or not 0 < len(given) <= 64 or not given.isprintable():
-            raise InvalidInput(f"a view's name is a text of 1 to 64 characters, not {_shown(given)}")
+            raise InvalidInput(f"a view's name is a text of 1 to 64 characters, not {shown(given)}")
         return given
     words = [word for step in steps for word in (_words(step) if isinstance(step, dict) else [str(step)])]
     return "plain" if words == ["identity"] else ("+".join(words) or "plain")[:64]
@@ -214,7 +209,7 @@ RANDOM_RANGES: dict[str, tuple[float, float]] = {
 def read_views(spec: Any) -> tuple[View, ...]:
     """Views from a list; an entry `{random: {n, seed, ranges}}` expands to n fixed views."""
     if not isinstance(spec, list):
-        raise InvalidInput(f"a policy is a preset's name or a list of views, not {_shown(spec)}")
+        raise InvalidInput(f"a policy is a preset's name or a list of views, not {shown(spec)}")
     if len(spec) > MAX_VIEWS:
         raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; this one has {len(spec)}")
     views: list[View] = []
@@ -241,7 +236,7 @@ def read_random(entry: Mapping[str, Any]) -> list[View]:
     if not isinstance(seed, int) or not count.is_integer():
         raise InvalidInput("random takes whole numbers for n and seed")
     if not isinstance(ranges, dict) or not ranges or set(ranges) - set(RANDOM_RANGES):
-        raise InvalidInput(f"random.ranges takes {', '.join(RANDOM_RANGES)} as [low, high], not {_shown(ranges)}")
+        raise InvalidInput(f"random.ranges takes {', '.join(RANDOM_RANGES)} as [low, high], not {shown(ranges)}")
     bounds = {key: _pair(key, ranges[key], *RANDOM_RANGES[key]) for key in ranges}
     source = random.Random(seed)
     return [read_view({"name": f"random {seed}.{k + 1}", "steps": _draw(source, bounds)}) for k in range(int(count))]

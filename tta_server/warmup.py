@@ -12,40 +12,50 @@ from tta_server.costs import Bucket, CostModel
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.geometry import Size
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
+from tta_server.jobs import Failed
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import WARM_SIZE, Model
+from tta_server.runner import ModelRunner
 from tta_server.stopping import StopReason
 from tta_server.tasks import Outputs
-from tta_server.work import ImageWork, ModelRunner
+from tta_server.work import ImageWork
 
+Clock = Callable[[], float]
+Action = Callable[[], object]
 BATCHES = (1, 2, 4)
 REPEATS = 5
 ENOUGH_SECONDS = 0.15
 """Each thing is timed REPEATS times, or for so long, but at least twice."""
 
 
-def warm_up(model: Model, costs: CostModel, slots: int) -> None:
-    """Runs the model at each input size of its policy; raises ConfigError if it can't, or if its outputs don't fit its
-    task."""
-    probe = _Probe(model)
+def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
+    """Runs the model at each input size of its policy on as many threads as there are slots; raises ConfigError if it
+    can't, or if its outputs don't fit its task."""
+    probe = _Probe(model, clock)
     try:
         _check_outputs(model, probe)
         _measure(model, probe, costs, slots)
     except BackendFailed as error:
-        reason = str(error.__cause__).splitlines()[0]
+        reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {probe.size}: {reason}") from error
+
+
+def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
+    """The same on this thread alone, in time of the processor: slots that answer requests meanwhile make it wait, which
+    is no cost of the model's."""
+    warm_up(model, costs, 1, time.thread_time)
 
 
 def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> None:
     pixels = probe.size.area
-    costs.warm_stage("decode", model.name, pixels, _median(lambda: probe.work().decode()))
+    costs.warm_stage("decode", model.name, pixels, _median_of(probe.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in probe.buckets():
             sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
-            runs = [pool.submit(_medians, [probe.batch(index, n) for n in sizes]) for _ in range(slots)]
+            runs = [pool.submit(_medians, [probe.batch(index, n) for n in sizes], probe.seconds) for _ in range(slots)]
             by_size = zip(*(run.result() for run in runs), strict=True)
             costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
     costs.warm_stage("finish", model.name, pixels, _median_of(probe.finishing_seconds))
@@ -54,8 +64,9 @@ def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> Non
 class _Probe:
     """Requests of a test card: a JPEG of about the size that the model's input comes from."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, clock: Clock) -> None:
         self._model = model
+        self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = _card_size(model)
         self._card = card_for(model)
@@ -75,7 +86,13 @@ class _Probe:
     def batch(self, index: int, n: int) -> Callable[[], object]:
         """Something that runs one view n times as a batch."""
         work = self.decoded()
-        return lambda: self._runner.run([(work, index)] * n)
+        return lambda: self._run([(work, index)] * n)
+
+    def _run(self, items: Sequence[tuple[ImageWork, int]]) -> None:
+        """Raises BackendFailed for a view that fails, as for a batch that does."""
+        for outcome in self._runner.run(items):
+            if isinstance(outcome, Failed):
+                raise outcome.error
 
     def decoded(self) -> ImageWork:
         work = self.work()
@@ -91,10 +108,16 @@ class _Probe:
         """Of two views where there are as many: one alone has nothing to be fused with."""
         work = self.decoded()
         for index in range(min(2, len(work.layout.placements))):
-            self._runner.run([(work, index)])
-        start = time.monotonic()
-        work.settle(StopReason.ALL_VIEWS)
-        return time.monotonic() - start
+            self._run([(work, index)])
+        return self.seconds(lambda: work.settle(StopReason.ALL_VIEWS))
+
+    def decoding_seconds(self) -> float:
+        return self.seconds(self.work().decode)
+
+    def seconds(self, action: Callable[[], object]) -> float:
+        start = self.clock()
+        action()
+        return self.clock() - start
 
 
 def _card_size(model: Model) -> Size:
@@ -118,23 +141,13 @@ def _check_outputs(model: Model, probe: _Probe) -> None:
         raise ConfigError(f"model {model.name}: {mistake}") from None
 
 
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.monotonic()
-    action()
-    return time.monotonic() - start
-
-
-def _median(action: Callable[[], object]) -> float:
-    return _median_of(lambda: _seconds(action))
-
-
-def _medians(actions: Sequence[Callable[[], object]]) -> list[float]:
+def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[float]:
     """In turns, so that what else keeps the machine busy bears on all alike: their ratio decides on the knee."""
     for action in actions:
         action()  # pays for what is lazy
     rounds: list[list[float]] = []
     while len(rounds) < 2 or (len(rounds) < REPEATS and sum(map(sum, rounds)) < ENOUGH_SECONDS * len(actions)):
-        rounds.append([_seconds(action) for action in actions])
+        rounds.append([seconds(action) for action in actions])
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 

@@ -1,11 +1,15 @@
 """Anytime answers: `Accept: text/event-stream` gives what the views so far come to, then the answer itself."""
 
+import asyncio
 import base64
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,18 +17,22 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from tests import pictures
-from tests.serving import Server, until
-from tests.toys import metric, runs_that_end, trap_model, trapped
+from tests.serving import PATIENCE, Server, until
+from tests.toys import metric, runs_that_end, switchable, trap_model, trapped
+from tta_server.api.stream import Progress, stream
+from tta_server.app import Application, Settings
 from tta_server.deadline import Deadline
-from tta_server.images import Limits
+from tta_server.errors import Cancelled, TTAError
+from tta_server.imaging.decoding import Limits
 from tta_server.jobs import LOST, Merged
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, make_plan
 from tta_server.predictor import Caller, make_job, read_source
 from tta_server.repository import load_model
-from tta_server.work import ModelRunner, Snapshot
+from tta_server.runner import ModelRunner
 
 STREAM = {"Accept": "text/event-stream"}
 PATIENT = {"budget_ms": "10000", "min_views": "all"}
@@ -241,16 +249,20 @@ def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path
     """The plain view of one gives NaN, and rides with that of another."""
     model = load_model(trap_model(tmp_path / "crowd", batch="n"))
     plan = make_plan(model, Options())
-    heard: list[Snapshot] = []
+    heard: list[int] = []
     works = []
-    for image in (trap(), trap("nan")):
-        caller = Caller("test", heard.append)
+    for number, image in enumerate((trap(), trap("nan"))):
+        caller = Caller("test", partial(heard.append, number))
         works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
         works[-1].decode()
     sound, lost = ModelRunner().run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
     assert lost is LOST
-    assert [len(snapshot.views) for snapshot in heard] == [1]
+    assert heard == [0]
+    seen, answer = works[0].partial(0)
+    assert (seen, [view["name"] for view in answer.receipt.views]) == (1, ["plain"])
+    assert works[0].partial(seen) is None
+    assert works[1].partial(0) is None
 
 
 # ---- the log ----
@@ -320,6 +332,59 @@ def test_who_leaves_frees_his_views_and_is_counted(
         until(lambda: metric(toy, left) == before[0] + 1)
     assert metric(toy, cancelled) == before[1] + 1
     assert [entry["status"] for entry in entries(traps, name)] == [499]
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"], ids=lambda v: f"ASGI {v}")
+def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Path, version: str) -> None:
+    """Nothing of the response has been sent, nor has it begun, when the client goes."""
+    model, switch = switchable(load_model(trap_model(tmp_path / "toy")))
+    application = Application(Settings(models=tmp_path, slots=1, drain_seconds=1.0), [model])
+    application.warm()
+    freed, told = threading.Event(), []
+    fate: list[TTAError | None] = []
+
+    async def visit() -> None:
+        progress, stays = Progress(), asyncio.Event()
+
+        def listener() -> None:  # on the slot's thread, before it takes the next view
+            switch.mode = "stuck"
+            progress()
+
+        async def receive() -> dict[str, str]:
+            await stays.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            told.append(message["type"])
+            raise OSError("the client has left")
+
+        def leave() -> None:
+            application.predictor.cancel(ticket)
+            freed.set()
+
+        caller = Caller("one", listener)
+        ticket = application.predictor.submit("toy", trap(), Options(budget_ms=9000), caller)
+        scope = {"type": "http", "asgi": {"spec_version": version}}
+        request = Request(scope, receive)
+        response = await stream(
+            request,
+            ticket,
+            progress,
+            leave,
+            lambda answer: fate.append(None),
+            lambda request, error: fate.append(error),
+        )
+        stays.set()
+        with contextlib.suppress(ClientDisconnect, OSError, ExceptionGroup):
+            await response(scope, receive, send)
+        assert await asyncio.to_thread(freed.wait, PATIENCE)
+
+    try:
+        asyncio.run(visit())
+    finally:
+        switch.release.set()
+        application.close()
+    assert [type(error) for error in fate] == [Cancelled]
 
 
 def test_nothing_of_all_that_is_an_error_of_ours(traps: Server, toy: httpx.Client) -> None:

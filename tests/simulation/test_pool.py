@@ -184,6 +184,15 @@ def test_slots_are_never_busier_than_time_allows_and_never_idle_in_a_crowd() -> 
     assert 0.97 < pool.busy / (2 * pool.now) <= 1
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_answers_due_at_one_moment_are_all_made_in_time(slots: int) -> None:
+    """Eight images with one deadline; an answer takes 40 ms, a view 5."""
+    ask = replace(ASK, budget=1.0, views=64)
+    visits = Simulation({"m": cost({1: 5}, finish=40)}, slots).run([Request(0, 0, ask, SURE[0])] * 8)
+    assert max(visit.latency for visit in visits) <= 1.0
+    assert sum(visit.merged for visit in visits) > 60 * slots
+
+
 # ---- noise ----
 
 

@@ -2,25 +2,22 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.api.reception import Held
+from tta_server.api.form import Upload, read_form
+from tta_server.api.reception import Held, aside
 from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia
 
-MULTIPART_OVERHEAD = 16_384
-"""Bytes that boundaries and part headers may add."""
+MULTIPART_OVERHEAD = 65_536
+"""Bytes that boundaries, part headers and options may add."""
 
 WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 """What zlib calls the encodings; clients say deflate of either of its headers."""
 
 
-async def read_image(request: Request, limit: int, held: Held) -> bytes:
-    """The encoded image; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
+async def read_upload(request: Request, limit: int, held: Held) -> Upload:
+    """The encoded image, and the options of a form; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
 
     Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
     an image a form, and some clients give no type at all.
@@ -28,12 +25,12 @@ async def read_image(request: Request, limit: int, held: Held) -> bytes:
     kind = request.headers.get("content-type", "")
     if kind.split(";")[0].strip().lower() == "multipart/form-data":
         body = await read_body(request, limit + MULTIPART_OVERHEAD, held)
-        return await _field(request, body, kind, limit)
-    return await read_body(request, limit, held)
+        return await aside(len(body), lambda: read_form(body, kind, limit))
+    return Upload(await read_body(request, limit, held), {})
 
 
 async def read_body(request: Request, limit: int, held: Held) -> bytes:
-    """The whole body, inflated; raises as `read_image` does."""
+    """The whole body, inflated; raises as `read_upload` does."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in (*WINDOWS, "identity"):
         raise UnsupportedMedia(f"the Content-Encoding {encoding[:64]!r} is not known here; gzip and deflate are")
@@ -84,35 +81,4 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes:
         raise InvalidInput("the compressed body breaks off")
     if inflater.unused_data:
         raise InvalidInput("more follows the compressed body; only one stream, or member, is read")
-    return data
-
-
-async def _field(request: Request, body: bytes, kind: str, limit: int) -> bytes:
-    if not parse_options_header(kind)[1].get(b"boundary"):
-        raise InvalidInput("the multipart body has no boundary in its Content-Type")
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    try:
-        parser = MultiPartParser(
-            request.headers,
-            stream(),
-            max_files=1,
-            max_fields=1,
-            max_part_size=limit,
-        )
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise InvalidInput(f"the multipart body can't be read: {error.message}") from None
-    except ValueError:  # Python has charsets that decode nothing, or not this
-        raise InvalidInput("the multipart body's names can't be read in its charset") from None
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        await form.close()
-        raise InvalidInput("the multipart body has no file in a field 'image' (curl -F image=@photo.jpg)")
-    data = await image.read()
-    await form.close()
-    if len(data) > limit:
-        raise TooLarge(f"the image has {len(data)} bytes; at most {limit} are taken (--max-bytes)")
     return data

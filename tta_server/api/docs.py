@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tta_server.api.query import openapi_parameters
+from tta_server.api.query import openapi_parameters, openapi_properties
 from tta_server.query import QuoteQuery
 
 DESCRIPTION = """\
@@ -86,7 +86,8 @@ STREAM = {
 PREDICT_DOCS: dict[str, Any] = {
     "tags": ["predict"],
     "summary": "Look at one image through several views",
-    "description": "The body is the image itself, or multipart/form-data with a file in the field `image`.",
+    "description": "The body is the image itself, or multipart/form-data with a file in the field `image`. Options may "
+    "be fields of that form too, under the names of the query; each is given once.",
     "operationId": "predict",
     "parameters": [NAME, *openapi_parameters()],
     "requestBody": {
@@ -96,7 +97,8 @@ PREDICT_DOCS: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}},
+                    "properties": {"image": {"type": "string", "format": "binary"}, **openapi_properties()},
+                    "additionalProperties": False,
                 }
             },
             "application/octet-stream": BINARY,

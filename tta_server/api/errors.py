@@ -42,6 +42,9 @@ GRPC_STATUS: dict[Code, grpc.StatusCode] = {
 }
 """The same for gRPC."""
 
+INTERNAL = "internal error; quote this request id to the operator"
+"""What a client is told of an error that nobody foresaw."""
+
 PLAIN_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 503: "overloaded"}
 
 

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.answer import Answer
 from tta_server.api.access import Keys
-from tta_server.api.errors import GRPC_STATUS
+from tta_server.api.errors import GRPC_STATUS, INTERNAL
 from tta_server.api.inventory import (
     describe_config,
     describe_metadata,
@@ -31,7 +32,7 @@ from tta_server.api.protocol import Question, understand
 from tta_server.api.reception import Reception, Visit, aside, new_id
 from tta_server.api.stream import Progress, partials, retrieved
 from tta_server.app import Application
-from tta_server.errors import Cancelled, DeadlineExceeded, Overloaded, TTAError
+from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
 from tta_server.predictor import Ticket
 from tta_server.work import Listener
 
@@ -46,6 +47,8 @@ WIRE = 0.99
 SERVICE = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")
 """What health checks ask needs no key."""
+
+UNREADABLE = "the bytes of the message are not those of a request of this method"
 
 Context: TypeAlias = Any
 """A `grpc.aio.ServicerContext`: gRPC has no types."""
@@ -80,12 +83,14 @@ def call_of(method: str, context: Context) -> Call:
 
 async def only(messages: Messages, seconds: float) -> Message:
     """The one message of a call. Raises DeadlineExceeded where it does not arrive in time, Cancelled where it never
-    will."""
+    will, InvalidInput where its bytes are no message."""
     try:
         async with asyncio.timeout(seconds):
             return await anext(messages)
     except StopAsyncIteration:
         raise Cancelled("the client left before its request was read") from None
+    except DecodeError:
+        raise InvalidInput(UNREADABLE) from None
     except TimeoutError:
         raise DeadlineExceeded(f"the request did not arrive whole within {seconds:g} s") from None
 
@@ -122,7 +127,7 @@ class InferenceService:
             self._fail(call, request, Cancelled("the client has left"))
             raise
         except Exception as error:  # noqa: BLE001 - told and logged
-            await _abort(context, self._fail(call, request, error))
+            await abort(context, self._fail(call, request, error))
 
     def _check_key(self, call: Call) -> None:
         if self._keys is not None and call.method not in OPEN:
@@ -133,7 +138,7 @@ class InferenceService:
         model = getattr(request, "model_name", "") or getattr(request, "name", "")
         if not isinstance(error, TTAError):
             log.error("%s failed", call.method, exc_info=error)
-            error = TTAError("something went wrong here that is not your fault; the log has it under this request id")
+            error = TTAError(INTERNAL)
         visit = Visit(call.request_id, f"/{SERVICE}/{call.method}", model)
         self._reception.failed(visit, error, GRPC_STATUS[error.code].name)
         return error
@@ -168,11 +173,17 @@ class InferenceService:
         try:
             self._check_key(call)
         except TTAError as error:
-            await _abort(context, self._fail(call, None, error))
+            await abort(context, self._fail(call, None, error))
+        unreadable = False
         async with asyncio.TaskGroup() as tasks:
-            async for request in messages:
-                await places.acquire()
-                tasks.create_task(serve(request))
+            try:
+                async for request in messages:
+                    await places.acquire()
+                    tasks.create_task(serve(request))
+            except DecodeError:  # those before it are answered first
+                unreadable = True
+        if unreadable:
+            await abort(context, self._fail(call, None, InvalidInput(UNREADABLE)))
 
     async def _streamed(self, call: Call, request: Message, write: Callable[[Message], Awaitable[None]]) -> None:
         try:
@@ -201,6 +212,7 @@ class InferenceService:
             answers = await waiting
         finally:
             waiting.cancel()
+            self._reception.leave(tickets)  # it may have been cancelled before it ran at all
         response = await self._written(question, request, answers, {FINAL: True})
         self._reception.handed_out(answers)
         yield response
@@ -232,7 +244,7 @@ class InferenceService:
     # ---- what there is ----
 
     async def _live(self, call: Call, request: Message) -> Message:
-        return pb.ServerLiveResponse(live=not self._application.health.stuck_slots)
+        return pb.ServerLiveResponse(live=not self._application.health.fatal)
 
     async def _ready(self, call: Call, request: Message) -> Message:
         return pb.ServerReadyResponse(ready=self._application.ready)
@@ -272,7 +284,7 @@ class InferenceService:
         return pb.RepositoryModelUnloadResponse()
 
 
-async def _abort(context: Context, error: TTAError) -> None:
+async def abort(context: Context, error: TTAError) -> None:
     """Raises what gRPC has for that."""
     trailing = []
     if isinstance(error, Overloaded):

@@ -13,18 +13,20 @@ from tritonclient.grpc import service_pb2 as pb
 from tta_server.api.access import Access
 from tta_server.api.errors import GRPC_STATUS
 from tta_server.api.grpc import SERVICE, Context, InferenceService, Message, Messages, only
+from tta_server.api.grpc_reflection import NAMES, ReflectionService, reflection_handlers
 from tta_server.api.reception import Reception
 from tta_server.app import Application
 from tta_server.errors import ConfigError, TTAError
 
+HEALTH = "grpc.health.v1.Health"
 FRAMING = 65_536
 """Bytes that a message may have besides its images."""
 IDLE_MS = 60_000
 """A connection without a call is closed after this time; clients open another one by themselves."""
 KEEPALIVE = (("grpc.keepalive_time_ms", 60_000), ("grpc.keepalive_timeout_ms", 20_000))
 """A client that has vanished without a word is found out."""
-WATCH_SHARE = 8
-"""One in so many calls may be a Watch."""
+SHARE = 8
+"""One in so many calls may be a Watch, and as many may be about reflection."""
 WATCH_SECONDS = 0.5
 """Between two looks at what a Watch is told of."""
 
@@ -46,7 +48,7 @@ class HealthService:
 
     async def watch(self, messages: Messages, context: Context) -> AsyncIterator[Message]:
         """At once, and whenever it has changed."""
-        if self._watches >= max(1, self._application.settings.max_connections // WATCH_SHARE):
+        if self._watches >= max(1, self._application.settings.max_connections // SHARE):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._watches} watch already, the most taken")
         self._watches += 1
         try:
@@ -103,7 +105,12 @@ def create_server(application: Application, reception: Reception, access: Access
         ],
     )
     service = InferenceService(application, reception, access.keys)
-    server.add_generic_rpc_handlers([_handlers_of(service), _health_handlers_of(HealthService(application))])
+    calls = max(1, settings.max_connections // SHARE)
+    reflection = ReflectionService(
+        (SERVICE, HEALTH, *NAMES[:1]), reception, access.keys, calls, settings.receive_seconds
+    )
+    handlers = [_handlers_of(service), _health_handlers_of(HealthService(application))]
+    server.add_generic_rpc_handlers([*handlers, *reflection_handlers(reflection)])
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
     try:
@@ -138,4 +145,4 @@ def _health_handlers_of(service: HealthService) -> grpc.GenericRpcHandler:
         "Check": grpc.stream_unary_rpc_method_handler(service.check, *kinds),
         "Watch": grpc.stream_stream_rpc_method_handler(service.watch, *kinds),
     }
-    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", handlers)
+    return grpc.method_handlers_generic_handler(HEALTH, handlers)

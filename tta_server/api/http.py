@@ -6,73 +6,32 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server import __version__
 from tta_server.answer import Answer
-from tta_server.api.access import OPEN_PATHS, Keys
-from tta_server.api.body import read_image
+from tta_server.answering import DRAWING
+from tta_server.api.access import Keys
+from tta_server.api.body import read_upload
 from tta_server.api.describe import describe_model, describe_policies
 from tta_server.api.docs import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.errors import STATUS, error_response, plain_response
+from tta_server.api.middleware import CrossOrigin, Gate, InternalErrors, RequestIds
 from tta_server.api.protocol import Question
 from tta_server.api.protocol_docs import PROTOCOL_DOCS
 from tta_server.api.query import read_query, read_quote
-from tta_server.api.reception import Reception, Visit, new_id
+from tta_server.api.reception import Reception, Visit
 from tta_server.api.stream import Progress, disconnected, stream
 from tta_server.api.v2 import ProtocolDoor
 from tta_server.app import Application
-from tta_server.errors import InvalidInput, NotReady, TTAError, Unauthenticated
-from tta_server.work import DRAWING
+from tta_server.errors import InvalidInput, NotReady, TTAError
+from tta_server.health import unhealthy
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
-
-
-class RequestIds:
-    """Every answer carries the client's own `X-Request-Id` if it is sane, else a new one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        name = new_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = name
-
-        async def stamped(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", name.encode())]}
-            await send(message)
-
-        await self._app(scope, receive, stamped)
-
-
-class Gate:
-    """Lets in who has a key; what health checks ask needs none."""
-
-    def __init__(self, app: ASGIApp, keys: Keys, reception: Reception) -> None:
-        self._app = app
-        self._keys = keys
-        self._reception = reception
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            try:
-                self._keys.check(Headers(scope=scope).get("authorization", ""))
-            except Unauthenticated as error:
-                visit = Visit(scope["state"]["request_id"], scope["path"])
-                self._reception.failed(visit, error, STATUS[error.code])
-                await error_response(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 def request_id(request: Request) -> str:
@@ -89,11 +48,13 @@ def create_app(application: Application, reception: Reception | None = None, key
     reception = reception or Reception(application)
     if keys is not None:
         app.add_middleware(Gate, keys=keys, reception=reception)
-    app.add_middleware(RequestIds)
+    app.add_middleware(InternalErrors, reception=reception)
+    if origins := application.settings.cors_origin:
+        app.add_middleware(CrossOrigin, origins=origins)
+    app.add_middleware(RequestIds)  # the last one added is the first to be asked
     door = Door(application, reception)
     app.add_exception_handler(TTAError, door.failed)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, door.refused)  # type: ignore[arg-type]
-    app.add_exception_handler(Exception, door.broken)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     # Before the other routes, and without FastAPI's parsing, which took a quarter of the door's time.
     app.router.routes.insert(0, Route(PREDICT, door.predict, methods=["POST"]))
@@ -115,7 +76,15 @@ def create_app(application: Application, reception: Reception | None = None, key
     if keys is not None:
         schema.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
+    answer_head(app)
     return app
+
+
+def answer_head(app: FastAPI) -> None:
+    """HEAD wherever GET is answered: the server sends the head alone."""
+    for route in app.router.routes:
+        if isinstance(route, Route) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 class Door:
@@ -138,11 +107,13 @@ class Door:
             raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{painted}")
         progress = Progress() if "text/event-stream" in accept else None
         with self._reception.intake.visit() as held:
-            image = await read_image(request, self._predictor.limits.max_bytes, held)
+            upload = await read_upload(request, self._predictor.limits.max_bytes, held)
             received = time.monotonic()
-            asked = Question(model, [image], options)
+            if upload.options:
+                options = read_query(request, upload.options)
+            asked = Question(model, [upload.image], options)
             tickets = await self._reception.submit(asked, request_id(request), received, progress)
-        del image, asked  # the ticket's, until a slot has decoded it
+        del upload, asked  # the ticket's, until a slot has decoded it
         if progress is not None:
             leave = partial(self._predictor.cancel, tickets[0])
             return await stream(request, tickets[0], progress, leave, self._reception.answered, self._note)
@@ -167,14 +138,14 @@ class Door:
         return JSONResponse(await self._reception.quote(name, size, options, request_id(request)))
 
     async def live(self) -> dict[str, str]:
-        if stuck := self._application.health.stuck_slots:
-            raise NotReady(f"slots {', '.join(map(str, stuck))} are stuck; the server is about to end")
+        if reason := self._application.health.fatal:
+            raise NotReady(reason)
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, str]:
         self._application.check_ready()
         if ill := self._application.health.ill:
-            raise NotReady(f"{', '.join(sorted(ill))} fails time after time; it is tried again every second")
+            raise NotReady("; ".join(map(unhealthy, sorted(ill))))
         return {"status": "ready"}
 
     async def metrics(self) -> Response:
@@ -189,19 +160,17 @@ class Door:
     def _note(self, request: Request, error: TTAError) -> None:
         self._reception.failed(visit_of(request), error, STATUS[error.code])
 
-    async def refused(self, request: Request, error: HTTPException) -> JSONResponse:
+    async def refused(self, request: Request, error: HTTPException) -> Response:
+        if request.method == "OPTIONS" and error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            return Response(
+                status_code=204, headers={"Allow": ", ".join(sorted({*allowed.split(", "), "OPTIONS"} - {""}))}
+            )
         known = "not for" if error.status_code == 405 else "not known here:"
         sentence = f"{request.method} is {known} {request.url.path[:128]}; see /docs"
         self._reception.refused(visit_of(request), error.status_code, "refused", sentence)
         response = plain_response(error.status_code, sentence)
         response.headers.update(error.headers or {})
-        return response
-
-    async def broken(self, request: Request, error: Exception) -> JSONResponse:
-        sentence = "something went wrong here that is not your fault; the log has it under this request id"
-        self._reception.refused(visit_of(request), 500, "internal", repr(error))
-        response = plain_response(500, sentence)
-        response.headers["X-Request-Id"] = request_id(request)  # this one is answered outside RequestIds
         return response
 
 

@@ -17,7 +17,7 @@ from tta_server.api.tensors import (
     write_tensors,
 )
 from tta_server.app import Application
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 from tta_server.jobs import Priority
 from tta_server.plan import Options
 from tta_server.predictor import Image
@@ -98,7 +98,7 @@ def read_parameters(parameters: Parameters) -> Options:
     for key in parameters:
         if key.startswith("tta_") and key not in OURS:
             raise InvalidInput(f"unknown parameter {key[:64]!r}; ours are {', '.join(OURS)}")
-    values: dict[str, Any] = {OURS[key]: str(value) for key, value in parameters.items() if key in OURS}
+    values: dict[str, Any] = {OURS[key]: _text(value) for key, value in parameters.items() if key in OURS}
     timeout, priority = _whole(parameters, "timeout"), _whole(parameters, "priority")
     if timeout:
         values["budget_ms"] = timeout / 1e3
@@ -112,11 +112,16 @@ def read_parameters(parameters: Parameters) -> Options:
     return options
 
 
+def _text(value: bool | int | float | str) -> str:
+    """As a query has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _whole(parameters: Parameters, key: str) -> int:
     """0 where it is left out."""
     value = parameters.get(key, 0)
     if type(value) is not int or not 0 <= value < 2**64:
-        raise InvalidInput(f"{key} is a whole number from 0 on, not {str(value)[:64]!r}")
+        raise InvalidInput(f"{key} is a whole number from 0 on, not {shown(value)}")
     return value
 
 

@@ -1,12 +1,13 @@
 """The query of a predict request over HTTP."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 from tta_server.geometry import Size
 from tta_server.plan import Options
 from tta_server.query import PredictQuery, Q, QuoteQuery, options_of, validated
@@ -14,23 +15,26 @@ from tta_server.query import PredictQuery, Q, QuoteQuery, options_of, validated
 TIMEOUT = "x-request-timeout-ms"
 
 
-def read_query(request: Request) -> Options:
-    """Raises InvalidInput that names the key, what was found, and what is allowed."""
-    return _with_timeout(options_of(_read(PredictQuery, request)), request)
+def read_query(request: Request, form: Mapping[str, str] | None = None) -> Options:
+    """The options of a query and those of a form, which are one set. Raises InvalidInput that names the key, what was
+    found, and what is allowed."""
+    return _with_timeout(options_of(_read(PredictQuery, request, form or {})), request)
 
 
 def read_quote(request: Request) -> tuple[Size, Options]:
     """As `read_query`, with the size of the image."""
-    query = _read(QuoteQuery, request)
+    query = _read(QuoteQuery, request, {})
     return Size(query.width, query.height), _with_timeout(options_of(query), request)
 
 
-def _read(kind: type[Q], request: Request) -> Q:
+def _read(kind: type[Q], request: Request, form: Mapping[str, str]) -> Q:
     params = request.query_params
-    repeated = [key for key in params if len(params.getlist(key)) > 1]
-    if repeated:
-        raise InvalidInput(f"{repeated[0][:64]} is given more than once")
-    return validated(kind, params)
+    for key in params:
+        if len(params.getlist(key)) > 1:
+            raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
+        if key in form:
+            raise InvalidInput(f"{key} is given more than once: in the query and in the form")
+    return validated(kind, {**params, **form})
 
 
 def _with_timeout(options: Options, request: Request) -> Options:
@@ -61,10 +65,19 @@ def read_timeout(request: Request) -> float | None:
     return timeout / 1e3
 
 
+def openapi_properties(kind: type[PredictQuery] = PredictQuery) -> dict[str, dict[str, Any]]:
+    """The options as the properties of a form."""
+    properties = _properties(kind).items()
+    return {name: {"description": found["description"], **_without_null(found)} for name, found in properties}
+
+
+def _properties(kind: type[PredictQuery]) -> dict[str, dict[str, Any]]:
+    schema = kind.model_json_schema()
+    return {key: _resolved(found, schema) for key, found in schema["properties"].items()}
+
+
 def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str, Any]]:
     """The query, and the header that counts with it, as OpenAPI lists them."""
-    schema = kind.model_json_schema()
-    properties = {key: _resolved(found, schema) for key, found in schema["properties"].items()}
     header = {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
@@ -72,7 +85,7 @@ def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str
         "description": "A budget in milliseconds, as proxies pass it on; the smaller one counts.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     }
-    return [*_query_parameters(properties), header]
+    return [*_query_parameters(_properties(kind)), header]
 
 
 def _resolved(found: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -95,6 +96,34 @@ class Held:
         self.size -= size
 
 
+class _Admission:
+    """A request that is being admitted in another thread, for a caller who may leave meanwhile."""
+
+    def __init__(self, admit: Callable[[], list[Ticket]], cancel: Callable[[Ticket], None]) -> None:
+        self._admit = admit
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._tickets: list[Ticket] = []
+        self._abandoned = False
+
+    def run(self) -> list[Ticket]:
+        """In the other thread: cancels the tickets at once if the caller has left."""
+        tickets = self._admit()
+        with self._lock:
+            self._tickets = tickets
+            abandoned = self._abandoned
+        if abandoned:
+            for ticket in tickets:
+                self._cancel(ticket)
+        return tickets
+
+    def abandon(self) -> list[Ticket]:
+        """The caller has left: returns the tickets that it never got, none while they are still to come."""
+        with self._lock:
+            self._abandoned = True
+            return self._tickets
+
+
 class Reception:
     def __init__(self, application: Application) -> None:
         self.intake = Intake(application.settings.max_waiting_mb * 1_000_000)
@@ -114,16 +143,21 @@ class Reception:
         self, asked: Question, request_id: str, received: float, listener: Listener | None = None
     ) -> list[Ticket]:
         """A ticket for each image; raises as `Predictor.submit_all` does. `received` is when the request had arrived
-        whole, in seconds of the monotonic clock."""
-        caller = Caller(request_id, listener, self.reserve(), received)
+        whole, in seconds of the monotonic clock. There are answers so far of one image only."""
+        caller = Caller(request_id, listener if len(asked.images) == 1 else None, self.reserve(), received)
         plan = await self._planned(asked.model, asked.options)
         submit = partial(self._predictor.submit_all, asked.model, asked.images, asked.options, caller, plan)
         # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
-        if any(isinstance(image, bytes) and not image.startswith(b"\xff\xd8") for image in asked.images):
-            return await asyncio.to_thread(submit)
-        if lays_out_quickly(plan):
+        header_is_slow = any(isinstance(i, bytes) and not i.startswith(b"\xff\xd8") for i in asked.images)
+        if not header_is_slow and lays_out_quickly(plan):
             return submit()
-        return await asyncio.get_running_loop().run_in_executor(self.planner, submit)
+        executor = None if header_is_slow else self.planner
+        admission = _Admission(submit, self._predictor.cancel)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, admission.run)
+        except asyncio.CancelledError:  # the thread may be done, or not, or never have begun
+            self.leave(admission.abandon())
+            raise
 
     async def _planned(self, model: Model, options: Options) -> Plan:
         """Off the event loop, in one thread for all, where a list of views has to be read: that takes up to 30 ms."""

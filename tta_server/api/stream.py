@@ -2,46 +2,69 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tta_server.answer import Answer
 from tta_server.api.errors import error_body
 from tta_server.errors import Cancelled, TTAError
 from tta_server.predictor import Ticket
-from tta_server.work import Snapshot
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """No proxy may keep events back."""
 
 
 class Progress:
-    """The latest snapshot, from a slot's thread to the event loop; a slow reader misses those between."""
+    """Tells a reader on the event loop, from slots' threads, that the answer so far has changed; it is then read by
+    whoever waits, so that what nobody reads is never made."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
-        self._latest: Snapshot | None = None
 
-    def __call__(self, snapshot: Snapshot) -> None:
-        self._loop.call_soon_threadsafe(self._put, snapshot)
-
-    def _put(self, snapshot: Snapshot) -> None:
-        self._latest = snapshot
-        self._arrived.set()
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def wait(self) -> None:
+        """Until something has changed since the last call returned."""
         await self._arrived.wait()
-
-    def take(self) -> Snapshot | None:
         self._arrived.clear()
-        latest, self._latest = self._latest, None
-        return latest
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events: `opening`, then `events`. `closed` is called once, when no more will be sent, even if the
+    client left before the first, with the error that ended them if there was one."""
+
+    def __init__(
+        self, opening: bytes, events: AsyncGenerator[bytes, None], closed: Callable[[TTAError | None], None]
+    ) -> None:
+        self._opening = opening
+        self._events = events
+        self._closed = closed
+        self._error: TTAError | None = None
+        self._body = self._all()
+        super().__init__(self._body, media_type="text/event-stream", headers=HEADERS)
+
+    async def _all(self) -> AsyncGenerator[bytes, None]:
+        yield self._opening
+        try:
+            async for event in self._events:
+                yield event
+        except TTAError as error:
+            self._error = error
+            yield _event("error", error_body(error))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._events), aclosing(self._body):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._closed(self._error)
 
 
 async def stream(
@@ -72,26 +95,17 @@ async def stream(
     finally:
         gone.cancel()
 
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            yield opening
-            async for event in events:
-                yield event
-            answered(future.result())
-        except TTAError as error:
+    def closed(error: TTAError | None) -> None:
+        if not future.done():
+            asyncio.get_running_loop().run_in_executor(None, leave)
+        if error is not None:
             failed(request, error)
-            yield _event("error", error_body(error))
-        except (asyncio.CancelledError, GeneratorExit):
-            if future.done() and not future.cancelled() and not future.exception():
-                answered(future.result())  # he left as soon as he had it
-            else:
-                failed(request, Cancelled("the client has left"))
-            raise
-        finally:
-            if not future.done():
-                asyncio.get_running_loop().run_in_executor(None, leave)
+        elif not future.done() or future.cancelled() or future.exception():
+            failed(request, Cancelled("the client has left"))
+        else:
+            answered(future.result())  # who leaves as soon as the answer is there is answered
 
-    return StreamingResponse(body(), media_type="text/event-stream", headers=HEADERS)
+    return EventStream(opening, events, closed)
 
 
 def retrieved(future: asyncio.Future[Any]) -> None:
@@ -108,7 +122,8 @@ async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Prog
 
 
 async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncGenerator[Answer, None]:
-    """What the views so far come to, until the answer is there."""
+    """What the views so far come to, until the answer is there; a slow reader misses those between."""
+    seen = 0
     while not answer.done():
         arrival = asyncio.ensure_future(progress.wait())
         either: set[asyncio.Future[Any]] = {arrival, answer}
@@ -116,8 +131,11 @@ async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progre
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             arrival.cancel()
-        if (snapshot := progress.take()) is not None:
-            yield await asyncio.to_thread(ticket.job.work.answer, snapshot, None, time.monotonic())
+        if answer.done():
+            return
+        if (found := await asyncio.to_thread(ticket.job.work.partial, seen)) is not None:
+            seen, partial = found
+            yield partial
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

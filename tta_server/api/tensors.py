@@ -1,7 +1,5 @@
 """The Open Inference Protocol's tensors: what came to images, answers to what goes out. Shared by HTTP and gRPC."""
 
-import base64
-import binascii
 import json
 import math
 import struct
@@ -13,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.answer import Answer
-from tta_server.errors import InvalidInput
+from tta_server.api.base64 import decode_base64
+from tta_server.errors import InvalidInput, shown
 from tta_server.predictor import Image
 from tta_server.tasks.base import TensorSpec, texts
 
@@ -86,7 +85,7 @@ def read_shape(found: Any, name: str) -> Shape:
         or len(found) > 8
         or not all(type(size) is int and 0 <= size < 2**63 for size in found)
     ):
-        raise InvalidInput(f"the shape of {said(name)} is a list of whole numbers from 0 on, not {str(found)[:64]}")
+        raise InvalidInput(f"the shape of {said(name)} is a list of whole numbers from 0 on, not {shown(found)}")
     return tuple(found)
 
 
@@ -144,13 +143,8 @@ def _as_bytes(element: Any) -> bytes:
     if isinstance(element, bytes):
         return element
     if not isinstance(element, str):
-        raise InvalidInput(f"an element of {IMAGE} is a text, the base64 of an image file, not {str(element)[:64]}")
-    try:
-        return base64.b64decode(element, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidInput(
-            f"an element of {IMAGE} in JSON is the base64 of an image file; it begins with {element[:16]!r}"
-        ) from None
+        raise InvalidInput(f"an element of {IMAGE} is a text, the base64 of an image file, not {shown(element)}")
+    return decode_base64(element)
 
 
 def _read_pixels(tensor: InputTensor, most: int) -> list[Image]:

@@ -126,8 +126,8 @@ class ProtocolDoor:
         return JSONResponse(describe_server(self._application))
 
     async def live(self, request: Request) -> Response:
-        if self._application.health.stuck_slots:
-            raise NotReady("a slot is stuck; the server is about to end")
+        if reason := self._application.health.fatal:
+            raise NotReady(reason)
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:

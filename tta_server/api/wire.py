@@ -1,6 +1,7 @@
 """The protocol's infer request and answer as HTTP bodies: JSON, with tensors in it or in bytes behind it."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from pydantic_core import from_json, to_json
 
 from tta_server.api.protocol import InferRequest, refuse_foreign
 from tta_server.api.tensors import IMAGE, MOST_VALUES, InputTensor, OutputTensor, read_shape, said
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 
+JSON_PLACE = re.compile(r"at line (\d+) column (\d+)")
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -59,7 +61,7 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
         raise InvalidInput("an output is asked for twice")
     identity = _given(told, "id", "")
     if not isinstance(identity, str):
-        raise InvalidInput(f"id is a text, not {str(identity)[:64]}")
+        raise InvalidInput(f"id is a text, not {shown(identity)}")
     request = InferRequest(model, version, inputs, list(wishes), parameters, identity)
     everything = read_switch(parameters, "binary_data_output")
     binary = {name: read_switch(wish, "binary_data", everything) for name, wish in wishes.items()}
@@ -73,12 +75,32 @@ def read_object(body: bytes) -> dict[str, Any]:
     try:
         return _object(from_json(body), "the body")
     except ValueError as error:
-        raise InvalidInput(f"the body is not JSON that can be read: {str(error)[:100]}") from None
+        raise InvalidInput(f"the body is not JSON: {_reason(error)}") from None
+
+
+JSON_REASONS = {
+    "EOF": "it ends too early",
+    "trailing comma": "a comma is one too many",
+    "trailing characters": "more follows its value",
+    "recursion": "it is nested too deeply",
+    "out of range": "a number has too many digits",
+    "unicode": "a text is not UTF-8",
+    "": "it can't be read",
+}
+"""What a parser's words hold -> what a client is told."""
+
+
+def _reason(error: ValueError) -> str:
+    """Of the parser's words only the place."""
+    words = str(error)
+    reason = next(told for key, told in JSON_REASONS.items() if key in words)
+    place = JSON_PLACE.search(words)
+    return f"{reason} (line {place[1]}, column {place[2]})" if place else reason
 
 
 def _object(found: Any, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise InvalidInput(f"{what} is an object in JSON, not {str(found)[:64]}")
+        raise InvalidInput(f"{what} is an object in JSON, not {shown(found)}")
     return found
 
 
@@ -91,14 +113,14 @@ def _given(told: dict[str, Any], key: str, default: Any) -> Any:
 def _entries(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = _given(told, key, [])
     if not isinstance(found, list):
-        raise InvalidInput(f"{key} is a list of tensors, not {str(found)[:64]}")
+        raise InvalidInput(f"{key} is a list of tensors, not {shown(found)}")
     return [_object(entry, f"an entry of {key}") for entry in found]
 
 
 def _name(entry: dict[str, Any]) -> str:
     name = entry.get("name")
     if not isinstance(name, str):
-        raise InvalidInput(f"a tensor has a name, a text, not {str(name)[:64]}")
+        raise InvalidInput(f"a tensor has a name, a text, not {shown(name)}")
     return name
 
 
@@ -106,7 +128,7 @@ def _parameters(told: dict[str, Any]) -> dict[str, Any]:
     found = _object(_given(told, "parameters", {}), "parameters")
     for key, value in found.items():
         if not isinstance(value, bool | int | float | str):
-            raise InvalidInput(f"the parameter {key[:64]!r} is a text, a number, true or false, not {str(value)[:64]}")
+            raise InvalidInput(f"the parameter {key[:64]!r} is a text, a number, true or false, not {shown(value)}")
     return found
 
 
@@ -114,7 +136,7 @@ def read_switch(parameters: Mapping[str, Any], key: str, default: bool = False) 
     """Raises InvalidInput."""
     value = parameters.get(key, default)
     if not isinstance(value, bool):
-        raise InvalidInput(f"{key} is true or false, not {str(value)[:64]}")
+        raise InvalidInput(f"{key} is true or false, not {shown(value)}")
     return value
 
 
@@ -125,7 +147,7 @@ def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, i
     shape = read_shape(entry.get("shape"), name)
     datatype = entry.get("datatype")
     if not isinstance(datatype, str):
-        raise InvalidInput(f"the datatype of {said(name)} is a text, not {str(datatype)[:64]}")
+        raise InvalidInput(f"the datatype of {said(name)} is a text, not {shown(datatype)}")
     if "binary_data_size" not in parameters:
         data = entry.get("data")
         if not isinstance(data, list):
@@ -134,7 +156,7 @@ def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, i
     size = parameters["binary_data_size"]
     if type(size) is not int or not 0 <= size <= len(rest):
         raise InvalidInput(
-            f"binary_data_size of {said(name)} is {str(size)[:32]}, but {len(rest)} bytes are left behind the JSON; is "
+            f"binary_data_size of {said(name)} is {shown(size)}, but {len(rest)} bytes are left behind the JSON; is "
             f"{HEADER_LENGTH} right?"
         )
     return InputTensor(name, datatype, shape, bytes(rest[:size])), size

@@ -30,7 +30,7 @@ from tta_server.cli.console import (
 from tta_server.cli.curves import check_plots
 from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.images import Limits
+from tta_server.imaging.decoding import Limits
 from tta_server.plan import Plan
 from tta_server.repository import load_uncalibrated, model_digest
 from tta_server.trails import Skipped, full_plan, logged

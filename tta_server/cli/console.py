@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from tta_server.app import BUNDLED, Settings
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, shown
+from tta_server.explain import explain
 
 out = Console()
 err = Console(stderr=True)
@@ -71,8 +72,11 @@ def settings_of(**values: Any) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']!r}: {first['msg']}") from None
+        first = explain(error, values, Settings)[0]
+        flag = f"--{first.key.replace('_', '-')}"
+        if first.kind == "stated":
+            raise ConfigError(f"{flag}: {first.text}") from None
+        raise ConfigError(f"{flag} takes {first.text}, not {shown(first.found)}") from None
 
 
 def model_folder(models: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from tta_server import __version__
+from tta_server.app import tame_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.listing import list_models, list_policies
@@ -45,7 +46,7 @@ def _version(wanted: bool) -> None:
 def common(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
 ) -> None:
-    pass
+    tame_libraries()
 
 
 def app() -> None:

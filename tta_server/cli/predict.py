@@ -10,7 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tta_server.answer import Answer
-from tta_server.app import load
+from tta_server.answering import DRAWING
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -31,8 +31,8 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.errors import TTAError
+from tta_server.library import load
 from tta_server.tasks.palette import decoded
-from tta_server.work import DRAWING
 
 LINES = 8
 """Of an answer, in the table."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from math import ceil
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvicorn
@@ -39,7 +39,7 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.cores import available_cores
-from tta_server.errors import BackendFailed, ConfigError
+from tta_server.errors import ConfigError, InternalError
 
 FILES = 65_536
 
@@ -92,6 +92,15 @@ def serve(
             "--model-control", envvar="TTA_MODEL_CONTROL", help="Let clients load and unload models (v2/repository)."
         ),
     ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="TTA_CORS_ORIGIN",
+            help="Origin whose web pages may ask, like https://example.org, or * for all; may be repeated, in the "
+            "variable separated by spaces.",
+            show_default="none",
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float, typer.Option(envvar="TTA_DRAIN_SECONDS", help="How long Ctrl-C waits for answers that are due.")
     ] = 10.0,
@@ -119,6 +128,7 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         model_control=model_control,
+        cors_origin=cors_origin or (),
         drain_seconds=drain_seconds,
     )
     access = read_access(settings.keys, settings.tls_cert, settings.tls_key)
@@ -142,7 +152,7 @@ class Server(uvicorn.Server):
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         self._warmed = False
-        application.on_stuck = self._give_up
+        application.on_fatal = self._give_up
         self._reception = Reception(application)
         self._access = access
         self._grpc: Listener | None = None
@@ -219,9 +229,9 @@ class Server(uvicorn.Server):
         if stopping:
             await stopping
 
-    def _give_up(self) -> None:
-        """A slot's thread is stuck in native code, which no thread can end: only a new process helps."""
-        self.failure = BackendFailed("a slot is stuck in a model's run and can't be freed: the server has to end")
+    def _give_up(self, reason: str) -> None:
+        """Only a new process helps: end this one, and exit with an error."""
+        self.failure = InternalError(reason)
         self._application.retire()
         self.should_exit = True
 
@@ -272,9 +282,13 @@ def _log_to_stdout() -> None:
 def _show(settings: Settings) -> None:
     table = Table("setting", "value", title="tta-server", title_justify="left")
     for name, value in settings:
-        shown = _short(value) if isinstance(value, Path) else str(value)
+        shown = _short(value) if isinstance(value, Path) else _listed(value)
         table.add_row(name.replace("_", "-"), shown)
     err.print(table)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value)
 
 
 def _short(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tta_server.costs import Bucket, Track
 from tta_server.deadline import MOST_RESERVED
 from tta_server.errors import TTAError
-from tta_server.jobs import Batch, Bounds, Decode, Finished, Job
+from tta_server.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduler import Scheduler
 from tta_server.simulation.visits import Cost, Door, Request, Visit, warmed
 from tta_server.stopping import StopReason
@@ -74,6 +74,8 @@ class Simulation:
             elif wake is not None:
                 self.now = max(self.now, wake)
                 self._settle(self._clock, self.scheduler.due(self.now))
+                if self.scheduler.more:
+                    self._notify()
             else:
                 return visits
 
@@ -172,7 +174,7 @@ class Simulation:
         if step is None:
             self._idle.append(slot)
             return
-        self._begin(slot, step)
+        self._begin(slot, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
         if self.scheduler.more:
             self._notify()
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_server.calibration import Calibration
+from tta_server.calibration import Calibration, parse_calibration
 from tta_server.errors import ConfigError
+from tta_server.explain import explain, explain_value
 from tta_server.simulation.scenario import Positive, Views
 from tta_server.tuning import Trail
 
@@ -66,12 +67,11 @@ def read_trails(path: Path, views: int) -> list[Trail]:
 def read_table(path: Path) -> Calibration:
     """A `calibration.json`, whatever model it is of. Raises ConfigError."""
     try:
-        return Calibration.model_validate_json(path.read_bytes())
+        return parse_calibration(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: is no calibration: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
+    except ConfigError as mistake:
+        raise ConfigError(f"{path}: is no calibration: {mistake}") from None
 
 
 def _lines(path: Path, kind: type[L]) -> Iterator[L]:
@@ -84,7 +84,7 @@ def _lines(path: Path, kind: type[L]) -> Iterator[L]:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}: is not a CSV file: {error}") from error
+        raise ConfigError(f"{path}: is not a CSV file in UTF-8") from error
 
 
 def _check_heading(path: Path, found: Any, kind: type[L]) -> None:
@@ -100,12 +100,9 @@ def _check_heading(path: Path, found: Any, kind: type[L]) -> None:
 def _line(path: Path, number: int, row: dict[str | Any, Any], kind: type[L]) -> L:
     if None in row:
         raise ConfigError(f"{path}: line {number} has more values than there are columns")
+    values = {name: value for name, value in row.items() if value not in ("", None)}
     try:
-        return kind.model_validate({name: value for name, value in row.items() if value not in ("", None)})
+        return kind.model_validate(values)
     except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        name = str(mistake["loc"][0])
-        if mistake["type"] == "missing":
-            raise ConfigError(f"{path}: line {number}: {name} is missing") from None
-        what = mistake["msg"].removeprefix("Input should be ")
-        raise ConfigError(f"{path}: line {number}: {name} is {mistake['input']!r}; it should be {what}") from None
+        mistake = explain(error, values, kind)[0]
+        raise ConfigError(f"{path}: line {number}: {explain_value(mistake, list(kind.model_fields))}") from None

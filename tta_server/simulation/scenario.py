@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError, InvalidInput, shown
+from tta_server.explain import explain, explain_value, explain_yaml
 from tta_server.stopping import StopSpec, read_stop
 
 E = TypeVar("E", dict[Any, Any], tuple[Any, ...])
@@ -217,29 +218,17 @@ def read_scenario(path: Path) -> Scenario:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: {explain_yaml(error)}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds {type(found).__name__}, not keys like 'models' and 'traffic'")
+        raise ConfigError(f"{path}: holds {shown(found)}, not keys like 'models' and 'traffic'")
     try:
         return Scenario.model_validate(found, context=path.parent)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(path, mistake) for mistake in error.errors(include_url=False))) from None
-
-
-def _sentence(path: Path, mistake: Any) -> str:
-    place = [part for part in mistake["loc"] if part not in ("[key]", "int", "literal['all']")]
-    key = ".".join(map(str, place)) or "the file"
-    match mistake["type"]:
-        case "extra_forbidden":
-            return f"{path}: unknown key {key}; known: {', '.join(_known_keys(place[:-1]))}"
-        case "missing":
-            return f"{path}: {key} is missing"
-        case "value_error":
-            told = mistake["msg"].removeprefix("Value error, ")
-            return f"{path}: {told}" if key == "the file" else f"{path}: {key}: {told}"
-        case _:
-            what = mistake["msg"].removeprefix("Input should be ")
-            return f"{path}: {key} is {mistake['input']!r}; it should be {what}"
+        sentences = (
+            explain_value(mistake, _known_keys(list(mistake.place[:-1])) if mistake.kind == "unknown" else ())
+            for mistake in explain(error, found)
+        )
+        raise ConfigError("; ".join(f"{path}: {sentence}" for sentence in sentences)) from None
 
 
 def _known_keys(place: list[int | str]) -> list[str]:

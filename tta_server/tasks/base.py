@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.geometry import Affine, Size
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Placement
 from tta_server.views import Weight
 
@@ -81,7 +81,8 @@ Remaining = Sequence[tuple[Placement, Weight]]
 class Accumulator(Protocol[P]):
     """Merges predictions one at a time; the order matters only in the last bits."""
 
-    def add(self, prediction: P, weight: Weight) -> None: ...
+    def add(self, prediction: P, weight: Weight) -> None:
+        """A prediction that it raises for is not merged: what was merged before stays as it was."""
 
     def result(self) -> P:
         """What the predictions so far come to, in memory of its own; valid after any number >= 1."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.geometry import Size
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Placement
 from tta_server.tasks import boxes as geometry
 from tta_server.tasks import uncertainty

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.tasks.base import Floats, Scene, TensorSpec
 from tta_server.tasks.maps import Lattice, enlarged
 from tta_server.tasks.merging import SLACK

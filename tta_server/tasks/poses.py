@@ -66,10 +66,11 @@ class PoseAccumulator(NoEvidence):
 
     def add(self, prediction: Pose, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
+        pose = replace(prediction, maps=None)
         if self._of_maps and prediction.maps is not None:
             self._add_maps(self._move(prediction.maps), w)
             self._lattice = prediction.maps.lattice
-        self._poses.append(replace(prediction, maps=None))
+        self._poses.append(pose)
         self._weights.append(w)
 
     def _add_maps(self, moved: Moved, w: Doubles) -> None:
@@ -77,8 +78,9 @@ class PoseAccumulator(NoEvidence):
         if moved.coverage is not None:
             counts = counts * moved.coverage
         scores = moved.scores * counts
-        self._total = scores if self._total is None else self._total + scores
+        total = scores if self._total is None else self._total + scores
         self._weight = counts if self._weight is None else self._weight + counts
+        self._total = total
 
     def result(self) -> Merged:
         """Views that could not see a point say nothing of it. The first guess is that of views that see it wherever

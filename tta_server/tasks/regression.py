@@ -91,8 +91,9 @@ class ValueAccumulator(NoEvidence):
         self._weights: list[Values] = []
 
     def add(self, prediction: Values, weight: Weight) -> None:
+        w = np.broadcast_to(np.asarray(weight, np.float64), prediction.shape)
         self._values.append(prediction)
-        self._weights.append(np.broadcast_to(np.asarray(weight, np.float64), prediction.shape))
+        self._weights.append(w)
 
     def result(self) -> Values:
         return self._merge(np.array(self._values), np.array(self._weights))

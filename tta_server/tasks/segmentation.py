@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
-from tta_server.images import Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (

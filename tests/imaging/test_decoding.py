@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from tests.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
-from tta_server.images import MAGIC, Limits, decode, read_header
+from tta_server.imaging.decoding import MAGIC, Limits, decode, read_header
 from tta_server.preprocessing import Preprocessing, Resize
 from tta_server.views import View
 
@@ -204,8 +204,8 @@ def test_16_bit_grey_with_alpha_in_a_png():
     np.testing.assert_array_equal(read(data), np.full((2, 3, 3), 117))
 
 
-def test_floats_are_refused():
-    with pytest.raises(UnsupportedMedia, match="pixels of kind 'F'"):
+def test_floats_are_refused_without_levels():
+    with pytest.raises(UnsupportedMedia, match=r"float 32 bit samples.*input\.levels"):
         read(encoded(np.zeros((3, 4), np.float32), "TIFF"))
 
 
@@ -227,16 +227,17 @@ def test_several_frames_or_pages_are_refused(form):
 @pytest.mark.parametrize(
     "data",
     [
-        encoded(noise(SIZE)[:, :, 0], "GIF"),
+        encoded(noise(SIZE), "JPEG2000"),
         encoded(noise(SIZE), "PPM"),
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"\0\0\0\x20ftypheic",
+        b"8BPS\0\1",
+        b"\0\0\0\x20ftypisom",
         b"x",
     ],
-    ids=["gif", "ppm", "svg", "heic", "one byte"],
+    ids=["jpeg 2000", "ppm", "svg", "psd", "mp4", "one byte"],
 )
 def test_other_formats_are_refused_naming_ours(data):
-    with pytest.raises(UnsupportedMedia, match="not an image in JPEG, PNG, WEBP, BMP, TIFF"):
+    with pytest.raises(UnsupportedMedia, match="not an image in JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIC"):
         read_header(data, Limits())
 
 
@@ -298,6 +299,9 @@ STARTS = {
     "WEBP": b"RIFF\x40\0\0\0WEBP",
     "BMP": b"BM",
     "TIFF": b"II*\0",
+    "GIF": b"GIF89a",
+    "AVIF": b"\0\0\0\x1cftypavif",
+    "HEIC": b"\0\0\0\x1cftypheic",
 }
 
 
@@ -380,3 +384,30 @@ def test_16_bit_tiff_in_which_0_is_white_is_inverted(tmp_path):
     data = path.read_bytes()
     found = decode(data, read_header(data, Limits()))[..., 0]
     np.testing.assert_array_equal(found, 255 - np.rint(values / 257))
+
+
+def planar_tiff(pixels):
+    """Uncompressed, little endian, 16 bits, the planes one after another."""
+    height, width, depth = pixels.shape
+    planes = [pixels[..., k].astype("<u2").tobytes() for k in range(depth)]
+    body = b"".join(planes)
+    tags = [(256, [width]), (257, [height]), (258, [16] * 3), (259, [1]), (262, [2]), (273, None), (277, [depth])]
+    tags += [(278, [height]), (279, None), (284, [2])]
+    extra, entries, start = b"", b"", 8 + len(body)
+    for tag, values in tags:
+        kind = "I" if values is None else "H"
+        if tag == 273:
+            values = [8 + k * len(planes[0]) for k in range(depth)]
+        if tag == 279:
+            values = [len(plane) for plane in planes]
+        raw = struct.pack(f"<{len(values)}{kind}", *values)
+        if len(raw) > 4:
+            raw, extra = struct.pack("<I", start + 6 + 12 * len(tags) + len(extra)), extra + raw
+        entries += struct.pack("<HHI", tag, 4 if kind == "I" else 3, len(values)) + raw.ljust(4, b"\0")
+    ifd = struct.pack("<H", len(tags)) + entries + bytes(4) + extra
+    return b"II*\0" + struct.pack("<I", start) + body + ifd
+
+
+def test_a_16_bit_tiff_with_separate_planes_shows_its_own_picture():
+    pixels = noise(Size(160, 120))
+    np.testing.assert_array_equal(read(planar_tiff(pixels.astype(np.uint16) * 257)), pixels)

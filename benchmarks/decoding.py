@@ -1,0 +1,94 @@
+"""Counts what the decoder makes of image files: equal to independent readers, refused, or wrong.
+
+    python benchmarks/decoding.py [--cells 25000] [--runs 3] [--perturbed MODULE]
+
+1. One TIFF for each cell of the table of layouts, against its own samples and tifffile.
+2. Files of all formats, whole, cut off and with bytes changed, against Pillow, OpenCV and tifffile.
+3. Such files in two processes whose malloc fills memory differently (MALLOC_PERTURB_ 85 and 170): the same pixels.
+
+Exits with 1 if a file of 1 or 2 is wrong or one of 3 differs. `--perturbed` names another decoder's module for 3.
+"""
+
+import argparse
+import logging
+import os
+import pickle
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.imaging.corpus import corpus
+from tests.imaging.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
+from tests.imaging.layouts import as_rgb, by_tifffile, table, values, written
+from tests.imaging.test_unwritten import decoding
+from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
+
+
+def cells(number: int) -> Counter[str]:
+    found: Counter[str] = Counter()
+    every = list(table())
+    source = np.random.default_rng(0)
+    for k in source.permutation(len(every))[:number]:
+        layout = every[k]
+        samples = values(layout, int(source.integers(1, 70)), int(source.integers(1, 40)), int(k))
+        data = written(samples, layout)
+        rendering = Rendering(levels=LEVELS)
+        pixels = decode(data, read_header(data, Limits(), rendering), rendering)
+        levels = levels_seen(data)
+        same = np.array_equal(pixels, as_rgb(samples, layout, levels)) and np.array_equal(
+            pixels, by_tifffile(data, levels)
+        )
+        found[EQUAL if same else WRONG] += 1
+        if not same:
+            print("wrong:", layout)
+    return found
+
+
+def damaged(files: list[tuple[str, bytes]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for name, data in files:
+        outcome = compare(data)
+        found[outcome] += 1
+        if outcome == WRONG:
+            print("wrong:", name)
+    return found
+
+
+def perturbed(files: list[tuple[str, bytes]], module: str) -> tuple[list[str], Counter[str]]:
+    """The names of the files whose pixels differ between two fillings of memory, and how files end."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "files"
+        place.write_bytes(pickle.dumps(files))
+        processes = [decoding(place, fill, module) for fill in (85, 170)]
+        first, second = (process.communicate()[0].splitlines() for process in processes)
+    names = [name for (name, _), a, b in zip(files, first, second, strict=True) if a != b]
+    return names, Counter("pixels" if found.startswith("(") else found for found in first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--runs", type=int, default=int(os.environ.get("TTA_DECODING_RUNS", "1")))
+    parser.add_argument("--perturbed", default="tta_server.imaging.decoding")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    whole = cells(options.cells)
+    print("cells:", sum(whole.values()), dict(whole), flush=True)
+    files = corpus(options.runs)
+    hurt = damaged(files)
+    print("files, whole and damaged:", sum(hurt.values()), dict(hurt), flush=True)
+    differ, ends = perturbed(files, options.perturbed)
+    print("files under MALLOC_PERTURB_:", len(files), dict(ends), "differ:", len(differ))
+    print(*differ[:20], sep="\n")
+    sys.exit(bool(whole[WRONG] or hurt[WRONG] or differ))
+
+
+if __name__ == "__main__":
+    main()

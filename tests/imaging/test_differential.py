@@ -1,0 +1,33 @@
+"""Files of all formats, whole and damaged, are read as Pillow, OpenCV and tifffile read them, or refused."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.imaging.corpus import LONGER, SIZES, common, damaged, layouts
+from tests.imaging.differential import EQUAL, UNKNOWN, WRONG, compare
+
+hostile = pytest.mark.filterwarnings("ignore")  # readers warn about what is damaged
+SEED = 11
+
+
+def files(size, cells, number):
+    source = np.random.default_rng(SEED)
+    for name, data in [*common(size).items(), *layouts(size, cells)]:
+        yield from damaged(name, data, source, number)
+
+
+@hostile
+@pytest.mark.timeout(120 * LONGER)
+def test_damaged_files_are_refused_or_equal():
+    outcomes = [(name, compare(data)) for name, data in files(SIZES[0], 100, 6 * LONGER)]
+    assert [name for name, outcome in outcomes if outcome == WRONG] == []
+    counts = Counter(outcome for _, outcome in outcomes)
+    assert counts[EQUAL] > len(outcomes) / 5
+    assert counts[UNKNOWN] < len(outcomes) / 20
+
+
+@pytest.mark.parametrize("size", SIZES[:2])
+def test_whole_files_are_equal(size):
+    assert {name: found for name, data in common(size).items() if (found := compare(data)) != EQUAL} == {}

@@ -1,0 +1,204 @@
+"""PNG of all kinds of pixels, orientation in all its chunks, and files that are cut off."""
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.imaging.corpus import interlaced_png, with_opencv
+from tests.patterns import noise, smooth
+from tests.pictures import chunk
+from tta_server.errors import InvalidInput, TTAError
+from tta_server.geometry import Size
+from tta_server.imaging.decoding import Limits, decode, read_header
+
+SIZE = Size(21, 13)
+BANDS = {0: 1, 2: 3, 4: 2, 6: 4}
+TURNED = 6
+
+
+def read(data):
+    return decode(data, read_header(data, Limits()))
+
+
+def png(pixels, depth, color, chunks=None, behind=()):
+    """`pixels` (height, width, bands); other chunks stand before IDAT, those named in `behind` after it."""
+    height, width = pixels.shape[:2]
+    if depth < 8:
+        bits = (pixels.reshape(height, -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
+        rows = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    else:
+        rows = pixels.reshape(height, -1).astype(f">u{depth // 8}").view(np.uint8).reshape(height, -1)
+    parts = {False: b"", True: b""}
+    for kind, body in (chunks or {}).items():
+        parts[kind in behind] += chunk(kind, body)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + parts[False] + body + parts[True] + chunk(b"IEND", b"")
+
+
+def as_rgb(pixels):
+    colors = pixels[..., :1] if pixels.shape[2] < 3 else pixels[..., :3]
+    return np.broadcast_to(np.rint(colors / 257), (*pixels.shape[:2], 3))
+
+
+# ---- pixels ----
+
+
+@pytest.mark.parametrize("color", BANDS)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [SIZE, Size(1, 1), Size(3, 90)])
+def test_16_bits_of_every_kind(color, interlaced, size):
+    shape = (size.height, size.width, BANDS[color])
+    deep = np.random.default_rng(1).integers(0, 65_536, shape).astype(np.uint16)
+    data = interlaced_png(deep, 16, color) if interlaced else png(deep, 16, color)
+    np.testing.assert_array_equal(read(data), as_rgb(deep))
+
+
+@pytest.mark.parametrize("number", [1, 3, 4])
+def test_16_bits_with_all_row_filters(number):
+    """OpenCV's writer chooses filters row by row."""
+    deep = (smooth(Size(300, 200), 4).astype(np.uint16) * 257 + 40)[..., :number]
+    found = read(with_opencv(deep, ".png"))
+    np.testing.assert_array_equal(found, as_rgb(deep if number == 1 else deep[..., 2::-1]))
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tRNS", b"bKGD"])
+@pytest.mark.parametrize("color", [0, 2])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_chunks_about_colour_change_no_value(kind, color, depth):
+    bodies = {b"gAMA": struct.pack(">I", 100_000), b"cHRM": bytes(32), b"sRGB": b"\0"}
+    bodies |= {b"sBIT": b"\5" * BANDS[color], b"tRNS": bytes(2 * BANDS[color]), b"bKGD": bytes(2 * BANDS[color])}
+    pixels = np.random.default_rng(1).integers(0, 1 << depth, (13, 21, BANDS[color]))
+    found = read(png(pixels, depth, color, {kind: bodies[kind]}))
+    np.testing.assert_array_equal(found, read(png(pixels, depth, color)))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_stream_that_ends_early_is_broken(depth, interlaced):
+    deep = noise(SIZE).astype(np.uint16)
+    data = interlaced_png(deep, depth, 2) if interlaced else png(deep, depth, 2)
+    at = data.index(b"IDAT")
+    body = zlib.decompress(data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")])
+    for share in (0, 0.3, 0.9):
+        short = chunk(b"IDAT", zlib.compress(body[: int(len(body) * share)]))
+        with pytest.raises(InvalidInput, match="broken"):
+            read(data[: at - 4] + short + chunk(b"IEND", b""))
+    with pytest.raises(InvalidInput, match="broken"):
+        read(data[: at - 4] + chunk(b"IEND", b""))
+
+
+def test_metadata_that_makes_no_sense_breaks_no_pixels():
+    bodies = {
+        b"zTXt": b"Raw profile type exif\0\0not zlib",
+        b"iTXt": b"XML:com.adobe.xmp\0",
+        b"eXIf": b"II",
+        b"iCCP": b"x",
+    }
+    pixels = noise(SIZE)
+    np.testing.assert_array_equal(read(png(pixels, 8, 2, bodies)), pixels)
+
+
+# ---- orientation ----
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[274] = orientation
+    return tags.tobytes().removeprefix(b"Exif\0\0")
+
+
+def profile(name, block):
+    """The text of ImageMagick's raw profile."""
+    lines = "\n".join(block.hex()[at : at + 72] for at in range(0, len(block.hex()), 72))
+    return f"\n{name}\n{len(block):8d}\n{lines}\n".encode()
+
+
+def xmp(orientation, element=False):
+    stated = (
+        f"><tiff:Orientation>{orientation}</tiff:Orientation>" if element else f' tiff:Orientation="{orientation}">'
+    )
+    return f"<x:xmpmeta><rdf:RDF><rdf:Description{stated}</rdf:Description></rdf:RDF></x:xmpmeta>".encode()
+
+
+def raw(name, block):
+    return b"Raw profile type " + name.encode() + b"\0", profile(name.lower(), block)
+
+
+def raw_exif(orientation):
+    return raw("exif", b"Exif\0\0" + exif(orientation))
+
+
+KEY = b"XML:com.adobe.xmp\0"
+PLACES = {
+    "eXIf": lambda n: (b"eXIf", exif(n)),
+    "raw profile, zTXt": lambda n: (b"zTXt", raw_exif(n)[0] + b"\0" + zlib.compress(raw_exif(n)[1])),
+    "raw profile, tEXt": lambda n: (b"tEXt", b"".join(raw_exif(n))),
+    "raw profile, iTXt": lambda n: (b"iTXt", raw_exif(n)[0] + bytes(4) + raw_exif(n)[1]),
+    "XMP, attribute": lambda n: (b"iTXt", KEY + bytes(4) + xmp(n)),
+    "XMP, element": lambda n: (b"iTXt", KEY + bytes(4) + xmp(n, element=True)),
+    "XMP, packed": lambda n: (b"iTXt", KEY + b"\1\0en\0\0" + zlib.compress(xmp(n))),
+    "XMP, tEXt": lambda n: (b"tEXt", KEY + xmp(n)),
+}
+BEYOND_PILLOW = {
+    "raw profile APP1": lambda n: (b"tEXt", b"".join(raw("APP1", b"Exif\0\0" + exif(n)))),
+    "raw profile APP1 with XMP": lambda n: (b"tEXt", b"".join(raw("APP1", xmp(n)))),
+    "raw profile xmp": lambda n: (b"tEXt", b"".join(raw("xmp", xmp(n)))),
+    "XMP, single quotes": lambda n: (b"iTXt", KEY + bytes(4) + xmp(n).replace(b'"', b"'")),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("depth", [8, 16])
+def test_orientation_is_found_where_pillow_finds_it(place, behind, orientation, depth):
+    kind, body = PLACES[place](orientation)
+    pixels = noise(SIZE).astype(np.uint16) * (1 if depth == 8 else 257)
+    data = png(pixels, depth, 2, {kind: body}, (kind,) if behind else ())
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert expected.shape[:2] == ((21, 13) if orientation >= 5 else (13, 21))
+    np.testing.assert_array_equal(read(data), expected)
+
+
+@pytest.mark.parametrize("place", BEYOND_PILLOW)
+def test_orientation_is_found_where_other_tools_put_it(place):
+    kind, body = BEYOND_PILLOW[place](TURNED)
+    pixels = noise(SIZE)
+    np.testing.assert_array_equal(read(png(pixels, 8, 2, {kind: body})), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize("first", PLACES)
+@pytest.mark.parametrize("second", PLACES)
+def test_of_two_orientations_pillow_s_choice_counts(first, second):
+    (kind, body), (other, more) = PLACES[first](TURNED), PLACES[second](3)
+    data = png(noise(SIZE), 8, 2)
+    at = data.index(b"IDAT") - 4
+    data = data[:at] + chunk(kind, body) + chunk(other, more) + data[at:]
+    np.testing.assert_array_equal(read(data), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
+
+
+def test_a_text_that_inflates_without_end_takes_little_memory():
+    bomb = zlib.compress(bytes(100_000_000), 9)
+    data = png(noise(SIZE), 8, 2, {b"zTXt": b"Raw profile type exif\0\0" + bomb})
+    tracemalloc.start()
+    try:
+        header = read_header(data, Limits())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert header.orientation == 1
+    assert peak < 8_000_000
+    assert decode(data, header).shape == (13, 21, 3)
+
+
+def test_a_file_of_endless_chunks_is_refused():
+    data = png(noise(SIZE), 8, 2)
+    many = chunk(b"junk", b"") * 70_000
+    with pytest.raises(TTAError, match="more than 65536 chunks"):
+        read_header(data[:33] + many + data[33:], Limits())

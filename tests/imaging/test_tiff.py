@@ -1,0 +1,229 @@
+"""Every layout of a TIFF is decoded as an independent reader does, or refused by name."""
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.imaging.differential import LEVELS, levels_seen
+from tests.imaging.layouts import (
+    DEFLATE,
+    GREY,
+    LZW,
+    NONE,
+    PACKBITS,
+    PALETTE,
+    RGB,
+    WHITE,
+    Layout,
+    as_rgb,
+    by_tifffile,
+    table,
+    values,
+    written,
+)
+from tests.imaging.test_decoding import STORED
+from tests.patterns import smooth
+from tta_server.errors import InvalidInput, TTAError, UnsupportedMedia
+from tta_server.geometry import Size
+from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
+
+CELLS = list(table())
+
+
+def read(data, levels=None):
+    rendering = Rendering(levels=levels)
+    return decode(data, read_header(data, Limits(), rendering), rendering)
+
+
+def levels_for(layout):
+    return LEVELS if layout.form != 1 or layout.depth > 16 else None
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(CELLS), st.integers(1, 70), st.integers(1, 40), st.integers(0, 99))
+def test_every_cell_equals_its_samples_and_tifffile(layout, width, height, seed):
+    samples = values(layout, width, height, seed)
+    data, levels = written(samples, layout), levels_for(layout)
+    found = read(data, levels)
+    np.testing.assert_array_equal(found, as_rgb(samples, layout, levels))
+    np.testing.assert_array_equal(found, by_tifffile(data, levels))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("photometric", [WHITE, GREY])
+def test_all_unsigned_depths_of_grey_reach_from_black_to_white(depth, photometric):
+    layout = Layout(photometric=photometric, depth=depth)
+    ends = np.array([[[0], [(1 << depth) - 1]]], layout.dtype)
+    black, white = read(written(ends, layout))[0, :, 0]
+    assert (black, white) == ((255, 0) if photometric == WHITE else (0, 255))
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("layout", [Layout(photometric=RGB, depth=16, separate=True), Layout(compression=LZW)])
+def test_every_orientation_comes_out_upright(layout, orientation):
+    upright = values(layout, 21, 13)
+    stored = np.ascontiguousarray(STORED[orientation](upright))
+    data = written(stored, layout, {274: [orientation]})
+    assert read_header(data, Limits()).size == Size(21, 13)
+    np.testing.assert_array_equal(read(data), as_rgb(upright, layout))
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"])
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_fax_is_read_as_pillow_and_tifffile_do(compression, photometric):
+    picture = Image.fromarray(smooth(Size(163, 57))[..., 0] > 120)
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF", compression=compression, tiffinfo={262: photometric})
+    found = read(buffer.getvalue())
+    np.testing.assert_array_equal(found, np.asarray(Image.open(buffer).convert("RGB")))
+    if compression != "tiff_ccitt":
+        np.testing.assert_array_equal(found, by_tifffile(buffer.getvalue()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "rgb"},
+        {"photometric": "ycbcr", "subsampling": (2, 2)},
+        {"photometric": "ycbcr", "subsampling": (1, 1)},
+        {"photometric": "ycbcr", "tile": (32, 48)},
+        {"photometric": "ycbcr", "rowsperstrip": 16, "subsampling": (2, 1)},
+        {"photometric": "minisblack"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("order", "<>")
+def test_jpeg_inside_a_tiff_is_read_as_tifffile_does(options, order):
+    picture = smooth(Size(100, 70))
+    picture = picture[..., 0] if options["photometric"] == "minisblack" else picture
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, picture, byteorder=order, compression="jpeg", **options)
+    found = read(buffer.getvalue())
+    np.testing.assert_array_equal(found, by_tifffile(buffer.getvalue()))
+    if options["photometric"] == "rgb":  # tifffile stores RGB as if it were YCbCr
+        np.testing.assert_allclose(found.astype(int), picture, atol=12)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", ["tiff_jpeg", "jpeg", "tiff_adobe_deflate", "packbits", None])
+def test_pillow_s_own_tiffs_are_read_as_pillow_does(order, compression):
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(Size(100, 70))).save(buffer, "TIFF", compression=compression)
+    np.testing.assert_allclose(
+        read(buffer.getvalue()).astype(int), np.asarray(Image.open(buffer)), atol=2 if "jpeg" in str(compression) else 0
+    )
+
+
+# ---- what is not taken ----
+
+REFUSED = {
+    "the photometric interpretation CIELab": {262: [8]},
+    "the photometric interpretation ICCLab": {262: [9]},
+    "the photometric interpretation a mask": {262: [4]},
+    "the photometric interpretation LogLuv": {262: [32845]},
+    "the photometric interpretation number 77": {262: [77]},
+    "YCbCr that is not compressed as JPEG": {262: [6]},
+    "no tag PhotometricInterpretation": {262: None},
+    "the compression old JPEG": {259: [6]},
+    "the compression JPEG 2000": {259: [34712]},
+    "the compression WebP": {259: [50001]},
+    "the compression number 60000": {259: [60_000]},
+    "CCITT group 4 of more than 1 bit": {259: [4]},
+    "a predictor with the compression none": {317: [2]},
+    "predictor 3 of unsigned 8 bit": {317: [3]},
+    "4 bands of RGB whose tag ExtraSamples does not fit": {277: [4], 258: [8] * 4, 339: [1] * 4, 338: [0, 0]},
+    "2 bands of RGB whose tag ExtraSamples does not fit": {277: [2], 258: [8] * 2, 339: [1] * 2},
+    "3 bands of grey": {262: [1]},
+    "several bands of alpha": {277: [5], 258: [8] * 5, 339: [1] * 5, 338: [2, 1]},
+    "bands of several depths": {258: [8, 8, 16]},
+    "samples that are complex float, 64 bit": {258: [64] * 3, 339: [6] * 3},
+    "samples that are undefined, 8 bit": {339: [4] * 3},
+    "samples that are unsigned, 24 bit": {258: [24] * 3},
+    "reversed bits": {266: [2]},
+    "inks other than": {262: [5], 277: [4], 258: [8] * 4, 339: [1] * 4, 332: [2]},
+    "4 bit samples in several bands": {258: [4] * 3},
+    "JPEG compression of such a layout": {259: [7], 284: [2]},
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_is_not_taken_is_refused_by_name(words):
+    layout = Layout(photometric=RGB)
+    data = written(values(layout, 20, 10), layout, REFUSED[words])
+    with pytest.raises(UnsupportedMedia, match=words) as refusal:
+        read_header(data, Limits())
+    assert "taken" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("form", "depth"), [(2, 8), (2, 16), (3, 32), (1, 32)])
+def test_samples_without_a_range_are_taken_only_through_levels(form, depth):
+    layout = Layout(depth=depth, form=form)
+    data = written(values(layout, 20, 10), layout)
+    with pytest.raises(UnsupportedMedia, match=rf"{depth} bit samples.*input\.levels"):
+        read(data)
+    with pytest.raises(UnsupportedMedia, match=rf"{depth} bit samples.*input\.levels"):
+        read_header(data, Limits(), Rendering())
+    assert read(data, "auto").max() == 255
+
+
+# ---- broken files ----
+
+
+@pytest.mark.parametrize("compression", [NONE, LZW, DEFLATE, PACKBITS])
+@pytest.mark.parametrize("block", [(7, None), (16, 16)])
+def test_segments_that_hold_too_little_are_broken(compression, block):
+    layout = Layout(photometric=RGB, depth=16, compression=compression, block=block)
+    data = written(values(layout, 50, 40), layout)
+    lengths = 325 if block[1] else 279
+    whole = tifffile.TiffFile(io.BytesIO(data)).pages[0].tags[lengths].value
+    for short in (1, whole[1] // 2, whole[1] - 5):  # the last four bytes of deflate are a checksum
+        shorter = written(values(layout, 50, 40), layout, {lengths: [whole[0], short, *whole[2:]]})
+        with pytest.raises(InvalidInput, match="broken"):
+            read(shorter)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{273: [10_000_000] * 6}, {279: [0] * 6}, {273: [8] * 5}, {273: None}, {256: [0]}, {320: [1, 2]}, {284: [3]}],
+    ids=str,
+)
+def test_tags_that_contradict_the_file_are_broken(tags):
+    layout = Layout(photometric=PALETTE if 320 in tags else RGB)
+    with pytest.raises(TTAError, match=r"broken|empty"):
+        read(written(values(layout, 50, 40), layout, tags))
+
+
+def test_tiles_far_larger_than_the_picture_are_refused():
+    layout = Layout(compression=DEFLATE, block=(16, 16))
+    data = written(values(layout, 16, 16), layout, {322: [60_000], 323: [60_000]})
+    with pytest.raises(UnsupportedMedia, match="tiles that are far larger"):
+        read_header(data, Limits())
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=300)
+@given(st.data())
+def test_changed_tags_are_refused_or_read_as_tifffile_does(data):
+    """Files whose tags contradict one another, and files with a byte of their directory changed."""
+    layout = data.draw(st.sampled_from(CELLS))
+    samples = values(layout, data.draw(st.integers(1, 40)), data.draw(st.integers(1, 30)))
+    tag = st.sampled_from([256, 257, 258, 259, 262, 266, 277, 278, 284, 317, 322, 323, 332, 338, 339])
+    number = st.sampled_from([0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 32773])
+    changes = data.draw(
+        st.dictionaries(tag, st.none() | st.lists(number, min_size=1, max_size=4), min_size=1, max_size=2)
+    )
+    changed = written(samples, layout, changes)
+    try:
+        found = read(changed, LEVELS)
+    except TTAError:
+        return
+    try:
+        expected = by_tifffile(changed, levels_seen(changed))
+    except Exception:  # noqa: BLE001 - tifffile's own refusals come in all kinds
+        return
+    np.testing.assert_array_equal(found, expected)

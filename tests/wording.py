@@ -1,0 +1,22 @@
+"""Words that only a library or Python itself uses: no sentence that a client may see holds one."""
+
+import re
+
+FOREIGN = re.compile(
+    r"Input should|Field required|Value error|unable to|constrained|valid (?:integer|number|string|list|tuple|boolean)"
+    r"|Expecting|EOF|expected value|trailing characters|recursion limit|control character"
+    r"|DecodeError|protobuf|Error parsing|deserializ|ParseError"
+    r"|NoneType|\bdict\b|\bstr\b|\bint\b|\btuple\b|<class|object at 0x|Traceback|\.py\b|numpy|pydantic|Literal"
+    r"|\bNone\b|\bTrue\b|\bFalse\b|[a-z]Error\b|Exception|RuntimeException|\bONNX\b|onnxruntime[.:]|RUNTIME_EXCEPTION|Non-base64|padding\."
+    r"|while (?:parsing|scanning)|Too many (?:files|fields)|Content-Disposition header",
+)
+LONGEST = 600
+
+
+def fit(sentence: str) -> str:
+    """One sentence for a client, in words of ours; returns it."""
+    assert 10 < len(sentence) <= LONGEST, sentence
+    assert sentence.isprintable(), sentence
+    found = FOREIGN.search(sentence)
+    assert found is None, f"{found}: {sentence}"
+    return sentence

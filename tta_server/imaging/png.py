@@ -1,0 +1,168 @@
+"""PNG: the chunks before and behind the pixels, and pixels of 8 and 16 bits by Pillow's decoder."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from tta_server.errors import InvalidInput, UnsupportedMedia
+from tta_server.geometry import Size
+from tta_server.imaging.header import Header, Limits, bounded
+from tta_server.imaging.orientation import from_metadata, from_raw_profile
+from tta_server.imaging.samples import Kind, Samples
+
+MAX_CHUNKS = 65_536
+MAX_TEXT = 1 << 20
+"""Bytes of a text chunk, inflated; metadata that is larger is not read."""
+
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
+DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
+KEPT = (b"IHDR", b"PLTE", b"tRNS")
+"""The chunks besides IDAT that decide what a pixel is: no gamma, no ICC profile, no animation, no text."""
+
+
+@dataclass(slots=True)
+class Metadata:
+    exif: bytes | None = None
+    texts: dict[bytes, bytes] = field(default_factory=dict)
+
+    @property
+    def orientation(self) -> int:
+        """Pillow's precedence: eXIf, the raw profile, XMP. ImageMagick's profile APP1 holds either of the last two."""
+        exif, app1 = self.exif, self._profile(b"app1") or self._profile(b"APP1") or b""
+        if exif is None:
+            exif = self._profile(b"exif") or (app1 if app1.startswith(b"Exif\0") else None)
+        xmp = self.texts.get(b"XML:com.adobe.xmp") or self._profile(b"xmp") or app1
+        return from_metadata(exif, xmp)
+
+    def _profile(self, name: bytes) -> bytes | None:
+        text = self.texts.get(b"Raw profile type " + name)
+        return None if text is None else from_raw_profile(text)
+
+
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, length) of each whole chunk; stops where the file breaks off. Raises InvalidInput for a file of
+    more than MAX_CHUNKS chunks, which would take long to walk."""
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(data):
+            return
+        length = int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        yield kind, at + 8, length
+        if kind == b"IEND":
+            return
+        at += 12 + length
+    raise InvalidInput(f"the PNG image has more than {MAX_CHUNKS} chunks")
+
+
+def read_header(data: bytes, limits: Limits) -> Header:
+    if data[12:16] != b"IHDR" or len(data) < 33:
+        raise ValueError("no IHDR")
+    width, height, depth, color = struct.unpack(">IIBB", data[16:26])
+    size = bounded(Size(width, height), "PNG", limits)
+    if depth not in DEPTHS.get(color, ()):
+        raise ValueError("no such kind of pixels")
+    found = Metadata()
+    for kind, start, length in chunks(data):
+        if kind == b"acTL" and length >= 4 and int.from_bytes(data[start : start + 4], "big") > 1:
+            raise UnsupportedMedia("the PNG image has several frames or pages; send one")
+        _note(found, kind, data, start, length)
+    orientation = found.orientation
+    upright, deep = size.swapped if orientation >= 5 else size, depth == 16
+    return Header("PNG", upright, orientation, 16 if deep else 8, unpacked=12 * size.area if deep else 0)
+
+
+def _note(found: Metadata, kind: bytes, data: bytes, start: int, length: int) -> None:
+    """Keeps a chunk that may hold an orientation."""
+    if kind == b"eXIf":
+        found.exif = data[start : start + length]
+    elif kind in TEXTS and length <= MAX_TEXT:
+        key, _, rest = data[start : start + length].partition(b"\0")
+        if key == b"exif" and kind == b"tEXt":
+            found.exif = rest
+        elif key == b"XML:com.adobe.xmp" or key.startswith(b"Raw profile type "):
+            found.texts[key] = _text(kind, rest)
+
+
+def _text(kind: bytes, rest: bytes) -> bytes:
+    """The text of a chunk behind its keyword, inflated up to MAX_TEXT; empty where it makes no sense."""
+    packed = kind == b"zTXt"
+    if kind == b"iTXt":
+        packed = rest[:1] == b"\1"
+        parts = rest[2:].split(b"\0", 2)
+        rest = rest[1:2] + parts[2] if len(parts) == 3 else b""
+        rest = rest if packed else rest[1:]
+    if not packed:
+        return rest
+    if rest[:1] != b"\0":
+        return b""
+    try:
+        return zlib.decompressobj().decompress(rest[1:], MAX_TEXT)
+    except zlib.error:
+        return b""
+
+
+def canonical(data: bytes, ihdr: bytes | None = None) -> bytes:
+    """The same pixels with nothing else: the chunks KEPT and the first run of IDAT. `ihdr` replaces the header's 13
+    bytes."""
+    parts, begun = [data[:8]], False
+    for kind, start, length in chunks(data):
+        if kind == b"IDAT":
+            begun = True
+        elif begun:
+            break
+        elif kind not in KEPT:
+            continue
+        if kind == b"IHDR" and ihdr is not None:
+            parts += [data[8:16], ihdr, zlib.crc32(b"IHDR" + ihdr).to_bytes(4, "big")]
+        else:
+            parts.append(data[start - 8 : start + length + 4])
+    return b"".join([*parts, b"\0\0\0\0IEND\xaeB`\x82"])
+
+
+def decode(data: bytes) -> Image.Image | Samples:
+    """A loaded Pillow image for up to 8 bits a sample; samples for 16 bits."""
+    if data[24] != 16:
+        image = PngImagePlugin.PngImageFile(io.BytesIO(canonical(data)))
+        image.load()
+        if data[25] == GREY and data[24] in (2, 4) and "transparency" in image.info:
+            image.info["transparency"] *= 255 // ((1 << data[24]) - 1)  # Pillow scales the pixels but not the key
+        return image
+    color = data[25]
+    if color == GREY:
+        return Samples(_loaded(canonical(data), None), 16, Kind.GREY, key=_color_key(data, 1))
+    if color == GREY_ALPHA:  # a grey and an alpha sample of 16 bits lie as four of 8 bits do
+        pairs = _loaded(canonical(data, data[16:24] + b"\x08\x06" + data[26:29]), None).astype(np.uint16)
+        return Samples(pairs[..., ::2] << 8 | pairs[..., 1::2], 16, Kind.GREY, alpha=1)
+    mode, alpha = ("RGB", None) if color == RGB else ("RGBA", 3)
+    file = canonical(data)
+    wide = _loaded(file, f"{mode};16B").astype(np.uint16)  # the high bytes
+    wide <<= 8
+    wide |= _loaded(file, f"{mode};16L")  # the low bytes
+    return Samples(wide, 16, Kind.RGB, alpha=alpha, key=_color_key(data, 3) if color == RGB else None)
+
+
+def _loaded(data: bytes, raw: str | None) -> NDArray[np.uint8]:
+    """Pixels of a PNG (height, width, bands) by Pillow; `raw` says which bytes of a sample to take."""
+    with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
+        if raw is not None:
+            image.tile = [tile._replace(args=raw) for tile in image.tile]
+        pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _color_key(data: bytes, count: int) -> tuple[int, ...] | None:
+    """The colour that tRNS makes transparent."""
+    for kind, start, length in chunks(data):
+        if kind == b"tRNS" and length >= 2 * count:
+            return struct.unpack(f">{count}H", data[start : start + 2 * count])
+        if kind == b"IDAT":
+            return None
+    return None

@@ -1,0 +1,160 @@
+"""TIFF: tags and strips are read here, so that each byte of a picture is known to come from the file.
+
+Compressed data are unpacked by zlib, libjpeg-turbo and libtiff (through Pillow). libtiff is given a file of rows of
+bytes and knows nothing of samples, planes or byte order: those are numpy's work.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import InvalidInput, UnsupportedMedia
+from tta_server.geometry import Size
+from tta_server.imaging.header import Header, Limits, bounded
+from tta_server.imaging.orientation import from_metadata, stated
+from tta_server.imaging.samples import Kind, Samples
+from tta_server.imaging.tiff_codecs import Segment, unpacked
+from tta_server.imaging.tiff_layout import Layout, Tag, read_layout
+from tta_server.imaging.tiff_tags import Tags, read_tags
+
+PADDING = 1 << 22
+"""Pixels that tiles may have beyond four times the picture's."""
+
+MAX_SEGMENTS = 1 << 20
+DTYPES = {1: "u", 2: "i", 3: "f"}
+
+
+def read_header(data: bytes, limits: Limits) -> Header:
+    tags = read_tags(data)
+    size = bounded(Size(tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)), "TIFF", limits)
+    layout = read_layout(tags)
+    _check_blocks(layout)
+    orientation = _orientation(tags)
+    upright = size.swapped if orientation >= 5 else size
+    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, _unpacked(layout))
+
+
+def _unpacked(layout: Layout) -> int:
+    """Bytes of all samples, twice where they are unpacked, rearranged or of one byte order after another."""
+    down, across = layout.grid
+    whole = down * across * layout.block[0] * layout.row_bytes * layout.planes
+    return 2 * whole if layout.depth > 8 or layout.tiled or layout.compression != 1 else 0
+
+
+def _orientation(tags: Tags) -> int:
+    try:
+        if Tag.ORIENTATION in tags.entries:
+            return stated(tags.integer(Tag.ORIENTATION))
+        return from_metadata(None, tags.raw(Tag.XMP))
+    except ValueError:
+        return 1
+
+
+def _check_blocks(layout: Layout) -> None:
+    down, across = layout.grid
+    if down * across * layout.planes > MAX_SEGMENTS:
+        raise UnsupportedMedia(f"the TIFF image has more than {MAX_SEGMENTS} strips or tiles")
+    rows, columns = layout.block
+    if down * rows * across * columns > 4 * layout.width * layout.height + PADDING:
+        raise UnsupportedMedia("the TIFF image has tiles that are far larger than the picture")
+
+
+def decode(data: bytes) -> Samples:
+    """Stored samples. Raises InvalidInput or ValueError where the file does not hold them all."""
+    tags = read_tags(data)
+    layout = read_layout(tags)
+    _check_blocks(layout)
+    planes = [_plane(segments, tags, layout) for segments in _segments(tags, layout)]
+    values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+    if layout.photometric == 3:
+        return _looked_up(values, tags, layout)
+    return Samples(values, layout.depth, layout.kind, layout.alpha, layout.premultiplied)
+
+
+def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
+    """The strips or tiles of each plane. Raises InvalidInput unless all of them lie in the file."""
+    down, across = layout.grid
+    number = down * across
+    offsets = tags.integers(Tag.TILE_OFFSETS if layout.tiled else Tag.STRIP_OFFSETS, MAX_SEGMENTS) or ()
+    counts = tags.integers(Tag.TILE_BYTES if layout.tiled else Tag.STRIP_BYTES, MAX_SEGMENTS)
+    rows = [layout.block[0]] * number
+    if not layout.tiled:
+        rows[-1] = layout.height - layout.block[0] * (number - 1)
+    if (
+        counts is None and layout.compression == 1 and len(offsets) == 1 and not layout.tiled
+    ):  # old writers leave it out of one strip
+        counts = (rows[0] * layout.row_bytes,)
+    if counts is None or not len(offsets) == len(counts) == number * layout.planes:
+        raise InvalidInput("the TIFF image is broken: its strips or tiles do not make up the picture")
+    if any(at < 8 or count == 0 or at + count > len(tags.data) for at, count in zip(offsets, counts, strict=True)):
+        raise InvalidInput("the TIFF image is broken: strips or tiles are left out or lie outside the file")
+    for start in range(0, len(offsets), number):
+        plane = slice(start, start + number)
+        yield [Segment(*found) for found in zip(offsets[plane], counts[plane], rows, strict=True)]
+
+
+def _plane(segments: Sequence[Segment], tags: Tags, layout: Layout) -> NDArray[Any]:
+    """(height, width, bands of the plane), native byte order."""
+    raw = unpacked(segments, tags, layout)
+    bands = layout.bands // layout.planes
+    if raw.shape[1] != layout.row_bytes:  # samples already, by CCITT
+        values: NDArray[Any] = raw.reshape(len(raw), layout.block[1], bands)
+    else:
+        values = _samples(raw, tags.order, layout).reshape(len(raw), layout.block[1], bands)
+    if layout.predictor == 2:
+        values = np.cumsum(values, axis=1, dtype=values.dtype)
+    if not layout.tiled:
+        return values
+    down, across = layout.grid
+    rows, columns = layout.block
+    tiles = values.reshape(down, across, rows, columns, bands).transpose(0, 2, 1, 3, 4)
+    return tiles.reshape(down * rows, across * columns, bands)[: layout.height, : layout.width]
+
+
+def _samples(raw: NDArray[np.uint8], order: str, layout: Layout) -> NDArray[Any]:
+    """Rows of bytes to rows of samples."""
+    count = layout.block[1] * (layout.bands // layout.planes)
+    if layout.depth == 1:
+        return np.unpackbits(raw, axis=1, count=count, bitorder="little" if layout.reversed_bits else "big")
+    if layout.depth in (2, 4):
+        shifts = np.arange(8 - layout.depth, -1, -layout.depth, dtype=np.uint8)
+        parts = (raw[..., None] >> shifts) & ((1 << layout.depth) - 1)
+        return parts.reshape(len(raw), -1)[:, :count]
+    if layout.depth == 12:
+        return _twelve(raw)[:, :count]
+    if layout.predictor == 3:
+        return _floats(raw, layout)
+    dtype = np.dtype(f"{order}{DTYPES[layout.format]}{layout.depth // 8}")
+    return raw.view(dtype).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _twelve(raw: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Two samples in three bytes, the high bits first."""
+    padded = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 3))).astype(np.uint16)
+    first, second, third = padded[:, ::3], padded[:, 1::3], padded[:, 2::3]
+    pairs = np.stack([first << 4 | second >> 4, (second & 15) << 8 | third], axis=2)
+    return pairs.reshape(len(raw), -1)
+
+
+def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
+    """Predictor 3 (Adobe Photoshop TIFF Technical Note 3): differences of bytes, all high bytes of a row first."""
+    bands, width = layout.bands // layout.planes, layout.depth // 8
+    steps = raw.reshape(len(raw), -1, bands)
+    plain = np.cumsum(steps, axis=1, dtype=np.uint8).reshape(len(raw), width, -1)
+    values = np.ascontiguousarray(plain.transpose(0, 2, 1)).view(f">f{width}")[..., 0]
+    return values.astype(f"=f{width}")
+
+
+def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:
+    """A palette's colours; 16 bits of which the high 8 are meant, as in Pillow, or 8 bits in files of some writers."""
+    colors = np.array(tags.integers(Tag.COLOR_MAP, 3 << 8) or ())
+    if colors.size != 3 << layout.depth or colors.max() > 65_535:
+        raise InvalidInput("the TIFF image is broken: its palette does not have a colour for each value")
+    colors = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8).reshape(3, -1).T
+    looked_up = colors[values[..., 0]]
+    if layout.alpha is None:
+        return Samples(looked_up, 8, Kind.RGB)
+    opacity = values[..., layout.alpha :][..., :1].astype(np.uint8)
+    return Samples(np.concatenate([looked_up, opacity], axis=2), 8, Kind.RGB, alpha=3)
