@@ -236,9 +236,10 @@ class Preprocessing:
                     "a smaller image, or state a smaller input.resize or input.tile in the model's tta.yaml"
                 )
         if self.size is None and max(plain) > self.max_size and not self.tile:
+            found = f"{image}" if plain == image else f"{image} and {plain} after resizing"
             raise TooLarge(
-                f"the image is {image} and {plain} after resizing; this model takes at most {self.max_size} pixels on "
-                "the long side: its tta.yaml may raise input.max_size, or state input.resize with input.max_long_side"
+                f"the image is {found}; this model takes at most {self.max_size} pixels on the long side: its tta.yaml "
+                "may raise input.max_size, or state input.resize with input.max_long_side"
             )
 
     def _seen_at_once(self, image: Size, plain: Size, window: Size) -> Size:
