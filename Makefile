@@ -1,5 +1,6 @@
 # make run    serve the bundled models on http://127.0.0.1:8000 (CPU)
 # make test   the tests
+# make test-timing   the tests that depend on time, 20 times in a row beside benchmarks/busy.py; REPEATS=3 CORES=2 etc.
 # make check  format, lint, types, layers
 # make bench  speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
 # make load   half a minute of mixed users (locust) against a server of its own
@@ -10,13 +11,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test check format bench load openloop clean
+.PHONY: run test test-timing check format bench load openloop clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest
+
+REPEATS ?= 20
+CORES ?= 2
+
+test-timing: $(VENV)/installed-dev
+	@$(BIN)/python benchmarks/busy.py --cores $(CORES) --seconds 36000 & burner=$$!; trap "kill $$burner" EXIT; \
+		for round in $$(seq $(REPEATS)); do \
+			echo "round $$round of $(REPEATS)"; $(BIN)/python -m pytest -m timing -q || exit 1; \
+		done
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

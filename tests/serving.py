@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,8 @@ import httpx
 
 from tests.references import MODELS
 
-PATIENCE = 60
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120
 """Seconds after which a test gives up on what should have happened long ago."""
 
 
@@ -34,12 +35,15 @@ def until(condition: Callable[[], Any]) -> Any:
 class Server:
     """`python -m tta_server serve` with these arguments; a context manager that leaves no process behind."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("tta_server", "serve")
+    ) -> None:
         self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._said = threading.Condition()
         self._ended = 0
         self.process = subprocess.Popen(
-            command("serve", *arguments),
+            [sys.executable, "-m", *program, *arguments],
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

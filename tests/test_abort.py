@@ -7,6 +7,8 @@ import pytest
 
 from tta_server.abort import Abort
 
+pytestmark = pytest.mark.timing
+
 Act = Callable[[Abort, Callable[[], None]], None]
 
 

@@ -67,6 +67,7 @@ def test_the_plain_mask_is_the_models(nuclei: LoadedModel) -> None:
     assert np.array_equal(np.asarray(pictures.opened(answer.picture)), references.nuclei_mask(array))
 
 
+@pytest.mark.timing
 def test_riding_together_changes_no_answer(clothing: LoadedModel) -> None:
     images = [pictures.jpeg(seed=seed) for seed in range(8)]
     alone = [probabilities(clothing, image) for image in images]
@@ -261,6 +262,7 @@ def test_an_answer_is_json_with_everything_in_its_place(clothing: LoadedModel) -
     assert {entry["label"] for entry in top} <= set(references.CLOTHING)
 
 
+@pytest.mark.timing
 def test_submit_answers_many_at_a_time(clothing: LoadedModel) -> None:
     futures = [clothing.submit(pictures.jpeg(seed=seed), budget_ms=10_000) for seed in range(12)]
     assert [len(future.result().prediction["top"]) for future in futures] == [5] * 12
@@ -289,6 +291,7 @@ def test_what_is_closed_refuses() -> None:
         model.predict(pictures.png(32, 32))
 
 
+@pytest.mark.timing
 def test_closing_answers_what_was_admitted() -> None:
     with load(MODELS / "cifar10", slots=1) as model:
         futures = [model.submit(pictures.png(32, 32, seed), budget_ms=10_000) for seed in range(10)]

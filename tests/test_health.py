@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.health import FAILURES, Health
+
+pytestmark = pytest.mark.timing
 
 PATIENCE = 20
 MODELS = ("a", "b")

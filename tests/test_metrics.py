@@ -14,6 +14,8 @@ from tests.serving import Server, until
 from tests.toys import metric, runs_that_end, serving, switchable, trap_model, trapped
 from tta_server.repository import Model, load_model
 
+pytestmark = pytest.mark.timing
+
 TOY = "/v1/models/toy/predict"
 
 

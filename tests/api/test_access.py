@@ -26,6 +26,8 @@ from tests.serving import PATIENCE, Server, models_folder, until
 from tta_server.api.access import Keys, read_tls
 from tta_server.errors import ConfigError
 
+pytestmark = pytest.mark.timing
+
 ALICE, BOB, CAROL = (f"{name}-0123456789abcdef" for name in ("alice", "bob", "carol"))
 NEEDED = "a key is needed here: send the header Authorization: Bearer <key>"
 UNKNOWN = "this key is not known here"
@@ -95,7 +97,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 def call(triton: Triton, method: str, headers: Headers) -> Any:
     arguments = [[triton.images(sample("cifar10"))] if a is None else a for a in CALLS[method]]
-    return triton.call(method, *arguments, headers=headers)
+    budget = {"timeout": 8_000_000} if method == "infer" else {}
+    return triton.call(method, *arguments, headers=headers, **budget)
 
 
 @pytest.mark.parametrize("method", CALLS)

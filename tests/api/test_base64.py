@@ -69,6 +69,7 @@ def test_what_disturbs_is_named(text: str, told: str) -> None:
     assert refused(text) == told
 
 
+@pytest.mark.timing
 def test_long_texts_are_read_and_refused_without_a_loop() -> None:
     """20 MB: as quick as a copy of them, whether right or wrong in the last character."""
     text = base64.encodebytes(bytes(15_000_000)).decode()

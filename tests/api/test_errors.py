@@ -316,6 +316,7 @@ def test_until_models_are_warmed_it_is_alive_but_not_ready(tmp_path: Path) -> No
     assert live.status_code == 200
 
 
+@pytest.mark.timing
 def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
     """With a model that gives NaN for black images and does not come back from white ones for seconds."""
     moody_model(tmp_path / "moody")
@@ -342,6 +343,7 @@ def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
     assert grey.status_code == 200
 
 
+@pytest.mark.timing
 def test_a_crowd_is_answered_or_told_when_to_come_back(tmp_path: Path) -> None:
     folder = models_folder(tmp_path, "clothing")
     query = {"budget_ms": "10000", "min_views": "all", "include": "probabilities"}
@@ -371,6 +373,7 @@ def test_a_crowd_is_answered_or_told_when_to_come_back(tmp_path: Path) -> None:
 # ---- after all that ----
 
 
+@pytest.mark.timing
 def test_after_a_storm_of_bad_requests_answers_are_right(server: Server, client: httpx.Client) -> None:
     def storm(number: int) -> None:
         with server.client() as own:

@@ -117,6 +117,7 @@ def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
             fit(str(error))
 
 
+@pytest.mark.timing
 def test_a_large_file_is_read_at_once() -> None:
     """20 MB that look like boundaries all along."""
     start = time.monotonic()

@@ -108,6 +108,7 @@ def test_reflection_needs_a_key_where_the_others_do(locked: Server) -> None:
         assert len(asked(channel, [Question(list_services="*")], BEARER)) == 1
 
 
+@pytest.mark.timing
 def test_a_silent_call_ends_by_itself_and_makes_room(locked: Server) -> None:
     """One is open without a question: others are refused until it has been ended."""
     with grpc.insecure_channel(locked.grpc) as channel:

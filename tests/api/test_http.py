@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import pictures, references
+from tests.gated import GatedServer
 from tests.references import MODELS
-from tests.serving import Server, models_folder, until
+from tests.serving import PATIENCE, Server, models_folder, until
+from tests.toys import trap_model, trapped
 
 CLOTHING = "/v1/models/clothing/predict"
 NUCLEI = "/v1/models/nuclei/predict"
@@ -377,31 +378,34 @@ def test_who_leaves_makes_room(server: Server, client: httpx.Client) -> None:
     until(lambda: counted(client, "tta_jobs") == 0)
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_answers_what_is_in_flight_and_exits_with_0(tmp_path: Path, number: signal.Signals) -> None:
-    image = pictures.encoded(pictures.nuclei(384, 384))
-    responses: list[httpx.Response] = []
-    with Server("--port", "0", "--slots", "1", "--models", str(models_folder(tmp_path, "nuclei"))) as server:
+    """Three images wait at a gate, which opens when the signal has been sent."""
+    trap_model(tmp_path / "toy")
+    query = {"budget_ms": "10000", "min_views": "all"}
+    with GatedServer(tmp_path, slots=1) as server:
         url = server.url
+        server.close_gate()
 
-        def request() -> None:
-            responses.append(httpx.post(url + NUCLEI, content=image, params=PATIENT, timeout=60))
+        def ask(_: int) -> httpx.Response:
+            image = pictures.encoded(trapped())
+            return httpx.post(f"{url}/v1/models/toy/predict", content=image, params=query, timeout=PATIENCE)
 
-        with httpx.Client(base_url=url) as watcher:
-            clients = [threading.Thread(target=request) for _ in range(3)]
-            for thread in clients:
-                thread.start()
+        with ThreadPoolExecutor(3) as clients, httpx.Client(base_url=url, timeout=PATIENCE) as watcher:
+            under_way = [clients.submit(ask, index) for index in range(3)]
             until(lambda: counted(watcher, "tta_jobs") == 3)
             server.tell(number)
-            for thread in clients:
-                thread.join()
+            server.open_gate()
+            responses = [future.result() for future in under_way]
         assert server.exit_status() == 0
         assert "Traceback" not in "".join(server.lines["stderr"])
     assert [response.status_code for response in responses] == [200] * 3
-    assert [len(response.json()["receipt"]["views"]) for response in responses] == [8] * 3
+    assert [len(response.json()["receipt"]["views"]) for response in responses] == [2] * 3
 
 
+@pytest.mark.timing
 @pytest.mark.slow
 def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:

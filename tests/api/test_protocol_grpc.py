@@ -24,6 +24,8 @@ from tests.api.test_protocol_clients import ALL_VIEWS, SECONDS, Result, Triton, 
 from tests.serving import PATIENCE, Server, until
 from tests.toys import metric, runs_that_end, trap_model, trapped
 
+pytestmark = pytest.mark.timing
+
 KINDS = ["grpc", "grpc.aio"]
 TIME = SECONDS * 1_000_000
 

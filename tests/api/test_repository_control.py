@@ -20,6 +20,8 @@ from tests.references import MODELS
 from tests.serving import Server, until
 from tests.toys import metric
 
+pytestmark = pytest.mark.timing
+
 IMAGE = sample("cifar10")
 REFUSED = "models are loaded and unloaded only where the server was started with --model-control"
 
