@@ -42,6 +42,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/laws.py
+	$(BIN)/python benchmarks/decoding.py
 
 load: $(VENV)/installed-load
 	$(BIN)/python -m loadtest.run $(ARGS)
