@@ -53,6 +53,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/laws.py
+	$(BIN)/python benchmarks/decoding.py
 
 load: $(VENV)/installed-load
 	$(BIN)/python -m loadtest.run $(ARGS)

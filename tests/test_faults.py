@@ -329,7 +329,7 @@ def test_a_failure_of_the_scheduling_itself_is_told_to_all_and_ends_the_process_
     trap_model(toy / "models" / "toy")
     arguments = ["--port", "0", "--slots", "1", "--models", str(toy / "models")]
     with Server(*arguments, env={**os.environ, "PYTHONPATH": str(toy / "python")}) as server:
-        pool, futures = crowd_of(server.url, [FIFTH] * 3, 9000)
+        pool, futures = crowd_of(server.url, [CALM_IMAGE] * 3, 9000)
         with pool:
             answers = [future.result() for future in futures]
         status, said = ended(server)

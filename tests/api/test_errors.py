@@ -23,7 +23,7 @@ from tta_server.app import Application, Settings
 from tta_server.errors import Code, Overloaded, TTAError
 
 CLOTHING = "/v1/models/clothing/predict"
-GIF = pictures.encoded(pictures.pixels(8, 8), "GIF")
+JPEG_2000 = pictures.encoded(pictures.pixels(8, 8), "JPEG2000")
 DEEP = '["identity",' + "[" * 3000 + "]" * 3000 + "]"
 
 
@@ -187,7 +187,7 @@ BODIES = {
     "empty": (b"", 400, "invalid_input"),
     "text": (b"hello, this is no image", 415, "unsupported_media"),
     "one byte": (b"\xff", 415, "unsupported_media"),
-    "gif": (GIF, 415, "unsupported_media"),
+    "jpeg 2000": (JPEG_2000, 415, "unsupported_media"),
     "pdf": (b"%PDF-1.7 ...", 415, "unsupported_media"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media"),
     "png magic only": (PNG[:8], 400, "invalid_input"),

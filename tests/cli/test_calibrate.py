@@ -140,7 +140,7 @@ def test_skipped_images_do_not_count(moody: Path, images: Path) -> None:
 
 def test_a_folder_without_images_says_what_is_looked_for(moody: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInput, match=r"holds no images: files named .bmp, .jpeg, .jpg, .png"):
+    with pytest.raises(InvalidInput, match=r"holds no images: files named .avif, .bmp, .gif, .heic, .heif, .jpeg"):
         call(moody, tmp_path / "empty")
 
 

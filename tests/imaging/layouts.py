@@ -68,7 +68,7 @@ def values(layout, width, height, seed=0):
 
 
 def color_map(layout):
-    return np.random.default_rng(3).integers(0, 65_536, 3 << layout.depth)
+    return np.random.default_rng(3).integers(0, 65_536, 3 << min(layout.depth, 16))
 
 
 def packed(block, layout):

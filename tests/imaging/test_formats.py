@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pillow_heif
 import pytest
+import simplejpeg
 from PIL import Image, ImageOps
 
 from tests.imaging.corpus import by_pillow, common
@@ -152,6 +153,16 @@ def test_fill_bytes_between_segments_are_skipped():
     data = by_pillow(PICTURE, "JPEG")
     turned = with_segments(data, [(0xE1, b"Exif\0\0" + exif(6))])
     assert read_header(turned[:2] + b"\xff\xff" + turned[2:], Limits()).orientation == 6
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_sampling_that_libjpeg_turbo_has_no_name_for_is_read_as_pillow_does(turned):
+    data = by_pillow(PICTURE, "JPEG", subsampling=0, exif=b"Exif\0\0" + exif(turned))
+    at = data.index(b"\xff\xc0") + 11  # the first component's sampling factors
+    data = data[:at] + b"\x31" + data[at + 1 :]
+    with pytest.raises(ValueError, match="subsampling"):
+        simplejpeg.decode_jpeg_header(data)
+    np.testing.assert_array_equal(read(data), as_pillow(data))
 
 
 # ---- Pillow's own limit is the user's ----

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.imaging.corpus import by_pillow, with_opencv
-from tests.imaging.layouts import CMYK, GREY, RGB, WHITE, Layout, values, written
+from tests.imaging.layouts import CMYK, DEFLATE, GREY, RGB, WHITE, Layout, values, written
 from tests.imaging.test_png import png
 from tests.onnx_models import regressor, write_model
 from tests.patterns import noise, smooth
@@ -15,6 +15,7 @@ from tta_server import load
 from tta_server.errors import UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, Rendering, decode, decode_picture, read_header
+from tta_server.predictor import read_source
 
 SIZE = Size(21, 13)
 TEAL = (0, 128, 200)
@@ -234,6 +235,14 @@ def test_a_model_s_background_lies_behind_its_images(tmp_path):
 def test_signed_samples_are_refused_before_decoding_by_a_model_without_levels(tmp_path):
     with pytest.raises(UnsupportedMedia, match=r"signed 16 bit samples.*input\.levels"):
         answered(tmp_path, "", flat(0, np.int16))
+
+
+@pytest.mark.parametrize("depth", [8, 16, 64])
+def test_samples_count_as_memory_that_waits(depth):
+    layout = Layout(depth=depth, compression=DEFLATE, form=3 if depth == 64 else 1)
+    data = written(np.zeros((400, 300, 1), layout.dtype), layout)
+    source = read_source(data, Limits(), Rendering(levels="auto"))
+    assert source.nbytes >= len(data) + (3 + 2 * depth // 8) * 400 * 300
 
 
 def test_decode_takes_two_arguments():

@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from tests.imaging.corpus import by_pillow
 from tests.imaging.differential import LEVELS, levels_seen
 from tests.imaging.layouts import (
     DEFLATE,
@@ -27,7 +28,8 @@ from tests.imaging.layouts import (
     written,
 )
 from tests.imaging.test_decoding import STORED
-from tests.patterns import smooth
+from tests.imaging.test_png import xmp
+from tests.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
@@ -119,6 +121,16 @@ def test_pillow_s_own_tiffs_are_read_as_pillow_does(order, compression):
     )
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("element", [False, True])
+@pytest.mark.parametrize("other", [None, 3])
+def test_orientation_in_a_tiff_s_xmp_is_pillow_s(orientation, element, other):
+    tags = {700: xmp(orientation, element)} | ({} if other is None else {274: other})
+    data = by_pillow(Image.fromarray(noise(Size(21, 13))), "TIFF", tiffinfo=tags)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(read(data), expected)
+
+
 # ---- what is not taken ----
 
 REFUSED = {
@@ -139,6 +151,7 @@ REFUSED = {
     "4 bands of RGB whose tag ExtraSamples does not fit": {277: [4], 258: [8] * 4, 339: [1] * 4, 338: [0, 0]},
     "2 bands of RGB whose tag ExtraSamples does not fit": {277: [2], 258: [8] * 2, 339: [1] * 2},
     "3 bands of grey": {262: [1]},
+    "a first page that is a preview of another": {254: [1]},
     "several bands of alpha": {277: [5], 258: [8] * 5, 339: [1] * 5, 338: [2, 1]},
     "bands of several depths": {258: [8, 8, 16]},
     "samples that are complex float, 64 bit": {258: [64] * 3, 339: [6] * 3},

@@ -28,7 +28,7 @@ MEANINGS = {
     400: "A query key, a policy or an image that makes no sense",
     404: "Unknown model",
     413: "Too many bytes or pixels",
-    415: "Not an image in JPEG, PNG, WebP, BMP or TIFF",
+    415: "Not an image in a format or layout that is taken",
     429: "Overloaded: come back after Retry-After",
     502: "The model failed on this image",
     503: "Not ready yet, or shutting down",

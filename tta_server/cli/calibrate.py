@@ -35,7 +35,9 @@ from tta_server.repository import load_uncalibrated, model_digest
 from tta_server.trails import Skipped, full_plan, logged
 from tta_server.tuning import THRESHOLDS, Logs, Trail, check_enough, learned, replay
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
+)
 PICTURES = (".png", ".svg", ".pdf")
 NAMED = 5
 """Skipped images that are named, each on a line."""

@@ -21,9 +21,17 @@ MAX_SEGMENTS = 65_536
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    size, orientation = bounded(Size(width, height), "JPEG", limits), _orientation(data)
+    size, orientation = bounded(_size(data), "JPEG", limits), _orientation(data)
     return Header("JPEG", size.swapped if orientation >= 5 else size, orientation)
+
+
+def _size(data: bytes) -> Size:
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # a sampling that it has no name for
+        with _opened(data) as image:
+            width, height = image.size
+    return Size(width, height)
 
 
 def _orientation(data: bytes) -> int:
@@ -69,10 +77,15 @@ def decode(data: bytes) -> Pixels:
 
 
 def _decode_pillow(data: bytes) -> Pixels:
-    kept, at = [], 0
-    for start, end in app1_segments(data):
-        kept.append(data[at:start])  # without metadata, whose tags Pillow would parse at any cost
-        at = end
-    with JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*kept, data[at:]]))) as image:
+    with _opened(data) as image:
         pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
     return pixels
+
+
+def _opened(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    """Without metadata, whose tags Pillow would parse at any cost."""
+    kept, at = [], 0
+    for start, end in app1_segments(data):
+        kept.append(data[at:start])
+        at = end
+    return JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*kept, data[at:]])))

@@ -51,11 +51,17 @@ def _heic(file: io.BytesIO) -> ImageFile.ImageFile:
     return image
 
 
+def _avif(file: io.BytesIO) -> ImageFile.ImageFile:
+    if not AvifImagePlugin.SUPPORTED:
+        raise UnsupportedMedia("AVIF images are taken where the server's Pillow was built with AVIF, as its wheels are")
+    return AvifImagePlugin.AvifImageFile(file)
+
+
 OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "GIF": GifImagePlugin.GifImageFile,
-    "AVIF": AvifImagePlugin.AvifImageFile,
+    "AVIF": _avif,
     "HEIC": _heic,
 }
 

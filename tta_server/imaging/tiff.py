@@ -22,7 +22,7 @@ from tta_server.imaging.tiff_tags import Tags, read_tags
 PADDING = 1 << 22
 """Pixels that tiles may have beyond four times the picture's."""
 
-MAX_SEGMENTS = 1 << 20
+MAX_SEGMENTS = 1 << 17
 DTYPES = {1: "u", 2: "i", 3: "f"}
 
 

@@ -9,6 +9,8 @@ from tta_server.imaging.tiff_tags import Tags
 
 
 class Tag(IntEnum):
+    SUBFILE = 254
+    OLD_SUBFILE = 255
     WIDTH = 256
     HEIGHT = 257
     BITS = 258
@@ -144,6 +146,8 @@ class Layout:
 
 def read_layout(tags: Tags) -> Layout:
     """Raises UnsupportedMedia that names what is not taken, ValueError for tags that make no sense."""
+    if tags.integer(Tag.SUBFILE, 0) & 1 or tags.integer(Tag.OLD_SUBFILE, 1) == 2:
+        raise refuse("a first page that is a preview of another (as in camera RAW and DNG)", "the picture itself")
     width, height = tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)
     photometric, compression = _photometric(tags), _compression(tags)
     bands = tags.integer(Tag.SAMPLES, 1)
