@@ -176,14 +176,14 @@ class Scheduler(Generic[W]):
         """Whether a plain view that arrives now would be late for its model's default budget only because a free slot
         runs these views first. With every other slot idle the risk is taken, or nothing optional would ever run."""
         step = self._prices.next_step(items[0][0], items, now)
-
         idle = Occupancy(0.0, step.views)
+        others = any(job not in step.views for job in self._line)
 
         def late(newcomer: Newcomer, step: Occupancy[W]) -> bool:
             return self._line.free_for_next(step, now + newcomer.budget, now) - now > newcomer.spare
 
         return any(
-            (step.busy > newcomer.spare or self._line) and late(newcomer, step) and not late(newcomer, idle)
+            (step.busy > newcomer.spare or others) and late(newcomer, step) and not late(newcomer, idle)
             for newcomer in self._newcomers.expected(now)
         )
 
