@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -262,13 +261,33 @@ def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> No
         ModelRunner().run([(work, 0) for work in works])
 
 
-def test_futures_of_neighbours_are_settled_once(toy: Model) -> None:
-    model = broken(toy, "decode")
-    works = [job(model, shade, Metrics()) for shade in (SOUND, BROKEN)]
+class Broken(Short):
+    """Fails on every batch; one that is ended fails too."""
+
+    ends = False
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        if abort is not None and self.ends:
+            abort.request()
+        raise BackendFailed("the model failed on this image") from RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)])
+def test_a_model_that_was_loaded_anew_does_not_fail_with_its_old_form(toy: Model, order: tuple[int, ...]) -> None:
+    """Views of both ride together for a moment."""
+    models = (toy, replace(toy, backend=Broken(toy.backend)))
+    works = [job(models[which], SOUND, Metrics()) for which in order]
     outcomes = ModelRunner().run([(work, 0) for work in works])
-    works[0].settle(StopReason.DEADLINE)
-    works[1].settle(failure(outcomes[1]))
-    futures: list[Future[Any]] = [work.future for work in works]
-    assert futures[0].result().prediction["probabilities"]
-    with pytest.raises(BackendFailed, match="could not be read"):
-        futures[1].result()
+    assert [isinstance(outcome, Merged) for outcome in outcomes] == [which == 0 for which in order]
+    assert {str(failure(o)) for o in outcomes if isinstance(o, Failed)} == {"the model failed on this image"}
+
+
+def test_where_both_forms_fail_or_the_run_is_ended_the_batch_fails_whole(toy: Model) -> None:
+    backend = Broken(toy.backend)
+    works = [job(replace(toy, backend=backend), SOUND, Metrics()) for _ in range(2)]
+    works.append(job(toy, SOUND, Metrics()))
+    with pytest.raises(BackendFailed):
+        ModelRunner().run([(work, 0) for work in works[:2]])
+    backend.ends = True
+    with pytest.raises(BackendFailed):
+        ModelRunner().run([(work, 0) for work in works], Abort())

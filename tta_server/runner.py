@@ -20,14 +20,25 @@ class ModelRunner:
 
     def run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None = None) -> list[Outcome]:
         """All items have the same input size and one model's name: where that model has just been loaded anew, some
-        are still of the old one. Raises BackendFailed."""
+        are still of the old one, and either may fail alone. Raises BackendFailed."""
         models = dict.fromkeys(work.model for work, _ in items)
         if len(models) == 1:
             return self._run(items, abort)
         outcomes: dict[int, Outcome] = {}
+        failed: dict[int, Exception] = {}
         for model in models:
             own = [i for i, (work, _) in enumerate(items) if work.model is model]
-            outcomes |= zip(own, self._run([items[i] for i in own], abort), strict=True)
+            try:
+                outcomes |= zip(own, self._run([items[i] for i in own], abort), strict=True)
+            except Exception as error:
+                if abort is not None and abort.requested:
+                    raise
+                failed |= dict.fromkeys(own, error)
+        if not outcomes:
+            raise failed[0]
+        for i, reason in failed.items():
+            work, view = items[i]
+            outcomes[i] = work.drop(view, reason, "the model failed on this image")
         return [outcomes[i] for i in range(len(items))]
 
     def _run(self, items: Sequence[tuple[ImageWork, int]], abort: Abort | None) -> list[Outcome]:
