@@ -261,7 +261,7 @@ MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.raw_input_contents.__setitem__(0, b"1"), "PIXELS of shape [1, 1, 3] has 3 bytes, not 1"),
     (lambda m: m.inputs[0].shape.__setitem__(0, -1), "is a list of whole numbers from 0 on, not [-1, 1, 3]"),
     (lambda m: setattr(m.inputs[0], "datatype", "FP32"), "PIXELS has the datatype UINT8, not 'FP32'"),
-    (lambda m: setattr(m.parameters["timeout"], "double_param", 1.5), "timeout is a whole number from 0 on, not '1.5'"),
+    (lambda m: setattr(m.parameters["timeout"], "double_param", 1.5), "timeout is a whole number from 0 on, not 1.5"),
     (lambda m: m.parameters["timeout"].SetInParent(), "timeout is a whole number from 0 on, not ''"),
     (with_shared_memory, "is not offered here; send and take tensors whole"),
     (with_classification, "is not offered here; send and take tensors whole"),
