@@ -77,8 +77,9 @@ def test_every_orientation_comes_out_upright(layout, orientation):
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"])
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_fax_is_read_as_pillow_and_tifffile_do(compression, photometric):
-    picture = Image.fromarray(smooth(Size(163, 57))[..., 0] > 120)
+@pytest.mark.parametrize("size", [Size(163, 57), Size(1, 40), Size(8, 3)])
+def test_fax_is_read_as_pillow_and_tifffile_do(compression, photometric, size):
+    picture = Image.fromarray(noise(size)[..., 0] > 120)
     buffer = io.BytesIO()
     picture.save(buffer, "TIFF", compression=compression, tiffinfo={262: photometric})
     found = read(buffer.getvalue())
