@@ -12,7 +12,6 @@ Exits with 1 if a file of 1 or 2 is wrong or one of 3 differs. `--perturbed` nam
 import argparse
 import logging
 import os
-import pickle
 import sys
 import tempfile
 import warnings
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.imaging.corpus import corpus
 from tests.imaging.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
 from tests.imaging.layouts import as_rgb, by_tifffile, table, values, written
-from tests.imaging.test_unwritten import decoding
+from tests.imaging.test_unwritten import digests
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 
@@ -63,10 +62,7 @@ def damaged(files: list[tuple[str, bytes]]) -> Counter[str]:
 def perturbed(files: list[tuple[str, bytes]], module: str) -> tuple[list[str], Counter[str]]:
     """The names of the files whose pixels differ between two fillings of memory, and how files end."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "files"
-        place.write_bytes(pickle.dumps(files))
-        processes = [decoding(place, fill, module) for fill in (85, 170)]
-        first, second = (process.communicate()[0].splitlines() for process in processes)
+        first, second = digests(files, Path(folder), module)
     names = [name for (name, _), a, b in zip(files, first, second, strict=True) if a != b]
     return names, Counter("pixels" if found.startswith("(") else found for found in first)
 

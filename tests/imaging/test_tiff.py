@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.imaging.corpus import by_pillow
-from tests.imaging.differential import LEVELS, levels_seen
+from tests.imaging.differential import LEVELS, WRONG, compare
 from tests.imaging.layouts import (
     DEFLATE,
     GREY,
@@ -77,8 +77,9 @@ def test_every_orientation_comes_out_upright(layout, orientation):
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"])
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_fax_is_read_as_pillow_and_tifffile_do(compression, photometric):
-    picture = Image.fromarray(smooth(Size(163, 57))[..., 0] > 120)
+@pytest.mark.parametrize("size", [Size(163, 57), Size(1, 40), Size(8, 3)])
+def test_fax_is_read_as_pillow_and_tifffile_do(compression, photometric, size):
+    picture = Image.fromarray(noise(size)[..., 0] > 120)
     buffer = io.BytesIO()
     picture.save(buffer, "TIFF", compression=compression, tiffinfo={262: photometric})
     found = read(buffer.getvalue())
@@ -231,12 +232,4 @@ def test_changed_tags_are_refused_or_read_as_tifffile_does(data):
         st.dictionaries(tag, st.none() | st.lists(number, min_size=1, max_size=4), min_size=1, max_size=2)
     )
     changed = written(samples, layout, changes)
-    try:
-        found = read(changed, LEVELS)
-    except TTAError:
-        return
-    try:
-        expected = by_tifffile(changed, levels_seen(changed))
-    except Exception:  # noqa: BLE001 - tifffile's own refusals come in all kinds
-        return
-    np.testing.assert_array_equal(found, expected)
+    assert compare(changed) != WRONG

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
-from tests.imaging.corpus import LONGER, corpus
+from tests.imaging.corpus import LONGER, SIZES, by_pillow, corpus
+from tests.patterns import smooth
 
 FILLED = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",  # or large blocks would come from the kernel, as zeros
@@ -16,28 +18,36 @@ FILLED = {
 }
 
 
-def decoding(files, fill, module="tta_server.imaging.decoding"):
-    """A process whose malloc fills blocks with `fill` when they are freed, and with its complement when they are handed
-    out; it prints what each file decodes to."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.imaging.corpus", files, module],
-        env={**os.environ, **FILLED, "MALLOC_PERTURB_": str(fill)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+def digests(files, folder, module="tta_server.imaging.decoding"):
+    """What each file decodes to in two processes at a time, whose malloc fills blocks with 85 and with 170 when they
+    are freed, and with the complement when they are handed out; `folder` is for their files."""
+    (folder / "files").write_bytes(pickle.dumps(files))
+    processes = []
+    for fill in ("85", "170"):
+        with (folder / fill).open("wb") as out:
+            command = [sys.executable, "-m", "tests.imaging.corpus", folder / "files", module]
+            filled = {**os.environ, **FILLED, "MALLOC_PERTURB_": fill}
+            processes.append(subprocess.Popen(command, env=filled, stdout=out, stderr=subprocess.DEVNULL))
+    assert [process.wait() for process in processes] == [0, 0]
+    return [(folder / fill).read_text().splitlines() for fill in ("85", "170")]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+
+
 @pytest.mark.timeout(120 * LONGER)
 def test_pixels_do_not_depend_on_what_memory_held(tmp_path):
     files = corpus()
-    (tmp_path / "files").write_bytes(pickle.dumps(files))
-    processes = [decoding(tmp_path / "files", fill) for fill in (85, 170)]
-    first, second = (process.communicate()[0].splitlines() for process in processes)
+    first, second = digests(files, tmp_path)
     assert len(first) == len(second) == len(files)
     assert [name for (name, _), a, b in zip(files, first, second, strict=True) if a != b] == []
     meant = {"InvalidInput", "UnsupportedMedia", "TooLarge"}
     assert {found for found in first if not found.startswith("(")} <= meant
     whole = [(name, found) for (name, _), found in zip(files, first, strict=True) if "|" not in name]
     assert [name for name, found in whole if "uint8" not in found] == []
+
+
+def test_a_row_that_nobody_wrote_is_seen_at_every_size(tmp_path):
+    files = [(str(size), by_pillow(Image.fromarray(smooth(size)), "BMP")) for size in SIZES]
+    first, second = digests(files, tmp_path, "tests.imaging.leaky")
+    assert [a != b for a, b in zip(first, second, strict=True)] == [True] * len(SIZES)

@@ -83,9 +83,7 @@ class Picture:
 def rendered(samples: Samples, rendering: Rendering) -> Picture:
     """RGB (height, width, 3) uint8, each value rounded once."""
     values, kind = samples.values, samples.kind
-    levels = (
-        None if kind is Kind.CMYK or (samples.depth <= 8 and values.dtype.kind == "u") else _levels(samples, rendering)
-    )
+    levels = _levels(samples, rendering)
     opaque = rendering.background is None or (samples.alpha is None and samples.key is None)
     plain = levels is None and opaque and not samples.premultiplied and kind is not Kind.CMYK
     out = np.empty((*values.shape[:2], 3), np.uint8)
@@ -116,6 +114,8 @@ def _scaled(values: NDArray[Any], depth: int) -> NDArray[np.uint8]:
 
 def _levels(samples: Samples, rendering: Rendering) -> Levels | None:
     """The levels to apply; `auto` is the range of the finite values of all colours."""
+    if samples.kind is Kind.CMYK or (samples.depth <= 8 and samples.values.dtype.kind == "u"):
+        return None
     if rendering.levels != "auto":
         return rendering.levels
     low, high = np.inf, -np.inf

@@ -16,7 +16,7 @@ from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import from_metadata, stated
 from tta_server.imaging.samples import Kind, Samples
 from tta_server.imaging.tiff_codecs import Segment, unpacked
-from tta_server.imaging.tiff_layout import Layout, Tag, read_layout
+from tta_server.imaging.tiff_layout import CCITT, Layout, Tag, read_layout
 from tta_server.imaging.tiff_tags import Tags, read_tags
 
 PADDING = 1 << 22
@@ -82,10 +82,8 @@ def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
     rows = [layout.block[0]] * number
     if not layout.tiled:
         rows[-1] = layout.height - layout.block[0] * (number - 1)
-    if (
-        counts is None and layout.compression == 1 and len(offsets) == 1 and not layout.tiled
-    ):  # old writers leave it out of one strip
-        counts = (rows[0] * layout.row_bytes,)
+    if counts is None and layout.compression == 1 and len(offsets) == 1 and not layout.tiled:
+        counts = (rows[0] * layout.row_bytes,)  # old writers leave it out of one strip
     if counts is None or not len(offsets) == len(counts) == number * layout.planes:
         raise InvalidInput("the TIFF image is broken: its strips or tiles do not make up the picture")
     if any(at < 8 or count == 0 or at + count > len(tags.data) for at, count in zip(offsets, counts, strict=True)):
@@ -99,10 +97,8 @@ def _plane(segments: Sequence[Segment], tags: Tags, layout: Layout) -> NDArray[A
     """(height, width, bands of the plane), native byte order."""
     raw = unpacked(segments, tags, layout)
     bands = layout.bands // layout.planes
-    if raw.shape[1] != layout.row_bytes:  # samples already, by CCITT
-        values: NDArray[Any] = raw.reshape(len(raw), layout.block[1], bands)
-    else:
-        values = _samples(raw, tags.order, layout).reshape(len(raw), layout.block[1], bands)
+    values: NDArray[Any] = raw if layout.compression in CCITT else _samples(raw, tags.order, layout)
+    values = values.reshape(len(raw), layout.block[1], bands)
     if layout.predictor == 2:
         values = np.cumsum(values, axis=1, dtype=values.dtype)
     if not layout.tiled:
