@@ -67,7 +67,7 @@ def test_orientation_of_any_type_is_pillow_s(start, value):
 @pytest.mark.parametrize("values", [(6, 3), (3, 6), (9, 6)])
 def test_of_an_orientation_stated_twice_the_first_counts(values):
     data = block(b"II*\0", [(274, 3, 1, struct.pack("<Hxx", value)) for value in values])
-    assert from_metadata(data, None) == by_pillow_s_parser(data)
+    assert from_metadata(data, None) == (values[0] if values[0] < 9 else 1)
 
 
 @pytest.mark.parametrize(("exif", "found"), [(None, 8), (0, 1), (6, 6), (9, 1)])

@@ -32,6 +32,7 @@ from tests.imaging.test_png import xmp
 from tests.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
+from tta_server.imaging import tiff_layout
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 CELLS = list(table())
@@ -172,6 +173,14 @@ def test_what_is_not_taken_is_refused_by_name(words):
     with pytest.raises(UnsupportedMedia, match=words) as refusal:
         read_header(data, Limits())
     assert "taken" in str(refusal.value)
+
+
+def test_fax_is_refused_where_libtiff_leaves_pixels_unwritten(monkeypatch):
+    data = by_pillow(Image.fromarray(noise(Size(20, 10))[..., 0] > 99), "TIFF", compression="group4")
+    assert read(data).shape == (10, 20, 3)
+    monkeypatch.setattr(tiff_layout, "LIBTIFF", (4, 7, 1))
+    with pytest.raises(UnsupportedMedia, match="CCITT group 4, which is not taken; taken: CCITT where"):
+        read_header(data, Limits())
 
 
 @pytest.mark.parametrize(("form", "depth"), [(2, 8), (2, 16), (3, 32), (1, 32)])

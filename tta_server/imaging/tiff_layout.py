@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+from PIL import features
+
 from tta_server.errors import UnsupportedMedia
 from tta_server.imaging.samples import Kind
 from tta_server.imaging.tiff_tags import Tags
@@ -78,6 +80,12 @@ TAKEN = {1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50000}
 CCITT = {2, 3, 4}
 PREDICTABLE = {5, 8, 32946, 50000}
 """The compressions that know predictors."""
+
+LIBTIFF = tuple(int(part) for part in str(features.version("libtiff") or "0").split(".")[:3])
+"""The version in Pillow; (0,) for none."""
+
+WHOLE_FAX = (4, 7, 2)
+"""The first version of libtiff that leaves no pixel of a damaged CCITT strip unwritten; Pillow 13 has it."""
 
 JPEG = 7
 FORMATS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex integer", 6: "complex float"}
@@ -199,6 +207,8 @@ def _compression(tags: Tags) -> int:
     if found not in TAKEN:
         taken = ", ".join(dict.fromkeys(COMPRESSIONS[c] for c in sorted(TAKEN)))
         raise refuse(f"the compression {COMPRESSIONS.get(found, f'number {found}')}", taken)
+    if found in CCITT and LIBTIFF < WHOLE_FAX:
+        raise refuse(f"the compression {COMPRESSIONS[found]}", "CCITT where the server has Pillow 13 or newer")
     return found
 
 
