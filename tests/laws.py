@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from tests.list_schedule import lateness, schedule, slots_free
+from tests.list_schedule import ROUNDED, lateness, schedule, slots_free
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
 from tta_server.jobs import Batch, Decode, Finish, Finished, Job, Step
 from tta_server.line import CROWD
@@ -59,8 +59,8 @@ def fits(pool: "Pool", record: "Record") -> bool | None:
     """Whether a list schedule could serve it too; None where rounding decides, or in a crowd."""
     if not pool.truthful or in_crowd(pool):
         return None
-    late = lateness(schedule(pool, slots_free(pool), record))
-    return True if late <= EXACT else None if late <= TOLERANCE else False
+    late = [lateness(schedule(pool, slots_free(pool), record, nudge=nudge)) for nudge in ROUNDED]
+    return True if max(late) <= EXACT else None if min(late) <= TOLERANCE else False
 
 
 def in_crowd(pool: "Pool") -> bool:
@@ -152,7 +152,8 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
         return
     best = min(candidates, key=lambda record: rank(pool, record))
     lead = pool.view_seconds(best.next_bucket) + pool.stage_seconds(best.job.finish, best.job)
-    needed = lateness(schedule(pool, slots_free(pool, lead), served={best})) > EXACT
+    late = (lateness(schedule(pool, slots_free(pool, lead), served={best}, nudge=nudge)) for nudge in ROUNDED)
+    needed = any(seconds > EXACT for seconds in late)
     decoding = any(record.decode_started and not record.decoded for record in pool.live)
     risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_newcomers(pool, lead, {best})))
     found = f"batch arrival {head.number} starts before an optional view of {best.number}"

@@ -17,38 +17,43 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
     return free
 
 
+ROUNDED = (0.0, 1e-9, -1e-9)
+"""By how much a slot may be taken to be free earlier: sums of the same costs differ in their last bits, and then another
+slot gets the work."""
+
+
 def schedule(
-    pool: "Pool", free: list[float], *extra: "Record", served: "Container[Record]" = ()
+    pool: "Pool", free: list[float], *extra: "Record", served: "Container[Record]" = (), nudge: float = 0.0
 ) -> "dict[Record, float]":
     """When each job whose mandatory work or answer waits, and `extra`, is answered: interactive ones by deadline, then
     batch jobs by deadline, each piece of work on the next free slot; not those `served` already. Uses up `free`."""
     line = [r for r in pool.live if (r.lines_up or not r.running) and r not in served]
     ends: dict[Record, float] = {}
     for record in _ordered([*line, *extra]):
-        ends[record] = _placed(pool, free, record)
+        ends[record] = _placed(pool, free, record, nudge)
     return ends
 
 
 def _ordered(line: "list[Record]") -> "list[Record]":
     """Answers behind the last interactive job that has something to run take their turn among the batch jobs."""
     ranked = sorted(line, key=lambda record: (record.is_batch, record.job.deadline))
-    fixed = [n for n, record in enumerate(ranked) if not record.is_batch and (record.lines_up or record.job.closing)]
+    fixed = [n for n, record in enumerate(ranked) if not record.is_batch and record.lines_up]
     last = fixed[-1] + 1 if fixed else 0
     return [*ranked[:last], *sorted(ranked[last:], key=lambda record: record.job.deadline)]
 
 
-def _placed(pool: "Pool", free: list[float], record: "Record") -> float:
+def _placed(pool: "Pool", free: list[float], record: "Record", nudge: float) -> float:
     start = end = pool.now
     if not record.lines_up:
-        return _put(free, pool.now, pool.stage_seconds(record.job.finish, record.job))
+        return _put(free, pool.now, pool.stage_seconds(record.job.finish, record.job), nudge)
     if not record.decode_started:
-        start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job))
+        start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job), nudge)
     elif not record.decoded:
         start = end = record.decoded_at
     running = [run.started + run.seconds for run in pool.runs.values() if record.job in run.jobs]
     end = max([end, *running])
     for seconds in _own_batches(pool, record):
-        end = max(end, _put(free, start, seconds))
+        end = max(end, _put(free, start, seconds, nudge))
     answer = pool.stage_seconds(record.job.finish, record.job)
     last = min((time for time in free if time >= end), default=max(free))
     free[free.index(last)] += answer
@@ -61,8 +66,8 @@ def _slot(free: list[float], start: float) -> int:
     return free.index(max(idle) if idle else min(free))
 
 
-def _put(free: list[float], start: float, seconds: float) -> float:
-    slot = _slot(free, start)
+def _put(free: list[float], start: float, seconds: float, nudge: float) -> float:
+    slot = _slot(free, start + nudge)
     free[slot] = max(start, free[slot]) + seconds
     return free[slot]
 

@@ -89,7 +89,7 @@ class Line(Generic[W]):
         """Those of the line, by rank, in the order in which they are laid out."""
         batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
         last = batch
-        while last and jobs[last - 1].is_open:
+        while last and jobs[last - 1].mandatory_handed:
             last -= 1
         if last == batch or batch == len(jobs):
             return jobs
@@ -204,13 +204,14 @@ class Line(Generic[W]):
     def _first_delayed_in_crowd(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
         order, loads, deadlines = self._crowd()
         before = self._late_in_crowd(loads, deadlines, 0.0, now)
-        left = loads.copy()
+        left, waits = loads.copy(), np.ones(len(order), bool)
         for job in step.views or [head]:
             if self._place(job) is not None:
-                rest = self._prices.rest(job, job.handed + step.views[job], now) if step.views else job.load - step.busy
-                left[order.index(job)] = rest
+                place, first = order.index(job), job.handed + step.views.get(job, 0)
+                left[place] = self._prices.rest(job, first, now) if step.views else job.load - step.busy
+                waits[place] = not step.views or first < job.mandatory
         after = self._late_in_crowd(left, deadlines, step.total, now)
-        delayed = (left > 0) & (after > EPSILON) & (after > before + EPSILON)
+        delayed = waits & (after > EPSILON) & (after > before + EPSILON)
         return order[int(np.argmax(delayed))] if delayed.any() else None
 
     def _crowd(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:

@@ -130,8 +130,12 @@ class Scheduler(Generic[W]):
         return None if asked else self._optional(slot, now)
 
     def _optional(self, slot: int, now: float) -> Step[W] | None:
-        """The greatest expected change per second first, of interactive jobs; then the fewest views, the earliest
-        deadline. Where that would make an answer late, the answer."""
+        """An answer for which nothing more is awaited, if nobody has to wait for it; then the greatest expected change
+        per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
+        answer late, the answer."""
+        closing = next((job for job in self._line if job.closing), None)
+        if closing and not self._delayed(closing, [], now):
+            return self._make(slot, closing, now)
         if not self._open:
             return None
         seconds: dict[Bucket, float] = {}
@@ -294,10 +298,19 @@ class Scheduler(Generic[W]):
                 job.last_end = 0.0
             if job in self._live:
                 finished += self._came_back(job, view, outcome)
+        undecided: list[Job[W]] = []
         for job in each_job(batch.items):
             if job in self._live and job.answerable and not job.closing:
-                finished += self._verdict(job, now)
+                verdict = self._outcome(job, now, was_due=False)
+                if verdict is None:
+                    undecided.append(job)
+                else:
+                    finished += self._finish(job, verdict)
         self._charge_finishing(batch.slot, finished, now)
+        for job in undecided:
+            if not self._stays_open(job, now):
+                finished += self._finish(job, StopReason.CAPACITY)
+                self._charge_finishing(batch.slot, finished, now)
         return finished
 
     def _came_back(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
@@ -367,19 +380,14 @@ class Scheduler(Generic[W]):
         """When `overdue` and `stuck` should be asked again if nothing else happens."""
         return self._watch.look_at()
 
-    def _verdict(self, job: Job[W], now: float) -> list[Finished[W]]:
-        """Settles a job if it is time; else its answer waits, and more views of it may run first."""
-        outcome = self._outcome(job, now, was_due=False)
-        if outcome is not None:
-            return self._finish(job, outcome)
+    def _stays_open(self, job: Job[W], now: float) -> bool:
+        """Lets the answer of a job wait, so that more views of it may run first; False if there is no time for that."""
         if not job.running:
             self._await_answer(job, now)
-            if self._line.is_late(
-                now
-            ):  # its place in the line makes somebody late, or it was late before: no views more
-                return self._finish(job, StopReason.CAPACITY)
+            if self._line.is_late(now):
+                return False
         self._set_due(job, now)
-        return []
+        return True
 
     def _fell_due(self, job: Job[W], now: float) -> list[Finished[W]]:
         if job.closing:
