@@ -18,8 +18,8 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
 
 
 ROUNDED = (0.0, 1e-9, -1e-9)
-"""By how much a slot may be taken to be free earlier: sums of the same costs differ in their last bits, and then another
-slot gets the work."""
+"""By how much a slot may be taken to be free earlier: sums of the same costs differ in their last bits, and then
+another slot gets the work."""
 
 
 def schedule(

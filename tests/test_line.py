@@ -12,7 +12,7 @@ from tests.laws import in_crowd
 from tests.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
 from tta_server.jobs import Job, Phase, Priority
 from tta_server.line import CROWD, Line
-from tta_server.prices import Prices, Slots
+from tta_server.prices import Occupancy, Prices, Slots
 from tta_server.stopping import StopReason
 
 CPU = {A: linear(8), B: linear(15), C: linear(3)}
@@ -69,7 +69,7 @@ def test_a_relaxed_line_has_nobody_late(
     """The short way to say so says nothing else than the long one."""
     desk = Desk(jobs, slots, until[:slots])
     if desk.line.is_relaxed(more / 1e3, 0.0):
-        free = desk.slots.free(0.0, more / 1e3)
+        free = desk.slots.free(0.0, Occupancy(more / 1e3, {}))
         assert all(desk.prices.placed(free, job, 0.0, 0.0) <= job.deadline + 1e-9 for job in desk.line)
 
 
@@ -191,9 +191,9 @@ def test_the_slot_that_is_free_first_gets_the_lead() -> None:
     slots.take(0, 0.030)
     slots.take(1, 0.010)
     assert sorted(slots.free(0.0)) == pytest.approx([0.0, 0.010, 0.030])
-    assert sorted(slots.free(0.0, 0.020)) == pytest.approx([0.010, 0.020, 0.030])
+    assert sorted(slots.free(0.0, Occupancy(0.020, {}))) == pytest.approx([0.010, 0.020, 0.030])
     slots.take(2, 0.005)
-    assert sorted(slots.free(0.0, 0.020)) == pytest.approx([0.010, 0.025, 0.030])
+    assert sorted(slots.free(0.0, Occupancy(0.020, {}))) == pytest.approx([0.010, 0.025, 0.030])
     slots.release(0)
     assert slots.idle == 1
     assert slots.all_free(0.0) == pytest.approx(0.010)
