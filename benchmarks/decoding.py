@@ -83,6 +83,7 @@ def main() -> None:
     differ, ends = perturbed(files, options.perturbed)
     print("files under MALLOC_PERTURB_:", len(files), dict(ends), "differ:", len(differ))
     print(*differ[:20], sep="\n")
+    print(f"wrong: {whole[WRONG] + hurt[WRONG]} (target: 0); differ under MALLOC_PERTURB_: {len(differ)} (target: 0)")
     sys.exit(bool(whole[WRONG] or hurt[WRONG] or differ))
 
 
