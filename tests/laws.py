@@ -109,7 +109,7 @@ def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
     if not pool.truthful or in_crowd(pool) or record not in in_time(pool):
         return
     waiting = [pool.lead(other) for other in pool.live if other.waits]
-    leads = [*waiting, *(pool.lead(other) for other in in_time(pool))]
+    leads = [*waiting, *(pool.lead(other) for other in in_time(pool, TOLERANCE))]
     late = (lateness(schedule(pool, slots_free(pool, lead))) for lead in leads)
     require(any(seconds > -TOLERANCE for seconds in late), Law.PROMPT, f"arrival {record.number} is cut short")
 
@@ -160,7 +160,7 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
     require(needed or risky, Law.BATCH_YIELDS, found)
 
 
-def in_time(pool: "Pool") -> "list[Record]":
+def in_time(pool: "Pool", rounding: float = 0.0) -> "list[Record]":
     """Those whose next optional view ends in time, by what the scheduler knows of costs."""
     costs, now = pool.scheduler.costs, pool.now
     return [
@@ -170,7 +170,7 @@ def in_time(pool: "Pool") -> "list[Record]":
         and now
         + costs.seconds(record.next_bucket, 1, now)
         + costs.stage_seconds(record.job.finish, record.job.model, record.job.pixels, now)
-        <= record.job.deadline
+        <= record.job.deadline + rounding
     ]
 
 

@@ -238,8 +238,11 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"input": {"levels": [5, 5]}}, "input: levels takes [low, high] or auto; [5.0, 5.0] does not go up"),
         ({"input": {"levels": "full"}}, "input.levels is 'full'; it should be 'auto'"),
         ({"input": {"levels": [0]}}, "input.levels"),
-        ({"input": {"background": [0, 0, 256]}}, "input.background.2 is 256; it should be less than or equal to 255"),
-        ({"input": {"background": "white"}}, "input.background is 'white'; it should be a valid tuple"),
+        (
+            {"input": {"background": [0, 0, 256]}},
+            "input.background.2 is 256; it should be a whole number of at most 255",
+        ),
+        ({"input": {"background": "white"}}, "input.background is 'white'; it should be a list"),
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be a whole number of at most 255"),
