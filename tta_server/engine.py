@@ -18,20 +18,18 @@ from tta_server.metrics import Metrics
 from tta_server.niceness import lower_priority
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
+from tta_server.unsettled import Settled, Unsettled
 
 log = logging.getLogger(__name__)
 
 FAILED = "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
 
 
-class Work(Protocol):
+class Work(Settled, Protocol):
     """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
 
     def decode(self) -> None:
         """Bytes to canvases; raises TTAError."""
-
-    def settle(self, outcome: StopReason | TTAError) -> None:
-        """Makes the answer and gives it to whoever waits, once."""
 
 
 W = TypeVar("W", bound=Work)
@@ -64,7 +62,7 @@ class Engine(Generic[W]):
         self._health = health
         self._on_fatal = on_fatal
         self._process = os.getpid()
-        self._unsettled: dict[Job[W], None] = {}
+        self._unsettled: Unsettled[W] = Unsettled()
         self._aborts: dict[int, Abort] = {}
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -103,7 +101,7 @@ class Engine(Generic[W]):
             if self._state != "open":
                 raise NotReady("the server is shutting down")
             self._scheduler.admit_all(jobs, time.monotonic())
-            self._unsettled.update(dict.fromkeys(jobs))
+            self._unsettled.add(jobs)
             self._work.notify(len(jobs))
             self._mind_clock()
 
@@ -173,15 +171,11 @@ class Engine(Generic[W]):
             if self._state == "failed":
                 return
             self._state = "failed"
-            jobs, running = list(self._unsettled), self._stop_threads()
+            running = self._stop_threads()
         log.critical("%s", FAILED, exc_info=error)
         self._health.die(FAILED)
         _request_all(running)
-        for job in jobs:
-            try:
-                self._settle_once(Finished(job, InternalError(FAILED)))
-            except Exception:
-                log.exception("a job of %s could not be settled", job.model)
+        self._unsettled.fail_all(InternalError(FAILED))
         self._on_fatal(FAILED)
 
     def _stop_threads(self) -> list[Abort]:
@@ -299,7 +293,7 @@ class Engine(Generic[W]):
     def _settle(self, finished: Sequence[Finished[W]]) -> None:
         for done in finished:
             start = time.monotonic()
-            if not self._settle_once(done):
+            if not self._unsettled.settle(done):
                 continue
             now = time.monotonic()
             if isinstance(done.outcome, StopReason):
@@ -307,23 +301,9 @@ class Engine(Generic[W]):
                     self._scheduler.finished(done.job, now - start, now)
             elif isinstance(done.outcome, DeadlineExceeded):
                 self._metrics.expired(done.job.model)
-
-    def _settle_once(self, done: Finished[W]) -> bool:
-        """False if it was settled already. A job whose answer can't be made is told so; where even that fails, the
-        error is raised."""
-        with self._lock:
-            if done.job not in self._unsettled:
-                return False
-            del self._unsettled[done.job]
-        try:
-            done.job.work.settle(done.outcome)
-        except Exception:
-            log.exception("an answer of %s could not be handed out", done.job.model)
-            done.job.work.settle(InternalError("internal error: the answer could not be handed out"))
         if not self._unsettled:
             with self._lock:
                 self._drained.notify_all()
-        return True
 
     def _tick(self) -> None:
         """Fails jobs whose time is over, has slots answer those that get no more views, ends what runs far too long."""

@@ -47,8 +47,11 @@ def end(backend: OnnxRuntimeBackend, abort: Abort) -> None:
             run.result(timeout=PATIENCE)
 
 
-def test_an_endless_run_ends_when_it_is_asked_to(backend: OnnxRuntimeBackend) -> None:
+def test_an_endless_run_ends_when_it_is_asked_to_and_the_runtime_prints_nothing(
+    backend: OnnxRuntimeBackend, capfd: pytest.CaptureFixture[str]
+) -> None:
     end(backend, Abort())
+    assert capfd.readouterr().err == ""
 
 
 def test_other_runs_of_the_session_go_on_and_so_does_the_session(backend: OnnxRuntimeBackend) -> None:

@@ -58,6 +58,7 @@ class OnnxRuntimeBackend:
         options = None
         if abort is not None:
             options = ort.RunOptions()
+            options.log_severity_level = 4  # what it has to say is in the exception
             abort.ends_by(partial(setattr, options, "terminate", True))
         try:
             values = self._session.run(names, {self.signature.input: batch}, options)
