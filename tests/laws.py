@@ -198,6 +198,8 @@ def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
+    if in_crowd(pool):
+        return
     answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
     lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
     spared = list(_newcomers(pool, lead, {job.work for job, _ in batch.items}))

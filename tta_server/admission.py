@@ -1,7 +1,7 @@
 """Who may come in: the jobs that are live in a pool, and whether there is room and time for one more. Pure."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import Generic, TypeVar
 
@@ -42,6 +42,33 @@ class Admission(Generic[W]):
         self._jobs[job] = None
         self.nbytes += job.nbytes
         self._line.join(job)
+
+    def check_group(self, jobs: Sequence[Job[W]], now: float) -> None:
+        """Raises TooLarge or BudgetTooSmall for jobs with one deadline that an idle pool could not take together."""
+        nbytes = sum(job.nbytes for job in jobs)
+        if len(jobs) > self._bounds.jobs:
+            raise TooLarge(f"the request has {len(jobs)} images; at most {self._bounds.jobs} may wait (--max-waiting)")
+        if nbytes > self._bounds.nbytes:
+            raise TooLarge(
+                f"the images would need {nbytes} bytes while they wait; all together may take {self._bounds.nbytes} "
+                "(--max-waiting-mb)"
+            )
+        free = [0.0] * self._slots.number
+        together = max(self._prices.placed(free, job, 0.0, math.inf) for job in jobs)
+        late = now + together - jobs[0].deadline
+        if late > jobs[0].reserve + EPSILON:
+            raise BudgetTooSmall(
+                f"the budget is too small: the {len(jobs)} images of this request take about "
+                f"{math.ceil(together * 1e3)} ms together; give a budget of at least that, or send fewer at a time"
+            )
+        if late > 0:
+            for job in jobs:
+                job.deadline += job.reserve
+
+    def group_wait(self, jobs: Sequence[Job[W]], now: float) -> float:
+        """In how many seconds these jobs would be admitted together, behind all that waits."""
+        free = self._line.slots_after(now)
+        return max(self._prices.placed(free, job, now, now) - job.deadline for job in jobs)
 
     def remove(self, job: Job[W]) -> None:
         del self._jobs[job]

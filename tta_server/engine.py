@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from tta_server import niceness
 from tta_server.abort import Abort
@@ -110,6 +110,8 @@ class Engine(Generic[W]):
         with self._guarded():
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
+                if finished and self._scheduler.more:
+                    self._work.notify()  # a slot may have held work back for it
             self._settle(finished)
             return bool(finished)
 
@@ -223,10 +225,10 @@ class Engine(Generic[W]):
                 self._mind_clock()
                 if step is not None:
                     self._aborts[slot] = Abort()
-                if step is not None and self._scheduler.more:
-                    self._work.notify()  # each slot that finds work wakes the next
-                elif step is None and not finished:
+                if step is None and not finished:
                     self._work.wait()
+                elif self._scheduler.more:
+                    self._work.notify()  # each slot that finds work wakes the next
             if step is not None:
                 return step
             self._settle(finished)
@@ -322,10 +324,8 @@ class Engine(Generic[W]):
                     wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
                     self._clock.wait(wait)
             self._settle(finished)
-            for step, abort in overdue:
-                model = step.bucket.model if isinstance(step, Batch) else step.job.model
-                log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, model, step.estimate)
-                _request_all([abort])
+            _end(overdue)
+            del finished, overdue  # while it waits it keeps no job, and so no unloaded model
             if stuck:
                 self._give_up(stuck)
 
@@ -335,6 +335,13 @@ class Engine(Generic[W]):
         log.critical("%s", reason)
         self._health.die(reason)
         self._on_fatal(reason)
+
+
+def _end(overdue: Sequence[tuple[Step[Any], Abort]]) -> None:
+    for step, abort in overdue:
+        model = step.bucket.model if isinstance(step, Batch) else step.job.model
+        log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, model, step.estimate)
+        _request_all([abort])
 
 
 def _request_all(aborts: Sequence[Abort]) -> None:

@@ -130,5 +130,9 @@ def load(
         mistake = explain(error, values, Settings)[0]
         raise ConfigError(f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}") from None
     app = Application(settings, [load_model(path)])
-    app.warm()
+    try:
+        app.warm()
+    except BaseException:
+        app.close()
+        raise
     return LoadedModel(app)

@@ -29,6 +29,8 @@ class Line(Generic[W]):
         self._prices = prices
         self._slots = slots
         self._jobs: list[Job[W]] = []
+        self.waiting: dict[Job[W], None] = {}
+        """Those for which a slot could do mandatory work: all but the open ones."""
         self._ranks: list[tuple[bool, float, int]] = []
         self._sequence = count(1)
         self._total = 0.0
@@ -54,12 +56,19 @@ class Line(Generic[W]):
         self._loads.insert(place, job.load)
         self._deadlines.insert(place, job.deadline)
         self._total += job.load
+        if not job.is_open:
+            self.waiting[job] = None
+
+    def close(self, job: Job[W]) -> None:
+        """No more views of a job in line may run: its answer is to be made."""
+        self.waiting[job] = None
 
     def leave(self, job: Job[W]) -> None:
         place = self._place(job)
         if place is None:
             return
         del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
+        self.waiting.pop(job, None)
         self._total = self._total - job.load if self._jobs else 0.0
 
     def work(self, job: Job[W], now: float) -> float:
@@ -101,6 +110,10 @@ class Line(Generic[W]):
         Then nobody is late on any schedule, and there is no need to lay one out.
         """
         return self._slots.all_free(now) + self._total + more <= min(deadline, self._first_deadline())
+
+    def is_done_by(self, time: float, step: Occupancy[W], now: float) -> bool:
+        """Whether one slot alone could do all of the line, and this step, by then."""
+        return self._slots.all_free(now) + self._total + step.total <= time
 
     def _first_deadline(self) -> float:
         if not self._jobs:
@@ -170,6 +183,8 @@ class Line(Generic[W]):
     def free_for_next(self, step: Occupancy[W], deadline: float, now: float) -> float:
         """When the first slot is free for one more interactive job with that deadline, if the one that is free first
         did this step."""
+        if len(self._jobs) > CROWD:
+            return self._slots.mean_free(now) + (self._total + step.total) / self._slots.number
         free = self._slots.free(now, step)
         before = takewhile(lambda job: not job.is_batch and job.deadline <= deadline, self._jobs)
         for _ in self._laid_out((job for job in before if job not in step.views), free, now):

@@ -202,8 +202,10 @@ def load_uncalibrated(folder: Path) -> Model:
         model.check_views(model.policy)
         _check_min_views(model)
     except InvalidInput as mistake:
+        backend.close()
         raise ConfigError(f"{path}: policy: {mistake}") from None
     except ConfigError as mistake:
+        backend.close()
         raise ConfigError(f"{path}: {mistake}") from None
     return model
 

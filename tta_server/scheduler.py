@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from tta_server.admission import Admission
 from tta_server.agenda import Agenda, Watch
 from tta_server.costs import Bucket, CostModel
-from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, TTAError
+from tta_server.errors import BackendFailed, Cancelled, DeadlineExceeded, Overloaded, TTAError
 from tta_server.jobs import (
     Backlog,
     Batch,
@@ -32,7 +32,7 @@ from tta_server.prices import EPSILON, Occupancy, Prices, Slots, each_job
 from tta_server.stopping import StopReason
 
 W = TypeVar("W")
-S = TypeVar("S", Decode[Any], Batch[Any], Finish[Any])
+S = TypeVar("S", Decode[Any], Batch[Any])
 
 
 class Scheduler(Generic[W]):
@@ -61,15 +61,21 @@ class Scheduler(Generic[W]):
         self._set_due(job, now)
 
     def admit_all(self, jobs: Sequence[Job[W]], now: float) -> None:
-        """All of them or none; raises as `admit` does."""
+        """All of them or none; raises as `admit` does, also where an idle pool could not take them together."""
+        if len(jobs) > 1:
+            self._live.check_group(jobs, now)
         admitted: list[Job[W]] = []
         try:
             for job in jobs:
                 self.admit(job, now)
                 admitted.append(job)
-        except TTAError:
+        except TTAError as error:
             for job in admitted:
                 self.cancel(job, now)
+            if admitted and isinstance(error, Overloaded):
+                raise Overloaded(
+                    str(error), max(error.retry_after, self._live.group_wait(jobs, now)), error.reason
+                ) from None
             raise
 
     def quote(self, job: Job[W], now: float) -> Quote:
@@ -111,7 +117,7 @@ class Scheduler(Generic[W]):
         """
         self._release(slot)
         decoding = open_ahead = asked = False
-        for job in self._line:
+        for job in self._line if self._line.waiting else ():
             if job.is_batch and not asked:
                 asked = True
                 if optional := self._optional(slot, now):
@@ -133,7 +139,8 @@ class Scheduler(Generic[W]):
         """An answer for which nothing more is awaited, if nobody has to wait for it; then the greatest expected change
         per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
         answer late, the answer."""
-        closing = next((job for job in self._line if job.closing), None)
+        closings = (job for job in self._line.waiting if job.closing)
+        closing = min(closings, key=lambda job: job.deadline, default=None)
         if closing and not self._delayed(closing, [], now):
             return self._make(slot, closing, now)
         if not self._open:
@@ -174,20 +181,22 @@ class Scheduler(Generic[W]):
     def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
         estimate, reason = self._prices.finishing(job, now), job.closing or StopReason.CAPACITY
         self._finish(job, reason)
-        return self._started(Finish(slot, job, reason, estimate), now + estimate, now)
+        self._slots.take(slot, now + estimate)  # not watched: whoever waits may have callbacks of his own
+        return Finish(slot, job, reason, estimate)
 
     def _is_risky(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
         """Whether a plain view that arrives now would be late for its model's default budget only because a free slot
         runs these views first. With every other slot idle the risk is taken, or nothing optional would ever run."""
         step = self._prices.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
-        others = any(job not in step.views for job in self._line)
 
         def late(newcomer: Newcomer, step: Occupancy[W]) -> bool:
             return self._line.free_for_next(step, now + newcomer.budget, now) - now > newcomer.spare
 
         return any(
-            (step.busy > newcomer.spare or others) and late(newcomer, step) and not late(newcomer, idle)
+            not self._line.is_done_by(now + newcomer.spare, step, now)
+            and late(newcomer, step)
+            and not late(newcomer, idle)
             for newcomer in self._newcomers.expected(now)
         )
 
@@ -283,7 +292,7 @@ class Scheduler(Generic[W]):
     @property
     def more(self) -> bool:
         """Whether another slot should ask too: somebody waits whose image is not just being decoded."""
-        return bool(self._open) or any(job.phase is not Phase.DECODING for job in self._line)
+        return bool(self._open) or any(job.phase is not Phase.DECODING for job in self._line.waiting)
 
     # ---- what came back ----
 
@@ -396,12 +405,22 @@ class Scheduler(Generic[W]):
         if isinstance(outcome, TTAError) or (outcome and job.running and not self._slots.idle):
             return self._finish(job, outcome)
         if outcome:
-            job.closing = outcome
-            self._open.pop(job, None)
-            if job.running:
-                self._await_answer(job, now)
-        self._set_due(job, now)
+            self._close(job, outcome, now)
+        else:
+            self._set_due(job, now)
         return []
+
+    def _close(self, job: Job[W], reason: StopReason, now: float) -> None:
+        """No more views of it may run: its answer is to be made, by a slot; at the last moment by whoever finds out."""
+        job.closing = reason
+        self._open.pop(job, None)
+        last = job.deadline - self._prices.finishing(job, now)
+        if job.running:
+            self._await_answer(job, now)
+            last = (now + job.deadline) / 2  # it is late already, and a slot is idle
+        else:
+            self._line.close(job)
+        self._agenda.put(job, last + 2 * EPSILON)
 
     def _await_answer(self, job: Job[W], now: float) -> None:
         """Its answer is what is left of its mandatory work."""
@@ -427,7 +446,7 @@ class Scheduler(Generic[W]):
         """The first moment past which its outcome may be another, so that asking then always settles it."""
         if not job.answerable:
             last = self._hopeless_at(job)
-        elif job.running or job.closing:
+        elif job.running:
             last = job.deadline - self._prices.finishing(job, now)
         else:
             last = job.deadline - self._prices.finishing(job, now) - self._prices.next_view(job, now)
