@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.simulator import PIXELS, A, Arrival, B, C, Pool, Record, Trouble, cost_model, flat, linear
-from tta_server.errors import InvalidInput, Overloaded
+from tta_server.errors import BudgetTooSmall, InvalidInput, Overloaded, TooLarge
 from tta_server.jobs import Bounds, Decode, Job, Quote
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -277,3 +277,42 @@ def test_a_quote_shares_spare_time_with_those_who_want_it_too() -> None:
 def test_a_quote_refuses_the_budget_that_admission_would() -> None:
     with pytest.raises(InvalidInput, match="give a budget of at least"):
         Pool({A: linear(10)}).quote(Arrival(0, 9))
+
+
+# ---- several images of one request ----
+
+
+def group(count: int, budget_ms: float, nbytes: int = 1000) -> list[Job[None]]:
+    return [Job(None, "m", (A,), 1, budget_ms / 1e3, PIXELS, nbytes=nbytes) for _ in range(count)]
+
+
+def scheduler(slots: int = 2, bounds: Bounds | None = None) -> Scheduler[None]:
+    return Scheduler(cost_model({A: linear(10)}), slots, bounds)
+
+
+def test_images_that_not_even_an_idle_pool_could_answer_together_are_told_the_budget_that_would_do() -> None:
+    pool = scheduler()
+    with pytest.raises(BudgetTooSmall, match=r"the 20 images of this request take about 100 ms together"):
+        pool.admit_all(group(20, 99), 0.0)
+    pool.admit_all(group(20, 100.1), 0.0)
+    assert len(pool) == 20
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [(Bounds(jobs=4), "8 images; at most 4 may wait"), (Bounds(nbytes=7999), "8000 bytes while they wait")],
+)
+def test_images_that_never_fit_together_are_too_large(bounds: Bounds, sentence: str) -> None:
+    with pytest.raises(TooLarge, match=sentence):
+        scheduler(bounds=bounds).admit_all(group(8, 1000), 0.0)
+
+
+@pytest.mark.parametrize("count", [2, 6, 12])
+def test_who_is_refused_with_several_images_is_told_when_all_of_them_fit(count: int) -> None:
+    """Twelve images wait, which two slots answer in 60 ms; a millisecond is to spare."""
+    pool = scheduler()
+    pool.admit_all(group(12, 61), 0.0)
+    with pytest.raises(Overloaded) as refused:
+        pool.admit_all(group(count, 5 * count + 1), 0.0)
+    assert 0.0589 <= refused.value.retry_after <= 0.0601
+    assert len(pool) == 12

@@ -201,18 +201,36 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
 
 
 def test_jobs_of_one_request_are_admitted_all_or_none(opened: Opener) -> None:
-    """No slot may start one of them before the last is admitted."""
-    decoded = threading.Event()
-    engine = opened(slots=2, view_ms=100, bounds=Bounds(jobs=8))
-    for _ in range(20):
-        works = [PaperWork(decoded.set) for _ in range(9)]
+    """One slot is busy for a second, and two images of a second each are to be answered in one and a half: the first
+    would fit, and an idle slot waits for it, but not both."""
+    decoded, runner = threading.Event(), EndlessRunner(0)
+    engine = opened(runner=runner, slots=2, view_ms=1000)
+    engine.submit([job(PaperWork())])
+    assert runner.started.wait(PATIENCE)
+    for _ in range(5):
         with pytest.raises(Overloaded):
-            engine.submit([job(work) for work in works])
-    after = PaperWork()
-    engine.submit([job(after)])
-    assert after.outcome is StopReason.ALL_VIEWS
+            engine.submit([job(PaperWork(decoded.set), budget=1.5) for _ in range(2)])
+    assert engine.backlog().jobs == 1
+    engine.drain(0)
     assert not decoded.is_set()
-    assert engine.backlog().jobs == 0
+
+
+def test_a_client_that_leaves_frees_the_work_that_was_held_back_for_it(opened: Opener) -> None:
+    """A slot that is free leaves the second image alone, since it would make the first late, which is being decoded."""
+    decoding, release, second = threading.Event(), threading.Event(), PaperWork()
+
+    def decode() -> None:
+        decoding.set()
+        release.wait(PATIENCE)
+
+    engine = opened(slots=2, view_ms=1000)
+    first = job(PaperWork(decode), views=2, mandatory=2, budget=1.2)
+    engine.submit([first])
+    assert decoding.wait(PATIENCE)
+    engine.submit([job(second, budget=30)])
+    engine.cancel(first)
+    assert isinstance(second.outcome, StopReason)
+    release.set()
 
 
 def test_closing_after_an_early_answer_tells_of_no_failed_batch(

@@ -130,9 +130,10 @@ class TheClockAnswers(Told):
         return self._finish(job, outcome) if outcome else super()._fell_due(job, now)
 
 
-class WaitingAnswersSeemFree(Told):
-    def _await_answer(self, job: Job[Any], now: float) -> None:
-        pass
+class AnswersMayBeLate(Told):
+    def _delayed(self, head: Job[Any], items: Sequence[tuple[Job[Any], int]], now: float) -> Job[Any] | None:
+        delayed = super()._delayed(head, items, now)
+        return None if delayed and delayed.mandatory_handed else delayed
 
 
 class FailureOfAll(Told):
@@ -209,7 +210,7 @@ SCHEDULERS: dict[type[Scheduler[Any]], Law] = {
     OptionalFirst: Law.MANDATORY_FIRST,
     NoSpareCheck: Law.PROMISED,
     TheClockAnswers: Law.BY_SLOTS,
-    WaitingAnswersSeemFree: Law.BY_SLOTS,
+    AnswersMayBeLate: Law.BY_SLOTS,
     AnsweredStayOpen: Law.ANSWERED,
     FailedViewsRunAgain: Law.ONCE_IN_ORDER,
     LostViewsRunAgain: Law.ONCE_IN_ORDER,

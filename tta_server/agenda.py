@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, TypeVar
 
-from tta_server.jobs import Job, Step
+from tta_server.jobs import Decode, Job, Step
 
 W = TypeVar("W")
 
@@ -16,6 +16,8 @@ OVERDUE_SECONDS = 1.0
 """A step is overdue after ten times its estimate, and not before a second."""
 STUCK_SECONDS = 10.0
 """A slot is stuck when its step is still not back so long after it was told to end."""
+STUCK_DECODING = 60.0
+"""The same for decoding, which can't be told to end, but does."""
 
 
 class Agenda(Generic[W]):
@@ -87,7 +89,8 @@ class Watch(Generic[W]):
             return []
         late = [running for running in self._running.values() if running.overdue_at <= now]
         for running in late:
-            running.overdue_at, running.stuck_at = math.inf, now + STUCK_SECONDS
+            patience = STUCK_DECODING if isinstance(running.step, Decode) else STUCK_SECONDS
+            running.overdue_at, running.stuck_at = math.inf, now + patience
         return [running.step for running in late]
 
     def stuck(self, now: float) -> list[int]:

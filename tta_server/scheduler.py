@@ -72,7 +72,7 @@ class Scheduler(Generic[W]):
         except TTAError as error:
             for job in admitted:
                 self.cancel(job, now)
-            if admitted and isinstance(error, Overloaded):
+            if len(jobs) > 1 and isinstance(error, Overloaded):
                 raise Overloaded(
                     str(error), max(error.retry_after, self._live.group_wait(jobs, now)), error.reason
                 ) from None
