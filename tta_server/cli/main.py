@@ -56,5 +56,8 @@ def app() -> None:
     except TTAError as error:
         problem(str(error))
         sys.exit(2)
+    except OSError as error:
+        problem(f"{error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
