@@ -22,7 +22,7 @@ from tta_server.api.protocol import InferRequest, Question, read_parameters, res
 from tta_server.api.tensors import InputTensor
 from tta_server.api.wire import read_infer, read_raw
 from tta_server.app import Application, Settings
-from tta_server.errors import InvalidInput, UnknownModel
+from tta_server.errors import InvalidInput, TooLarge, TTAError, UnknownModel
 from tta_server.geometry import Size
 from tta_server.jobs import Priority
 from tta_server.plan import Options
@@ -155,6 +155,28 @@ def test_the_query_of_a_raw_request_holds_its_options(application: Application) 
     options = understand(application, read_raw(b"", "toy", "", "", query).request, 0.02).options
     assert (options.max_views, options.budget_ms, options.priority) == (1, 20, Priority.BATCH)
     assert options.include == {"views"}
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InvalidInput("min_views is 3, but 2 are planned"), "tta_min_views is 3, but 2 are planned"),
+        (TooLarge("too many tiles: ask for max_views=2 or less"), "too many tiles: ask for tta_max_views=2 or less"),
+        (InvalidInput("no such stop; ask for another, stop=all"), "no such stop; ask for another, tta_stop=all"),
+        (InvalidInput("unknown merge 'stop'"), "unknown merge 'stop'"),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_plan_names_options_as_parameters(
+    application: Application, error: TTAError, sentence: str
+) -> None:
+    with pytest.raises(type(error)) as caught, understand(application, ask()).in_its_names():
+        raise error
+    assert str(caught.value) == sentence
+    raw = understand(application, read_raw(encoded(noise(Size(4, 4))), "toy", "", "").request)
+    with pytest.raises(type(error)) as caught, raw.in_its_names():
+        raise error
+    assert str(caught.value) == str(error)
 
 
 @pytest.mark.parametrize(

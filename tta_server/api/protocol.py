@@ -1,5 +1,6 @@
 """The Open Inference Protocol v2 without its wire: what requests and answers mean, the same over HTTP and gRPC."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from tta_server.api.tensors import (
     write_tensors,
 )
 from tta_server.app import Application
-from tta_server.errors import InvalidInput, shown
+from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.jobs import Priority
 from tta_server.plan import Options
 from tta_server.predictor import Image
@@ -38,6 +39,9 @@ classes to list, since tensors hold all of them."""
 
 TOLD = frozenset({"views", "uncertainty"})
 """What `tta_include` may name: the rest of what a prediction may include has outputs of its own."""
+
+MENTION = re.compile(r"^\w+(?= )|(?<= )\w+(?==)")
+"""Where the sentences of a plan may name an option."""
 
 Parameters = Mapping[str, bool | int | float | str]
 
@@ -69,14 +73,12 @@ class Question:
 
     @contextmanager
     def in_its_names(self) -> Iterator[None]:
-        """An InvalidInput whose sentence begins with an option calls it as the client does."""
+        """A sentence of InvalidInput or TooLarge that begins with an option, or advises `option=...`, calls it as the
+        client does."""
         try:
             yield
-        except InvalidInput as error:
-            option, space, rest = str(error).partition(" ")
-            if self.names.get(option, option) == option:
-                raise
-            raise type(error)(f"{self.names[option]}{space}{rest}") from error
+        except (InvalidInput, TooLarge) as error:
+            raise type(error)(MENTION.sub(lambda found: self.names.get(found[0], found[0]), str(error))) from error
 
 
 # ---- requests ----
