@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.simulator import PIXELS, A, Arrival, B, C, Pool, Record, Trouble, cost_model, flat, linear
-from tta_server.errors import InvalidInput, Overloaded
+from tta_server.errors import BudgetTooSmall, InvalidInput, Overloaded
 from tta_server.jobs import Bounds, Decode, Job, Quote
 from tta_server.scheduler import Scheduler
 from tta_server.stopping import StopReason
@@ -55,6 +55,22 @@ def test_the_time_that_answers_take_is_kept_free_for_them() -> None:
     assert isinstance(records[1].refused, Overloaded)
     records = Pool({A: linear(10)}, finish_ms=5).run([Arrival(0, 100), Arrival(1, 30)])
     assert records[1].outcome is StopReason.ALL_VIEWS
+
+
+@pytest.mark.parametrize(
+    ("views", "tiles", "told"),
+    [
+        (1, 1, "1 view of m for this image takes"),
+        (2, 1, "2 views of m for this image take"),
+        (1, 3, "1 view in 3 tiles of m for this image takes"),
+        (2, 3, "2 views in 3 tiles of m for this image take"),
+    ],
+)
+def test_a_budget_that_is_too_small_is_told_what_takes_how_long(views: int, tiles: int, told: str) -> None:
+    buckets = (A,) * (views * tiles)
+    job = Job(None, "m", buckets, len(buckets), deadline=0.005, pixels=PIXELS, tiles=tiles)
+    with pytest.raises(BudgetTooSmall, match=f"^the budget is too small: {told} about "):
+        Scheduler[None](cost_model({A: linear(10)}), 1).admit(job, 0.0)
 
 
 def test_slots_are_kept_for_the_mandatory_views_of_who_is_being_decoded() -> None:
