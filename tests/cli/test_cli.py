@@ -18,6 +18,7 @@ from tests import pictures, references
 from tests.references import MODELS
 from tests.serving import Server, command, models_folder
 from tta_server import __version__
+from tta_server.app import Settings
 from tta_server.cli.console import PlainConsole, printable
 from tta_server.cli.main import cli
 
@@ -329,8 +330,8 @@ def test_help_lists_every_command() -> None:
 
 def test_every_serve_option_shows_its_variable() -> None:
     told = CliRunner().invoke(cli, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
-    for variable in ("MODELS", "HOST", "PORT", "SLOTS", "MAX_BYTES", "MAX_PIXELS", "MAX_WAITING", "DRAIN_SECONDS"):
-        assert f"TTA_{variable}" in told
+    for field in Settings.model_fields:
+        assert f"TTA_{field.upper()}" in told
 
 
 # ---- serve ----
@@ -404,6 +405,51 @@ def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str)
 )
 def test_a_setting_out_of_range_is_a_mistake_that_names_it(arguments: list[str]) -> None:
     assert arguments[0] in check_mistake(run("serve", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "sentence"),
+    [
+        (["serve", "--max-pixels", "abc"], {}, "--max-pixels takes a whole number of at least 1, not 'abc'"),
+        (["serve"], {"TTA_SLOTS": "1.5"}, "--slots takes a whole number from 1 to 1024, not '1.5'"),
+        (["serve"], {"TTA_GRPC": "maybe"}, "--grpc takes true or false, not 'maybe'"),
+        (["serve"], {"TTA_DRAIN_SECONDS": "x"}, "--drain-seconds takes a number of at least 0, not 'x'"),
+        (
+            ["predict", "a.jpg", "-m", "x", "--max-views", "0"],
+            {},
+            "--max-views takes a whole number of at least 1, not",
+        ),
+        (
+            ["predict", "a.jpg", "-m", "x", "--top-k", "two"],
+            {},
+            "--top-k takes a whole number of at least 1, not 'two'",
+        ),
+        (["calibrate", "x", "-d", ".", "-e", "0.1", "-e", "b"], {}, "--epsilon takes a number, not 'b'"),
+        (
+            ["serve"],
+            {"TTA_CORS_ORIGIN": "https://a.org,b.org"},
+            "error: --cors-origin: 'https://a.org,b.org' is no origin",
+        ),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_kind_is_told_in_our_words(
+    arguments: list[str], env: dict[str, str], sentence: str
+) -> None:
+    assert sentence in check_mistake(run(*arguments, env=env))
+
+
+def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
+    folder = models_folder(tmp_path, "cifar10")
+    env = {**os.environ, "TTA_PORT": "0", "TTA_MODELS": str(folder), "TTA_GRPC": "false", "TTA_SLOTS": "1"}
+    with Server(env=env) as server:
+        assert server.url in (ready := next(line for line in server.lines["stderr"] if line.startswith("ready")))
+        assert "gRPC" not in ready
+
+
+def test_models_in_a_folder_that_is_not_there(photo: Path) -> None:
+    told = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
+    assert told == "error: /nonexist: there is no such folder of models"
 
 
 def test_an_unresolvable_host_is_a_mistake() -> None:

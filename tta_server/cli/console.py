@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
+from typer.core import TyperCommand
 
 from tta_server.app import BUNDLED, Settings
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.explain import explain
+from tta_server.explain import allowed, explain, limits_of
 from tta_server.imaging.decoding import Limits
 from tta_server.inputs import read_file, unreadable
+from tta_server.query import PredictQuery
 
 
 class PlainConsole(Console):
@@ -107,6 +109,24 @@ def settings_of(**values: Any) -> Settings:
         if first.kind == "stated":
             raise ConfigError(f"{flag}: {first.text}") from None
         raise ConfigError(f"{flag} takes {first.text}, not {shown(first.found)}") from None
+
+
+class Command(TyperCommand):
+    """A command whose options say in our words what they take: typer says it in those of pydantic."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises InvalidInput for a value of the wrong kind or out of range."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            cause, param = error.__cause__, error.param
+            if not isinstance(cause, ValidationError) or param is None:
+                raise
+            mistake = cause.errors(include_url=False)[0]
+            fields = Settings.model_fields | PredictQuery.model_fields
+            limits = limits_of(fields[param.name]) if param.name in fields else {}
+            takes = allowed(mistake["type"], mistake.get("ctx", {}), limits)
+            raise InvalidInput(f"{max(param.opts, key=len)} takes {takes}, not {shown(mistake['input'])}") from None
 
 
 def model_folder(models: Path, name: str) -> Path:
