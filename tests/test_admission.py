@@ -57,6 +57,22 @@ def test_the_time_that_answers_take_is_kept_free_for_them() -> None:
     assert records[1].outcome is StopReason.ALL_VIEWS
 
 
+@pytest.mark.parametrize(
+    ("views", "tiles", "told"),
+    [
+        (1, 1, "1 view of m for this image takes"),
+        (2, 1, "2 views of m for this image take"),
+        (1, 3, "1 view in 3 tiles of m for this image takes"),
+        (2, 3, "2 views in 3 tiles of m for this image take"),
+    ],
+)
+def test_a_budget_that_is_too_small_is_told_what_takes_how_long(views: int, tiles: int, told: str) -> None:
+    buckets = (A,) * (views * tiles)
+    job = Job(None, "m", buckets, len(buckets), deadline=0.005, pixels=PIXELS, tiles=tiles)
+    with pytest.raises(BudgetTooSmall, match=f"^the budget is too small: {told} about "):
+        Scheduler[None](cost_model({A: linear(10)}), 1).admit(job, 0.0)
+
+
 def test_slots_are_kept_for_the_mandatory_views_of_who_is_being_decoded() -> None:
     """Decoding takes 2 ms, a view 8: both views of the second job have to start at 2, on both slots."""
     records = Pool(CPU, slots=2, decode_ms=2).run([Arrival(0, 18), Arrival(0, 10, (A, A), mandatory=2)])

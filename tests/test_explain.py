@@ -132,7 +132,7 @@ class Shape(BaseModel):
         ({"count": "many"}, "count is 'many'; it should be a whole number from 1 to 8"),
         ({"count": 1.5}, "count is 1.5; it should be a whole number from 1 to 8"),
         ({"count": 0}, "count is 0; it should be a whole number from 1 to 8"),
-        ({"count": "9" * 5000}, f"count is '{'9' * 64}...'; it should be a whole number of fewer digits from 1 to 8"),
+        ({"count": "9" * 5000}, f"count is '{'9' * 64}...'; it should be a whole number from 1 to 8"),
         ({"share": 1}, "share is 1; it should be a number over 0 and under 1"),
         ({"share": None}, "share is null; it should be a number over 0 and under 1"),
         ({"either": "some"}, "either is 'some'; it should be a whole number of at least 1, or 'all'"),

@@ -3,6 +3,7 @@
 import io
 import os
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests import pictures
+from tests.serving import PATIENCE
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.inputs import own_image
@@ -96,6 +98,35 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(TooLarge, match="more than the 1000 bytes"):
         own_image(path, LIMITS)
+
+
+def test_a_bound_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    path.write_bytes(b"some file")
+    assert own_image(path, Limits(max_bytes=1 << 60)) == b"some file"
+
+
+def test_what_has_no_end_is_too_large() -> None:
+    with pytest.raises(TooLarge, match="more than the 1000 bytes"):
+        own_image("/dev/zero", LIMITS)
+
+
+def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInput, match="a pipe that nobody writes to"):
+        own_image(tmp_path / "pipe", LIMITS)
+
+
+@pytest.mark.parametrize("early", [b"", b"some "])
+def test_a_pipe_is_read_to_its_end(early: bytes) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, early)
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(own_image, f"/dev/fd/{reading}", LIMITS)
+        os.write(writing, b"file")
+        os.close(writing)
+        assert found.result(PATIENCE) == early + b"file"
+    os.close(reading)
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,12 @@ def test_a_predict_that_is_interrupted_frees_its_views(
         ({"policy": [object()]}, "policy is made of .*: object is none"),
         ({"policy": {"views": {1, 2}}}, "policy is made of .*: set is none"),
         ({"stop": {"epsilon": 1j}}, "stop is made of .*: complex is none"),
+        ({"policy": 3}, "^policy takes a preset's name or a list of views, not 3$"),
+        ({"policy": b"hflip"}, "^policy takes a preset's name or a list of views, not "),
+        ({"stop": 3}, "^stop takes text, or a dict like {'epsilon': 0.01}, not 3$"),
+        ({"include": 3}, "^include takes text or a list of names, not 3$"),
+        ({"include": {"views": 1}}, "^include takes text or a list of names, not "),
+        ({"top_k": "9" * 5000}, "^top_k takes a whole number of at least 1 and at most 4300 digits, not '999"),
         ({"max_views": True}, "max_views takes no True"),
         ({"budget_ms": np.True_}, "budget_ms takes no True"),
     ],
@@ -268,6 +274,13 @@ def test_a_predict_that_is_interrupted_frees_its_views(
 def test_options_that_can_not_be_spelled_are_refused(toy: LoadedModel, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
         toy.submit(trapped(), **options)
+
+
+def test_what_to_include_may_be_any_row_of_names(toy: LoadedModel) -> None:
+    names = ["agreement", "probabilities"]
+    expected = set(toy.predict(trapped(), include=names, budget_ms=10_000).prediction)
+    for include in ((name for name in names), dict.fromkeys(names).keys(), ",".join(names)):
+        assert set(toy.predict(trapped(), include=include, budget_ms=10_000).prediction) == expected
 
 
 def test_numbers_may_be_numpy_s(toy: LoadedModel) -> None:

@@ -79,9 +79,11 @@ class Admission(Generic[W]):
         """The door's reserve gives way before the plain view does."""
         alone = self._prices.alone(job, self._slots.number)
         if now + alone > job.deadline + job.reserve + EPSILON:
+            views = job.mandatory // job.tiles
+            tiles = f" in {job.tiles} tiles" if job.tiles > 1 else ""
             raise BudgetTooSmall(
-                f"the budget is too small: {job.mandatory} view{'s' * (job.mandatory > 1)} of {job.model} for this "
-                f"image take about {math.ceil(alone * 1e3)} ms; give a budget of at least that"
+                f"the budget is too small: {views} view{'s' * (views > 1)}{tiles} of {job.model} for this image "
+                f"take{'s' * (views == 1)} about {math.ceil(alone * 1e3)} ms; give a budget of at least that"
             )
         if now + alone > job.deadline:
             job.deadline += job.reserve

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
 
@@ -36,15 +37,30 @@ BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.
 """The models that come with the package, or with a checkout."""
 
 
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[(?P<ipv6>[0-9a-f:.]+)\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+)
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def _is_origin(text: str) -> bool:
+    found = ORIGIN.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65_535:
+        return False
+    try:
+        return found["ipv6"] is None or str(IPv6Address(found["ipv6"])) == found["ipv6"]
+    except ValueError:
+        return False
 
 
 def read_origin(text: str) -> str:
     """As browsers write it: lower case, no default port. Raises ValueError."""
-    origin = text.lower()
-    if origin != "*" and not ORIGIN.fullmatch(origin):
-        raise ValueError(f"{shown(text)} is no origin; it takes one like https://example.org, without a path, or *")
+    origin = text.lower() if text.isascii() else text
+    if origin != "*" and not _is_origin(origin):
+        raise ValueError(
+            f"{shown(text)} is no origin; it takes scheme://host or scheme://host:port, like https://example.org, or "
+            "*; several are separated by spaces, not commas, and a host is written in ASCII (xn--...)"
+        )
     return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 

@@ -34,9 +34,11 @@ NUMBERS: dict[str, str] = {
     "float_type": "a number",
     "int_from_float": "a whole number",
     "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number of fewer digits",
+    "int_parsing_size": "a whole number",
     "int_type": "a whole number",
 }
+DIGITS = 4300
+"""Of a whole number that is read from text."""
 LIMITS: dict[str, tuple[str, str]] = {
     "greater_than": ("gt", "over {}"),
     "greater_than_equal": ("ge", "of at least {}"),
@@ -98,7 +100,7 @@ def _mistake(entry: dict[str, Any], given: Any, model: type[BaseModel] | None) -
     context = entry.get("ctx", {})
     if kind in OWN:
         return Mistake(place, "stated", value, str(context["error"]))
-    limits = _limits(model.model_fields[str(place[0])]) if model and len(place) == 1 else {}
+    limits = limits_of(model.model_fields[str(place[0])]) if model and len(place) == 1 else {}
     return Mistake(place, "value", value, allowed(kind, context, limits))
 
 
@@ -115,7 +117,10 @@ def allowed(kind: str, context: Mapping[str, Any], limits: Mapping[str, Any]) ->
         limits = limits or {key: context[key]}
         return _bounded("a whole number" if isinstance(context[key], int) else "a number", limits)
     if kind in NUMBERS:
-        return _bounded(NUMBERS[kind], limits)
+        words = _bounded(NUMBERS[kind], limits)
+        if kind != "int_parsing_size" or {"le", "lt"} & set(limits):
+            return words
+        return f"{words} {'and' if limits else 'with'} at most {DIGITS} digits"
     return WORDS.get(kind, "something else")
 
 
@@ -130,8 +135,8 @@ def _digits(number: float) -> str:
     return str(int(number)) if number == int(number) else str(number)
 
 
-def _limits(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of a field's numbers, also of those that a union holds."""
+def limits_of(field: FieldInfo) -> dict[str, Any]:
+    """For `allowed`: the bounds of a field's numbers, also of those that a union holds."""
     inner = [part for choice in get_args(field.annotation) for part in getattr(choice, "__metadata__", ())]
     stated = [*field.metadata, *(entry for part in inner for entry in getattr(part, "metadata", [part]))]
     return {key: getattr(entry, key) for entry in stated for key, _ in LIMITS.values() if hasattr(entry, key)}

@@ -1,8 +1,8 @@
 """What Python callers may give as an image, made our own before it is used."""
 
 import os
-from pathlib import Path
-from typing import Any
+import stat
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from tta_server.imaging.decoding import Limits
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8]
 
+PART = 1 << 20
+"""Bytes of a file that are read at a time."""
+
 TAKEN = "an image is a path, the bytes of a file, or an array (height, width, 3) of uint8, RGB and upright"
 
 
@@ -23,7 +26,7 @@ def own_image(image: object, limits: Limits) -> bytes | NDArray[np.uint8]:
     Raises InvalidInput that says what is taken, TooLarge, and the system's own error for a file that can't be read.
     """
     if isinstance(image, str | os.PathLike):
-        return _read(image, limits)
+        return read_file(image, limits)
     if isinstance(image, bytes):
         return image
     if isinstance(image, bytearray | memoryview):
@@ -34,18 +37,50 @@ def own_image(image: object, limits: Limits) -> bytes | NDArray[np.uint8]:
     raise InvalidInput(_refusal(image))
 
 
-def _read(path: str | os.PathLike[Any], limits: Limits) -> bytes:
-    """Never more than `max_bytes` of a file, whatever it is."""
+def read_file(path: str | os.PathLike[Any], limits: Limits) -> bytes:
+    """Never more than `max_bytes` of a file, whatever it is: a device, a pipe. Raises InvalidInput, TooLarge and
+    OSError."""
     try:
-        with Path(os.fsdecode(path)).open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
+        with open(os.fsdecode(path), "rb", opener=_opened) as file:
+            data = _taken(file, limits.max_bytes + 1)
     except ValueError as error:  # a null byte, say
         raise InvalidInput(f"{str(path)[:64]!r} is no path: {error}") from None
     if len(data) > limits.max_bytes:
-        raise TooLarge(
-            f"{str(path)[-64:]} has more than the {limits.max_bytes} bytes that an image may have (--max-bytes)"
-        )
+        raise TooLarge(f"the file has more than the {limits.max_bytes} bytes that an image may have (--max-bytes)")
     return data
+
+
+def unreadable(error: OSError) -> str:
+    """The end of a sentence that begins with the path of the file."""
+    return f"can't be read: {error.strerror or error}"
+
+
+def _opened(path: str, flags: int) -> int:
+    """A pipe is opened at once: one that has no writer would be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _taken(file: IO[bytes], most: int) -> bytes:
+    """The first `most` bytes, in parts: a read of so many at once would take their memory before any is there."""
+    is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+    parts = [_first_of_pipe(file.fileno())] if is_pipe else []
+    taken = sum(map(len, parts))
+    while taken < most and (part := file.read(min(PART, most - taken))):
+        parts.append(part)
+        taken += len(part)
+    return b"".join(parts)
+
+
+def _first_of_pipe(pipe: int) -> bytes:
+    """A byte, or none while its writer has none yet. Raises InvalidInput for a pipe without a writer."""
+    try:
+        first = os.read(pipe, 1)
+    except BlockingIOError:
+        first = None
+    if first == b"":
+        raise InvalidInput("this is a pipe that nobody writes to")
+    os.set_blocking(pipe, True)
+    return first or b""
 
 
 def _own_bytes(image: bytearray | memoryview) -> bytes:

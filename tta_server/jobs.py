@@ -59,9 +59,10 @@ Outcome = Merged | Lost | Failed
 class Job(Generic[W]):
     """One image of one request.
 
-    `buckets` has one entry a view, in policy order; `patience` is its model's default budget in seconds; `finish` names
-    what making its answer costs; `reserve` seconds are taken off the deadline already, for its door. The rest, from
-    `phase` on, is the scheduler's; `closing` is set once no more views may run and its answer waits for a slot.
+    `buckets` has one entry a view, in policy order, or one for each of its `tiles`; `mandatory` counts entries.
+    `patience` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve` seconds
+    are taken off the deadline already, for its door. The rest, from `phase` on, is the scheduler's; `closing` is set
+    once no more views may run and its answer waits for a slot.
     """
 
     work: W
@@ -75,6 +76,7 @@ class Job(Generic[W]):
     patience: float = math.inf
     finish: str = "finish"
     reserve: float = 0.0
+    tiles: int = 1
     phase: Phase = Phase.WAITING
     handed: int = 0
     running: int = 0

@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,13 @@ from tta_server.predictor import Caller, Ticket
 from tta_server.query import read_options
 from tta_server.repository import Model, load_model
 
+SPELLED = {
+    "policy": "a preset's name or a list of views",
+    "stop": "text, or a dict like {'epsilon': 0.01}",
+    "include": "text or a list of names",
+}
+"""What may be given where HTTP has text."""
+
 
 def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
     """Python's spelling of the query's values: lists where HTTP has JSON and commas; None is as good as left out.
@@ -31,11 +38,17 @@ def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, bool | np.bool_):
             raise InvalidInput(f"{key} takes no {value}; there is no option that is true or false")
-        if key in ("policy", "stop") and isinstance(value, list | tuple | dict):
-            values[key] = _json(key, value)
-        if key == "include" and isinstance(value, list | tuple | set | frozenset):
-            values[key] = ",".join(map(str, value))
+        if key in SPELLED and not isinstance(value, str):
+            values[key] = _spelled(key, value)
     return values
+
+
+def _spelled(key: str, value: Any) -> str:
+    if key == "include" and isinstance(value, Iterable) and not isinstance(value, bytes | Mapping):
+        return ",".join(map(str, value))
+    if key != "include" and isinstance(value, list | tuple | dict):
+        return _json(key, value)
+    raise InvalidInput(f"{key} takes {SPELLED[key]}, not {shown(value)}")
 
 
 def _json(key: str, value: Any) -> str:

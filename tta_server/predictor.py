@@ -266,6 +266,7 @@ def make_job(
         patience=plan.model.config.budget.default_ms / 1e3,
         finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
         reserve=deadline.reserve,
+        tiles=layout.tiles,
     )
 
 

@@ -70,13 +70,17 @@ class QuoteQuery(PredictQuery):
 Q = TypeVar("Q", bound=PredictQuery)
 
 
-def validated(kind: type[Q], values: Mapping[str, Any]) -> Q:
-    """Raises InvalidInput that names the key, what was found, and what is allowed."""
+def validated(kind: type[Q], values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Q:
+    """`names` maps each key that is taken to what the client calls it; without it all of `kind`, by their own names.
+    Raises InvalidInput that names the key, what was found, and what is allowed."""
+    names = {key: key for key in kind.model_fields} if names is None else names
+    for key in values:
+        if key not in names:
+            raise InvalidInput(f"unknown key {shown(key)}; known: {', '.join(names.values())}")
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        mistake = explain(error, values, kind)[0]
-        raise InvalidInput(_sentence(mistake, kind)) from None
+        raise InvalidInput(_sentence(explain(error, values, kind)[0], names)) from None
 
 
 def options_of(query: PredictQuery) -> Options:
@@ -85,12 +89,10 @@ def options_of(query: PredictQuery) -> Options:
     return Options(**{**asked, "include": include})
 
 
-def read_options(values: Mapping[str, Any]) -> Options:
+def read_options(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Options:
     """Raises InvalidInput as `validated` does."""
-    return options_of(validated(PredictQuery, values))
+    return options_of(validated(PredictQuery, values, names))
 
 
-def _sentence(mistake: Mistake, kind: type[PredictQuery]) -> str:
-    if mistake.kind == "unknown":
-        return f"unknown key {shown(mistake.key)}; known: {', '.join(kind.model_fields)}"
-    return f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}"
+def _sentence(mistake: Mistake, names: Mapping[str, str]) -> str:
+    return f"{names.get(mistake.key, mistake.key)} takes {mistake.text}, not {shown(mistake.found)}"

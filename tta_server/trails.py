@@ -11,6 +11,7 @@ from tta_server.costs import Bucket
 from tta_server.deadline import Deadline
 from tta_server.errors import BackendFailed, InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
+from tta_server.inputs import read_file, unreadable
 from tta_server.metrics import Metrics
 from tta_server.plan import Options, Plan, make_plan
 from tta_server.predictor import Caller, make_job, read_source
@@ -56,9 +57,11 @@ def logged(plan: Plan, paths: Sequence[Path], threads: int, limits: Limits | Non
 
     def log(path: Path) -> Trail | Skipped:
         try:
-            return trail(plan, look(plan, path.read_bytes(), limits))
-        except (TTAError, OSError) as error:
+            return trail(plan, look(plan, read_file(path, limits or Limits()), limits))
+        except TTAError as error:
             return Skipped(path, str(error))
+        except OSError as error:
+            return Skipped(path, unreadable(error))
 
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(log, paths)

@@ -20,9 +20,9 @@ from tta_server.api.inventory import describe_config, describe_metadata, describ
 from tta_server.api.messages import read_request, write_response
 from tta_server.api.protocol import InferRequest, Question, read_parameters, respond, understand
 from tta_server.api.tensors import InputTensor
-from tta_server.api.wire import read_infer
+from tta_server.api.wire import read_infer, read_raw
 from tta_server.app import Application, Settings
-from tta_server.errors import InvalidInput, UnknownModel
+from tta_server.errors import InvalidInput, TooLarge, TTAError, UnknownModel
 from tta_server.geometry import Size
 from tta_server.jobs import Priority
 from tta_server.plan import Options
@@ -132,6 +132,53 @@ def test_parameters_by_hand(parameters: dict[str, Any], options: Options) -> Non
     assert read_parameters(parameters) == options
 
 
+QUERIES: list[tuple[dict[str, str], str]] = [
+    ({"foo": "1"}, "unknown key 'foo'; known: budget_ms, priority, policy, max_views, min_views, merge, stop, include"),
+    ({"top_k": "1"}, "unknown key 'top_k'; known: budget_ms, "),
+    ({"tta_max_views": "1"}, "unknown key 'tta_max_views'; known: "),
+    ({"max_views": "0"}, "max_views takes a whole number of at least 1, not '0'"),
+    ({"include": "drawing"}, "include takes uncertainty and views, which RECEIPT tells, not 'drawing'"),
+]
+
+
+@pytest.mark.parametrize(("query", "says"), QUERIES, ids=[str(query) for query, _ in QUERIES])
+def test_the_query_of_a_raw_request_is_read_as_predicts_is(
+    application: Application, query: dict[str, str], says: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        understand(application, read_raw(b"", "toy", "", "", query).request)
+    assert str(caught.value).startswith(says)
+
+
+def test_the_query_of_a_raw_request_holds_its_options(application: Application) -> None:
+    query = {"max_views": "1", "budget_ms": "50", "priority": "batch", "include": "views"}
+    options = understand(application, read_raw(b"", "toy", "", "", query).request, 0.02).options
+    assert (options.max_views, options.budget_ms, options.priority) == (1, 20, Priority.BATCH)
+    assert options.include == {"views"}
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (InvalidInput("min_views is 3, but 2 are planned"), "tta_min_views is 3, but 2 are planned"),
+        (TooLarge("too many tiles: ask for max_views=2 or less"), "too many tiles: ask for tta_max_views=2 or less"),
+        (InvalidInput("no such stop; ask for another, stop=all"), "no such stop; ask for another, tta_stop=all"),
+        (InvalidInput("unknown merge 'stop'"), "unknown merge 'stop'"),
+    ],
+    ids=str,
+)
+def test_an_error_of_the_plan_names_options_as_parameters(
+    application: Application, error: TTAError, sentence: str
+) -> None:
+    with pytest.raises(type(error)) as caught, understand(application, ask()).in_its_names():
+        raise error
+    assert str(caught.value) == sentence
+    raw = understand(application, read_raw(encoded(noise(Size(4, 4))), "toy", "", "").request)
+    with pytest.raises(type(error)) as caught, raw.in_its_names():
+        raise error
+    assert str(caught.value) == str(error)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -155,7 +202,7 @@ def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, Any]) ->
     (key,) = parameters
     with pytest.raises(InvalidInput) as caught:
         read_parameters(parameters)
-    assert key.removeprefix("tta_") in str(caught.value)
+    assert key in str(caught.value)
     assert " not " in str(caught.value) or "unknown" in str(caught.value)
 
 
@@ -250,6 +297,14 @@ def with_classification(message: Any) -> None:
     message.outputs.add(name="MASK").parameters["classification"].int64_param = 1
 
 
+def with_option(message: Any) -> None:
+    message.inputs[0].parameters["tta_max_views"].int64_param = 1
+
+
+def with_option_of_an_output(message: Any) -> None:
+    message.outputs.add(name="MASK").parameters["tta_stop"].string_param = "all"
+
+
 def with_shared_memory(message: Any) -> None:
     message.inputs[0].parameters["shared_memory_region"].string_param = "r"
 
@@ -264,6 +319,8 @@ MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: setattr(m.parameters["timeout"], "double_param", 1.5), "timeout is a whole number from 0 on, not 1.5"),
     (lambda m: m.parameters["timeout"].SetInParent(), "timeout is a whole number from 0 on, not ''"),
     (with_shared_memory, "is not offered here; send and take tensors whole"),
+    (with_option, "tta_max_views is given with the tensor PIXELS; options go into the request's own parameters"),
+    (with_option_of_an_output, "tta_stop is given with the tensor MASK; options go into the request's own parameters"),
     (with_classification, "is not offered here; send and take tensors whole"),
 ]
 

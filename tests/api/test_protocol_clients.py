@@ -383,6 +383,26 @@ def test_http_answers_are_compressed_where_the_client_takes_that(client: httpx.C
     assert result.as_numpy("MASK").shape == (1, 90, 80)
 
 
+def test_the_query_of_a_raw_image_has_its_options(client: httpx.Client) -> None:
+    headers = {"Inference-Header-Content-Length": "0", "Accept": "application/json"}
+
+    def ask(query: str) -> dict[str, Any]:
+        body = pictures.png()
+        found: dict[str, Any] = client.post(f"/v2/models/clothing/infer?{query}", content=body, headers=headers).json()
+        return found
+
+    assert ask("max_views=1&budget_ms=9000")["parameters"]["tta_planned"] == 1
+    assert ask("foo=1")["error"].startswith("unknown key 'foo'; known: budget_ms, ")
+    assert ask("max_views=1&max_views=2")["error"] == "max_views is given more than once"
+    assert ask("max_views=2&min_views=3")["error"].startswith("min_views is 3, but only 2 views are planned")
+
+
+def test_a_query_is_refused_where_the_body_is_json(client: httpx.Client) -> None:
+    response = client.post("/v2/models/clothing/infer?max_views=1", json={"inputs": []})
+    assert response.status_code == 400
+    assert "unknown key 'max_views' in the query" in response.json()["error"]
+
+
 @pytest.mark.parametrize("kind", ["grpc", "grpc.aio"])
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_grpc_messages_may_be_compressed(server: Server, client: httpx.Client, kind: str, algorithm: str) -> None:
@@ -558,7 +578,12 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
         "unknown parameter 'tta_views'; ours are tta_policy, tta_max_views, tta_min_views, tta_merge, tta_stop",
     ),
     "an unknown policy": (lambda t: t.pixels(PIXELS), {"tta": {"tta_policy": "everything"}}, "everything"),
-    "no views": (lambda t: t.pixels(PIXELS), {"tta": {"tta_max_views": 0}}, "max_views takes"),
+    "no views": (lambda t: t.pixels(PIXELS), {"tta": {"tta_max_views": 0}}, "tta_max_views takes"),
+    "more views than there are": (
+        lambda t: t.pixels(PIXELS),
+        {"tta": {"tta_max_views": 2, "tta_min_views": 3}},
+        "tta_min_views is 3, but only 2 views are planned",
+    ),
     "an unknown model": (
         lambda t: t.pixels(PIXELS),
         {"model": "clothes"},

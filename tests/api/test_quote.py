@@ -157,7 +157,7 @@ def test_too_small_a_budget_names_the_least(client: httpx.Client) -> None:
 def test_more_mandatory_views_need_more(client: httpx.Client) -> None:
     def least(views: str) -> int:
         told = refused(client, "nuclei", budget_ms="0.1", min_views=views)[2]
-        return int(told.split("take about ")[1].split(" ms")[0])
+        return int(told.split(" about ")[1].split(" ms")[0])
 
     until(lambda: least("1") < least("4") < least("all"))  # what views cost may change between two questions
 

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as arrays
 from tta_server.api.body import inflated
 from tta_server.api.protocol import OURS, InferRequest, read_parameters
 from tta_server.api.tensors import OutputTensor, read_images
-from tta_server.api.wire import Envelope, read_header_length, read_infer, read_raw, write_infer
+from tta_server.api.wire import Envelope, read_header_length, read_infer, read_raw, refuse_query, write_infer
 from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.tasks.base import texts
 
@@ -212,6 +212,20 @@ def test_a_raw_body_is_one_image() -> None:
     assert not read_raw(b"", "toy", "1", "application/json, */*").binary_rest
 
 
+@pytest.mark.parametrize("where", ["beside", "parameters"])
+def test_an_option_of_a_tensor_is_refused(where: str) -> None:
+    option = {"tta_max_views": 1}
+    entry = image_input(b"x") | (option if where == "beside" else {"parameters": option})
+    sentence = "tta_max_views is given with the tensor IMAGE; options go into the request's own parameters"
+    assert refused(asked([entry])[0]) == sentence
+
+
+def test_a_query_is_no_place_for_options_of_json() -> None:
+    refuse_query([])
+    with pytest.raises(InvalidInput, match=r"unknown key 'max_views' in the query .* as tta_policy, tta_max_views"):
+        refuse_query(["max_views"])
+
+
 # ---- requests: one meaning, whatever the form ----
 
 
@@ -392,6 +406,18 @@ def test_a_body_that_is_no_object_is_told_so(body: bytes) -> None:
         (
             {"parameters": {"tta_views": 2}},
             f"unknown parameter 'tta_views'; ours are {', '.join(OURS)}",
+        ),
+        (
+            {"tta_max_views": 1},
+            "tta_max_views is given beside the inputs; options go into the request's own parameters",
+        ),
+        (
+            {"outputs": [{"name": "L", "tta_stop": "all"}]},
+            "tta_stop is given with the tensor L; options go into the request's own parameters",
+        ),
+        (
+            {"outputs": [{"name": "L", "parameters": {"tta_stop": "all"}}]},
+            "tta_stop is given with the tensor L; options go into the request's own parameters",
         ),
         ({"outputs": {}}, "outputs is a list of tensors, not {}"),
         ({"outputs": ["LABEL"]}, "an entry of outputs is an object in JSON, not 'LABEL'"),

@@ -1,5 +1,6 @@
 """The command line: what it prints, what it exits with, and that every mistake is one sentence."""
 
+import io
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
+from rich.table import Table
 from typer.testing import CliRunner
 
 from tests import pictures, references
 from tests.references import MODELS
 from tests.serving import Server, command, models_folder
 from tta_server import __version__
+from tta_server.app import Settings
+from tta_server.cli.console import PlainConsole, printable
 from tta_server.cli.main import cli
 
 COMMANDS = ["serve", "predict", "views", "models", "policies"]
@@ -105,6 +109,81 @@ def test_predict_goes_on_after_a_broken_image_and_exits_with_1(photo: Path, tmp_
     assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(photo), str(other)]
     assert f"{broken}: this is not an image" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+NAMES = ["a[bold].jpg", "q[/b].jpg", "x[?b].jpg", "a:smile:.jpg", "back\\[bold].jpg"]
+
+
+def test_names_are_printed_as_they_are(photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "d["
+    folder.mkdir()
+    for name in NAMES:
+        (folder / name.replace("/", "")).write_bytes(photo.read_bytes())
+    names = [name.replace("/", "") for name in NAMES]
+    done = run("predict", *(str(folder / name) for name in names), "d[/b]", "--model", "clothing")
+    assert done.returncode == 1
+    assert all(name in done.stdout for name in names), done.stdout
+    assert "error: d[/b]: can't be read: No such file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["m[/b]", "m[bold]", ":smile:"])
+def test_names_of_models_are_printed_as_they_are(tmp_path: Path, photo: Path, name: str) -> None:
+    (tmp_path / "models").mkdir()
+    folder = tmp_path / "models" / name.replace("/", "_")
+    folder.symlink_to(MODELS / "cifar10")
+    arguments = ["--models", str(folder.parent), "--model", folder.name]
+    assert folder.name in run("models", "--models", str(folder.parent)).stdout
+    assert run("predict", str(photo), *arguments).returncode == 0
+    assert name in check_mistake(run("predict", str(photo), "--models", str(folder.parent), "--model", f"no{name}"))
+    assert name in check_mistake(run("serve", "--models", str(tmp_path / f"no{name}")))
+    out = tmp_path / f"sheet{folder.name}.png"
+    assert out.name in run("views", str(photo), *arguments, "--out", str(out)).stdout
+
+
+def test_what_is_not_printable_is_escaped() -> None:
+    assert printable("a\x1b[31m\udcff\u202eé[b]\nc") == "a\\x1b[31m\\udcff\\u202eé[b]\nc"
+    console = PlainConsole(file=io.StringIO(), width=80)
+    table = Table("[bold]head", title=":smile:[/b]")
+    table.add_row("\udcff\x1b[2J[/x]")
+    console.print(table)
+    console.print("[b]\x1b", "é")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(text in shown for text in ("[bold]head", ":smile:[/b]", "\\udcff\\x1b[2J[/x]", "[b]\\x1b é"))
+
+
+def unreadable_files(folder: Path) -> dict[str, str]:
+    """Paths that can't be read, and what is said of them."""
+    os.mkfifo(folder / "pipe")
+    return {
+        str(folder / "pipe"): "this is a pipe that nobody writes to",
+        str(folder): "can't be read: Is a directory",
+        str(folder / "none.jpg"): "can't be read: No such file or directory",
+        "/dev/zero": "the file has more than the 20000000 bytes",
+        "/proc/self/mem": "can't be read: Input/output error",
+    }
+
+
+def test_predict_goes_on_after_what_can_t_be_read(photo: Path, tmp_path: Path) -> None:
+    found = unreadable_files(tmp_path)
+    done = run("predict", *found, str(photo), "--model", "cifar10", "--json")
+    assert done.returncode == 1
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(photo)]
+    assert all(f"error: {path}: {sentence}" in done.stderr for path, sentence in found.items()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_views_of_what_can_t_be_read_is_a_mistake(tmp_path: Path) -> None:
+    for path, sentence in unreadable_files(tmp_path).items():
+        told = check_mistake(run("views", path, "--model", "cifar10", "--out", str(tmp_path / "sheet.png")))
+        assert f"{path}: {sentence}" in told
+
+
+def test_an_image_may_come_through_a_pipe(photo: Path) -> None:
+    arguments = command("predict", "/dev/stdin", "--model", "cifar10", "--json")
+    done = subprocess.run(arguments, input=photo.read_bytes(), capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["image"] == "/dev/stdin"
 
 
 def test_predict_says_how_much_of_a_mask_each_class_has(tmp_path: Path) -> None:
@@ -251,8 +330,8 @@ def test_help_lists_every_command() -> None:
 
 def test_every_serve_option_shows_its_variable() -> None:
     told = CliRunner().invoke(cli, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
-    for variable in ("MODELS", "HOST", "PORT", "SLOTS", "MAX_BYTES", "MAX_PIXELS", "MAX_WAITING", "DRAIN_SECONDS"):
-        assert f"TTA_{variable}" in told
+    for field in Settings.model_fields:
+        assert f"TTA_{field.upper()}" in told
 
 
 # ---- serve ----
@@ -326,6 +405,51 @@ def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str)
 )
 def test_a_setting_out_of_range_is_a_mistake_that_names_it(arguments: list[str]) -> None:
     assert arguments[0] in check_mistake(run("serve", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "sentence"),
+    [
+        (["serve", "--max-pixels", "abc"], {}, "--max-pixels takes a whole number of at least 1, not 'abc'"),
+        (["serve"], {"TTA_SLOTS": "1.5"}, "--slots takes a whole number from 1 to 1024, not '1.5'"),
+        (["serve"], {"TTA_GRPC": "maybe"}, "--grpc takes true or false, not 'maybe'"),
+        (["serve"], {"TTA_DRAIN_SECONDS": "x"}, "--drain-seconds takes a number of at least 0, not 'x'"),
+        (
+            ["predict", "a.jpg", "-m", "x", "--max-views", "0"],
+            {},
+            "--max-views takes a whole number of at least 1, not",
+        ),
+        (
+            ["predict", "a.jpg", "-m", "x", "--top-k", "two"],
+            {},
+            "--top-k takes a whole number of at least 1, not 'two'",
+        ),
+        (["calibrate", "x", "-d", ".", "-e", "0.1", "-e", "b"], {}, "--epsilon takes a number, not 'b'"),
+        (
+            ["serve"],
+            {"TTA_CORS_ORIGIN": "https://a.org,b.org"},
+            "error: --cors-origin: 'https://a.org,b.org' is no origin",
+        ),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_kind_is_told_in_our_words(
+    arguments: list[str], env: dict[str, str], sentence: str
+) -> None:
+    assert sentence in check_mistake(run(*arguments, env=env))
+
+
+def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
+    folder = models_folder(tmp_path, "cifar10")
+    env = {**os.environ, "TTA_PORT": "0", "TTA_MODELS": str(folder), "TTA_GRPC": "false", "TTA_SLOTS": "1"}
+    with Server(env=env) as server:
+        assert server.url in (ready := next(line for line in server.lines["stderr"] if line.startswith("ready")))
+        assert "gRPC" not in ready
+
+
+def test_models_in_a_folder_that_is_not_there(photo: Path) -> None:
+    told = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
+    assert told == "error: /nonexist: there is no such folder of models"
 
 
 def test_an_unresolvable_host_is_a_mistake() -> None:

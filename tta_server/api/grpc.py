@@ -228,7 +228,8 @@ class InferenceService:
             question = await aside(size, lambda: understand(self._application, read_request(request), call.seconds))
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
-            tickets = await self._reception.submit(question, call.request_id, call.received, listener)
+            with question.in_its_names():
+                tickets = await self._reception.submit(question, call.request_id, call.received, listener)
         return replace(question, images=(), model=tickets[0].job.work.model), tickets
 
     async def _written(

@@ -1,6 +1,8 @@
 """The Open Inference Protocol v2 without its wire: what requests and answers mean, the same over HTTP and gRPC."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,26 +19,37 @@ from tta_server.api.tensors import (
     write_tensors,
 )
 from tta_server.app import Application
-from tta_server.errors import InvalidInput, shown
+from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.jobs import Priority
 from tta_server.plan import Options
 from tta_server.predictor import Image
-from tta_server.query import read_options
+from tta_server.query import PredictQuery, read_options
 from tta_server.repository import Model
 from tta_server.tasks.base import TensorSpec
 
 OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}
 """Parameters of a request that mean what the query of `/v1/models/{name}/predict` does."""
 
+PARAMETER_NAMES = {key: name for name, key in OURS.items()} | {"budget_ms": "timeout", "priority": "priority"}
+"""Option -> what a request's parameters call it."""
+
+QUERY_NAMES = {key: key for key in PredictQuery.model_fields if key != "top_k"}
+"""Option -> what the query of a raw request calls it: what `/v1/models/{name}/predict` does, without the number of
+classes to list, since tensors hold all of them."""
+
 TOLD = frozenset({"views", "uncertainty"})
 """What `tta_include` may name: the rest of what a prediction may include has outputs of its own."""
+
+MENTION = re.compile(r"^\w+(?= )|(?<= )\w+(?==)")
+"""Where the sentences of a plan may name an option."""
 
 Parameters = Mapping[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One request, whichever way it came; `outputs` are names, none of them meaning the usual ones."""
+    """One request, whichever way it came; `outputs` are names, none of them meaning the usual ones. `query` has the
+    options of one that has no parameters."""
 
     model: str
     version: str
@@ -44,16 +57,28 @@ class InferRequest:
     outputs: Sequence[str] = ()
     parameters: Parameters = field(default_factory=dict)
     id: str = ""
+    query: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request understood: what to ask the predictor, and which tensors to make of its answers."""
+    """A request understood: what to ask the predictor, and which tensors to make of its answers; `names` has what its
+    client calls each option."""
 
     model: Model
     images: Sequence[Image]
     options: Options
     specs: Sequence[TensorSpec] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def in_its_names(self) -> Iterator[None]:
+        """A sentence of InvalidInput or TooLarge that begins with an option, or advises `option=...`, calls it as the
+        client does."""
+        try:
+            yield
+        except (InvalidInput, TooLarge) as error:
+            raise type(error)(MENTION.sub(lambda found: self.names.get(found[0], found[0]), str(error))) from error
 
 
 # ---- requests ----
@@ -64,10 +89,18 @@ FOREIGN = ("shared_memory_region", "classification")
 
 
 def refuse_foreign(parameters: Mapping[str, Any], name: str) -> None:
-    """Raises InvalidInput."""
+    """Of a tensor's parameters; raises InvalidInput."""
     for key in FOREIGN:
         if key in parameters:
             raise InvalidInput(f"{key}, which {said(name)} asks for, is not offered here; send and take tensors whole")
+    refuse_options(parameters, f"with the tensor {said(name)}")
+
+
+def refuse_options(keys: Iterable[str], place: str) -> None:
+    """Raises InvalidInput for an option that stands where none is read."""
+    for key in keys:
+        if key.startswith("tta_"):
+            raise InvalidInput(f"{said(key)} is given {place}; options go into the request's own parameters")
 
 
 def understand(application: Application, request: InferRequest, timeout: float | None = None) -> Question:
@@ -75,11 +108,14 @@ def understand(application: Application, request: InferRequest, timeout: float |
     model = find_model(application, request.model, request.version)
     specs = _wanted(model, request.outputs)
     names = frozenset(spec.name for spec in specs if spec is not RECEIPT_SPEC)
-    options = read_parameters(request.parameters)
+    if request.query is not None:
+        called, options = QUERY_NAMES, _checked(read_options(request.query, QUERY_NAMES), QUERY_NAMES)
+    else:
+        called, options = PARAMETER_NAMES, read_parameters(request.parameters)
     if timeout is not None:
         options = at_most(options, timeout)
     options = replace(options, tensors=names or frozenset([model.task.tensor_specs[0].name]))
-    return Question(model, read_images(request.inputs, application.settings.max_batch), options, specs)
+    return Question(model, read_images(request.inputs, application.settings.max_batch), options, specs, called)
 
 
 def _wanted(model: Model, names: Sequence[str]) -> list[TensorSpec]:
@@ -104,10 +140,14 @@ def read_parameters(parameters: Parameters) -> Options:
         values["budget_ms"] = timeout / 1e3
     if priority > 1:
         values["priority"] = Priority.BATCH
-    options = read_options(values)
+    return _checked(read_options(values, PARAMETER_NAMES), PARAMETER_NAMES)
+
+
+def _checked(options: Options, names: Mapping[str, str]) -> Options:
+    """Raises InvalidInput for an include that no tensor has a place for."""
     if foreign := sorted(options.include - TOLD):
         raise InvalidInput(
-            f"tta_include takes {' and '.join(sorted(TOLD))}, which RECEIPT tells, not {foreign[0][:64]!r}"
+            f"{names['include']} takes {' and '.join(sorted(TOLD))}, which RECEIPT tells, not {foreign[0][:64]!r}"
         )
     return options
 

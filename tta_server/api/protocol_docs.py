@@ -81,7 +81,8 @@ LENGTH = {
     "in": "header",
     "required": False,
     "schema": {"type": "integer", "minimum": 0},
-    "description": "How many bytes of the body are JSON; the tensors follow. 0: the whole body is one image.",
+    "description": "How many bytes of the body are JSON; the tensors follow. 0: the whole body is one image, "
+    "and the query has its options, as that of predict.",
 }
 
 

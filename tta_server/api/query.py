@@ -28,13 +28,20 @@ def read_quote(request: Request) -> tuple[Size, Options]:
 
 
 def _read(kind: type[Q], request: Request, form: Mapping[str, str]) -> Q:
+    params = query_values(request)
+    for key in params:
+        if key in form:
+            raise InvalidInput(f"{key} is given more than once: in the query and in the form")
+    return validated(kind, {**params, **form})
+
+
+def query_values(request: Request) -> dict[str, str]:
+    """The query's keys and values; raises InvalidInput for a key that is given more than once."""
     params = request.query_params
     for key in params:
         if len(params.getlist(key)) > 1:
             raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
-        if key in form:
-            raise InvalidInput(f"{key} is given more than once: in the query and in the form")
-    return validated(kind, {**params, **form})
+    return dict(params)
 
 
 def _with_timeout(options: Options, request: Request) -> Options:

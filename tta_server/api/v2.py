@@ -25,7 +25,7 @@ from tta_server.api.inventory import (
     unload_model,
 )
 from tta_server.api.protocol import Question, respond, understand
-from tta_server.api.query import read_timeout
+from tta_server.api.query import query_values, read_timeout
 from tta_server.api.reception import Reception, aside
 from tta_server.api.stream import disconnected
 from tta_server.api.wire import (
@@ -36,6 +36,7 @@ from tta_server.api.wire import (
     read_object,
     read_raw,
     read_switch,
+    refuse_query,
     write_infer,
 )
 from tta_server.app import Application
@@ -107,7 +108,8 @@ class ProtocolDoor:
             body = await read_body(request, self._predictor.limits.max_bytes, held)
             received = time.monotonic()
             envelope, question = await aside(len(body), lambda: self._understood(request, body))
-            tickets = await self._reception.submit(question, request.state.request_id, received)
+            with question.in_its_names():
+                tickets = await self._reception.submit(question, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
         return envelope, replace(question, images=(), model=tickets[0].job.work.model), tickets
 
@@ -115,8 +117,9 @@ class ProtocolDoor:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
         name, version = _model_of(request)
         if length == 0:
-            envelope = read_raw(body, name, version, request.headers.get("accept", ""))
+            envelope = read_raw(body, name, version, request.headers.get("accept", ""), query_values(request))
         else:
+            refuse_query(request.query_params)
             envelope = read_infer(body, length, name, version)
         return envelope, understand(self._application, envelope.request, read_timeout(request))
 

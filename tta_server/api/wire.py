@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from tta_server.api.protocol import InferRequest, refuse_foreign
+from tta_server.api.protocol import OURS, InferRequest, refuse_foreign, refuse_options
 from tta_server.api.tensors import IMAGE, MOST_VALUES, InputTensor, OutputTensor, read_shape, said
 from tta_server.errors import InvalidInput, shown
 
@@ -35,10 +35,20 @@ def read_header_length(value: str | None, body: int) -> int | None:
     return int(value)
 
 
-def read_raw(body: bytes, model: str, version: str, accept: str) -> Envelope:
-    """The whole body is one image; the answer's tensors are bytes, unless the client says that it takes JSON."""
+def read_raw(body: bytes, model: str, version: str, accept: str, query: Mapping[str, str] | None = None) -> Envelope:
+    """The whole body is one image and `query` its options; the answer's tensors are bytes, unless the client says that
+    it takes JSON."""
     tensor = InputTensor(IMAGE, "BYTES", (1,), [body])
-    return Envelope(InferRequest(model, version, [tensor]), {}, "application/json" not in accept)
+    return Envelope(InferRequest(model, version, [tensor], query=query or {}), {}, "application/json" not in accept)
+
+
+def refuse_query(query: Iterable[str]) -> None:
+    """Raises InvalidInput for any key."""
+    for key in query:
+        raise InvalidInput(
+            f"unknown key {shown(key)} in the query of a request in JSON; options go into its parameters, as "
+            f"{', '.join(OURS)}, timeout and priority"
+        )
 
 
 def read_infer(body: bytes, header_length: int | None, model: str, version: str) -> Envelope:
@@ -46,6 +56,7 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
     head = body if header_length is None else body[:header_length]
     rest = memoryview(b"" if header_length is None else body)[len(head) :]
     told = read_object(head)
+    refuse_options(told, "beside the inputs")
     parameters = _parameters(told)
     inputs, used = [], 0
     for entry in _entries(told, "inputs"):
@@ -57,6 +68,8 @@ def read_infer(body: bytes, header_length: int | None, model: str, version: str)
     wishes = {_name(entry): _parameters(entry) for entry in _entries(told, "outputs")}
     for name, wish in wishes.items():
         refuse_foreign(wish, name)
+    for entry in _entries(told, "outputs"):
+        refuse_options(entry, f"with the tensor {said(_name(entry))}")
     if len(wishes) < len(_entries(told, "outputs")):
         raise InvalidInput("an output is asked for twice")
     identity = _given(told, "id", "")
@@ -144,6 +157,7 @@ def _read_input(entry: dict[str, Any], rest: memoryview) -> tuple[InputTensor, i
     """The tensor, and how many of the bytes behind the JSON it took."""
     name, parameters = _name(entry), _parameters(entry)
     refuse_foreign(parameters, name)
+    refuse_options(entry, f"with the tensor {said(name)}")
     shape = read_shape(entry.get("shape"), name)
     datatype = entry.get("datatype")
     if not isinstance(datatype, str):

@@ -22,6 +22,7 @@ from tta_server.cli.console import (
     MaxPixelsOption,
     ModelsOption,
     err,
+    loading,
     model_folder,
     out,
     settings_of,
@@ -102,7 +103,7 @@ def calibrate(
     target = to or folder / FILE
     limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels).limits
     _check_places(target, plot, log)
-    with err.status(f"loading {model} ..."):
+    with loading(f"loading {model} ..."):
         loaded = load_uncalibrated(folder)
     with closing(loaded.backend):
         plan = full_plan(loaded)

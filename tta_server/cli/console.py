@@ -7,13 +7,36 @@ import typer
 from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+from typer.core import TyperCommand
 
 from tta_server.app import BUNDLED, Settings
-from tta_server.errors import ConfigError, shown
-from tta_server.explain import explain
+from tta_server.errors import ConfigError, InvalidInput, shown
+from tta_server.explain import allowed, explain, limits_of
+from tta_server.imaging.decoding import Limits
+from tta_server.inputs import read_file, unreadable
+from tta_server.query import PredictQuery
 
-out = Console()
-err = Console(stderr=True)
+
+class PlainConsole(Console):
+    """Prints every string as it is, in tables too, since names of files, models and labels are in them: `[bold]` and
+    `:smile:` mean nothing, and what is not printable is escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+def printable(text: str) -> str:
+    """With escapes for control characters and for bytes of a file name that are not UTF-8; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
 
 ModelsOption = Annotated[
     Path,
@@ -59,12 +82,21 @@ def save_picture(picture: Image.Image, to: Path) -> None:
 
 
 def problem(sentence: str) -> None:
-    """One red line on stderr."""
-    err.print(f"[red]error:[/red] {_escaped(sentence)}", highlight=False, soft_wrap=True)
+    """One line on stderr, which begins in red."""
+    err.print(Text.assemble(("error:", "red"), " ", printable(sentence)), soft_wrap=True)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+def loading(text: str) -> Status:
+    """A spinner on stderr while a `with` block runs."""
+    return err.status(Text(printable(text)))
+
+
+def read_image(path: Path, limits: Limits) -> bytes:
+    """Raises InvalidInput and TooLarge, whose sentences go on from the path."""
+    try:
+        return read_file(path, limits)
+    except OSError as error:
+        raise InvalidInput(unreadable(error)) from None
 
 
 def settings_of(**values: Any) -> Settings:
@@ -73,14 +105,34 @@ def settings_of(**values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         first = explain(error, values, Settings)[0]
-        flag = f"--{first.key.replace('_', '-')}"
+        flag = f"--{str(first.place[0]).replace('_', '-')}"
         if first.kind == "stated":
             raise ConfigError(f"{flag}: {first.text}") from None
         raise ConfigError(f"{flag} takes {first.text}, not {shown(first.found)}") from None
 
 
+class Command(TyperCommand):
+    """A command whose options say in our words what they take: typer says it in those of pydantic."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Raises InvalidInput for a value of the wrong kind or out of range."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            cause, param = error.__cause__, error.param
+            if not isinstance(cause, ValidationError) or param is None:
+                raise
+            mistake = cause.errors(include_url=False)[0]
+            fields = Settings.model_fields | PredictQuery.model_fields
+            limits = limits_of(fields[param.name]) if param.name in fields else {}
+            takes = allowed(mistake["type"], mistake.get("ctx", {}), limits)
+            raise InvalidInput(f"{max(param.opts, key=len)} takes {takes}, not {shown(mistake['input'])}") from None
+
+
 def model_folder(models: Path, name: str) -> Path:
     """Raises ConfigError that names the models that there are."""
+    if not models.is_dir():
+        raise ConfigError(f"{models}: there is no such folder of models")
     if not (models / name / "tta.yaml").is_file():
         known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")

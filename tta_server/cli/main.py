@@ -7,7 +7,7 @@ import typer
 from tta_server import __version__
 from tta_server.app import tame_libraries
 from tta_server.cli.calibrate import calibrate
-from tta_server.cli.console import problem
+from tta_server.cli.console import Command, problem
 from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.predict import predict
 from tta_server.cli.serve import serve
@@ -27,13 +27,13 @@ cli = typer.Typer(
     "or try [bold]tta-server predict photo.jpg --model clothing[/bold]. "
     "Each option of serve can also be set as an environment variable, shown beside it.",
 )
-cli.command()(serve)
-cli.command()(predict)
-cli.command()(views)
-cli.command()(calibrate)
-cli.command()(simulate)
-cli.command("models")(list_models)
-cli.command("policies")(list_policies)
+cli.command(cls=Command)(serve)
+cli.command(cls=Command)(predict)
+cli.command(cls=Command)(views)
+cli.command(cls=Command)(calibrate)
+cli.command(cls=Command)(simulate)
+cli.command("models", cls=Command)(list_models)
+cli.command("policies", cls=Command)(list_policies)
 
 
 def _version(wanted: bool) -> None:
@@ -55,6 +55,9 @@ def app() -> None:
         cli()
     except TTAError as error:
         problem(str(error))
+        sys.exit(2)
+    except OSError as error:
+        problem(f"{error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

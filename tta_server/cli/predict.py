@@ -1,6 +1,7 @@
 """`tta-server predict`: images in, a table or JSON out, without a server."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,14 +24,16 @@ from tta_server.cli.console import (
     ModelsOption,
     PolicyOption,
     err,
+    loading,
     model_folder,
     out,
     picture_file,
     problem,
+    read_image,
     save_picture,
     settings_of,
 )
-from tta_server.errors import TTAError
+from tta_server.errors import InvalidInput, TTAError
 from tta_server.library import load
 from tta_server.tasks.palette import decoded
 
@@ -39,7 +42,7 @@ LINES = 8
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: ModelOption,
     models: ModelsOption = DEFAULT_MODELS,
     policy: PolicyOption = None,
@@ -74,10 +77,12 @@ def predict(
     folder = model_folder(models, model)
     if draw is not None and len(images) > 1:
         raise typer.BadParameter("--draw takes one image", param_hint="--draw")
-    settings_of(max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
+    limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb).limits
+    if not any(map(os.path.exists, images)):
+        raise InvalidInput(f"{images[0]} does not exist")
     failures = 0
     table = Table("image", "answer", "views", "stopped by", "ms")
-    with err.status(f"loading and warming {model} ..."):
+    with loading(f"loading and warming {model} ..."):
         loaded = load(folder, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options["budget_ms"] = budget_ms
@@ -89,7 +94,7 @@ def predict(
     with loaded:
         for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
             try:
-                answer = loaded.predict(image, **options)
+                answer = loaded.predict(read_image(image, limits), **options)
             except TTAError as error:
                 problem(f"{image}: {error}")
                 failures += 1

@@ -60,7 +60,7 @@ def serve(
     max_pixels: MaxPixelsOption = MAX_PIXELS,
     max_waiting: Annotated[int, typer.Option(envvar="TTA_MAX_WAITING", help="Images that may wait at once.")] = 1024,
     max_waiting_mb: MaxWaitingMbOption = MAX_WAITING_MB,
-    grpc: Annotated[bool, typer.Option(help="Whether to listen for gRPC too.")] = True,
+    grpc: Annotated[bool, typer.Option(envvar="TTA_GRPC", help="Whether to listen for gRPC too.")] = True,
     grpc_port: Annotated[
         int, typer.Option(envvar="TTA_GRPC_PORT", help="Port to listen on for gRPC; 0 picks a free one.")
     ] = 8001,

@@ -17,15 +17,17 @@ from tta_server.cli.console import (
     model_folder,
     out,
     picture_file,
+    read_image,
     save_picture,
     settings_of,
 )
+from tta_server.errors import TTAError
 from tta_server.repository import load_model
 from tta_server.sheet import draw_sheet
 
 
 def views(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An image file.")],
+    image: Annotated[Path, typer.Argument(help="An image file.")],
     model: ModelOption,
     models: ModelsOption = DEFAULT_MODELS,
     policy: PolicyOption = None,
@@ -41,6 +43,11 @@ def views(
     Example: tta-server views photo.jpg --model clothing --policy ten_crop --out sheet.png
     """
     limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels).limits
-    picture = draw_sheet(load_model(model_folder(models, model)), image.read_bytes(), policy, merge, limits)
+    folder = model_folder(models, model)
+    try:
+        encoded = read_image(image, limits)
+    except TTAError as error:
+        raise type(error)(f"{image}: {error}") from error
+    picture = draw_sheet(load_model(folder), encoded, policy, merge, limits)
     save_picture(picture, to)
     out.print(f"{to}: {picture.width}x{picture.height}", highlight=False)
