@@ -95,8 +95,8 @@ def from_info(info: Mapping[Any, Any]) -> int:
 def from_raw_profile(text: bytes) -> bytes | None:
     """The EXIF block in the text "Raw profile type exif" of ImageMagick: a name, a length, then hexadecimal lines."""
     try:
-        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
-    except ValueError:
+        return bytes.fromhex(text.split(b"\n", 3)[3].replace(b"\n", b"").decode("latin-1"))
+    except (ValueError, IndexError):
         return None
 
 
