@@ -53,3 +53,25 @@ def jpeg(scans, size=(SIDE, SIDE), kind=0xC2, components=3, between=b""):
     else:
         first, more = scan([1]), (scan([1]) + between) * scans
     return head + first + more + b"\xff\xd9"
+
+
+def tiff(body, tags):
+    """A TIFF of LONGs whose `tags` {number: values} stand behind `body`, which starts at byte 8."""
+    start = 8 + len(body) + len(body) % 2
+    free = start + 2 + 12 * len(tags) + 4
+    entries, rest = b"", b""
+    for number, found in sorted(tags.items()):
+        raw = struct.pack(f"<{len(found)}I", *found)
+        if len(found) > 1:
+            raw, rest = struct.pack("<I", free + len(rest)), rest + raw
+        entries += struct.pack("<HHI", number, 4, len(found)) + raw
+    head = b"II*\0" + struct.pack("<I", start)
+    return b"".join([head, body, bytes(len(body) % 2), struct.pack("<H", len(tags)), entries, bytes(4), rest])
+
+
+def tiles(body, length, side, block=1, compression=8):
+    """A grey picture of side * side tiles of block * block pixels, all of them the first `length` bytes of `body`."""
+    number = side * side
+    shape = {256: [side * block], 257: [side * block], 322: [block], 323: [block]}
+    kind = {258: [8], 259: [compression], 262: [1], 277: [1]}
+    return tiff(body, shape | kind | {324: [8] * number, 325: [length] * number})

@@ -58,9 +58,10 @@ def _stored(data: bytes, segments: Sequence[Segment], row_bytes: int) -> Rows:
 def _inflated(data: bytes, segments: Sequence[Segment], row_bytes: int) -> Rows:
     out = np.empty((sum(segment.rows for segment in segments), row_bytes), np.uint8)
     top = 0
+    whole = memoryview(data)
     for at, length, rows in segments:
         stream = zlib.decompressobj()
-        found = stream.decompress(memoryview(data)[at : at + length], rows * row_bytes)
+        found = stream.decompress(whole[at : at + length], rows * row_bytes)
         stream.decompress(stream.unconsumed_tail, 1)  # raises where the checksum behind the last byte is wrong
         out[top : top + rows] = np.frombuffer(found, np.uint8).reshape(rows, row_bytes)  # raises where too few came
         top += rows
