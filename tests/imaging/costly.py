@@ -75,3 +75,12 @@ def tiles(body, length, side, block=1, compression=8):
     shape = {256: [side * block], 257: [side * block], 322: [block], 323: [block]}
     kind = {258: [8], 259: [compression], 262: [1], 277: [1]}
     return tiff(body, shape | kind | {324: [8] * number, 325: [length] * number})
+
+
+def bmp(bits, compression, pixels, size, header=40):
+    palette = bytes(range(256)) * 4 if bits <= 8 else b""
+    colors = 256 if palette else 0
+    more = struct.pack("<IIIIII", compression, len(pixels), 0, 0, colors, 0) + bytes(header - 40)
+    start = 14 + header + len(palette)
+    info = struct.pack("<IiiHH", header, *size, 1, bits) + more
+    return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + info + palette + pixels
