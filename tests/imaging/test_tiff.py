@@ -32,7 +32,7 @@ from tests.imaging.layouts import (
 from tests.imaging.test_decoding import STORED
 from tests.imaging.test_png import xmp
 from tests.patterns import noise, smooth
-from tta_server.errors import InvalidInput, TTAError, UnsupportedMedia
+from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging import tiff_layout
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
@@ -247,6 +247,18 @@ def test_tiles_outside_the_file_are_refused_by_the_header(offset, count):
     for places in ({324: [offset], 325: [256]}, {324: [8], 325: [count]}, {324: [offset], 325: [count]}):
         with pytest.raises(InvalidInput, match="strips or tiles are left out or lie outside the file"):
             read_header(tiff(bytes(256), shape | places), Limits())
+
+
+def test_samples_of_far_more_bytes_than_pixels_are_too_large():
+    limits = Limits(max_pixels=48 * 32)
+    for bands, taken in ((1, True), (3, False)):
+        layout = Layout(photometric=RGB if bands == 3 else GREY, depth=64, form=3, compression=DEFLATE)
+        data = written(values(layout, 48, 32), layout)
+        if taken:
+            assert read_header(data, limits).size == (48, 32)
+        else:
+            with pytest.raises(TooLarge, match="40320 bytes of samples; at most 19968 are taken"):
+                read_header(data, limits)
 
 
 def test_tiles_far_larger_than_the_picture_are_refused():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import InvalidInput, UnsupportedMedia
+from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import from_metadata, stated
@@ -21,6 +21,12 @@ from tta_server.imaging.tiff_tags import Tags, read_tags
 
 PADDING = 1 << 22
 """Pixels that tiles may have beyond four times the picture's."""
+
+MOST_BYTES = 13
+"""Bytes of samples for each of the pixels that are taken: those of RGB of 32 bits in tiles, and some padding."""
+
+BLOCK = 1 << 20
+"""Bytes of floats put together at a time."""
 
 MAX_SEGMENTS = 1 << 17
 MOST_SHARED = 2
@@ -36,9 +42,15 @@ def read_header(data: bytes, limits: Limits) -> Header:
     layout = read_layout(tags)
     _check_blocks(layout)
     _places(tags, layout)
+    unpacked, most = _unpacked(layout), 2 * MOST_BYTES * limits.max_pixels
+    if unpacked > most:
+        raise TooLarge(
+            f"the TIFF image has {unpacked // 2} bytes of samples; at most {most // 2} are taken ({MOST_BYTES} for each "
+            "of --max-pixels)"
+        )
     orientation = _orientation(tags)
     upright = size.swapped if orientation >= 5 else size
-    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, _unpacked(layout))
+    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, unpacked)
 
 
 def _unpacked(layout: Layout) -> int:
@@ -155,10 +167,15 @@ def _twelve(raw: NDArray[np.uint8]) -> NDArray[np.uint16]:
 def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
     """Predictor 3 (Adobe Photoshop TIFF Technical Note 3): differences of bytes, all high bytes of a row first."""
     bands, width = layout.bands // layout.planes, layout.depth // 8
-    steps = raw.reshape(len(raw), -1, bands)
-    plain = np.cumsum(steps, axis=1, dtype=np.uint8).reshape(len(raw), width, -1)
-    values = np.ascontiguousarray(plain.transpose(0, 2, 1)).view(f">f{width}")[..., 0]
-    return values.astype(f"=f{width}")
+    values = np.empty((len(raw), raw.shape[1] // width), f"<f{width}")
+    low_first = values.view(np.uint8).reshape(len(raw), -1, width)
+    step = max(1, BLOCK // raw.shape[1])
+    for top in range(0, len(raw), step):
+        steps = raw[top : top + step].reshape(-1, raw.shape[1] // bands, bands)
+        plain = np.cumsum(steps, axis=1, dtype=np.uint8).reshape(len(steps), width, -1)
+        for place in range(width):
+            low_first[top : top + step, :, place] = plain[:, width - 1 - place]
+    return values.astype(f"=f{width}", copy=False)
 
 
 def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:
