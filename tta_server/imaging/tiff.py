@@ -45,8 +45,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
     unpacked, most = _unpacked(layout), 2 * MOST_BYTES * limits.max_pixels
     if unpacked > most:
         raise TooLarge(
-            f"the TIFF image has {unpacked // 2} bytes of samples; at most {most // 2} are taken ({MOST_BYTES} for each "
-            "of --max-pixels)"
+            f"the TIFF image has {unpacked // 2} bytes of samples; at most {most // 2} are taken "
+            f"({MOST_BYTES} for each of --max-pixels)"
         )
     orientation = _orientation(tags)
     upright = size.swapped if orientation >= 5 else size
