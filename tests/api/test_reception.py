@@ -13,7 +13,7 @@ from tests import pictures
 from tests.serving import PATIENCE, until
 from tests.toys import Switchable, switchable, trap_model, trapped
 from tta_server.api.protocol import Question
-from tta_server.api.reception import Reception
+from tta_server.api.reception import LARGE_JPEGS, Reception, has_slow_header
 from tta_server.app import Application, Settings
 from tta_server.plan import Options
 from tta_server.predictor import Ticket
@@ -153,3 +153,10 @@ def test_answers_so_far_are_for_requests_of_one_image(tmp_path: Path, images: in
 
         asyncio.run(visit())
     assert calls == heard
+
+
+def test_headers_of_small_jpegs_alone_are_read_on_the_event_loop() -> None:
+    jpeg, png = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 3)])
+    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 2)])
+    assert has_slow_header([jpeg, png])

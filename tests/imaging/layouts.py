@@ -185,7 +185,7 @@ def as_rgb(samples, layout, levels=None, colors_of=None):
     colors = samples[..., :count].astype(np.float64)
     if 1 in layout.extras:
         alpha = samples[..., [count + layout.extras.index(1)]].astype(np.float64)
-        colors = np.where(alpha > 0, np.minimum(np.floor(colors * full / np.maximum(alpha, 1)), full), colors)
+        colors = np.where(alpha > 0, np.minimum(np.floor(colors * full / np.maximum(alpha, 1)), full), 0)
     if levels is None:
         colors *= 255 / full
     else:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from tests.imaging.corpus import LONGER, SIZES, common, damaged, layouts
-from tests.imaging.differential import EQUAL, UNKNOWN, WRONG, compare
+from tests.imaging.differential import EQUAL, LIMITS, UNKNOWN, WRONG, compare
+from tta_server.errors import InvalidInput
+from tta_server.imaging.decoding import Rendering, decode, read_header
 
 hostile = pytest.mark.filterwarnings("ignore")  # readers warn about what is damaged
 SEED = 11
@@ -31,3 +33,21 @@ def test_damaged_files_are_refused_or_equal():
 @pytest.mark.parametrize("size", SIZES[:2])
 def test_whole_files_are_equal(size):
     assert {name: found for name, data in common(size).items() if (found := compare(data)) != EQUAL} == {}
+
+
+FILES = common(SIZES[0]) | dict(layouts(SIZES[0], 12))
+
+
+@hostile
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_cut_by_single_bytes_is_broken_or_shows_the_same(name):
+    """What stands behind the pixels may be missing; no pixel may be made up."""
+    data, rendering = FILES[name], Rendering(levels="auto")
+    whole = decode(data, read_header(data, LIMITS, rendering), rendering)
+    for missing in range(1, 70):
+        short = data[:-missing]
+        try:
+            found = decode(short, read_header(short, LIMITS, rendering), rendering)
+        except InvalidInput:
+            continue
+        np.testing.assert_array_equal(found, whole, err_msg=f"{missing} bytes are missing")

@@ -11,6 +11,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from tests.imaging.corpus import by_pillow, common
+from tests.imaging.costly import bmp
 from tests.imaging.test_png import exif, xmp
 from tests.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
@@ -50,6 +51,44 @@ def test_several_frames_are_refused(form):
     data = by_pillow(frames[0], form, save_all=True, append_images=frames[1:])
     with pytest.raises(UnsupportedMedia, match=f"the {form} image has several frames or pages; send one"):
         read_header(data, Limits())
+
+
+@pytest.mark.parametrize(("bits", "compression"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize("header", [40, 52, 56, 64, 108, 124])
+def test_bmps_of_runs_are_refused_by_name(bits, compression, header):
+    with pytest.raises(UnsupportedMedia, match=r"compressed \(RLE\), which is not taken; taken: BMP without"):
+        read_header(bmp(bits, compression, b"\0\1", (8, 8), header), Limits())
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
+@pytest.mark.parametrize("header", [40, 52, 56, 64, 108, 124])
+def test_bmps_without_compression_are_read_as_pillow_does(bits, header):
+    data = bmp(bits, 0, np.random.default_rng(1).bytes(16 * 4 * 8), (16, 8), header)
+    np.testing.assert_array_equal(read(data), as_pillow(data))
+
+
+def gif_with(part, behind=False):
+    data = by_pillow(Image.fromarray(smooth(SIZE)[..., 0]), "GIF")
+    at = len(data) - 1 if behind else 13 + 3 * 256
+    return data[:at] + part + data[at:]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("part", [b"!\xfe" + b"\1a" * 300_000 + b"\0", b"!\xf9\0" * 200_000, b"\0" * 600_000])
+def test_gifs_of_countless_blocks_are_refused_by_name(part, behind):
+    with pytest.raises(InvalidInput, match=r"the GIF image has more than \d+ blocks"):
+        read_header(gif_with(part, behind), Limits())
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("part", [b"!\xfe" + b"\xff" + b"a" * 255 + b"\0", b"!\xfe\0", b"\0" * 9, b"!\xf9\4\0\1\1\5\0"])
+def test_other_blocks_of_a_gif_are_read_as_pillow_does(part, behind):
+    np.testing.assert_array_equal(read(gif_with(part, behind)), as_pillow(gif_with(part, behind)))
+
+
+def test_gifs_of_small_blocks_are_taken():
+    parts = b"!\xfe" + (b"\x64" + b"a" * 100) * 10_000 + b"\0"
+    assert read_header(gif_with(parts), Limits()).size == SIZE
 
 
 def test_several_pictures_in_a_heic_are_refused():

@@ -1,6 +1,7 @@
 """PNG of all kinds of pixels, orientation in all its chunks, and files that are cut off."""
 
 import io
+import itertools
 import struct
 import tracemalloc
 import zlib
@@ -93,6 +94,69 @@ def test_a_stream_that_ends_early_is_broken(depth, interlaced):
         read(data[: at - 4] + chunk(b"IEND", b""))
 
 
+def split(data, *parts):
+    """The file with the stream of its only IDAT as several, cut at `parts`."""
+    at = data.index(b"IDAT")
+    body = data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
+    pieces = [body[a:b] for a, b in itertools.pairwise([0, *parts, len(body)])]
+    return data[: at - 4], pieces, chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("pixels", [noise(SIZE), smooth(SIZE)])
+def test_a_stream_without_its_end_makes_up_no_pixels(depth, interlaced, pixels):
+    """Without the checksum behind all rows it is read, as by Pillow."""
+    deep = pixels.astype(np.uint16)
+    whole = interlaced_png(deep, depth, 2) if interlaced else png(deep, depth, 2)
+    head, [body], end = split(whole)
+    for missing in range(1, 60):
+        short = head + chunk(b"IDAT", body[:-missing]) + end
+        if missing > 6:
+            assert is_broken(short)
+        assert is_broken(short) or np.array_equal(read(short), read(whole))
+        assert is_broken(head + chunk(b"IDAT", body)[: -missing - 4])
+        assert is_broken(head + chunk(b"IDAT", body[:9]) + chunk(b"IDAT", body[9:])[: -missing - 4])
+
+
+def is_broken(data):
+    try:
+        read(data)
+    except InvalidInput:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_chunk_between_the_pixels_breaks_them_as_in_pillow(depth):
+    data = png(noise(SIZE).astype(np.uint16), depth, 2)
+    head, (first, second), end = split(data, 50)
+    torn = head + chunk(b"IDAT", first) + chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", second) + end
+    with pytest.raises(InvalidInput, match="broken"):
+        read(torn)
+    several = head + chunk(b"IDAT", first) + chunk(b"IDAT", b"") + chunk(b"IDAT", second) + end
+    np.testing.assert_array_equal(read(several), read(data))
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_wrong_checksum_of_a_chunk_that_counts_is_broken(kind, depth):
+    data = png(noise(SIZE).astype(np.uint16), depth, 2, {b"PLTE": bytes(range(6)), b"tRNS": bytes(6)})
+    at = data.index(kind) + 4 + {b"IHDR": 13, b"PLTE": 6, b"tRNS": 6}[kind]
+    changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    with pytest.raises(InvalidInput, match="broken"):
+        read(changed)
+
+
+def test_many_packed_texts_take_little_memory():
+    packed = zlib.compress(bytes(1 << 20), 9)
+    names = [b"Raw profile type %05d" % number for number in range(300)]
+    names += [b"Raw profile type exif"] * 100 + [b"XML:com.adobe.xmp"] * 100
+    texts = b"".join(chunk(b"zTXt", name + b"\0\0" + packed) for name in names)
+    data = png(noise(SIZE), 8, 2)
+    assert peak(lambda: read_header(data[:33] + texts + data[33:], Limits())) < 8_000_000
+
+
 def test_metadata_that_makes_no_sense_breaks_no_pixels():
     bodies = {
         b"zTXt": b"Raw profile type exif\0\0not zlib",
@@ -183,17 +247,22 @@ def test_of_two_orientations_pillow_s_choice_counts(first, second):
     np.testing.assert_array_equal(read(data), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))))
 
 
+def peak(work):
+    """Bytes of memory that `work` takes at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_text_that_inflates_without_end_takes_little_memory():
     bomb = zlib.compress(bytes(100_000_000), 9)
     data = png(noise(SIZE), 8, 2, {b"zTXt": b"Raw profile type exif\0\0" + bomb})
-    tracemalloc.start()
-    try:
-        header = read_header(data, Limits())
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    assert peak(lambda: read_header(data, Limits())) < 8_000_000
+    header = read_header(data, Limits())
     assert header.orientation == 1
-    assert peak < 8_000_000
     assert decode(data, header).shape == (13, 21, 3)
 
 

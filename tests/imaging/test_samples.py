@@ -69,6 +69,14 @@ def test_premultiplied_alpha_over_a_background(depth):
     np.testing.assert_array_equal(shown(written(samples, layout), TEAL).pixels, expected)
 
 
+def test_premultiplied_alpha_is_divided_out_as_in_pillow():
+    """Of colours above their alpha, and of alpha 0, too."""
+    samples = np.random.default_rng(5).integers(0, 256, (32, 32, 4)).astype(np.uint8)
+    samples[:, :8, 3] = np.arange(8)
+    data = written(samples, Layout(photometric=RGB, extras=(1,)))
+    np.testing.assert_array_equal(shown(data).pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
 def test_one_picture_with_premultiplied_alpha_is_the_same_in_8_and_16_bits():
     straight = smooth(SIZE).astype(float)
     alpha = np.full((*straight.shape[:2], 1), 128)

@@ -1,6 +1,7 @@
 """Every layout of a TIFF is decoded as an independent reader does, or refused by name."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.imaging.corpus import by_pillow
+from tests.imaging.costly import tiff, tiles
 from tests.imaging.differential import LEVELS, WRONG, compare
 from tests.imaging.layouts import (
     DEFLATE,
@@ -30,7 +32,7 @@ from tests.imaging.layouts import (
 from tests.imaging.test_decoding import STORED
 from tests.imaging.test_png import xmp
 from tests.patterns import noise, smooth
-from tta_server.errors import InvalidInput, TTAError, UnsupportedMedia
+from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging import tiff_layout
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
@@ -219,6 +221,44 @@ def test_tags_that_contradict_the_file_are_broken(tags):
     layout = Layout(photometric=PALETTE if 320 in tags else RGB)
     with pytest.raises(TTAError, match=r"broken|empty"):
         read(written(values(layout, 50, 40), layout, tags))
+
+
+@pytest.mark.parametrize("compression", [1, 5, 7, 8, 32773, 50000])
+@pytest.mark.parametrize("padding", [0, 5000])
+def test_overlapping_tiles_are_refused_by_the_header(compression, padding):
+    body = zlib.compress(bytes(256), 0)
+    data = tiles(body + bytes(padding), len(body) + padding, 64, 16, compression)
+    with pytest.raises(InvalidInput, match="overlap"):
+        read_header(data, Limits())
+
+
+def test_equal_tiles_may_be_stored_once():
+    """As long as they have not more than twice the file's bytes together."""
+    body = zlib.compress(bytes([7]) * 256)
+    data = tiles(body + bytes(len(body) * 64), len(body), 8, 16)
+    assert len(body) * 64 * 2 > len(data)
+    np.testing.assert_array_equal(read(data), np.full((128, 128, 3), 7))
+
+
+@pytest.mark.parametrize("offset", [0, 7, 2**32 - 1, 10**6])
+@pytest.mark.parametrize("count", [0, 2**32 - 1])
+def test_tiles_outside_the_file_are_refused_by_the_header(offset, count):
+    shape = {256: [16], 257: [16], 322: [16], 323: [16], 258: [8], 259: [1], 262: [1], 277: [1]}
+    for places in ({324: [offset], 325: [256]}, {324: [8], 325: [count]}, {324: [offset], 325: [count]}):
+        with pytest.raises(InvalidInput, match="strips or tiles are left out or lie outside the file"):
+            read_header(tiff(bytes(256), shape | places), Limits())
+
+
+def test_samples_of_far_more_bytes_than_pixels_are_too_large():
+    limits = Limits(max_pixels=48 * 32)
+    for bands, taken in ((1, True), (3, False)):
+        layout = Layout(photometric=RGB if bands == 3 else GREY, depth=64, form=3, compression=DEFLATE)
+        data = written(values(layout, 48, 32), layout)
+        if taken:
+            assert read_header(data, limits).size == (48, 32)
+        else:
+            with pytest.raises(TooLarge, match="40320 bytes of samples; at most 19968 are taken"):
+                read_header(data, limits)
 
 
 def test_tiles_far_larger_than_the_picture_are_refused():

@@ -32,6 +32,9 @@ HANDING_OUT = 0.0005
 """Seconds from an answer made to its bytes written, until enough has been seen."""
 RESERVE = 3
 LARGE = 100_000
+LARGE_JPEGS = 1_000_000
+"""Bytes from which on the headers of JPEGs are read in a thread."""
+
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 R = TypeVar("R")
@@ -45,6 +48,13 @@ def new_id(given: str | None) -> str:
 async def aside(size: int, work: Callable[[], R]) -> R:
     """In a thread where there are that many bytes to go through: the event loop is others' too."""
     return await asyncio.to_thread(work) if size > LARGE else work()
+
+
+def has_slow_header(images: Sequence[object]) -> bool:
+    """A JPEG's header takes microseconds, those of LARGE_JPEGS bytes up to milliseconds; the headers of others may hold
+    compressed text or frames."""
+    files = [image for image in images if isinstance(image, bytes)]
+    return not all(file.startswith(b"\xff\xd8") for file in files) or sum(map(len, files)) > LARGE_JPEGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +157,7 @@ class Reception:
         caller = Caller(request_id, listener if len(asked.images) == 1 else None, self.reserve(), received)
         plan = await self._planned(asked.model, asked.options)
         submit = partial(self._predictor.submit_all, asked.model, asked.images, asked.options, caller, plan)
-        # A JPEG's header takes microseconds; others may hide compressed text or frames in theirs.
-        header_is_slow = any(isinstance(i, bytes) and not i.startswith(b"\xff\xd8") for i in asked.images)
+        header_is_slow = has_slow_header(asked.images)
         if not header_is_slow and lays_out_quickly(plan):
             return submit()
         executor = None if header_is_slow else self.planner

@@ -1,27 +1,45 @@
 """JPEG: header by libjpeg-turbo, orientation by its segments, pixels by libjpeg-turbo or Pillow."""
 
 import io
+import re
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
+from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, Pixels, bounded
 from tta_server.imaging.orientation import from_metadata
 
-APP1 = 0xE1
-SCAN = 0xDA
+APP0, APP1, APP14, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+SCAN, END = 0xDA, 0xD9
+SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+"""Frames that have one scan where that holds all components."""
+
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 FOUR_COLORS = ("CMYK", "YCCK")
-MAX_SEGMENTS = 65_536
+MAX_SEGMENTS = 1024
+MAX_SCANS = 50
+"""libjpeg's progressive script has 10. An empty scan costs 20 ms of 25 Mpx, whatever its bytes."""
+
+MOST_TABLES = 1 << 15
+"""Bytes before the first scan, without metadata, that Pillow's parser is given."""
+
+FILL = re.compile(rb"\xff+")
+SCANS = re.compile(rb"\xff\xda")
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""A marker among the pixels that is no restart."""
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
-    size, orientation = bounded(_size(data), "JPEG", limits), _orientation(data)
+    size, found = bounded(_size(data), "JPEG", limits), list(segments(data))
+    check_scans(data, found)
+    orientation = _orientation(data, found)
     return Header("JPEG", size.swapped if orientation >= 5 else size, orientation)
 
 
@@ -34,11 +52,13 @@ def _size(data: bytes) -> Size:
     return Size(width, height)
 
 
-def _orientation(data: bytes) -> int:
+def _orientation(data: bytes, found: list[tuple[int, int, int]]) -> int:
     """As Pillow puts segments together: EXIF goes on in further segments, of XMP the last one counts."""
     exif: list[bytes] = []
     xmp: bytes | None = None
-    for start, end in app1_segments(data):
+    for kind, start, end in found:
+        if kind != APP1:
+            continue
         if data.startswith(EXIF, start + 4):
             exif.append(data[start + (10 if exif else 4) : end])
         elif data.startswith(XMP, start + 4):
@@ -46,22 +66,54 @@ def _orientation(data: bytes) -> int:
     return from_metadata(b"".join(exif), xmp) if exif or xmp else 1
 
 
-def app1_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where the segments APP1, which hold EXIF or XMP, start and end, up to the first scan."""
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment up to the first scan's header, which is the last unless bytes come that are
+    no segment. Raises InvalidInput for more than MAX_SEGMENTS."""
     at = 2
     for _ in range(MAX_SEGMENTS):
-        if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == SCAN:
+        if at + 4 > len(data) or data[at] != 0xFF:
             return
         kind = data[at + 1]
-        if kind == 0xFF:  # a fill byte
-            at += 1
+        if kind == 0xFF and (fill := FILL.match(data, at)):
+            at = fill.end() - 1
         elif kind <= 0x01 or 0xD0 <= kind <= 0xD8:  # markers without a length
             at += 2
         else:
             end = at + 2 + (data[at + 2] << 8 | data[at + 3])
-            if kind == APP1:
-                yield at, end
+            yield kind, at, end
+            if kind == SCAN:
+                return
             at = end
+    raise InvalidInput(f"the JPEG image has more than {MAX_SEGMENTS} segments before its pixels")
+
+
+def check_scans(data: bytes, found: list[tuple[int, int, int]]) -> None:
+    """Raises InvalidInput for more than MAX_SCANS scans, each of which costs time for all pixels, even without bytes.
+    `found` are the segments before the pixels."""
+    last, start, _ = found[-1] if found else (0, 0, 0)
+    if last == SCAN and start + 4 < len(data):
+        components = data[start + 4]
+        if any(kind in SEQUENTIAL and data[at + 9] == components for kind, at, _ in found):
+            return
+    begin = start if last == SCAN else 2
+    if sum(1 for _ in islice(SCANS.finditer(data, begin), MAX_SCANS + 1)) > MAX_SCANS:
+        _count_scans(data, begin)
+
+
+def _count_scans(data: bytes, at: int) -> None:
+    """Goes from marker to marker, up to the end of the image: what follows there, as a film, may hold any bytes."""
+    scans = 0
+    for _ in range(MAX_SEGMENTS):
+        marker = MARKER.search(data, at)
+        if marker is None or data[marker.end() - 1] == END:
+            return
+        kind, at = data[marker.end() - 1], marker.end()
+        scans += kind == SCAN
+        if scans > MAX_SCANS:
+            raise InvalidInput(f"the JPEG image has more than {MAX_SCANS} scans")
+        if kind != 0x01 and kind != 0xD8:
+            at += int.from_bytes(data[at : at + 2], "big")
+    raise InvalidInput(f"the JPEG image has more than {MAX_SEGMENTS} segments between its scans")
 
 
 def decode(data: bytes) -> Pixels:
@@ -83,9 +135,12 @@ def _decode_pillow(data: bytes) -> Pixels:
 
 
 def _opened(data: bytes) -> JpegImagePlugin.JpegImageFile:
-    """Without metadata, whose tags Pillow would parse at any cost."""
-    kept, at = [], 0
-    for start, end in app1_segments(data):
-        kept.append(data[at:start])
+    """Without metadata, which Pillow would parse at any cost. Raises ValueError for tables that are far too large."""
+    kept, at = [data[:2]], 2
+    for kind, start, end in segments(data):
+        if not (APP0 < kind <= APP15 or kind == COMMENT) or kind == APP14:
+            kept.append(data[start:end])
         at = end
+    if sum(map(len, kept)) > MOST_TABLES:
+        raise ValueError("tables that are too large")
     return JpegImagePlugin.JpegImageFile(io.BytesIO(b"".join([*kept, data[at:]])))

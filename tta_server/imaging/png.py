@@ -21,6 +21,12 @@ MAX_TEXT = 1 << 20
 """Bytes of a text chunk, inflated; metadata that is larger is not read."""
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+XMP = b"XML:com.adobe.xmp"
+PROFILE = b"Raw profile type "
+NAMES = frozenset([XMP, *(PROFILE + name for name in (b"exif", b"app1", b"APP1", b"xmp"))])
+"""The keywords of the texts that may hold an orientation."""
+
+LONGEST_KEYWORD = 79
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
 KEPT = (b"IHDR", b"PLTE", b"tRNS")
@@ -29,8 +35,10 @@ KEPT = (b"IHDR", b"PLTE", b"tRNS")
 
 @dataclass(slots=True)
 class Metadata:
+    """`texts` are (kind of chunk, bytes behind the keyword) of the NAMES, inflated when they are asked for."""
+
     exif: bytes | None = None
-    texts: dict[bytes, bytes] = field(default_factory=dict)
+    texts: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
 
     @property
     def orientation(self) -> int:
@@ -38,12 +46,15 @@ class Metadata:
         exif, app1 = self.exif, self._profile(b"app1") or self._profile(b"APP1") or b""
         if exif is None:
             exif = self._profile(b"exif") or (app1 if app1.startswith(b"Exif\0") else None)
-        xmp = self.texts.get(b"XML:com.adobe.xmp") or self._profile(b"xmp") or app1
+        xmp = self._text(XMP) or self._profile(b"xmp") or app1
         return from_metadata(exif, xmp)
 
     def _profile(self, name: bytes) -> bytes | None:
-        text = self.texts.get(b"Raw profile type " + name)
+        text = self._text(PROFILE + name)
         return None if text is None else from_raw_profile(text)
+
+    def _text(self, name: bytes) -> bytes | None:
+        return _text(*self.texts[name]) if name in self.texts else None
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -84,11 +95,12 @@ def _note(found: Metadata, kind: bytes, data: bytes, start: int, length: int) ->
     if kind == b"eXIf":
         found.exif = data[start : start + length]
     elif kind in TEXTS and length <= MAX_TEXT:
-        key, _, rest = data[start : start + length].partition(b"\0")
+        key, _, _ = data[start : start + min(length, LONGEST_KEYWORD + 1)].partition(b"\0")
+        rest = slice(start + len(key) + 1, start + length)
         if key == b"exif" and kind == b"tEXt":
-            found.exif = rest
-        elif key == b"XML:com.adobe.xmp" or key.startswith(b"Raw profile type "):
-            found.texts[key] = _text(kind, rest)
+            found.exif = data[rest]
+        elif key in NAMES:
+            found.texts[key] = kind, data[rest]
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
@@ -111,7 +123,8 @@ def _text(kind: bytes, rest: bytes) -> bytes:
 
 def canonical(data: bytes, ihdr: bytes | None = None) -> bytes:
     """The same pixels with nothing else: the chunks KEPT and the first run of IDAT. `ihdr` replaces the header's 13
-    bytes."""
+    bytes. Raises ValueError for a chunk that breaks off, and for a wrong checksum of those KEPT: the stream in IDAT has
+    its own."""
     parts, begun = [data[:8]], False
     for kind, start, length in chunks(data):
         if kind == b"IDAT":
@@ -120,10 +133,15 @@ def canonical(data: bytes, ihdr: bytes | None = None) -> bytes:
             break
         elif kind not in KEPT:
             continue
+        end = start + length
+        if end + 4 > len(data):
+            raise ValueError("a chunk breaks off")
+        if kind != b"IDAT" and zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError("a chunk has a wrong checksum")
         if kind == b"IHDR" and ihdr is not None:
             parts += [data[8:16], ihdr, zlib.crc32(b"IHDR" + ihdr).to_bytes(4, "big")]
         else:
-            parts.append(data[start - 8 : start + length + 4])
+            parts.append(data[start - 8 : end + 4])
     return b"".join([*parts, b"\0\0\0\0IEND\xaeB`\x82"])
 
 

@@ -146,9 +146,9 @@ def _blended(samples: Samples, rows: slice, levels: Levels | None, rendering: Re
 
 
 def _divided(colors: NDArray[Any], alpha: NDArray[Any], most: int) -> NDArray[Any]:
-    """Premultiplied colours divided by alpha as Pillow does: rounded down, clipped, and left alone where alpha is 0."""
+    """Premultiplied colours divided by alpha as Pillow does: rounded down, clipped, and 0 where alpha is 0."""
     wide = colors.astype(np.uint64)
-    return np.where(alpha == 0, wide, np.minimum(wide * most // np.maximum(alpha, 1), most))
+    return np.where(alpha == 0, 0, np.minimum(wide * most // np.maximum(alpha, 1), most))
 
 
 def _levelled(colors: NDArray[Any], levels: Levels) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import InvalidInput, UnsupportedMedia
+from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
 from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import from_metadata, stated
@@ -22,7 +22,17 @@ from tta_server.imaging.tiff_tags import Tags, read_tags
 PADDING = 1 << 22
 """Pixels that tiles may have beyond four times the picture's."""
 
+MOST_BYTES = 13
+"""Bytes of samples for each of the pixels that are taken: those of RGB of 32 bits in tiles, and some padding."""
+
+BLOCK = 1 << 20
+"""Bytes of floats put together at a time."""
+
 MAX_SEGMENTS = 1 << 17
+MOST_SHARED = 2
+"""Times of the file's bytes that all strips or tiles may have: a few writers store equal ones once."""
+
+Places = NDArray[np.uint64]
 DTYPES = {1: "u", 2: "i", 3: "f"}
 
 
@@ -31,9 +41,16 @@ def read_header(data: bytes, limits: Limits) -> Header:
     size = bounded(Size(tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)), "TIFF", limits)
     layout = read_layout(tags)
     _check_blocks(layout)
+    _places(tags, layout)
+    unpacked, most = _unpacked(layout), 2 * MOST_BYTES * limits.max_pixels
+    if unpacked > most:
+        raise TooLarge(
+            f"the TIFF image has {unpacked // 2} bytes of samples; at most {most // 2} are taken "
+            f"({MOST_BYTES} for each of --max-pixels)"
+        )
     orientation = _orientation(tags)
     upright = size.swapped if orientation >= 5 else size
-    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, _unpacked(layout))
+    return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, unpacked)
 
 
 def _unpacked(layout: Layout) -> int:
@@ -74,23 +91,36 @@ def decode(data: bytes) -> Samples:
 
 
 def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
-    """The strips or tiles of each plane. Raises InvalidInput unless all of them lie in the file."""
+    """The strips or tiles of each plane; raises as `_places` does."""
     down, across = layout.grid
     number = down * across
-    offsets = tags.integers(Tag.TILE_OFFSETS if layout.tiled else Tag.STRIP_OFFSETS, MAX_SEGMENTS) or ()
-    counts = tags.integers(Tag.TILE_BYTES if layout.tiled else Tag.STRIP_BYTES, MAX_SEGMENTS)
+    offsets, counts = (found.tolist() for found in _places(tags, layout))
     rows = [layout.block[0]] * number
     if not layout.tiled:
         rows[-1] = layout.height - layout.block[0] * (number - 1)
-    if counts is None and layout.compression == 1 and len(offsets) == 1 and not layout.tiled:
-        counts = (rows[0] * layout.row_bytes,)  # old writers leave it out of one strip
-    if counts is None or not len(offsets) == len(counts) == number * layout.planes:
-        raise InvalidInput("the TIFF image is broken: its strips or tiles do not make up the picture")
-    if any(at < 8 or count == 0 or at + count > len(tags.data) for at, count in zip(offsets, counts, strict=True)):
-        raise InvalidInput("the TIFF image is broken: strips or tiles are left out or lie outside the file")
     for start in range(0, len(offsets), number):
         plane = slice(start, start + number)
         yield [Segment(*found) for found in zip(offsets[plane], counts[plane], rows, strict=True)]
+
+
+def _places(tags: Tags, layout: Layout) -> tuple[Places, Places]:
+    """Where all strips or tiles start, and their numbers of bytes. Raises InvalidInput unless they make up the picture,
+    lie in the file, and have together at most MOST_SHARED times its bytes: decoding costs time for each."""
+    down, across = layout.grid
+    offsets = tags.array(Tag.TILE_OFFSETS if layout.tiled else Tag.STRIP_OFFSETS, MAX_SEGMENTS)
+    counts = tags.array(Tag.TILE_BYTES if layout.tiled else Tag.STRIP_BYTES, MAX_SEGMENTS)
+    if counts is None and layout.compression == 1 and offsets is not None and offsets.size == 1 and not layout.tiled:
+        counts = np.array([layout.height * layout.row_bytes], np.uint64)  # old writers leave it out of one strip
+    if offsets is None or counts is None or not offsets.size == counts.size == down * across * layout.planes:
+        raise InvalidInput("the TIFF image is broken: its strips or tiles do not make up the picture")
+    size = np.uint64(len(tags.data))
+    if np.any((offsets < 8) | (offsets > size) | (counts == 0) | (counts > size - np.minimum(offsets, size))):
+        raise InvalidInput("the TIFF image is broken: strips or tiles are left out or lie outside the file")
+    if int(counts.sum()) > MOST_SHARED * len(tags.data):
+        raise InvalidInput(
+            "the TIFF image is broken: its strips or tiles overlap, and have far more bytes than the file"
+        )
+    return offsets, counts
 
 
 def _plane(segments: Sequence[Segment], tags: Tags, layout: Layout) -> NDArray[Any]:
@@ -137,10 +167,15 @@ def _twelve(raw: NDArray[np.uint8]) -> NDArray[np.uint16]:
 def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
     """Predictor 3 (Adobe Photoshop TIFF Technical Note 3): differences of bytes, all high bytes of a row first."""
     bands, width = layout.bands // layout.planes, layout.depth // 8
-    steps = raw.reshape(len(raw), -1, bands)
-    plain = np.cumsum(steps, axis=1, dtype=np.uint8).reshape(len(raw), width, -1)
-    values = np.ascontiguousarray(plain.transpose(0, 2, 1)).view(f">f{width}")[..., 0]
-    return values.astype(f"=f{width}")
+    values = np.empty((len(raw), raw.shape[1] // width), f"<f{width}")
+    low_first = values.view(np.uint8).reshape(len(raw), -1, width)
+    step = max(1, BLOCK // raw.shape[1])
+    for top in range(0, len(raw), step):
+        steps = raw[top : top + step].reshape(-1, raw.shape[1] // bands, bands)
+        plain = np.cumsum(steps, axis=1, dtype=np.uint8).reshape(len(steps), width, -1)
+        for place in range(width):
+            low_first[top : top + step, :, place] = plain[:, width - 1 - place]
+    return values.astype(f"=f{width}", copy=False)
 
 
 def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from tta_server.errors import UnsupportedMedia
+from tta_server.imaging import jpeg
 from tta_server.imaging.tiff_layout import CCITT, JPEG, Layout, Tag
 from tta_server.imaging.tiff_tags import Tags
 
@@ -57,9 +58,10 @@ def _stored(data: bytes, segments: Sequence[Segment], row_bytes: int) -> Rows:
 def _inflated(data: bytes, segments: Sequence[Segment], row_bytes: int) -> Rows:
     out = np.empty((sum(segment.rows for segment in segments), row_bytes), np.uint8)
     top = 0
+    whole = memoryview(data)
     for at, length, rows in segments:
         stream = zlib.decompressobj()
-        found = stream.decompress(memoryview(data)[at : at + length], rows * row_bytes)
+        found = stream.decompress(whole[at : at + length], rows * row_bytes)
         stream.decompress(stream.unconsumed_tail, 1)  # raises where the checksum behind the last byte is wrong
         out[top : top + rows] = np.frombuffer(found, np.uint8).reshape(rows, row_bytes)  # raises where too few came
         top += rows
@@ -73,17 +75,18 @@ def _jpeg(segments: Sequence[Segment], tags: Tags, layout: Layout) -> Rows:
     head = tables[:2] + ADOBE + bytes([ycc]) + tables[2:-2]
     out = np.empty((sum(segment.rows for segment in segments), layout.row_bytes), np.uint8)
     top = 0
+    color = "GRAY" if layout.bands == 1 else "RGB"
     for at, length, rows in segments:
-        body = tags.data[at + 2 : at + length]
-        marker = body.find(ADOBE)
-        if marker >= 0 and body[marker + len(ADOBE) : marker + len(ADOBE) + 1] != bytes([ycc]):
+        found = head + tags.data[at + 2 : at + length]
+        marker = found.find(ADOBE, len(head))
+        if marker >= 0 and found[marker + len(ADOBE) : marker + len(ADOBE) + 1] != bytes([ycc]):
             raise UnsupportedMedia("the TIFF image has JPEG data of another colour space than its tags say")
-        color = "GRAY" if layout.bands == 1 else "RGB"
-        height, width, _, _ = simplejpeg.decode_jpeg_header(head + body)
+        jpeg.check_scans(found, list(jpeg.segments(found)))
+        height, width, _, _ = simplejpeg.decode_jpeg_header(found)
         if (height, width) != (rows, layout.block[1]):
             raise ValueError("JPEG data of another size than its strip or tile")
-        found = simplejpeg.decode_jpeg(head + body, color, fastdct=False, fastupsample=False)
-        out[top : top + rows] = found.reshape(rows, layout.row_bytes)
+        pixels = simplejpeg.decode_jpeg(found, color, fastdct=False, fastupsample=False)
+        out[top : top + rows] = pixels.reshape(rows, layout.row_bytes)
         top += rows
     return out
 

@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tta_server.errors import UnsupportedMedia
 
@@ -27,7 +28,7 @@ class Tags:
     order: str
     entries: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
-    def integers(self, tag: int, most: int = 256) -> tuple[int, ...] | None:
+    def array(self, tag: int, most: int) -> NDArray[np.uint64] | None:
         """The values of a tag, None where it is missing. Raises ValueError for more than `most` values, and for values
         that are not unsigned integers or lie outside the file."""
         if tag not in self.entries:
@@ -36,7 +37,12 @@ class Tags:
         if kind not in INTEGERS or not 0 < count <= most:
             raise ValueError(f"tag {tag} holds no unsigned integers, or too many")
         self._check(kind, count, place)
-        return tuple(np.frombuffer(self.data, self.order + INTEGERS[kind], count, place).tolist())
+        return np.frombuffer(self.data, self.order + INTEGERS[kind], count, place).astype(np.uint64)
+
+    def integers(self, tag: int, most: int = 256) -> tuple[int, ...] | None:
+        """`array` as numbers."""
+        found = self.array(tag, most)
+        return None if found is None else tuple(found.tolist())
 
     def integer(self, tag: int, default: int | None = None) -> int:
         """The only value of a tag; raises ValueError for several, or for none without a default."""

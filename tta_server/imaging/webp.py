@@ -26,7 +26,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
     found: dict[bytes, bytes] = {}
     frames = 0
     for name, content in chunks(data):
-        found.setdefault(name, content)
+        if name in (b"EXIF", b"XMP "):
+            found.setdefault(name, content)
         frames += name == b"ANMF"
     size = bounded(_size(data), "WEBP", limits)
     if frames > 1:

@@ -1,0 +1,54 @@
+"""The costliest files of each format take bounded time of a CPU; it is measured, not the clock."""
+
+import pytest
+from PIL import Image
+
+from tests.imaging.corpus import by_pillow
+from tests.imaging.costly import jpeg, segment
+from tests.imaging.worst import MOST_SECONDS, WORST, noisy, seconds
+from tta_server.api.reception import LARGE_JPEGS
+from tta_server.imaging.decoding import MAGIC
+
+SLOW_MACHINE = 4
+"""How many times slower a machine may be than the one of the target."""
+
+REFUSED = {"TIFF of overlapping tiles", "TIFF of tags", "TIFF of JPEG of the most scans"}
+
+
+def test_every_format_has_its_worst_files():
+    assert {name.split()[0] for name in WORST} == set(MAGIC)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORST)
+def test_the_worst_file_takes_bounded_time(name):
+    header, pixels, end = seconds(WORST[name]())
+    assert end.startswith("refused" if name in REFUSED else "decoded"), end
+    assert header < 0.1 * SLOW_MACHINE
+    assert pixels < MOST_SECONDS * SLOW_MACHINE
+
+
+SMALL = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG")
+PROGRESSIVE = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG", progressive=True)
+ODD = jpeg(0, (8, 8)).replace(b"\1\x11\0\2\x11\0\3\x11", b"\1\x41\0\2\x14\0\3\x11")
+"""Of a sampling that Pillow's parser has to read."""
+
+HEADS = {
+    "EXIF": segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000)) * 15,
+    "XMP": segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b"tiff:Orientation " * 3800) * 15,
+    "segments": segment(0xE1, b"Exif\0\0" + bytes(900)) * 1000,
+    "fill bytes": b"\xff" * 900_000,
+    "quantization": segment(0xDB, (b"\0" + b"\1" * 64) * 480),
+    "Photoshop": segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5000) * 15,
+}
+TAILS = {"zeros": b"\xff\0" * 490_000, "fill": b"\xff" * 990_000, "scans": b"\xff\xd9" + b"\xff\xda" * 490_000}
+ON_LOOP = {name: SMALL[:2] + head + SMALL[2:] for name, head in HEADS.items()}
+ON_LOOP |= {f"{name}, odd": ODD[:2] + head + ODD[2:] for name, head in HEADS.items()}
+ON_LOOP |= {name: PROGRESSIVE[:-2] + tail for name, tail in TAILS.items()}
+
+
+@pytest.mark.parametrize("name", ON_LOOP)
+def test_the_header_of_a_jpeg_on_the_event_loop_takes_milliseconds(name):
+    """The best of five times, as other threads may run."""
+    assert len(ON_LOOP[name]) <= LARGE_JPEGS
+    assert min(seconds(ON_LOOP[name])[0] for _ in range(5)) < 0.005 * SLOW_MACHINE
