@@ -64,6 +64,8 @@ def _taken(file: IO[bytes], most: int) -> bytes:
     """The first `most` bytes, in parts: a read of so many at once would take their memory before any is there."""
     is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     parts = [_first_of_pipe(file.fileno())] if is_pipe else []
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(file.fileno(), True)
     taken = sum(map(len, parts))
     while taken < most and (part := file.read(min(PART, most - taken))):
         parts.append(part)
@@ -79,7 +81,6 @@ def _first_of_pipe(pipe: int) -> bytes:
         first = None
     if first == b"":
         raise InvalidInput("this is a pipe that nobody writes to")
-    os.set_blocking(pipe, True)
     return first or b""
 
 

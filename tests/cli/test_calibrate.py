@@ -119,6 +119,7 @@ def test_a_mistake_is_one_sentence_and_status_2(moody: Path, images: Path) -> No
         ({"epsilon": [0.1, 1.0]}, "--epsilon takes a share between 0 and 1"),
         ({"epsilon": [0.001]}, "at least 2995 images"),
         ({"limit": 20, "epsilon": [0.1]}, "at least 29 images.* there are 20"),
+        ({"log": Path("/tmp")}, "/tmp can't be written; choose another place with --log"),
         ({"to": Path("none/such.json")}, "none/such.json can't be written; choose another place with --out"),
         ({"plot": Path("none/such.png")}, "choose another place with --plot"),
         ({"plot": Path("such.docx")}, "--plot takes a file named .png, .svg, .pdf"),

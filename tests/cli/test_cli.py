@@ -264,10 +264,14 @@ def test_predict_draws_on_the_image(tmp_path: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["predict", "--draw"], ["views", "--out"]])
-@pytest.mark.parametrize(("place", "words"), [("none/x.png", "there is no folder"), ("x.foo", "ends in one of .png")])
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("none/x.png", "there is no folder"), ("x.foo", "ends in one of .png"), ("folder.png", "is a folder")],
+)
 def test_a_place_where_no_picture_can_be_is_told_of_first(
     tmp_path: Path, photo: Path, command: list[str], place: str, words: str
 ) -> None:
+    (tmp_path / "folder.png").mkdir()
     name, option = command
     done = run(name, str(photo), "--model", "nuclei", option, str(tmp_path / place))
     assert done.returncode == 2

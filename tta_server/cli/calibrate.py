@@ -132,7 +132,9 @@ def _checked(epsilons: Sequence[float]) -> list[float]:
 def _check_places(target: Path, plot: Path | None, log: Path | None) -> None:
     """Before an hour of work: raises ConfigError for what could not be written after it."""
     for option, path in (("--out", target), ("--plot", plot), ("--log", log)):
-        if path and not (path.parent.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)):
+        if path is None:
+            continue
+        if path.is_dir() or not (path.parent.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)):
             raise ConfigError(f"{path} can't be written; choose another place with {option}")
     if plot and plot.suffix not in PICTURES:
         raise ConfigError(f"--plot takes a file named {', '.join(PICTURES)}, not {plot}")

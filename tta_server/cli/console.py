@@ -68,6 +68,8 @@ def picture_file(to: Path | None) -> Path | None:
         return None
     if to.suffix.lower() not in PICTURES:
         raise typer.BadParameter(f"{to}: the name of a picture ends in one of {', '.join(PICTURES)}")
+    if to.is_dir():
+        raise typer.BadParameter(f"{to}: is a folder")
     if not to.absolute().parent.is_dir():
         raise typer.BadParameter(f"{to}: there is no folder {to.parent}")
     return to
