@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.imaging.corpus import ADAM7, by_pillow
 from tests.imaging.costly import SIDE, arithmetic_jpeg, jpeg, segment, tiff, tiles
+from tests.imaging.heifs import grid
 from tests.pictures import chunk
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
@@ -137,6 +138,7 @@ WORST = {
     "GIF of blocks": gif_of_blocks,
     "AVIF of noise": lambda: by_pillow(Image.fromarray(noisy(3000, 3200)), "AVIF", quality=90, speed=10),
     "HEIC of noise": lambda: of_heif(noisy(1000, 1000)),
+    "HEIC of large tiles": lambda: grid(Image.new("RGB", (4096, 4096)), (SIDE, SIDE), 2, 3),
     "TIFF of one pixel tiles": lambda: equal_tiles(360, 1, 8, zlib.compress(bytes(1))),
     "TIFF of small tiles": lambda: equal_tiles(312, 16, 8, zlib.compress(bytes(256))),
     "TIFF of JPEG tiles": lambda: equal_tiles(160, 16, 7, by_pillow(Image.fromarray(noisy(16, 16, 1)), "JPEG")),
