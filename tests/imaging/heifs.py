@@ -25,8 +25,8 @@ def content(data, *path):
 
 
 def grid(tile, canvas, rows, columns, items=(1,), stated=None):
-    """A picture of `canvas` (width, height) made of rows * columns times `tile`, a Pillow picture, whose properties state
-    the size `stated`. `items` are the references, one after another."""
+    """A picture of `canvas` (width, height) made of rows * columns times `tile`, a Pillow picture. Its properties state
+    the tile's size as `stated`. `items` are the references, one after another."""
     one = heic(tile)["heic"]
     head, pixels = one[: int.from_bytes(one[:4], "big")], content(one, b"mdat")
     count = rows * columns
