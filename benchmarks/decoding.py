@@ -1,12 +1,15 @@
 """Counts what the decoder makes of image files: equal to independent readers, refused, or wrong.
 
     python benchmarks/decoding.py [--cells 25000] [--runs 3] [--perturbed MODULE]
+    python benchmarks/decoding.py --worst
 
 1. One TIFF for each cell of the table of layouts, against its own samples and tifffile.
 2. Files of all formats, whole, cut off and with bytes changed, against Pillow, OpenCV and tifffile.
 3. Such files in two processes whose malloc fills memory differently (MALLOC_PERTURB_ 85 and 170): the same pixels.
 
 Exits with 1 if a file of 1 or 2 is wrong or one of 3 differs. `--perturbed` names another decoder's module for 3.
+`--worst` prints instead what the costliest files of each format cost at the default limits, and exits with 1 if one
+takes more than 3 seconds of a CPU.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from tests.imaging.corpus import corpus
 from tests.imaging.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
 from tests.imaging.layouts import as_rgb, by_tifffile, table, values, written
 from tests.imaging.test_unwritten import digests
+from tests.imaging.worst import MOST_SECONDS, WORST, seconds
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 
@@ -67,14 +71,30 @@ def perturbed(files: list[tuple[str, bytes]], module: str) -> tuple[list[str], C
     return names, Counter("pixels" if found.startswith("(") else found for found in first)
 
 
+def worst() -> bool:
+    """Prints a row for each file; whether all keep to the target."""
+    print(f"{'file':<42}{'MB':>8}{'header, ms':>12}{'pixels, s':>11}  outcome")
+    most = 0.0
+    for name, make in WORST.items():
+        data = make()
+        header, pixels, end = seconds(data)
+        most = max(most, header + pixels)
+        print(f"{name:<42}{len(data) / 1e6:8.2f}{header * 1000:12.1f}{pixels:11.2f}  {end[:100]}", flush=True)
+    print(f"most: {most:.2f} s of a CPU (target: {MOST_SECONDS})")
+    return most <= MOST_SECONDS
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=int(os.environ.get("TTA_DECODING_RUNS", "1")))
     parser.add_argument("--perturbed", default="tta_server.imaging.decoding")
+    parser.add_argument("--worst", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+    if options.worst:
+        sys.exit(not worst())
     whole = cells(options.cells)
     print("cells:", sum(whole.values()), dict(whole), flush=True)
     files = corpus(options.runs)

@@ -55,6 +55,13 @@ def jpeg(scans, size=(SIDE, SIDE), kind=0xC2, components=3, between=b""):
     return head + first + more + b"\xff\xd9"
 
 
+def arithmetic_jpeg(scans, size=(SIDE, SIDE)):
+    """A progressive JPEG of arithmetic coding, whose scans refine the lowest frequency and have no bytes."""
+    head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64) + frame(size, 3, 0xCA)
+    numbers = range(1, 4)
+    return head + scan(numbers, 0, 0) + scan(numbers, 0, 0, 0x10) * scans + b"\xff\xd9"
+
+
 def tiff(body, tags):
     """A TIFF of LONGs whose `tags` {number: values} stand behind `body`, which starts at byte 8."""
     start = 8 + len(body) + len(body) % 2

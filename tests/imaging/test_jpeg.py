@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from tests.imaging.corpus import by_pillow
-from tests.imaging.costly import jpeg, segment
+from tests.imaging.costly import arithmetic_jpeg, jpeg, segment
 from tests.patterns import smooth
 from tta_server.errors import InvalidInput
 from tta_server.geometry import Size
@@ -34,6 +34,11 @@ def test_many_scans_are_refused_by_the_header(kind, components, between):
         read_header(data, Limits())
     with pytest.raises(InvalidInput, match="scans"):
         read_header(data[:2] + b"\xff\xff\xff" + data[2:], Limits())
+
+
+def test_many_scans_of_arithmetic_coding_are_refused_by_the_header():
+    with pytest.raises(InvalidInput, match=f"the JPEG image has more than {MAX_SCANS} scans"):
+        read_header(arithmetic_jpeg(MAX_SCANS, SMALL), Limits())
 
 
 def test_a_second_scan_of_a_whole_sequential_frame_is_never_decoded():

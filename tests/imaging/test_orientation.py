@@ -55,6 +55,16 @@ VALUES = {
 
 
 @pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("place", [0, 64, 700, 2999])
+def test_orientation_anywhere_in_a_long_directory_is_pillow_s(start, place):
+    order = "<" if start[:2] == b"II" else ">"
+    entries = [(1000 + number, 3, 1, bytes(4)) for number in range(3000)]
+    entries[place] = (274, 3, 1, struct.pack(order + "Hxx", 6))
+    for data in (block(start, entries), block(start, entries[: place + 1])[:-4], block(start, entries)[:-5]):
+        assert from_metadata(data, None) == by_pillow_s_parser(data)
+
+
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("value", VALUES)
 def test_orientation_of_any_type_is_pillow_s(start, value):
     kind, count, code, number = VALUES[value]

@@ -1,13 +1,17 @@
 """The costliest files of each format take bounded time of a CPU; it is measured, not the clock."""
 
+import contextlib
+
 import pytest
 from PIL import Image
 
 from tests.imaging.corpus import by_pillow
 from tests.imaging.costly import jpeg, segment
-from tests.imaging.worst import MOST_SECONDS, WORST, noisy, seconds
+from tests.imaging.test_png import peak
+from tests.imaging.worst import MOST_SECONDS, TEAL, WORST, noisy, seconds
 from tta_server.api.reception import LARGE_JPEGS
-from tta_server.imaging.decoding import MAGIC
+from tta_server.errors import TTAError
+from tta_server.imaging.decoding import MAGIC, Limits, read_header
 
 SLOW_MACHINE = 4
 """How many times slower a machine may be than the one of the target."""
@@ -19,13 +23,20 @@ def test_every_format_has_its_worst_files():
     assert {name.split()[0] for name in WORST} == set(MAGIC)
 
 
+def header_or_refusal(data):
+    with contextlib.suppress(TTAError):
+        read_header(data, Limits(), TEAL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORST)
 def test_the_worst_file_takes_bounded_time(name):
-    header, pixels, end = seconds(WORST[name]())
+    data = WORST[name]()
+    header, pixels, end = seconds(data)
     assert end.startswith("refused" if name in REFUSED else "decoded"), end
     assert header < 0.1 * SLOW_MACHINE
     assert pixels < MOST_SECONDS * SLOW_MACHINE
+    assert peak(lambda: header_or_refusal(data)) < 2 * len(data) + 8_000_000
 
 
 SMALL = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG")

@@ -11,8 +11,9 @@ import pillow_heif
 import tifffile
 from PIL import Image
 
-from tests.imaging.corpus import by_pillow
-from tests.imaging.costly import SIDE, jpeg, segment, tiff, tiles
+from tests.imaging.corpus import ADAM7, by_pillow
+from tests.imaging.costly import SIDE, arithmetic_jpeg, jpeg, segment, tiff, tiles
+from tests.imaging.heifs import grid
 from tests.pictures import chunk
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
@@ -27,6 +28,17 @@ TEAL = Rendering(background=(0, 128, 128), levels="auto")
 
 def noisy(height, width, bands=3):
     return np.random.default_rng(0).integers(0, 256, (height, width, bands), dtype=np.uint8).squeeze()
+
+
+def interlaced():
+    """16 bits and alpha, all rows filtered by the costliest."""
+    rows = b""
+    for left, top, across, down in ADAM7:
+        width, height = len(range(left, SIDE, across)), len(range(top, SIDE, down))
+        rows += (b"\4" + b"\5" * 8 * width) * height
+    head = struct.pack(">IIBBBBB", SIDE, SIDE, 16, 6, 0, 0, 1)
+    pixels = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows, 1))
+    return b"\x89PNG\r\n\x1a\n" + pixels + chunk(b"IEND", b"")
 
 
 def png(width, height, depth, color, rows, part=1 << 20, more=b""):
@@ -106,9 +118,11 @@ def many_tags():
 WORST = {
     "JPEG of the most scans": lambda: jpeg(MAX_SCANS - 1),
     "JPEG of the most scans, not progressive": lambda: jpeg(MAX_SCANS - 1, kind=0xC0),
+    "JPEG of the most scans, arithmetic": lambda: arithmetic_jpeg(MAX_SCANS - 1),
     "JPEG of noise, progressive": progressive_noise,
     "JPEG of metadata": exif_jpeg,
     "PNG of 16 bits and alpha": lambda: png(SIDE, SIDE, 16, 6, (b"\4" + b"\5" * 8 * SIDE) * SIDE),
+    "PNG of 16 bits, interlaced": interlaced,
     "PNG of 8 bits and alpha": lambda: png(SIDE, SIDE, 8, 6, (b"\4" + b"\5" * 4 * SIDE) * SIDE),
     "PNG of small chunks": lambda: png(2500, 2400, 8, 2, noise_rows(), 320),
     "PNG of empty chunks": lambda: png(8, 8, 8, 2, bytes(25 * 8), more=chunk(b"junk", b"") * 65_000),
@@ -124,6 +138,7 @@ WORST = {
     "GIF of blocks": gif_of_blocks,
     "AVIF of noise": lambda: by_pillow(Image.fromarray(noisy(3000, 3200)), "AVIF", quality=90, speed=10),
     "HEIC of noise": lambda: of_heif(noisy(1000, 1000)),
+    "HEIC of large tiles": lambda: grid(Image.new("RGB", (4096, 4096)), (SIDE, SIDE), 2, 3),
     "TIFF of one pixel tiles": lambda: equal_tiles(360, 1, 8, zlib.compress(bytes(1))),
     "TIFF of small tiles": lambda: equal_tiles(312, 16, 8, zlib.compress(bytes(256))),
     "TIFF of JPEG tiles": lambda: equal_tiles(160, 16, 7, by_pillow(Image.fromarray(noisy(16, 16, 1)), "JPEG")),

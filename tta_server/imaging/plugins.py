@@ -21,7 +21,7 @@ from PIL import (
 
 from tta_server.errors import UnsupportedMedia
 from tta_server.geometry import Size
-from tta_server.imaging import gif
+from tta_server.imaging import gif, heif
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import check_blocks, from_info
 
@@ -86,6 +86,8 @@ def read_header(name: str, data: bytes, limits: Limits) -> Header:
     CHECKS[name](data)
     with OPENERS[name](io.BytesIO(data)) as image:
         size = bounded(Size(*image.size), name, limits)
+        if name == "HEIC":
+            heif.check_tiles(data, size, limits)
         if getattr(image, "is_animated", False):
             raise UnsupportedMedia(f"the {name} image has several frames or pages; send one")
         if image.mode not in MODES:
