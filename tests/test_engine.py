@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -274,6 +275,7 @@ def test_after_a_fork_it_says_so_and_takes_no_lock(opened: Opener) -> None:
     with engine._lock:  # as a slot's thread may hold it while the process forks
         child = os.fork()
         if child == 0:
+            signal.alarm(PATIENCE)  # ends a child that waits for a lock for ever
             os._exit(_in_the_child(engine))
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
