@@ -35,19 +35,24 @@ class Unforeseen(Exception):
     pass
 
 
+class Misplaced(TTAError):
+    """An error of the project's own, from where none is expected."""
+
+
 class Wires:
     """Counts calls by name, and raises at one of them."""
 
-    def __init__(self, trip: str = "", number: int = 1) -> None:
+    def __init__(self, trip: str = "", number: int = 1, error: type[Exception] = Unforeseen) -> None:
         self.calls: dict[str, int] = {}
         self._trip = trip, number
+        self._error = error
         self._lock = threading.Lock()
 
     def touch(self, name: str) -> None:
         with self._lock:
             self.calls[name] = self.calls.get(name, 0) + 1
             if (name, self.calls[name]) == self._trip:
-                raise Unforeseen(name)
+                raise self._error(name)
 
 
 class Wired:
@@ -182,6 +187,14 @@ def test_what_the_shell_cannot_survive_settles_all_and_is_said(name: str, number
             assert shop.fatal == [shop.health.fatal]
             with pytest.raises(InternalError, match="restarted"):
                 shop.engine.submit([Job(Work(wires), "m", (A,), 1, time.monotonic() + 30, PIXELS)])
+
+
+@pytest.mark.parametrize("name", ["scheduler.completed", "scheduler.next_batch", "scheduler.due", "metrics.batch"])
+def test_an_error_of_our_own_ends_no_thread_silently(name: str) -> None:
+    with opened(Wires(name, 1, Misplaced)) as shop:
+        shop.visit()
+        until(lambda: shop.fatal)
+        check_settled(shop)
 
 
 def test_the_lists_above_have_every_call_that_the_engine_makes() -> None:

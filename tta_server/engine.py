@@ -154,12 +154,16 @@ class Engine(Generic[W]):
     # ---- threads ----
 
     def _run_thread(self, loop: Callable[..., None], *args: int) -> None:
-        with contextlib.suppress(InternalError), self._guarded():  # the guard has said it
+        """No thread ends without a word: here an error of the project's own is as unforeseen as any other."""
+        try:
             loop(*args)
+        except Exception as error:  # noqa: BLE001 - logged by `_fail_all`
+            self._fail_all(error)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """An error that nobody foresaw leaves the scheduler in an unknown state: settle every job and stop."""
+        """For a caller's thread: an unexpected error leaves the scheduler in an unknown state, so settle every job and
+        stop. Raises InternalError then."""
         try:
             yield
         except TTAError:
