@@ -181,9 +181,9 @@ def main() -> None:
                 late, grown = max(waits), resident_mb(doors.pid) - before
                 met = late <= LATE_MS and (grown <= GROWTH_MB or name.startswith("predictions"))
                 missed |= not met
-                told = ", ".join(f"{number} of {status}" for status, number in sorted(statuses.items()))
+                answers = ", ".join(f"{number} of {status}" for status, number in sorted(statuses.items()))
                 figures = (f"{seconds:.2f}", f"{np.median(waits):.1f}", f"{late:.1f}", f"{grown:.1f}")
-                table.add_row(name, told, *figures, style="" if met else "red")
+                table.add_row(name, answers, *figures, style="" if met else "red")
     Console(width=140).print(table)
     print(f"targets: /livez within {LATE_MS:g} ms; after quotes the process has grown by at most {GROWTH_MB:g} MB")
     sys.exit(missed)

@@ -17,7 +17,7 @@ OVERDUE_SECONDS = 1.0
 STUCK_SECONDS = 10.0
 """A slot is stuck when its step is still not back so long after it was told to end."""
 STUCK_DECODING = 60.0
-"""The same for decoding, which can't be told to end, but does."""
+"""The same for decoding, which can't be aborted but ends by itself."""
 
 
 class Agenda(Generic[W]):

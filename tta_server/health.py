@@ -7,7 +7,7 @@ FAILURES = 3
 
 
 def unhealthy(model: str) -> str:
-    """What a client is told whose model does not work."""
+    """The message to a client whose model is unhealthy."""
     return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
 

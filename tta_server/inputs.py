@@ -80,7 +80,7 @@ def _first_of_pipe(pipe: int) -> bytes:
     except BlockingIOError:
         first = None
     if first == b"":
-        raise InvalidInput("this is a pipe that nobody writes to")
+        raise InvalidInput("this is a pipe without a writer")
     return first or b""
 
 

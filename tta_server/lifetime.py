@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 
 
 class Lifetime:
-    """Counts uses. `close` is called once, outside of the lock, by whoever ends the last use or retires it unused."""
+    """Counts uses. `close` is called once, outside of the lock, when the last use ends after `retire`."""
 
     def __init__(self, close: Callable[[], None]) -> None:
         self._close = close

@@ -145,7 +145,7 @@ class Line(Generic[W]):
         return next((job for job, end in late.items() if end > before[job] + EPSILON), None)
 
     def is_late(self, now: float) -> bool:
-        """Whether somebody would be late if all of the line is placed."""
+        """True if a job misses its deadline when all of the line is laid out."""
         if self.is_relaxed(0.0, now):
             return False
         if len(self._jobs) > CROWD:

@@ -122,7 +122,7 @@ class Predictor:
             if model is plan.model:
                 raise NotReady("the server is shutting down")
             if model.version != plan.model.version:
-                raise NotReady(f"{model.name} was loaded anew, as version {model.version}; send this request again")
+                raise NotReady(f"{model.name} was reloaded as version {model.version}; send this request again")
             plan = make_plan(model, options)
 
     def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageWork]]:
@@ -172,7 +172,7 @@ class Predictor:
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
         if not job.work.hold():
-            raise NotReady(f"{name} was loaded anew")
+            raise NotReady(f"{name} was reloaded")
         try:
             self._engine.submit([job])
         except TTAError:

@@ -136,7 +136,7 @@ class Scheduler(Generic[W]):
         return None if asked else self._optional(slot, now)
 
     def _optional(self, slot: int, now: float) -> Step[W] | None:
-        """An answer for which nothing more is awaited, if nobody has to wait for it; then the greatest expected change
+        """An answer that waits for no more views, if it delays no other job; then the greatest expected change
         per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
         answer late, the answer."""
         closings = (job for job in self._line.waiting if job.closing)
@@ -168,7 +168,7 @@ class Scheduler(Generic[W]):
         return self._run(slot, items, now, risky)
 
     def _make_room(self, slot: int, now: float) -> Finish[W] | None:
-        """The answer of the first job that waits for nothing else; None if even that would make somebody late."""
+        """The answer of the first job that waits only for it; None if even that makes a job late."""
         job = next((job for job in self._line if job.mandatory_handed), None)
         return None if job is None or self._delayed(job, [], now) else self._make(slot, job, now)
 
@@ -181,7 +181,7 @@ class Scheduler(Generic[W]):
     def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
         estimate, reason = self._prices.finishing(job, now), job.closing or StopReason.CAPACITY
         self._finish(job, reason)
-        self._slots.take(slot, now + estimate)  # not watched: whoever waits may have callbacks of his own
+        self._slots.take(slot, now + estimate)  # not watched: callbacks of the waiting client may take long
         return Finish(slot, job, reason, estimate)
 
     def _is_risky(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
@@ -411,7 +411,7 @@ class Scheduler(Generic[W]):
         return []
 
     def _close(self, job: Job[W], reason: StopReason, now: float) -> None:
-        """No more views of it may run: its answer is to be made, by a slot; at the last moment by whoever finds out."""
+        """No more views of it may run: a slot is to make its answer; at the last moment the caller of `due` does."""
         job.closing = reason
         self._open.pop(job, None)
         last = job.deadline - self._prices.finishing(job, now)

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 class Settled(Protocol):
     def settle(self, outcome: StopReason | TTAError) -> None:
-        """Makes the answer and gives it to whoever waits."""
+        """Makes the answer and resolves the job's future."""
 
 
 W = TypeVar("W", bound=Settled)
@@ -33,8 +33,8 @@ class Unsettled(Generic[W]):
         self._jobs.update(dict.fromkeys(jobs, True))
 
     def settle(self, done: Finished[W]) -> bool:
-        """False if it was settled already. A job whose answer can't be handed out is told so; where even that fails,
-        the error is raised."""
+        """False if it was settled already. If the answer can't be delivered, the job is settled with an InternalError;
+        if that fails too, the error is raised."""
         if not self._jobs.pop(done.job, False):
             return False
         try:
@@ -45,7 +45,7 @@ class Unsettled(Generic[W]):
         return True
 
     def fail_all(self, error: TTAError) -> None:
-        """Whatever some of them raise, the others are told."""
+        """Settles all jobs with this error; a job that raises does not keep the others from it."""
         for job in list(self._jobs):
             try:
                 self.settle(Finished(job, error))

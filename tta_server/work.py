@@ -184,7 +184,7 @@ class ImageWork:
 
     def drop(self, index: int, error: Exception, sentence: str) -> Failed:
         """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job.
-        `sentence` is what the client is told if the view was mandatory."""
+        `sentence` is the message to the client if the view was mandatory."""
         self._drop(index)
         with self._lock:
             self._log_once(sentence, error)

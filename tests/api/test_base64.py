@@ -1,4 +1,4 @@
-"""base64 in any lines is read; what is none is told by what disturbs and where."""
+"""base64 with any line breaks is read; for anything else the error names the wrong characters and their place."""
 
 import base64
 import time
@@ -45,7 +45,7 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("data:image/png;base64,eA==", ", not a data: URI; send only what follows its comma"),
         ("DATA:,eA==", ", not a data: URI; send only what follows its comma"),
@@ -65,8 +65,8 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
         ("e\nA=\nA", "; this one goes on after the padding '=' at character 4: two texts seem to be joined"),
     ],
 )
-def test_what_disturbs_is_named(text: str, told: str) -> None:
-    assert refused(text) == told
+def test_what_disturbs_is_named(text: str, expected: str) -> None:
+    assert refused(text) == expected
 
 
 @pytest.mark.timing
@@ -86,6 +86,6 @@ def test_over_http(client: httpx.Client, lines: bool) -> None:
     body = {"inputs": [{"name": "IMAGE", "shape": [1], "datatype": "BYTES", "data": data}]}
     assert client.post("/v2/models/cifar10/infer", json=body).status_code == 200
     data[0] = "data:image/png;base64," + data[0]
-    told = client.post("/v2/models/cifar10/infer", json=body)
-    assert told.status_code == 400
-    assert "not a data: URI" in told.json()["error"]
+    answer = client.post("/v2/models/cifar10/infer", json=body)
+    assert answer.status_code == 400
+    assert "not a data: URI" in answer.json()["error"]

@@ -156,7 +156,7 @@ def unreadable_files(folder: Path) -> dict[str, str]:
     """Paths that can't be read, and what is said of them."""
     os.mkfifo(folder / "pipe")
     return {
-        str(folder / "pipe"): "this is a pipe that nobody writes to",
+        str(folder / "pipe"): "this is a pipe without a writer",
         str(folder): "can't be read: Is a directory",
         str(folder / "none.jpg"): "can't be read: No such file or directory",
         "/dev/zero": "the file has more than the 20000000 bytes",

@@ -43,7 +43,7 @@ GRPC_STATUS: dict[Code, grpc.StatusCode] = {
 """The same for gRPC."""
 
 INTERNAL = "internal error; quote this request id to the operator"
-"""What a client is told of an error that nobody foresaw."""
+"""The message to a client for an unexpected error."""
 
 PLAIN_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 503: "overloaded"}
 

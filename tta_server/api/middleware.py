@@ -77,7 +77,7 @@ def _without_body(response: Response) -> dict[str, str]:
 
 
 class InternalErrors:
-    """A request that fails in a way that nobody foresaw is answered with 500, and the error goes on to be logged."""
+    """Answers a request that fails unexpectedly with 500, and raises the error again, to be logged."""
 
     def __init__(self, app: ASGIApp, reception: Reception) -> None:
         self._app = app
