@@ -22,7 +22,7 @@ from tta_server.views import Policy, View
 MAX_POLICY = 8192
 """Characters of a request's own policy: longer ones would hold the door for tens of milliseconds."""
 MAX_ENTRIES = 4096
-"""Views times tiles of an image: laying out so many takes 0.2 to 12 ms, and pricing them 3 ms at most."""
+"""Views times tiles of an image: laying out 4,050 takes 0.1 ms, or 6 where 200 views have a content size each."""
 QUICK_VIEWS = 16
 """So many views of an image looked at in tiles are laid out in less than a millisecond."""
 ENTRY_BYTES = 100

@@ -11,7 +11,7 @@ WHAT = "an element of IMAGE in JSON is the base64 of an image file"
 
 
 def decode_base64(text: str) -> bytes:
-    """Raises InvalidInput. A string of 20 MB takes about as long as hashing it."""
+    """Raises InvalidInput. A string of 20 MB takes about 40 ms."""
     if text[:5].lower() == "data:":
         raise InvalidInput(f"{WHAT}, not a data: URI; send only what follows its comma")
     digits = text.encode("ascii", "replace")

@@ -25,7 +25,7 @@ XMP = b"http://ns.adobe.com/xap/1.0/\0"
 FOUR_COLORS = ("CMYK", "YCCK")
 MAX_SEGMENTS = 1024
 MAX_SCANS = 32
-"""libjpeg's progressive script has 10. A scan of 25 Mpx takes up to 70 ms of a CPU, even if it has no bytes."""
+"""libjpeg's progressive script has 10. A scan of 25 Mpx takes up to 80 ms of a CPU, even if it has no bytes."""
 
 MOST_TABLES = 1 << 15
 """Bytes before the first scan, without metadata, that Pillow's parser is given."""
