@@ -25,11 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.imaging.corpus import corpus
-from tests.imaging.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
-from tests.imaging.layouts import as_rgb, by_tifffile, table, values, written
 from tests.imaging.test_unwritten import digests
-from tests.imaging.worst import MOST_SECONDS, WORST, seconds
+from tests.support.corpus import corpus
+from tests.support.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
+from tests.support.layouts import as_rgb, by_tifffile, table, values, written
+from tests.support.worst import MOST_SECONDS, WORST, seconds
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 

@@ -30,12 +30,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.abort import Abort
-from tta_server.app import Application, Settings, tame_libraries
+from tta_server.application import Application, tame_libraries
 from tta_server.backends import Backend, Outputs, Tensor
+from tta_server.backends.cancel import Abort
 from tta_server.cli.serve import Server
 from tta_server.errors import BackendFailed
-from tta_server.repository import load_model
+from tta_server.repository.loader import load_model
+from tta_server.settings import Settings
 
 MODELS = Path(__file__).parents[1] / "models"
 ALLOWANCE = 0.1

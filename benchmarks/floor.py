@@ -18,15 +18,15 @@ from gateway import HERE, VIEWS, Bare, cases
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.costs import Bucket
-from tta_server.deadline import Deadline
 from tta_server.imaging.decoding import Limits
-from tta_server.metrics import Metrics
-from tta_server.plan import Options, make_plan
-from tta_server.predictor import Caller, make_job, read_source
-from tta_server.repository import load_model
-from tta_server.runner import ModelRunner
-from tta_server.stopping import StopReason
+from tta_server.repository.loader import load_model
+from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.executor import Executor
+from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.telemetry.prometheus import Metrics
 
 
 def views_per_second(handle: Callable[[bytes], object], images: list[bytes], seconds: float) -> float:
@@ -66,7 +66,7 @@ def main() -> None:
     (case,) = (case for case in cases(args.data) if case.model == args.only)
     images, bare = [path.read_bytes() for path in case.images], Bare(args.models, case)
     model, metrics = load_model(args.models / case.model), Metrics()
-    runner, tensor = ModelRunner(), np.random.default_rng(0).random((1, *case.shape), np.float32)
+    runner, tensor = Executor(), np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:

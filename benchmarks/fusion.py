@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.tasks.fusion import MERGES, Boxes, merge_boxes
+from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes
 
 SIDE = 1000
 IOU = 0.55

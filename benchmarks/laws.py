@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tests.histories import CROWDS, broken_by, drawn, find, smallest
-from tests.laws import Law
+from tests.support.histories import CROWDS, broken_by, drawn, find, smallest
+from tests.support.laws import Law
 
 AT_ONCE = 200
 """Histories that a process runs before it reports."""

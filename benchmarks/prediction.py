@@ -31,7 +31,7 @@ from loadtest.generator import closed_loop, open_loop, poisson  # noqa: E402
 from loadtest.openloop import PATIENCE_S  # noqa: E402
 from loadtest.report import Point, Row, outcome, quantile, row  # noqa: E402
 from loadtest.server import address, max_budget_ms, served  # noqa: E402
-from tta_server.cores import available_cores  # noqa: E402
+from tta_server.serving.cores import available_cores  # noqa: E402
 from tta_server.simulation.forecast import Forecast, priced  # noqa: E402
 from tta_server.simulation.scenario import read_scenario  # noqa: E402
 

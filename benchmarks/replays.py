@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tta_server.stopping import StopRule
-from tta_server.views import Weight
+from tta_server.scheduling.stopping import StopRule
+from tta_server.views.view import Weight
 
 BOUNDED = ("mean_probabilities", "vote")
 SEED = 11

@@ -21,16 +21,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.app import tame_libraries
-from tta_server.cores import available_cores
-from tta_server.plan import Options, Plan, make_plan
-from tta_server.repository import load_model
-from tta_server.stopping import Certain, Confident, Settled, StopRule
-from tta_server.tasks import Scene, Wanted
-from tta_server.tasks.classification import Classification
-from tta_server.tasks.merging import ScoresOutput
-from tta_server.trails import Seen, look, trail
-from tta_server.tuning import Logs, boldest, replay
+from tta_server.application import tame_libraries
+from tta_server.calibration.fit import Logs, replay, select_threshold
+from tta_server.calibration.runs import Seen, look, trail
+from tta_server.repository.loader import load_model
+from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
+from tta_server.serving.cores import available_cores
+from tta_server.serving.plan import Options, Plan, make_plan
+from tta_server.tasks import ImageFrame, ResponseSpec
+from tta_server.tasks.scores.classification import Classification
+from tta_server.tasks.scores.merging import ScoresOutput
 
 EIGHT = (
     '["identity","hflip",{"shift":[2,0]},{"shift":[-2,0]},{"shift":[0,2]},{"shift":[0,-2]},'
@@ -62,7 +62,7 @@ def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen])
             found = [
                 replayed(
                     Certain(),
-                    task.accumulator(merge, Wanted(), image.scene),
+                    task.accumulator(merge, ResponseSpec(), image.scene),
                     list(zip(image.predictions, weights, strict=True)),
                 )
                 for image in track(seen, f"certain, {merge}, {weighting}", transient=True)
@@ -86,7 +86,7 @@ def certain_on_simulated(table: Table) -> bool:
     scene: Any = None
     found: dict[tuple[str, str], list[tuple[Stopped, int]]] = {}
     for image in track(simulated(SIMULATED), "simulated", SIMULATED, transient=True):
-        accumulator = tasks[image.classes].accumulator(image.merge, Wanted(), scene)
+        accumulator = tasks[image.classes].accumulator(image.merge, ResponseSpec(), scene)
         stopped = replayed(Certain(), accumulator, image.views)
         found.setdefault((image.merge, image.weighting), []).append((stopped, len(image.views)))
     holds = True
@@ -102,7 +102,7 @@ def certain_on_simulated(table: Table) -> bool:
 def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Sequence[int]) -> bool:
     """Calibrated on every second image by sorted name, the first among them; judged on the others."""
     logs = Logs.of([trail(plan, image) for image in seen])
-    learnt = boldest(some(logs, slice(0, None, 2)), EPSILON)
+    learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
             Confident(learnt.threshold),
@@ -139,7 +139,7 @@ def halvings(logs: Logs) -> str:
     for _ in range(HALVINGS):
         order = source.permutation(logs.images)
         learn, judge = np.array_split(order, 2)
-        met = replay(some(logs, judge), boldest(some(logs, learn), EPSILON).threshold)
+        met = replay(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
         shares.append(met.mean_views / logs.views)
         broken += met.disagreements > EPSILON * len(judge)
     low, middle, high = np.quantile(shares, (0.05, 0.5, 0.95))
@@ -157,8 +157,8 @@ RULES: dict[str, tuple[StopRule, float]] = {
 """Each with the share of an image's pixels that it may change."""
 
 
-def mask_of(task: Any, accumulator: Any, scene: Scene) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, Wanted()).picture)))
+def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
+    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
 
 
 def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.references import MODELS
-from tests.serving import Server
+from tests.support.references import MODELS
+from tests.support.serving import Server
 
 settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("laws")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.references import MODELS
-from tests.serving import Server, until
-from tta_server.repository import load_model
-from tta_server.tasks.merging import MERGES
-from tta_server.viewspec import PRIMITIVES
+from tests.support.references import MODELS
+from tests.support.serving import Server, until
+from tta_server.repository.loader import load_model
+from tta_server.tasks.scores.merging import MERGES
+from tta_server.views.spec import PRIMITIVES
 
 ROOT = MODELS.parent
 

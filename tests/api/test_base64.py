@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import pictures
-from tests.wording import fit
+from tests.support import pictures
+from tests.support.wording import fit
 from tta_server.api.base64 import decode_base64
 from tta_server.errors import InvalidInput
 

@@ -19,22 +19,23 @@ from grpc_health.v1 import health_pb2
 from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as pb
 
-from tests import pictures
-from tests.api.test_connections import connected, post
-from tests.serving import PATIENCE, Server, models_folder, until
-from tta_server.answer import Answer, Receipt
-from tta_server.api.body import read_body
-from tta_server.api.inventory import load_model, unload_model
-from tta_server.api.messages import MOST_TENSORS, read_request
-from tta_server.api.protocol import InferRequest
-from tta_server.api.reception import Held, Intake, Reception
-from tta_server.api.tensors import MOST_VALUES, OutputTensor
-from tta_server.api.wire import Envelope, write_infer
-from tta_server.app import Application, Settings
+from tests.api.http.test_limits import connected, post
+from tests.support import pictures
+from tests.support.serving import PATIENCE, Server, models_folder, until
+from tta_server.api.http.body import read_body
+from tta_server.api.oip.grpc_codec import MOST_TENSORS, read_request
+from tta_server.api.oip.http_codec import Envelope, write_infer
+from tta_server.api.oip.metadata import load_model, unload_model
+from tta_server.api.oip.semantics import InferRequest
+from tta_server.api.oip.tensors import MOST_VALUES, OutputTensor
+from tta_server.api.requests import ByteBudget, RequestHandler, Reservation
+from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, Overloaded
-from tta_server.plan import Options
-from tta_server.policies import preset
-from tta_server.predictor import Caller
+from tta_server.serving.answer import Answer, Receipt
+from tta_server.serving.plan import Options
+from tta_server.serving.predictor import Caller
+from tta_server.settings import Settings
+from tta_server.views.presets import preset
 
 pytestmark = pytest.mark.timing
 
@@ -150,7 +151,7 @@ def request_of(body: bytes, **headers: str) -> Request:
 
 
 def test_a_body_is_held_until_its_visit_ends() -> None:
-    intake = Intake(100)
+    intake = ByteBudget(100)
     with intake.visit() as held:
         assert asyncio.run(read_body(request_of(b"x" * 60), 100, held)) == b"x" * 60
         assert held.size == 60
@@ -162,11 +163,11 @@ def test_a_body_is_held_until_its_visit_ends() -> None:
 
 def test_a_compressed_body_is_held_inflated() -> None:
     body = zlib.compress(bytes(90))
-    held = Held(Intake(100 + len(body)))
+    held = Reservation(ByteBudget(100 + len(body)))
     assert asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, held)) == bytes(90)
     assert held.size == 90
     with pytest.raises(Overloaded):  # as much as it might inflate to
-        asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, Held(Intake(99))))
+        asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, Reservation(ByteBudget(99))))
 
 
 def test_an_answer_of_many_values_is_not_told_in_json() -> None:
@@ -255,7 +256,7 @@ def test_a_budget_counts_from_when_the_request_was_received(application: Applica
 
 
 def test_a_batch_whose_images_are_done_one_after_another_takes_nobodys_budget(application: Application) -> None:
-    reception = Reception(application)
+    reception = RequestHandler(application)
     receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()

@@ -13,14 +13,15 @@ import httpx
 import numpy as np
 import pytest
 
-from tests import pictures, references
 from tests.conftest import MAX_BYTES
-from tests.serving import Server, models_folder
-from tests.toys import moody_model
+from tests.support import pictures, references
+from tests.support.serving import Server, models_folder
+from tests.support.toys import moody_model
 from tta_server.api.errors import STATUS, error_response
-from tta_server.api.http import create_app
-from tta_server.app import Application, Settings
+from tta_server.api.http.app import create_app
+from tta_server.application import Application
 from tta_server.errors import Code, Overloaded, TTAError
+from tta_server.settings import Settings
 
 CLOTHING = "/v1/models/clothing/predict"
 JPEG_2000 = pictures.encoded(pictures.pixels(8, 8), "JPEG2000")

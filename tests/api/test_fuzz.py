@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.onnx_models import classifier, write_model
-from tests.test_every_task import FIXED, config
-from tta_server.api.body import read_body, read_upload
-from tta_server.api.messages import read_request
-from tta_server.api.protocol import understand
-from tta_server.api.reception import Held, Intake
-from tta_server.api.wire import read_header_length, read_infer, read_object
-from tta_server.app import Application, Settings
+from tests.support.onnx_models import classifier, write_model
+from tests.tasks.test_every_task import FIXED, config
+from tta_server.api.http.body import read_body, read_upload
+from tta_server.api.oip.grpc_codec import read_request
+from tta_server.api.oip.http_codec import read_header_length, read_infer, read_object
+from tta_server.api.oip.semantics import parse_request
+from tta_server.api.requests import ByteBudget, Reservation
+from tta_server.application import Application
 from tta_server.errors import InvalidInput, TTAError
-from tta_server.repository import load_model
+from tta_server.repository.loader import load_model
+from tta_server.settings import Settings
 
 LIMIT = 1000
 HUGE = 10**4000
@@ -135,7 +136,7 @@ REQUESTS = objects(
 
 def as_understood(application: Application, body: bytes, header: str | None) -> object:
     length = read_header_length(header, len(body))
-    return understand(application, read_infer(body, length, "toy", "").request)
+    return parse_request(application, read_infer(body, length, "toy", "").request)
 
 
 # ---- HTTP ----
@@ -280,7 +281,7 @@ MESSAGES = st.builds(
 @settings(max_examples=1500)
 @given(message=MESSAGES)
 def test_any_message_is_understood_or_refused(application: Application, message: Any) -> None:
-    told(lambda: understand(application, read_request(message)))
+    told(lambda: parse_request(application, read_request(message)))
 
 
 # ---- bodies ----
@@ -303,7 +304,7 @@ def cut(body: bytes, places: list[int]) -> list[bytes]:
 
 
 def image_of(chunks: list[bytes], headers: dict[str, str]) -> bytes:
-    intake = Intake(10 * LIMIT)
+    intake = ByteBudget(10 * LIMIT)
     try:
         with intake.visit() as held:
             return asyncio.run(read_upload(request_of(chunks, headers), LIMIT, held)).image
@@ -356,7 +357,11 @@ def test_a_mutated_compressed_body_is_read_or_refused(
 
     def inflate() -> None:
         read = asyncio.run(
-            read_body(request_of(cut(body, places), {"content-encoding": encoding}), LIMIT, Held(Intake(10 * LIMIT)))
+            read_body(
+                request_of(cut(body, places), {"content-encoding": encoding}),
+                LIMIT,
+                Reservation(ByteBudget(10 * LIMIT)),
+            )
         )
         assert len(read) <= LIMIT
 
@@ -388,7 +393,7 @@ def rejected(application: Application, rounds: int) -> None:
         for body in bodies:
             assert told(lambda body=body: as_understood(application, body, None)) is not None
         with pytest.raises(InvalidInput):
-            understand(application, read_request(pb.ModelInferRequest(model_name="toy", id=name)))
+            parse_request(application, read_request(pb.ModelInferRequest(model_name="toy", id=name)))
 
 
 def test_mistakes_leave_nothing_behind(application: Application) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import pictures
-from tests.onnx_models import segmenter, write_model
-from tests.serving import PATIENCE, until
-from tta_server.api.reception import Reception
-from tta_server.app import Application, Settings
+from tests.support import pictures
+from tests.support.onnx_models import segmenter, write_model
+from tests.support.serving import PATIENCE, until
+from tta_server.api.requests import RequestHandler
+from tta_server.application import Application
 from tta_server.cli.serve import Server
-from tta_server.repository import load_model
+from tta_server.repository.loader import load_model
+from tta_server.settings import Settings
 
 CONFIG = {
     "task": "segmentation",
@@ -57,7 +58,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def reception(server: Server) -> Reception:
+def reception(server: Server) -> RequestHandler:
     return server._reception
 
 
@@ -98,7 +99,7 @@ def test_views_times_tiles_over_the_bound_are_refused_in_one_sentence(client: ht
     assert client.get("/v1/models/tiled/quote", params=few).json()["planned"] == 5
 
 
-def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, reception: Reception) -> None:
+def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
     with ThreadPoolExecutor(1) as clients:
         with held(reception.planner):
             slow = clients.submit(client.post, PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
@@ -114,7 +115,7 @@ def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client,
         assert known.status_code == 200
 
 
-def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, reception: Reception) -> None:
+def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
     with ThreadPoolExecutor(1) as clients:
         with held(reception.quotes):
             slow = clients.submit(client.get, QUOTE)

@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from benchmarks import crowd
 from benchmarks.crowd import Doors
-from tests.serving import Server, until
+from tests.support.serving import Server, until
 
 WAYS = {"plain", "plain, streamed", "v2, JSON", "v2, bytes", "gRPC", "gRPC, streamed"}
 

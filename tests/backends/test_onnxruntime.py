@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.toys import trap_model, trapped
-from tta_server.abort import Abort
+from tests.support.toys import trap_model, trapped
+from tta_server.backends.cancel import Abort
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import BackendFailed
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import pictures
-from tests.references import MODELS
-from tests.serving import command
-from tests.toys import moody_model
+from tests.support import pictures
+from tests.support.references import MODELS
+from tests.support.serving import command
+from tests.support.toys import moody_model
 from tta_server import load
-from tta_server.calibration import FILE
 from tta_server.cli.calibrate import calibrate
 from tta_server.errors import ConfigError, InvalidInput, TTAError
+from tta_server.repository.calibration import FILE
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 

@@ -14,13 +14,13 @@ from PIL import Image
 from rich.table import Table
 from typer.testing import CliRunner
 
-from tests import pictures, references
-from tests.references import MODELS
-from tests.serving import Server, command, models_folder
+from tests.support import pictures, references
+from tests.support.references import MODELS
+from tests.support.serving import Server, command, models_folder
 from tta_server import __version__
-from tta_server.app import Settings
 from tta_server.cli.console import PlainConsole, printable
 from tta_server.cli.main import cli
+from tta_server.settings import Settings
 
 COMMANDS = ["serve", "predict", "views", "models", "policies"]
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.references import MODELS
-from tests.serving import command
+from tests.support.references import MODELS
+from tests.support.serving import command
 from tta_server.cli import curves
 from tta_server.errors import ConfigError
 from tta_server.simulation.figures import COLUMNS

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.patterns import noise, smooth
+from tests.support.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, decode, read_header
-from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.views import View
+from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.views.geometry import Size
+from tta_server.views.view import View
 
 SIZE = Size(21, 13)
 LOSSLESS = ["PNG", "BMP", "TIFF", "WEBP"]

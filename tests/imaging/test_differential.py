@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tests.imaging.corpus import LONGER, SIZES, common, damaged, layouts
-from tests.imaging.differential import EQUAL, LIMITS, UNKNOWN, WRONG, compare
+from tests.support.corpus import LONGER, SIZES, common, damaged, layouts
+from tests.support.differential import EQUAL, LIMITS, UNKNOWN, WRONG, compare
 from tta_server.errors import InvalidInput
 from tta_server.imaging.decoding import Rendering, decode, read_header
 

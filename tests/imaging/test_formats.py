@@ -10,13 +10,13 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from tests.imaging.corpus import by_pillow, common
-from tests.imaging.costly import bmp
 from tests.imaging.test_png import exif, xmp
-from tests.patterns import noise, smooth
+from tests.support.corpus import by_pillow, common
+from tests.support.costly import bmp
+from tests.support.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, decode, read_header
+from tta_server.views.geometry import Size
 
 SIZE = Size(48, 32)
 PICTURE = Image.fromarray(smooth(SIZE))

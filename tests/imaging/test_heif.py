@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imaging.corpus import heic
-from tests.imaging.differential import by_pillow
-from tests.imaging.heifs import grid
-from tests.patterns import smooth
+from tests.support.corpus import heic
+from tests.support.differential import by_pillow
+from tests.support.heifs import grid
+from tests.support.patterns import smooth
 from tta_server.errors import InvalidInput
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, decode, read_header
+from tta_server.views.geometry import Size
 
 TILE = Image.fromarray(smooth(Size(64, 64)))
 

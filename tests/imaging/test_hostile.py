@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from tests.imaging.corpus import heic
 from tests.imaging.test_decoding import SIZE, encoded, exif, hostile, png_chunk, png_header
-from tests.patterns import noise, smooth
+from tests.support.corpus import heic
+from tests.support.patterns import noise, smooth
 from tta_server.errors import TTAError
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import MAGIC, Limits, decode, read_header
+from tta_server.views.geometry import Size
 
 STARTS = {
     "JPEG": b"\xff\xd8\xff",

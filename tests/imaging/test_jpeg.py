@@ -10,13 +10,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.imaging.corpus import by_pillow
-from tests.imaging.costly import arithmetic_jpeg, jpeg, segment
-from tests.patterns import smooth
+from tests.support.corpus import by_pillow
+from tests.support.costly import arithmetic_jpeg, jpeg, segment
+from tests.support.patterns import smooth
 from tta_server.errors import InvalidInput
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, decode, read_header
 from tta_server.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from tta_server.views.geometry import Size
 
 SMALL = (24, 16)
 PICTURE = Image.fromarray(smooth(Size(48, 32)))

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.imaging.corpus import interlaced_png, with_opencv
-from tests.patterns import noise, smooth
-from tests.pictures import chunk
+from tests.support.corpus import interlaced_png, with_opencv
+from tests.support.patterns import noise, smooth
+from tests.support.pictures import chunk
 from tta_server.errors import InvalidInput, TTAError
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, decode, read_header
+from tta_server.views.geometry import Size
 
 SIZE = Size(21, 13)
 BANDS = {0: 1, 2: 3, 4: 2, 6: 4}

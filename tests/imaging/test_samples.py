@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imaging.corpus import by_pillow, with_opencv
-from tests.imaging.layouts import CMYK, DEFLATE, GREY, RGB, WHITE, Layout, values, written
 from tests.imaging.test_png import png
-from tests.onnx_models import regressor, write_model
-from tests.patterns import noise, smooth
+from tests.support.corpus import by_pillow, with_opencv
+from tests.support.layouts import CMYK, DEFLATE, GREY, RGB, WHITE, Layout, values, written
+from tests.support.onnx_models import regressor, write_model
+from tests.support.patterns import noise, smooth
 from tta_server import load
 from tta_server.errors import UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging.decoding import Limits, Rendering, decode, decode_picture, read_header
-from tta_server.predictor import read_source
+from tta_server.serving.predictor import read_source
+from tta_server.views.geometry import Size
 
 SIZE = Size(21, 13)
 TEAL = (0, 128, 200)

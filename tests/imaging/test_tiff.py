@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from tests.imaging.corpus import by_pillow
-from tests.imaging.costly import tiff, tiles
-from tests.imaging.differential import LEVELS, WRONG, compare
-from tests.imaging.layouts import (
+from tests.imaging.test_decoding import STORED
+from tests.imaging.test_png import xmp
+from tests.support.corpus import by_pillow
+from tests.support.costly import tiff, tiles
+from tests.support.differential import LEVELS, WRONG, compare
+from tests.support.layouts import (
     DEFLATE,
     GREY,
     LZW,
@@ -29,13 +31,11 @@ from tests.imaging.layouts import (
     values,
     written,
 )
-from tests.imaging.test_decoding import STORED
-from tests.imaging.test_png import xmp
-from tests.patterns import noise, smooth
+from tests.support.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging import tiff_layout
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
+from tta_server.views.geometry import Size
 
 CELLS = list(table())
 

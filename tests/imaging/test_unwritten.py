@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.imaging.corpus import LONGER, SIZES, by_pillow, corpus
-from tests.patterns import smooth
+from tests.support.corpus import LONGER, SIZES, by_pillow, corpus
+from tests.support.patterns import smooth
 
 FILLED = {
     "MALLOC_MMAP_THRESHOLD_": "1000000000",  # or large blocks would come from the kernel, as zeros
@@ -25,7 +25,7 @@ def digests(files, folder, module="tta_server.imaging.decoding"):
     processes = []
     for fill in ("85", "170"):
         with (folder / fill).open("wb") as out:
-            command = [sys.executable, "-m", "tests.imaging.corpus", folder / "files", module]
+            command = [sys.executable, "-m", "tests.support.corpus", folder / "files", module]
             filled = {**os.environ, **FILLED, "MALLOC_PERTURB_": fill}
             processes.append(subprocess.Popen(command, env=filled, stdout=out, stderr=subprocess.DEVNULL))
     assert [process.wait() for process in processes] == [0, 0]
@@ -49,5 +49,5 @@ def test_pixels_do_not_depend_on_what_memory_held(tmp_path):
 
 def test_a_row_that_nobody_wrote_is_seen_at_every_size(tmp_path):
     files = [(str(size), by_pillow(Image.fromarray(smooth(size)), "BMP")) for size in SIZES]
-    first, second = digests(files, tmp_path, "tests.imaging.leaky")
+    first, second = digests(files, tmp_path, "tests.support.leaky")
     assert [a != b for a, b in zip(first, second, strict=True)] == [True] * len(SIZES)

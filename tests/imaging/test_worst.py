@@ -5,11 +5,11 @@ import contextlib
 import pytest
 from PIL import Image
 
-from tests.imaging.corpus import by_pillow
-from tests.imaging.costly import jpeg, segment
 from tests.imaging.test_png import peak
-from tests.imaging.worst import MOST_SECONDS, TEAL, WORST, noisy, seconds
-from tta_server.api.reception import LARGE_JPEGS
+from tests.support.corpus import by_pillow
+from tests.support.costly import jpeg, segment
+from tests.support.worst import MOST_SECONDS, TEAL, WORST, noisy, seconds
+from tta_server.api.requests import LARGE_JPEGS
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import MAGIC, Limits, read_header
 

@@ -7,15 +7,15 @@ from random import Random
 
 import pytest
 
-from tta_server.costs import Bucket
+from tta_server.calibration.fit import Trail
 from tta_server.errors import Cancelled, InvalidInput, Overloaded
-from tta_server.jobs import Bounds, Priority
+from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.jobs import Bounds, Priority
+from tta_server.scheduling.stopping import All, Certain, Confident, StopReason
 from tta_server.simulation.figures import figures, quantile
 from tta_server.simulation.pool import Simulation
 from tta_server.simulation.traffic import invented
-from tta_server.simulation.visits import Ask, Cost, Door, Noise, Request, Visit
-from tta_server.stopping import All, Certain, Confident, StopReason
-from tta_server.tuning import Trail
+from tta_server.simulation.visits import Ask, Cost, Noise, Overhead, Request, SimulatedJob
 
 CPU = {1: 2.1}
 GPU = {1: 5.0, 2: 5.1, 4: 5.3, 8: 5.9, 16: 7.2}
@@ -39,7 +39,7 @@ def arriving(per_s: float, seconds: float, ask: Ask = ASK, seed: int = 0) -> lis
     return found
 
 
-def run(pool: Simulation, *requests: Request) -> list[Visit]:
+def run(pool: Simulation, *requests: Request) -> list[SimulatedJob]:
     return pool.run(requests)
 
 
@@ -65,12 +65,14 @@ def test_slots_share_the_views_of_one_request() -> None:
 
 
 def test_the_door_comes_before_admission_and_after_the_answer() -> None:
-    (visit,) = run(Simulation({"m": cost({1: 3})}, 1, door=Door(0.004)), Request(0, 0, replace(ASK, views=1), SURE[0]))
+    (visit,) = run(
+        Simulation({"m": cost({1: 3})}, 1, door=Overhead(0.004)), Request(0, 0, replace(ASK, views=1), SURE[0])
+    )
     assert visit.latency == pytest.approx(0.002 + 0.003 + 0.002)
 
 
 def test_the_door_keeps_a_busy_slot_from_its_work() -> None:
-    pool = Simulation({"m": cost({1: 30})}, 1, door=Door(0.004))
+    pool = Simulation({"m": cost({1: 30})}, 1, door=Overhead(0.004))
     first, second = run(pool, *(Request(at, 0, replace(ASK, views=1), SURE[0]) for at in (0, 0.01)))
     assert first.latency == pytest.approx(0.002 + 0.03 + 0.002 + 0.002)
     assert second.latency == pytest.approx(first.latency - 0.01 + 0.03 + 0.002, abs=0.0021)
@@ -141,7 +143,7 @@ def test_everybody_is_answered_once_and_in_time_while_costs_are_true(costs: Cost
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_the_same_seed_gives_the_same_run(noise: float) -> None:
     def latencies(seed: int) -> list[float]:
-        pool = Simulation({"m": cost(CPU, 1.5, 0.1, noise)}, 2, seed=seed, door=Door(0.0005))
+        pool = Simulation({"m": cost(CPU, 1.5, 0.1, noise)}, 2, seed=seed, door=Overhead(0.0005))
         return [visit.latency for visit in pool.run(arriving(200, 2))]
 
     assert latencies(1) == latencies(1)

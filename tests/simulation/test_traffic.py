@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.references import MODELS
-from tta_server.calibration import Calibration, Threshold
+from tests.support.references import MODELS
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.jobs import Priority
+from tta_server.repository.calibration import Calibration, Threshold
+from tta_server.scheduling.jobs import Priority
+from tta_server.scheduling.stopping import Certain, Confident
 from tta_server.simulation.forecast import Forecast, priced
 from tta_server.simulation.scenario import ArrivalScenario, BurstScenario, Scenario, read_scenario
 from tta_server.simulation.traffic import Traffic, invented, times
 from tta_server.simulation.visits import Request
-from tta_server.stopping import Certain, Confident
 
 SCENARIOS = MODELS.parent / "docs" / "scenarios"
 

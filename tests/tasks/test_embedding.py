@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.geometry import Size
-from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.tasks import Scene, Wanted
+from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.embedding import Embedding, VectorOutput, unit
-from tta_server.views import View
+from tta_server.views.geometry import Size
+from tta_server.views.view import View
 
 PLAIN = Preprocessing(Size(8, 8), Resize.EXACT).place(View(), Size(20, 10))
-SCENE = Scene(Size(20, 10), PLAIN)
+SCENE = ImageFrame(Size(20, 10), PLAIN)
 TASK = Embedding((), VectorOutput(), {"vector": (None, None)})
 
 merges = pytest.mark.parametrize("merge", Embedding.merges)
@@ -28,7 +28,7 @@ def decoded(views):
 
 
 def merged(merge, views, weights=None):
-    accumulator = TASK.accumulator(merge, Wanted(), SCENE)
+    accumulator = TASK.accumulator(merge, ResponseSpec(), SCENE)
     for view, weight in zip(decoded(views), weights or [1.0] * len(views), strict=False):
         accumulator.add(view, weight)
     return accumulator.result()
@@ -36,7 +36,7 @@ def merged(merge, views, weights=None):
 
 def answered(views, include=(), merge="mean"):
     remarks = [TASK.remark(view) for view in decoded(views)]
-    return TASK.answer(merged(merge, views), remarks, SCENE, Wanted(frozenset(include)))
+    return TASK.answer(merged(merge, views), remarks, SCENE, ResponseSpec(frozenset(include)))
 
 
 # ---- laws ----
@@ -110,7 +110,7 @@ def test_views_that_say_the_same_have_no_spread(views, times):
 
 @merges
 def test_adding_never_writes_into_a_view(merge):
-    accumulator = TASK.accumulator(merge, Wanted(), SCENE)
+    accumulator = TASK.accumulator(merge, ResponseSpec(), SCENE)
     view = np.array([3.0, 4.0])
     accumulator.add(view, 1.0)
     first = accumulator.result()

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.geometry import Size
-from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.stopping import Precise, StopReason, StopSpec, read_stop
-from tta_server.tasks import Scene, Wanted
+from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.scheduling.stopping import Precise, StopReason, StopSpec, read_stop
+from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.regression import MERGES, Regression, ValuesOutput
-from tta_server.views import View
+from tta_server.views.geometry import Size
+from tta_server.views.view import View
 
 LABELS = ("age", "height")
 PLAIN = Preprocessing(Size(8, 8), Resize.EXACT).place(View(), Size(20, 10))
-SCENE = Scene(Size(20, 10), PLAIN)
+SCENE = ImageFrame(Size(20, 10), PLAIN)
 
 merges = pytest.mark.parametrize("merge", MERGES)
 kinds = pytest.mark.parametrize("kind", ["values", "log", "log1p"])
@@ -37,7 +37,7 @@ def decoded(views, regression):
 
 def accumulated(merge, views, weights=None, kind="values", labels=LABELS):
     regression = task(kind, labels)
-    accumulator = regression.accumulator(merge, Wanted(), SCENE)
+    accumulator = regression.accumulator(merge, ResponseSpec(), SCENE)
     for view, weight in zip(decoded(views, regression), weights or [1.0] * len(views), strict=False):
         accumulator.add(view, weight)
     return accumulator
@@ -48,7 +48,7 @@ def merged(*arguments, **options):
 
 
 def answered(views, kind="values", merge="mean", include=(), labels=LABELS):
-    regression, wanted = task(kind, labels), Wanted(frozenset(include))
+    regression, wanted = task(kind, labels), ResponseSpec(frozenset(include))
     result = merged(merge, views, None, kind, labels)
     remarks = [regression.remark(view) for view in decoded(views, regression)]
     return regression.answer(result, remarks, SCENE, wanted)
@@ -145,7 +145,7 @@ def test_one_wild_view_of_six_hardly_counts(merge, wild):
 
 @merges
 def test_adding_never_writes_into_a_view(merge):
-    accumulator = task().accumulator(merge, Wanted(), SCENE)
+    accumulator = task().accumulator(merge, ResponseSpec(), SCENE)
     view = np.array([1.0, 2.0])
     accumulator.add(view, 2.0)
     first = accumulator.result()

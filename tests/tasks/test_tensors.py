@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.onnx_models import detector, regressor, write_model
-from tests.patterns import noise
-from tests.references import MODELS
-from tests.tasks.test_detection_served import CONFIG as BRIGHT
-from tests.tasks.test_detection_served import lit
-from tests.test_every_task import FIXED, TINY, config
-from tta_server.answer import Answer
-from tta_server.api.tensors import specs_of, write_tensors
-from tta_server.app import Application, Settings
-from tta_server.geometry import Size
-from tta_server.plan import Options
-from tta_server.predictor import Caller
-from tta_server.repository import Model, load_model
+from tests.support.onnx_models import detector, regressor, write_model
+from tests.support.patterns import noise
+from tests.support.references import MODELS
+from tests.tasks.boxes.test_detection_served import CONFIG as BRIGHT
+from tests.tasks.boxes.test_detection_served import lit
+from tests.tasks.test_every_task import FIXED, TINY, config
+from tta_server.api.oip.tensors import specs_of, write_tensors
+from tta_server.application import Application
+from tta_server.repository.loader import Model, load_model
+from tta_server.serving.answer import Answer
+from tta_server.serving.plan import Options
+from tta_server.serving.predictor import Caller
+from tta_server.settings import Settings
 from tta_server.tasks.base import fits
-from tta_server.tasks.palette import decoded
+from tta_server.tasks.render.palette import decoded
+from tta_server.views.geometry import Size
 
 TOYS = {**TINY, "detection": (detector(), {**BRIGHT, "limits": {"rotate": 45}})}
 EVERYTHING = Options(budget_ms=10_000, policy="d4", min_views="all", stop="all")

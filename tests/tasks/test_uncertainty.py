@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.geometry import Size
-from tta_server.preprocessing import Preprocessing, Resize
-from tta_server.tasks import Scene, Wanted
-from tta_server.tasks.classification import Classification
-from tta_server.tasks.merging import ScoresOutput
+from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.tasks import ImageFrame, ResponseSpec
+from tta_server.tasks.scores.classification import Classification
+from tta_server.tasks.scores.merging import ScoresOutput
 from tta_server.tasks.uncertainty import deviation, entropy, of_classes, of_labels
-from tta_server.views import View
+from tta_server.views.geometry import Size
+from tta_server.views.view import View
 
 SLACK = 2e-6
 """What rounding to 6 decimals, and float32, may add."""
@@ -122,13 +122,13 @@ def test_deviation_is_that_of_a_sample():
 # ---- as classification tells it ----
 
 PLAIN = Preprocessing(Size(8, 8), Resize.EXACT).place(View(), Size(20, 10))
-SCENE = Scene(Size(20, 10), PLAIN)
+SCENE = ImageFrame(Size(20, 10), PLAIN)
 
 
 def answered(views, include=("uncertainty",), weights=None):
     labels = [str(c) for c in range(len(views[0]))]
     task = Classification(labels, ScoresOutput("probabilities"), {"scores": (None, len(labels))})
-    wanted = Wanted(frozenset(include))
+    wanted = ResponseSpec(frozenset(include))
     accumulator = task.accumulator("mean_probabilities", wanted, SCENE)
     seen = [task.decode({"scores": np.float32(views)}, row, PLAIN, SCENE) for row in range(len(views))]
     for view, weight in zip(seen, weights or [1.0] * len(views), strict=True):

@@ -3,15 +3,15 @@
 import math
 from typing import Any
 
-from tta_server.contract import contract
-from tta_server.deadline import Deadline
-from tta_server.geometry import Size
-from tta_server.jobs import Quote
-from tta_server.plan import Plan, make_layout
-from tta_server.policies import PRESETS, preset
-from tta_server.repository import Model
-from tta_server.views import Border
-from tta_server.viewspec import PRIMITIVES
+from tta_server.repository.loader import Model
+from tta_server.scheduling.jobs import Quote
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.plan import Plan, make_layout
+from tta_server.views.geometry import Size
+from tta_server.views.guarantees import contract
+from tta_server.views.presets import PRESETS, preset
+from tta_server.views.spec import PRIMITIVES
+from tta_server.views.view import Border
 
 
 def describe_model(model: Model) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.abort import Abort
+from tta_server.backends.cancel import Abort
 
 Tensor = NDArray[Any]
 Outputs = Mapping[str, NDArray[Any]]

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from tta_server.abort import Abort
 from tta_server.backends.base import Outputs, Signature, Tensor
+from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, ConfigError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.calibration import FILE, Calibration, write_calibration
+from tta_server.calibration.fit import THRESHOLDS, Logs, Trail, check_enough, learned, replay
+from tta_server.calibration.runs import Skipped, full_plan, logged
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -28,13 +29,12 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.cli.curves import check_plots
-from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
-from tta_server.plan import Plan
-from tta_server.repository import load_uncalibrated, model_digest
-from tta_server.trails import Skipped, full_plan, logged
-from tta_server.tuning import THRESHOLDS, Logs, Trail, check_enough, learned, replay
+from tta_server.repository.calibration import FILE, Calibration, write_calibration
+from tta_server.repository.loader import load_uncalibrated, model_digest
+from tta_server.serving.cores import available_cores
+from tta_server.serving.plan import Plan
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],

@@ -11,12 +11,12 @@ from rich.status import Status
 from rich.text import Text
 from typer.core import TyperCommand
 
-from tta_server.app import BUNDLED, Settings
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.explain import allowed, explain, limits_of
+from tta_server.errors.validation import allowed, explain, limits_of
 from tta_server.imaging.decoding import Limits
-from tta_server.inputs import read_file, unreadable
-from tta_server.query import PredictQuery
+from tta_server.imaging.inputs import read_file, unreadable
+from tta_server.serving.options import PredictQuery
+from tta_server.settings import BUNDLED, Settings
 
 
 class PlainConsole(Console):

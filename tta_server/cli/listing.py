@@ -8,10 +8,10 @@ from rich.table import Table
 
 from tta_server.api.describe import describe_model, describe_policies
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, out
-from tta_server.contract import EXAMPLES, OUTPUTS, contract
-from tta_server.policies import PRESETS, preset
-from tta_server.repository import find_models, load_model
-from tta_server.viewspec import PRIMITIVES
+from tta_server.repository.loader import find_models, load_model
+from tta_server.views.guarantees import EXAMPLES, OUTPUTS, contract
+from tta_server.views.presets import PRESETS, preset
+from tta_server.views.spec import PRIMITIVES
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

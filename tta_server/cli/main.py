@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.app import tame_libraries
+from tta_server.application import tame_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import Command, problem
 from tta_server.cli.listing import list_models, list_policies

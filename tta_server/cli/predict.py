@@ -10,8 +10,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.answer import Answer
-from tta_server.answering import DRAWING
+from tta_server import load
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -34,8 +33,9 @@ from tta_server.cli.console import (
     settings_of,
 )
 from tta_server.errors import InvalidInput, TTAError
-from tta_server.library import load
-from tta_server.tasks.palette import decoded
+from tta_server.serving.answer import Answer
+from tta_server.serving.answer_builder import DRAWING
+from tta_server.tasks.render.palette import decoded
 
 LINES = 8
 """Of an answer, in the table."""

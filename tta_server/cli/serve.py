@@ -20,12 +20,12 @@ import uvicorn
 from fastapi import FastAPI
 from rich.table import Table
 
-from tta_server.api.access import EVERYBODY, Access, read_access
-from tta_server.api.connections import limited
-from tta_server.api.grpc_server import Listener, create_server
-from tta_server.api.http import create_app
-from tta_server.api.reception import Reception
-from tta_server.app import Application, Settings
+from tta_server.api.auth import EVERYBODY, Access, read_access
+from tta_server.api.http.app import create_app
+from tta_server.api.http.limits import limited
+from tta_server.api.oip.grpc_server import Listener, create_server
+from tta_server.api.requests import RequestHandler
+from tta_server.application import Application
 from tta_server.cli.console import (
     DEFAULT_MODELS,
     MAX_BYTES,
@@ -38,8 +38,9 @@ from tta_server.cli.console import (
     err,
     settings_of,
 )
-from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InternalError
+from tta_server.serving.cores import available_cores
+from tta_server.settings import Settings
 
 FILES = 65_536
 
@@ -153,7 +154,7 @@ class Server(uvicorn.Server):
         self.failure: Exception | None = None
         self._warmed = False
         application.on_fatal = self._give_up
-        self._reception = Reception(application)
+        self._reception = RequestHandler(application)
         self._access = access
         self._grpc: Listener | None = None
         app = create_app(application, self._reception, access.keys)

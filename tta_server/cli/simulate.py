@@ -15,12 +15,12 @@ from rich.table import Table
 
 from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, out
 from tta_server.cli.curves import check_plots, draw_curves
-from tta_server.cores import available_cores
 from tta_server.errors import ConfigError, InvalidInput
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.cores import available_cores
 from tta_server.simulation.figures import Row, write_csv
 from tta_server.simulation.forecast import MOST_SLOTS, Forecast, is_enough, priced
 from tta_server.simulation.scenario import Scenario, read_scenario
-from tta_server.stopping import StopReason
 
 MOST_LOAD = 1e6
 EVERY = 200

@@ -21,9 +21,9 @@ from tta_server.cli.console import (
     save_picture,
     settings_of,
 )
+from tta_server.cli.contact_sheet import draw_sheet
 from tta_server.errors import TTAError
-from tta_server.repository import load_model
-from tta_server.sheet import draw_sheet
+from tta_server.repository.loader import load_model
 
 
 def views(

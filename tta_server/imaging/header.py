@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import InvalidInput, TooLarge
-from tta_server.geometry import Size
+from tta_server.views.geometry import Size
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB, upright."""

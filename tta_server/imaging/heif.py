@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from tta_server.errors import InvalidInput
-from tta_server.geometry import Size
 from tta_server.imaging.header import Limits
+from tta_server.views.geometry import Size
 
 MAX_BOXES = 65_536
 MAX_PARTS = 4096

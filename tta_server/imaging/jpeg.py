@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from tta_server.errors import InvalidInput
-from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, Pixels, bounded
 from tta_server.imaging.orientation import from_metadata
+from tta_server.views.geometry import Size
 
 APP0, APP1, APP14, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 SCAN, END = 0xDA, 0xD9

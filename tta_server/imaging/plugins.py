@@ -20,10 +20,10 @@ from PIL import (
 )
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging import gif, heif
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import check_blocks, from_info
+from tta_server.views.geometry import Size
 
 MODES = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"])
 AVIF_BRANDS = frozenset([b"avif", b"avis"])

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from tta_server.errors import InvalidInput, UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import from_metadata, from_raw_profile
-from tta_server.imaging.samples import Kind, Samples
+from tta_server.imaging.samples import SampleKind, Samples
+from tta_server.views.geometry import Size
 
 MAX_CHUNKS = 65_536
 MAX_TEXT = 1 << 20
@@ -155,16 +155,16 @@ def decode(data: bytes) -> Image.Image | Samples:
         return image
     color = data[25]
     if color == GREY:
-        return Samples(_loaded(canonical(data), None), 16, Kind.GREY, key=_color_key(data, 1))
+        return Samples(_loaded(canonical(data), None), 16, SampleKind.GREY, key=_color_key(data, 1))
     if color == GREY_ALPHA:  # a grey and an alpha sample of 16 bits lie as four of 8 bits do
         pairs = _loaded(canonical(data, data[16:24] + b"\x08\x06" + data[26:29]), None).astype(np.uint16)
-        return Samples(pairs[..., ::2] << 8 | pairs[..., 1::2], 16, Kind.GREY, alpha=1)
+        return Samples(pairs[..., ::2] << 8 | pairs[..., 1::2], 16, SampleKind.GREY, alpha=1)
     mode, alpha = ("RGB", None) if color == RGB else ("RGBA", 3)
     file = canonical(data)
     wide = _loaded(file, f"{mode};16B").astype(np.uint16)  # the high bytes
     wide <<= 8
     wide |= _loaded(file, f"{mode};16L")  # the low bytes
-    return Samples(wide, 16, Kind.RGB, alpha=alpha, key=_color_key(data, 3) if color == RGB else None)
+    return Samples(wide, 16, SampleKind.RGB, alpha=alpha, key=_color_key(data, 3) if color == RGB else None)
 
 
 def _loaded(data: bytes, raw: str | None) -> NDArray[np.uint8]:

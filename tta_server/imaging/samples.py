@@ -40,7 +40,7 @@ DROP = Rendering()
 """The default: alpha is dropped, samples of n bits are scaled by 255 / (2^n - 1)."""
 
 
-class Kind(StrEnum):
+class SampleKind(StrEnum):
     GREY = "grey"
     WHITE_IS_ZERO = "grey, 0 is white"
     RGB = "RGB"
@@ -61,7 +61,7 @@ class Samples:
 
     values: NDArray[Any]
     depth: int
-    kind: Kind
+    kind: SampleKind
     alpha: int | None = None
     premultiplied: bool = False
     key: tuple[int, ...] | None = None
@@ -85,12 +85,12 @@ def rendered(samples: Samples, rendering: Rendering) -> Picture:
     values, kind = samples.values, samples.kind
     levels = _levels(samples, rendering)
     opaque = rendering.background is None or (samples.alpha is None and samples.key is None)
-    plain = levels is None and opaque and not samples.premultiplied and kind is not Kind.CMYK
+    plain = levels is None and opaque and not samples.premultiplied and kind is not SampleKind.CMYK
     out = np.empty((*values.shape[:2], 3), np.uint8)
     for rows in _blocks(values):
         if plain:
             colors = _scaled(values[rows, :, : kind.colors], samples.depth)
-            out[rows] = 255 - colors if kind is Kind.WHITE_IS_ZERO else colors
+            out[rows] = 255 - colors if kind is SampleKind.WHITE_IS_ZERO else colors
         else:
             out[rows] = np.rint(_blended(samples, rows, levels, rendering))
     return Picture(out, levels)
@@ -114,7 +114,7 @@ def _scaled(values: NDArray[Any], depth: int) -> NDArray[np.uint8]:
 
 def _levels(samples: Samples, rendering: Rendering) -> Levels | None:
     """The levels to apply; `auto` is the range of the finite values of all colours."""
-    if samples.kind is Kind.CMYK or (samples.depth <= 8 and samples.values.dtype.kind == "u"):
+    if samples.kind is SampleKind.CMYK or (samples.depth <= 8 and samples.values.dtype.kind == "u"):
         return None
     if rendering.levels != "auto":
         return rendering.levels
@@ -134,9 +134,9 @@ def _blended(samples: Samples, rows: slice, levels: Levels | None, rendering: Re
     if samples.premultiplied and samples.alpha is not None and (levels is not None or background is None):
         colors = _divided(colors, stored[..., [samples.alpha]], samples.most)
     values = colors * (255 / samples.most) if levels is None else _levelled(colors, levels)
-    if samples.kind is Kind.WHITE_IS_ZERO:
+    if samples.kind is SampleKind.WHITE_IS_ZERO:
         values = 255 - values
-    if samples.kind is Kind.CMYK:
+    if samples.kind is SampleKind.CMYK:
         values = (255 - values[..., :3]) * (255 - values[..., 3:4]) / 255
     if background is not None and opacity is not None:
         if not samples.premultiplied or levels is not None:
@@ -165,7 +165,7 @@ def _levelled(colors: NDArray[Any], levels: Levels) -> NDArray[np.float64]:
 def from_image(image: Image.Image, rendering: Rendering) -> Picture:
     """A loaded Pillow image of a mode with 8 bits a sample; a transparent palette entry or colour counts as alpha."""
     if rendering.background is not None and (image.has_transparency_data or "transparency" in image.info):
-        return rendered(Samples(np.asarray(image.convert("RGBA")), 8, Kind.RGB, alpha=3), rendering)
+        return rendered(Samples(np.asarray(image.convert("RGBA")), 8, SampleKind.RGB, alpha=3), rendering)
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow would warn about a palette's
     return Picture(np.asarray(image.convert("RGB")))
 

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
-from tta_server.geometry import Size
 from tta_server.imaging.header import Header, Limits, bounded
 from tta_server.imaging.orientation import from_metadata, stated
-from tta_server.imaging.samples import Kind, Samples
+from tta_server.imaging.samples import SampleKind, Samples
 from tta_server.imaging.tiff_codecs import Segment, unpacked
-from tta_server.imaging.tiff_layout import CCITT, Layout, Tag, read_layout
+from tta_server.imaging.tiff_layout import CCITT, Tag, TiffLayout, read_layout
 from tta_server.imaging.tiff_tags import Tags, read_tags
+from tta_server.views.geometry import Size
 
 PADDING = 1 << 22
 """Pixels that tiles may have beyond four times the picture's."""
@@ -53,7 +53,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
     return Header("TIFF", upright, orientation, layout.depth, layout.unscaled, unpacked)
 
 
-def _unpacked(layout: Layout) -> int:
+def _unpacked(layout: TiffLayout) -> int:
     """Bytes of all samples, twice where they are unpacked, rearranged or of one byte order after another."""
     down, across = layout.grid
     whole = down * across * layout.block[0] * layout.row_bytes * layout.planes
@@ -69,7 +69,7 @@ def _orientation(tags: Tags) -> int:
         return 1
 
 
-def _check_blocks(layout: Layout) -> None:
+def _check_blocks(layout: TiffLayout) -> None:
     down, across = layout.grid
     if down * across * layout.planes > MAX_SEGMENTS:
         raise UnsupportedMedia(f"the TIFF image has more than {MAX_SEGMENTS} strips or tiles")
@@ -90,7 +90,7 @@ def decode(data: bytes) -> Samples:
     return Samples(values, layout.depth, layout.kind, layout.alpha, layout.premultiplied)
 
 
-def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
+def _segments(tags: Tags, layout: TiffLayout) -> Iterator[list[Segment]]:
     """The strips or tiles of each plane; raises as `_places` does."""
     down, across = layout.grid
     number = down * across
@@ -103,7 +103,7 @@ def _segments(tags: Tags, layout: Layout) -> Iterator[list[Segment]]:
         yield [Segment(*found) for found in zip(offsets[plane], counts[plane], rows, strict=True)]
 
 
-def _places(tags: Tags, layout: Layout) -> tuple[Places, Places]:
+def _places(tags: Tags, layout: TiffLayout) -> tuple[Places, Places]:
     """Where all strips or tiles start, and their numbers of bytes. Raises InvalidInput unless they make up the picture,
     lie in the file, and have together at most MOST_SHARED times its bytes: decoding costs time for each."""
     down, across = layout.grid
@@ -123,7 +123,7 @@ def _places(tags: Tags, layout: Layout) -> tuple[Places, Places]:
     return offsets, counts
 
 
-def _plane(segments: Sequence[Segment], tags: Tags, layout: Layout) -> NDArray[Any]:
+def _plane(segments: Sequence[Segment], tags: Tags, layout: TiffLayout) -> NDArray[Any]:
     """(height, width, bands of the plane), native byte order."""
     raw = unpacked(segments, tags, layout)
     bands = layout.bands // layout.planes
@@ -139,7 +139,7 @@ def _plane(segments: Sequence[Segment], tags: Tags, layout: Layout) -> NDArray[A
     return tiles.reshape(down * rows, across * columns, bands)[: layout.height, : layout.width]
 
 
-def _samples(raw: NDArray[np.uint8], order: str, layout: Layout) -> NDArray[Any]:
+def _samples(raw: NDArray[np.uint8], order: str, layout: TiffLayout) -> NDArray[Any]:
     """Rows of bytes to rows of samples."""
     count = layout.block[1] * (layout.bands // layout.planes)
     if layout.depth == 1:
@@ -164,7 +164,7 @@ def _twelve(raw: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return pairs.reshape(len(raw), -1)
 
 
-def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
+def _floats(raw: NDArray[np.uint8], layout: TiffLayout) -> NDArray[Any]:
     """Predictor 3 (Adobe Photoshop TIFF Technical Note 3): differences of bytes, all high bytes of a row first."""
     bands, width = layout.bands // layout.planes, layout.depth // 8
     values = np.empty((len(raw), raw.shape[1] // width), f"<f{width}")
@@ -178,7 +178,7 @@ def _floats(raw: NDArray[np.uint8], layout: Layout) -> NDArray[Any]:
     return values.astype(f"=f{width}", copy=False)
 
 
-def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:
+def _looked_up(values: NDArray[Any], tags: Tags, layout: TiffLayout) -> Samples:
     """A palette's colours; 16 bits of which the high 8 are meant, as in Pillow, or 8 bits in files of some writers."""
     colors = np.array(tags.integers(Tag.COLOR_MAP, 3 << 8) or ())
     if colors.size != 3 << layout.depth or colors.max() > 65_535:
@@ -186,6 +186,6 @@ def _looked_up(values: NDArray[Any], tags: Tags, layout: Layout) -> Samples:
     colors = (colors if colors.max() < 256 else colors >> 8).astype(np.uint8).reshape(3, -1).T
     looked_up = colors[values[..., 0]]
     if layout.alpha is None:
-        return Samples(looked_up, 8, Kind.RGB)
+        return Samples(looked_up, 8, SampleKind.RGB)
     opacity = values[..., layout.alpha :][..., :1].astype(np.uint8)
-    return Samples(np.concatenate([looked_up, opacity], axis=2), 8, Kind.RGB, alpha=3)
+    return Samples(np.concatenate([looked_up, opacity], axis=2), 8, SampleKind.RGB, alpha=3)

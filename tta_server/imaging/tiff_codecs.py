@@ -13,7 +13,7 @@ from PIL import Image, TiffImagePlugin
 
 from tta_server.errors import UnsupportedMedia
 from tta_server.imaging import jpeg
-from tta_server.imaging.tiff_layout import CCITT, JPEG, Layout, Tag
+from tta_server.imaging.tiff_layout import CCITT, JPEG, Tag, TiffLayout
 from tta_server.imaging.tiff_tags import Tags
 
 Rows = NDArray[np.uint8]
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
     rows: int
 
 
-def unpacked(segments: Sequence[Segment], tags: Tags, layout: Layout) -> Rows:
+def unpacked(segments: Sequence[Segment], tags: Tags, layout: TiffLayout) -> Rows:
     """(rows of all segments, bytes of a row); of CCITT, samples (rows, columns) of 0 and 1."""
     data = tags.data
     if layout.compression == JPEG:
@@ -68,7 +68,7 @@ def _inflated(data: bytes, segments: Sequence[Segment], row_bytes: int) -> Rows:
     return out
 
 
-def _jpeg(segments: Sequence[Segment], tags: Tags, layout: Layout) -> Rows:
+def _jpeg(segments: Sequence[Segment], tags: Tags, layout: TiffLayout) -> Rows:
     """Each segment is a JPEG without the tables that all share."""
     tables = tags.raw(Tag.JPEG_TABLES) or b"\xff\xd8\xff\xd9"
     ycc = layout.photometric == 6
@@ -91,7 +91,7 @@ def _jpeg(segments: Sequence[Segment], tags: Tags, layout: Layout) -> Rows:
     return out
 
 
-def _fax_options(tags: Tags, layout: Layout) -> dict[int, int]:
+def _fax_options(tags: Tags, layout: TiffLayout) -> dict[int, int]:
     return {
         Tag.FILL_ORDER: 2 if layout.reversed_bits else 1,
         Tag.T4_OPTIONS: tags.integer(Tag.T4_OPTIONS, 0),
@@ -99,7 +99,7 @@ def _fax_options(tags: Tags, layout: Layout) -> dict[int, int]:
     }
 
 
-def _by_libtiff(data: bytes, segments: Sequence[Segment], layout: Layout, bits: int, more: dict[int, int]) -> Rows:
+def _by_libtiff(data: bytes, segments: Sequence[Segment], layout: TiffLayout, bits: int, more: dict[int, int]) -> Rows:
     """A grey picture of `bits` a pixel whose strips are the segments, as Pillow has libtiff read it."""
     width = layout.row_bytes if bits == 8 else layout.block[1]
     height = sum(segment.rows for segment in segments)

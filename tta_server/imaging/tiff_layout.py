@@ -6,7 +6,7 @@ from enum import IntEnum
 from PIL import features
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.samples import Kind
+from tta_server.imaging.samples import SampleKind
 from tta_server.imaging.tiff_tags import Tags
 
 
@@ -90,7 +90,14 @@ FORMATS = {1: "unsigned", 2: "signed", 3: "float", 4: "undefined", 5: "complex i
 DEPTHS = {1: (1, 2, 4, 8, 12, 16, 32, 64), 2: (8, 16, 32, 64), 3: (16, 32, 64)}
 """Sample format -> bits of a sample."""
 
-KINDS = {0: Kind.WHITE_IS_ZERO, 1: Kind.GREY, 2: Kind.RGB, 3: Kind.GREY, 5: Kind.CMYK, 6: Kind.RGB}
+KINDS = {
+    0: SampleKind.WHITE_IS_ZERO,
+    1: SampleKind.GREY,
+    2: SampleKind.RGB,
+    3: SampleKind.GREY,
+    5: SampleKind.CMYK,
+    6: SampleKind.RGB,
+}
 MOST_EXTRAS = 3
 
 
@@ -99,7 +106,7 @@ def refuse(what: str, taken: str) -> UnsupportedMedia:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TiffLayout:
     """`extras` are the ExtraSamples of the bands behind the colours; `block` is (rows, columns) of a strip or tile."""
 
     width: int
@@ -117,7 +124,7 @@ class Layout:
     block: tuple[int, int]
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SampleKind:
         return KINDS[self.photometric]
 
     @property
@@ -150,7 +157,7 @@ class Layout:
         return -(-self.height // self.block[0]), -(-self.width // self.block[1])
 
 
-def read_layout(tags: Tags) -> Layout:
+def read_layout(tags: Tags) -> TiffLayout:
     """Raises UnsupportedMedia that names what is not taken, ValueError for tags that make no sense."""
     if tags.integer(Tag.SUBFILE, 0) & 1 or tags.integer(Tag.OLD_SUBFILE, 1) == 2:
         raise refuse("a first page that is a preview of another (as in camera RAW and DNG)", "the picture itself")
@@ -169,7 +176,7 @@ def read_layout(tags: Tags) -> Layout:
     planar = tags.integer(Tag.PLANAR, 1)
     if planar not in (1, 2) or min(width, height, *block) == 0:
         raise ValueError("no such arrangement of planes, or an empty image")
-    layout = Layout(
+    layout = TiffLayout(
         width=width,
         height=height,
         depth=depth,
@@ -245,7 +252,7 @@ def _sample(tags: Tags, photometric: int, bands: int) -> tuple[int, int]:
     return depth, form
 
 
-def _check(layout: Layout) -> None:
+def _check(layout: TiffLayout) -> None:
     """What does not go together."""
     kind = PHOTOMETRICS[layout.photometric]
     if layout.alpha is not None and layout.unscaled:
@@ -271,12 +278,12 @@ def _check(layout: Layout) -> None:
     _check_predictor(layout)
 
 
-def _is_jpeg(layout: Layout) -> bool:
+def _is_jpeg(layout: TiffLayout) -> bool:
     plain = layout.depth == 8 and not layout.separate and layout.predictor == 1 and layout.format == 1
     return plain and (layout.photometric, layout.bands) in {(1, 1), (2, 3), (6, 3)}
 
 
-def _check_predictor(layout: Layout) -> None:
+def _check_predictor(layout: TiffLayout) -> None:
     if layout.predictor == 1:
         return
     whole = layout.predictor == 2 and layout.format in (1, 2) and layout.depth in (8, 16, 32, 64)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tta_server.errors import Cancelled, DeadlineExceeded, Overloaded
+from tta_server.scheduling.stopping import StopReason
 from tta_server.simulation.pool import Simulation
-from tta_server.simulation.visits import Visit
-from tta_server.stopping import StopReason
+from tta_server.simulation.visits import SimulatedJob
 
 Row = dict[str, str | float]
 """One point by the names of COLUMNS; a share or a quantile of nothing is nan."""
@@ -52,7 +52,7 @@ COLUMNS = {
 """Every column of the CSV and its meaning."""
 
 
-def figures(visits: Sequence[Visit], seconds: float) -> Row:
+def figures(visits: Sequence[SimulatedJob], seconds: float) -> Row:
     """Of requests that arrived within so many seconds."""
     answered = [visit for visit in visits if isinstance(visit.outcome, StopReason)]
     in_budget = sum(visit.latency <= visit.request.ask.budget + LATE for visit in answered)
@@ -82,7 +82,7 @@ def figures(visits: Sequence[Visit], seconds: float) -> Row:
     }
 
 
-def pool_figures(pool: Simulation, slots: int, visits: Sequence[Visit]) -> Row:
+def pool_figures(pool: Simulation, slots: int, visits: Sequence[SimulatedJob]) -> Row:
     """What the slots did while they had work to do."""
     whole = sum(pool.costs[visit.request.ask.model].whole(visit.request.ask.views) for visit in visits)
     return {
@@ -92,7 +92,7 @@ def pool_figures(pool: Simulation, slots: int, visits: Sequence[Visit]) -> Row:
     }
 
 
-def _agreement(answered: Sequence[Visit]) -> float:
+def _agreement(answered: Sequence[SimulatedJob]) -> float:
     known = [visit for visit in answered if visit.request.trail.labels]
     return _ratio(sum(visit.agrees for visit in known), len(known))
 

@@ -6,19 +6,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from tta_server.calibration import Calibration
-from tta_server.costs import MARGIN, Bucket, CostModel
 from tta_server.errors import ConfigError
-from tta_server.geometry import Size
-from tta_server.jobs import Bounds
-from tta_server.plan import Options, make_layout, make_plan
-from tta_server.repository import load_model
+from tta_server.repository.calibration import Calibration
+from tta_server.repository.loader import load_model
+from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
+from tta_server.scheduling.jobs import Bounds
+from tta_server.serving.plan import Options, make_layout, make_plan
+from tta_server.serving.warmup import BATCHES, warm_up
 from tta_server.simulation.figures import Row, figures, pool_figures
 from tta_server.simulation.pool import Simulation
 from tta_server.simulation.scenario import DoorScenario, ModelScenario, Scenario
 from tta_server.simulation.traffic import Traffic
-from tta_server.simulation.visits import Cost, Door, Noise
-from tta_server.warmup import BATCHES, warm_up
+from tta_server.simulation.visits import Cost, Noise, Overhead
+from tta_server.views.geometry import Size
 
 MOST_SLOTS = 1024
 
@@ -82,8 +82,8 @@ class Forecast:
         return tried[slots]
 
 
-def _door(door: DoorScenario) -> Door:
-    return Door(door.core_ms / 1e3, door.wait_ms / 1e3, Noise(door.noise))
+def _door(door: DoorScenario) -> Overhead:
+    return Overhead(door.core_ms / 1e3, door.wait_ms / 1e3, Noise(door.noise))
 
 
 def is_enough(row: Row, share: float, mean_views: float) -> bool:

@@ -12,13 +12,13 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from tta_server.costs import Bucket, Track
-from tta_server.deadline import MOST_RESERVED
 from tta_server.errors import TTAError
-from tta_server.jobs import Batch, Bounds, Decode, Finish, Finished, Job
-from tta_server.scheduler import Scheduler
-from tta_server.simulation.visits import Cost, Door, Request, Visit, warmed
-from tta_server.stopping import StopReason
+from tta_server.scheduling.costs import Bucket, Track
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
+from tta_server.scheduling.scheduler import Scheduler
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.deadline import MOST_RESERVED
+from tta_server.simulation.visits import Cost, Overhead, Request, SimulatedJob, warmed
 
 
 @dataclass(eq=False, slots=True)
@@ -26,10 +26,10 @@ class Worker:
     """A thread: one of the slots, or the clock. Its step ends at `end`, or later if the door takes its core."""
 
     number: int
-    step: Decode[Visit] | Batch[Visit] | Finished[Visit] | None = None
+    step: Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob] | None = None
     start: float = 0.0
     end: float = 0.0
-    answers: deque[Finished[Visit]] = field(default_factory=deque)
+    answers: deque[Finished[SimulatedJob]] = field(default_factory=deque)
 
 
 class Simulation:
@@ -40,10 +40,10 @@ class Simulation:
         costs: Mapping[str, Cost],
         slots: int,
         bounds: Bounds | None = None,
-        door: Door | None = None,
+        door: Overhead | None = None,
         seed: int = 0,
     ) -> None:
-        self.scheduler: Scheduler[Visit] = Scheduler(warmed(costs), slots, bounds)
+        self.scheduler: Scheduler[SimulatedJob] = Scheduler(warmed(costs), slots, bounds)
         self.now = 0.0
         self.busy = 0.0
         self.batches = 0
@@ -52,7 +52,7 @@ class Simulation:
         self._truth = lru_cache(maxsize=None)(self._true_seconds)
         self._exact = warmed(costs, margin=1.0)
         self._random = Random(f"{seed} pool")
-        self._door = door or Door()
+        self._door = door or Overhead()
         self._handing_out = Track(self._door.core / 2 + self._door.wait)
         self._door_free = 0.0
         self._slots = [Worker(number) for number in range(slots)]
@@ -62,9 +62,9 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = count()
 
-    def run(self, requests: Iterable[Request], watch: Callable[[float], None] = lambda now: None) -> list[Visit]:
+    def run(self, requests: Iterable[Request], watch: Callable[[float], None] = lambda now: None) -> list[SimulatedJob]:
         """Every request's visit, in order of arrival; `watch` is told the virtual time at each arrival."""
-        visits: list[Visit] = []
+        visits: list[SimulatedJob] = []
         self._expect(iter(requests), visits, watch)
         while True:
             wake = self.scheduler.wake_at() if self._clock.step is None else None
@@ -84,17 +84,17 @@ class Simulation:
 
     # ---- clients and the door ----
 
-    def _expect(self, requests: Iterator[Request], visits: list[Visit], watch: Callable[[float], None]) -> None:
-        def arrive(visit: Visit) -> None:
+    def _expect(self, requests: Iterator[Request], visits: list[SimulatedJob], watch: Callable[[float], None]) -> None:
+        def arrive(visit: SimulatedJob) -> None:
             watch(self.now)
             visits.append(visit)
             self._through_door(self._admit, visit)
             self._expect(requests, visits, watch)
 
         if request := next(requests, None):
-            self._at(request.at, arrive, Visit(request))
+            self._at(request.at, arrive, SimulatedJob(request))
 
-    def _through_door(self, action: Callable[[Visit], None], visit: Visit) -> None:
+    def _through_door(self, action: Callable[[SimulatedJob], None], visit: SimulatedJob) -> None:
         """The door does one thing after another, and comes before the slots."""
         if not self._door.core:
             action(visit)
@@ -109,10 +109,10 @@ class Simulation:
         """As the HTTP door takes it off the budget."""
         return 3 * self._handing_out.estimate(self.now)
 
-    def _hand_out(self, visit: Visit) -> None:
+    def _hand_out(self, visit: SimulatedJob) -> None:
         self._at(self.now + self._door.waits(self._random), self._handed_out, visit)
 
-    def _handed_out(self, visit: Visit) -> None:
+    def _handed_out(self, visit: SimulatedJob) -> None:
         self._handing_out.observe(self.now - visit.made_at, self.now)
         self._told(visit)
 
@@ -122,7 +122,7 @@ class Simulation:
             self._robbed = (self._robbed + 1) % len(self._slots)
             self._slots[self._robbed].end += seconds
 
-    def _admit(self, visit: Visit) -> None:
+    def _admit(self, visit: SimulatedJob) -> None:
         request = visit.request
         ask, cost = request.ask, self.costs[request.ask.model]
         reserve = min(self._reserve, MOST_RESERVED * ask.budget)
@@ -148,14 +148,14 @@ class Simulation:
         if request.leaves < ask.budget:
             self._at(request.at + request.leaves, self._leave, visit)
 
-    def _leave(self, visit: Visit) -> None:
+    def _leave(self, visit: SimulatedJob) -> None:
         assert visit.job is not None
         for done in self.scheduler.cancel(visit.job, self.now):
             assert not isinstance(done.outcome, StopReason)
             visit.outcome = done.outcome
             self._told(visit)
 
-    def _told(self, visit: Visit) -> None:
+    def _told(self, visit: SimulatedJob) -> None:
         visit.latency = self.now - visit.request.at
 
     # ---- slots and the clock ----
@@ -178,7 +178,7 @@ class Simulation:
         if self.scheduler.more:
             self._notify()
 
-    def _settle(self, worker: Worker, finished: Sequence[Finished[Visit]]) -> None:
+    def _settle(self, worker: Worker, finished: Sequence[Finished[SimulatedJob]]) -> None:
         """Makes the answers one after another; a slot asks for more after that."""
         worker.answers.extend(finished)
         if worker.answers:
@@ -186,7 +186,7 @@ class Simulation:
         elif worker is not self._clock:
             self._ask(worker)
 
-    def _begin(self, worker: Worker, step: Decode[Visit] | Batch[Visit] | Finished[Visit]) -> None:
+    def _begin(self, worker: Worker, step: Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]) -> None:
         if isinstance(step, Finished):
             step.job.work.outcome = step.outcome
         seconds = self._seconds(step)
@@ -195,7 +195,7 @@ class Simulation:
         worker.step, worker.start, worker.end = step, self.now, self.now + seconds
         self._at(worker.end, self._ended, worker)
 
-    def _seconds(self, step: Decode[Visit] | Batch[Visit] | Finished[Visit]) -> float:
+    def _seconds(self, step: Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]) -> float:
         """How long it takes this time."""
         if isinstance(step, Batch):
             median, name = self._truth(step.bucket, len(step.items)), step.bucket.model
@@ -216,7 +216,7 @@ class Simulation:
             return
         step, worker.step = worker.step, None
         assert step is not None
-        seconds, finished = self.now - worker.start, list[Finished[Visit]]()
+        seconds, finished = self.now - worker.start, list[Finished[SimulatedJob]]()
         if isinstance(step, Decode):
             self.scheduler.ready(step, seconds, self.now)
             self._notify()
@@ -231,7 +231,7 @@ class Simulation:
             self.busy += seconds
         self._settle(worker, finished)
 
-    def _ran(self, batch: Batch[Visit], seconds: float) -> list[Finished[Visit]]:
+    def _ran(self, batch: Batch[SimulatedJob], seconds: float) -> list[Finished[SimulatedJob]]:
         self.batches += 1
         self.batched += len(batch.items)
         outcomes = [job.work.merge(view) for job, view in batch.items]

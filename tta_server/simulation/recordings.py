@@ -7,20 +7,20 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_server.calibration import Calibration, parse_calibration
+from tta_server.calibration.fit import Trail
 from tta_server.errors import ConfigError
-from tta_server.explain import explain, explain_value
+from tta_server.errors.validation import explain, explain_value
+from tta_server.repository.calibration import Calibration, parse_calibration
 from tta_server.simulation.scenario import Positive, Views
-from tta_server.tuning import Trail
 
 
-class Line(BaseModel):
+class CsvLine(BaseModel):
     """One line of a CSV file; what is left empty is as good as left out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Arrival(Line):
+class Arrival(CsvLine):
     """Columns of a trace. What it does not state is as in the traffic that names it."""
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -29,7 +29,7 @@ class Arrival(Line):
     views: Views | None = None
 
 
-class Look(Line):
+class Look(CsvLine):
     """Columns of what `tta-server calibrate --log` writes: the merged answer after so many views of an image."""
 
     image: str
@@ -38,7 +38,7 @@ class Look(Line):
     label: int
 
 
-L = TypeVar("L", bound=Line)
+L = TypeVar("L", bound=CsvLine)
 
 
 def read_trace(path: Path) -> list[Arrival]:

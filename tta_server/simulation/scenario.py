@@ -17,8 +17,8 @@ from pydantic import (
 )
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.explain import explain, explain_value, explain_yaml
-from tta_server.stopping import StopSpec, read_stop
+from tta_server.errors.validation import explain, explain_value, explain_yaml
+from tta_server.scheduling.stopping import StopSpec, read_stop
 
 E = TypeVar("E", dict[Any, Any], tuple[Any, ...])
 MAX_VIEWS = 512

@@ -8,14 +8,14 @@ from itertools import islice, takewhile
 from pathlib import Path
 from random import Random
 
-from tta_server.calibration import Calibration
+from tta_server.calibration.fit import Trail
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.jobs import Priority
+from tta_server.repository.calibration import Calibration
+from tta_server.scheduling.jobs import Priority
+from tta_server.scheduling.stopping import All, Certain, Confident, StopRule, StopSpec
 from tta_server.simulation.recordings import Arrival, read_table, read_trace, read_trails
 from tta_server.simulation.scenario import ArrivalScenario, BurstScenario, Scenario, TrafficScenario
 from tta_server.simulation.visits import Ask, Request
-from tta_server.stopping import All, Certain, Confident, StopRule, StopSpec
-from tta_server.tuning import Trail
 
 DURATION_S = 60.0
 IMAGES = 1000

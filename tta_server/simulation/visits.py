@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tta_server.costs import MARGIN, Bucket, CostModel
+from tta_server.calibration.fit import Trail
 from tta_server.errors import TTAError
-from tta_server.jobs import Job, Merged, Priority
-from tta_server.stopping import StopReason, StopRule
-from tta_server.tuning import Trail
+from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
+from tta_server.scheduling.jobs import Job, Merged, Priority
+from tta_server.scheduling.stopping import StopReason, StopRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Overhead:
     """What lies between clients and slots, in seconds.
 
     `core` is the time of a core that a request takes there, half of it before it is admitted and half for its answer;
@@ -105,13 +105,13 @@ class Request:
 
 
 @dataclass(eq=False, slots=True)
-class Visit:
+class SimulatedJob:
     """A request and what became of it: `outcome` once its answer is being made or it is refused, `made_at` when its
     answer is made, `latency` from its arrival on once its client has that. `highest` is the last view merged, from 1.
     """
 
     request: Request
-    job: "Job[Visit] | None" = None
+    job: "Job[SimulatedJob] | None" = None
     merged: int = 0
     highest: int = 0
     made_at: float = math.nan

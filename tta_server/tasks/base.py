@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.geometry import Affine, Size
 from tta_server.imaging.decoding import Pixels
-from tta_server.preprocessing import Placement
-from tta_server.views import Weight
+from tta_server.imaging.preprocessing import Placement
+from tta_server.views.geometry import Affine, Size
+from tta_server.views.view import Weight
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, NDArray[Any]]
@@ -25,7 +25,7 @@ STRICT = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ImageFrame:
     """One image as its predictions are merged: its own size, the plain view's placement, and in how many tiles each
     view looks at it."""
 
@@ -42,7 +42,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ResponseSpec:
     """What the client wants to be told beyond the merged answer."""
 
     include: frozenset[str] = frozenset()
@@ -112,7 +112,7 @@ class NoEvidence:
 
 
 @dataclass(slots=True)
-class Answered:
+class TaskAnswer:
     """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one, and
     what the receipt says of uncertainty where that was asked for."""
 
@@ -152,15 +152,15 @@ class Task(Protocol[P]):
         """Raises ConfigError, saying what was found and expected, unless a run's outputs are what was stated; `tensor`
         is the size of its input."""
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> P:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> P:
         """Row `row` of a batch's outputs as a prediction; NaN and infinities stay."""
 
     def is_sound(self, prediction: P) -> bool:
         """False where it holds NaN or +inf; -inf, a class ruled out, is fine."""
 
-    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> Accumulator[P]: ...
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Accumulator[P]: ...
 
-    def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
+    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
         """Memory that merging takes for an image."""
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
@@ -172,7 +172,7 @@ class Task(Protocol[P]):
     def confidence(self, merged: P) -> float | None:
         """How sure an answer is of itself, in [0, 1]; None for a task whose outputs don't say."""
 
-    def keeps_remarks(self, wanted: Wanted) -> bool:
+    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
         """Whether each view's own result is told, and so kept until the answer."""
 
     def remark(self, prediction: P) -> Any:
@@ -181,9 +181,9 @@ class Task(Protocol[P]):
     def remark_bytes(self, plain: Placement) -> int:
         """How large a remark is."""
 
-    def answer(self, merged: P, remarks: Sequence[Any], scene: Scene, wanted: Wanted) -> Answered: ...
+    def answer(self, merged: P, remarks: Sequence[Any], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer: ...
 
-    def tensors(self, merged: P, scene: Scene, names: frozenset[str]) -> Tensors:
+    def tensors(self, merged: P, scene: ImageFrame, names: frozenset[str]) -> Tensors:
         """Those of `tensor_specs` with these names."""
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:
@@ -220,13 +220,13 @@ def check_shape(task: str, name: str, found: Sequence[int | None], wanted: Seque
         raise ConfigError(f"{task} needs an output {name} of shape {shown(wanted)}; the model gives {shown(found)}")
 
 
-class Usual:
+class TaskDefaults:
     """What most tasks say: no bounds, no mean of values, no pictures, little memory."""
 
     can_tile = False
     has_picture = False
 
-    def merged_bytes(self, plain: Placement, wanted: Wanted) -> int:
+    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
         return 0
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:

@@ -8,24 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.geometry import Size
-from tta_server.preprocessing import Placement
+from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     STRICT,
-    Answered,
+    ImageFrame,
     NoEvidence,
     Outputs,
-    Scene,
+    ResponseSpec,
     Shapes,
+    TaskAnswer,
+    TaskDefaults,
     Tensors,
     TensorSpec,
-    Usual,
-    Wanted,
     check_shape,
     output_name,
 )
-from tta_server.views import Weight
+from tta_server.views.geometry import Size
+from tta_server.views.view import Weight
 
 Vector = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class VectorAccumulator(NoEvidence):
         return unit(self._total)
 
 
-class Embedding(Usual):
+class Embedding(TaskDefaults):
     name = "embedding"
     Output = VectorOutput
     sees_crops = True
@@ -88,20 +88,20 @@ class Embedding(Usual):
         if not outputs[self._output].any():
             raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Vector:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Vector:
         vector: Vector = outputs[self._output][row].astype(np.float64)
         return vector
 
     def is_sound(self, prediction: Vector) -> bool:
         return bool(np.isfinite(prediction).all())
 
-    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> VectorAccumulator:
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> VectorAccumulator:
         return VectorAccumulator(merge)
 
     def confidence(self, merged: Vector) -> None:
         return None
 
-    def keeps_remarks(self, wanted: Wanted) -> bool:
+    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
         return not wanted.include.isdisjoint(("views", "uncertainty"))
 
     def remark(self, prediction: Vector) -> Vector:
@@ -110,13 +110,13 @@ class Embedding(Usual):
     def remark_bytes(self, plain: Placement) -> int:
         return 8 * self._numbers
 
-    def answer(self, merged: Vector, remarks: Sequence[Vector], scene: Scene, wanted: Wanted) -> Answered:
+    def answer(self, merged: Vector, remarks: Sequence[Vector], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
         unsure = _spread(np.array(remarks), merged) if "uncertainty" in wanted.include else {}
         views = [{"similarity": float(np.clip(remark @ merged, -1, 1))} for remark in remarks]
         prediction = {"dimensions": len(merged), "embedding": [float(v) for v in merged.astype(np.float32)]}
-        return Answered(prediction, views, uncertainty=unsure)
+        return TaskAnswer(prediction, views, uncertainty=unsure)
 
-    def tensors(self, merged: Vector, scene: Scene, names: frozenset[str]) -> Tensors:
+    def tensors(self, merged: Vector, scene: ImageFrame, names: frozenset[str]) -> Tensors:
         return {"EMBEDDING": merged.astype(np.float32)}
 
     def lines(self, prediction: Mapping[str, Any]) -> list[str]:

@@ -9,25 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.geometry import Size
-from tta_server.preprocessing import Placement
+from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     STRICT,
-    Answered,
+    ImageFrame,
     NoEvidence,
     Outputs,
-    Scene,
+    ResponseSpec,
     Shapes,
+    TaskAnswer,
+    TaskDefaults,
     Tensors,
     TensorSpec,
-    Usual,
-    Wanted,
     fits,
     output_name,
     shown,
 )
-from tta_server.views import Weight
+from tta_server.views.geometry import Size
+from tta_server.views.view import Weight
 
 Values = NDArray[np.float64]
 """(D,): one view's outputs, or merged ones, as the model gives them: logarithms where it gives logarithms."""
@@ -110,7 +110,7 @@ class ValueAccumulator(NoEvidence):
         return float(np.sqrt(squares / (1 - alone)).max())
 
 
-class Regression(Usual):
+class Regression(TaskDefaults):
     name = "regression"
     Output = ValuesOutput
     sees_crops = True
@@ -138,7 +138,7 @@ class Regression(Usual):
         """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
         self._check_shape(outputs[self._output].shape)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: Scene) -> Values:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Values:
         values: Values = outputs[self._output][row].astype(np.float64).reshape(-1)
         return values
 
@@ -146,7 +146,7 @@ class Regression(Usual):
         with np.errstate(over="ignore"):
             return bool(np.isfinite(self._undo(prediction)).all())
 
-    def accumulator(self, merge: str, wanted: Wanted, scene: Scene) -> ValueAccumulator:
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ValueAccumulator:
         return ValueAccumulator(MERGES[merge], self._undo)
 
     def check_mean(self, merge: str) -> None:
@@ -156,7 +156,7 @@ class Regression(Usual):
     def confidence(self, merged: Values) -> None:
         return None
 
-    def keeps_remarks(self, wanted: Wanted) -> bool:
+    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
         return not wanted.include.isdisjoint(("views", "uncertainty"))
 
     def remark(self, prediction: Values) -> Values:
@@ -165,12 +165,12 @@ class Regression(Usual):
     def remark_bytes(self, plain: Placement) -> int:
         return 8 * len(self.labels)
 
-    def answer(self, merged: Values, remarks: Sequence[Values], scene: Scene, wanted: Wanted) -> Answered:
+    def answer(self, merged: Values, remarks: Sequence[Values], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
         unsure = self._uncertainty(np.array(remarks)) if "uncertainty" in wanted.include else {}
         views = [{"values": self._named(remark)} for remark in remarks]
-        return Answered({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
+        return TaskAnswer({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
 
-    def tensors(self, merged: Values, scene: Scene, names: frozenset[str]) -> Tensors:
+    def tensors(self, merged: Values, scene: ImageFrame, names: frozenset[str]) -> Tensors:
         most = np.finfo(np.float32).max
         return {"VALUES": np.clip(self._undo(merged), -most, most).astype(np.float32)}
 

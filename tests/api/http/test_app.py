@@ -1,0 +1,460 @@
+"""The HTTP door of a real server: answers are the model's, whoever else is asking."""
+
+import base64
+import json
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support import pictures, references
+from tests.support.gated import GatedServer
+from tests.support.references import MODELS
+from tests.support.serving import PATIENCE, Server, models_folder, until
+from tests.support.toys import trap_model, trapped
+
+CLOTHING = "/v1/models/clothing/predict"
+NUCLEI = "/v1/models/nuclei/predict"
+PATIENT = {"budget_ms": "10000", "min_views": "all"}
+KEYS = ["budget_ms", "priority", "policy", "max_views", "min_views", "merge", "stop", "top_k", "include"]
+POLICY = ["plain", "hflip", "shift [6,0]", "shift [-6,0]", "shift [0,6]", "shift [0,-6]"]
+POLICY += ["hflip+shift [6,0]", "hflip+shift [-6,0]"]
+
+
+def ask(client: httpx.Client, image: bytes, path: str = CLOTHING, **query: str) -> dict[str, Any]:
+    response = client.post(path, content=image, params={**PATIENT, **query})
+    assert response.status_code == 200, response.text
+    told: dict[str, Any] = response.json()
+    return told
+
+
+def probabilities(client: httpx.Client, image: bytes, **query: str) -> np.ndarray:
+    return np.array(ask(client, image, include="probabilities", **query)["prediction"]["probabilities"], np.float32)
+
+
+def counted(client: httpx.Client, sample: str, **labels: str) -> float:
+    """The value of one sample of /metrics, 0 if it is not there."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = (s for family in families for s in family.samples)
+    return next((s.value for s in samples if s.name == sample and s.labels.items() >= labels.items()), 0.0)
+
+
+# ---- what the model says ----
+
+
+@pytest.mark.parametrize("make", [pictures.png, pictures.jpeg])
+@pytest.mark.parametrize("size", [(160, 200), (301, 140)])
+def test_one_view_is_what_the_model_says(client: httpx.Client, make: Any, size: tuple[int, int]) -> None:
+    image = make(*size, seed=1)
+    assert np.array_equal(probabilities(client, image, policy="plain"), references.clothing(pictures.opened(image)))
+
+
+def test_every_client_gets_the_answer_to_its_own_image(server: Server, client: httpx.Client) -> None:
+    """Eight clients with eight views each ride in each other's batches."""
+    images = [pictures.jpeg(seed=seed) for seed in range(16)]
+    alone = [probabilities(client, image) for image in images]
+    assert len({int(answer.argmax()) for answer in alone} | {round(float(a.max()), 6) for a in alone}) > 8
+
+    def share(number: int) -> list[np.ndarray]:
+        with server.client() as own:
+            return [probabilities(own, images[(number + 2 * k) % 16]) for k in range(6)]
+
+    with ThreadPoolExecutor(8) as clients:
+        shares = list(clients.map(share, range(8)))
+    for number, answers in enumerate(shares):
+        for k, answer in enumerate(answers):
+            np.testing.assert_allclose(answer, alone[(number + 2 * k) % 16], atol=1e-5)
+
+
+def test_the_door_and_the_python_api_name_the_same_views(client: httpx.Client) -> None:
+    assert [view["name"] for view in ask(client, pictures.jpeg())["receipt"]["views"]] == POLICY
+
+
+# ---- masks ----
+
+
+def test_a_mask_has_the_images_own_size_and_is_the_models(client: httpx.Client) -> None:
+    array = pictures.nuclei(96, 80)
+    response = client.post(
+        NUCLEI, content=pictures.encoded(array), params={"policy": "plain"}, headers={"Accept": "image/png"}
+    )
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "image/png"
+    mask = np.asarray(pictures.opened(response.content))
+    assert mask.shape == (80, 96)
+    assert np.array_equal(mask, references.nuclei_mask(array))
+
+
+@pytest.mark.parametrize("size", [(90, 70), (33, 121)])
+def test_a_mask_as_a_picture_is_the_mask_in_json(client: httpx.Client, size: tuple[int, int]) -> None:
+    image = pictures.encoded(pictures.nuclei(*size))
+    picture = client.post(NUCLEI, content=image, params=PATIENT, headers={"Accept": "image/png"})
+    told = ask(client, image, NUCLEI)["prediction"]
+    in_json = pictures.opened(base64.b64decode(told["mask"]))
+    assert pictures.opened(picture.content).size == in_json.size == size == (told["width"], told["height"])
+    assert np.mean(np.asarray(pictures.opened(picture.content)) != np.asarray(in_json)) < 1e-3
+    assert picture.headers["TTA-Views"] == "8"
+    assert picture.headers["TTA-Stop-Reason"] == "all_views"
+    assert picture.headers["X-Request-Id"]
+
+
+# ---- the query ----
+
+
+def test_a_short_budget_answers_a_prefix(client: httpx.Client) -> None:
+    image = pictures.encoded(pictures.nuclei(512, 512))
+    refusal = client.post(NUCLEI, content=image, params={"budget_ms": "1"}).json()["error"]
+    (least,) = re.findall(r"(\d+) ms", refusal)
+    params = {"budget_ms": str(1.5 * int(least))}
+
+    def answered() -> httpx.Response | None:  # a busy machine may miss so short a budget now and then
+        response = client.post(NUCLEI, content=image, params=params)
+        return response if response.status_code == 200 else None
+
+    told = until(answered).json()
+    names = [view["name"] for view in told["receipt"]["views"]]
+    policy = client.get("/v1/models/nuclei").json()["policy"]["views"]
+    assert names == policy[: len(names)]
+    assert 1 <= len(names) < 8
+    assert told["receipt"]["stop_reason"] in ("deadline", "capacity")
+    assert told["receipt"]["planned"] == 8
+
+
+@pytest.mark.parametrize("views", [1, 3, 8, 100])
+def test_max_views_is_a_prefix_of_that_length(client: httpx.Client, views: int) -> None:
+    receipt = ask(client, pictures.png(), max_views=str(views))["receipt"]
+    assert [view["name"] for view in receipt["views"]] == POLICY[:views]
+    assert receipt["planned"] == min(views, 8)
+    assert receipt["stop_reason"] == "all_views"
+
+
+@pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "geometric_mean", "max", "vote"])
+def test_every_listed_merge_is_taken(client: httpx.Client, merge: str) -> None:
+    assert merge in client.get("/v1/models/clothing").json()["merges"]
+    told = ask(client, pictures.png(), merge=merge)
+    assert told["receipt"]["merge"] == merge
+
+
+def test_a_vote_counts_the_views_own_winners(client: httpx.Client) -> None:
+    told = ask(client, pictures.jpeg(seed=4), merge="vote", include="views,probabilities")
+    winners = [view["index"] for view in told["receipt"]["views"]]
+    shares = np.bincount(winners, minlength=10) / 8
+    np.testing.assert_allclose(told["prediction"]["probabilities"], shares, atol=1e-6)
+
+
+def test_include_adds_what_it_names_and_nothing_else(client: httpx.Client) -> None:
+    bare = ask(client, pictures.png())
+    assert set(bare["prediction"]) == {"top"}
+    assert set(bare["receipt"]["views"][0]) == {"name", "weight"}
+    told = ask(client, pictures.png(), include="views, agreement,probabilities")
+    assert set(told["prediction"]) == {"top", "agreement", "probabilities"}
+    assert set(told["receipt"]["views"][0]) == {"name", "weight", "label", "index", "probability"}
+    assert sum(told["prediction"]["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("top_k", "listed"), [("1", 1), ("10", 10), ("99", 10)])
+def test_top_k_lists_so_many_classes_the_likeliest_first(client: httpx.Client, top_k: str, listed: int) -> None:
+    top = ask(client, pictures.png(), top_k=top_k)["prediction"]["top"]
+    assert len(top) == listed
+    values = [entry["probability"] for entry in top]
+    assert values == sorted(values, reverse=True)
+
+
+def test_an_inline_policy_runs_its_own_views(client: httpx.Client) -> None:
+    views = ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}], {"name": "dim", "steps": [{"brightness": 0.8}]}]
+    receipt = ask(client, pictures.png(), policy=json.dumps(views))["receipt"]
+    assert [view["name"] for view in receipt["views"]] == ["plain", "rotate 10", "hflip+zoom 1.1", "dim"]
+    assert receipt["policy"]["name"] == "inline"
+    same = ask(client, pictures.png(), policy=json.dumps(views, indent=2))["receipt"]
+    assert same["policy"]["digest"] == receipt["policy"]["digest"]
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "hflip", "shifts", "five_crop", "ten_crop", "scales", "flip_scales", "light"]
+)
+def test_every_preset_that_keeps_the_labels_is_taken(client: httpx.Client, name: str) -> None:
+    receipt = ask(client, pictures.png(), policy=name)["receipt"]
+    assert receipt["policy"]["name"] == name
+    assert len(receipt["views"]) == receipt["planned"]
+
+
+# ---- the body ----
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Content-Type": "image/png"},
+        {"Content-Type": "image/jpeg"},
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "text/plain; charset=utf-8"},
+        {"Content-Type": "nonsense"},
+    ],
+    ids=str,
+)
+def test_a_raw_body_is_taken_whatever_its_content_type(client: httpx.Client, headers: dict[str, str]) -> None:
+    response = client.post(CLOTHING, content=pictures.png(), params={"policy": "plain"}, headers=headers)
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("size", [(160, 200), (700, 800)])
+def test_a_multipart_body_is_the_same_image(client: httpx.Client, size: tuple[int, int]) -> None:
+    image = pictures.png(*size)
+    response = client.post(
+        CLOTHING, files={"image": ("photo.png", image, "image/png")}, params={**PATIENT, "include": "probabilities"}
+    )
+    assert response.status_code == 200, response.text
+    sent = np.array(response.json()["prediction"]["probabilities"], np.float32)
+    np.testing.assert_allclose(sent, probabilities(client, image), atol=1e-6)
+
+
+def test_a_chunked_body_is_the_same_image(client: httpx.Client) -> None:
+    image = pictures.png(seed=3)
+
+    def parts() -> Iterator[bytes]:
+        for start in range(0, len(image), 1000):
+            yield image[start : start + 1000]
+
+    response = client.post(CLOTHING, content=parts(), params={"policy": "plain"})
+    assert response.status_code == 200, response.text
+
+
+# ---- receipts and headers ----
+
+
+def test_a_receipt_tells_what_was_done(client: httpx.Client) -> None:
+    response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
+    told = response.json()
+    receipt = told["receipt"]
+    assert set(receipt) == {
+        "views", "planned", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms", "elapsed_ms",
+        "stages_ms", "policy", "request_id",
+    }  # fmt: skip
+    assert receipt["budget_ms"] == 10_000
+    assert 0 < receipt["elapsed_ms"] < 10_000
+    assert set(receipt["stages_ms"]) == {"decode", "prepare", "queue", "infer", "merge"}
+    assert receipt["request_id"] == response.headers["X-Request-Id"]
+    assert receipt["policy"]["digest"] == client.get("/v1/models/clothing").json()["policy"]["digest"]
+
+
+@pytest.mark.parametrize("page", ["/v1/models", "/v1/models/clothing", "/v1/policies", "/livez", "/readyz", "/metrics"])
+def test_every_answer_carries_a_request_id(client: httpx.Client, page: str) -> None:
+    assert client.get(page, headers={"X-Request-Id": "mine"}).headers.get("X-Request-Id") == "mine"
+
+
+def test_names_that_clients_make_up_do_not_become_labels(client: httpx.Client) -> None:
+    client.post("/v1/models/made-up-name/predict", content=b"x")
+    assert "made-up-name" not in client.get("/metrics").text
+
+
+def test_server_timing_says_what_the_receipt_says(client: httpx.Client) -> None:
+    response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
+    timing = dict(re.findall(r"(\w+);dur=([\d.e-]+)", response.headers["Server-Timing"]))
+    receipt = response.json()["receipt"]
+    assert {stage: float(ms) for stage, ms in timing.items()} == {
+        **receipt["stages_ms"],
+        "total": receipt["elapsed_ms"],
+    }
+
+
+@pytest.mark.parametrize("path", [CLOTHING, "/v1/models/none/predict"])
+@pytest.mark.parametrize("given", ["a", "trace-7:span.2_x", "x" * 64])
+def test_a_sane_request_id_is_echoed(client: httpx.Client, given: str, path: str) -> None:
+    response = client.post(path, content=pictures.png(), headers={"X-Request-Id": given})
+    assert response.headers["X-Request-Id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "two words", "semi;colon", 'quote"', "<b>"])
+def test_any_other_request_id_is_replaced(client: httpx.Client, given: str) -> None:
+    response = client.post(CLOTHING, content=pictures.png(), headers={"X-Request-Id": given})
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["X-Request-Id"])
+
+
+def test_each_request_leaves_one_line_of_json_with_its_id(server: Server, client: httpx.Client) -> None:
+    client.post(CLOTHING, content=pictures.png(), headers={"X-Request-Id": "logged-1"})
+    client.post(CLOTHING, content=b"no image", headers={"X-Request-Id": "logged-2"})
+    server.wait_for("logged-1", "stdout")
+    server.wait_for("logged-2", "stdout")
+    entries = [json.loads(line) for line in server.lines["stdout"] if "logged-" in line]
+    assert [(e["request_id"], e["event"]) for e in entries] == [("logged-1", "answer"), ("logged-2", "error")]
+    assert entries[0]["model"] == "clothing"
+    assert entries[1]["status"] == 415
+
+
+# ---- other pages ----
+
+
+def test_models_are_listed(client: httpx.Client) -> None:
+    models = client.get("/v1/models").json()["models"]
+    assert {m["name"]: m["task"] for m in models} == {
+        "bloodcells": "detection",
+        "cifar10": "classification",
+        "clothing": "classification",
+        "mouse": "keypoints",
+        "nuclei": "segmentation",
+        "nuclei-count": "regression",
+    }
+    assert all(set(m) == {"name", "version", "task", "description"} for m in models)
+
+
+def test_a_model_is_described_whole(client: httpx.Client) -> None:
+    told = client.get("/v1/models/clothing").json()
+    assert told["labels"] == list(references.CLOTHING)
+    assert told["policy"]["views"] == POLICY
+    assert told["symmetries"] == ["hflip"]
+    assert told["budget"]["default_ms"] == 200
+    assert told["input"]["size"] == [128, 128]
+
+
+def test_policies_list_presets_and_primitives(client: httpx.Client) -> None:
+    told = client.get("/v1/policies").json()
+    presets = {preset["name"]: preset["views"] for preset in told["presets"]}
+    assert presets["hflip"] == ["plain", "hflip"]
+    assert len(presets["d4"]) == 8
+    assert len(presets["ten_crop"]) == 10
+    assert {"hflip", "rotate", "zoom", "brightness"} <= set(told["primitives"])
+    assert "reflect101" in told["borders"]
+
+
+def test_health_is_told(client: httpx.Client) -> None:
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_openapi_lists_predict_with_every_key(client: httpx.Client) -> None:
+    schema = client.get("/openapi.json").json()
+    predict = schema["paths"]["/v1/models/{name}/predict"]["post"]
+    assert [p["name"] for p in predict["parameters"] if p["in"] == "query"] == KEYS
+    assert {"200", "400", "404", "413", "415", "429", "502", "503", "504"} <= set(predict["responses"])
+    assert "multipart/form-data" in predict["requestBody"]["content"]
+    assert {"/v1/models", "/v1/models/{name}", "/v1/policies", "/livez", "/readyz", "/metrics"} <= set(schema["paths"])
+
+
+def test_the_docs_answer_and_the_root_leads_to_them(client: httpx.Client) -> None:
+    assert "openapi.json" in client.get("/docs").text
+    assert client.get("/", follow_redirects=True).url.path == "/docs"
+
+
+def test_metrics_parse_and_count(client: httpx.Client) -> None:
+    def counts() -> list[float]:
+        return [
+            counted(client, "tta_answers_total", model="cifar10", stop_reason="all_views"),
+            counted(client, "tta_views_sum", model="cifar10"),
+            counted(client, "tta_errors_total", model="cifar10", code="unsupported_media"),
+        ]
+
+    before = counts()
+    for seed in range(3):
+        ask(client, pictures.png(32, 32, seed), "/v1/models/cifar10/predict")
+    client.post("/v1/models/cifar10/predict", content=b"no image")
+    assert np.subtract(counts(), before).tolist() == [3, 18, 1]
+    assert counted(client, "tta_jobs") == 0
+
+
+# ---- lifetime ----
+
+
+def test_who_leaves_makes_room(server: Server, client: httpx.Client) -> None:
+    image = pictures.encoded(pictures.nuclei(512, 512))
+    left = {"model": "nuclei", "code": "cancelled"}
+    before = counted(client, "tta_errors_total", **left)
+
+    def leave() -> None:
+        with pytest.raises(httpx.ReadTimeout), server.client() as hasty:
+            hasty.post(NUCLEI, content=image, params=PATIENT, timeout=httpx.Timeout(60, read=0.05))
+
+    leave()
+    until(lambda: counted(client, "tta_errors_total", **left) == before + 1)
+    until(lambda: counted(client, "tta_jobs") == 0)
+
+
+@pytest.mark.timing
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_answers_what_is_in_flight_and_exits_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    """Three images wait at a gate, which opens when the signal has been sent."""
+    trap_model(tmp_path / "toy")
+    query = {"budget_ms": "10000", "min_views": "all"}
+    with GatedServer(tmp_path, slots=1) as server:
+        url = server.url
+        server.close_gate()
+
+        def ask(_: int) -> httpx.Response:
+            image = pictures.encoded(trapped())
+            return httpx.post(f"{url}/v1/models/toy/predict", content=image, params=query, timeout=PATIENCE)
+
+        with ThreadPoolExecutor(3) as clients, httpx.Client(base_url=url, timeout=PATIENCE) as watcher:
+            under_way = [clients.submit(ask, index) for index in range(3)]
+            until(lambda: counted(watcher, "tta_jobs") == 3)
+            server.tell(number)
+            server.open_gate()
+            responses = [future.result() for future in under_way]
+        assert server.exit_status() == 0
+        assert "Traceback" not in "".join(server.lines["stderr"])
+    assert [response.status_code for response in responses] == [200] * 3
+    assert [len(response.json()["receipt"]["views"]) for response in responses] == [2] * 3
+
+
+@pytest.mark.timing
+@pytest.mark.slow
+def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    folder = models_folder(tmp_path, "cifar10")
+    with Server("--port", str(port), "--models", str(folder)) as server:
+        transport = httpx.HTTPTransport(retries=10)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
+            assert client.get("/livez").status_code == 200
+        server.tell(signal.SIGTERM)
+        assert server.exit_status() == 0
+
+
+def test_every_example_of_the_docs_runs(client: httpx.Client) -> None:
+    predict = client.get("/openapi.json").json()["paths"]["/v1/models/{name}/predict"]["post"]
+    (name,) = (p["example"] for p in predict["parameters"] if p["in"] == "path")
+    shown = [(p["name"], value) for p in predict["parameters"] for value in p["schema"].get("examples", [])]
+    assert {key for key, _ in shown} >= {"budget_ms", "policy", "include"}
+    for key, value in shown:
+        response = client.post(f"/v1/models/{name}/predict", content=pictures.png(), params={key: value})
+        assert response.status_code == 200, (key, value, response.text)
+
+
+def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert assets
+    for asset in assets:
+        assert client.get(asset).status_code == 200, asset
+
+
+def test_a_wrong_method_is_told_the_right_one(client: httpx.Client) -> None:
+    assert client.get(CLOTHING).headers["Allow"] == "POST"
+
+
+def test_a_signal_while_models_are_warmed_ends_quietly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def alive() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    with Server("--port", str(port), "--models", str(MODELS)) as server:
+        until(alive)
+        server.tell(signal.SIGINT)
+        assert server.exit_status() == 0
+        said = "".join(server.lines["stderr"])
+    assert "ready" not in said
+    assert "Traceback" not in said

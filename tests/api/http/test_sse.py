@@ -1,0 +1,449 @@
+"""Anytime answers: `Accept: text/event-stream` gives what the views so far come to, then the answer itself."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.requests import ClientDisconnect, Request
+
+from tests.support import pictures
+from tests.support.serving import PATIENCE, Server, until
+from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
+from tta_server.api.http.sse import Progress, stream
+from tta_server.application import Application
+from tta_server.errors import Cancelled, TTAError
+from tta_server.imaging.decoding import Limits
+from tta_server.repository.loader import load_model
+from tta_server.scheduling.jobs import LOST, Merged
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.executor import Executor
+from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.settings import Settings
+from tta_server.telemetry.prometheus import Metrics
+
+pytestmark = pytest.mark.timing
+
+STREAM = {"Accept": "text/event-stream"}
+PATIENT = {"budget_ms": "10000", "min_views": "all"}
+
+
+@dataclass(frozen=True)
+class Event:
+    name: str
+    data: dict[str, Any]
+    at: float
+    """Seconds after the request."""
+
+    @property
+    def views(self) -> list[str]:
+        return [view["name"] for view in self.data["receipt"]["views"]]
+
+
+def events_of(response: httpx.Response, start: float) -> Iterator[Event]:
+    """As the standard has it: lines `event:` and `data:`, an empty one at the end of each."""
+    name = ""
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield Event(name, json.loads(value), time.monotonic() - start)
+        else:
+            assert line == ""
+
+
+def listen(client: httpx.Client, model: str, image: bytes, **query: str) -> list[Event]:
+    start = time.monotonic()
+    path = f"/v1/models/{model}/predict"
+    with client.stream("POST", path, content=image, params=query, headers=STREAM) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["X-Request-Id"]
+        return list(events_of(response, start))
+
+
+def check_order(events: list[Event], last: str = "answer") -> None:
+    """Partial answers of ever more views, then the last event."""
+    assert [event.name for event in events] == ["partial"] * (len(events) - 1) + [last]
+    merged = [event for event in events if "receipt" in event.data]
+    for earlier, later in pairwise(merged):
+        assert set(earlier.views) <= set(later.views)
+    for event in merged:
+        assert event.views[0] == "plain"
+        assert (event.data["receipt"]["stop_reason"] is None) == (event.name == "partial")
+    assert len({event.data["receipt"]["request_id"] for event in merged}) == 1
+
+
+# ---- what the events say ----
+
+
+def test_the_last_event_is_the_answer(client: httpx.Client) -> None:
+    image = pictures.jpeg(seed=3)
+    query = {**PATIENT, "include": "probabilities,views,agreement"}
+    *_, last = events = listen(client, "clothing", image, **query)
+    check_order(events)
+    plain = client.post("/v1/models/clothing/predict", content=image, params=query).json()
+    assert list(last.data) == list(plain)
+    told, expected = last.data["prediction"], plain["prediction"]
+    np.testing.assert_allclose(told["probabilities"], expected["probabilities"], atol=1e-6)
+    assert [entry["label"] for entry in told["top"]] == [entry["label"] for entry in expected["top"]]
+    assert told["agreement"] == expected["agreement"]
+    assert last.views == [view["name"] for view in plain["receipt"]["views"]]
+    assert list(last.data["receipt"]) == list(plain["receipt"])
+    for key in ("planned", "merge", "stop", "stop_reason", "budget_ms", "policy"):
+        assert last.data["receipt"][key] == plain["receipt"][key]
+
+
+def test_each_event_is_what_its_views_come_to(client: httpx.Client) -> None:
+    """A partial answer is the answer of a policy of just those views."""
+    image = pictures.jpeg(seed=5)
+
+    def several() -> list[Event] | None:
+        """A busy machine may have the whole answer before a partial one is written."""
+        found = listen(client, "clothing", image, **PATIENT, include="probabilities,views")
+        return found if len(found) > 1 else None
+
+    events = until(several)
+    seen: dict[str, int] = {view["name"]: view["index"] for view in events[-1].data["receipt"]["views"]}
+    for event in events:
+        probabilities = np.array(event.data["prediction"]["probabilities"])
+        assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+        assert {view["name"]: view["index"] for view in event.data["receipt"]["views"]}.items() <= seen.items()
+    policy = client.get("/v1/models/clothing").json()["policy"]["views"]
+    prefixes = [event for event in events if event.views == policy[: len(event.views)]]
+    assert prefixes[0].views == ["plain"] or len(prefixes) > 1
+    for event in prefixes:
+        query = {**PATIENT, "max_views": str(len(event.views)), "include": "probabilities"}
+        told = client.post("/v1/models/clothing/predict", content=image, params=query).json()
+        expected = told["prediction"]["probabilities"]
+        np.testing.assert_allclose(event.data["prediction"]["probabilities"], expected, atol=1e-6)
+
+
+def test_masks_are_streamed_too(client: httpx.Client) -> None:
+    """A slow reader may miss any partial one, but hardly all of them five times."""
+    image = pictures.encoded(pictures.nuclei(250, 200))
+    streams = [listen(client, "nuclei", image, **PATIENT) for _ in range(5)]
+    assert max(map(len, streams)) > 1
+    events = max(streams, key=len)
+    check_order(events)
+    masks = [np.asarray(pictures.opened(base64.b64decode(event.data["prediction"]["mask"]))) for event in events]
+    assert {mask.shape for mask in masks} == {(200, 250)}
+    told = client.post("/v1/models/nuclei/predict", content=image, params=PATIENT).json()["prediction"]
+    final = np.asarray(pictures.opened(base64.b64decode(told["mask"])))
+    assert np.mean(masks[-1] != final) < 1e-3
+    assert events[-1].data["prediction"]["area"].keys() == told["area"].keys()
+
+
+def test_one_view_is_one_event(client: httpx.Client) -> None:
+    events = listen(client, "clothing", pictures.jpeg(), max_views="1", budget_ms="5000")
+    assert [event.name for event in events] == ["answer"]
+
+
+def test_a_stop_rule_ends_a_stream(client: httpx.Client) -> None:
+    events = listen(client, "cifar10", pictures.png(32, 32), stop="certain", budget_ms="5000")
+    check_order(events)
+    assert events[-1].data["receipt"]["stop_reason"] in ("certain", "all_views")
+
+
+def test_many_streams_at_once_get_their_own_answers(server: Server, client: httpx.Client) -> None:
+    images = [pictures.jpeg(seed=seed) for seed in range(8)]
+
+    def visit(image: bytes) -> list[Event]:
+        with server.client() as own:
+            return listen(own, "clothing", image, **PATIENT, include="probabilities")
+
+    with ThreadPoolExecutor(8) as clients:
+        streams = list(clients.map(visit, images))
+    for image, events in zip(images, streams, strict=True):
+        check_order(events)
+        query = {**PATIENT, "include": "probabilities"}
+        told = client.post("/v1/models/clothing/predict", content=image, params=query).json()
+        expected = told["prediction"]["probabilities"]
+        np.testing.assert_allclose(events[-1].data["prediction"]["probabilities"], expected, atol=1e-5)
+
+
+# ---- when they come, and what goes wrong ----
+
+
+@pytest.fixture(scope="module")
+def traps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model whose mirrored view may be slow, fail, or never come back, on two slots."""
+    folder = tmp_path_factory.mktemp("models")
+    trap_model(folder / "toy")
+    with Server("--port", "0", "--slots", "2", "--models", str(folder)) as running:
+        yield running
+
+
+@pytest.fixture
+def toy(traps: Server) -> Iterator[httpx.Client]:
+    with traps.client() as http:
+        yield http
+
+
+def trap(plain: str | None = None, mirrored: str | None = None) -> bytes:
+    return pictures.encoded(trapped(plain, mirrored))
+
+
+def test_the_first_event_does_not_wait_for_the_other_views(toy: httpx.Client) -> None:
+    """The mirrored view never comes back: it is ended, and left out of the answer."""
+    first, last = events = listen(toy, "toy", trap(None, "endless"), budget_ms="8000")
+    check_order(events)
+    assert (first.views, last.views) == (["plain"], ["plain"])
+    assert first.at < last.at
+    assert last.at >= 1
+    assert last.data["receipt"]["stop_reason"] == "backend_failed"
+    assert first.data["prediction"] == last.data["prediction"]
+
+
+def test_an_error_after_the_first_event_is_an_event(toy: httpx.Client) -> None:
+    """Both views are mandatory: the plain one has been told when the other is ended."""
+    first, last = listen(toy, "toy", trap(None, "endless"), budget_ms="8000", min_views="2")
+    assert (first.name, first.views) == ("partial", ["plain"])
+    assert last.name == "error"
+    assert set(last.data) == {"error", "code"}
+    assert last.data["code"] == "backend_failed"
+    assert "far too long" in last.data["error"]
+
+
+def test_a_deadline_after_the_first_event_is_an_event(toy: httpx.Client) -> None:
+    with runs_that_end(toy, "toy", 1):
+        first, last = listen(toy, "toy", trap(None, "endless"), budget_ms="900", min_views="2")
+    assert (first.name, last.name) == ("partial", "error")
+    assert last.data["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "query", "status", "code"),
+    [
+        ("toy", trap("fails"), {"max_views": "1"}, 502, "backend_failed"),
+        ("toy", trap("nan"), {}, 502, "backend_failed"),
+        ("toy", b"", {}, 400, "invalid_input"),
+        ("toy", b"no image", {}, 415, "unsupported_media"),
+        ("toy", trap()[:45], {}, 400, "invalid_input"),
+        ("toy", trap(), {"budget_ms": "0.001"}, 400, "invalid_input"),
+        ("toy", trap(), {"merge": "median"}, 400, "invalid_input"),
+        ("none", trap(), {}, 404, "unknown_model"),
+        ("toy", pictures.png_that_says(46_000, 46_000), {}, 413, "too_large"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_an_error_before_the_first_event_has_its_own_status(
+    toy: httpx.Client, model: str, image: bytes, query: dict[str, str], status: int, code: str
+) -> None:
+    response = toy.post(f"/v1/models/{model}/predict", content=image, params=query, headers=STREAM)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["code"] == code
+    assert set(response.json()) == {"error", "code"}
+
+
+def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path) -> None:
+    """The plain view of one gives NaN, and rides with that of another."""
+    model = load_model(trap_model(tmp_path / "crowd", batch="n"))
+    plan = make_plan(model, Options())
+    heard: list[int] = []
+    works = []
+    for number, image in enumerate((trap(), trap("nan"))):
+        caller = Caller("test", partial(heard.append, number))
+        works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
+        works[-1].decode()
+    sound, lost = Executor().run([(work, 0) for work in works])
+    assert isinstance(sound, Merged)
+    assert lost is LOST
+    assert heard == [0]
+    seen, answer = works[0].partial(0)
+    assert (seen, [view["name"] for view in answer.receipt.views]) == (1, ["plain"])
+    assert works[0].partial(seen) is None
+    assert works[1].partial(0) is None
+
+
+# ---- the log ----
+
+
+def entries(server: Server, prefix: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.lines["stdout"] if f'"{prefix}' in line]
+
+
+def test_the_log_has_one_line_for_each_stream(traps: Server, toy: httpx.Client) -> None:
+    cases = [
+        (trap(), {}, "answer"),
+        (trap(None, "endless"), {"budget_ms": "900"}, "answer"),
+        (trap("nan"), {}, "error"),
+        (trap(None, "endless"), {"budget_ms": "900", "min_views": "2"}, "error"),
+    ]
+    with runs_that_end(toy, "toy", 2):
+        for number, (image, query, _) in enumerate(cases):
+            headers = {**STREAM, "X-Request-Id": f"one-{number}"}
+            toy.post("/v1/models/toy/predict", content=image, params=query, headers=headers)
+    until(lambda: len(entries(traps, "one-")) >= 4)
+    found = [(entry["request_id"], entry["event"]) for entry in entries(traps, "one-")]
+    assert found == [(f"one-{number}", event) for number, (_, _, event) in enumerate(cases)]
+    _, cut, _, late = entries(traps, "one-")
+    assert (cut["stop_reason"], late["status"]) == ("deadline", 504)
+
+
+def test_who_closes_as_soon_as_he_has_the_answer_is_logged_as_answered(traps: Server) -> None:
+    for number in range(30):
+        headers = {**STREAM, "X-Request-Id": f"close-{number}"}
+        path = f"{traps.url}/v1/models/toy/predict"
+        with httpx.stream("POST", path, content=trap(), headers=headers, timeout=60) as response:
+            for event in events_of(response, 0):
+                if event.name == "answer":
+                    break
+    until(lambda: len(entries(traps, "close-")) >= 30)
+    assert [entry["event"] for entry in entries(traps, "close-")] == ["answer"] * 30
+
+
+# ---- leaving ----
+
+
+def leave(server: Server, image: bytes, name: str, read: float) -> list[str]:
+    """Hears the events of so many seconds, then goes."""
+    heard = []
+    headers, timeout = {**STREAM, "X-Request-Id": name}, httpx.Timeout(60, read=read)
+    query = {"budget_ms": "9000", "min_views": "all"}
+    path = f"{server.url}/v1/models/toy/predict"
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        httpx.stream("POST", path, content=image, params=query, headers=headers, timeout=timeout) as response,
+    ):
+        heard.extend(event.name for event in events_of(response, 0))
+    return heard
+
+
+@pytest.mark.parametrize(("image", "heard"), [((None, "endless"), ["partial"]), (("endless", None), [])])
+def test_who_leaves_frees_his_views_and_is_counted(
+    traps: Server, toy: httpx.Client, image: tuple[str | None, str | None], heard: list[str]
+) -> None:
+    left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
+    before = metric(toy, left), metric(toy, cancelled)
+    name = f"gone-{len(heard)}"
+    with runs_that_end(toy, "toy", 1):
+        assert leave(traps, trap(*image), name, 0.3) == heard
+        until(lambda: metric(toy, "tta_jobs") == 0)
+        until(lambda: metric(toy, left) == before[0] + 1)
+    assert metric(toy, cancelled) == before[1] + 1
+    assert [entry["status"] for entry in entries(traps, name)] == [499]
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"], ids=lambda v: f"ASGI {v}")
+def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Path, version: str) -> None:
+    """Nothing of the response has been sent, nor has it begun, when the client goes."""
+    model, switch = switchable(load_model(trap_model(tmp_path / "toy")))
+    application = Application(Settings(models=tmp_path, slots=1, drain_seconds=1.0), [model])
+    application.warm()
+    freed, told = threading.Event(), []
+    fate: list[TTAError | None] = []
+
+    async def visit() -> None:
+        progress, stays = Progress(), asyncio.Event()
+
+        def listener() -> None:  # on the slot's thread, before it takes the next view
+            switch.mode = "stuck"
+            progress()
+
+        async def receive() -> dict[str, str]:
+            await stays.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            told.append(message["type"])
+            raise OSError("the client has left")
+
+        def leave() -> None:
+            application.predictor.cancel(ticket)
+            freed.set()
+
+        caller = Caller("one", listener)
+        ticket = application.predictor.submit("toy", trap(), Options(budget_ms=9000), caller)
+        scope = {"type": "http", "asgi": {"spec_version": version}}
+        request = Request(scope, receive)
+        response = await stream(
+            request,
+            ticket,
+            progress,
+            leave,
+            lambda answer: fate.append(None),
+            lambda request, error: fate.append(error),
+        )
+        stays.set()
+        with contextlib.suppress(ClientDisconnect, OSError, ExceptionGroup):
+            await response(scope, receive, send)
+        assert await asyncio.to_thread(freed.wait, PATIENCE)
+
+    try:
+        asyncio.run(visit())
+    finally:
+        switch.release.set()
+        application.close()
+    assert [type(error) for error in fate] == [Cancelled]
+
+
+def test_nothing_of_all_that_is_an_error_of_ours(traps: Server, toy: httpx.Client) -> None:
+    """What a client does is no reason for the server's own log to complain."""
+    for number in range(10):
+        leave(traps, trap("slow" if number % 2 else None, "slow"), f"quiet-{number}", 0.03)
+    until(lambda: toy.post("/v1/models/toy/predict", content=trap()).status_code == 200)
+    said = "".join(traps.lines["stderr"])
+    assert "Traceback" not in said
+    assert "never retrieved" not in said
+
+
+# ---- other doors that say when to stop ----
+
+
+def test_certain_says_so_and_keeps_the_label(client: httpx.Client) -> None:
+    reasons = set()
+    for seed in range(8):
+        image = pictures.png(32, 32, seed)
+        path, query = "/v1/models/cifar10/predict", {"budget_ms": "10000", "stop": "certain"}
+        told = client.post(path, content=image, params=query).json()
+        whole = client.post(path, content=image, params={**query, "stop": "all"}).json()
+        receipt = told["receipt"]
+        reasons.add(receipt["stop_reason"])
+        assert receipt["stop"] == "certain"
+        assert receipt["stop_reason"] in ("certain", "all_views")
+        assert len(receipt["views"]) == receipt["planned"] or receipt["stop_reason"] == "certain"
+        assert told["prediction"]["top"][0]["label"] == whole["prediction"]["top"][0]["label"]
+        assert whole["receipt"]["stop"] == "all"
+    assert "certain" in reasons
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_open_settles_with_at_most_that_share_open(client: httpx.Client, share: float) -> None:
+    image = pictures.encoded(pictures.nuclei(128, 128))
+    query = {"budget_ms": "20000", "stop": json.dumps({"open": share})}
+    receipt = client.post("/v1/models/nuclei/predict", content=image, params=query).json()["receipt"]
+    assert receipt["stop"] == {"open": share}
+    assert receipt["stop_reason"] == "settled"
+    assert 0 <= receipt["open"] <= share
+    assert len(receipt["views"]) <= receipt["planned"] == 8
+
+
+def test_what_did_not_settle_has_no_share(client: httpx.Client) -> None:
+    image = pictures.encoded(pictures.nuclei(96, 80))
+    receipt = client.post("/v1/models/nuclei/predict", content=image, params=PATIENT).json()["receipt"]
+    assert "open" not in receipt
+
+
+# ---- what the docs say ----
+
+
+def test_openapi_names_the_stream(client: httpx.Client) -> None:
+    predict = client.get("/openapi.json").json()["paths"]["/v1/models/{name}/predict"]["post"]
+    assert "text/event-stream" in predict["responses"]["200"]["content"]

@@ -1,0 +1,163 @@
+"""Who leaves while a request is being admitted, at whatever moment, has no views run for nobody."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import pictures
+from tests.support.serving import PATIENCE, until
+from tests.support.toys import Switchable, switchable, trap_model, trapped
+from tta_server.api.oip.semantics import PredictCommand
+from tta_server.api.requests import LARGE_JPEGS, RequestHandler, has_slow_header
+from tta_server.application import Application
+from tta_server.repository.loader import load_model
+from tta_server.serving.plan import Options
+from tta_server.serving.predictor import Ticket
+from tta_server.settings import Settings
+
+LEFT = "tta_left_total"
+OPTIONS = Options(budget_ms=10_000)
+
+
+class SlowHeader(bytes):
+    """An image whose header is not read before `release` is set."""
+
+    entered: threading.Event
+    release: threading.Event
+
+    def __len__(self) -> int:
+        self.entered.set()
+        assert self.release.wait(PATIENCE)
+        return super().__len__()
+
+
+def slow_header() -> SlowHeader:
+    image = SlowHeader(pictures.encoded(trapped()))
+    image.entered, image.release = threading.Event(), threading.Event()
+    return image
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[tuple[Application, Switchable]]:
+    """An application on one slot, which no view leaves before the model is released."""
+    model, switch = switchable(load_model(trap_model(folder / "toy")))
+    application = Application(Settings(models=folder, slots=1, drain_seconds=1.0), [model])
+    application.warm()
+    switch.mode = "stuck"
+    try:
+        yield application, switch
+    finally:
+        switch.release.set()
+        application.close()
+
+
+@pytest.fixture(scope="module")
+def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    with held(tmp_path_factory.mktemp("models")) as (ready, _):
+        yield ready
+
+
+def left(application: Application) -> float:
+    return application.metrics.registry.get_sample_value(LEFT, {"model": "toy"}) or 0.0
+
+
+def jobs(application: Application) -> float:
+    return application.metrics.registry.get_sample_value("tta_jobs") or 0.0
+
+
+def submission(
+    application: Application, *images: bytes, listener: Callable[[], None] | None = None
+) -> asyncio.Task[list[Ticket]]:
+    asked = PredictCommand(application.models["toy"], images, OPTIONS)
+    return asyncio.ensure_future(RequestHandler(application).submit(asked, "one", time.monotonic(), listener))
+
+
+async def off_loop(wait: Callable[[], object]) -> None:
+    await asyncio.get_running_loop().run_in_executor(None, wait)
+
+
+def test_who_leaves_while_his_header_is_read_has_his_views_cancelled(application: Application) -> None:
+    before = left(application)
+
+    async def visit() -> None:
+        image = slow_header()
+        task = submission(application, pictures.encoded(trapped()), image)
+        await off_loop(lambda: image.entered.wait(PATIENCE))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        image.release.set()
+        await off_loop(lambda: until(lambda: left(application) == before + 2))
+
+    asyncio.run(visit())
+    assert jobs(application) == 0
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_who_leaves_just_when_he_is_admitted_has_his_views_cancelled(application: Application, turns: int) -> None:
+    """The tickets are made; the loop has turned so often since, at some of which they are on their way to the task."""
+    before = left(application)
+
+    async def visit() -> None:
+        image = slow_header()
+        task = submission(application, image)
+        await off_loop(lambda: image.entered.wait(PATIENCE))
+        image.release.set()
+        until(lambda: jobs(application) == 1)  # the loop stands still meanwhile
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            tickets = await task
+        except asyncio.CancelledError:
+            pass
+        else:
+            RequestHandler(application).leave(tickets)
+        await off_loop(lambda: until(lambda: left(application) == before + 1))
+
+    asyncio.run(visit())
+    assert jobs(application) == 0
+
+
+def test_who_leaves_before_his_header_is_looked_at_is_never_admitted(application: Application) -> None:
+    before = left(application)
+
+    async def visit() -> None:
+        image = slow_header()
+        image.release.set()
+        task = submission(application, image)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not image.entered.is_set()
+
+    asyncio.run(visit())
+    assert (left(application), jobs(application)) == (before, 0)
+
+
+@pytest.mark.parametrize(("images", "heard"), [(1, [1]), (2, [])])
+def test_answers_so_far_are_for_requests_of_one_image(tmp_path: Path, images: int, heard: list[int]) -> None:
+    """Of several nobody reads them."""
+    calls: list[int] = []
+    with held(tmp_path) as (application, switch):
+        switch.mode = "works"
+
+        async def visit() -> None:
+            pixels = [pictures.encoded(trapped())] * images
+            tickets = await submission(application, *pixels, listener=lambda: calls.append(1))
+            await RequestHandler(application).answers(tickets)
+
+        asyncio.run(visit())
+    assert calls == heard
+
+
+def test_headers_of_small_jpegs_alone_are_read_on_the_event_loop() -> None:
+    jpeg, png = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 3)])
+    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 2)])
+    assert has_slow_header([jpeg, png])

@@ -1,0 +1,208 @@
+"""Whatever the engine calls may raise what nobody foresaw: each job is settled once all the same, and no thread ends
+without a word."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.serving import PATIENCE, until
+from tests.support.simulator import PIXELS, A, cost_model, linear
+from tta_server.backends.cancel import Abort
+from tta_server.errors import InternalError, InvalidInput, TTAError
+from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
+from tta_server.scheduling.scheduler import Scheduler
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.engine import Engine
+from tta_server.serving.health import Health
+from tta_server.telemetry.prometheus import Metrics
+
+SURVIVED = ["work.decode", "work.settle", "runner.run"]
+"""A job's own calls cost the job at most."""
+SCHEDULER = "admit_all cancel completed due failed finished more next_batch overdue ready stuck wake_at watch_at"
+FATAL = [
+    *(f"scheduler.{call}" for call in SCHEDULER.split()),
+    *(f"metrics.{call}" for call in ("batch", "expired", "fault")),
+    *(f"health.{call}" for call in ("failed", "worked")),
+]
+"""After these nobody knows the scheduler's state."""
+
+
+class Unforeseen(Exception):
+    pass
+
+
+class Misplaced(TTAError):
+    """An error of the project's own, from where none is expected."""
+
+
+class Wires:
+    """Counts calls by name, and raises at one of them."""
+
+    def __init__(self, trip: str = "", number: int = 1, error: type[Exception] = Unforeseen) -> None:
+        self.calls: dict[str, int] = {}
+        self._trip = trip, number
+        self._error = error
+        self._lock = threading.Lock()
+
+    def touch(self, name: str) -> None:
+        with self._lock:
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if (name, self.calls[name]) == self._trip:
+                raise self._error(name)
+
+
+class Wired:
+    """Something real, each call of which touches a wire first."""
+
+    def __init__(self, wires: Wires, name: str, target: Any, *properties: str) -> None:
+        self._wires, self._name, self._target, self._properties = wires, name, target, properties
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(self._target, attribute)
+        if attribute in self._properties:
+            self._wires.touch(f"{self._name}.{attribute}")
+        if not callable(found):
+            return found
+
+        def call(*given: Any) -> Any:
+            self._wires.touch(f"{self._name}.{attribute}")
+            return found(*given)
+
+        return call
+
+
+class Work:
+    def __init__(self, wires: Wires, broken: bool = False) -> None:
+        self._wires, self._broken = wires, broken
+        self.outcomes: list[StopReason | TTAError] = []
+        self.done = threading.Event()
+
+    def decode(self) -> None:
+        self._wires.touch("work.decode")
+        if self._broken:
+            raise InvalidInput("not an image")
+
+    def settle(self, outcome: StopReason | TTAError) -> None:
+        self._wires.touch("work.settle")
+        self.outcomes.append(outcome)
+        self.done.set()
+
+
+class Runner:
+    """Some views are lost, some batches fail, and one takes too long for a job that waits behind it."""
+
+    def __init__(self, wires: Wires) -> None:
+        self._wires = wires
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def run(self, items: Sequence[tuple[Work, int]], abort: Abort) -> Sequence[Outcome]:
+        self._wires.touch("runner.run")
+        with self._lock:
+            self._count += 1
+            number = self._count
+        if number % 7 == 5:
+            raise RuntimeError("a driver fell over")
+        return [LOST if number % 6 == 4 else Merged() for _ in items]
+
+
+class Shop:
+    """An engine whose every call is wired."""
+
+    def __init__(self, wires: Wires) -> None:
+        self.wires = wires
+        self.health = Health()
+        self.fatal: list[str] = []
+        scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "more")
+        metrics, health = Wired(wires, "metrics", Metrics()), Wired(wires, "health", self.health)
+        parts: Any = scheduler, {"m": Runner(wires)}, metrics, health
+        self.engine: Engine[Work] = Engine(*parts, self.fatal.append)
+        self.engine.start()
+        self.admitted: list[Work] = []
+
+    def submit(self, broken: bool = False, views: int = 3, budget: float = 30.0) -> Job[Work] | None:
+        """None where it is refused, or where the engine has failed."""
+        work = Work(self.wires, broken)
+        job = Job(work, "m", (A,) * views, 1, time.monotonic() + budget, PIXELS)
+        try:
+            self.engine.submit([job])
+        except TTAError:
+            return None
+        self.admitted.append(work)
+        return job
+
+    def visit(self) -> None:
+        """What clients do all day."""
+        for number in range(14):
+            job = self.submit(broken=number % 5 == 3)
+            if job and number % 4 == 2:
+                try:
+                    self.engine.cancel(job)
+                except InternalError:
+                    assert self.fatal
+        self.submit(views=1, budget=0.021)
+
+
+@contextmanager
+def opened(wires: Wires) -> Iterator[Shop]:
+    shop = Shop(wires)
+    yield shop
+    shop.engine.drain(PATIENCE)
+    alive = [thread.name for thread in shop.engine._threads if thread.is_alive()]
+    assert not alive, "a thread goes on"
+
+
+def check_settled(shop: Shop) -> None:
+    for work in shop.admitted:
+        assert work.done.wait(PATIENCE), "a job was never settled"
+    assert all(len(work.outcomes) == 1 for work in shop.admitted)
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("name", SURVIVED)
+def test_what_a_job_raises_costs_that_job_at_most(name: str, number: int) -> None:
+    with opened(Wires(name, number)) as shop:
+        shop.visit()
+        check_settled(shop)
+        assert not shop.fatal
+        after = shop.submit()
+        assert after
+        assert after.work.done.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("name", FATAL)
+def test_what_the_shell_cannot_survive_settles_all_and_is_said(name: str, number: int) -> None:
+    wires = Wires(name, number)
+    with opened(wires) as shop:
+        shop.visit()
+        if wires.calls.get(name, 0) >= number:  # how often some are called depends on the threads
+            until(lambda: shop.fatal)
+        check_settled(shop)
+        if shop.fatal:
+            assert shop.fatal == [shop.health.fatal]
+            with pytest.raises(InternalError, match="restarted"):
+                shop.engine.submit([Job(Work(wires), "m", (A,), 1, time.monotonic() + 30, PIXELS)])
+
+
+@pytest.mark.parametrize("name", ["scheduler.completed", "scheduler.next_batch", "scheduler.due", "metrics.batch"])
+def test_an_error_of_our_own_ends_no_thread_silently(name: str) -> None:
+    with opened(Wires(name, 1, Misplaced)) as shop:
+        shop.visit()
+        until(lambda: shop.fatal)
+        check_settled(shop)
+
+
+def test_the_lists_above_have_every_call_that_the_engine_makes() -> None:
+    wires = Wires()
+    known = {*SURVIVED, *FATAL}
+    with opened(wires) as shop:
+        shop.visit()
+        check_settled(shop)
+    assert set(wires.calls) <= known | {"scheduler.drop_all"}
+    rare = {"metrics.expired"}
+    assert known - rare <= set(wires.calls)

@@ -1,0 +1,293 @@
+"""A batch of several jobs' views: what goes wrong with one of them is that one's own affair."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import pictures
+from tests.support.toys import trap_model, trapped
+from tta_server.backends import Backend, Outputs, Tensor
+from tta_server.backends.cancel import Abort
+from tta_server.errors import BackendFailed, TTAError
+from tta_server.imaging.decoding import Limits
+from tta_server.imaging.preprocessing import Canvas, Placement, Preprocessing
+from tta_server.repository.loader import Model, load_model
+from tta_server.scheduling.jobs import Failed, Merged
+from tta_server.scheduling.stopping import Evidence, StopReason
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.executor import Executor
+from tta_server.serving.job import ImageJob
+from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.tasks import ImageFrame, ResponseSpec
+from tta_server.tasks.scores.classification import Classification
+from tta_server.telemetry.prometheus import Metrics
+from tta_server.views.view import View
+
+SECRET = "weights.bin, line 17"
+BROKEN, SOUND = 200, 100
+"""Shades of the images of the job that breaks and of its neighbours."""
+OPTIONS = Options(include=frozenset(["probabilities", "views"]))
+
+
+class Breaking(Classification):
+    """Raises, or adds nothing, for scores of the broken image: about its shade over 64."""
+
+    where = ""
+
+    def _break(self, where: str, scores: Any) -> None:
+        if where == self.where and np.max(scores) > (BROKEN + SOUND) / 2 / 64:
+            raise RuntimeError(SECRET)
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Any:
+        prediction = super().decode(outputs, row, placement, scene)
+        self._break("decode", prediction)
+        return prediction
+
+    def is_sound(self, prediction: Any) -> bool:
+        self._break("is_sound", prediction)
+        return super().is_sound(prediction)
+
+    def remark(self, prediction: Any) -> Any:
+        self._break("remark", prediction)
+        return super().remark(prediction)
+
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
+        real = super().accumulator(merge, wanted, scene)
+        add, margin = real.add, real.margin
+
+        def breaking_add(prediction: Any, weight: Any) -> None:
+            self._break("add", prediction)
+            add(prediction, weight)
+
+        def breaking_margin() -> float:
+            self._break("margin", BROKEN / 64 if real.seen_broken else 0)
+            return float(margin())
+
+        return _Watched(real, breaking_add, breaking_margin)
+
+
+class _Watched:
+    """An accumulator whose `add` and `margin` are these."""
+
+    def __init__(self, real: Any, add: Callable[[Any, Any], None], margin: Callable[[], float]) -> None:
+        self._real = real
+        self._add = add
+        self._margin = margin
+        real.seen_broken = False
+
+    def add(self, prediction: Any, weight: Any) -> None:
+        self._add(prediction, weight)
+        self._real.seen_broken |= bool(np.max(prediction) > (BROKEN + SOUND) / 2 / 64)
+
+    def margin(self) -> float:
+        return self._margin()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class BreakingRule:
+    def decide(self, evidence: Evidence) -> StopReason | None:
+        raise RuntimeError(SECRET)
+
+
+class BreakingPixels(Preprocessing):
+    """Can't make a view of the broken image."""
+
+    def write(self, canvas: Canvas, view: View, placement: Placement, out: Tensor) -> None:
+        if canvas.planes.max() == BROKEN:
+            out.fill(7)
+            raise RuntimeError(SECRET)
+        super().write(canvas, view, placement, out)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(trap_model(tmp_path_factory.mktemp("models") / "toy", batch="n"))
+
+
+def broken(toy: Model, where: str) -> Model:
+    """The model, raising at `where` for the broken image."""
+    if where == "write":
+        fields = {name: getattr(toy.preprocessing, name) for name in Preprocessing.__dataclass_fields__}
+        return replace(toy, preprocessing=BreakingPixels(**fields))
+    task = Breaking(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
+    task.where = where
+    return replace(toy, task=task)
+
+
+def job(model: Model, shade: int, metrics: Metrics, listener: Callable[[], None] | None = None) -> ImageJob:
+    source = read_source(pictures.encoded(trapped(shade=shade)), Limits())
+    caller = Caller("test", listener)
+    work = make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics).work
+    work.decode()
+    return work
+
+
+def answered(work: ImageJob) -> list[float]:
+    work.settle(StopReason.ALL_VIEWS)
+    return list(work.future.result().prediction["probabilities"])
+
+
+def dropped(metrics: Metrics) -> float:
+    return metrics.registry.get_sample_value("tta_dropped_views_total", {"model": "toy"}) or 0.0
+
+
+def failure(outcome: Any) -> TTAError:
+    assert isinstance(outcome, Failed), outcome
+    return outcome.error
+
+
+# ---- one job's exception ----
+
+
+@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add", "write"])
+def test_an_exception_over_one_view_is_an_outcome_of_its_own(
+    toy: Model, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, metrics = broken(toy, where), Metrics()
+    before, bad, after = (job(model, shade, metrics) for shade in (SOUND, BROKEN, SOUND))
+    alone = job(toy, SOUND, Metrics())
+    runner = Executor()
+    with caplog.at_level(logging.WARNING):
+        for view in (0, 1):
+            first, mistake, last = runner.run([(before, view), (bad, view), (after, view)])
+            assert isinstance(first, Merged)
+            assert isinstance(last, Merged)
+            error = failure(mistake)
+            assert isinstance(error, BackendFailed)
+            assert SECRET not in str(error)
+            assert "\n" not in str(error)
+            runner.run([(alone, view)])
+    expected = answered(alone)
+    for neighbour in (before, after):
+        np.testing.assert_allclose(answered(neighbour), expected, atol=1e-6)
+    assert dropped(metrics) == 2
+    assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add"])
+def test_an_optional_view_that_fails_is_dropped_and_counted(toy: Model, where: str) -> None:
+    """The plain view is sound; the second one is another image's."""
+    model, metrics = broken(toy, where), Metrics()
+    work = job(model, SOUND, metrics)
+    runner = Executor()
+    assert isinstance(runner.run([(work, 0)])[0], Merged)
+    failure(work.merge(1, {"scores": np.full((1, 3), BROKEN / 64, np.float32)}, 0))
+    work.settle(StopReason.ALL_VIEWS)
+    receipt = work.future.result().receipt
+    assert [view["name"] for view in receipt.views] == ["plain"]
+    assert (receipt.planned, receipt.dropped) == (2, 1)
+
+
+def test_a_stop_rule_that_raises_stops_nothing(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    neighbour, bad = job(toy, SOUND, metrics), job(toy, BROKEN, metrics)
+    bad.plan = replace(bad.plan, rule=BreakingRule())
+    for view in (0, 1):
+        assert [type(outcome) for outcome in Executor().run([(bad, view), (neighbour, view)])] == [Merged, Merged]
+    for work in (bad, neighbour):
+        work.settle(StopReason.ALL_VIEWS)
+        assert len(work.future.result().receipt.views) == 2
+    assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
+
+
+def test_a_margin_that_raises_stops_nothing(toy: Model) -> None:
+    model, metrics = broken(toy, "margin"), Metrics()
+    neighbour, bad = job(model, SOUND, metrics), job(model, BROKEN, metrics)
+    for view in (0, 1):
+        outcomes = Executor().run([(bad, view), (neighbour, view)])
+        assert [type(outcome) for outcome in outcomes] == [Merged, Merged]
+
+
+def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
+    toy: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def listen() -> None:
+        calls.append(1)
+        raise RuntimeError(SECRET)
+
+    four = make_plan(toy, replace(OPTIONS, policy='["identity", "hflip", {"shift": [1, 0]}, {"shift": [2, 0]}]'))
+    metrics, heard = Metrics(), []
+    bad, neighbour = (
+        make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics).work
+        for listener in (listen, lambda: heard.append(1))
+    )
+    for work in (bad, neighbour):
+        work.decode()
+    for view in range(4):
+        outcomes = Executor().run([(bad, view), (neighbour, view)])
+        assert [type(outcome) for outcome in outcomes] == [Merged, Merged]
+    assert (len(calls), len(heard)) == (1, 3)
+    np.testing.assert_allclose(answered(bad), answered(neighbour))
+    assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
+
+
+def test_a_listener_hears_once_of_a_batch_with_several_views_of_its_job(toy: Model) -> None:
+    heard: list[int] = []
+    work = job(toy, SOUND, Metrics(), lambda: heard.append(1))
+    Executor().run([(work, 0), (work, 0)])
+    assert heard == [1]
+
+
+# ---- what concerns the whole batch ----
+
+
+class Short(Backend):
+    """Gives a row less than it was given."""
+
+    def __init__(self, real: Backend) -> None:
+        self.signature = real.signature
+        self._real = real
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        return {name: values[:-1] for name, values in self._real.infer(batch, abort).items()}
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> None:
+    model, metrics = replace(toy, backend=Short(toy.backend)), Metrics()
+    works = [job(model, SOUND, metrics) for _ in range(3)]
+    with pytest.raises(BackendFailed, match="another number of outputs"):
+        Executor().run([(work, 0) for work in works])
+
+
+class Broken(Short):
+    """Fails on every batch; one that is ended fails too."""
+
+    ends = False
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        if abort is not None and self.ends:
+            abort.request()
+        raise BackendFailed("the model failed on this image") from RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)])
+def test_a_model_that_was_loaded_anew_does_not_fail_with_its_old_form(toy: Model, order: tuple[int, ...]) -> None:
+    """Views of both ride together for a moment."""
+    models = (toy, replace(toy, backend=Broken(toy.backend)))
+    works = [job(models[which], SOUND, Metrics()) for which in order]
+    outcomes = Executor().run([(work, 0) for work in works])
+    assert [isinstance(outcome, Merged) for outcome in outcomes] == [which == 0 for which in order]
+    assert {str(failure(o)) for o in outcomes if isinstance(o, Failed)} == {"the model failed on this image"}
+
+
+def test_where_both_forms_fail_or_the_run_is_ended_the_batch_fails_whole(toy: Model) -> None:
+    backend = Broken(toy.backend)
+    works = [job(replace(toy, backend=backend), SOUND, Metrics()) for _ in range(2)]
+    works.append(job(toy, SOUND, Metrics()))
+    with pytest.raises(BackendFailed):
+        Executor().run([(work, 0) for work in works[:2]])
+    backend.ends = True
+    with pytest.raises(BackendFailed):
+        Executor().run([(work, 0) for work in works], Abort())

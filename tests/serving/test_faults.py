@@ -1,0 +1,382 @@
+"""A real server whose models hang, fail, give NaN or never come back: nobody waits past his deadline for them."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.faults import TROUBLES, Load, measure
+from tests.support import pictures
+from tests.support.gated import GatedServer
+from tests.support.serving import PATIENCE, Server, until
+from tests.support.toys import metric, runs_that_end, serving, switchable, trap_model, trapped
+from tta_server.repository.loader import load_model
+
+pytestmark = pytest.mark.timing
+
+TOY, SLOW, CALM, CROWD = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "crowd"))
+LATE = 5.0
+"""Seconds that a busy machine may make client and server late; benchmarks/faults.py measures how late they are."""
+PATIENT = {"budget_ms": "8000"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `crowd`
+    ride together."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("toy", "slow", "calm"):
+        trap_model(folder / name)
+    trap_model(folder / "crowd", batch="n")
+    with Server("--port", "0", "--slots", "2", "--models", str(folder)) as running:
+        yield running
+        assert "Traceback" not in "".join(running.lines["stderr"])
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as http:
+        yield http
+
+
+def post(
+    client: httpx.Client, plain: str | None = None, mirrored: str | None = None, path: str = TOY, **query: str
+) -> httpx.Response:
+    image = pictures.encoded(trapped(plain, mirrored))
+    return client.post(path, content=image, params={**PATIENT, "include": "probabilities", **query})
+
+
+def fault(response: httpx.Response) -> str:
+    """The sentence of a model's failure."""
+    assert response.status_code == 502, response.text
+    body = response.json()
+    assert set(body) == {"error", "code"}
+    assert body["code"] == "backend_failed"
+    return str(body["error"])
+
+
+# ---- laws ----
+
+
+def test_whatever_the_images_do_everybody_is_answered_by_his_deadline(toy: Path) -> None:
+    """Six clients at once; every sixth view runs for ever, and others are slow, fail or give NaN."""
+    with Server("--port", "0", "--slots", "2", "--models", str(toy)) as server, server.client() as client:
+        check_deadlines(server, client)
+
+
+def check_deadlines(server: Server, client: httpx.Client) -> None:
+    source = random.Random(7)
+    kinds = [None, None, "slow", "endless", "fails", "nan"]
+
+    def visit(requests: list[tuple[str | None, str | None, int]]) -> list[tuple[int, float, httpx.Response]]:
+        seen = []
+        with server.client() as own:
+            for plain, mirrored, budget in requests:
+                start = time.monotonic()
+                response = post(own, plain, mirrored, budget_ms=str(budget))
+                seen.append((budget, time.monotonic() - start, response))
+        return seen
+
+    plans = [
+        [(source.choice(kinds), source.choice(kinds), source.randrange(100, 1200)) for _ in range(4)] for _ in range(6)
+    ]
+    with ThreadPoolExecutor(6) as clients:
+        seen = [answer for answers in clients.map(visit, plans) for answer in answers]
+    assert {response.status_code for _, _, response in seen} <= {200, 429, 502, 503, 504}
+    for budget, seconds, response in seen:
+        assert seconds <= budget / 1e3 + LATE, response.text
+        if response.status_code == 200:
+            receipt = response.json()["receipt"]
+            assert receipt["views"][0]["name"] == "plain"
+            assert receipt["elapsed_ms"] <= budget + 1e3 * LATE
+    until(lambda: metric(client, "tta_jobs") == 0)
+    ids = [response.headers["X-Request-Id"] for _, _, response in seen]
+    until(lambda: len(server.lines["stdout"]) >= len(ids))
+    logged = [json.loads(line)["request_id"] for line in server.lines["stdout"]]
+    assert all(logged.count(name) == 1 for name in ids)
+    until(lambda: post(client).status_code == 200)
+
+
+@pytest.mark.parametrize(
+    "trouble", [pytest.param(name, marks=[] if name == "third" else [pytest.mark.slow]) for name in TROUBLES]
+)
+def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble: str) -> None:
+    """benchmarks/faults.py in short: a tenth of a minute instead of ten, and no word on memory."""
+    load = Load(requests=150, clients=12, think=0.01, budget_ms=2000)
+    tally = (result := asyncio.run(measure(trouble, load, "cifar10"))).tally
+    assert 150 <= tally.started < 150 + load.clients
+    assert tally.left > 20
+    assert tally.left + sum(tally.statuses.values()) == tally.started
+    assert tally.unanswered == 0
+    assert result.jobs == 0
+    assert set(tally.statuses) <= {200, 400, 429, 502, 504}  # 400: what is known to cost more than the budget
+    assert max(tally.lateness) < LATE
+    assert tally.statuses[200] > 0
+    if trouble == "slow":
+        assert result.recovery is not None
+    if trouble in ("third", "nan"):
+        assert tally.statuses[502] > 0
+
+
+# ---- a view that would run for ever ----
+
+
+def test_an_endless_view_is_ended_and_the_others_are_the_answer(server: Server, client: httpx.Client) -> None:
+    with runs_that_end(client, "toy", 1):
+        answered = post(client, None, "endless")
+    assert answered.status_code == 200, answered.text
+    receipt = answered.json()["receipt"]
+    assert [view["name"] for view in receipt["views"]] == ["plain"]
+    assert (receipt["stop_reason"], receipt["planned"]) == ("backend_failed", 2)
+    assert receipt["elapsed_ms"] >= 1000
+    plain = post(client, None, "endless", max_views="1").json()["prediction"]["probabilities"]
+    assert answered.json()["prediction"]["probabilities"] == pytest.approx(plain, abs=1e-6)
+    server.wait_for("runs toy far longer than estimated")
+
+
+def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Client) -> None:
+    with runs_that_end(client, "toy", 1):
+        start = time.monotonic()
+        late = post(client, "endless", budget_ms="400", max_views="1")
+        seconds = time.monotonic() - start
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+    assert seconds >= 0.35
+
+
+def test_at_the_deadline_the_merged_views_are_the_answer(client: httpx.Client) -> None:
+    with runs_that_end(client, "toy", 1):
+        receipt = post(client, None, "endless", budget_ms="900").json()["receipt"]
+    assert receipt["stop_reason"] == "deadline"
+    assert len(receipt["views"]) == 1
+
+
+def test_while_one_model_hangs_the_others_answer(toy: Path) -> None:
+    stuck, switch = switchable(load_model(toy / "toy"))
+    with serving(stuck, load_model(trap_model(toy / "calm"))) as client, ThreadPoolExecutor(1) as other:
+        switch.mode = "stuck"
+        hung = other.submit(post, client, max_views="1")
+        assert switch.entered.wait(PATIENCE)
+        for _ in range(20):
+            calm = post(client, path=CALM)
+            assert calm.status_code == 200
+            assert calm.json()["receipt"]["stop_reason"] == "all_views"
+        assert not hung.done()
+        switch.release.set()
+        fault(hung.result())
+
+
+def test_who_rides_in_a_bad_batch_fails_with_it_and_nobody_else(server: Server, client: httpx.Client) -> None:
+    """Both slots hang; meanwhile one image that fails and eleven others wait for them. A batch holds up to four."""
+
+    def visit(trap: str | None, path: str, budget: str) -> httpx.Response:
+        with server.client() as own:
+            return post(own, trap, path=path, budget_ms=budget, max_views="1")
+
+    with runs_that_end(client, "toy", 2), ThreadPoolExecutor(14) as clients:
+        hanging = [clients.submit(visit, "endless", TOY, "900") for _ in range(2)]
+        until(lambda: metric(client, "tta_jobs") == 2 or all(future.done() for future in hanging))
+        bad = clients.submit(visit, "fails", CROWD, "8000")
+        good = [clients.submit(visit, None, CROWD, "8000") for _ in range(11)]
+        found: list[Future[httpx.Response]] = [*hanging, bad, *good]
+        statuses = [future.result().status_code for future in found]
+    assert statuses[:3] == [504, 504, 502]
+    assert set(statuses[3:]) <= {200, 502}
+    assert statuses[3:].count(502) <= 3
+
+
+# ---- a view that fails, or gives NaN ----
+
+
+@pytest.mark.parametrize("mirrored", ["fails", "nan"])
+@pytest.mark.parametrize("plain", [None, "slow"])
+def test_an_optional_view_that_goes_wrong_costs_only_itself(
+    client: httpx.Client, plain: str | None, mirrored: str
+) -> None:
+    """Also when it has gone wrong before the plain view is done, as it mostly has where that is slow."""
+    for _ in range(3):
+        answered = post(client, plain, mirrored, SLOW)
+        assert answered.status_code == 200, answered.text
+        receipt = answered.json()["receipt"]
+        assert [view["name"] for view in receipt["views"]] == ["plain"]
+        assert receipt["dropped"] == (mirrored == "nan")
+        assert receipt["stop_reason"] in ("all_views", "backend_failed")
+
+
+@pytest.mark.parametrize(
+    ("plain", "mirrored", "told"),
+    [
+        ("fails", None, "failed on this image"),
+        (None, "fails", "failed on this image"),
+        ("nan", None, "NaN"),
+        (None, "nan", "NaN"),
+        (None, "endless", "far too long"),
+    ],
+)
+def test_a_mandatory_view_that_goes_wrong_is_told(
+    client: httpx.Client, plain: str | None, mirrored: str | None, told: str
+) -> None:
+    with runs_that_end(client, "toy", int(mirrored == "endless")):
+        assert told in fault(post(client, plain, mirrored, min_views="2"))
+
+
+# ---- the end ----
+
+
+def crowd_of(url: str, images: list[bytes], budget_ms: int) -> tuple[ThreadPoolExecutor, list[Future[httpx.Response]]]:
+    """Each image in a request of its own, under way."""
+    pool = ThreadPoolExecutor(len(images))
+    params = {"budget_ms": str(budget_ms), "min_views": "all"}
+
+    def ask(image: bytes) -> httpx.Response:
+        return httpx.post(url + TOY, content=image, params=params, timeout=PATIENCE)
+
+    return pool, [pool.submit(ask, image) for image in images]
+
+
+def refused_from_now_on(url: str) -> bool:
+    try:
+        return httpx.get(url + "/readyz").status_code == 503
+    except httpx.TransportError:
+        return True
+
+
+def ended(server: Server) -> tuple[int, str]:
+    return server.exit_status(), "".join(server.lines["stderr"])
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    trap_model(tmp_path / "toy")
+    return tmp_path
+
+
+CALM_IMAGE = pictures.encoded(trapped())
+
+
+def test_a_signal_under_load_answers_the_admitted_in_time_and_refuses_the_rest(toy: Path) -> None:
+    """All four wait at a gate until the signal has been obeyed."""
+    with GatedServer(toy, slots=1, drain_seconds=PATIENCE) as server:
+        url = server.url
+        server.close_gate()
+        pool, futures = crowd_of(url, [CALM_IMAGE] * 4, 10_000)
+        with pool, server.client() as watcher:
+            until(lambda: metric(watcher, "tta_jobs") == 4)
+            server.tell(signal.SIGTERM)
+            until(lambda: refused_from_now_on(url))
+            with pytest.raises(httpx.HTTPError):
+                httpx.post(url + TOY, content=CALM_IMAGE, params=PATIENT).raise_for_status()
+            server.open_gate()
+            responses = [future.result() for future in futures]
+        status, said = ended(server)
+    assert [response.status_code for response in responses] == [200] * 4
+    assert [len(response.json()["receipt"]["views"]) for response in responses] == [2] * 4
+    assert status == 0
+    assert "Traceback" not in said
+
+
+def test_who_is_not_done_when_the_drain_ends_is_told_so(toy: Path) -> None:
+    """Ten images wait at a gate that stays closed until the drain has ended."""
+    with GatedServer(toy, slots=1, drain_seconds=0.5) as server:
+        url = server.url
+        server.close_gate()
+        pool, futures = crowd_of(url, [CALM_IMAGE] * 10, 10_000)
+        with pool, server.client() as watcher:
+            until(lambda: metric(watcher, "tta_jobs") == 10)
+            server.tell(signal.SIGTERM)
+            responses = [future.result() for future in futures]
+        server.open_gate()
+        status, said = ended(server)
+    assert status == 0
+    assert "Traceback" not in said
+    assert {response.status_code for response in responses} == {503}
+    assert {response.json()["code"] for response in responses} == {"not_ready"}
+
+
+def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0_at_once(toy: Path) -> None:
+    """The run is ended first: the process might crash if its model went while it runs."""
+    with Server("--port", "0", "--slots", "2", "--drain-seconds", "20", "--models", str(toy)) as server:
+        with server.client() as client:
+            assert post(client, "endless", budget_ms="100", max_views="1").status_code == 504
+        start = time.monotonic()
+        server.tell(signal.SIGTERM)
+        status, said = ended(server)
+    assert time.monotonic() - start < 10
+    assert status == 0, said
+    assert "terminate called" not in said
+
+
+FAULT = """
+from tta_server.scheduling.scheduler import Scheduler
+
+def completed(self, batch, outcomes, seconds, now):
+    raise LookupError("nobody foresaw this")
+
+Scheduler.completed = completed
+"""
+
+
+def test_a_failure_of_the_scheduling_itself_is_told_and_ends_the_process_with_an_error(toy: Path) -> None:
+    (toy / "python").mkdir()
+    (toy / "python" / "sitecustomize.py").write_text(FAULT)
+    trap_model(toy / "models" / "toy")
+    arguments = ["--port", "0", "--slots", "1", "--models", str(toy / "models")]
+    with Server(*arguments, env={**os.environ, "PYTHONPATH": str(toy / "python")}) as server:
+        with server.client() as client:
+            answer = client.post(TOY, content=CALM_IMAGE, params={"budget_ms": "10000"})
+        status, said = ended(server)
+    assert answer.status_code == 500
+    assert "the server has to be restarted" in answer.json()["error"]
+    assert status == 2
+    assert "LookupError: nobody foresaw this" in said
+
+
+@pytest.mark.slow
+def test_a_slot_that_is_stuck_ends_the_process_with_an_error(toy: Path) -> None:
+    """One operation of half a minute, which nothing can end: after 1 + 10 s the server gives up."""
+    trap_model(toy / "calm")
+    arguments = ["--port", "0", "--slots", "2", "--drain-seconds", "1", "--models", str(toy)]
+    with Server(*arguments) as server:
+        with server.client() as client:
+            start = time.monotonic()
+            late = post(client, "stuck", budget_ms="300", max_views="1")
+            assert late.status_code == 504
+            assert time.monotonic() - start < 0.3 + LATE
+            while not any("CRITICAL" in line for line in server.lines["stderr"]):
+                try:
+                    assert post(client, path=CALM).status_code in (200, 503)
+                except httpx.TransportError:
+                    break
+        status, said = ended(server)
+    assert status not in (0, None)
+    assert time.monotonic() - start > 10
+    assert "is stuck in a run that can't be ended: the server has to be restarted" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_server_with_a_stuck_slot_is_not_alive(toy: Path) -> None:
+    model, switch = switchable(load_model(toy / "toy"))
+    statuses: set[int] = set()
+
+    def is_dead(client: httpx.Client) -> bool:
+        try:
+            statuses.add(client.get("/livez").status_code)
+        except httpx.TransportError:
+            return True
+        return 503 in statuses
+
+    with serving(model) as client:
+        switch.mode = "stuck"
+        assert post(client, budget_ms="300", max_views="1").status_code == 504
+        assert client.get("/livez").status_code == 200
+        until(lambda: is_dead(client))
+        switch.release.set()
+    assert statuses == {200, 503}

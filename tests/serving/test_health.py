@@ -1,0 +1,95 @@
+"""Whom the canary asks, and who is ill: only a model that failed time after time and failed the canary too."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tta_server.serving.health import FAILURES, Health
+
+pytestmark = pytest.mark.timing
+
+PATIENCE = 20
+MODELS = ("a", "b")
+events = st.lists(st.tuples(st.sampled_from(["worked", "failed", "condemn"]), st.sampled_from(MODELS)), max_size=40)
+
+
+def suspects(health: Health) -> list[str]:
+    """Those that there are now; the sentinel is one for certain, so that nobody has to wait."""
+    for _ in range(FAILURES):
+        health.failed("sentinel")
+    return sorted(set(health.wait_for_work()[0]) - {"sentinel"})
+
+
+def happened(history: list[tuple[str, str]]) -> Health:
+    health = Health()
+    for event, model in history:
+        getattr(health, event)(model)
+    return health
+
+
+@given(events)
+def test_a_model_is_ill_from_a_failed_canary_until_a_batch_works(history: list[tuple[str, str]]) -> None:
+    health = happened(history)
+    for model in MODELS:
+        own = [event for event, name in history if name == model]
+        since = own[len(own) - own[::-1].index("worked") :] if "worked" in own else own
+        failed_first = "failed" in since and "condemn" in since[since.index("failed") :]
+        assert (model in health.ill) == failed_first
+
+
+@given(st.lists(st.booleans(), min_size=FAILURES, max_size=20))
+def test_one_batch_that_works_clears_a_model_whatever_was_before(worked: list[bool]) -> None:
+    health = happened([("worked" if good else "failed", "a") for good in worked] + [("condemn", "a")])
+    health.worked("a")
+    assert not health.ill
+    health.condemn("a")  # the canary's failure comes after that: it is of no account
+    assert not health.ill
+
+
+def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
+    fails = [("failed", "a")]
+    assert suspects(happened(fails * (FAILURES - 1))) == []
+    assert suspects(happened(fails * FAILURES)) == ["a"]
+    assert suspects(happened(fails * 10)) == ["a"]
+    assert suspects(happened(fails * FAILURES + [("worked", "a")])) == []
+    assert suspects(happened(fails * (FAILURES - 1) + [("worked", "a")] + fails)) == []
+    assert suspects(happened([("failed", "a"), ("worked", "b")] * FAILURES)) == ["a"]
+    assert suspects(happened(fails * FAILURES + [("failed", "b")] * FAILURES)) == ["a", "b"]
+
+
+def test_the_ill_stay_suspects_so_that_they_are_asked_again() -> None:
+    assert suspects(happened([("failed", "a")] * FAILURES + [("condemn", "a")])) == ["a"]
+
+
+def waiting(health: Health, act: Callable[[], None]) -> list[str]:
+    """What somebody who waits already hears after `act`."""
+    found: list[list[str]] = []
+    waiter = threading.Thread(target=lambda: found.append(health.wait_for_work()[0]))
+    waiter.start()
+    act()
+    waiter.join(PATIENCE)
+    (heard,) = found
+    return heard
+
+
+def test_who_waits_hears_of_a_suspect_and_of_the_end() -> None:
+    health = Health()
+
+    def fail() -> None:
+        for _ in range(FAILURES):
+            health.failed("a")
+
+    assert waiting(health, fail) == ["a"]
+    other = Health()
+    assert waiting(other, other.close) == []
+
+
+def test_the_first_fatal_reason_stands() -> None:
+    health = Health()
+    assert not health.fatal
+    health.die("slot 1 is stuck")
+    health.die("slot 0 is stuck")
+    assert health.fatal == "slot 1 is stuck"

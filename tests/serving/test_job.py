@@ -1,0 +1,196 @@
+"""One image on its way: what is merged, what stop rules are told, and what is answered, whatever other threads do."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import pictures
+from tests.support.references import MODELS
+from tests.support.toys import trap_model, trapped
+from tta_server.errors import Cancelled
+from tta_server.imaging.decoding import Limits
+from tta_server.repository.loader import Model, load_model
+from tta_server.scheduling.jobs import LOST, Failed, Merged
+from tta_server.scheduling.stopping import Confident, StopReason
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.executor import Executor
+from tta_server.serving.job import ImageJob, Source
+from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.tasks import ImageFrame, ResponseSpec
+from tta_server.tasks.scores.classification import Classification
+from tta_server.telemetry.prometheus import Metrics
+from tta_server.views.geometry import Size
+
+
+@pytest.fixture(scope="module")
+def clothing() -> Model:
+    return load_model(MODELS / "clothing")
+
+
+def decoded(model: Model, seed: int) -> ImageJob:
+    plan = make_plan(model, Options(policy="plain", include=frozenset(["probabilities"])))
+    source = read_source(pictures.jpeg(seed=seed), Limits())
+    work = make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()).work
+    work.decode()
+    return work
+
+
+def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
+    stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
+    leaves.settle(Cancelled("the client has left"))
+    runner = Executor()
+    assert runner.run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
+    runner.run([(alone, 0)])
+    for work in (stays, alone):
+        work.settle(StopReason.ALL_VIEWS)
+    together, single = (work.future.result().prediction["probabilities"] for work in (stays, alone))
+    np.testing.assert_allclose(together, single, atol=1e-5)
+    with pytest.raises(Cancelled):
+        leaves.future.result()
+
+
+class Late:
+    """A task's accumulator that, just when it is asked for its result, sees one more view come in."""
+
+    def __init__(self, real: Any, arrives: Callable[[], object]) -> None:
+        self._real, self._arrives = real, arrives
+
+    def add(self, prediction: Any, weight: Any) -> None:
+        self._real.add(prediction, weight)
+
+    def margin(self) -> float:
+        return float(self._real.margin())
+
+    def result(self) -> Any:
+        self._arrives()
+        return self._real.result()
+
+
+class LateTask(Classification):
+    arrives: Callable[[], object]
+
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
+        return Late(super().accumulator(merge, wanted, scene), lambda: self.arrives())
+
+
+def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:
+    task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
+    model = replace(clothing, task=task)
+    work, runner = decoded(model, 3), Executor()
+    task.arrives = lambda: runner.run([(work, 0)])
+    runner.run([(work, 0)])
+    work.settle(StopReason.DEADLINE)
+    assert len(work.future.result().receipt.views) == 1
+
+
+@pytest.mark.parametrize("late", [LOST, Failed])
+def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: Model, late: object) -> None:
+    task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
+    work = decoded(replace(clothing, task=task), 3)
+    task.arrives = lambda: None
+    Executor().run([(work, 0)])
+    name = next(iter(clothing.backend.signature.outputs))
+    values = np.full((1, 10), np.nan, np.float32) if late is LOST else np.empty((1, 0), np.float32)
+    task.arrives = lambda: work.merge(0, {name: values}, 0)
+    work.settle(StopReason.DEADLINE)
+    receipt = work.future.result().receipt
+    assert (len(receipt.views), receipt.dropped) == (1, 0)
+
+
+# ---- what stop rules are told of the order ----
+
+VIEWS = 4
+FOUR = '["identity", "hflip", {"shift": [1, 0]}, {"shift": [2, 0]}]'
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(trap_model(tmp_path_factory.mktemp("models") / "toy", batch="n"))
+
+
+def four_views(model: Model, tiles: int = 1, **more: Any) -> ImageJob:
+    """A job of VIEWS views, each of them so many entries of its layout; nothing is decoded."""
+    plan = make_plan(model, Options(policy=FOUR, include=more.pop("include", frozenset())))
+    source = read_source(trapped(), Limits())
+    work = make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()).work
+    if tiles == 1:
+        return work
+    placements = tuple(placement for placement in work.layout.placements for _ in range(tiles))
+    layout = replace(work.layout, placements=placements, buckets=work.layout.buckets * tiles, tiles=tiles)
+    return ImageJob(plan, layout, source, Deadline.after(60_000), "test", Metrics())
+
+
+def scores(*values: float) -> dict[str, Any]:
+    return {"scores": np.array([values], np.float32)}
+
+
+EVEN, CLEAR, NAN, TOO_FEW = scores(1, 1, 1), scores(9, 1, 1), scores(1, np.nan, 1), scores()
+
+
+@given(
+    st.sampled_from([1, 2, 3]).flatmap(
+        lambda tiles: st.tuples(st.just(tiles), st.permutations(range(VIEWS * tiles)), st.sets(st.integers(0, 11)))
+    ),
+    st.sampled_from([NAN, TOO_FEW]),
+)
+def test_views_in_order_are_whole_views_of_the_policy_s_beginning(
+    toy: Model, drawn: tuple[int, list[int], set[int]], spoilt: dict[str, Any]
+) -> None:
+    """In whatever order views, or their tiles, come back, and whichever of them are lost."""
+    tiles, order, lost = drawn
+    work = four_views(toy, tiles)
+    merged: set[int] = set()
+    assert work.views_in_order() == 0
+    for index in order:
+        outcome = work.merge(index, spoilt if index in lost else EVEN, 0)
+        assert isinstance(outcome, Merged) == (index not in lost)
+        merged |= {index} - lost
+        prefix = merged == set(range(len(merged))) and len(merged) % tiles == 0
+        assert work.views_in_order() == (len(merged) // tiles if prefix else 0)
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(NAN, LOST), (TOO_FEW, None)])
+def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[str, Any], outcome: object) -> None:
+    """Thresholds were learned from the policy's first views: of others nothing is known."""
+
+    def stops(second: dict[str, Any]) -> StopReason | None:
+        work = four_views(toy)
+        work.plan = replace(work.plan, rule=Confident(0.4))
+        first = work.merge(0, EVEN, 0)
+        assert isinstance(first, Merged)
+        assert first.stop is None
+        told = work.merge(1, second, 0)
+        if second is lost:
+            assert told is outcome or (outcome is None and isinstance(told, Failed))
+        third = work.merge(2, CLEAR, 0)
+        assert isinstance(third, Merged)
+        return third.stop
+
+    assert stops(EVEN) is StopReason.CONFIDENT
+    assert stops(lost) is None
+
+
+# ---- leaving ----
+
+
+def test_pixels_that_are_decoded_after_the_client_has_left_are_let_go(toy: Model) -> None:
+    """The job is settled while its image is being decoded."""
+
+    class Leaving(Source):
+        def open(self) -> Any:
+            work.settle(Cancelled("the client has left"))
+            return Source.open(self)
+
+    known = four_views(toy)
+    source = Leaving(Size(8, 8), pixels=trapped())
+    work = ImageJob(known.plan, known.layout, source, Deadline.after(60_000), "test", Metrics())
+    work.decode()
+    row = np.ones((3, 8, 8), np.float32)
+    work.write(0, row)
+    assert not row.any()

@@ -1,0 +1,321 @@
+"""Histories of a pool, drawn at random from a seed, run against the laws, and made small where one is broken."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from random import Random
+from typing import Any
+
+from tests.support.laws import Broken, Law, require
+from tests.support.simulator import A, Arrival, B, Bucket, C, D, Pool, Trouble, flat, linear
+from tta_server.errors import InvalidInput
+from tta_server.scheduling.jobs import Bounds, Priority
+from tta_server.scheduling.scheduler import Scheduler
+from tta_server.scheduling.stopping import StopReason
+
+MODELS: tuple[tuple[Bucket, ...], ...] = ((A, B), (C,), (D,))
+STEEP = {1: 2.0, 2: 3.4, 4: 6.0, 8: 11.0}
+"""Batch size -> milliseconds: batches help, and cost."""
+CURVES = {
+    "cpu": {A: linear(8), B: linear(15), C: linear(3), D: linear(21)},
+    "gpu": {A: flat(8), B: flat(15), C: flat(3), D: flat(30)},
+    "both": {A: linear(8), B: STEEP, C: flat(5), D: linear(12)},
+}
+NAMES = {A: "A", B: "B", C: "C", D: "D"}
+SPELL = 5.0
+"""Seconds after a slow spell within which a server admits again."""
+BOUNDS = Bounds()
+CROWDS = 100
+"""Every so manieth history is a crowd."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A machine, and what happens to it. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes`
+    (ms) somebody asks what a job would get."""
+
+    machine: str = "cpu"
+    slots: int = 1
+    decode_ms: float = 0
+    finish_ms: float = 0
+    bounds: Bounds = BOUNDS
+    arrivals: tuple[Arrival, ...] = ()
+    fails: frozenset[int] = frozenset()
+    hangs: frozenset[int] = frozenset()
+    speeds: tuple[tuple[float, float], ...] = ()
+    quotes: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+    def pool(self, scheduler: type[Scheduler[Any]] = Scheduler) -> Pool:
+        return Pool(
+            CURVES[self.machine],
+            self.slots,
+            self.decode_ms,
+            self.finish_ms,
+            self.bounds,
+            Trouble(self.fails, self.hangs, self.speeds),
+            scheduler,
+        )
+
+
+def _shown(value: Any) -> str:
+    """As one may write it here, less what is as ever."""
+    if isinstance(value, Bucket):
+        return NAMES[value]
+    if isinstance(value, Priority):
+        return f"Priority.{value.name}"
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_shown(item)}, ' for item in value).rstrip()})"
+    if not isinstance(value, History | Arrival | Bounds):
+        return "math.inf" if value == math.inf else repr(value)
+    given = ((field, getattr(value, field.name)) for field in fields(value))
+    return f"{type(value).__name__}({', '.join(f'{f.name}={_shown(v)}' for f, v in given if v != f.default)})"
+
+
+# ---- drawn ----
+
+
+def drawn(seed: str, number: int) -> History:
+    """One of a seed's histories, always the same."""
+    random = Random(f"{seed} {number}")
+    return draw_crowd(random) if number % CROWDS == CROWDS - 1 else draw(random)
+
+
+def draw(random: Random) -> History:
+    """Any history of a few arrivals."""
+    truthful = random.random() < 0.7
+    quiet = random.random() < 0.5
+    return History(
+        machine=random.choice(["cpu", "cpu", "gpu", "both"]),
+        slots=random.randint(1, 4),
+        decode_ms=random.choice([0, 0, 2, 5]),
+        finish_ms=random.choice([0, 0, 1, 4]),
+        bounds=_bounds(random) if random.random() < 0.2 else Bounds(),
+        arrivals=_arrivals(random, random.randint(1, 12), quiet),
+        fails=frozenset() if quiet else frozenset(random.sample(range(12), random.randint(0, 3))),
+        hangs=frozenset() if truthful or random.random() < 0.8 else frozenset([random.randint(0, 6)]),
+        speeds=() if truthful else tuple(_speeds(random)),
+        quotes=tuple(random.randint(0, 200) for _ in range(random.choice([0, 0, 0, 3]))),
+    )
+
+
+def draw_crowd(random: Random) -> History:
+    """More than 64 jobs in line for most of the time, and about as many as can be served."""
+    count, slots, pace = random.randint(90, 130), random.randint(1, 4), random.uniform(4, 14)
+    history = draw(random)
+    arrivals = (
+        replace(
+            arrival,
+            at_ms=arrival.at_ms % 1000 / random.choice([10, 100]),
+            budget_ms=pace * count / slots * random.uniform(0.5, 2),
+            priority=random.choice([arrival.priority, Priority.BATCH]),
+        )
+        for arrival in _arrivals(random, count, quiet=random.random() < 0.5)
+    )
+    return replace(history, slots=slots, arrivals=tuple(arrivals), bounds=Bounds(), quotes=(), speeds=())
+
+
+def _bounds(random: Random) -> Bounds:
+    return Bounds(jobs=random.randint(1, 4)) if random.random() < 0.5 else Bounds(nbytes=random.randint(2, 5) * 1000)
+
+
+def _speeds(random: Random) -> Iterator[tuple[float, float]]:
+    at = 0
+    for _ in range(random.randint(1, 3)):
+        at += random.randint(0, 150)
+        yield at, random.choice([0.3, 0.5, 2.0, 4.0, 10.0])
+
+
+def _arrivals(random: Random, count: int, quiet: bool) -> tuple[Arrival, ...]:
+    """Bursts and trickles; now and then all is quiet for longer than a model is remembered."""
+    models = MODELS[: random.randint(1, 3)]
+    longest = random.choice([0, 5, 30])
+    most_mandatory = random.choice([1, 1, 2, 4])
+    share = random.choice([0, 0, 0.5, 1])  # of batch jobs
+    patience = random.choice([math.inf, 10, 25, 60])
+    at, drawn = 0, []
+    for _ in range(count):
+        at += random.randint(0, longest) if random.random() < 0.97 else 10_500
+        arrival = _arrival(random, at, random.choice(models), most_mandatory, random.random() < share)
+        drawn.append(replace(arrival, patience_ms=patience if random.random() < 0.8 else math.inf))
+    return tuple(drawn if quiet else (_troubled(random, arrival) for arrival in drawn))
+
+
+def _arrival(random: Random, at: int, model: tuple[Bucket, ...], most_mandatory: int, batch: bool) -> Arrival:
+    views = random.choice([1, 2, 4, 6, 10])
+    one = random.choice(model)
+    buckets = (one,) * views if random.random() < 0.6 else tuple(random.choice(model) for _ in range(views))
+    return Arrival(
+        at,
+        budget_ms=random.randint(1, 150) if not batch else random.choice([60, 300, 1000]),
+        buckets=buckets,
+        mandatory=min(random.randint(1, most_mandatory), views),
+        priority=Priority.BATCH if batch else Priority.INTERACTIVE,
+        worths=tuple(random.choice([0.1, 0.5, 1.0, 2.0]) for _ in range(random.choice([1, 1, 3]))),
+    )
+
+
+def _troubled(random: Random, arrival: Arrival) -> Arrival:
+    """Its client may leave, views may be lost, and fewer may be needed."""
+    return replace(
+        arrival,
+        leaves_ms=random.choice([None, None, None, random.randint(0, 60)]),
+        lost=frozenset(random.sample(range(6), random.choice([0, 0, 0, 1, 2]))),
+        stops_after=random.choice([None, None, random.randint(1, 5)]),
+    )
+
+
+# ---- held against the laws ----
+
+
+def check(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> None:
+    """Raises Broken."""
+    pool = history.pool(scheduler)
+    pool.run(history.arrivals)
+    if any(factor > 1 for _, factor in history.speeds):
+        check_recovery(history, pool)
+    check_quote(history, scheduler)
+    if history.quotes:
+        check_quotes_change_nothing(history, pool, scheduler)
+
+
+def check_recovery(history: History, pool: Pool) -> None:
+    """After the spell true costs are as ever. A pair with six times the budget that one needs is admitted: in 5 s an
+    estimate of ten times the true cost comes down to 2.6 times. So is another pair right after it."""
+    pool.calm(SPELL)
+    for model in MODELS:
+        alone = history.decode_ms + history.finish_ms + CURVES[history.machine][model[0]][1]
+        for when in ("5 s later", "and then"):
+            arrival = Arrival(pool.now * 1e3, 6 * alone, model[:1])
+            pair = [pool.arrive(arrival), pool.arrive(arrival)]
+            pool.run()
+            refused = [record.refused for record in pair[: history.bounds.jobs] if record.refused]
+            require(not refused, Law.RECOVERED, f"{when}: {refused}")
+            answered = all(isinstance(record.outcome, StopReason) for record in pair if not record.refused)
+            require(answered, Law.RECOVERED, f"{when} who is admitted is not served")
+
+
+def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
+    """On an idle pool, where batches do not help, a quote says what then happens."""
+    first = replace(history.arrivals[0], at_ms=0, patience_ms=math.inf, leaves_ms=None, lost=frozenset())
+    arrival = replace(first, budget_ms=first.budget_ms + 0.3, stops_after=None)  # no view ends just at the deadline
+    alone = replace(history, fails=frozenset(), hangs=frozenset(), speeds=(), bounds=BOUNDS)
+    pool, quoted = alone.pool(scheduler), alone.pool(scheduler)
+    if not pool.knee_is_one:
+        return
+    try:
+        quote = quoted.quote(arrival)
+    except InvalidInput:
+        return
+    (record,) = pool.run([arrival])
+    ((at, outcome),) = record.answers
+    require(quote.wait == 0, Law.QUOTED, f"an idle pool asks to wait for {quote.wait} s")
+    require(quote.views == record.merged, Law.QUOTED, f"{quote.views} views were quoted, {record.merged} came")
+    end = at + pool.stage_seconds("finish", record.job)
+    expected = quote.ends[quote.views - arrival.mandatory]
+    require(math.isclose(expected, end, abs_tol=1e-6), Law.QUOTED, f"{expected} s were quoted, it took {end}")
+    with asking():
+        (record,) = quoted.run([arrival])
+    require(record.answers == [(at, outcome)], Law.QUOTED, "what happens is another thing where somebody asked")
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """What breaks only where somebody asked for a quote is the quote's fault."""
+    try:
+        yield
+    except Broken as broken:
+        raise Broken(Law.QUOTED, f"where somebody asked: {broken}") from broken
+
+
+def check_quotes_change_nothing(history: History, pool: Pool, scheduler: type[Scheduler[Any]]) -> None:
+    """The pool has run the same history, and nobody asked."""
+    asked = history.pool(scheduler)
+    for number, at in enumerate(history.quotes):
+        arrival = history.arrivals[number % len(history.arrivals)]
+        asked.at(at / 1e3, lambda arrival=arrival: _ask(asked, arrival), quietly=True)
+    asked.run(history.arrivals)
+    require(
+        decisions(asked, history) == decisions(pool, history), Law.QUOTED, "decisions are others where somebody asked"
+    )
+
+
+def _ask(pool: Pool, arrival: Arrival) -> None:
+    with suppress(InvalidInput):
+        pool.quote(arrival)
+
+
+def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
+    """What became of each arrival, and when."""
+    records = pool.records[: len(history.arrivals)]
+    return [[(round(at, 9), str(outcome)) for at, outcome in record.answers] for record in records]
+
+
+# ---- searched and made small ----
+
+
+def find(seed: str, numbers: Iterable[int], scheduler: type[Scheduler[Any]] = Scheduler) -> tuple[int, Broken] | None:
+    """The first of a seed's histories that breaks a law, and what it breaks."""
+    for number in numbers:
+        if broken := broken_by(drawn(seed, number), scheduler):
+            return number, broken
+    return None
+
+
+def broken_by(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> Broken | None:
+    try:
+        check(history, scheduler)
+    except Broken as broken:
+        return broken
+    return None
+
+
+def smallest(history: History, law: Law, patience: int = 3000) -> History:
+    """Simpler and simpler histories that break the same law, until none of the next does, or so many were tried."""
+    tried = 0
+    candidates = _simpler(history)
+    while tried < patience and (candidate := next(candidates, None)):
+        tried += 1
+        broken = broken_by(candidate)
+        if broken and broken.law is law:
+            history, candidates = candidate, _simpler(candidate)
+    return history
+
+
+def _simpler(history: History) -> Iterator[History]:
+    count = len(history.arrivals)
+    size = count // 2
+    while size:
+        for start in range(0, count, size):
+            if size < count:
+                kept = history.arrivals[:start] + history.arrivals[start + size :]
+                yield replace(history, arrivals=kept)
+        size //= 2
+    default = History()
+    for name in ("fails", "hangs", "speeds", "quotes", "bounds", "finish_ms", "decode_ms"):
+        if getattr(history, name) != getattr(default, name):
+            yield replace(history, **{name: getattr(default, name)})
+    if history.slots > 1:
+        yield replace(history, slots=history.slots - 1)
+    for number, arrival in enumerate(history.arrivals):
+        for one in _simpler_arrivals(arrival):
+            yield replace(history, arrivals=(*history.arrivals[:number], one, *history.arrivals[number + 1 :]))
+
+
+def _simpler_arrivals(arrival: Arrival) -> Iterator[Arrival]:
+    default = Arrival(0, 0)
+    for name in ("leaves_ms", "lost", "nbytes", "priority", "patience_ms", "worths", "stops_after"):
+        if getattr(arrival, name) != getattr(default, name):
+            yield replace(arrival, **{name: getattr(default, name)})
+    if arrival.mandatory > 1:
+        yield replace(arrival, mandatory=arrival.mandatory - 1)
+    for views in {arrival.mandatory, len(arrival.buckets) - 1}:
+        if arrival.mandatory <= views < len(arrival.buckets):
+            yield replace(arrival, buckets=arrival.buckets[:views])
+    if len(set(arrival.buckets)) > 1:
+        yield replace(arrival, buckets=arrival.buckets[:1] * len(arrival.buckets))
+    if arrival.at_ms:
+        yield replace(arrival, at_ms=0)

@@ -1,0 +1,380 @@
+"""What must hold in every history, checked as a pool in virtual time (`simulator`) makes its decisions."""
+
+import math
+from collections.abc import Container, Iterable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from tests.support.list_schedule import ROUNDED, lateness, schedule, slots_free
+from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
+from tta_server.scheduling.arrivals import RECENT
+from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job, Step
+from tta_server.scheduling.queue import EXACT_LIMIT
+from tta_server.scheduling.stopping import StopReason
+
+if TYPE_CHECKING:
+    from tests.support.simulator import Pool, Record, Run
+
+TOLERANCE = 1e-6
+EXACT = 1e-9
+"""Between these two a time is neither in time nor late: rounding decides."""
+MOST_ROUNDS = 20_000
+
+
+class Law(StrEnum):
+    ANSWERED = "every admitted job is answered exactly once, by its deadline, with its mandatory views or an error"
+    PROMISED = "with truthful costs nobody admitted misses a mandatory view"
+    MANDATORY_FIRST = "optional work never starts while interactive mandatory work waits"
+    ORDER = "mandatory work starts interactive first, then in deadline order"
+    BATCH_YIELDS = "a batch job starts before an optional view only if it would be late otherwise"
+    ONCE_IN_ORDER = "no view runs twice, and views are handed out in policy order, in batches of one bucket"
+    ADMITTED = "a job is admitted if and only if a list schedule of all mandatory work makes nobody late"
+    RECOVERED = "after any slow spell an idle server admits again within 5 s"
+    RISK = "an optional view never costs the next plain view its budget, except on an idle pool, and then it is told"
+    WORTH = "optional views: interactive first, then most worth per second, fewest handed, earliest deadline"
+    IN_TIME = "an optional view runs only if it ends in time"
+    PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
+    WAKING = "asking at the time told answers somebody or moves it, and asking before finds nothing"
+    WORKING = "a slot stays idle only if nothing can run, or for a job ahead that is being decoded"
+    BY_SLOTS = "with truthful costs answers are made by slots, each in its own time, and none by the clock"
+    FAULTS = "a failed batch fails only the jobs that lack a mandatory view by it"
+    QUOTED = "a quote is what then happens on an idle pool, and changes nothing"
+
+
+class Broken(AssertionError):
+    def __init__(self, law: Law, found: str) -> None:
+        super().__init__(f"{law.name}: {law.value}; but {found}")
+        self.law = law
+
+
+def require(holds: bool, law: Law, found: str) -> None:
+    if not holds:
+        raise Broken(law, found)
+
+
+# ---- admission ----
+
+
+def fits(pool: "Pool", record: "Record") -> bool | None:
+    """Whether a list schedule could serve it too; None where rounding decides, or in a crowd."""
+    if not pool.truthful or in_crowd(pool):
+        return None
+    late = [lateness(schedule(pool, slots_free(pool), record, nudge=nudge)) for nudge in ROUNDED]
+    return True if max(late) <= EXACT else None if min(late) <= TOLERANCE else False
+
+
+def in_crowd(pool: "Pool") -> bool:
+    """Whether the line may be so long that it is bounded instead of laid out."""
+    return sum(record.lines_up or not record.running for record in pool.live) >= EXACT_LIMIT
+
+
+def check_admission(record: "Record", fits: bool | None) -> None:
+    refused = record.refused
+    if refused is None:
+        require(fits is not False, Law.ADMITTED, f"arrival {record.number} was admitted and makes somebody late")
+    elif isinstance(refused, Overloaded):
+        require(refused.retry_after >= -TOLERANCE, Law.ADMITTED, "who is refused is told to come back earlier")
+        if refused.reason == "time":
+            require(fits is not True, Law.ADMITTED, f"arrival {record.number} was refused and would have fitted")
+
+
+# ---- what a slot does next ----
+
+
+def check_step(pool: "Pool", step: "Step[Record]") -> None:
+    if isinstance(step, Finish):
+        _check_finish(pool, step)
+        return
+    if isinstance(step, Decode):
+        head = step.job.work
+        require(head.live, Law.ANSWERED, f"arrival {head.number} is answered and gets decoded")
+        require(not head.decode_started, Law.ONCE_IN_ORDER, f"arrival {head.number} is decoded twice")
+    else:
+        _check_views(pool, step)
+        head = step.items[0][0].work
+    if isinstance(step, Batch) and not head.lines_up:
+        _check_optional(pool, step)
+    else:
+        _check_mandatory(pool, head)
+        risky = isinstance(step, Batch) and step.risky
+        require(not risky, Law.RISK, "mandatory work is called a risk")
+
+
+def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
+    """What is answered although a view of it could still end in time makes room: some work would make its answer, or
+    another that waits, late."""
+    record = step.job.work
+    complete = record.merged_mandatory == record.arrival.mandatory
+    require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
+    if not pool.truthful or in_crowd(pool) or record not in in_time(pool):
+        return
+    waiting = [pool.lead(other) for other in pool.live if other.waits]
+    leads = [*waiting, *(pool.lead(other) for other in in_time(pool, TOLERANCE))]
+    late = (lateness(schedule(pool, slots_free(pool, lead))) for lead in leads)
+    require(any(seconds > -TOLERANCE for seconds in late), Law.PROMPT, f"arrival {record.number} is cut short")
+
+
+def _check_views(pool: "Pool", batch: "Batch[Record]") -> None:
+    given: dict[Record, list[int]] = {}
+    for job, view in batch.items:
+        require(job.work.live, Law.ANSWERED, f"arrival {job.work.number} is answered and gets more views")
+        require(job.work.decoded, Law.ONCE_IN_ORDER, f"arrival {job.work.number} runs before it is decoded")
+        require(job.buckets[view] == batch.bucket, Law.ONCE_IN_ORDER, "a batch has views of two buckets")
+        given.setdefault(job.work, []).append(view)
+    for record, views in given.items():
+        first = len(record.handed)
+        expected = list(range(first, first + len(views)))
+        require(views == expected, Law.ONCE_IN_ORDER, f"arrival {record.number} runs {views}, not {expected}")
+    _check_in_time(pool, batch)
+
+
+def _check_in_time(pool: "Pool", batch: "Batch[Record]") -> None:
+    if not pool.truthful:
+        return
+    seconds = pool.view_seconds(batch.bucket, len(batch.items))
+    for job, view in batch.items:
+        end = pool.now + seconds + pool.stage_seconds(job.finish, job)
+        late = view >= job.mandatory and end > job.deadline + TOLERANCE
+        require(not late, Law.IN_TIME, f"view {view} of arrival {job.work.number} ends too late")
+
+
+def _check_mandatory(pool: "Pool", head: "Record") -> None:
+    waiting = [record for record in pool.live if record.waits]
+    first = min(waiting, key=lambda record: (record.is_batch, record.job.deadline))
+    ahead = (head.is_batch, head.job.deadline) <= (first.is_batch, first.job.deadline)
+    require(ahead, Law.ORDER, f"arrival {head.number} starts while {first.number} waits")
+    if head.is_batch and pool.truthful and not in_crowd(pool):
+        _check_batch_yields(pool, head)
+
+
+def _check_batch_yields(pool: "Pool", head: "Record") -> None:
+    if not (candidates := in_time(pool)):
+        return
+    best = min(candidates, key=lambda record: rank(pool, record))
+    lead = pool.view_seconds(best.next_bucket) + pool.stage_seconds(best.job.finish, best.job)
+    late = (lateness(schedule(pool, slots_free(pool, lead), served={best}, nudge=nudge)) for nudge in ROUNDED)
+    needed = any(seconds > EXACT for seconds in late)
+    decoding = any(record.decode_started and not record.decoded for record in pool.live)
+    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_newcomers(pool, lead, {best})))
+    found = f"batch arrival {head.number} starts before an optional view of {best.number}"
+    require(needed or risky, Law.BATCH_YIELDS, found)
+
+
+def in_time(pool: "Pool", rounding: float = 0.0) -> "list[Record]":
+    """Those whose next optional view ends in time, by what the scheduler knows of costs."""
+    costs, now = pool.scheduler.costs, pool.now
+    return [
+        record
+        for record in pool.live
+        if record.open
+        and now
+        + costs.seconds(record.next_bucket, 1, now)
+        + costs.stage_seconds(record.job.finish, record.job.model, record.job.pixels, now)
+        <= record.job.deadline + rounding
+    ]
+
+
+def rank(pool: "Pool", record: "Record") -> tuple[bool, float, int, float]:
+    rate = record.worth / pool.scheduler.costs.seconds(record.next_bucket, 1, pool.now)
+    return record.is_batch, -rate, len(record.handed), record.job.deadline
+
+
+def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
+    head = batch.items[0][0].work
+    for record in pool.live:
+        waits = record.waits and not record.is_batch
+        found = f"a view of arrival {head.number} starts while {record.number} waits"
+        require(not waits, Law.MANDATORY_FIRST, found)
+    mine = rank(pool, head)
+    for record in in_time(pool):
+        other = rank(pool, record)
+        rounded = mine[1] != other[1] and math.isclose(mine[1], other[1], rel_tol=EXACT)
+        require(rounded or mine <= other, Law.WORTH, f"arrival {head.number} comes before {record.number}")
+    if pool.truthful:
+        _check_risk(pool, batch)
+
+
+# ---- the next plain view ----
+
+
+def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
+    if in_crowd(pool):
+        return
+    answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
+    lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
+    spared = list(_newcomers(pool, lead, {job.work for job, _ in batch.items}))
+    if None in spared:
+        return
+    alone = not pool.runs and not pool.finishing
+    require(alone or all(spared), Law.RISK, "a plain view that arrives now is made late")
+    require(batch.risky == (not all(spared)), Law.RISK, f"risky is {batch.risky}")
+
+
+def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
+    """For each model met lately, whether one more plain view would still meet the default budget if the slot that asks
+    were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
+    decides."""
+    for seen, job in pool.met.values():
+        if pool.now - seen > RECENT or job.patience == math.inf:
+            continue
+        guest = _guest(pool, job)
+        before, after = (
+            schedule(pool, slots_free(pool, busy), guest, served=served)[guest] - guest.job.deadline
+            for busy in (0.0, lead)
+        )
+        near = min(abs(before), abs(after)) <= TOLERANCE
+        yield None if near else before > 0 or after < 0
+
+
+def _guest(pool: "Pool", job: "Job[Record]") -> "Record":
+    arrival = job.work.arrival
+    guest = type(job.work)(
+        type(arrival)(pool.now * 1e3, job.patience * 1e3, arrival.buckets[:1], patience_ms=arrival.patience_ms)
+    )
+    guest.job = guest.arrival.job(guest, pool.now)
+    return guest
+
+
+# ---- a slot that finds nothing ----
+
+
+def check_idle(pool: "Pool") -> None:
+    waiting = [record for record in pool.live if record.waits]
+    decoding = [record for record in pool.live if record.decode_started and not record.decoded]
+    for record in waiting:
+        mine = (record.is_batch, record.job.deadline)
+        ahead = any((other.is_batch, other.job.deadline) <= mine for other in decoding)
+        require(ahead, Law.WORKING, f"arrival {record.number} waits beside an idle slot")
+    if not waiting and not decoding and _is_safe(pool):
+        for record in in_time(pool):
+            require(False, Law.WORKING, f"an optional view of arrival {record.number} waits beside an idle slot")
+
+
+def _is_safe(pool: "Pool") -> bool:
+    """Whether no optional view is a risk that may not be taken."""
+    return not (pool.runs or pool.finishing) or all(job.patience == math.inf for _, job in pool.met.values())
+
+
+# ---- answers ----
+
+
+def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
+    record = done.job.work
+    require(record.live, Law.ANSWERED, f"arrival {record.number} is answered twice")
+    in_time = pool.now <= record.job.deadline + TOLERANCE
+    require(in_time, Law.ANSWERED, f"arrival {record.number} is answered after its deadline")
+    if isinstance(done.outcome, StopReason):
+        complete = record.merged > 0 and record.merged_mandatory == record.arrival.mandatory
+        require(complete, Law.ANSWERED, f"arrival {record.number} is answered without a mandatory view")
+        _check_reason(pool, record, done.outcome)
+    else:
+        expected = _expected_errors(record)
+        found = f"arrival {record.number} fails: {done.outcome!r}"
+        require(not pool.truthful or isinstance(done.outcome, expected), Law.PROMISED, found)
+
+
+def _expected_errors(record: "Record") -> tuple[type[TTAError], ...]:
+    """What may become of it through no fault of the scheduler's."""
+    if record.left:
+        return (Cancelled,)
+    return (BackendFailed,) if record.spoiled else ()
+
+
+def _check_reason(pool: "Pool", record: "Record", reason: StopReason) -> None:
+    views = len(record.arrival.buckets)
+    if reason is StopReason.ALL_VIEWS:
+        require(len(record.handed) == views and not record.running, Law.PROMPT, "all views are not done")
+    if reason is StopReason.DEADLINE and pool.truthful and not record.running:
+        end = pool.now + _one_more(pool, record)
+        require(end >= record.job.deadline - TOLERANCE, Law.PROMPT, f"arrival {record.number} is cut short")
+
+
+def _one_more(pool: "Pool", record: "Record") -> float:
+    return pool.view_seconds(record.next_bucket) + pool.stage_seconds(record.job.finish, record.job)
+
+
+def check_made(pool: "Pool", job: "Job[Record]", end: float) -> None:
+    """An answer is made at `end` on a slot."""
+    late = pool.truthful and end > job.deadline + TOLERANCE
+    require(not late, Law.PROMISED, f"the answer of arrival {job.work.number} is made too late")
+
+
+def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
+    """Whoever has all mandatory views is answered with what there is; who lacks one by it fails; others go on."""
+    outcomes = {done.job.work: done.outcome for done in finished}
+    for record in hit:
+        outcome = outcomes.pop(record, None)
+        if record.merged_mandatory == record.arrival.mandatory:
+            expected: type | tuple[type, ...] = StopReason
+        else:
+            expected = BackendFailed if record.hit_by_failure else type(None)
+        require(isinstance(outcome, expected), Law.FAULTS, f"arrival {record.number} ends as {outcome!r}")
+    require(not outcomes, Law.FAULTS, "somebody ends who had no view in it")
+
+
+def check_left(record: "Record", finished: "Sequence[Finished[Record]]") -> None:
+    require(bool(finished) == record.live, Law.ANSWERED, "who is answered can't be cancelled, and who is not can")
+
+
+# ---- time ----
+
+
+def check_between(pool: "Pool") -> None:
+    """After all slots have been asked."""
+    for record in pool.live if pool.truthful else ():
+        if record.lines_up or record.merged_mandatory < record.arrival.mandatory or record.running:
+            continue
+        if record.job.closing and not pool.idle:
+            continue  # its answer waits for a slot
+        enough = record.arrival.stops_after is not None and record.merged >= record.arrival.stops_after
+        require(record.open and not enough, Law.PROMPT, f"arrival {record.number} has all it needs and no answer")
+        late = pool.now + _one_more(pool, record) > record.job.deadline + TOLERANCE
+        require(not late, Law.PROMPT, f"arrival {record.number} can get no more views, and no answer")
+
+
+def check_counts(pool: "Pool", step: "Step[Record] | None") -> None:
+    live = len(pool.live) - isinstance(step, Finish)
+    wake = pool.scheduler.wake_at()
+    require((wake is not None) == bool(live), Law.WAKING, f"wake_at() is {wake}, {live} are live")
+    count = len(pool.scheduler)
+    require(count == live, Law.ANSWERED, f"{count} count as live, not {live}")
+
+
+def check_moved(before: float, after: float | None, told: bool) -> None:
+    require(told or after is None or after > before, Law.WAKING, "asking at the time told did nothing: a spin")
+
+
+def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
+    """What the clock hands out."""
+    for done in finished if pool.truthful else ():
+        made = isinstance(done.outcome, StopReason)
+        require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.work.number}")
+
+
+def check_undue(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:
+    early = bool(finished) and (wake is None or wake > pool.now)
+    require(not early, Law.WAKING, f"somebody is answered at {pool.now}, before wake_at() = {wake}")
+
+
+def check_poll(pool: "Pool", slot: int, at: float) -> None:
+    """Asked again while nothing happened, a slot finds nothing new."""
+    if pool.truthful and _is_safe(pool):
+        step: Any = pool.scheduler.next_batch(slot, at)
+        require(step is None, Law.WAKING, f"an idle slot that asks again at {at} finds {step}")
+
+
+def check_overdue(pool: "Pool", run: "Run") -> None:
+    ran = pool.now - run.started
+    require(ran >= max(1.0, 10 * run.step.estimate) - TOLERANCE, Law.WAKING, f"a step is overdue after {ran} s")
+
+
+def check_rounds(rounds: int) -> None:
+    require(rounds < MOST_ROUNDS, Law.WAKING, "a short history does not come to its end: a spin")
+
+
+def check_end(pool: "Pool") -> None:
+    for record in pool.records:
+        times = 0 if record.refused is not None else 1
+        require(len(record.answers) == times, Law.ANSWERED, f"arrival {record.number}: {len(record.answers)} answers")
+    idle = pool.scheduler.wake_at() is None and pool.scheduler.watch_at() is None and len(pool.scheduler) == 0
+    require(idle, Law.WAKING, "nobody is live, and the scheduler waits for something")

@@ -1,0 +1,119 @@
+"""A real server process: started on a free port, watched through its output, ended by its own pid."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from tests.support.references import MODELS
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120
+"""Seconds after which a test gives up on what should have happened long ago."""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "tta_server", *arguments]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Asks again and again, each time a real request or the like, until the answer is true; returns it."""
+    end = time.monotonic() + PATIENCE
+    while not (answer := condition()):
+        assert time.monotonic() < end, "it never came true"
+    return answer
+
+
+class Server:
+    """`python -m tta_server serve` with these arguments; a context manager that leaves no process behind."""
+
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("tta_server", "serve")
+    ) -> None:
+        self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._said = threading.Condition()
+        self._ended = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *program, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"TTA_GRPC_PORT": "0", **(os.environ if env is None else env)},
+        )
+        pipes: list[tuple[str, IO[str] | None]] = [("stdout", self.process.stdout), ("stderr", self.process.stderr)]
+        self._readers = [threading.Thread(target=self._read, args=pipe, daemon=True) for pipe in pipes]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str, pipe: IO[str]) -> None:
+        for line in pipe:
+            with self._said:
+                self.lines[name].append(line)
+                self._said.notify_all()
+        with self._said:
+            self._ended += 1
+            self._said.notify_all()
+
+    def wait_for(self, pattern: str, stream: str = "stderr") -> re.Match[str]:
+        """The first line of its output that matches."""
+
+        def found() -> re.Match[str] | None:
+            return next((m for line in self.lines[stream] if (m := re.search(pattern, line))), None)
+
+        with self._said:
+            self._said.wait_for(lambda: found() or self._ended == 2, PATIENCE)
+            match = found()
+        assert match, f"the server never said {pattern!r}:\n{''.join(self.lines['stderr'])}"
+        return match
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(r"ready: (http://\S+)").group(1)
+
+    @property
+    def grpc(self) -> str:
+        """Its gRPC address."""
+        return "127.0.0.1:" + self.wait_for(r"gRPC on port (\d+)").group(1)
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
+
+    def tell(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit_status(self) -> int:
+        status = self.process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.exit_status()
+        for pipe in (self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def models_folder(folder: Path, *names: str) -> Path:
+    """A repository of some of the bundled models, by links."""
+    for name in names:
+        (folder / name).symlink_to(MODELS / name)
+    return folder

@@ -1,0 +1,84 @@
+"""What is in a request's body, counted while it is read, and where it is compressed while it is inflated."""
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+
+from tta_server.api.http.form import Upload, read_form
+from tta_server.api.requests import Reservation, offload_if_large
+from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia
+
+MULTIPART_OVERHEAD = 65_536
+"""Bytes that boundaries, part headers and options may add."""
+
+WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
+"""What zlib calls the encodings; clients say deflate of either of its headers."""
+
+
+async def read_upload(request: Request, limit: int, held: Reservation) -> Upload:
+    """The encoded image, and the options of a form; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
+
+    Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
+    an image a form, and some clients give no type at all.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.split(";")[0].strip().lower() == "multipart/form-data":
+        body = await read_body(request, limit + MULTIPART_OVERHEAD, held)
+        return await offload_if_large(len(body), lambda: read_form(body, kind, limit))
+    return Upload(await read_body(request, limit, held), {})
+
+
+async def read_body(request: Request, limit: int, held: Reservation) -> bytes:
+    """The whole body, inflated; raises as `read_upload` does."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in (*WINDOWS, "identity"):
+        raise UnsupportedMedia(f"the Content-Encoding {encoding[:64]!r} is not known here; gzip and deflate are")
+    body = await _read(request, limit, held)
+    if encoding == "identity":
+        return body
+    held.take(limit)
+    whole = await asyncio.to_thread(inflated, body, encoding, limit)
+    held.give_back(limit - len(whole) + len(body))
+    return whole
+
+
+async def _read(request: Request, limit: int, held: Reservation) -> bytes:
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and int(stated) > limit:
+        raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken (--max-bytes)")
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > limit:
+                raise TooLarge(f"the body has over {limit} bytes, the most taken (--max-bytes)")
+            held.take(len(chunk))
+            body += chunk
+    except ClientDisconnect:
+        raise Cancelled("the client left before its image was read") from None
+    return bytes(body)
+
+
+def inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """Raises TooLarge before it takes more than `limit` bytes, InvalidInput for what is not of that encoding."""
+    try:
+        return _inflated(body, WINDOWS[encoding], limit)
+    except zlib.error:
+        if encoding != "deflate":
+            raise InvalidInput(f"the body is not {encoding}, as its Content-Encoding says") from None
+    try:
+        return _inflated(body, -zlib.MAX_WBITS, limit)  # without any header
+    except zlib.error:
+        raise InvalidInput("the body is not deflate, as its Content-Encoding says") from None
+
+
+def _inflated(body: bytes, window: int, limit: int) -> bytes:
+    inflater = zlib.decompressobj(window)
+    data = inflater.decompress(body, limit + 1)
+    if len(data) > limit:
+        raise TooLarge(f"the body inflates to over {limit} bytes, the most taken (--max-bytes)")
+    if not inflater.eof:
+        raise InvalidInput("the compressed body breaks off")
+    if inflater.unused_data:
+        raise InvalidInput("more follows the compressed body; only one stream, or member, is read")
+    return data

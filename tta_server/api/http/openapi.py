@@ -1,0 +1,144 @@
+"""What /docs says of the predict request, with examples that run."""
+
+from typing import Any
+
+from tta_server.api.http.query import openapi_parameters, openapi_properties
+from tta_server.serving.options import QuoteQuery
+
+DESCRIPTION = """\
+One image in, one answer out: the server looks at the image through up to K views, merges what the model says of
+each, and answers within the budget.
+
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/v1/models/clothing/predict?budget_ms=100'
+"""
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error", "code"],
+    "properties": {
+        "error": {"type": "string", "description": "One sentence: what was wrong and what is allowed."},
+        "code": {"type": "string"},
+        "retry_after_ms": {"type": "integer", "description": "With 429: when it would be admitted."},
+    },
+}
+
+MEANINGS = {
+    401: "A key is needed, where the server was started with some",
+    403: "Not offered by this server",
+    400: "A query key, a policy or an image that makes no sense",
+    404: "Unknown model",
+    413: "Too many bytes or pixels",
+    415: "Not an image in a format or layout that is taken",
+    429: "Overloaded: come back after Retry-After",
+    502: "The model failed on this image",
+    503: "Not ready yet, or shutting down",
+    504: "The budget ran out before the mandatory views were done",
+}
+
+
+PREDICT_STATUSES = tuple(status for status in MEANINGS if status != 403)
+
+
+def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+        for status in statuses
+    }
+
+
+EXAMPLE = {
+    "model": "clothing",
+    "version": "1",
+    "task": "classification",
+    "prediction": {"top": [{"label": "t-shirt", "index": 9, "probability": 0.9319561123847961}]},
+    "receipt": {
+        "views": [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0}],
+        "planned": 2,
+        "dropped": 0,
+        "merge": "mean_probabilities",
+        "stop": "all",
+        "stop_reason": "all_views",
+        "confidence": 0.931956,
+        "budget_ms": 200.0,
+        "elapsed_ms": 7.656,
+        "stages_ms": {"decode": 3.037, "prepare": 0.121, "queue": 0.142, "infer": 6.392, "merge": 0.106},
+        "policy": {"name": "flip_and_shifts", "version": "1", "digest": "sha256:3a880bc1..."},
+        "request_id": "16a5cd7037ce474caa30bd40edd812b0",
+    },
+}
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "A model of `GET /v1/models`.",
+    "example": "clothing",
+}
+
+STREAM = {
+    "schema": {"type": "string"},
+    "example": "event: partial\ndata: {...}\n\nevent: answer\ndata: {...}\n\n",
+}
+
+PREDICT_DOCS: dict[str, Any] = {
+    "tags": ["predict"],
+    "summary": "Look at one image through several views",
+    "description": "The body is the image itself, or multipart/form-data with a file in the field `image`. Options may "
+    "be fields of that form too, under the names of the query; each is given once.",
+    "operationId": "predict",
+    "parameters": [NAME, *openapi_parameters()],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}, **openapi_properties()},
+                    "additionalProperties": False,
+                }
+            },
+            "application/octet-stream": BINARY,
+            "image/*": BINARY,
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`; for "
+            "`Accept: text/event-stream` an event `partial` after each batch of views, then `answer` or `error`",
+            "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY, "text/event-stream": STREAM},
+        },
+        **{str(status): docs for status, docs in error_docs(*PREDICT_STATUSES).items()},
+    },
+}
+
+QUOTE_EXAMPLE = {
+    "model": "clothing",
+    "image": {"width": 400, "height": 533},
+    "budget_ms": 15.0,
+    "admitted": True,
+    "retry_after_ms": 0,
+    "views": 4,
+    "planned": 8,
+    "ms": 13.1,
+    "by_views": [{"views": 1, "ms": 5.2, "disagreement": None}, {"views": 2, "ms": 7.8, "disagreement": None}],
+}
+
+QUOTE_DOCS: dict[str, Any] = {
+    "tags": ["predict"],
+    "summary": "What a request would get now",
+    "description": "Upper estimates with the load of this moment. `disagreement` is the share of the calibration's "
+    "images whose top class after so many views was not yet that of all; null without a calibration.",
+    "operationId": "quote",
+    "parameters": [NAME, *openapi_parameters(QuoteQuery)],
+    "responses": {
+        "200": {
+            "description": "Whether it would be admitted, and how many views in how many ms",
+            "content": {"application/json": {"example": QUOTE_EXAMPLE}},
+        },
+        **{str(status): docs for status, docs in error_docs(400, 401, 404, 413, 503).items()},
+    },
+}

@@ -1,0 +1,142 @@
+"""What there is, as the Open Inference Protocol tells it: server, models, statistics, repository.
+
+As JSON, which gRPC parses into its messages.
+"""
+
+import logging
+from typing import Any
+
+from tta_server import __version__
+from tta_server.api.oip.tensors import DATATYPES, IMAGE, PIXELS, specs_of
+from tta_server.application import Application
+from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
+from tta_server.repository.loader import Model
+from tta_server.tasks.base import TensorSpec
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+
+
+def find_model(application: Application, name: str, version: str = "") -> Model:
+    """Raises UnknownModel, for a version that is not loaded too."""
+    model = application.predictor.model(name)
+    if version not in ("", model.version):
+        raise UnknownModel(f"{name} has version {model.version} only, not {version[:64]!r}")
+    return model
+
+
+def describe_server(application: Application) -> dict[str, Any]:
+    off = () if application.settings.model_control else ("model_repository",)
+    return {
+        "name": "tta-server",
+        "version": __version__,
+        "extensions": [extension for extension in EXTENSIONS if extension not in off],
+    }
+
+
+def describe_metadata(model: Model) -> dict[str, Any]:
+    """-1 is a size that requests choose; every first one is the number of images."""
+    specs = specs_of(model.task.tensor_specs).values()
+    return {
+        "name": model.name,
+        "versions": [model.version],
+        "platform": model.config.backend,
+        "inputs": [
+            {"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]},
+            {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
+        ],
+        "outputs": [
+            {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *_sizes(spec)]} for spec in specs
+        ],
+    }
+
+
+def describe_config(model: Model, application: Application) -> dict[str, Any]:
+    """As Triton's ModelConfig; the model's own settings are `parameters`."""
+    own = {"tta_task": model.task.name, "tta_policy": model.policy.name, "tta_merge": model.merge}
+    own["tta_stop"], own["tta_policy_digest"] = str(model.config.stop), model.policy.digest
+    return {
+        "name": model.name,
+        "platform": model.config.backend,
+        "backend": "tta-server",
+        "max_batch_size": application.settings.max_batch,
+        "input": [
+            {"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
+            {"name": PIXELS, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
+        ],
+        "output": [
+            {"name": spec.name, "data_type": _config_type(spec), "dims": _sizes(spec)}
+            for spec in specs_of(model.task.tensor_specs).values()
+        ],
+        "instance_group": [{"name": "slots", "kind": "KIND_CPU", "count": application.settings.slots}],
+        "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
+        "model_transaction_policy": {"decoupled": False},
+        "parameters": {key: {"string_value": value} for key, value in own.items()},
+    }
+
+
+def _config_type(spec: TensorSpec) -> str:
+    datatype = DATATYPES[spec.dtype]
+    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    return [-1 if size is None else size for size in spec.shape]
+
+
+def describe_statistics(application: Application, name: str = "", version: str = "") -> dict[str, Any]:
+    """Of one model, or of all."""
+    models = [find_model(application, name, version)] if name else list(application.models.values())
+    return {"model_stats": [application.statistics.of(model.key) for model in models]}
+
+
+def load_model(application: Application, name: str) -> None:
+    """Takes as long as warming does. Raises Disabled, UnknownModel, or InvalidInput saying why it can't be loaded."""
+    _check_control(application)
+    try:
+        application.load_model(name)
+    except ConfigError as mistake:
+        log.error("%s is not loaded: %s", name, mistake)
+        raise InvalidInput(_without_insides(mistake).replace(f"{application.settings.models}/", "")) from None
+
+
+def _without_insides(mistake: ConfigError) -> str:
+    """Its sentence without the words of the libraries that it comes from."""
+    sentence, cause = str(mistake), mistake.__cause__
+    while cause is not None:
+        words = str(cause).partition("\n")[0]
+        sentence = sentence.replace(words, "the server's log says why") if words else sentence
+        cause = cause.__cause__
+    return sentence
+
+
+def unload_model(application: Application, name: str) -> None:
+    """Raises Disabled or UnknownModel."""
+    _check_control(application)
+    application.unload_model(name)
+
+
+def _check_control(application: Application) -> None:
+    application.check_ready()
+    if not application.settings.model_control:
+        raise Disabled("models are loaded and unloaded only where the server was started with --model-control")
+
+
+def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
+    """Every model of the folder, loaded or not."""
+    index = []
+    for name in application.stored():
+        model = application.models.get(name)
+        ready = application.is_ready(name)
+        if ready or not ready_only:
+            reason = "" if ready else "not loaded" if model is None else "not ready"
+            index.append(
+                {
+                    "name": name,
+                    "version": model.version if model else "",
+                    "state": "READY" if ready else "UNAVAILABLE",
+                    "reason": reason,
+                }
+            )
+    return index

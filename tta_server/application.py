@@ -1,0 +1,174 @@
+"""The composition root: settings to objects. Whoever opens closes."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+from PIL import Image
+
+from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.repository.loader import Model, find_models, load_model
+from tta_server.scheduling.costs import CostModel
+from tta_server.scheduling.jobs import Bounds
+from tta_server.scheduling.scheduler import Scheduler
+from tta_server.serving.engine import Engine
+from tta_server.serving.executor import Executor
+from tta_server.serving.health import Health
+from tta_server.serving.job import ImageJob
+from tta_server.serving.niceness import PREPARATION, lower_priority
+from tta_server.serving.predictor import Predictor
+from tta_server.serving.probe import ModelProbe
+from tta_server.serving.warmup import warm_up, warm_up_beside_requests
+from tta_server.settings import Settings
+from tta_server.telemetry.prometheus import Metrics
+from tta_server.telemetry.statistics import Statistics
+
+
+def tame_libraries() -> None:
+    """For a process of our own, since these are settings of all of it: our threads are the only parallelism, and of
+    broken and huge images our errors tell. A program that uses us as a library keeps its own settings."""
+    Image.MAX_IMAGE_PIXELS = None
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def _prepare(folder: Path) -> tuple[Model, CostModel]:
+    """Loads a model and measures what it costs. Raises ConfigError."""
+    model, costs = load_model(folder), CostModel()
+    try:
+        warm_up_beside_requests(model, costs)
+    except BaseException:
+        model.retire()
+        raise
+    return model, costs
+
+
+class Application:
+    """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.statistics = Statistics()
+        self.models = {model.name: model for model in models}
+        for model in models:
+            model.open()
+        self._runner = Executor(self.statistics)
+        self._runners = dict.fromkeys(self.models, self._runner)
+        self._loading = threading.Lock()
+        self._costs = CostModel()
+        bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
+        self.health = Health()
+        self.on_fatal: Callable[[str], None] = lambda reason: None
+        self._engine: Engine[ImageJob] = Engine(
+            Scheduler(self._costs, settings.slots, bounds),
+            self._runners,
+            self.metrics,
+            self.health,
+            lambda reason: self.on_fatal(reason),
+        )
+        self.predictor = Predictor(
+            self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics
+        )
+        self._canary = ModelProbe(self.predictor, self.health)
+        self._add_gauges()
+        self._warmed = False
+        self.closing = False
+
+    def _add_gauges(self) -> None:
+        gauge, backlog = self.metrics.gauge, self._engine.backlog
+        gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
+        gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
+        gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        for name in self.models:
+            self._add_model_gauge(name)
+
+    def _add_model_gauge(self, name: str) -> None:
+        about = "1 while the model works, 0 when it is unhealthy or not loaded"
+        self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
+
+    def is_ready(self, name: str) -> bool:
+        """Whether this model's requests are taken."""
+        return self.ready and name in self.models and name not in self.health.ill
+
+    @classmethod
+    def load(cls, settings: Settings) -> "Application":
+        """Loads every model of the folder; raises ConfigError."""
+        return cls(settings, [load_model(folder) for folder in find_models(settings.models)])
+
+    def warm(self) -> None:
+        """Measures every model, then opens for requests, unless `closing` is set meanwhile. Raises ConfigError."""
+        for model in list(self.models.values()):
+            warm_up(model, self._costs, self.settings.slots)
+            if self.closing:
+                return
+        self._engine.start()
+        self._canary.start()
+        self._warmed = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._warmed and not self.closing
+
+    def check_ready(self) -> None:
+        """Raises NotReady."""
+        if not self.ready:
+            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
+
+    def stored(self) -> list[str]:
+        """The models of the folder by name, loaded or not."""
+        try:
+            found = {path.name for path in find_models(self.settings.models)}
+        except ConfigError:
+            found = set()
+        return sorted(found | set(self.models))
+
+    def load_model(self, name: str) -> None:
+        """Loads a model of the folder, anew if it is loaded already: its old form serves until the new one is warm.
+        Raises UnknownModel, ConfigError, or Overloaded while another is loaded; then nothing has changed."""
+        if name not in self.stored():
+            raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
+        with self._one_at_a_time():
+            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION,)) as thread:
+                model, costs = thread.submit(_prepare, self.settings.models / name).result()
+            self._engine.reprice(name, costs)
+            self._runners[name] = self._runner
+            before, self.models[name] = self.models.get(name), model
+            if before is not None:
+                before.retire()
+            self.statistics.forget(model.key)
+            self.health.worked(name)
+            self._add_model_gauge(name)
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._loading.acquire(blocking=False):
+            raise Overloaded("a model is being loaded; come back when that is done", 1.0)
+        try:
+            yield
+        finally:
+            self._loading.release()
+
+    def unload_model(self, name: str) -> None:
+        """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
+        with self._one_at_a_time():
+            model = self.predictor.model(name)
+            del self.models[name]
+            model.retire()
+
+    def retire(self) -> None:
+        """Takes nobody in any more."""
+        self.closing = True
+
+    def close(self) -> None:
+        """Answers what was admitted, for `drain_seconds` at most, and stops."""
+        self.retire()
+        self._canary.close()
+        self._engine.drain(self.settings.drain_seconds)
+        for model in list(self.models.values()):
+            model.retire()

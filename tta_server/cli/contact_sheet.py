@@ -1,0 +1,159 @@
+"""The contact sheet: every view as the model sees it, what the model says of it, and what they come to."""
+
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tta_server.errors import BackendFailed, InvalidInput
+from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.preprocessing import Channels, Normalization, Placement, Preprocessing
+from tta_server.repository.loader import Model
+from tta_server.serving.answer_builder import DRAWING
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.executor import Executor
+from tta_server.serving.plan import Options, Plan, make_plan
+from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.tasks import ImageFrame, TaskAnswer
+from tta_server.tasks.render.palette import decoded
+from tta_server.telemetry.prometheus import Metrics
+from tta_server.views.view import View
+
+CELL = 224
+"""Pixels of the longer side of a view on the sheet."""
+LINES = 4
+"""Of a prediction, at most."""
+CAPTION = "Each view as the model sees it, and what the model says of it alone, moved back. Last: merged."
+MARGIN = 16
+TITLE = 58
+GAP = 6
+LINE = 19
+COLUMNS = 5
+INK, FAINT, PAPER, FRAME = (32, 32, 32), (110, 110, 110), (255, 255, 255), (0, 114, 178)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Pictures under one another, then lines of text."""
+
+    pictures: tuple[Image.Image, ...]
+    lines: tuple[str, ...]
+    framed: bool = False
+
+
+def draw_sheet(
+    model: Model, encoded: bytes, policy: str | None, merge: str | None, limits: Limits | None = None
+) -> Image.Image:
+    """Runs every view of the policy, one by one, and draws them. Raises TTAError as a request would."""
+    include = frozenset(["views", "agreement", "uncertainty"]) & frozenset(model.task.includes)
+    plan = make_plan(model, Options(policy=policy, merge=merge, min_views="all", stop="all", include=include))
+    limits = limits or Limits()
+    source = read_source(encoded, limits, model.preprocessing.rendering)
+    model.preprocessing.check(plan.views, source.size, limits)
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
+    if work.layout.tiles > 1:
+        raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
+    work.decode()
+    pixels = source.open().pixels
+    scene = ImageFrame(source.size, work.layout.plain)
+    merged = model.task.accumulator(plan.merge, plan.wanted, scene)
+    cells, remarks = [], []
+    for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
+        outputs = Executor().infer([(work, index)])
+        prediction = model.task.decode(outputs, 0, placement, scene)
+        if not model.task.is_sound(prediction):
+            raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
+        merged.add(prediction, view.weight)
+        remarks.append(model.task.remark(prediction))
+        alone = model.task.accumulator(plan.merge, plan.wanted, scene)
+        alone.add(prediction, 1.0)
+        own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
+        pictures = (as_seen(model.preprocessing, pixels, view, placement), *_painted(model, pixels, own))
+        words = (f"{index + 1}. {view.name}", _weight(view.weight), *model.task.lines(own.prediction)[:LINES])
+        cells.append(Panel(tuple(map(_fit, pictures)), words))
+    answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
+    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, answered)])
+
+
+def _painted(model: Model, pixels: Pixels, own: TaskAnswer) -> list[Image.Image]:
+    """The image with what was said of it, where that has a place on it."""
+    if DRAWING not in model.task.includes:
+        return []
+    return [Image.fromarray(model.task.paint(pixels, own.prediction))]
+
+
+def _last(model: Model, plan: Plan, pixels: Pixels, answered: TaskAnswer) -> Panel:
+    """The merged answer, where the views agree on it, and how far they do."""
+    pictures = _painted(model, pixels, answered) or [Image.fromarray(pixels)]
+    if isinstance(answered.prediction.get("agreement"), str):
+        pictures.append(decoded(answered.prediction["agreement"]))
+    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in answered.uncertainty.items() if isinstance(v, float)]
+    words = ("merged", f"{plan.merge} of {len(plan.views)}", *model.task.lines(answered.prediction)[:LINES], *unsure)
+    return Panel(tuple(map(_fit, pictures)), words, framed=True)
+
+
+def as_seen(model_sees: Preprocessing, pixels: Pixels, view: View, placement: Placement) -> Image.Image:
+    """A view as the model sees it, before normalisation."""
+    prep = replace(model_sees, dtype=np.dtype(np.uint8), normalization=Normalization(), layout="NHWC")
+    batch = prep.empty(1, placement.tensor)
+    prep.write(prep.canvas(pixels, view.scale), view, placement, batch[0])
+    shown = batch[0][..., ::-1] if prep.channels is Channels.BGR else batch[0]
+    return Image.fromarray(np.ascontiguousarray(shown.squeeze(axis=2) if prep.depth == 1 else shown))
+
+
+def _weight(weight: float | tuple[float, ...]) -> str:
+    return "weight by class" if isinstance(weight, tuple) else f"weight {weight:g}"
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    """Enlarged or shrunk so that the longer side is CELL; pixels of small images stay visible."""
+    factor = CELL / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
+    return picture.convert("RGB").resize(size, how)
+
+
+def _title(model: Model, plan: Plan) -> str:
+    return f"{model.name}: {model.task.name}, policy {plan.policy.name}, {len(plan.views)} views"
+
+
+def _compose(title: str, caption: str, cells: list[Panel]) -> Image.Image:
+    columns = -(-len(cells) // -(-len(cells) // COLUMNS))  # as even as rows of at most COLUMNS can be
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    tops = list(accumulate((_height(row) for row in rows), initial=MARGIN + TITLE))
+    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, tops[-1]), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(20))
+    draw.text((MARGIN, MARGIN + 28), caption, FAINT, ImageFont.load_default(14))
+    for row, top in zip(rows, tops, strict=False):
+        for column, cell in enumerate(row):
+            _place(sheet, draw, cell, MARGIN + column * (CELL + MARGIN), top)
+    return sheet
+
+
+def _height(row: list[Panel]) -> int:
+    return MARGIN + max(sum(p.height + GAP for p in c.pictures) + LINE * len(c.lines) for c in row)
+
+
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Panel, left: int, top: int) -> None:
+    for picture in cell.pictures:
+        if cell.framed:
+            box = (left - 3, top - 3, left + picture.width + 2, top + picture.height + 2)
+            draw.rectangle(box, outline=FRAME, width=3)
+        sheet.paste(picture, (left, top))
+        top += picture.height + GAP
+    font = ImageFont.load_default(14)
+    for number, line in enumerate(cell.lines):
+        ink = (FRAME if cell.framed else INK) if number == 0 else FAINT
+        draw.text((left, top + number * LINE), _clipped(draw, line, font), ink, font)
+
+
+def _clipped(draw: ImageDraw.ImageDraw, line: str, font: Any) -> str:
+    """The line, shortened to the width of a cell."""
+    if draw.textlength(line, font) <= CELL:
+        return line
+    while draw.textlength(line + "...", font) > CELL:
+        line = line[:-1]
+    return line + "..."

@@ -1,0 +1,1 @@
+"""Decides what runs next, who is admitted and when a job is answered. Pure: time is an argument."""

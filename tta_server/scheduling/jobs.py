@@ -1,0 +1,190 @@
+"""What a scheduler and its shell pass to one another: jobs, what a slot is to do, what is finished. Pure."""
+
+import math
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+from typing import Generic, TypeVar
+
+from tta_server.errors import TTAError
+from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.stopping import StopReason
+
+W = TypeVar("W")
+
+
+class Priority(StrEnum):
+    """Batch jobs come after all interactive mandatory work, and before optional views only as far as their own
+    deadlines need."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class Phase(Enum):
+    WAITING = auto()
+    DECODING = auto()
+    READY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One view of a batch is merged. `worth` is how much one more of its job's views is expected to change; `stop` is
+    set when no more are needed."""
+
+    worth: float = 1.0
+    stop: StopReason | None = None
+
+
+class Lost(Enum):
+    """One view's output held NaN or infinity."""
+
+    LOST = auto()
+
+
+LOST = Lost.LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One view could not be made, or its output not be merged: a matter of its own job, not of its batch."""
+
+    error: TTAError
+
+
+Outcome = Merged | Lost | Failed
+"""What became of one view of a batch."""
+
+
+@dataclass(eq=False, slots=True)
+class Job(Generic[W]):
+    """One image of one request.
+
+    `buckets` has one entry a view, in policy order, or one for each of its `tiles`; `mandatory` counts entries.
+    `patience` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve` seconds
+    are taken off the deadline already, for its door. The rest, from `phase` on, is the scheduler's; `closing` is set
+    once no more views may run and its answer waits for a slot.
+    """
+
+    work: W
+    model: str
+    buckets: tuple[Bucket, ...]
+    mandatory: int
+    deadline: float
+    pixels: int
+    nbytes: int = 0
+    priority: Priority = Priority.INTERACTIVE
+    patience: float = math.inf
+    finish: str = "finish"
+    reserve: float = 0.0
+    tiles: int = 1
+    phase: Phase = Phase.WAITING
+    handed: int = 0
+    running: int = 0
+    merged: int = 0
+    mandatory_merged: int = 0
+    lost: int = 0
+    failed: bool = False
+    worth: float = 1.0
+    closing: StopReason | None = None
+    load: float = 0.0
+    rank: tuple[bool, float, int] = (False, 0.0, 0)
+    ready_at: float = 0.0
+    last_slot: int = -1
+    last_end: float = 0.0
+
+    @property
+    def is_batch(self) -> bool:
+        return self.priority is Priority.BATCH
+
+    @property
+    def next_bucket(self) -> Bucket:
+        return self.buckets[self.handed]
+
+    @property
+    def all_handed(self) -> bool:
+        return self.handed == len(self.buckets)
+
+    @property
+    def mandatory_handed(self) -> bool:
+        return self.handed >= self.mandatory
+
+    @property
+    def is_open(self) -> bool:
+        """True while only optional views could still run for it; then nothing but its answer is mandatory work."""
+        return self.mandatory_handed and self.closing is None
+
+    @property
+    def answerable(self) -> bool:
+        """True once every mandatory view is merged; optional ones may come back before them."""
+        return self.mandatory_merged >= self.mandatory
+
+
+@dataclass(frozen=True, slots=True)
+class Decode(Generic[W]):
+    """A slot decodes a job's image."""
+
+    slot: int
+    job: Job[W]
+    estimate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[W]):
+    """A slot runs views of one bucket: (job, index of the view) in order, in about `estimate` seconds. `risky`: a plain
+    view that arrives now could come too late for it."""
+
+    slot: int
+    bucket: Bucket
+    items: tuple[tuple[Job[W], int], ...]
+    estimate: float = 0.0
+    risky: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish(Generic[W]):
+    """A slot makes a job's answer from what is merged, in about `estimate` seconds; `reason` is why no more views run.
+    The job is not live any more."""
+
+    slot: int
+    job: Job[W]
+    reason: StopReason
+    estimate: float = 0.0
+
+
+Step = Decode[W] | Batch[W] | Finish[W]
+"""What a slot does next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Generic[W]):
+    """A job that is to be answered now: with what is merged and a reason, or with an error."""
+
+    job: Job[W]
+    outcome: StopReason | TTAError
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a job would get now: `ends` has, for each number of views from the mandatory ones on, the seconds until its
+    answer if no deadline cut it short; `views` as many as end in time; `wait` is 0, or when it would be admitted."""
+
+    views: int
+    wait: float
+    ends: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may wait in a pool."""
+
+    jobs: int = 1024
+    nbytes: int = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is live in a pool: jobs, seconds of one slot for the mandatory work that waits, bytes."""
+
+    jobs: int
+    seconds: float
+    nbytes: int

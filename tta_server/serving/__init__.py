@@ -1,0 +1,1 @@
+"""Requests to answers: plan, jobs, engine, warm-up."""

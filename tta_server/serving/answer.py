@@ -1,0 +1,99 @@
+"""What a prediction comes to: the merged answer and its receipt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tta_server.views.view import Policy, View
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an answer says about itself.
+
+    `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
+    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is how
+    sure the model is of what was answered, None where it does not say. `uncertainty` is what the task tells of how the
+    views differ. `tiles` is in how many parts each view looked at the image. `levels` (low, high) are the values
+    of a file of more than 8 bits that became 0 and 255, None where none were applied. `stages_ms` adds up the work of
+    all slots, so it may exceed `elapsed_ms`.
+    """
+
+    views: Sequence[dict[str, Any]]
+    planned: int
+    dropped: int
+    merge: str
+    stop: str | dict[str, float]
+    stop_reason: str | None
+    confidence: float | None
+    budget_ms: float
+    elapsed_ms: float
+    stages_ms: Mapping[str, float]
+    policy: Policy
+    request_id: str
+    open: float | None = None
+    tiles: int = 1
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "views": list(self.views),
+            "planned": self.planned,
+            "dropped": self.dropped,
+            "merge": self.merge,
+            "stop": self.stop,
+            "stop_reason": self.stop_reason,
+            **({} if self.open is None else {"open": self.open}),
+            "confidence": self.confidence,
+            **({"uncertainty": dict(self.uncertainty)} if self.uncertainty else {}),
+            **({} if self.tiles == 1 else {"tiles": self.tiles}),
+            **({} if self.levels is None else {"levels": list(self.levels)}),
+            "budget_ms": self.budget_ms,
+            "elapsed_ms": self.elapsed_ms,
+            "stages_ms": dict(self.stages_ms),
+            "policy": {
+                "name": self.policy.name,
+                "version": self.policy.version,
+                "digest": self.policy.digest,
+            },
+            "request_id": self.request_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `tensors`, by
+    name, are there instead of both where they were asked for. `made_at` is in seconds of the monotonic clock."""
+
+    model: str
+    version: str
+    task: str
+    prediction: dict[str, Any]
+    receipt: Receipt
+    picture: bytes | None = None
+    made_at: float = 0.0
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON that HTTP answers."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "task": self.task,
+            "prediction": self.prediction,
+            "receipt": self.receipt.to_dict(),
+        }
+
+
+def view_entry(view: View) -> dict[str, Any]:
+    """A view as receipts list it."""
+    weight = list(view.weight) if isinstance(view.weight, tuple) else view.weight
+    return {"name": view.name, "weight": weight}

@@ -1,0 +1,126 @@
+"""Makes the answers to one image from snapshots of its merge."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from tta_server.imaging.decoding import Pixels
+from tta_server.imaging.samples import Levels
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.answer import Answer, Receipt, view_entry
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.plan import Layout, Plan
+from tta_server.tasks import ImageFrame, TaskAnswer
+from tta_server.tasks.render.palette import encoded, png
+
+DRAWING = "drawing"
+"""What a request includes to get the answer painted on its image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What some views come to, with all that an answer says of it; nothing in it changes later.
+
+    `merged` is the merged prediction; `views` has each entry's index in the layout and what is kept of its prediction,
+    in order; `stages` the seconds spent on each stage; `open` the share of the answer that was undecided; `levels`
+    those that its decoding applied; `picture` the image to draw on, None where no drawing is wanted.
+    """
+
+    merged: Any
+    views: Sequence[tuple[int, Any]]
+    dropped: int
+    open: float | None
+    stages: Mapping[str, float]
+    levels: Levels | None = None
+    picture: Pixels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBuilder:
+    """What all answers to one image have in common."""
+
+    plan: Plan
+    layout: Layout
+    scene: ImageFrame
+    deadline: Deadline
+    request_id: str
+
+    @property
+    def keeps_remarks(self) -> bool:
+        """An image looked at in tiles has none: each view's own answer would be as many parts."""
+        return self.plan.keeps_remarks and self.layout.tiles == 1
+
+    def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
+        """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
+        model, wanted = self.plan.model, self.plan.wanted
+        remarks = [remark for _, remark in snapshot.views] if self.keeps_remarks else []
+        answered = self._answered(snapshot.merged, remarks)
+        if snapshot.picture is not None:
+            painted = model.task.paint(snapshot.picture, answered.prediction)
+            answered.prediction[DRAWING] = encoded(png(Image.fromarray(painted)))
+        views = self._entries([index for index, _ in snapshot.views])
+        if remarks and "views" in wanted.include:
+            views = [v | own for v, own in zip(views, answered.views, strict=True)]
+        receipt = self._receipt(snapshot, reason, views, answered, start)
+        return Answer(
+            model.name,
+            model.version,
+            model.task.name,
+            answered.prediction,
+            receipt,
+            answered.picture,
+            time.monotonic(),
+            answered.tensors,
+        )
+
+    def _receipt(
+        self,
+        snapshot: Snapshot,
+        reason: StopReason | None,
+        views: list[dict[str, Any]],
+        answered: TaskAnswer,
+        start: float,
+    ) -> Receipt:
+        plan = self.plan
+        confidence = plan.model.task.confidence(snapshot.merged)
+        now = time.monotonic()
+        stages = {**snapshot.stages, "merge": snapshot.stages["merge"] + now - start}
+        return Receipt(
+            views=views,
+            planned=len(plan.views),
+            dropped=snapshot.dropped,
+            merge=plan.merge,
+            stop=plan.stop.to_json(),
+            stop_reason=reason,
+            confidence=None if confidence is None else round(confidence, 6),
+            budget_ms=self.deadline.budget_ms,
+            elapsed_ms=round((now - self.deadline.start) * 1e3, 3),
+            stages_ms={stage: round(seconds * 1e3, 3) for stage, seconds in stages.items()},
+            policy=plan.policy,
+            request_id=self.request_id,
+            open=snapshot.open if reason is StopReason.SETTLED else None,
+            tiles=self.layout.tiles,
+            uncertainty=answered.uncertainty,
+            levels=snapshot.levels,
+        )
+
+    def _answered(self, merged: Any, remarks: Sequence[Any]) -> TaskAnswer:
+        task, wanted = self.plan.model.task, self.plan.wanted
+        if not wanted.tensors:
+            return task.answer(merged, remarks, self.scene, wanted)
+        tensors = task.tensors(merged, self.scene, wanted.tensors)
+        own = task.answer(merged, remarks, self.scene, wanted) if wanted.include else TaskAnswer({})
+        return replace(own, prediction={}, picture=None, tensors={name: tensors[name] for name in wanted.tensors})
+
+    def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
+        """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""
+        tiles = self.layout.tiles
+        counts = Counter(index // tiles for index in merged)
+        return [
+            view_entry(self.plan.views[view]) | ({} if count == tiles else {"tiles": count})
+            for view, count in sorted(counts.items())
+        ]

@@ -1,0 +1,125 @@
+"""The many ways in which detectors write boxes, scores and classes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.errors import ConfigError
+from tta_server.tasks.base import STRICT, Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.scores.merging import sigmoid
+from tta_server.views.geometry import Size
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxesOutput:
+    """`output:` of a detector.
+
+    Either `boxes` [N, M, 4] with `scores` [N, M] and `labels` [N, M] or with `scores` [N, M, C] of each class; or one
+    tensor `rows` [N, M, columns], `transposed` if [N, columns, M], of which `holds` tells the columns. `format` and
+    `units` say how boxes are written, parts of the input's size being `normalized`; `first_label` which number the
+    first class has. Boxes under `min_score` are left out, and those that `nms`, where the model has done none, takes
+    for the same as a surer one. Those of several views that overlap by more than `iou` are one object.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    boxes: str | None = None
+    scores: str | None = None
+    labels: str | None = None
+    rows: str | None = None
+    holds: Literal["box_score_label", "box_class_scores", "box_objectness_class_scores"] = "box_score_label"
+    transposed: bool = False
+    format: Literal["xyxy", "yxyx", "xywh", "cxcywh"] = "xyxy"
+    units: Literal["pixels", "normalized"] = "pixels"
+    kind: Literal["probabilities", "logits"] = "probabilities"
+    first_label: int = 0
+    min_score: float = 0.05
+    nms: float | None = None
+    iou: float = 0.55
+    max_boxes: int = 300
+
+    def __post_init__(self) -> None:
+        if (self.rows is None) == (self.boxes is None or self.scores is None):
+            raise ValueError("names either rows, or boxes and scores (and labels)")
+        if self.rows is not None and (self.boxes or self.scores or self.labels):
+            raise ValueError("rows holds everything; boxes, scores and labels have no place beside it")
+        for key in ("min_score", "iou", "nms"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{key} is a number from 0 and under 1, not {value:g}")
+        if self.max_boxes < 1:
+            raise ValueError(f"max_boxes is at least 1, not {self.max_boxes}")
+
+
+class BoxReader:
+    """Reads a model's outputs as a `BoxesOutput` states them; raises ConfigError where the file says otherwise."""
+
+    def __init__(self, classes: int, form: BoxesOutput, outputs: Shapes) -> None:
+        self._classes = classes
+        self._form = form
+        keys = ["rows"] if form.rows else ["boxes", "scores", *(["labels"] if form.labels else [])]
+        self._names = {key: output_name(getattr(form, key), key, outputs) for key in keys}
+        self._check_shapes({name: outputs[name] for name in self._names.values()})
+
+    def _check_shapes(self, found: Shapes) -> None:
+        """Raises ConfigError that says which output has not the shape that was stated."""
+        classes = self._classes
+        wanted: dict[str, list[str | int]] = {
+            "boxes": ["N", "M", 4],
+            "scores": ["N", "M"] if "labels" in self._names else ["N", "M", classes],
+            "labels": ["N", "M"],
+        }
+        columns = {"box_score_label": 6, "box_class_scores": 4 + classes, "box_objectness_class_scores": 5 + classes}
+        row: list[str | int] = ["M", columns[self._form.holds]]
+        wanted["rows"] = ["N", *(row[::-1] if self._form.transposed else row)]
+        for key, name in self._names.items():
+            check_shape(f"detection with {classes} labels", name, found[name], wanted[key])
+
+    def check(self, outputs: Outputs, tensor: Size) -> None:
+        """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""
+        self._check_shapes({name: outputs[name].shape for name in self._names.values()})
+        xyxy, score, label = self.read(outputs, 0)
+        if not len(score):
+            return
+        form, classes = self._form, self._classes
+        label = label[score > 0]  # rows that pad have any
+        if len(label) and (label.min() < 0 or label.max() >= classes):
+            found = f"{label.min() + form.first_label:g} to {label.max() + form.first_label:g}"
+            last = form.first_label + classes - 1
+            raise ConfigError(
+                f"detection with {classes} labels needs classes {form.first_label} to {last}; the model gives {found}"
+            )
+        if score.min() < -0.01 or score.max() > 1.01:
+            raise ConfigError(f"output.kind is {form.kind}, but scores come to {score.min():g} to {score.max():g}")
+        most = float(np.nanmax(np.abs(xyxy)))
+        if form.units == "normalized" and most > 4:
+            raise ConfigError(f"output.units is normalized, but the model gives boxes up to {most:g}; are they pixels?")
+        if form.units == "pixels" and 0 < most <= 1.5 < min(tensor) / 4:
+            raise ConfigError(f"output.units is pixels, but the model's boxes end at {most:g}; are they normalized?")
+
+    def read(self, outputs: Outputs, row: int) -> tuple[Doubles, Doubles, NDArray[Any]]:
+        """Boxes (M, 4) as the model writes them, scores (M,) and class numbers (M,) from 0."""
+        written, score, label = self._columns({key: outputs[name][row] for key, name in self._names.items()})
+        if score.ndim == 2:
+            label = score.argmax(axis=1)
+            score = score[np.arange(len(label)), label]
+        else:
+            label = np.rint(label) - self._form.first_label
+        return written.astype(np.float64), score.astype(np.float64), label
+
+    def _columns(self, found: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Boxes (M, 4), probabilities (M,) with labels (M,), or (M, C) without."""
+        chance: Callable[[Any], Any] = sigmoid if self._form.kind == "logits" else np.asarray
+        if "rows" not in found:
+            return found["boxes"], chance(found["scores"]), found.get("labels", np.empty(0))
+        rows = found["rows"].T if self._form.transposed else found["rows"]
+        if self._form.holds == "box_score_label":
+            return rows[:, :4], chance(rows[:, 4]), rows[:, 5]
+        if self._form.holds == "box_class_scores":
+            return rows[:, :4], chance(rows[:, 4:]), np.empty(0)
+        return rows[:, :4], chance(rows[:, 5:]) * chance(rows[:, 4:5]), np.empty(0)

@@ -1,0 +1,1 @@
+"""Tasks that give a class or labels for every pixel."""

@@ -1,0 +1,210 @@
+"""What merged maps come to at the image's own size: one class a pixel, or any of several labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tta_server.imaging.decoding import Pixels
+from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
+from tta_server.tasks.masks.maps import OutputGrid, enlarged
+from tta_server.tasks.render.palette import color_of, decoded, encoded, grey, palette_image, png
+from tta_server.tasks.scores.merging import SLACK
+
+Bools = NDArray[np.bool_]
+Mask = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Scores or probabilities (C, h, w) on the plain view's grid, or on the part of it that starts at the cell `corner`
+    (x, y).
+
+    `coverage` (h, w) says how much each cell counts, None where all count 1. `votes` (C, h, w) holds each class's share
+    of the views' votes, where it was asked for.
+    """
+
+    scores: Floats
+    coverage: Floats | None = None
+    votes: Floats | None = None
+    lattice: OutputGrid = field(default_factory=OutputGrid)
+    corner: tuple[int, int] = (0, 0)
+
+
+class MaskDecoder(Protocol):
+    """How a pixel's scores are read."""
+
+    spec: TensorSpec
+    """The mask as a tensor."""
+
+    def could_be_sure(self, reach: float) -> bool:
+        """Whether any pixel might be, with that much weight to come, as a share of all."""
+
+    def are_sure(self, least: Floats, reach: Floats) -> Bools:
+        """The pixels (h, w) whose reading nothing changes that adds at most `reach` (h, w) to scores (C, h, w)."""
+
+    def confidence(self, scores: Floats) -> float:
+        """The mean over the pixels of the probability that they are as answered."""
+
+    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
+        """At the image's own size: labels (H, W), or which are there (C, H, W)."""
+
+    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+        """The share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        """How many pixels each label has."""
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        """What goes into `prediction`, and the picture if there is one."""
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels: ...
+
+
+class OneClass:
+    """Each pixel has the class of its largest score, ties to the lower."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        dtype: type[np.unsignedinteger[Any]] = np.uint8 if len(labels) <= 256 else np.uint16
+        self.spec = TensorSpec("MASK", dtype, (None, None), per_pixel=True)
+
+    def could_be_sure(self, reach: float) -> bool:
+        return reach < 0.5
+
+    def are_sure(self, least: Floats, reach: Floats) -> Bools:
+        return leads(least) - reach > SLACK
+
+    def confidence(self, scores: Floats) -> float:
+        return float(scores.max(axis=0).mean())
+
+    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
+        mask = np.empty((scene.image.height, scene.image.width), self.spec.dtype)
+        for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+            mask[rows] = strip.argmax(axis=0)
+        return mask
+
+    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+        shares = np.empty(mask.shape, np.float32)
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
+            shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
+        sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
+        return shares, _means(self._labels, sums, self.counts(mask))
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        return np.bincount(mask.ravel(), minlength=len(self._labels))
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        picture = png(palette_image(mask, len(self._labels)))
+        return {"area": _named(self._labels, self.counts(mask)), "mask": encoded(picture)}, picture
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        """Every class but the first over the image, half transparent."""
+        mask = np.asarray(decoded(prediction["mask"]))
+        colors = np.array([color_of(index) for index in range(len(self._labels))], np.uint8)
+        return np.where((mask > 0)[..., None], blended(pixels, colors[mask]), pixels)
+
+
+class AnyLabels:
+    """Each label is where its probability reaches a threshold, whatever the others are."""
+
+    def __init__(self, labels: Sequence[str], threshold: float) -> None:
+        self._labels = labels
+        self._threshold = np.float32(threshold)
+        self.spec = TensorSpec("MASKS", np.bool_, (len(labels), None, None), per_pixel=True)
+
+    def could_be_sure(self, reach: float) -> bool:
+        return reach < max(float(self._threshold), 1 - float(self._threshold))
+
+    def are_sure(self, least: Floats, reach: Floats) -> Bools:
+        sure = (least >= self._threshold + SLACK) | (least + reach < self._threshold - SLACK)
+        return np.asarray(sure.all(axis=0))
+
+    def confidence(self, scores: Floats) -> float:
+        return float(np.where(scores >= self._threshold, scores, 1 - scores).mean())
+
+    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
+        masks = np.empty((len(self._labels), scene.image.height, scene.image.width), np.bool_)
+        for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+            masks[:, rows] = strip >= self._threshold
+        return masks
+
+    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+        shares = np.empty(mask.shape[1:], np.float32)
+        sums = np.zeros(len(self._labels))
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
+            own = np.where(mask[:, rows], strip, 1 - strip)
+            shares[rows] = own.mean(axis=0)
+            sums += own.sum(axis=(1, 2))
+        return shares, _means(self._labels, sums, np.full(len(self._labels), scene.image.area))
+
+    def counts(self, mask: Mask) -> NDArray[np.int64]:
+        return np.asarray(mask.sum(axis=(1, 2)))
+
+    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
+        pictures = {label: encoded(png(Image.fromarray(own))) for label, own in zip(self._labels, mask, strict=True)}
+        return {"area": _named(self._labels, self.counts(mask)), "masks": pictures}, None
+
+    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
+        """Each label over the image in turn, half transparent."""
+        for index, label in enumerate(self._labels, start=1):
+            mask = np.asarray(decoded(prediction["masks"][label]))
+            pixels = np.where(mask[..., None], blended(pixels, np.array(color_of(index), np.uint8)), pixels)
+        return pixels
+
+
+def votes_of(merged: Maps) -> Floats:
+    if merged.votes is None:
+        raise ValueError("no votes were kept")
+    return merged.votes
+
+
+def leads(scores: Floats) -> Floats:
+    """How far the top class of each pixel is ahead of the second, (C, h, w) -> (h, w)."""
+    top: Floats = scores.max(axis=0)
+    if len(scores) == 1:
+        return top
+    others = scores.copy()
+    np.put_along_axis(others, scores.argmax(axis=0)[None], -np.inf, axis=0)
+    ahead: Floats = top - others.max(axis=0)
+    return ahead
+
+
+def probability_pictures(labels: Sequence[str], merged: Maps, scene: ImageFrame) -> dict[str, str]:
+    """Label -> base64 of a 16 bit grey PNG, 65535 for certainty."""
+    pictures = {}
+    for index, label in enumerate(labels):
+        levels = np.empty((scene.image.height, scene.image.width), np.uint16)
+        for rows, strip in enlarged(merged.scores[index : index + 1], merged.lattice, scene):
+            levels[rows] = np.rint(np.clip(strip[0], 0, 1) * 65535)
+        pictures[label] = encoded(png(Image.fromarray(levels)))
+    return pictures
+
+
+def probabilities(merged: Maps, scene: ImageFrame) -> Floats:
+    """(C, H, W), at the image's own size."""
+    whole = np.empty((len(merged.scores), scene.image.height, scene.image.width), np.float32)
+    for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+        np.clip(strip, 0, 1, out=whole[:, rows])
+    return whole
+
+
+def agreement_picture(agreement: Floats) -> str:
+    """Base64 of a grey PNG, white where all agree."""
+    return encoded(png(grey(agreement)))
+
+
+def blended(pixels: Pixels, color: Pixels) -> Pixels:
+    return (pixels * 0.45 + color * 0.55).astype(np.uint8)
+
+
+def _named(labels: Sequence[str], counts: NDArray[Any]) -> dict[str, int]:
+    return {label: int(n) for label, n in zip(labels, counts, strict=True)}
+
+
+def _means(labels: Sequence[str], sums: NDArray[Any], counts: NDArray[Any]) -> dict[str, float]:
+    """Of the labels that some pixel has."""
+    return {label: round(float(s / n), 6) for label, s, n in zip(labels, sums, counts, strict=True) if n}

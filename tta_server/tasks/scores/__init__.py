@@ -1,0 +1,1 @@
+"""Tasks that give scores of classes or labels."""

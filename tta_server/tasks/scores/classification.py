@@ -1,0 +1,119 @@
+"""One of C classes: scores (N, C) -> probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    ImageFrame,
+    NoEvidence,
+    Remaining,
+    ResponseSpec,
+    Shapes,
+    TaskAnswer,
+    Tensors,
+    TensorSpec,
+    texts,
+)
+from tta_server.tasks.scores.merging import (
+    KINDS,
+    MERGES,
+    SLACK,
+    ScoreAccumulator,
+    ScoresOutput,
+    is_finite,
+)
+from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.views.view import Weight
+
+Scores = NDArray[np.float32]
+"""(C,): raw scores of one view, or merged probabilities."""
+
+
+class ClassAccumulator(NoEvidence):
+    """A ScoreAccumulator of one vector, and how far ahead its top class is."""
+
+    def __init__(self, scores: ScoreAccumulator) -> None:
+        self._scores = scores
+
+    def add(self, prediction: Scores, weight: Weight) -> None:
+        self._scores.add(prediction, weight)
+
+    def result(self) -> Scores:
+        return self._scores.result()
+
+    def margin(self) -> float:
+        merged = self.result()
+        if len(merged) == 1:
+            return 1.0
+        second, top = np.partition(merged, -2)[-2:]
+        return float(top - second)
+
+    def undecided(self, remaining: Remaining) -> float:
+        """0 or 1: whether a rival's most could reach the leader's least."""
+        weights = np.zeros((), np.float32)
+        for _, weight in remaining:
+            weights = weights + np.asarray(weight, np.float32)
+        least, most = self._scores.bounds(weights)
+        leader = int(self.result().argmax())
+        rivals = np.delete(most, leader)
+        return 0.0 if not rivals.size or least[leader] - rivals.max() > SLACK else 1.0
+
+
+class Classification(ScoreVectors):
+    name = "classification"
+    Output = ScoresOutput
+    labels_are = "class"
+    merges: Sequence[str] = tuple(MERGES)
+    stops: Sequence[str] = ("all", "certain", "epsilon")
+
+    def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
+        super().__init__(labels, KINDS[output.kind], output.name, outputs)
+        self.tensor_specs = (
+            *self.tensor_specs,
+            TensorSpec("LABEL", np.object_, (1,)),
+            TensorSpec("INDEX", np.int32, (1,)),
+        )
+
+    def is_sound(self, prediction: Scores) -> bool:
+        return is_finite(prediction)
+
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ClassAccumulator:
+        return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
+
+    def confidence(self, merged: Scores) -> float:
+        return float(merged.max())
+
+    def answer(self, merged: Scores, remarks: Sequence[Scores], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
+        order = np.argsort(-merged, kind="stable")  # ties to the lower class
+        prediction: dict[str, Any] = {"top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]}
+        if "probabilities" in wanted.include:
+            prediction["probabilities"] = [float(p) for p in merged]
+        if "agreement" in wanted.include:
+            prediction["agreement"] = _agreement(remarks, int(order[0]))
+        unsure: dict[str, Any] = {}
+        if "uncertainty" in wanted.include:
+            top, *rest = merged[order[:2]]
+            unsure = {
+                **uncertainty.of_classes(remarks),
+                "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
+                "agreement": uncertainty.rounded(_agreement(remarks, int(order[0]))),
+            }
+        views = [self._entry(int(r.argmax()), r) for r in remarks]
+        return TaskAnswer(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Scores, scene: ImageFrame, names: frozenset[str]) -> Tensors:
+        top = int(merged.argmax())
+        return {
+            "PROBABILITIES": merged,
+            "LABEL": texts([self.labels[top]]),
+            "INDEX": np.array([top], np.int32),
+        }
+
+
+def _agreement(remarks: Sequence[Scores], top: int) -> float:
+    """Share of the views whose own top class is the merged one."""
+    return sum(int(r.argmax()) == top for r in remarks) / len(remarks)

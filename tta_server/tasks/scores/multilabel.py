@@ -1,0 +1,111 @@
+"""Any of C labels, each there or not: scores (N, C) -> probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tta_server.tasks import uncertainty
+from tta_server.tasks.base import (
+    Floats,
+    ImageFrame,
+    NoEvidence,
+    Remaining,
+    ResponseSpec,
+    Shapes,
+    TaskAnswer,
+    Tensors,
+    TensorSpec,
+)
+from tta_server.tasks.scores.merging import (
+    LABEL_KINDS,
+    LABEL_MERGES,
+    SLACK,
+    LabelsOutput,
+    ScoreAccumulator,
+    are_numbers,
+    label_merges,
+)
+from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.views.view import Weight
+
+
+class LabelAccumulator(NoEvidence):
+    """A ScoreAccumulator of one vector, and which labels could still change sides."""
+
+    def __init__(self, scores: ScoreAccumulator, threshold: float) -> None:
+        self._scores = scores
+        self._threshold = threshold
+
+    def add(self, prediction: Floats, weight: Weight) -> None:
+        self._scores.add(prediction, weight)
+
+    def result(self) -> Floats:
+        return self._scores.result()
+
+    def undecided(self, remaining: Remaining) -> float:
+        """The share of the labels."""
+        left = np.zeros((), np.float32)
+        for _, weight in remaining:
+            left = left + np.asarray(weight, np.float32)
+        least, most = self._scores.bounds(left)
+        return float(np.mean((least < self._threshold + SLACK) & (most >= self._threshold - SLACK)))
+
+
+class Multilabel(ScoreVectors):
+    name = "multilabel"
+    Output = LabelsOutput
+    labels_are = "label"
+    merges: Sequence[str] = LABEL_MERGES
+    stops: Sequence[str] = ("all", "certain")
+
+    def __init__(self, labels: Sequence[str], output: LabelsOutput, outputs: Shapes) -> None:
+        super().__init__(labels, LABEL_KINDS[output.kind], output.name, outputs)
+        self.tensor_specs = (*self.tensor_specs, TensorSpec("PRESENT", np.bool_, (len(labels),)))
+        self._threshold = output.threshold
+        self._merges = label_merges(output.threshold)
+
+    def is_sound(self, prediction: Floats) -> bool:
+        return are_numbers(prediction)
+
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> LabelAccumulator:
+        return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
+
+    def confidence(self, merged: Floats) -> float:
+        """The mean over the labels of the probability that each is as it was answered."""
+        return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
+
+    def answer(self, merged: Floats, remarks: Sequence[Floats], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
+        order = np.argsort(-merged, kind="stable")
+        prediction: dict[str, Any] = {
+            "labels": [self.labels[int(i)] for i in order if merged[i] >= self._threshold],
+            "top": [self._entry(int(i), merged) for i in order[: wanted.top_k]],
+        }
+        if "probabilities" in wanted.include:
+            prediction["probabilities"] = [float(p) for p in merged]
+        if "agreement" in wanted.include:
+            prediction["agreement"] = float(self._agreement(merged, remarks).mean())
+        unsure = self._uncertainty(merged, remarks) if "uncertainty" in wanted.include else {}
+        views = [{"labels": [self.labels[int(i)] for i in np.flatnonzero(r >= self._threshold)]} for r in remarks]
+        return TaskAnswer(prediction, views, uncertainty=unsure)
+
+    def tensors(self, merged: Floats, scene: ImageFrame, names: frozenset[str]) -> Tensors:
+        return {"PROBABILITIES": merged, "PRESENT": merged >= self._threshold}
+
+    def _agreement(self, merged: Floats, remarks: Sequence[Floats]) -> Floats:
+        """For each label the share of the views that put it on the merged side."""
+        own = np.asarray(remarks) >= self._threshold
+        share: Floats = (own == (merged >= self._threshold)).mean(axis=0, dtype=np.float32)
+        return share
+
+    def _uncertainty(self, merged: Floats, remarks: Sequence[Floats]) -> dict[str, Any]:
+        spread = uncertainty.deviation(np.asarray(remarks, np.float64))
+        agreement = self._agreement(merged, remarks)
+        return {
+            **uncertainty.of_labels(remarks),
+            "agreement": uncertainty.rounded(agreement.mean()),
+            "by_label": {
+                label: {"std": uncertainty.rounded(std), "agreement": uncertainty.rounded(share)}
+                for label, std, share in zip(self.labels, spread, agreement, strict=True)
+            },
+        }

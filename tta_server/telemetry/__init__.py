@@ -1,0 +1,1 @@
+"""What happened, as metrics, statistics, logs and timings."""

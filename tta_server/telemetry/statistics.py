@@ -1,0 +1,105 @@
+"""What each model has done since it was loaded, as the protocol's statistics extension counts it."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often, and how long in all."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.ns += round(seconds * 1e9)
+
+    def to_dict(self) -> dict[str, int]:
+        return {"count": self.count, "ns": self.ns}
+
+
+REQUEST_STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+BATCH_STAGES = ("compute_input", "compute_infer", "compute_output")
+CACHE = ("cache_hit", "cache_miss")
+"""Nothing is cached: these stay 0."""
+
+
+def _durations(*names: str) -> dict[str, Duration]:
+    return {name: Duration() for name in names}
+
+
+@dataclass(slots=True)
+class _ModelStatistics:
+    last_inference: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    stages: dict[str, Duration] = field(default_factory=lambda: _durations(*REQUEST_STAGES, *CACHE))
+    batches: dict[int, dict[str, Duration]] = field(default_factory=dict)
+
+
+class Statistics:
+    """Requests, whatever the number of their images; views (`inference_count`), and batches of them
+    (`execution_count`). Told by slots' threads and doors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[tuple[str, str], _ModelStatistics] = {}
+
+    def batch(self, model: tuple[str, str], views: int, prepare: float, infer: float, merge: float) -> None:
+        """A batch of a model (name, version) has run; the three are seconds."""
+        with self._lock:
+            of = self._of(model)
+            of.inference_count += views
+            of.execution_count += 1
+            of.last_inference = time.time_ns() // 1_000_000
+            stages = of.batches.setdefault(views, _durations(*BATCH_STAGES))
+            for name, seconds in zip(BATCH_STAGES, (prepare, infer, merge), strict=True):
+                stages[name].add(seconds)
+
+    def answered(self, model: tuple[str, str], seconds: float, stages_ms: Mapping[str, float]) -> None:
+        """A request is answered; its images' stages are added up, as receipts have them."""
+        spent = {
+            "success": seconds,
+            "queue": stages_ms["queue"] / 1e3,
+            "compute_input": (stages_ms["decode"] + stages_ms["prepare"]) / 1e3,
+            "compute_infer": stages_ms["infer"] / 1e3,
+            "compute_output": stages_ms["merge"] / 1e3,
+        }
+        with self._lock:
+            stages = self._of(model).stages
+            for name, value in spent.items():
+                stages[name].add(value)
+
+    def failed(self, model: tuple[str, str], seconds: float) -> None:
+        """A request was refused, went wrong, or its client left."""
+        with self._lock:
+            self._of(model).stages["fail"].add(seconds)
+
+    def forget(self, model: tuple[str, str]) -> None:
+        """It is loaded anew."""
+        with self._lock:
+            self._models.pop(model, None)
+
+    def of(self, model: tuple[str, str]) -> dict[str, Any]:
+        """An entry of `model_stats`; times of batches are in ns, `last_inference` in ms since the epoch."""
+        with self._lock:
+            of = self._of(model)
+            return {
+                "name": model[0],
+                "version": model[1],
+                "last_inference": of.last_inference,
+                "inference_count": of.inference_count,
+                "execution_count": of.execution_count,
+                "inference_stats": {name: duration.to_dict() for name, duration in of.stages.items()},
+                "batch_stats": [
+                    {"batch_size": size, **{name: duration.to_dict() for name, duration in stages.items()}}
+                    for size, stages in sorted(of.batches.items())
+                ],
+            }
+
+    def _of(self, model: tuple[str, str]) -> _ModelStatistics:
+        return self._models.setdefault(model, _ModelStatistics())

@@ -1,0 +1,1 @@
+"""Views and policies as values: geometry, colour, presets. Pure."""
