@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from tests.support.examples import times
 from tta_server.calibration.fit import Trail
 from tta_server.errors import Cancelled, InvalidInput, Overloaded
 from tta_server.scheduling.costs import Bucket
@@ -128,13 +129,14 @@ POOLS = [pytest.param(cost(CPU, decode=1.5, finish=0.1), slots, id=f"cpu-{slots}
 @pytest.mark.parametrize(("costs", "slots"), POOLS)
 @pytest.mark.parametrize("load", [0.5, 1.0, 2.0, 4.0])
 def test_everybody_is_answered_once_and_in_time_while_costs_are_true(costs: Cost, slots: int, load: float) -> None:
-    requests = arriving(load * slots / costs.whole(8), 3)
+    seconds = times(3000) / 1000
+    requests = arriving(load * slots / costs.whole(8), seconds)
     pool = Simulation({"m": costs}, slots)
     visits = pool.run(requests)
     assert [visit.request for visit in visits] == requests
     assert len(pool.scheduler) == 0
     assert not [visit for visit in visits if visit.outcome is None or math.isnan(visit.latency)]
-    told = figures(visits, 3)
+    told = figures(visits, seconds)
     assert told["slo"] == 1
     assert told["too_late"] == 0
     assert float(told["answered"]) + float(told["refused"]) == len(requests)

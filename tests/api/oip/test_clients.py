@@ -39,6 +39,7 @@ MODULES: dict[str, ModuleType] = {
     "grpc": tritonclient.grpc,
     "grpc.aio": tritonclient.grpc.aio,
 }
+CLIENTS = [pytest.param(kind, marks=pytest.mark.slow) if kind.endswith("aio") else kind for kind in MODULES]
 ALL_VIEWS = {"tta_stop": "all", "tta_min_views": "all"}
 SECONDS = 10
 """A budget that no machine is too busy for."""
@@ -186,7 +187,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, server: Server) -> Triton:
     return Triton(request.param, server)
 
@@ -754,7 +755,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def tiny(request: pytest.FixtureRequest, zoo: Server) -> Triton:
     return Triton(request.param, zoo)
 
