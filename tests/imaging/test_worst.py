@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from PIL import Image
 
-from tests.imaging.test_png import peak
+from tests.imaging.formats.test_png import peak
 from tests.support.corpus import by_pillow
 from tests.support.costly import jpeg, segment
 from tests.support.worst import MOST_SECONDS, TEAL, WORST, noisy, seconds

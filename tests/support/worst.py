@@ -17,7 +17,7 @@ from tests.support.heifs import grid
 from tests.support.pictures import chunk
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
-from tta_server.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from tta_server.imaging.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
 
 MOST_SECONDS = 3.0
 """Of a CPU, for each of these; the target."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
-from tta_server.imaging import jpeg, plugins, png, tiff, webp
-from tta_server.imaging.header import BOMBS, BROKEN, Header, Limits, Pixels
-from tta_server.imaging.orientation import UPRIGHT
-from tta_server.imaging.samples import DROP, Picture, Rendering, Samples, from_image, rendered
+from tta_server.imaging.formats import jpeg, plugins, png, tiff, webp
+from tta_server.imaging.formats.header import BOMBS, BROKEN, Header, Limits, Pixels
+from tta_server.imaging.formats.orientation import UPRIGHT
+from tta_server.imaging.formats.samples import DROP, Picture, Rendering, Samples, from_image, rendered
 from tta_server.views.geometry import Size
 
 __all__ = ["MAGIC", "Header", "Limits", "Pixels", "Rendering", "decode", "decode_picture", "read_header", "sniff"]

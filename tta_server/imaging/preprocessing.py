@@ -17,8 +17,8 @@ from PIL import Image
 
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.formats.samples import DROP, Rendering
 from tta_server.imaging.resampling import border_index, is_exact, sample
-from tta_server.imaging.samples import DROP, Rendering
 from tta_server.imaging.sizes import scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, cut, tile_count
 from tta_server.views.color import LUMA, ColorMap

@@ -12,7 +12,7 @@ from tta_server.backends import Tensor
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.canvases import Canvases
 from tta_server.imaging.decoding import Header, Pixels, decode_picture
-from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
+from tta_server.imaging.formats.samples import DROP, Levels, Picture, Rendering
 from tta_server.repository.lifetime import Lifetime
 from tta_server.scheduling.jobs import LOST, Failed, Merged, Outcome
 from tta_server.scheduling.stopping import StopReason

@@ -7,13 +7,13 @@ import warnings
 import pytest
 from PIL import Image
 
-from tests.imaging.test_formats import heic, with_segments
-from tests.imaging.test_png import png, xmp
+from tests.imaging.formats.test_plugins import heic, with_segments
+from tests.imaging.formats.test_png import png, xmp
 from tests.support.corpus import by_pillow
 from tests.support.patterns import noise, smooth
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, decode, read_header
-from tta_server.imaging.orientation import from_metadata
+from tta_server.imaging.formats.orientation import from_metadata
 from tta_server.views.geometry import Size
 
 STARTS = [b"II*\0", b"MM\0*", b"II\0*", b"MM*\0"]

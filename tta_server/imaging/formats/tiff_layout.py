@@ -6,8 +6,8 @@ from enum import IntEnum
 from PIL import features
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.samples import SampleKind
-from tta_server.imaging.tiff_tags import Tags
+from tta_server.imaging.formats.samples import SampleKind
+from tta_server.imaging.formats.tiff_tags import Tags
 
 
 class Tag(IntEnum):

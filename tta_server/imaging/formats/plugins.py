@@ -20,9 +20,9 @@ from PIL import (
 )
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging import gif, heif
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import check_blocks, from_info
+from tta_server.imaging.formats import gif, heif
+from tta_server.imaging.formats.header import Header, Limits, bounded
+from tta_server.imaging.formats.orientation import check_blocks, from_info
 from tta_server.views.geometry import Size
 
 MODES = frozenset(["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX"])

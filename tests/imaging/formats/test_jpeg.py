@@ -15,7 +15,7 @@ from tests.support.costly import arithmetic_jpeg, jpeg, segment
 from tests.support.patterns import smooth
 from tta_server.errors import InvalidInput
 from tta_server.imaging.decoding import Limits, decode, read_header
-from tta_server.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from tta_server.imaging.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
 from tta_server.views.geometry import Size
 
 SMALL = (24, 16)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_metadata, stated
-from tta_server.imaging.samples import SampleKind, Samples
-from tta_server.imaging.tiff_codecs import Segment, unpacked
-from tta_server.imaging.tiff_layout import CCITT, Tag, TiffLayout, read_layout
-from tta_server.imaging.tiff_tags import Tags, read_tags
+from tta_server.imaging.formats.header import Header, Limits, bounded
+from tta_server.imaging.formats.orientation import from_metadata, stated
+from tta_server.imaging.formats.samples import SampleKind, Samples
+from tta_server.imaging.formats.tiff_codecs import Segment, unpacked
+from tta_server.imaging.formats.tiff_layout import CCITT, Tag, TiffLayout, read_layout
+from tta_server.imaging.formats.tiff_tags import Tags, read_tags
 from tta_server.views.geometry import Size
 
 PADDING = 1 << 22

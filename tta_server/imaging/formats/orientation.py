@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.imaging.header import Pixels
+from tta_server.imaging.formats.header import Pixels
 
 UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda a: a[:, ::-1],

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging import jpeg
-from tta_server.imaging.tiff_layout import CCITT, JPEG, Tag, TiffLayout
-from tta_server.imaging.tiff_tags import Tags
+from tta_server.imaging.formats import jpeg
+from tta_server.imaging.formats.tiff_layout import CCITT, JPEG, Tag, TiffLayout
+from tta_server.imaging.formats.tiff_tags import Tags
 
 Rows = NDArray[np.uint8]
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"

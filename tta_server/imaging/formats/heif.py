@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from tta_server.errors import InvalidInput
-from tta_server.imaging.header import Limits
+from tta_server.imaging.formats.header import Limits
 from tta_server.views.geometry import Size
 
 MAX_BOXES = 65_536

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from tta_server.errors import InvalidInput
-from tta_server.imaging.header import Header, Limits, Pixels, bounded
-from tta_server.imaging.orientation import from_metadata
+from tta_server.imaging.formats.header import Header, Limits, Pixels, bounded
+from tta_server.imaging.formats.orientation import from_metadata
 from tta_server.views.geometry import Size
 
 APP0, APP1, APP14, APP15, COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from tests.imaging.formats.test_png import xmp
 from tests.imaging.test_decoding import STORED
-from tests.imaging.test_png import xmp
 from tests.support.corpus import by_pillow
 from tests.support.costly import tiff, tiles
 from tests.support.differential import LEVELS, WRONG, compare
@@ -33,8 +33,8 @@ from tests.support.layouts import (
 )
 from tests.support.patterns import noise, smooth
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnsupportedMedia
-from tta_server.imaging import tiff_layout
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
+from tta_server.imaging.formats import tiff_layout
 from tta_server.views.geometry import Size
 
 CELLS = list(table())

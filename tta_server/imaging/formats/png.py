@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from tta_server.errors import InvalidInput, UnsupportedMedia
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_metadata, from_raw_profile
-from tta_server.imaging.samples import SampleKind, Samples
+from tta_server.imaging.formats.header import Header, Limits, bounded
+from tta_server.imaging.formats.orientation import from_metadata, from_raw_profile
+from tta_server.imaging.formats.samples import SampleKind, Samples
 from tta_server.views.geometry import Size
 
 MAX_CHUNKS = 65_536

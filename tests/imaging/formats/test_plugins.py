@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from tests.imaging.test_png import exif, xmp
+from tests.imaging.formats.test_png import exif, xmp
 from tests.support.corpus import by_pillow, common
 from tests.support.costly import bmp
 from tests.support.patterns import noise, smooth

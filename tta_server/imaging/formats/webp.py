@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_metadata
+from tta_server.imaging.formats.header import Header, Limits, bounded
+from tta_server.imaging.formats.orientation import from_metadata
 from tta_server.views.geometry import Size
 
 MAX_CHUNKS = 65_536

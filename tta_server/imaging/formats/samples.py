@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.header import Pixels
+from tta_server.imaging.formats.header import Pixels
 
 Levels = tuple[float, float]
 """The values that become 0 and 255."""
