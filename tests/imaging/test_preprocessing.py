@@ -9,7 +9,8 @@ from PIL import Image
 from tests.support.patterns import blob, centroid, noise, size_of, smooth
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.preprocessing import Canvas, Channels, Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.preprocessing import Canvas, Preprocessing, Resize
 from tta_server.imaging.sizes import short_side
 from tta_server.views import color
 from tta_server.views.geometry import Size

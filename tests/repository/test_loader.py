@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 from tests.support.onnx_models import classifier, detector, graph, segmenter, write_model
 from tests.support.patterns import noise
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.imaging.preprocessing import Channels, Resize
+from tta_server.imaging.normalization import Channels
+from tta_server.imaging.preprocessing import Resize
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy

@@ -6,7 +6,8 @@ Boxes are (N, 4) as left, top, right, below.
 import numpy as np
 from hypothesis import strategies as st
 
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import View

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tests.support.patterns import blob, noise
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.imaging.resampling import is_exact
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.boxes.detection import BoxesOutput, Detection

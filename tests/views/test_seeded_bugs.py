@@ -10,7 +10,8 @@ from tests.tasks.masks import test_segmentation
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
 from tta_server.imaging import preprocessing
-from tta_server.imaging.preprocessing import Placement, Preprocessing
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks.boxes import fusion
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.masks import maps

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.imaging.decoding import Limits, Pixels
-from tta_server.imaging.preprocessing import Channels, Normalization, Placement, Preprocessing
+from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.loader import Model
 from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.deadline import Deadline

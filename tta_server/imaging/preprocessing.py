@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,10 +17,11 @@ from PIL import Image
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.imaging.formats.samples import DROP, Rendering
+from tta_server.imaging.normalization import Channels, Normalization, apply_color
+from tta_server.imaging.placement import Placement
 from tta_server.imaging.resampling import border_index, is_exact, sample
 from tta_server.imaging.sizes import scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, cut, tile_count
-from tta_server.views.color import LUMA, ColorMap
 from tta_server.views.geometry import Affine, Geometry, Size
 from tta_server.views.view import Border, View
 
@@ -40,67 +40,12 @@ class Resize(StrEnum):
     LETTERBOX = "letterbox"
 
 
-class Channels(StrEnum):
-    RGB = "RGB"
-    BGR = "BGR"
-    GREY = "grey"
-
-
 INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one view lies for one image size.
-
-    `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
-    view's frame, which is how a prediction is undone; that frame's size is `whole`. `exact` says that pixels are
-    copied, not interpolated. The model sees `tensor`: the frame, moved by `inset`, padded. `tile` is what it looks at
-    of an image that is looked at in parts.
-    """
-
-    canvas: Size
-    whole: Size
-    frame: Size
-    tensor: Size
-    inset: tuple[int, int]
-    to_canvas: Affine
-    to_plain: Affine
-    exact: bool
-    tile: Tile | None = None
-
-    @property
-    def mirrors(self) -> bool:
-        """True where left and right have changed places, so that paired labels must too."""
-        return self.to_plain.determinant < 0
-
-
-@dataclass(frozen=True, slots=True)
-class Normalization:
-    """(x / scale - mean) / std, by channel, in the model's channel order."""
-
-    scale: float = 255.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def apply(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of planes (C, H, W), in place."""
-        if self.scale != 1:
-            planes /= np.float32(self.scale)
-        if any(self.mean):
-            planes -= _per_channel(self.mean)
-        if any(s != 1 for s in self.std):
-            planes /= _per_channel(self.std)
-        return planes
-
-
-def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
-    return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
 class Canvas:
@@ -284,7 +229,7 @@ class Preprocessing:
         else:
             values = sample(canvas.planes, *where).astype(np.float32, copy=False)
             if not view.color.is_identity:
-                np.clip(self._colored(values, view.color), 0, 255, out=values)
+                np.clip(apply_color(values, view.color, self.channels), 0, 255, out=values)
             target[...] = self.normalized(values)
         if placement.frame != placement.tensor:
             self._pad(out, placement)
@@ -294,17 +239,6 @@ class Preprocessing:
         if self.dtype == np.uint8:
             return np.rint(values, out=values)
         return self.normalization.apply(values)
-
-    def _colored(self, values: NDArray[np.float32], colors: ColorMap) -> NDArray[np.float32]:
-        """The colour map, expressed in the model's channels."""
-        m = colors.matrix
-        if self.channels is Channels.GREY:
-            luma = np.array(LUMA)
-            return values * np.float32(luma @ m[:, :3].sum(axis=1)) + np.float32(luma @ m[:, 3])
-        if self.channels is Channels.BGR:
-            m = m[::-1][:, [2, 1, 0, 3]]
-        rows = cv2.transform(values.reshape(1, 3, -1).transpose(0, 2, 1), m.astype(np.float32))
-        return np.ascontiguousarray(rows[0].T).reshape(values.shape)
 
     def _pad(self, out: Tensor, placement: Placement) -> None:
         """Letterbox bars around the frame, or its reflection to the right and below."""

@@ -11,7 +11,8 @@ from tta_server.backends import BACKENDS, Backend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
-from tta_server.imaging.preprocessing import Channels, Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.cache import ByteCache
 from tta_server.repository.calibration import FILE, Calibration, digest_of, read_calibration
 from tta_server.repository.config import InputConfig, ModelConfig, read_config

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import overload
 
 from tta_server.errors import InvalidInput, TooLarge, shown
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.repository.calibration import Calibration
 from tta_server.repository.loader import Model
 from tta_server.scheduling.costs import Bucket
