@@ -14,7 +14,8 @@ from tta_server.application import Application
 from tta_server.errors import ConfigError, TTAError, shown
 from tta_server.errors.validation import explain
 from tta_server.imaging.inputs import ImageLike, own_image
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.cores import available_cores
 from tta_server.serving.options import as_query, read_options

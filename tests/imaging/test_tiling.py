@@ -17,7 +17,8 @@ from tta_server.cli.contact_sheet import draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.preprocessing import Preprocessing
-from tta_server.repository.loader import CACHE_BYTES, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import CACHE_BYTES
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor

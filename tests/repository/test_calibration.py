@@ -10,7 +10,8 @@ from tests.support.onnx_models import classifier, write_model
 from tests.support.references import MODELS
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.repository.calibration import FILE, Calibration, Threshold, write_calibration
-from tta_server.repository.loader import Model, load_model, load_uncalibrated, model_digest
+from tta_server.repository.loader import load_model, load_uncalibrated, model_digest
+from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import Confident
 from tta_server.serving.plan import Options, make_plan
 

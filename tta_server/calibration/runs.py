@@ -12,7 +12,7 @@ from tta_server.errors import BackendFailed, InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
 from tta_server.imaging.placement import Placement
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor

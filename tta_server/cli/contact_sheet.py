@@ -12,7 +12,7 @@ from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Preprocessing
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor

@@ -10,7 +10,7 @@ from typing import overload
 from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.imaging.placement import Placement
 from tta_server.repository.calibration import Calibration
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopRule, StopSpec, read_stop

@@ -14,7 +14,7 @@ from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded
 from tta_server.imaging.decoding import Limits, read_header
 from tta_server.imaging.formats.samples import DROP, Rendering
 from tta_server.imaging.inputs import check_area, check_pixels
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
 from tta_server.serving.deadline import Deadline
