@@ -9,18 +9,14 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.errors.validation import explain, explain_value
+from tta_server.errors.validation import StrictModel, explain, explain_value
 
 FILE = "calibration.json"
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Threshold(StrictModel):

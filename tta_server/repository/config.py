@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
+from pydantic import Field, PlainValidator, ValidationError, create_model, model_validator
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.errors.validation import explain, explain_value, explain_yaml
+from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS
@@ -19,11 +19,7 @@ Level = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0, le=16_384)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class InputConfig(Strict):
+class InputConfig(StrictModel):
     """`size` is [height, width], or `free` for a model that takes any; `resize` is the short side's length before the
     centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
     more than 8 bits."""
@@ -103,7 +99,7 @@ TILE = 512
 """Pixels of a tile's side where none is stated."""
 
 
-class BudgetConfig(Strict):
+class BudgetConfig(StrictModel):
     default_ms: Annotated[float, Field(gt=0)] = 200
     max_ms: Annotated[float, Field(gt=0, le=600_000)] = 5000
     min_views: Annotated[int, Field(ge=1)] | Literal["all"] = 1
@@ -115,7 +111,7 @@ class BudgetConfig(Strict):
         return self
 
 
-class LimitsConfig(Strict):
+class LimitsConfig(StrictModel):
     """How far a view may go and still keep the label: degrees, enlargement, pixels of the model's input."""
 
     rotate: Annotated[float, Field(ge=0, le=45)] = 30.0
@@ -130,7 +126,7 @@ def _stop(spec: Any) -> StopSpec:
         raise ValueError(str(mistake)) from None
 
 
-class ModelConfig(Strict):
+class ModelConfig(StrictModel):
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
     labels: tuple[str, ...] = ()
     description: str = ""
