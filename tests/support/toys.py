@@ -217,7 +217,7 @@ class Switchable:
             end = self.release if self.mode == "stuck" else threading.Event()
             self.entered.set()
             if abort is not None and self.mode == "hangs":
-                abort.ends_by(end.set)
+                abort.on_request(end.set)
             end.wait(PATIENCE)
             raise BackendFailed("the model failed on this image") from RuntimeError("ended")
         if self.mode == "slow":

@@ -18,14 +18,14 @@ class Channels(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """(x / scale - mean) / std, by channel, in the model's channel order."""
+    """(x / scale - mean) / std per channel, in the model's channel order."""
 
     scale: float = 255.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def apply(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of planes (C, H, W), in place."""
+        """Normalise planes (C, H, W) in place, and return them."""
         if self.scale != 1:
             planes /= np.float32(self.scale)
         if any(self.mean):
@@ -40,7 +40,7 @@ def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
 
 
 def apply_color(values: NDArray[np.float32], colors: ColorMap, channels: Channels) -> NDArray[np.float32]:
-    """The colour map, expressed in the model's channels."""
+    """Apply a colour map on RGB in [0, 255] to planes (C, H, W) in the model's channels; the result is not clipped."""
     m = colors.matrix
     if channels is Channels.GREY:
         luma = np.array(LUMA)

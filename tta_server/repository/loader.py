@@ -1,4 +1,4 @@
-"""models/<name>/{tta.yaml, 1/model.onnx} to a Model: config, file and policy checked against each other."""
+"""Load models/<name>/{tta.yaml, 1/model.onnx}; config, model file and policy are checked against each other."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +23,17 @@ from tta_server.views.view import Policy, Symmetries
 
 
 def find_models(folder: Path) -> list[Path]:
-    """The model folders in a repository, by name; raises ConfigError if there are none."""
+    """Return the model folders in a repository, sorted by name; raise ConfigError if there are none."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder of models")
+        raise ConfigError(f"{folder}: no such folder; give a folder that holds <name>/tta.yaml for each model")
     found = sorted(path.parent for path in folder.glob("*/tta.yaml"))
     if not found:
-        raise ConfigError(f"{folder}: holds no model: expected {folder}/<name>/tta.yaml and <name>/1/model.onnx")
+        raise ConfigError(f"{folder}: no model found; expected {folder}/<name>/tta.yaml and <name>/1/model.onnx")
     return found
 
 
 def load_model(folder: Path) -> Model:
-    """With its calibration if there is one. Raises ConfigError naming file, key, what was found and what is allowed."""
+    """Load a model and its calibration, if any; raise ConfigError naming file, key, found and allowed values."""
     model = load_uncalibrated(folder)
     if (folder / FILE).is_file():
         model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
@@ -45,12 +45,12 @@ def load_model(folder: Path) -> Model:
 
 
 def model_digest(folder: Path, model: Model) -> str:
-    """What a calibration is tied to, besides the policy."""
+    """Return the digest that a calibration must match, besides the policy's."""
     return digest_of(folder / model.version / "model.onnx", model.config)
 
 
 def load_uncalibrated(folder: Path) -> Model:
-    """As `load_model`, whatever calibration there is."""
+    """Load a model as `load_model` does, but ignore its calibration."""
     path = folder / "tta.yaml"
     config = read_config(path)
     version = _latest_version(folder)
@@ -69,7 +69,7 @@ def load_uncalibrated(folder: Path) -> Model:
             backend=backend,
         )
         if model.merge not in model.task.merges:
-            raise ConfigError(f"merge {model.merge!r} is not one of {', '.join(model.task.merges)}")
+            raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
         model.check_views(model.policy)
         check_min_views(config, len(model.policy.views))
     except InvalidInput as mistake:
@@ -84,12 +84,12 @@ def load_uncalibrated(folder: Path) -> Model:
 def _latest_version(folder: Path) -> str:
     versions = [p.parent.name for p in folder.glob("*/model.onnx") if p.parent.name.isdigit()]
     if not versions:
-        raise ConfigError(f"{folder}: there is no {folder}/1/model.onnx")
+        raise ConfigError(f"{folder}: no model file; expected {folder}/1/model.onnx")
     return max(versions, key=int)
 
 
 def _policy(spec: str | list[Any] | dict[str, Any], folder: Path, crops: bool) -> Policy:
-    """As `read_policy`, or the name of a YAML file beside tta.yaml that holds a list or a mapping."""
+    """Read a policy; `spec` may also name a YAML file beside tta.yaml that holds a list or a mapping."""
     if isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
         views = _policy_file(folder, spec)
         return read_policy({"name": Path(spec).stem, "views": views} if isinstance(views, list) else views, crops)
@@ -98,7 +98,7 @@ def _policy(spec: str | list[Any] | dict[str, Any], folder: Path, crops: bool) -
 
 def _policy_file(folder: Path, name: str) -> Any:
     if Path(name).name != name or not (folder / name).is_file():
-        raise InvalidInput(f"there is no file {name!r} beside tta.yaml")
+        raise InvalidInput(f"no file {name!r} beside tta.yaml")
     try:
         return yaml.safe_load((folder / name).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -118,7 +118,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         max_long_side=config.max_long_side or 0,
         interpolation=config.interpolation,
         multiple=config.multiple,
-        max_size=config.largest,
+        max_size=config.max_whole_side,
         tile=config.tile_side if can_tile and size is None else 0,
         overlap=config.overlap,
         letterbox_fill=config.letterbox_fill,

@@ -11,8 +11,8 @@ from typing import Any
 from tta_server.backends import Tensor
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Header, Pixels, decode_picture
-from tta_server.imaging.formats.samples import DROP, Levels, Picture, Rendering
+from tta_server.imaging.decoding import Header, Pixels, decode_with_levels
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Levels, Rendering
 from tta_server.repository.lifetime import Lifetime
 from tta_server.scheduling.jobs import LOST, Failed, Merged, Outcome
 from tta_server.scheduling.stopping import StopReason
@@ -37,19 +37,19 @@ class Source:
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
-    rendering: Rendering = DROP
+    rendering: Rendering = DEFAULT_RENDERING
 
     @property
     def nbytes(self) -> int:
         """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
-        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
+        return len(self.encoded) + 3 * self.size.area + (self.header.sample_bytes if self.header else 0)
 
-    def open(self) -> Picture:
+    def open(self) -> DecodedImage:
         """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return Picture(self.pixels)
+            return DecodedImage(self.pixels)
         assert self.header is not None
-        return decode_picture(self.encoded, self.header, self.rendering)
+        return decode_with_levels(self.encoded, self.header, self.rendering)
 
 
 Listener = Callable[[], None]

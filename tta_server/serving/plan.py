@@ -74,7 +74,7 @@ class Plan:
         """How much one more view is expected to change: the chance of another top class if calibration knows it, else
         more for a smaller margin."""
         known = self.calibration
-        return known.worth(margin, done) if known else 1.0 - margin
+        return known.expected_gain(margin, done) if known else 1.0 - margin
 
     @cached_property
     def keeps_remarks(self) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.imaging.decoding import Limits, read_header
-from tta_server.imaging.formats.samples import DROP, Rendering
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering
 from tta_server.imaging.inputs import check_area, check_pixels
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
@@ -276,7 +276,7 @@ def _tensor_bytes(plan: Plan, image: Size) -> int:
     return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
 
 
-def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
+def read_source(image: Image, limits: Limits, rendering: Rendering = DEFAULT_RENDERING) -> Source:
     """Header and size of what came, checked against the limits; nothing is decoded."""
     if isinstance(image, bytes):
         header = read_header(image, limits, rendering)

@@ -1,1 +1,1 @@
-"""One module for each image file format, and what they share: header, orientation, samples."""
+"""Image file formats: one module per format, and the header, orientation and sample code that they share."""

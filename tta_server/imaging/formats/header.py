@@ -1,4 +1,4 @@
-"""What a decoder knows of an image before it decodes a pixel."""
+"""The header of an image, known before any pixel is decoded, and the limits that it is checked against."""
 
 import struct
 import zlib
@@ -12,9 +12,9 @@ from tta_server.errors import InvalidInput, TooLarge
 from tta_server.views.geometry import Size
 
 Pixels = NDArray[np.uint8]
-"""(height, width, 3), RGB, upright."""
+"""(height, width, 3) uint8, RGB, upright."""
 
-BROKEN = (
+PARSE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -27,14 +27,17 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-"""What parsers and decoders raise on hostile bytes, besides Pillow's bomb errors."""
+"""The exceptions that parsers and decoders raise for invalid bytes, besides Pillow's bomb errors."""
 
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest image that is taken. `input_*` bound what a model is given at once, `canvas_*` the resized image."""
+    """The largest image that is accepted.
+
+    `input_*` bound one input of a model, `canvas_*` the resized image. Pixels are counted as width times height.
+    """
 
     max_bytes: int = 20_000_000
     max_pixels: int = 25_000_000
@@ -44,28 +47,30 @@ class Limits:
 
     @property
     def canvas_pixels(self) -> int:
-        """The whole canvas is memory, which a job reserves; the model may look at it in tiles."""
+        """The largest canvas in pixels. A model that tiles reads a canvas larger than one input."""
         return max(self.input_pixels, self.max_pixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`size` is the upright one, `depth` the number of bits of a sample. `unscaled` names the kind of samples whose
-    range no format defines (signed, float, 32 bits and more): those need levels; it is empty for all others. `unpacked`
-    is the number of bytes of samples that decoding holds besides the file and the pixels."""
+    """Format, upright `size`, EXIF `orientation` 1 to 8, and `depth` in bits per sample.
+
+    `unscaled` names a sample type whose range no format defines (signed, float, 32 bits and more), which needs levels;
+    it is empty for all others. `sample_bytes` is the memory that decoding needs besides the file and the RGB pixels.
+    """
 
     format: str
     size: Size
     orientation: int = 1
     depth: int = 8
     unscaled: str = ""
-    unpacked: int = 0
+    sample_bytes: int = 0
 
 
-def bounded(size: Size, name: str, limits: Limits) -> Size:
-    """Returns `size`; raises InvalidInput if it is empty and TooLarge if it has more than `max_pixels` pixels."""
+def check_size(size: Size, name: str, limits: Limits) -> Size:
+    """Return `size`; raise InvalidInput for an empty image, TooLarge for more than `max_pixels` pixels."""
     if size.area == 0:
         raise InvalidInput(f"the {name} image is empty: its size is {size}")
     if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}, {size.area} pixels; at most {limits.max_pixels} are taken (--max-pixels)")
+        raise TooLarge(f"the image is {size}, {size.area} pixels; the limit is {limits.max_pixels} (--max-pixels)")
     return size
