@@ -53,8 +53,8 @@ class FailedViewsRunAgain(Told):
             return super().failed(step, error, now)
         finished = []
         for job, view in step.items:
-            if job in self._live and not job.answerable and view >= job.mandatory:
-                job.dispatched, job.running = view, job.running - 1
+            if job in self._live and not job.is_answerable and view >= job.mandatory:
+                job.progress = job.progress.come_back()._replace(dispatched=view)
                 self._requeue(job)
             else:
                 finished += super().failed(Batch(step.slot, step.bucket, ((job, view),)), error, now)
@@ -65,7 +65,7 @@ class FailedViewsRunAgain(Told):
 class LostViewsRunAgain(Told):
     def _came_back(self, job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         if outcome is LOST and view >= job.mandatory:
-            job.dispatched = view
+            job.progress = job.progress._replace(dispatched=view)
             self._requeue(job)
             return []
         return super()._came_back(job, view, outcome)
@@ -126,7 +126,7 @@ class AnswersSeemFree(Told):
 
 class TheClockAnswers(Told):
     def _fell_due(self, job: Job[Any], now: float) -> list[Finished[Any]]:
-        outcome = job.closing or self._decide(job, now, was_due=True)
+        outcome = job.progress.stop or self._decide(job, now, was_due=True)
         return self._finish(job, outcome) if outcome else super()._fell_due(job, now)
 
 

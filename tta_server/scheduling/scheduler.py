@@ -126,7 +126,7 @@ class Scheduler(Generic[W]):
                 decoding |= job.phase is Phase.DECODING
                 open_ahead |= job.is_open
                 continue
-            items = [] if job.closing or job.phase is Phase.WAITING else self._fill(job, now)
+            items = [] if job.progress.stop or job.phase is Phase.WAITING else self._fill(job, now)
             delayed = self._delayed(job, items, now) if decoding or open_ahead else None
             if delayed and (answer := self._make_room(slot, now)):
                 return answer
@@ -139,7 +139,7 @@ class Scheduler(Generic[W]):
         """An answer that waits for no more views, if it delays no other job; then the greatest expected change
         per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
         answer late, the answer."""
-        closings = (job for job in self._queue.waiting if job.closing)
+        closings = (job for job in self._queue.waiting if job.progress.stop)
         closing = min(closings, key=lambda job: job.deadline, default=None)
         if closing and not self._delayed(closing, [], now):
             return self._make(slot, closing, now)
@@ -176,10 +176,10 @@ class Scheduler(Generic[W]):
         """These views, or else what comes next for the job: its answer, or the decoding of its image."""
         if items:
             return self._run(slot, items, now)
-        return self._make(slot, job, now) if job.closing else self._decode(slot, job, now)
+        return self._make(slot, job, now) if job.progress.stop else self._decode(slot, job, now)
 
     def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
-        estimate, reason = self._estimates.finishing(job, now), job.closing or StopReason.CAPACITY
+        estimate, reason = self._estimates.finishing(job, now), job.progress.stop or StopReason.CAPACITY
         self._finish(job, reason)
         self._slots.take(slot, now + estimate)  # not watched: callbacks of the waiting client may take long
         return Finish(slot, job, reason, estimate)
@@ -263,8 +263,7 @@ class Scheduler(Generic[W]):
         for job, views in step.views.items():
             if now + step.seconds > job.last_end:
                 job.last_slot, job.last_end = slot, now + step.seconds
-            job.dispatched += views
-            job.running += views
+            job.progress = job.progress.dispatch(views)
             if job.mandatory_dispatched:  # until then its due time only moves later, and an early look does no harm
                 self._requeue(job)
                 self._set_due(job, now)
@@ -302,14 +301,14 @@ class Scheduler(Generic[W]):
         self._release(batch.slot)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
-            job.running -= 1
+            job.progress = job.progress.come_back()
             if job.last_slot == batch.slot:
                 job.last_end = 0.0
             if job in self._live:
                 finished += self._came_back(job, view, outcome)
         undecided: list[Job[W]] = []
         for job in each_job(batch.items):
-            if job in self._live and job.answerable and not job.closing:
+            if job in self._live and job.is_answerable and not job.progress.stop:
                 verdict = self._decide(job, now, was_due=False)
                 if verdict is None:
                     undecided.append(job)
@@ -324,11 +323,10 @@ class Scheduler(Generic[W]):
 
     def _came_back(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
         if isinstance(outcome, Merged):
-            job.merged += 1
-            job.mandatory_merged += view < job.mandatory
+            job.progress = job.progress.merge(view).judge(outcome.open_share)
             job.expected_gain = outcome.expected_gain
-            return self._finish(job, outcome.stop) if outcome.stop and job.answerable else []
-        job.lost += 1
+            return self._finish(job, outcome.stop) if outcome.stop and job.is_answerable else []
+        job.lose(view)
         if view >= job.mandatory:
             return []
         if isinstance(outcome, Failed):
@@ -346,16 +344,16 @@ class Scheduler(Generic[W]):
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
         for job, view in items:
-            job.running -= isinstance(step, Batch)
+            if isinstance(step, Batch):
+                job.progress = job.progress.come_back()
             if job not in self._live:
                 continue
-            if job.answerable:
+            if job.is_answerable:
                 finished += self._finish(job, StopReason.BACKEND_FAILED)
             elif view < job.mandatory:
                 finished += self._finish(job, error)
             else:
-                job.lost += 1
-                job.failed = True
+                job.progress = job.progress.fail(view)
         self._charge_finishing(step.slot, finished, now)
         return finished
 
@@ -399,8 +397,8 @@ class Scheduler(Generic[W]):
         return True
 
     def _fell_due(self, job: Job[W], now: float) -> list[Finished[W]]:
-        if job.closing:
-            return self._finish(job, job.closing)
+        if job.progress.stop:
+            return self._finish(job, job.progress.stop)
         outcome = self._decide(job, now, was_due=True)
         if isinstance(outcome, TTAError) or (outcome and job.running and not self._slots.idle):
             return self._finish(job, outcome)
@@ -412,7 +410,7 @@ class Scheduler(Generic[W]):
 
     def _close(self, job: Job[W], reason: StopReason, now: float) -> None:
         """No more views of it may run: a slot is to make its answer; at the last moment the caller of `due` does."""
-        job.closing = reason
+        job.progress = job.progress.close(reason)
         self._open.pop(job, None)
         last = job.deadline - self._estimates.finishing(job, now)
         if job.running:
@@ -428,12 +426,12 @@ class Scheduler(Generic[W]):
         self._queue.join(job)
 
     def _decide(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
-        if not job.answerable:
+        if not job.is_answerable:
             if now <= self._hopeless_at(job) + EPSILON:
                 return None
             return DeadlineExceeded("the budget ran out before the mandatory views were done")
-        if job.merged + job.lost == len(job.buckets):
-            return StopReason.BACKEND_FAILED if job.failed else StopReason.ALL_VIEWS
+        if job.is_complete:
+            return StopReason.BACKEND_FAILED if job.progress.failed else StopReason.ALL_VIEWS
         end = job.deadline - self._estimates.finishing(job, now)
         if job.running:
             return None if now < end - EPSILON else StopReason.DEADLINE
@@ -444,7 +442,7 @@ class Scheduler(Generic[W]):
 
     def _set_due(self, job: Job[W], now: float) -> None:
         """The first moment past which its outcome may be another, so that asking then always settles it."""
-        if not job.answerable:
+        if not job.is_answerable:
             last = self._hopeless_at(job)
         elif job.running:
             last = job.deadline - self._estimates.finishing(job, now)
@@ -474,4 +472,5 @@ class Scheduler(Generic[W]):
         self._live.remove(job)
         self._timers.remove(job)
         self._open.pop(job, None)
+        job.progress = job.progress.settle()
         return [Finished(job, outcome)]
