@@ -27,6 +27,8 @@ from tta_server.serving.executor import Executor
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.recorder import LockedRecorder
+from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 
 
@@ -66,8 +68,9 @@ def main() -> None:
     cv2.setNumThreads(1)
     (case,) = (case for case in cases(args.data) if case.model == args.only)
     images, bare = [path.read_bytes() for path in case.images], Bare(args.models, case)
-    model, metrics = load_model(args.models / case.model), Metrics()
-    runner, tensor = Executor(Observers()), np.random.default_rng(0).random((1, *case.shape), np.float32)
+    model, observer = load_model(args.models / case.model), Observers(Metrics(), ReceiptTimings())
+    executor, recorder = Executor(observer), LockedRecorder(threading.Lock())
+    tensor = np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:
@@ -78,13 +81,13 @@ def main() -> None:
     def request(batch: int) -> Callable[[bytes], object]:
         def handle(image: bytes) -> object:
             source = read_source(image, Limits())
-            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).payload
-            work.decode()
+            job = make_job(plan, source, Deadline.after(10_000), Caller("floor"), observer)
+            job.payload.decode()
             for first in range(0, VIEWS, batch):
-                for views in alike(work.layout.buckets, range(first, first + batch)):
-                    runner.run([(work, view) for view in views])
-            work.settle(StopReason.ALL_VIEWS)
-            return work.future.result()
+                for views in alike(job.buckets, range(first, first + batch)):
+                    executor.run([(job, view) for view in views], recorder)
+            job.payload.settle(StopReason.ALL_VIEWS, job.progress)
+            return job.payload.future.result()
 
         return handle
 

@@ -23,7 +23,8 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, make_job
-from tta_server.serving.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
+from tta_server.serving.layout import ENTRY_BYTES, MAX_ENTRIES, make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.telemetry.prometheus import Metrics

@@ -25,9 +25,10 @@ from tta_server.scheduling.jobs import LOST, Bounds, Failed, Job, Merged, Outcom
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.engine import Engine, Runner
+from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
-from tta_server.serving.job import Recorder
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.steps import Runner
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing

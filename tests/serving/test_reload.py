@@ -22,7 +22,8 @@ from tta_server.errors import ConfigError, NotReady, Overloaded, TTAError, Unkno
 from tta_server.repository.loader import Model, load_model
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller
-from tta_server.serving.plan import Options, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.settings import Settings
 
 IMAGE = np.full((8, 8, 3), 90, np.uint8)

@@ -22,7 +22,8 @@ from tta_server.repository.loader import Model
 from tta_server.scheduling.costs import Track
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller, Listener
-from tta_server.serving.plan import Options, Plan, is_quick, lays_out_quickly
+from tta_server.serving.layout import lays_out_quickly
+from tta_server.serving.plan import Options, Plan, is_quick
 from tta_server.serving.predictor import Ticket
 from tta_server.views.geometry import Size
 

@@ -150,6 +150,10 @@ class Decode(Generic[W]):
     job: Job[W]
     estimate: float = 0.0
 
+    @property
+    def model(self) -> str:
+        return self.job.model
+
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[W]):
@@ -162,6 +166,10 @@ class Batch(Generic[W]):
     estimate: float = 0.0
     risky: bool = False
 
+    @property
+    def model(self) -> str:
+        return self.bucket.model
+
 
 @dataclass(frozen=True, slots=True)
 class Finish(Generic[W]):
@@ -172,6 +180,10 @@ class Finish(Generic[W]):
     job: Job[W]
     reason: StopReason
     estimate: float = 0.0
+
+    @property
+    def model(self) -> str:
+        return self.job.model
 
 
 Step = Decode[W] | Batch[W] | Finish[W]

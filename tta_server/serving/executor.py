@@ -11,8 +11,10 @@ from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
 from tta_server.serving.image import ImageViews, Source, ViewError
-from tta_server.serving.job import ImageJob, Recorder
-from tta_server.serving.plan import Plan, make_layout
+from tta_server.serving.job import ImageJob
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
+from tta_server.serving.recorder import Recorder
 from tta_server.telemetry.observer import Observer, ViewsRan
 
 UNREADABLE = "the model's output for a view could not be read"

@@ -11,7 +11,8 @@ from tta_server.imaging.canvases import Canvases
 from tta_server.imaging.decoding import Header, Limits, Pixels, decode_picture, read_header
 from tta_server.imaging.inputs import check_pixels
 from tta_server.imaging.samples import DROP, Picture, Rendering
-from tta_server.serving.plan import Layout, Plan
+from tta_server.serving.layout import Layout
+from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame
 from tta_server.views.geometry import Size
 from tta_server.views.view import View

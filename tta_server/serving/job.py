@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import DRAWING, AnswerBuilder, Snapshot
 from tta_server.serving.deadline import Deadline
+from tta_server.serving.evidence import MergeEvidence
 from tta_server.serving.image import ImageViews, Source, ViewError
-from tta_server.serving.plan import Plan, make_layout
-from tta_server.tasks import Accumulator
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
+from tta_server.serving.recorder import Recorder
 from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
@@ -43,17 +45,6 @@ class Caller:
     listener: Listener | None = None
     reserve: float = 0.0
     received: float | None = None
-
-
-class Recorder(Protocol):
-    """Records in a job's progress what happens to its views, under the lock that guards it."""
-
-    def merge(self, job: Job[Any], view: int) -> Progress | None:
-        """A view is about to be merged. Returns the progress with it; None if the job is settled, and then the view
-        must not be merged."""
-
-    def lose(self, job: Job[Any], view: int) -> None:
-        """A view has no usable output."""
 
 
 class ImageJob:
@@ -256,32 +247,6 @@ class ImageJob:
             ImageAnswered(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
         )
         return answer
-
-
-class MergeEvidence:
-    """What stop rules may ask of a merge, together with the progress that it stands at."""
-
-    def __init__(self, accumulator: Accumulator[Any], views: ImageViews, progress: Progress) -> None:
-        self._accumulator = accumulator
-        self._views = views
-        self._progress = progress
-        self.open_share: float | None = None
-
-    def margin(self) -> float:
-        return self._accumulator.margin()
-
-    def views_in_order(self) -> int:
-        return self._progress.views_in_order(self._views.layout.tiles)
-
-    def undecided(self) -> float:
-        layout = self._views.layout
-        waiting = self._progress.waiting(len(layout.buckets))
-        remaining = [(layout.placements[entry], self._views.view(entry).weight) for entry in waiting]
-        self.open_share = self._accumulator.undecided(remaining)
-        return self.open_share
-
-    def standard_error(self) -> float:
-        return self._accumulator.standard_error()
 
 
 def make_job(

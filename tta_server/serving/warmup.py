@@ -16,11 +16,11 @@ from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.engine import LockedRecorder
 from tta_server.serving.executor import Executor, infer
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.recorder import LockedRecorder
 from tta_server.tasks import Outputs
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.views.geometry import Size
