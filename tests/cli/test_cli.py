@@ -398,7 +398,7 @@ def test_a_model_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command_name", ["serve", "models"])
 def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str) -> None:
-    assert "holds no model" in check_mistake(run(command_name, "--models", str(tmp_path)))
+    assert "no model found" in check_mistake(run(command_name, "--models", str(tmp_path)))
     assert "no such folder" in check_mistake(run(command_name, "--models", str(tmp_path / "none")))
 
 
@@ -453,7 +453,7 @@ def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
 
 def test_models_in_a_folder_that_is_not_there(photo: Path) -> None:
     told = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
-    assert told == "error: /nonexist: there is no such folder of models"
+    assert told == "error: /nonexist: no such folder; give a folder that holds <name>/tta.yaml for each model"
 
 
 def test_an_unresolvable_host_is_a_mistake() -> None:

@@ -159,7 +159,7 @@ def test_an_image_of_one_pixel(bright: LoadedModel) -> None:
 
 
 def test_an_image_over_the_model_s_size_is_too_large(bright: LoadedModel) -> None:
-    with pytest.raises(TooLarge, match="the image is 16000x20; this model takes at most 1024 pixels on the long side"):
+    with pytest.raises(TooLarge, match="the image is 16000x20; this model's limit is 1024 pixels on the long side"):
         bright.predict(lit(Size(16_000, 20), (0, (4000, 0, 12_000, 20), 255)))
 
 
@@ -257,9 +257,9 @@ def test_nan_in_a_view_that_must_run_fails(bright: LoadedModel) -> None:
             "tta.yaml: output: nms is a number from 0 and under 1, not 2",
         ),
         ({"output": {"anchors": 3}}, "unknown key output.anchors; known: boxes, scores, labels, rows, "),
-        ({"merge": "mean"}, "merge 'mean' is not one of wbf, nms, soft_nms, nmw"),
-        ({"input": {"size": [48, 48], "resize": 64}}, "what lies outside would never be seen"),
-        ({"stop": "certain"}, "stop certain is not for detection, which knows all"),
+        ({"merge": "mean"}, "merge is 'mean'; allowed for this task: wbf, nms, soft_nms, nmw"),
+        ({"input": {"size": [48, 48], "resize": 64}}, "a centre crop hides the image's border from"),
+        ({"stop": "certain"}, "stop certain is not available for detection; available: all"),
     ],
 )
 def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
