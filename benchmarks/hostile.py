@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from crowd import MODELS, SERVICE, Doors, element, served
+from isolation import MODELS, SERVICE, Doors, element, served
 from numpy import percentile
 from rich.console import Console
 from rich.table import Table

@@ -23,7 +23,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
-from crowd import served
+from isolation import served
 from onnx import TensorProto, helper
 from PIL import Image
 from rich.console import Console

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from benchmarks import crowd
-from benchmarks.crowd import Doors
+from benchmarks import isolation
+from benchmarks.isolation import Doors
 from tests.support.serving import Server, until
 
 WAYS = {"plain", "plain, streamed", "v2, JSON", "v2, bytes", "gRPC", "gRPC, streamed"}
@@ -22,9 +22,9 @@ def doors_of(server: Server) -> Doors:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_answer_reaches_somebody_else(server: Server, seed: int) -> None:
-    """benchmarks/crowd.py in short."""
+    """benchmarks/isolation.py in short."""
     before = len(server.lines["stderr"])
-    tally = crowd.crowd(doors_of(server), 400, 8, seed)
+    tally = isolation.crowd(doors_of(server), 400, 8, seed)
     assert tally.wrong == []
     assert set(tally.answers) == WAYS
     assert tally.refused.total() == 0
@@ -36,7 +36,7 @@ def test_no_answer_reaches_somebody_else(server: Server, seed: int) -> None:
 def test_streams_that_are_left_are_no_fault_of_the_server(server: Server) -> None:
     """Some as their answers are being written."""
     before = len(server.lines["stderr"])
-    photos = [crowd.Photo(image, np.empty(0, np.float32)) for image in crowd.draw(5)]
+    photos = [isolation.Photo(image, np.empty(0, np.float32)) for image in isolation.draw(5)]
     with grpc.insecure_channel(server.grpc) as channel:
         open_stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -44,10 +44,10 @@ def test_streams_that_are_left_are_no_fault_of_the_server(server: Server) -> Non
             pb.ModelStreamInferResponse.FromString,
         )
         for _ in range(100):
-            stream = open_stream(crowd.as_message("left", [photo]) for photo in photos)
+            stream = open_stream(isolation.as_message("left", [photo]) for photo in photos)
             next(stream)
             stream.cancel()
-    until(lambda: crowd.jobs_left(doors_of(server)) == 0)
+    until(lambda: isolation.jobs_left(doors_of(server)) == 0)
     with server.client() as client:
         assert client.get("/livez").status_code == 200
     assert server.lines["stderr"][before:] == []
@@ -55,12 +55,12 @@ def test_streams_that_are_left_are_no_fault_of_the_server(server: Server) -> Non
 
 def test_an_answer_to_another_image_would_be_noticed(server: Server) -> None:
     """Over every door, and with two images of one request in the wrong order."""
-    first, second = crowd.answered_alone(crowd.draw(2))
+    first, second = isolation.answered_alone(isolation.draw(2))
     swapped = [
         dataclasses.replace(first, expected=second.expected),
         dataclasses.replace(second, expected=first.expected),
     ]
-    tally = crowd.Client(doors_of(server), swapped, 0).run(60)
+    tally = isolation.Client(doors_of(server), swapped, 0).run(60)
     assert tally.answers.total() == 0
     assert {mistake.partition(", client")[0] for mistake in tally.wrong} == WAYS
-    assert not np.allclose(first.expected, second.expected, atol=crowd.APART)
+    assert not np.allclose(first.expected, second.expected, atol=isolation.APART)

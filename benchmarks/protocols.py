@@ -21,7 +21,7 @@ import grpc
 import tritonclient.grpc
 import tritonclient.http
 import yaml
-from crowd import MODELS, SERVICE, Doors, served
+from isolation import MODELS, SERVICE, Doors, served
 from numpy import array, object_, percentile
 from rich.console import Console
 from rich.table import Table
