@@ -12,7 +12,8 @@ from tta_server.errors import InvalidInput
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
-from tta_server.serving.plan import Options, budget_ms, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, budget_ms, make_plan
 from tta_server.views.geometry import Size
 from tta_server.views.presets import PRESETS
 

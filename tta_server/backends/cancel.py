@@ -1,7 +1,10 @@
 """Abort a run on another thread."""
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
 
 
 class Abort:
@@ -27,3 +30,12 @@ class Abort:
             callback = self._callback
         if callback is not None:
             callback()
+
+
+def request_all(aborts: Iterable[Abort]) -> None:
+    """Requests each; a backend that can't end its run does not keep the others from ending."""
+    for abort in aborts:
+        try:
+            abort.request()
+        except Exception:
+            log.exception("a run could not be ended")

@@ -15,6 +15,7 @@ from tests.imaging.test_decoding import STORED
 from tests.support.corpus import by_pillow
 from tests.support.costly import tiff, tiles
 from tests.support.differential import LEVELS, WRONG, compare
+from tests.support.examples import times
 from tests.support.layouts import (
     DEFLATE,
     GREY,
@@ -49,7 +50,7 @@ def levels_for(layout):
     return LEVELS if layout.form != 1 or layout.depth > 16 else None
 
 
-@settings(max_examples=300)
+@settings(max_examples=times(300))
 @given(st.sampled_from(CELLS), st.integers(1, 70), st.integers(1, 40), st.integers(0, 99))
 def test_every_cell_equals_its_samples_and_tifffile(layout, width, height, seed):
     samples = values(layout, width, height, seed)
@@ -267,7 +268,7 @@ def test_tiles_far_larger_than_the_image_are_refused():
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300)
+@settings(max_examples=times(300))
 @given(st.data())
 def test_inconsistent_tags_are_refused_or_equal_tifffile(data):
     layout = data.draw(st.sampled_from(CELLS))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import pictures
+from tests.support.examples import times
 from tests.support.onnx_models import GREY, detector, write_model
 from tta_server import LoadedModel, load
 from tta_server.errors import BackendFailed, ConfigError, TooLarge
@@ -77,7 +78,7 @@ def scenes(draw: st.DrawFn) -> tuple[Size, list[tuple[int, tuple[int, int, int, 
 # ---- laws ----
 
 
-@settings(max_examples=25)
+@settings(max_examples=times(25))
 @given(scenes())
 def test_every_view_and_the_merge_say_exactly_what_plain_says(bright: LoadedModel, scene: tuple) -> None:  # type: ignore[type-arg]
     size, rectangles = scene
