@@ -146,7 +146,7 @@ def unreadable_files(folder: Path) -> dict[str, str]:
         str(folder / "pipe"): "this is a pipe without a writer",
         str(folder): "can't be read: Is a directory",
         str(folder / "none.jpg"): "can't be read: No such file or directory",
-        "/dev/zero": "the file has more than the 20000000 bytes",
+        "/dev/zero": "the file has more than 20000000 bytes",
         "/proc/self/mem": "can't be read: Input/output error",
     }
 
