@@ -97,6 +97,7 @@ class TiffLayout:
 
     @property
     def kind(self) -> SampleKind:
+        """Colour space of the samples."""
         return SAMPLE_KINDS[self.photometric]
 
     @property
@@ -107,6 +108,7 @@ class TiffLayout:
 
     @property
     def premultiplied(self) -> bool:
+        """True if colours are premultiplied by alpha."""
         return 1 in self.extras
 
     @property
@@ -116,6 +118,7 @@ class TiffLayout:
 
     @property
     def planes(self) -> int:
+        """Number of separately stored planes."""
         return self.bands if self.separate else 1
 
     @property
