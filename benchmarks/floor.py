@@ -26,8 +26,11 @@ from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.serving.recorder import LockedRecorder
+from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 
 
@@ -58,7 +61,8 @@ def by_bucket(buckets: Sequence[Bucket], views: Iterable[int]) -> list[list[int]
 
 def handlers(model: Model, case: Case) -> dict[str, Callable[[bytes], object]]:
     """By name: what each thread does with an image."""
-    metrics, executor = Metrics(), Executor()
+    observer = Observers(Metrics(), ReceiptTimings())
+    executor, recorder = Executor(observer), LockedRecorder(threading.Lock())
     tensor = np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
@@ -70,13 +74,13 @@ def handlers(model: Model, case: Case) -> dict[str, Callable[[bytes], object]]:
     def request(batch: int) -> Callable[[bytes], object]:
         def handle(image: bytes) -> object:
             source = read_source(image, Limits())
-            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).work
-            work.decode()
+            job = make_job(plan, source, Deadline.after(10_000), Caller("floor"), observer)
+            job.payload.decode()
             for first in range(0, VIEWS, batch):
-                for views in by_bucket(work.layout.buckets, range(first, first + batch)):
-                    executor.run([(work, view) for view in views])
-            work.settle(StopReason.ALL_VIEWS)
-            return work.future.result()
+                for views in by_bucket(job.buckets, range(first, first + batch)):
+                    executor.run([(job, view) for view in views], recorder)
+            job.payload.settle(StopReason.ALL_VIEWS, job.progress)
+            return job.payload.future.result()
 
         return handle
 

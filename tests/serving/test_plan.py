@@ -11,7 +11,8 @@ from tests.support.references import MODELS
 from tta_server.errors import InvalidInput
 from tta_server.repository.loader import Model, load_model
 from tta_server.scheduling.costs import Bucket
-from tta_server.serving.plan import Options, budget_ms, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, budget_ms, make_plan
 from tta_server.views.geometry import Size
 from tta_server.views.presets import PRESETS
 

@@ -1,7 +1,10 @@
 """Asks a run on another thread to end."""
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
 
 
 class Abort:
@@ -26,3 +29,12 @@ class Abort:
             end = self._end
         if end is not None:
             end()
+
+
+def request_all(aborts: Iterable[Abort]) -> None:
+    """Requests each; a backend that can't end its run does not keep the others from ending."""
+    for abort in aborts:
+        try:
+            abort.request()
+        except Exception:
+            log.exception("a run could not be ended")

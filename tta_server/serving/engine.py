@@ -6,41 +6,28 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, DeadlineExceeded, InternalError, NotReady, TTAError
+from tta_server.backends.cancel import Abort, request_all
+from tta_server.errors import DeadlineExceeded, InternalError, NotReady, TTAError
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.jobs import Backlog, Batch, Decode, Finished, Job, Merged, Outcome, Quote, Step
+from tta_server.scheduling.jobs import Backlog, Decode, Finish, Finished, Job, Quote, Step
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
 from tta_server.serving.niceness import lower_priority
-from tta_server.serving.unsettled import Settleable, Unsettled
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.serving.recorder import LockedRecorder
+from tta_server.serving.steps import Broke, Decoded, Payload, Ran, Runner, StepRunner
+from tta_server.serving.unsettled import Unsettled
+from tta_server.telemetry.observer import Expired, Observer
 
 log = logging.getLogger(__name__)
 
 FAILED = "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
 
 
-class Work(Settleable, Protocol):
-    """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
-
-    def decode(self) -> None:
-        """Bytes to canvases; raises TTAError."""
-
-
-W = TypeVar("W", bound=Work)
-C = TypeVar("C", bound=Work, contravariant=True)
-
-
-class Runner(Protocol[C]):
-    """One model: runs views of several jobs as one batch and merges them."""
-
-    def run(self, items: Sequence[tuple[C, int]], abort: Abort) -> Sequence[Outcome]:
-        """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
+W = TypeVar("W", bound=Payload)
 
 
 class Engine(Generic[W]):
@@ -50,22 +37,24 @@ class Engine(Generic[W]):
         self,
         scheduler: Scheduler[W],
         runners: Mapping[str, Runner[W]],
-        metrics: Metrics,
+        observer: Observer,
         health: Health,
         on_fatal: Callable[[str], None] = lambda reason: None,
     ) -> None:
         """`on_fatal` is called, with a sentence, when only a new process helps: a slot does not come back, or the
         scheduling itself failed."""
         self._scheduler = scheduler
-        self._runners = runners
-        self._metrics = metrics
+        self._observer = observer
         self._health = health
         self._on_fatal = on_fatal
         self._process = os.getpid()
         self._unsettled: Unsettled[W] = Unsettled()
         self._aborts: dict[int, Abort] = {}
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._steps: StepRunner[W] = StepRunner(
+            runners, LockedRecorder(self._lock), observer, health, lambda: self._stopped
+        )
+        self._work_available = threading.Condition(self._lock)
         self._clock = threading.Condition(self._lock)
         self._drained = threading.Condition(self._lock)
         self._next_wake: float | None = None
@@ -102,7 +91,7 @@ class Engine(Generic[W]):
                 raise NotReady("the server is shutting down")
             self._scheduler.admit_all(jobs, time.monotonic())
             self._unsettled.add(jobs)
-            self._work.notify(len(jobs))
+            self._work_available.notify(len(jobs))
             self._mind_clock()
 
     def cancel(self, job: Job[W]) -> bool:
@@ -111,7 +100,7 @@ class Engine(Generic[W]):
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
                 if finished and self._scheduler.more:
-                    self._work.notify()  # a slot may have held work back for it
+                    self._work_available.notify()  # a slot may have held work back for it
             self._settle(finished)
             return bool(finished)
 
@@ -145,7 +134,7 @@ class Engine(Generic[W]):
                 self._state = "closed"
                 finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
             running = self._stop_threads()
-        _request_all(running)
+        request_all(running)
         self._settle(finished)
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
@@ -179,14 +168,14 @@ class Engine(Generic[W]):
             self._state = "failed"
             running = self._stop_threads()
         log.critical("%s", FAILED, exc_info=error)
-        self._health.die(FAILED)
-        _request_all(running)
+        self._health.mark_fatal(FAILED)
+        request_all(running)
         self._unsettled.fail_all(InternalError(FAILED))
         self._on_fatal(FAILED)
 
     def _stop_threads(self) -> list[Abort]:
         """Wakes all threads, which look at the state; what runs now has to be ended by the caller. Under the lock."""
-        for condition in (self._work, self._clock, self._drained):
+        for condition in (self._work_available, self._clock, self._drained):
             condition.notify_all()
         return list(self._aborts.values())
 
@@ -209,12 +198,7 @@ class Engine(Generic[W]):
     def _slot(self, slot: int) -> None:
         lower_priority(niceness.SLOTS)
         while (step := self._next(slot)) is not None:
-            if isinstance(step, Decode):
-                self._decode(step)
-            elif isinstance(step, Batch):
-                self._run(step)
-            else:
-                self._settle([Finished(step.job, step.reason)])
+            self._run_step(step)
             del step  # while it waits for the next, it keeps no job, and so no unloaded model
 
     def _next(self, slot: int) -> Step[W] | None:
@@ -230,70 +214,35 @@ class Engine(Generic[W]):
                 if step is not None:
                     self._aborts[slot] = Abort()
                 if step is None and not finished:
-                    self._work.wait()
+                    self._work_available.wait()
                 elif self._scheduler.more:
-                    self._work.notify()  # each slot that finds work wakes the next
+                    self._work_available.notify()  # each slot that finds work wakes the next
             if step is not None:
                 return step
             self._settle(finished)
 
-    def _decode(self, step: Decode[W]) -> None:
-        start = time.monotonic()
-        try:
-            step.job.work.decode()
-        except TTAError as error:
-            self._fail(step, error)
-        except Exception:
-            log.exception("decoding failed")
-            self._fail(step, BackendFailed("the image could not be prepared"))
-        else:
-            now = time.monotonic()
-            with self._lock:
-                self._scheduler.ready(step, now - start, now)
-                self._work.notify()
-
-    def _run(self, step: Batch[W]) -> None:
-        start = time.monotonic()
-        model, abort = step.bucket.model, self._aborts[step.slot]
-        items = [(job.work, view) for job, view in step.items]
-        try:
-            outcomes = self._runners[model].run(items, abort)
-        except TTAError as error:
-            self._failed_batch(step, error, abort)
-        except Exception:
-            log.exception("a batch of %s failed", model)
-            self._failed_batch(step, BackendFailed("the model failed on this image"), abort)
-        else:
-            now = time.monotonic()
-            self._came_back(step, outcomes, now - start)
-            with self._lock:
-                finished = self._scheduler.completed(step, outcomes, now - start, now)
-            self._settle(finished)
-
-    def _came_back(self, step: Batch[W], outcomes: Sequence[Outcome], seconds: float) -> None:
-        model = step.bucket.model
-        self._metrics.batch(model, len(step.items), seconds, seconds / step.estimate, step.risky)
-        if not any(isinstance(outcome, Merged) for outcome in outcomes):
-            self._health.failed(model)
-        else:
-            self._health.worked(model)
-
-    def _failed_batch(self, step: Batch[W], error: TTAError, abort: Abort) -> None:
-        if self._stopped:  # what ran was ended with the engine
-            self._fail(step, error)
+    def _run_step(self, step: Step[W]) -> None:
+        if isinstance(step, Finish):
+            self._settle([Finished(step.job, step.reason)])
             return
-        model = step.bucket.model
-        if error.__cause__:
-            log.error("a batch of %s failed: %r", model, error.__cause__)
-        if abort.requested:
-            error = BackendFailed("the model took far too long on this image and was stopped")
-        self._metrics.fault(model, "ended" if abort.requested else "failed")
-        self._health.failed(model)
-        self._fail(step, error)
+        if isinstance(step, Decode):
+            self._report(self._steps.decode(step))
+            return
+        self._report(self._steps.run(step, self._aborts[step.slot]))
+        for job in dict.fromkeys(job for job, _ in step.items):
+            job.payload.notify_progress(job.progress)
 
-    def _fail(self, step: Decode[W] | Batch[W], error: TTAError) -> None:
+    def _report(self, report: Decoded[W] | Ran[W] | Broke[W]) -> None:
+        now, finished = time.monotonic(), list[Finished[W]]()
         with self._lock:
-            finished = self._scheduler.failed(step, error, time.monotonic())
+            match report:
+                case Decoded(decode, seconds):
+                    self._scheduler.ready(decode, seconds, now)
+                    self._work_available.notify()
+                case Ran(batch, outcomes, seconds):
+                    finished = self._scheduler.completed(batch, outcomes, seconds, now)
+                case Broke(step, error):
+                    finished = self._scheduler.failed(step, error, now)
         self._settle(finished)
 
     def _settle(self, finished: Sequence[Finished[W]]) -> None:
@@ -306,7 +255,7 @@ class Engine(Generic[W]):
                 with self._lock:
                     self._scheduler.finished(done.job, now - start, now)
             elif isinstance(done.outcome, DeadlineExceeded):
-                self._metrics.expired(done.job.model)
+                self._observer.notify(Expired(done.job.model))
         if not self._unsettled:
             with self._lock:
                 self._drained.notify_all()
@@ -322,13 +271,15 @@ class Engine(Generic[W]):
                 overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
                 if self._scheduler.more:
-                    self._work.notify()
+                    self._work_available.notify()
                 if not (finished or overdue or stuck):
                     self._next_wake = self._wake_at()
                     wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
                     self._clock.wait(wait)
             self._settle(finished)
-            _end(overdue)
+            for step, abort in overdue:
+                log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, step.model, step.estimate)
+                request_all([abort])
             del finished, overdue  # while it waits it keeps no job, and so no unloaded model
             if stuck:
                 self._give_up(stuck)
@@ -337,21 +288,5 @@ class Engine(Generic[W]):
         slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
         reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
         log.critical("%s", reason)
-        self._health.die(reason)
+        self._health.mark_fatal(reason)
         self._on_fatal(reason)
-
-
-def _end(overdue: Sequence[tuple[Step[Any], Abort]]) -> None:
-    for step, abort in overdue:
-        model = step.bucket.model if isinstance(step, Batch) else step.job.model
-        log.error("slot %s runs %s far longer than estimated (%.3f s)", step.slot, model, step.estimate)
-        _request_all([abort])
-
-
-def _request_all(aborts: Sequence[Abort]) -> None:
-    """A backend that can't end its run must not keep the others from ending."""
-    for abort in aborts:
-        try:
-            abort.request()
-        except Exception:
-            log.exception("a run could not be ended")

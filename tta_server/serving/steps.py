@@ -1,0 +1,121 @@
+"""Runs what the scheduler decides for a slot, on that slot's thread, and says what came of it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from tta_server.backends.cancel import Abort
+from tta_server.errors import BackendFailed, TTAError
+from tta_server.scheduling.jobs import Batch, Decode, Job, Merged, Outcome
+from tta_server.scheduling.progress import Progress
+from tta_server.serving.health import Health
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.unsettled import Settleable
+from tta_server.telemetry.observer import Observer, StepFailed, StepFinished
+
+log = logging.getLogger(__name__)
+
+
+class Payload(Settleable, Protocol):
+    """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
+
+    def decode(self) -> None:
+        """Bytes to canvases; raises TTAError."""
+
+    def notify_progress(self, progress: Progress) -> None:
+        """After a batch with views of the job, while it is not settled; raises nothing."""
+
+
+W = TypeVar("W", bound=Payload)
+
+
+class Runner(Protocol[W]):
+    """One model: runs views of several jobs as one batch and merges them."""
+
+    def run(self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
+        """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded(Generic[W]):
+    step: Decode[W]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[W]):
+    """A batch came back, with one outcome a view."""
+
+    step: Batch[W]
+    outcomes: Sequence[Outcome]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broke(Generic[W]):
+    """The step failed as a whole."""
+
+    step: Decode[W] | Batch[W]
+    error: TTAError
+
+
+class StepRunner(Generic[W]):
+    """Raises nothing that a step raises: it is logged, and reported as `Broke`."""
+
+    def __init__(
+        self,
+        runners: Mapping[str, Runner[W]],
+        recorder: Recorder,
+        observer: Observer,
+        health: Health,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """`is_stopping` is true once the engine ends what runs, which is no fault of the model."""
+        self._runners = runners
+        self._recorder = recorder
+        self._observer = observer
+        self._health = health
+        self._is_stopping = is_stopping
+
+    def decode(self, step: Decode[W]) -> Decoded[W] | Broke[W]:
+        start = time.monotonic()
+        try:
+            step.job.payload.decode()
+        except TTAError as error:
+            return Broke(step, error)
+        except Exception:
+            log.exception("decoding failed")
+            return Broke(step, BackendFailed("the image could not be prepared"))
+        return Decoded(step, time.monotonic() - start)
+
+    def run(self, step: Batch[W], abort: Abort) -> Ran[W] | Broke[W]:
+        start = time.monotonic()
+        model = step.bucket.model
+        try:
+            outcomes = self._runners[model].run(step.items, self._recorder, abort)
+        except TTAError as error:
+            return self._broke(step, error, abort)
+        except Exception:
+            log.exception("a batch of %s failed", model)
+            return self._broke(step, BackendFailed("the model failed on this image"), abort)
+        seconds = time.monotonic() - start
+        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.risky))
+        if any(isinstance(outcome, Merged) for outcome in outcomes):
+            self._health.worked(model)
+        else:
+            self._health.failed(model)
+        return Ran(step, outcomes, seconds)
+
+    def _broke(self, step: Batch[W], error: TTAError, abort: Abort) -> Broke[W]:
+        if self._is_stopping():
+            return Broke(step, error)
+        model = step.bucket.model
+        if error.__cause__:
+            log.error("a batch of %s failed: %r", model, error.__cause__)
+        if abort.requested:
+            error = BackendFailed("the model took far too long on this image and was stopped")
+        self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
+        self._health.failed(model)
+        return Broke(step, error)
