@@ -67,7 +67,7 @@ def hangs(real: Backend, batch: Tensor, abort: Abort | None, number: int) -> Out
         return real.infer(batch, abort)
     end = threading.Event()
     assert abort is not None
-    abort.ends_by(end.set)
+    abort.on_request(end.set)
     end.wait()
     raise BackendFailed("the model failed on this image") from RuntimeError("ended")
 

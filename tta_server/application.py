@@ -11,7 +11,8 @@ import cv2
 from PIL import Image
 
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
-from tta_server.repository.loader import Model, find_models, load_model
+from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler

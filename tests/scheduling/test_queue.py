@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tests.support.histories import History, drawn
 from tests.support.laws import in_crowd
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
@@ -98,7 +99,7 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     st.integers(1, 3),
     st.integers(1, 3000),
 )
-@settings(max_examples=50)
+@settings(max_examples=times(50))
 def test_a_crowd_is_bounded_from_above(
     jobs: list[tuple[int, float]], until: list[float], slots: int, deadline: int
 ) -> None:

@@ -111,7 +111,7 @@ class EndlessRunner:
         if not any(view in self._views for _, view in items):
             return merged(items)
         end = threading.Event()
-        abort.ends_by(end.set)
+        abort.on_request(end.set)
         self.started.set()
         assert end.wait(PATIENCE), "nobody ended it"
         self.told += 1

@@ -15,8 +15,10 @@ from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.preprocessing import Canvas, Placement, Preprocessing
-from tta_server.repository.loader import Model, load_model
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Canvas, Preprocessing
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Failed, Merged
 from tta_server.scheduling.stopping import Evidence, StopReason
 from tta_server.serving.deadline import Deadline

@@ -11,7 +11,8 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, metric, serving, switchable, trap_model, trapped
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.health import FAILURES, Health
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe

@@ -19,7 +19,8 @@ from tta_server.application import Application
 from tta_server.backends import BACKENDS
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError, NotReady, Overloaded, TTAError, UnknownModel
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller
 from tta_server.serving.layout import make_layout

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Quote
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.layout import make_layout

@@ -18,7 +18,7 @@ from tta_server.api.describe import describe_quote
 from tta_server.api.oip.semantics import PredictCommand
 from tta_server.application import Application
 from tta_server.errors import Cancelled, Overloaded, TTAError
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Track
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller, Listener

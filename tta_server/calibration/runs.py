@@ -9,7 +9,7 @@ from tta_server.calibration.fit import Trail
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.serving.executor import SeenImage, run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.plan import Options, Plan, make_plan

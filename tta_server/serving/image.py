@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Header, Limits, Pixels, decode_picture, read_header
+from tta_server.imaging.decoding import Header, Limits, Pixels, decode_with_levels, read_header
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering
 from tta_server.imaging.inputs import check_pixels
-from tta_server.imaging.samples import DROP, Picture, Rendering
 from tta_server.serving.layout import Layout
 from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame
@@ -29,22 +29,22 @@ class Source:
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
-    rendering: Rendering = DROP
+    rendering: Rendering = DEFAULT_RENDERING
 
     @property
     def nbytes(self) -> int:
         """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
-        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
+        return len(self.encoded) + 3 * self.size.area + (self.header.sample_bytes if self.header else 0)
 
-    def open(self) -> Picture:
+    def open(self) -> DecodedImage:
         """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return Picture(self.pixels)
+            return DecodedImage(self.pixels)
         assert self.header is not None
-        return decode_picture(self.encoded, self.header, self.rendering)
+        return decode_with_levels(self.encoded, self.header, self.rendering)
 
 
-def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
+def read_source(image: Image, limits: Limits, rendering: Rendering = DEFAULT_RENDERING) -> Source:
     """Reads header and size, and checks them against the limits; decodes nothing. Raises as `read_header` does."""
     if isinstance(image, bytes):
         header = read_header(image, limits, rendering)
@@ -75,7 +75,7 @@ class ImageViews:
         self.frame = ImageFrame(size, layout.plain, layout.tiles)
         self._canvases = Canvases(plan.model.preprocessing, (view.scale for view in plan.views))
 
-    def decode(self, source: Source) -> Picture:
+    def decode(self, source: Source) -> DecodedImage:
         """Decodes the image and makes the plain view's canvas; other canvases wait until a view needs them.
 
         Raises InvalidInput, UnsupportedMedia or TooLarge.

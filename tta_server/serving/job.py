@@ -13,7 +13,7 @@ import numpy as np
 
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.decoding import Pixels
-from tta_server.imaging.samples import Levels
+from tta_server.imaging.formats.samples import Levels
 from tta_server.repository.lifetime import Lifetime
 from tta_server.scheduling.jobs import LOST, Failed, Job, Lost, Merged, Outcome, Priority
 from tta_server.scheduling.progress import Progress, entries

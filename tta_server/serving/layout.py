@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import overload
 
 from tta_server.errors import TooLarge
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.scheduling.costs import Bucket
 from tta_server.serving.plan import Plan, plan_bytes
 from tta_server.views.geometry import Size

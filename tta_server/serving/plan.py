@@ -7,7 +7,7 @@ from functools import cached_property
 
 from tta_server.errors import InvalidInput, shown
 from tta_server.repository.calibration import Calibration
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopRule, StopSpec, read_stop
 from tta_server.tasks import ResponseSpec
@@ -63,7 +63,7 @@ class Plan:
         """How much one more view is expected to change: the chance of another top class if calibration knows it, else
         more for a smaller margin."""
         known = self.calibration
-        return known.worth(margin, done) if known else 1.0 - margin
+        return known.expected_gain(margin, done) if known else 1.0 - margin
 
     @cached_property
     def keeps_remarks(self) -> bool:

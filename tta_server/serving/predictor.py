@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import check_area
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
 from tta_server.serving.deadline import Deadline

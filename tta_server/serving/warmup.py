@@ -11,7 +11,7 @@ import simplejpeg
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import WARM_SIZE, Model
+from tta_server.repository.model import WARM_SIZE, Model
 from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason

@@ -1,4 +1,4 @@
-"""The scans and segments of JPEGs."""
+"""Bounds on the scans and segments of a JPEG."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from tests.support.costly import arithmetic_jpeg, jpeg, segment
 from tests.support.patterns import smooth
 from tta_server.errors import InvalidInput
 from tta_server.imaging.decoding import Limits, decode, read_header
-from tta_server.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from tta_server.imaging.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
 from tta_server.views.geometry import Size
 
 SMALL = (24, 16)
@@ -28,7 +28,7 @@ def read(data):
 
 @pytest.mark.parametrize(("kind", "components"), [(0xC2, 1), (0xC2, 3), (0xC0, 3)])
 @pytest.mark.parametrize("between", [b"", segment(0xFE, b"\xff\xd9"), segment(0xFE, b"a\xff\xff\xd9")])
-def test_many_scans_are_refused_by_the_header(kind, components, between):
+def test_many_scans_are_refused_from_the_header(kind, components, between):
     data = jpeg(MAX_SCANS, SMALL, kind, components, between)
     with pytest.raises(InvalidInput, match=f"the JPEG image has more than {MAX_SCANS} scans"):
         read_header(data, Limits())
@@ -36,7 +36,7 @@ def test_many_scans_are_refused_by_the_header(kind, components, between):
         read_header(data[:2] + b"\xff\xff\xff" + data[2:], Limits())
 
 
-def test_many_scans_of_arithmetic_coding_are_refused_by_the_header():
+def test_many_scans_of_arithmetic_coding_are_refused_from_the_header():
     with pytest.raises(InvalidInput, match=f"the JPEG image has more than {MAX_SCANS} scans"):
         read_header(arithmetic_jpeg(MAX_SCANS, SMALL), Limits())
 
@@ -49,14 +49,14 @@ def test_a_second_scan_of_a_whole_sequential_frame_is_never_decoded():
     assert time.process_time() - begin < 1
 
 
-def test_fewer_scans_are_read_as_pillow_does():
+def test_fewer_scans_equal_pillow():
     data = jpeg(MAX_SCANS - 1, SMALL)
     np.testing.assert_array_equal(read(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 def test_scans_behind_the_image_s_end_do_not_count(progressive):
-    """A film or previews may follow a photo."""
+    """A video or previews may follow a photo."""
     data = by_pillow(PICTURE, "JPEG", progressive=progressive)
     np.testing.assert_array_equal(read(data + b"\xff\xda\0\x08" * 1000), read(data))
     np.testing.assert_array_equal(read(data + by_pillow(PICTURE, "JPEG", progressive=True) * 20), read(data))
@@ -77,7 +77,7 @@ def test_many_segments_between_scans_are_refused_by_name():
         read_header(data, Limits())
 
 
-def test_fill_bytes_are_no_segments():
+def test_fill_bytes_are_not_segments():
     exif = Image.Exif()
     exif[274] = 6
     data = by_pillow(PICTURE, "JPEG", exif=exif)

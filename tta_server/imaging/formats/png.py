@@ -1,4 +1,4 @@
-"""PNG: the chunks before and behind the pixels, and pixels of 8 and 16 bits by Pillow's decoder."""
+"""PNG: header and metadata from the chunks, samples of up to 16 bits by Pillow's decoder."""
 
 import io
 import struct
@@ -11,38 +11,38 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from tta_server.errors import InvalidInput, UnsupportedMedia
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_metadata, from_raw_profile
-from tta_server.imaging.samples import SampleKind, Samples
+from tta_server.imaging.formats.header import Header, Limits, check_size
+from tta_server.imaging.formats.orientation import from_metadata, from_raw_profile
+from tta_server.imaging.formats.samples import SampleKind, Samples
 from tta_server.views.geometry import Size
 
 MAX_CHUNKS = 65_536
-MAX_TEXT = 1 << 20
-"""Bytes of a text chunk, inflated; metadata that is larger is not read."""
+MAX_TEXT_BYTES = 1 << 20
+"""Bytes of a text chunk, inflated; larger metadata is ignored."""
 
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 XMP = b"XML:com.adobe.xmp"
-PROFILE = b"Raw profile type "
-NAMES = frozenset([XMP, *(PROFILE + name for name in (b"exif", b"app1", b"APP1", b"xmp"))])
-"""The keywords of the texts that may hold an orientation."""
+RAW_PROFILE = b"Raw profile type "
+ORIENTATION_KEYWORDS = frozenset([XMP, *(RAW_PROFILE + name for name in (b"exif", b"app1", b"APP1", b"xmp"))])
+"""Keywords of text chunks that may hold an orientation."""
 
-LONGEST_KEYWORD = 79
+MAX_KEYWORD_BYTES = 79
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
-KEPT = (b"IHDR", b"PLTE", b"tRNS")
-"""The chunks besides IDAT that decide what a pixel is: no gamma, no ICC profile, no animation, no text."""
+PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS")
+"""The chunks besides IDAT that define pixels: no gamma, ICC profile, animation or text."""
 
 
 @dataclass(slots=True)
 class Metadata:
-    """`texts` are (kind of chunk, bytes behind the keyword) of the NAMES, inflated when they are asked for."""
+    """EXIF block, and `texts`: keyword -> (chunk type, bytes behind the keyword), inflated on access."""
 
     exif: bytes | None = None
     texts: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
 
     @property
     def orientation(self) -> int:
-        """Pillow's precedence: eXIf, the raw profile, XMP. ImageMagick's profile APP1 holds either of the last two."""
+        """By Pillow's precedence: eXIf, raw profile, XMP. ImageMagick's profile APP1 holds either of the last two."""
         exif, app1 = self.exif, self._profile(b"app1") or self._profile(b"APP1") or b""
         if exif is None:
             exif = self._profile(b"exif") or (app1 if app1.startswith(b"Exif\0") else None)
@@ -50,7 +50,7 @@ class Metadata:
         return from_metadata(exif, xmp)
 
     def _profile(self, name: bytes) -> bytes | None:
-        text = self._text(PROFILE + name)
+        text = self._text(RAW_PROFILE + name)
         return None if text is None else from_raw_profile(text)
 
     def _text(self, name: bytes) -> bytes | None:
@@ -58,8 +58,10 @@ class Metadata:
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, length) of each whole chunk; stops where the file breaks off. Raises InvalidInput for a file of
-    more than MAX_CHUNKS chunks, which would take long to walk."""
+    """Yield (type, start, length) of each chunk up to IEND or the end of the file.
+
+    Raises InvalidInput for more than MAX_CHUNKS chunks.
+    """
     at = 8
     for _ in range(MAX_CHUNKS):
         if at + 8 > len(data):
@@ -70,41 +72,41 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         at += 12 + length
-    raise InvalidInput(f"the PNG image has more than {MAX_CHUNKS} chunks")
+    raise InvalidInput(f"the PNG image has more than {MAX_CHUNKS} chunks: save it with fewer")
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise ValueError("no IHDR")
     width, height, depth, color = struct.unpack(">IIBB", data[16:26])
-    size = bounded(Size(width, height), "PNG", limits)
+    size = check_size(Size(width, height), "PNG", limits)
     if depth not in DEPTHS.get(color, ()):
-        raise ValueError("no such kind of pixels")
+        raise ValueError("invalid color type or bit depth")
     found = Metadata()
     for kind, start, length in chunks(data):
         if kind == b"acTL" and length >= 4 and int.from_bytes(data[start : start + 4], "big") > 1:
             raise UnsupportedMedia("the PNG image has several frames or pages; send one")
-        _note(found, kind, data, start, length)
+        _collect(found, kind, data, start, length)
     orientation = found.orientation
     upright, deep = size.swapped if orientation >= 5 else size, depth == 16
-    return Header("PNG", upright, orientation, 16 if deep else 8, unpacked=12 * size.area if deep else 0)
+    return Header("PNG", upright, orientation, 16 if deep else 8, sample_bytes=12 * size.area if deep else 0)
 
 
-def _note(found: Metadata, kind: bytes, data: bytes, start: int, length: int) -> None:
-    """Keeps a chunk that may hold an orientation."""
+def _collect(found: Metadata, kind: bytes, data: bytes, start: int, length: int) -> None:
+    """Store a chunk that may hold an orientation in `found`."""
     if kind == b"eXIf":
         found.exif = data[start : start + length]
-    elif kind in TEXTS and length <= MAX_TEXT:
-        key, _, _ = data[start : start + min(length, LONGEST_KEYWORD + 1)].partition(b"\0")
+    elif kind in TEXT_CHUNKS and length <= MAX_TEXT_BYTES:
+        key, _, _ = data[start : start + min(length, MAX_KEYWORD_BYTES + 1)].partition(b"\0")
         rest = slice(start + len(key) + 1, start + length)
         if key == b"exif" and kind == b"tEXt":
             found.exif = data[rest]
-        elif key in NAMES:
+        elif key in ORIENTATION_KEYWORDS:
             found.texts[key] = kind, data[rest]
 
 
 def _text(kind: bytes, rest: bytes) -> bytes:
-    """The text of a chunk behind its keyword, inflated up to MAX_TEXT; empty where it makes no sense."""
+    """Return the text behind a chunk's keyword, inflated up to MAX_TEXT_BYTES; empty if it is invalid."""
     packed = kind == b"zTXt"
     if kind == b"iTXt":
         packed = rest[:1] == b"\1"
@@ -116,26 +118,27 @@ def _text(kind: bytes, rest: bytes) -> bytes:
     if rest[:1] != b"\0":
         return b""
     try:
-        return zlib.decompressobj().decompress(rest[1:], MAX_TEXT)
+        return zlib.decompressobj().decompress(rest[1:], MAX_TEXT_BYTES)
     except zlib.error:
         return b""
 
 
-def canonical(data: bytes, ihdr: bytes | None = None) -> bytes:
-    """The same pixels with nothing else: the chunks KEPT and the first run of IDAT. `ihdr` replaces the header's 13
-    bytes. Raises ValueError for a chunk that breaks off, and for a wrong checksum of those KEPT: the stream in IDAT has
-    its own."""
+def strip_metadata(data: bytes, ihdr: bytes | None = None) -> bytes:
+    """Return a PNG of PIXEL_CHUNKS and the first run of IDAT; `ihdr`, if given, replaces the 13 bytes of IHDR.
+
+    Raises ValueError for a truncated chunk or a wrong checksum. IDAT is not checked: its zlib stream has its own.
+    """
     parts, begun = [data[:8]], False
     for kind, start, length in chunks(data):
         if kind == b"IDAT":
             begun = True
         elif begun:
             break
-        elif kind not in KEPT:
+        elif kind not in PIXEL_CHUNKS:
             continue
         end = start + length
         if end + 4 > len(data):
-            raise ValueError("a chunk breaks off")
+            raise ValueError("a chunk is truncated")
         if kind != b"IDAT" and zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise ValueError("a chunk has a wrong checksum")
         if kind == b"IHDR" and ihdr is not None:
@@ -146,29 +149,29 @@ def canonical(data: bytes, ihdr: bytes | None = None) -> bytes:
 
 
 def decode(data: bytes) -> Image.Image | Samples:
-    """A loaded Pillow image for up to 8 bits a sample; samples for 16 bits."""
+    """Decode to a loaded Pillow image for up to 8 bits per sample, to `Samples` for 16."""
     if data[24] != 16:
-        image = PngImagePlugin.PngImageFile(io.BytesIO(canonical(data)))
+        image = PngImagePlugin.PngImageFile(io.BytesIO(strip_metadata(data)))
         image.load()
         if data[25] == GREY and data[24] in (2, 4) and "transparency" in image.info:
             image.info["transparency"] *= 255 // ((1 << data[24]) - 1)  # Pillow scales the pixels but not the key
         return image
     color = data[25]
     if color == GREY:
-        return Samples(_loaded(canonical(data), None), 16, SampleKind.GREY, key=_color_key(data, 1))
-    if color == GREY_ALPHA:  # a grey and an alpha sample of 16 bits lie as four of 8 bits do
-        pairs = _loaded(canonical(data, data[16:24] + b"\x08\x06" + data[26:29]), None).astype(np.uint16)
+        return Samples(_load(strip_metadata(data), None), 16, SampleKind.GREY, key=_transparent_color(data, 1))
+    if color == GREY_ALPHA:  # grey and alpha of 16 bits have the layout of RGBA of 8 bits
+        pairs = _load(strip_metadata(data, data[16:24] + b"\x08\x06" + data[26:29]), None).astype(np.uint16)
         return Samples(pairs[..., ::2] << 8 | pairs[..., 1::2], 16, SampleKind.GREY, alpha=1)
     mode, alpha = ("RGB", None) if color == RGB else ("RGBA", 3)
-    file = canonical(data)
-    wide = _loaded(file, f"{mode};16B").astype(np.uint16)  # the high bytes
+    file = strip_metadata(data)
+    wide = _load(file, f"{mode};16B").astype(np.uint16)  # the high bytes
     wide <<= 8
-    wide |= _loaded(file, f"{mode};16L")  # the low bytes
-    return Samples(wide, 16, SampleKind.RGB, alpha=alpha, key=_color_key(data, 3) if color == RGB else None)
+    wide |= _load(file, f"{mode};16L")  # the low bytes
+    return Samples(wide, 16, SampleKind.RGB, alpha=alpha, key=_transparent_color(data, 3) if color == RGB else None)
 
 
-def _loaded(data: bytes, raw: str | None) -> NDArray[np.uint8]:
-    """Pixels of a PNG (height, width, bands) by Pillow; `raw` says which bytes of a sample to take."""
+def _load(data: bytes, raw: str | None) -> NDArray[np.uint8]:
+    """Decode by Pillow to (height, width, bands) uint8; `raw` is Pillow's raw mode, which selects bytes of a sample."""
     with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
         if raw is not None:
             image.tile = [tile._replace(args=raw) for tile in image.tile]
@@ -176,8 +179,8 @@ def _loaded(data: bytes, raw: str | None) -> NDArray[np.uint8]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _color_key(data: bytes, count: int) -> tuple[int, ...] | None:
-    """The colour that tRNS makes transparent."""
+def _transparent_color(data: bytes, count: int) -> tuple[int, ...] | None:
+    """Return the colour that tRNS makes transparent; None if there is none."""
     for kind, start, length in chunks(data):
         if kind == b"tRNS" and length >= 2 * count:
             return struct.unpack(f">{count}H", data[start : start + 2 * count])

@@ -1,4 +1,4 @@
-"""Grids of tiles in HEICs."""
+"""Grids of tiles in HEIC files."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TILE = Image.fromarray(smooth(Size(64, 64)))
 
 
 @pytest.mark.parametrize(("rows", "columns", "canvas"), [(1, 2, (128, 64)), (3, 2, (120, 170)), (8, 8, (512, 450))])
-def test_a_grid_is_read_as_libheif_does(rows, columns, canvas):
+def test_a_grid_equals_libheif(rows, columns, canvas):
     data = grid(TILE, canvas, rows, columns)
     header = read_header(data, Limits())
     assert header.size == canvas
@@ -24,9 +24,9 @@ def test_a_grid_is_read_as_libheif_does(rows, columns, canvas):
 
 
 @pytest.mark.parametrize("stated", [None, (1000, 1000)])
-def test_tiles_far_larger_than_their_grid_are_refused_by_the_header(stated):
+def test_tiles_far_larger_than_their_grid_are_refused_from_the_header(stated):
     tile = Image.new("RGB", (1000, 1000))
-    with pytest.raises(InvalidInput, match="the HEIC image is broken: its tiles have far more pixels than the picture"):
+    with pytest.raises(InvalidInput, match="the HEIC image is broken: its tiles have far more pixels than the image"):
         read_header(grid(tile, (1000, 1000), 16, 16, stated=stated), Limits())
 
 
@@ -36,6 +36,6 @@ def test_grids_of_themselves_and_of_unknown_tiles_are_refused(items):
         read_header(grid(TILE, (512, 512), 8, 8, items), Limits())
 
 
-def test_one_picture_has_no_parts():
+def test_an_image_without_a_grid_is_read():
     data = heic(TILE)["heic"]
     assert read_header(data, Limits()).size == (64, 64)

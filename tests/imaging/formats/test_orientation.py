@@ -1,4 +1,4 @@
-"""Orientation of EXIF blocks of all sorts, as Pillow reads it and at little cost."""
+"""Orientation of EXIF blocks equals Pillow's, at bounded cost."""
 
 import struct
 import tracemalloc
@@ -7,20 +7,20 @@ import warnings
 import pytest
 from PIL import Image
 
-from tests.imaging.test_formats import heic, with_segments
-from tests.imaging.test_png import png, xmp
+from tests.imaging.formats.test_plugins import heic, with_segments
+from tests.imaging.formats.test_png import png, xmp
 from tests.support.corpus import by_pillow
 from tests.support.patterns import noise, smooth
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, decode, read_header
-from tta_server.imaging.orientation import from_metadata
+from tta_server.imaging.formats.orientation import from_metadata
 from tta_server.views.geometry import Size
 
 STARTS = [b"II*\0", b"MM\0*", b"II\0*", b"MM*\0"]
 
 
 def block(start, entries, rest=b""):
-    """A TIFF block with one directory; entries are (tag, type, count, four bytes)."""
+    """Return a TIFF block with one directory; entries are (tag, type, count, four bytes)."""
     order = "<" if start[:2] == b"II" else ">"
     body = b"".join(struct.pack(order + "HHI", *entry[:3]) + entry[3] for entry in entries)
     return start + struct.pack(order + "IH", 8, len(entries)) + body + bytes(4) + rest
@@ -32,7 +32,7 @@ def by_pillow_s_parser(data):
         warnings.simplefilter("ignore")
         try:
             tags.load(b"Exif\0\0" + data)
-        except Exception:  # noqa: BLE001 - a block that makes no sense states nothing
+        except Exception:  # noqa: BLE001 - an invalid block has no orientation
             return 1
         found = tags.get(274, 1)
     return int(found) if found in range(1, 9) else 1
@@ -56,7 +56,7 @@ VALUES = {
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("place", [0, 64, 700, 2999])
-def test_orientation_anywhere_in_a_long_directory_is_pillow_s(start, place):
+def test_orientation_anywhere_in_a_long_directory_equals_pillow(start, place):
     order = "<" if start[:2] == b"II" else ">"
     entries = [(1000 + number, 3, 1, bytes(4)) for number in range(3000)]
     entries[place] = (274, 3, 1, struct.pack(order + "Hxx", 6))
@@ -66,7 +66,7 @@ def test_orientation_anywhere_in_a_long_directory_is_pillow_s(start, place):
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("value", VALUES)
-def test_orientation_of_any_type_is_pillow_s(start, value):
+def test_orientation_of_any_type_equals_pillow(start, value):
     kind, count, code, number = VALUES[value]
     order = "<" if start[:2] == b"II" else ">"
     data = block(start, [(271, 3, 1, bytes(4)), (274, kind, count, struct.pack(order + code, number))])
@@ -75,19 +75,19 @@ def test_orientation_of_any_type_is_pillow_s(start, value):
 
 
 @pytest.mark.parametrize("values", [(6, 3), (3, 6), (9, 6)])
-def test_of_an_orientation_stated_twice_the_first_counts(values):
+def test_the_first_of_two_orientations_counts(values):
     data = block(b"II*\0", [(274, 3, 1, struct.pack("<Hxx", value)) for value in values])
     assert from_metadata(data, None) == (values[0] if values[0] < 9 else 1)
 
 
 @pytest.mark.parametrize(("exif", "found"), [(None, 8), (0, 1), (6, 6), (9, 1)])
-def test_xmp_counts_where_exif_has_no_orientation(exif, found):
+def test_xmp_counts_if_exif_has_no_orientation(exif, found):
     entries = [] if exif is None else [(274, 3, 1, struct.pack("<Hxx", exif))]
     assert from_metadata(block(b"II*\0", entries), xmp(8)) == found
 
 
 def greedy(size=2_000_000):
-    """A block of 60,000 tags each of which claims all of it."""
+    """Return a block of 60,000 tags, each of which claims the whole block."""
     return block(b"II*\0", [(tag, 7, size, struct.pack("<I", 8)) for tag in range(60_000)], bytes(size))
 
 
@@ -103,7 +103,7 @@ def files():
 
 
 @pytest.mark.parametrize("name", ["jpeg", "cmyk jpeg", "png", "webp"])
-def test_tags_that_claim_the_whole_file_each_take_little_memory(name):
+def test_tags_that_each_claim_the_whole_file_need_little_memory(name):
     data = files()[name]
     tracemalloc.start()
     try:
@@ -116,7 +116,7 @@ def test_tags_that_claim_the_whole_file_each_take_little_memory(name):
 
 
 @pytest.mark.parametrize("form", ["AVIF", "HEIC"])
-def test_such_tags_are_refused_where_a_plugin_would_read_them(form):
+def test_tags_that_each_claim_the_whole_file_are_refused_if_a_plugin_would_read_them(form):
     picture, mild = Image.fromarray(smooth(Size(60, 40))), block(b"II*\0", [(271, 7, 2_000_000, struct.pack("<I", 26))])
     exif = b"Exif\0\0" + mild + bytes(2_100_000)
     data = heic(picture, exif=exif) if form == "HEIC" else by_pillow(picture, form, exif=exif)
@@ -127,7 +127,7 @@ def test_such_tags_are_refused_where_a_plugin_would_read_them(form):
         read_header(changed, Limits())
 
 
-def test_the_magic_of_an_exif_block_all_over_a_file_is_refused_quickly():
+def test_a_file_full_of_exif_signatures_is_refused():
     data = by_pillow(Image.fromarray(smooth(Size(60, 40))), "AVIF")
     with pytest.raises(TTAError, match="broken"):
         read_header(data + b"II*\0" * 1_000_000, Limits())

@@ -1,4 +1,4 @@
-"""PNG of all kinds of pixels, orientation in all its chunks, and files that are cut off."""
+"""PNG of all colour types and depths, orientation in all its chunks, and truncated files."""
 
 import io
 import itertools
@@ -27,7 +27,7 @@ def read(data):
 
 
 def png(pixels, depth, color, chunks=None, behind=()):
-    """`pixels` (height, width, bands); other chunks stand before IDAT, those named in `behind` after it."""
+    """Return a PNG of `pixels` (height, width, bands); `chunks` come before IDAT, those named in `behind` after it."""
     height, width = pixels.shape[:2]
     if depth < 8:
         bits = (pixels.reshape(height, -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
@@ -62,7 +62,7 @@ def test_16_bits_of_every_kind(color, interlaced, size):
 
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_16_bits_with_all_row_filters(number):
-    """OpenCV's writer chooses filters row by row."""
+    """OpenCV's writer selects a filter for each row."""
     deep = (smooth(Size(300, 200), 4).astype(np.uint16) * 257 + 40)[..., :number]
     found = read(with_opencv(deep, ".png"))
     np.testing.assert_array_equal(found, as_rgb(deep if number == 1 else deep[..., 2::-1]))
@@ -71,7 +71,7 @@ def test_16_bits_with_all_row_filters(number):
 @pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tRNS", b"bKGD"])
 @pytest.mark.parametrize("color", [0, 2])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_chunks_about_colour_change_no_value(kind, color, depth):
+def test_colour_chunks_change_no_value(kind, color, depth):
     bodies = {b"gAMA": struct.pack(">I", 100_000), b"cHRM": bytes(32), b"sRGB": b"\0"}
     bodies |= {b"sBIT": b"\5" * BANDS[color], b"tRNS": bytes(2 * BANDS[color]), b"bKGD": bytes(2 * BANDS[color])}
     pixels = np.random.default_rng(1).integers(0, 1 << depth, (13, 21, BANDS[color]))
@@ -95,7 +95,7 @@ def test_a_stream_that_ends_early_is_broken(depth, interlaced):
 
 
 def split(data, *parts):
-    """The file with the stream of its only IDAT as several, cut at `parts`."""
+    """Return the file before IDAT, the content of IDAT cut at `parts`, and the end of the file."""
     at = data.index(b"IDAT")
     body = data[at + 4 : at + 4 + int.from_bytes(data[at - 4 : at], "big")]
     pieces = [body[a:b] for a, b in itertools.pairwise([0, *parts, len(body)])]
@@ -105,8 +105,8 @@ def split(data, *parts):
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("pixels", [noise(SIZE), smooth(SIZE)])
-def test_a_stream_without_its_end_makes_up_no_pixels(depth, interlaced, pixels):
-    """Without the checksum behind all rows it is read, as by Pillow."""
+def test_a_truncated_stream_yields_no_invented_pixels(depth, interlaced, pixels):
+    """A stream that lacks only its checksum is decoded, as by Pillow."""
     deep = pixels.astype(np.uint16)
     whole = interlaced_png(deep, depth, 2) if interlaced else png(deep, depth, 2)
     head, [body], end = split(whole)
@@ -128,7 +128,7 @@ def is_broken(data):
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_a_chunk_between_the_pixels_breaks_them_as_in_pillow(depth):
+def test_a_chunk_between_idats_makes_the_file_broken_as_in_pillow(depth):
     data = png(noise(SIZE).astype(np.uint16), depth, 2)
     head, (first, second), end = split(data, 50)
     torn = head + chunk(b"IDAT", first) + chunk(b"tEXt", b"a\0b") + chunk(b"IDAT", second) + end
@@ -140,7 +140,7 @@ def test_a_chunk_between_the_pixels_breaks_them_as_in_pillow(depth):
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS"])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_a_wrong_checksum_of_a_chunk_that_counts_is_broken(kind, depth):
+def test_a_wrong_checksum_of_a_pixel_chunk_is_broken(kind, depth):
     data = png(noise(SIZE).astype(np.uint16), depth, 2, {b"PLTE": bytes(range(6)), b"tRNS": bytes(6)})
     at = data.index(kind) + 4 + {b"IHDR": 13, b"PLTE": 6, b"tRNS": 6}[kind]
     changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
@@ -148,7 +148,7 @@ def test_a_wrong_checksum_of_a_chunk_that_counts_is_broken(kind, depth):
         read(changed)
 
 
-def test_many_packed_texts_take_little_memory():
+def test_many_compressed_texts_need_little_memory():
     packed = zlib.compress(bytes(1 << 20), 9)
     names = [b"Raw profile type %05d" % number for number in range(300)]
     names += [b"Raw profile type exif"] * 100 + [b"XML:com.adobe.xmp"] * 100
@@ -157,7 +157,7 @@ def test_many_packed_texts_take_little_memory():
     assert peak(lambda: read_header(data[:33] + texts + data[33:], Limits())) < 8_000_000
 
 
-def test_metadata_that_makes_no_sense_breaks_no_pixels():
+def test_invalid_metadata_does_not_affect_pixels():
     bodies = {
         b"zTXt": b"Raw profile type exif\0\0not zlib",
         b"iTXt": b"XML:com.adobe.xmp\0",
@@ -178,7 +178,7 @@ def exif(orientation):
 
 
 def profile(name, block):
-    """The text of ImageMagick's raw profile."""
+    """Return the text of an ImageMagick raw profile."""
     lines = "\n".join(block.hex()[at : at + 72] for at in range(0, len(block.hex()), 72))
     return f"\n{name}\n{len(block):8d}\n{lines}\n".encode()
 
@@ -221,7 +221,7 @@ BEYOND_PILLOW = {
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("depth", [8, 16])
-def test_orientation_is_found_where_pillow_finds_it(place, behind, orientation, depth):
+def test_orientation_equals_pillow(place, behind, orientation, depth):
     kind, body = PLACES[place](orientation)
     pixels = noise(SIZE).astype(np.uint16) * (1 if depth == 8 else 257)
     data = png(pixels, depth, 2, {kind: body}, (kind,) if behind else ())
@@ -231,7 +231,7 @@ def test_orientation_is_found_where_pillow_finds_it(place, behind, orientation, 
 
 
 @pytest.mark.parametrize("place", BEYOND_PILLOW)
-def test_orientation_is_found_where_other_tools_put_it(place):
+def test_orientation_of_other_tools_is_found(place):
     kind, body = BEYOND_PILLOW[place](TURNED)
     pixels = noise(SIZE)
     np.testing.assert_array_equal(read(png(pixels, 8, 2, {kind: body})), np.rot90(pixels, -1))
@@ -239,7 +239,7 @@ def test_orientation_is_found_where_other_tools_put_it(place):
 
 @pytest.mark.parametrize("first", PLACES)
 @pytest.mark.parametrize("second", PLACES)
-def test_of_two_orientations_pillow_s_choice_counts(first, second):
+def test_two_orientations_have_pillow_s_precedence(first, second):
     (kind, body), (other, more) = PLACES[first](TURNED), PLACES[second](3)
     data = png(noise(SIZE), 8, 2)
     at = data.index(b"IDAT") - 4
@@ -248,7 +248,7 @@ def test_of_two_orientations_pillow_s_choice_counts(first, second):
 
 
 def peak(work):
-    """Bytes of memory that `work` takes at most."""
+    """Return the peak memory of `work` in bytes."""
     tracemalloc.start()
     try:
         work()
@@ -257,7 +257,7 @@ def peak(work):
         tracemalloc.stop()
 
 
-def test_a_text_that_inflates_without_end_takes_little_memory():
+def test_a_decompression_bomb_in_a_text_needs_little_memory():
     bomb = zlib.compress(bytes(100_000_000), 9)
     data = png(noise(SIZE), 8, 2, {b"zTXt": b"Raw profile type exif\0\0" + bomb})
     assert peak(lambda: read_header(data, Limits())) < 8_000_000
@@ -266,7 +266,7 @@ def test_a_text_that_inflates_without_end_takes_little_memory():
     assert decode(data, header).shape == (13, 21, 3)
 
 
-def test_a_file_of_endless_chunks_is_refused():
+def test_a_file_of_too_many_chunks_is_refused():
     data = png(noise(SIZE), 8, 2)
     many = chunk(b"junk", b"") * 70_000
     with pytest.raises(TTAError, match="more than 65536 chunks"):

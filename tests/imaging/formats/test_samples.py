@@ -13,7 +13,7 @@ from tests.support.onnx_models import regressor, write_model
 from tests.support.patterns import noise, smooth
 from tta_server import load
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.decoding import Limits, Rendering, decode, decode_picture, read_header
+from tta_server.imaging.decoding import Limits, Rendering, decode, decode_with_levels, read_header
 from tta_server.serving.image import read_source
 from tta_server.views.geometry import Size
 
@@ -23,7 +23,7 @@ TEAL = (0, 128, 200)
 
 def shown(data, background=None, levels=None):
     rendering = Rendering(background, levels)
-    return decode_picture(data, read_header(data, Limits(), rendering), rendering)
+    return decode_with_levels(data, read_header(data, Limits(), rendering), rendering)
 
 
 def over(colors, alpha, background=TEAL):

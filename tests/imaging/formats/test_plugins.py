@@ -1,4 +1,4 @@
-"""GIF, AVIF, HEIC and WebP, JPEG's metadata, and sizes beyond Pillow's own limit."""
+"""GIF, AVIF, HEIC and WebP, metadata of JPEG, and sizes beyond Pillow's own limit."""
 
 import builtins
 import io
@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageOps
 
-from tests.imaging.test_png import exif, xmp
+from tests.imaging.formats.test_png import exif, xmp
 from tests.support.corpus import by_pillow, common
 from tests.support.costly import bmp
 from tests.support.patterns import noise, smooth
@@ -38,7 +38,7 @@ def as_pillow(data):
 
 @pytest.mark.parametrize("form", ["GIF", "AVIF"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-def test_one_frame_is_read_as_pillow_does(form, mode):
+def test_one_frame_equals_pillow(form, mode):
     data = by_pillow(PICTURE.convert(mode), form)
     header = read_header(data, Limits())
     assert (header.format, header.size) == (form, SIZE)
@@ -55,14 +55,16 @@ def test_several_frames_are_refused(form):
 
 @pytest.mark.parametrize(("bits", "compression"), [(8, 1), (4, 2)])
 @pytest.mark.parametrize("header", [40, 52, 56, 64, 108, 124])
-def test_bmps_of_runs_are_refused_by_name(bits, compression, header):
-    with pytest.raises(UnsupportedMedia, match=r"compressed \(RLE\), which is not taken; taken: BMP without"):
+def test_run_length_encoded_bmps_are_refused_by_name(bits, compression, header):
+    with pytest.raises(
+        UnsupportedMedia, match=r"compressed \(RLE\), which is not supported; supported: uncompressed BMP"
+    ):
         read_header(bmp(bits, compression, b"\0\1", (8, 8), header), Limits())
 
 
 @pytest.mark.parametrize("bits", [1, 4, 8, 16, 24, 32])
 @pytest.mark.parametrize("header", [40, 52, 56, 64, 108, 124])
-def test_bmps_without_compression_are_read_as_pillow_does(bits, header):
+def test_uncompressed_bmps_equal_pillow(bits, header):
     data = bmp(bits, 0, np.random.default_rng(1).bytes(16 * 4 * 8), (16, 8), header)
     np.testing.assert_array_equal(read(data), as_pillow(data))
 
@@ -75,23 +77,23 @@ def gif_with(part, behind=False):
 
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("part", [b"!\xfe" + b"\1a" * 300_000 + b"\0", b"!\xf9\0" * 200_000, b"\0" * 600_000])
-def test_gifs_of_countless_blocks_are_refused_by_name(part, behind):
+def test_gifs_of_too_many_blocks_are_refused_by_name(part, behind):
     with pytest.raises(InvalidInput, match=r"the GIF image has more than \d+ blocks"):
         read_header(gif_with(part, behind), Limits())
 
 
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("part", [b"!\xfe" + b"\xff" + b"a" * 255 + b"\0", b"!\xfe\0", b"\0" * 9, b"!\xf9\4\0\1\1\5\0"])
-def test_other_blocks_of_a_gif_are_read_as_pillow_does(part, behind):
+def test_other_blocks_of_a_gif_are_skipped_as_in_pillow(part, behind):
     np.testing.assert_array_equal(read(gif_with(part, behind)), as_pillow(gif_with(part, behind)))
 
 
-def test_gifs_of_small_blocks_are_taken():
+def test_gifs_of_small_blocks_are_accepted():
     parts = b"!\xfe" + (b"\x64" + b"a" * 100) * 10_000 + b"\0"
     assert read_header(gif_with(parts), Limits()).size == SIZE
 
 
-def test_several_pictures_in_a_heic_are_refused():
+def test_several_images_in_a_heic_are_refused():
     file = pillow_heif.from_pillow(PICTURE)
     file.add_from_pillow(Image.fromarray(noise(SIZE)))
     buffer = io.BytesIO()
@@ -103,7 +105,7 @@ def test_several_pictures_in_a_heic_are_refused():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["AVIF", "WEBP", "JPEG"])
 @pytest.mark.parametrize("place", ["exif", "xmp"])
-def test_orientation_is_pillow_s(form, orientation, place):
+def test_orientation_equals_pillow(form, orientation, place):
     options = {"exif": b"Exif\0\0" + exif(orientation)} if place == "exif" else {"xmp": xmp(orientation)}
     data = by_pillow(PICTURE, form, **options)
     expected = as_pillow(data)
@@ -112,7 +114,7 @@ def test_orientation_is_pillow_s(form, orientation, place):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_heic_comes_out_upright(orientation):
+def test_heic_is_decoded_upright(orientation):
     turned, buffer = PICTURE.copy(), io.BytesIO()
     turned.getexif()[274] = orientation
     options = {"quality": 100, "chroma": 444, "exif": b"Exif\0\0" + exif(orientation)}
@@ -145,7 +147,7 @@ def test_reading_heic_registers_nothing_with_pillow():
 @pytest.mark.parametrize("form", ["GIF", "AVIF", "WEBP", "HEIC", "BMP"])
 def test_too_many_pixels_are_refused_from_the_header(form):
     data = heic(PICTURE) if form == "HEIC" else by_pillow(PICTURE, form)
-    with pytest.raises(TooLarge, match=f"{SIZE.area} pixels; at most {SIZE.area - 1}"):
+    with pytest.raises(TooLarge, match=f"{SIZE.area} pixels; the limit is {SIZE.area - 1}"):
         read_header(data, Limits(max_pixels=SIZE.area - 1))
 
 
@@ -163,7 +165,7 @@ def test_a_truncated_file_is_broken(form, share):
 
 
 def with_segments(data, segments):
-    """Segments (marker, content) behind a JPEG's first two bytes."""
+    """Insert segments (marker, content) behind a JPEG's first two bytes."""
     parts = b"".join(bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body for marker, body in segments)
     return data[:2] + parts + data[2:]
 
@@ -183,7 +185,7 @@ def test_orientation_anywhere_in_a_jpeg_s_head(before, segment, orientation):
     np.testing.assert_array_equal(read(data), as_pillow(data))
 
 
-def test_the_words_of_exif_elsewhere_in_a_jpeg_turn_nothing():
+def test_an_exif_signature_behind_a_jpeg_is_ignored():
     data = by_pillow(PICTURE, "JPEG") + b"Exif\0\0" + exif(6)
     assert read_header(data, Limits()).orientation == 1
 
@@ -195,7 +197,7 @@ def test_fill_bytes_between_segments_are_skipped():
 
 
 @pytest.mark.parametrize("turned", [1, 6])
-def test_a_sampling_that_libjpeg_turbo_has_no_name_for_is_read_as_pillow_does(turned):
+def test_a_subsampling_unknown_to_simplejpeg_equals_pillow(turned):
     data = by_pillow(PICTURE, "JPEG", subsampling=0, exif=b"Exif\0\0" + exif(turned))
     at = data.index(b"\xff\xc0") + 11  # the first component's sampling factors
     data = data[:at] + b"\x31" + data[at + 1 :]
@@ -204,16 +206,16 @@ def test_a_sampling_that_libjpeg_turbo_has_no_name_for_is_read_as_pillow_does(tu
     np.testing.assert_array_equal(read(data), as_pillow(data))
 
 
-# ---- Pillow's own limit is the user's ----
+# ---- Pillow's own limit belongs to the user's program ----
 
 
-@pytest.mark.parametrize("most", [1, 100, None])
-def test_pillow_s_limit_neither_stops_decoding_nor_is_changed(monkeypatch, most):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+@pytest.mark.parametrize("limit", [1, 100, None])
+def test_pillow_s_limit_is_neither_applied_nor_changed(monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     files = common(Size(60, 40))
     for name, data in files.items():
         assert read(data).shape == (40, 60, 3), name
-    assert most == Image.MAX_IMAGE_PIXELS
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

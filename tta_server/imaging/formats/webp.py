@@ -1,17 +1,17 @@
-"""The header of a WebP: size, frames and metadata from its chunks, where Pillow's plugin would allocate the canvas."""
+"""The header of a WebP from its chunks: Pillow's plugin would allocate the whole canvas to read it."""
 
 from collections.abc import Iterator
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.header import Header, Limits, bounded
-from tta_server.imaging.orientation import from_metadata
+from tta_server.imaging.formats.header import Header, Limits, check_size
+from tta_server.imaging.formats.orientation import from_metadata
 from tta_server.views.geometry import Size
 
 MAX_CHUNKS = 65_536
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(name, content) of each whole chunk; the pixels' content is cut to the 16 bytes that tell their size."""
+    """Yield (name, content) of each complete chunk; except for metadata, only the 16 bytes that hold the size."""
     at = 12
     for _ in range(MAX_CHUNKS):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
@@ -29,7 +29,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
         if name in (b"EXIF", b"XMP "):
             found.setdefault(name, content)
         frames += name == b"ANMF"
-    size = bounded(_size(data), "WEBP", limits)
+    size = check_size(_size(data), "WEBP", limits)
     if frames > 1:
         raise UnsupportedMedia("the WEBP image has several frames or pages; send one")
     orientation = from_metadata(found.get(b"EXIF"), found.get(b"XMP "))
@@ -37,7 +37,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
 
 
 def _size(data: bytes) -> Size:
-    """Of the canvas (RFC 9649, 2.3 to 2.7); raises ValueError where the first chunk tells none."""
+    """Return the canvas size (RFC 9649, 2.3 to 2.7); raise ValueError if the first chunk has none."""
     name, content = data[12:16], data[20:36]
     if name == b"VP8X" and len(content) >= 10:
         return Size(*(1 + int.from_bytes(content[at : at + 3], "little") for at in (4, 7)))
