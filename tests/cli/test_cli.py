@@ -143,7 +143,7 @@ def unreadable_files(folder: Path) -> dict[str, str]:
     """Paths that can't be read, and what is said of them."""
     os.mkfifo(folder / "pipe")
     return {
-        str(folder / "pipe"): "this is a pipe without a writer",
+        str(folder / "pipe"): "the file is a pipe without a writer",
         str(folder): "can't be read: Is a directory",
         str(folder / "none.jpg"): "can't be read: No such file or directory",
         "/dev/zero": "the file has more than 20000000 bytes",
@@ -440,7 +440,7 @@ def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
 
 def test_models_in_a_folder_that_is_not_there(photo: Path) -> None:
     told = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
-    assert told == "error: /nonexist: no such folder; give a folder that holds <name>/tta.yaml for each model"
+    assert told == "error: /nonexist: there is no such folder of models"
 
 
 def test_an_unresolvable_host_is_a_mistake() -> None:
