@@ -41,7 +41,7 @@ class Admission(Generic[W]):
             raise Overloaded("the server is busy: this image would be answered too late", seconds, "time")
         self._jobs[job] = None
         self.nbytes += job.nbytes
-        self._queue.join(job)
+        self._queue.add(job)
 
     def check_group(self, jobs: Sequence[Job[W]], now: float) -> None:
         """Raises TooLarge or BudgetTooSmall for jobs with one deadline that an idle pool could not take together."""
@@ -73,11 +73,11 @@ class Admission(Generic[W]):
     def remove(self, job: Job[W]) -> None:
         del self._jobs[job]
         self.nbytes -= job.nbytes
-        self._queue.leave(job)
+        self._queue.remove(job)
 
     def _check_budget(self, job: Job[W], now: float) -> None:
         """The door's reserve gives way before the plain view does."""
-        alone = self._estimates.alone(job, self._slots.number)
+        alone = self._estimates.on_idle_pool(job, self._slots.number)
         if now + alone > job.deadline + job.reserve + EPSILON:
             views = job.mandatory // job.tiles
             tiles = f" in {job.tiles} tiles" if job.tiles > 1 else ""

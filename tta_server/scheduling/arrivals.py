@@ -8,7 +8,7 @@ from typing import TypeVar
 from tta_server.scheduling.jobs import Job
 
 W = TypeVar("W")
-RECENT = 10.0
+RECENT_SECONDS = 10.0
 """Seconds for which a model that was asked for is expected to be asked for again."""
 
 
@@ -34,5 +34,5 @@ class ExpectedArrivals:
     def expected(self, now: float) -> Iterator[ExpectedArrival]:
         """One of each model met lately, except those that would be late on an idle pool too, or never."""
         for newcomer in self._last.values():
-            if 0 <= newcomer.slack < math.inf and now - newcomer.seen <= RECENT:
+            if 0 <= newcomer.slack < math.inf and now - newcomer.seen <= RECENT_SECONDS:
                 yield newcomer

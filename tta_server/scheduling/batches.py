@@ -38,13 +38,13 @@ class BatchBuilder(Generic[W]):
             if len(items) == limit:
                 break
             if job.phase is Phase.READY:
-                items += self._riders(job, head, bucket, limit - len(items))
+                items += self._views_to_add(job, head, bucket, limit - len(items))
         least = max(1, sum(job is head and view < head.mandatory for job, view in items))
         while len(items) > least and not self._fits(items, now):
             del items[max(least, len(items) // 2) :]
         return items
 
-    def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
+    def _views_to_add(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
         """A job's next views of this bucket. A head that waits alone leaves idle slots their share of its views."""
         first = job.dispatched + (job is head)
         if job is head and all(other is head for other in islice(self._queued, 2)):

@@ -28,7 +28,7 @@ class Dispatcher(Generic[W]):
         for job in self._pool.queue if self._pool.queue.waiting else ():
             if job.is_batch and not asked:
                 asked = True
-                if optional := self._optional(slot, now):
+                if optional := self._optional_step(slot, now):
                     return optional
             if job.phase is Phase.DECODING or job.is_open:
                 decoding |= job.phase is Phase.DECODING
@@ -36,21 +36,21 @@ class Dispatcher(Generic[W]):
                 continue
             items = [] if job.progress.stop or job.phase is Phase.WAITING else self._pool.batches.fill(job, now)
             delayed = self._pool.batches.first_delayed(job, items, now) if decoding or open_ahead else None
-            if delayed and (answer := self._make_room(slot, now)):
+            if delayed and (answer := self._finish_queued_answer(slot, now)):
                 return answer
             if delayed and decoding:
                 return None  # whoever comes later must not overtake this one
-            return self._begin(slot, job, items, now)
-        return None if asked else self._optional(slot, now)
+            return self._start_mandatory(slot, job, items, now)
+        return None if asked else self._optional_step(slot, now)
 
-    def _optional(self, slot: int, now: float) -> Step[W] | None:
+    def _optional_step(self, slot: int, now: float) -> Step[W] | None:
         """An answer that waits for no more views, if it delays no other job; then the greatest expected change
         per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
         answer late, the answer."""
         closings = (job for job in self._pool.queue.waiting if job.progress.stop)
         closing = min(closings, key=lambda job: job.deadline, default=None)
         if closing and not self._pool.batches.first_delayed(closing, [], now):
-            return self._make(slot, closing, now)
+            return self._start_finish(slot, closing, now)
         if not self._pool.open_jobs:
             return None
         seconds: dict[Bucket, float] = {}
@@ -71,38 +71,40 @@ class Dispatcher(Generic[W]):
             head = min(eligible, key=rank)
         items = self._pool.batches.fill(head, now)
         if self._pool.queue and (delayed := self._pool.batches.first_delayed(head, items, now)):
-            return self._make_room(slot, now) if delayed.mandatory_dispatched else None
+            return self._finish_queued_answer(slot, now) if delayed.mandatory_dispatched else None
         risky = self._pool.batches.is_risky(items, now)
         if risky and self._pool.slots.idle < self._pool.slots.number:
             return None
-        return self._run(slot, items, now, risky)
+        return self._start_batch(slot, items, now, risky)
 
-    def _make_room(self, slot: int, now: float) -> Finish[W] | None:
+    def _finish_queued_answer(self, slot: int, now: float) -> Finish[W] | None:
         """The answer of the first job that waits only for it; None if even that makes a job late."""
         job = next((job for job in self._pool.queue if job.mandatory_dispatched), None)
-        return None if job is None or self._pool.batches.first_delayed(job, [], now) else self._make(slot, job, now)
+        if job is None or self._pool.batches.first_delayed(job, [], now):
+            return None
+        return self._start_finish(slot, job, now)
 
-    def _begin(self, slot: int, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Step[W]:
+    def _start_mandatory(self, slot: int, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Step[W]:
         """These views, or else what comes next for the job: its answer, or the decoding of its image."""
         if items:
-            return self._run(slot, items, now)
-        return self._make(slot, job, now) if job.progress.stop else self._decode(slot, job, now)
+            return self._start_batch(slot, items, now)
+        return self._start_finish(slot, job, now) if job.progress.stop else self._start_decode(slot, job, now)
 
-    def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
+    def _start_finish(self, slot: int, job: Job[W], now: float) -> Finish[W]:
         estimate, reason = self._pool.estimates.finishing(job, now), job.progress.stop or StopReason.CAPACITY
         self._pool.finish(job, reason)
         self._pool.slots.take(slot, now + estimate)  # not watched: callbacks of the waiting client may take long
         return Finish(slot, job, reason, estimate)
 
-    def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
+    def _start_decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
         estimate = self._pool.estimates.decoding(job, now)
         job.phase = Phase.DECODING
         job.ready_at = now + estimate
         self._pool.queue.reprice(job, now)
         self._pool.set_due(job, now)
-        return self._started(Decode(slot, job, estimate), job.ready_at, now)
+        return self._start(Decode(slot, job, estimate), job.ready_at, now)
 
-    def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
+    def _start_batch(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
         bucket, step = items[0][0].next_bucket, self._pool.estimates.next_step(items[0][0], items, now)
         for other, seconds in step.elsewhere.items():
             self._pool.slots.delay(other, seconds)
@@ -115,9 +117,9 @@ class Dispatcher(Generic[W]):
                 self._pool.set_due(job, now)
             else:
                 self._pool.queue.reprice(job, now)
-        return self._started(Batch(slot, bucket, tuple(items), step.seconds, risky), now + step.busy, now)
+        return self._start(Batch(slot, bucket, tuple(items), step.seconds, risky), now + step.busy, now)
 
-    def _started(self, step: S, until: float, now: float) -> S:
+    def _start(self, step: S, until: float, now: float) -> S:
         self._pool.slots.take(step.slot, until)
         self._pool.watchdog.started(step, now)
         return step

@@ -79,12 +79,12 @@ class Estimates:
         decoding = self.decoding(job, now) if job.phase is Phase.WAITING else 0.0
         return decoding + sum(self.views(job, job.dispatched, views, now)) + self.finishing(job, now)
 
-    def rest(self, job: Job[W], first: int, now: float) -> float:
+    def remaining_mandatory(self, job: Job[W], first: int, now: float) -> float:
         """Seconds of one slot for its mandatory views from `first` on, and its answer; 0 if there are none."""
         views = sum(self.views(job, first, job.mandatory, now))
         return views + self.finishing(job, now) if first < job.mandatory else 0.0
 
-    def alone(self, job: Job[W], slots: int) -> float:
+    def on_idle_pool(self, job: Job[W], slots: int) -> float:
         """What is left of its mandatory work on an idle pool, by the least costs that are known."""
         return self.schedule_job([0.0] * slots, job, 0.0, math.inf)
 
@@ -191,12 +191,12 @@ class Slots:
     def free(self, now: float, step: "Occupancy[W] | None" = None) -> list[float]:
         """One time a slot, in order; if the one that is free first did this step."""
         if step is None:
-            times = [now] * self.idle + [_expected(end, now) for end in self._busy.values()]
+            times = [now] * self.idle + [_expected_end(end, now) for end in self._busy.values()]
             times.sort()
             return times
         more = step.elsewhere
         times = [now] * self.idle + sorted(
-            _expected(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
+            _expected_end(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
         )
         times[0] += step.busy
         times.sort()
@@ -208,10 +208,10 @@ class Slots:
 
     def all_free(self, now: float) -> float:
         """When the last slot is free."""
-        return max((_expected(end, now) for end in self._busy.values()), default=now)
+        return max((_expected_end(end, now) for end in self._busy.values()), default=now)
 
 
-def _expected(end: float, now: float) -> float:
+def _expected_end(end: float, now: float) -> float:
     """A slot that is late already is expected to be late by as much again."""
     return end if end > now else now + (now - end)
 

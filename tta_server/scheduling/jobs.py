@@ -164,7 +164,7 @@ class Batch(Generic[W]):
     bucket: Bucket
     items: tuple[tuple[Job[W], int], ...]
     estimate: float = 0.0
-    risky: bool = False
+    is_risky: bool = False
 
     @property
     def model(self) -> str:

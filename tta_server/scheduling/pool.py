@@ -44,7 +44,7 @@ class Pool(Generic[W]):
     def requeue(self, job: Job[W]) -> None:
         """Moves a job whose mandatory views are dispatched from the queue to the open jobs, while optional views
         wait."""
-        self.queue.leave(job)
+        self.queue.remove(job)
         if job.all_dispatched:
             self.open_jobs.pop(job, None)
         else:
@@ -53,10 +53,10 @@ class Pool(Generic[W]):
     def set_due(self, job: Job[W], now: float) -> None:
         self.timers.set(job, self.outlook.changes_at(job, now))
 
-    def stays_open(self, job: Job[W], now: float) -> bool:
+    def keep_open(self, job: Job[W], now: float) -> bool:
         """Lets the answer of a job wait, so that more views of it may run first; False if there is no time for that."""
         if not job.running:
-            self._await_answer(job, now)
+            self._queue_answer(job, now)
             if self.queue.is_late(now):
                 return False
         self.set_due(job, now)
@@ -66,18 +66,18 @@ class Pool(Generic[W]):
         """No more views of it may run: a slot is to make its answer; at the last moment the caller of `due` does."""
         job.progress = job.progress.close(reason)
         self.open_jobs.pop(job, None)
-        last = self.outlook.last_end(job, now)
+        last = self.outlook.latest_view_end(job, now)
         if job.running:
-            self._await_answer(job, now)
+            self._queue_answer(job, now)
             last = (now + job.deadline) / 2  # it is late already, and a slot is idle
         else:
-            self.queue.close(job)
+            self.queue.mark_closed(job)
         self.timers.set(job, last + 2 * EPSILON)
 
-    def _await_answer(self, job: Job[W], now: float) -> None:
+    def _queue_answer(self, job: Job[W], now: float) -> None:
         """Its answer is what is left of its mandatory work."""
         job.load = self.estimates.finishing(job, now)
-        self.queue.join(job)
+        self.queue.add(job)
 
     def finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         """Takes a live job out; empty if it is not live, so that each job is finished once."""

@@ -31,14 +31,14 @@ class Progress(NamedTuple):
         """The next `count` entries are on a slot."""
         return self._replace(dispatched=self.dispatched + count, running=self.running + count)
 
-    def come_back(self) -> "Progress":
+    def end_run(self) -> "Progress":
         """One entry is on its slot no more."""
         return self._replace(running=self.running - 1)
 
     def merge(self, entry: int) -> "Progress":
         return self._replace(merged=self.merged | 1 << entry)
 
-    def judge(self, open_share: float | None) -> "Progress":
+    def set_open_share(self, open_share: float | None) -> "Progress":
         """What a stop rule saw of the merge so far."""
         return self._replace(open_share=open_share)
 

@@ -38,7 +38,7 @@ class MandatoryQueue(Generic[W]):
         self._deadlines = array("d")
 
     def __iter__(self) -> Iterator[Job[W]]:
-        return iter(self._order(self._jobs))
+        return iter(self._schedule_order(self._jobs))
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -48,26 +48,26 @@ class MandatoryQueue(Generic[W]):
         """Seconds of one slot for all that waits."""
         return self._total
 
-    def join(self, job: Job[W]) -> None:
+    def add(self, job: Job[W]) -> None:
         job.rank = (job.is_batch, job.deadline, job.rank[2] or next(self._sequence))
-        place = bisect_left(self._ranks, job.rank)
-        self._ranks.insert(place, job.rank)
-        self._jobs.insert(place, job)
-        self._loads.insert(place, job.load)
-        self._deadlines.insert(place, job.deadline)
+        index = bisect_left(self._ranks, job.rank)
+        self._ranks.insert(index, job.rank)
+        self._jobs.insert(index, job)
+        self._loads.insert(index, job.load)
+        self._deadlines.insert(index, job.deadline)
         self._total += job.load
         if not job.is_open:
             self.waiting[job] = None
 
-    def close(self, job: Job[W]) -> None:
+    def mark_closed(self, job: Job[W]) -> None:
         """No more views of a job in line may run: its answer is to be made."""
         self.waiting[job] = None
 
-    def leave(self, job: Job[W]) -> None:
-        place = self._place(job)
-        if place is None:
+    def remove(self, job: Job[W]) -> None:
+        index = self._index(job)
+        if index is None:
             return
-        del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
+        del self._ranks[index], self._jobs[index], self._loads[index], self._deadlines[index]
         self.waiting.pop(job, None)
         self._total = self._total - job.load if self._jobs else 0.0
 
@@ -83,18 +83,18 @@ class MandatoryQueue(Generic[W]):
 
     def reprice(self, job: Job[W], now: float) -> None:
         """Some of its work is handed out."""
-        place = self._place(job)
-        if place is not None:
+        index = self._index(job)
+        if index is not None:
             self._total -= job.load
-            job.load = self._loads[place] = self.mandatory_seconds(job, now)
+            job.load = self._loads[index] = self.mandatory_seconds(job, now)
             self._total += job.load
 
-    def _place(self, job: Job[W]) -> int | None:
-        place = bisect_left(self._ranks, job.rank)
-        return place if place < len(self._jobs) and self._jobs[place] is job else None
+    def _index(self, job: Job[W]) -> int | None:
+        index = bisect_left(self._ranks, job.rank)
+        return index if index < len(self._jobs) and self._jobs[index] is job else None
 
     @staticmethod
-    def _order(jobs: list[Job[W]]) -> list[Job[W]]:
+    def _schedule_order(jobs: list[Job[W]]) -> list[Job[W]]:
         """Those of the line, by rank, in the order in which they are laid out."""
         batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
         last = batch
@@ -141,7 +141,7 @@ class MandatoryQueue(Generic[W]):
                 late[job] = end
         if not late:
             return None
-        before = dict(self._laid_out(self, self._slots.free(now), now))
+        before = dict(self._schedule(self, self._slots.free(now), now))
         return next((job for job, end in late.items() if end > before[job] + EPSILON), None)
 
     def is_late(self, now: float) -> bool:
@@ -151,7 +151,7 @@ class MandatoryQueue(Generic[W]):
         if len(self._jobs) > EXACT_LIMIT:
             _, loads, deadlines = self._arrays()
             return bool(np.any(self._lateness_bound(loads, deadlines, 0.0, now) > EPSILON))
-        return any(end > job.deadline + EPSILON for job, end in self._laid_out(self, self._slots.free(now), now))
+        return any(end > job.deadline + EPSILON for job, end in self._schedule(self, self._slots.free(now), now))
 
     def retry_after(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.
@@ -159,15 +159,15 @@ class MandatoryQueue(Generic[W]):
         Where only the job itself would be late, it is to come when it would not be even behind all others, for they may
         have begun by then; where it would make another late, when all that waits now is done.
         """
-        place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
+        index = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
         if len(self._jobs) >= EXACT_LIMIT:
-            return self._retry_after_bounded(job, place, now)
-        order = self._order([*self._jobs[:place], job, *self._jobs[place:]])
-        late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
+            return self._retry_after_bounded(job, index, now)
+        order = self._schedule_order([*self._jobs[:index], job, *self._jobs[index:]])
+        late = {other: end - other.deadline for other, end in self._schedule(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
             return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
-        return max(end for _, end in self._laid_out(self, self._slots.free(now), now)) - now
+        return max(end for _, end in self._schedule(self, self._slots.free(now), now)) - now
 
     def wait_behind_queue(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted even behind all of the line."""
@@ -187,7 +187,7 @@ class MandatoryQueue(Generic[W]):
             return self._slots.mean_free(now) + (self._total + step.total) / self._slots.number
         free = self._slots.free(now, step)
         before = takewhile(lambda job: not job.is_batch and job.deadline <= deadline, self._jobs)
-        for _ in self._laid_out((job for job in before if job not in step.views), free, now):
+        for _ in self._schedule((job for job in before if job not in step.views), free, now):
             pass
         return free[0]
 
@@ -196,11 +196,11 @@ class MandatoryQueue(Generic[W]):
         if len(self._jobs) > EXACT_LIMIT:
             return [self._slots.all_free(now) + self._total / self._slots.number] * self._slots.number
         free = self._slots.free(now)
-        for _ in self._laid_out(self, free, now):
+        for _ in self._schedule(self, free, now):
             pass
         return free
 
-    def _laid_out(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
+    def _schedule(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
         """Each job with when it is answered on slots that are `free` (a heap) from then on."""
         for job in jobs:
             yield job, self._estimates.schedule_job(free, job, now, now)
@@ -221,27 +221,29 @@ class MandatoryQueue(Generic[W]):
         before = self._lateness_bound(loads, deadlines, 0.0, now)
         left, waits = loads.copy(), np.ones(len(order), bool)
         for job in step.views or [head]:
-            if self._place(job) is not None:
-                place, first = order.index(job), job.dispatched + step.views.get(job, 0)
-                left[place] = self._estimates.rest(job, first, now) if step.views else job.load - step.busy
-                waits[place] = not step.views or first < job.mandatory
+            if self._index(job) is not None:
+                index, first = order.index(job), job.dispatched + step.views.get(job, 0)
+                left[index] = (
+                    self._estimates.remaining_mandatory(job, first, now) if step.views else job.load - step.busy
+                )
+                waits[index] = not step.views or first < job.mandatory
         after = self._lateness_bound(left, deadlines, step.total, now)
         delayed = waits & (after > EPSILON) & (after > before + EPSILON)
         return order[int(np.argmax(delayed))] if delayed.any() else None
 
     def _arrays(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
         """The line as it is laid out, with loads and deadlines."""
-        order = self._order(self._jobs)
+        order = self._schedule_order(self._jobs)
         if order is self._jobs:
             return order, np.array(self._loads), np.array(self._deadlines)
         loads, deadlines = zip(*((job.load, job.deadline) for job in order), strict=True)
         return order, np.array(loads), np.array(deadlines)
 
-    def _retry_after_bounded(self, job: Job[W], place: int, now: float) -> float:
-        loads = np.insert(np.array(self._loads), place, job.load)
-        deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
+    def _retry_after_bounded(self, job: Job[W], index: int, now: float) -> float:
+        loads = np.insert(np.array(self._loads), index, job.load)
+        deadlines = np.insert(np.array(self._deadlines), index, job.deadline)
         late = self._lateness_bound(loads, deadlines, 0.0, now)
-        if np.all(np.delete(late, place) <= EPSILON):
-            own = float(late[place])
+        if np.all(np.delete(late, index) <= EPSILON):
+            own = float(late[index])
             return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

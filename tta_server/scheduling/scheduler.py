@@ -103,7 +103,7 @@ class Scheduler(Generic[W]):
         return self._dispatcher.next_step(slot, now)
 
     @property
-    def more(self) -> bool:
+    def has_more_work(self) -> bool:
         """Whether another slot should ask too: somebody waits whose image is not just being decoded."""
         return bool(self._pool.open_jobs) or any(job.phase is not Phase.DECODING for job in self._pool.queue.waiting)
 
@@ -115,11 +115,11 @@ class Scheduler(Generic[W]):
         self._pool.release(batch.slot)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
-            job.progress = job.progress.come_back()
+            job.progress = job.progress.end_run()
             if job.last_slot == batch.slot:
                 job.last_end = 0.0
             if job in self._pool.live:
-                finished += self._came_back(job, view, outcome)
+                finished += self._apply_outcome(job, view, outcome)
         undecided: list[Job[W]] = []
         for job in each_job(batch.items):
             if job in self._pool.live and job.is_answerable and not job.progress.stop:
@@ -130,14 +130,14 @@ class Scheduler(Generic[W]):
                     finished += self._pool.finish(job, verdict)
         self._charge_finishing(batch.slot, finished, now)
         for job in undecided:
-            if not self._pool.stays_open(job, now):
+            if not self._pool.keep_open(job, now):
                 finished += self._pool.finish(job, StopReason.CAPACITY)
                 self._charge_finishing(batch.slot, finished, now)
         return finished
 
-    def _came_back(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
+    def _apply_outcome(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
         if isinstance(outcome, Merged):
-            job.progress = job.progress.merge(view).judge(outcome.open_share)
+            job.progress = job.progress.merge(view).set_open_share(outcome.open_share)
             job.expected_gain = outcome.expected_gain
             return self._pool.finish(job, outcome.stop) if outcome.stop and job.is_answerable else []
         job.lose(view)
@@ -159,7 +159,7 @@ class Scheduler(Generic[W]):
         finished: list[Finished[W]] = []
         for job, view in items:
             if isinstance(step, Batch):
-                job.progress = job.progress.come_back()
+                job.progress = job.progress.end_run()
             if job not in self._pool.live:
                 continue
             if job.is_answerable:
@@ -183,11 +183,11 @@ class Scheduler(Generic[W]):
         """Jobs that can no longer make it fail now. For those for which nothing more can arrive in time, their answer
         waits for a slot from now on: ask the idle ones. It is handed out here only where costs were exceeded and no
         slot is free in time for it."""
-        return [done for job in self._pool.timers.take_due(now) for done in self._fell_due(job, now)]
+        return [done for job in self._pool.timers.take_due(now) for done in self._settle_if_due(job, now)]
 
     def wake_at(self) -> float | None:
         """When `due` should be asked again if nothing else happens."""
-        return self._pool.timers.first()
+        return self._pool.timers.next_due()
 
     def overdue(self, now: float) -> list[Step[W]]:
         """What runs far past its estimate and should be ended; told once."""
@@ -199,9 +199,9 @@ class Scheduler(Generic[W]):
 
     def watch_at(self) -> float | None:
         """When `overdue` and `stuck` should be asked again if nothing else happens."""
-        return self._pool.watchdog.look_at()
+        return self._pool.watchdog.check_at()
 
-    def _fell_due(self, job: Job[W], now: float) -> list[Finished[W]]:
+    def _settle_if_due(self, job: Job[W], now: float) -> list[Finished[W]]:
         if job.progress.stop:
             return self._pool.finish(job, job.progress.stop)
         outcome = self._pool.outlook.outcome(job, now, was_due=True)

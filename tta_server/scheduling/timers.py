@@ -16,7 +16,7 @@ OVERDUE_SECONDS = 1.0
 """A step is overdue after ten times its estimate, and not before a second."""
 STUCK_SECONDS = 10.0
 """A slot is stuck when its step is still not back so long after it was told to end."""
-STUCK_DECODING = 60.0
+STUCK_DECODING_SECONDS = 60.0
 """The same for decoding, which can't be aborted but ends by itself."""
 
 
@@ -49,12 +49,12 @@ class DueTimers(Generic[W]):
 
     def take_due(self, now: float) -> Iterator[Job[W]]:
         """Those whose date has come, earliest first; they have none then."""
-        while (at := self.first()) is not None and at <= now:
+        while (at := self.next_due()) is not None and at <= now:
             job: Job[W] = self._heap[0][2]
             self.remove(job)
             yield job
 
-    def first(self) -> float | None:
+    def next_due(self) -> float | None:
         heap = self._heap
         while heap and heap[0][2] is None:
             heapq.heappop(heap)
@@ -73,36 +73,36 @@ class Watchdog(Generic[W]):
 
     def __init__(self) -> None:
         self._running: dict[int, _Running[W]] = {}
-        self._look_at = math.inf
+        self._check_at = math.inf
 
     def started(self, step: Step[W], now: float) -> None:
         overdue_at = now + max(OVERDUE_SECONDS, OVERDUE_FACTOR * step.estimate)
         self._running[step.slot] = _Running(step, overdue_at)
-        self._look_at = min(self._look_at, overdue_at)
+        self._check_at = min(self._check_at, overdue_at)
 
     def ended(self, slot: int) -> None:
         self._running.pop(slot, None)
 
     def overdue(self, now: float) -> list[Step[W]]:
         """Steps to be ended, each told once."""
-        if now < self._look_at:
+        if now < self._check_at:
             return []
         late = [running for running in self._running.values() if running.overdue_at <= now]
         for running in late:
-            grace = STUCK_DECODING if isinstance(running.step, Decode) else STUCK_SECONDS
+            grace = STUCK_DECODING_SECONDS if isinstance(running.step, Decode) else STUCK_SECONDS
             running.overdue_at, running.stuck_at = math.inf, now + grace
         return [running.step for running in late]
 
     def stuck(self, now: float) -> list[int]:
         """Slots whose step did not end when it was told to, each told once. Asked after `overdue`."""
-        if now < self._look_at:
+        if now < self._check_at:
             return []
         slots = [slot for slot, running in self._running.items() if running.stuck_at <= now]
         for slot in slots:
             self._running[slot].stuck_at = math.inf
-        self._look_at = min((min(r.overdue_at, r.stuck_at) for r in self._running.values()), default=math.inf)
+        self._check_at = min((min(r.overdue_at, r.stuck_at) for r in self._running.values()), default=math.inf)
         return slots
 
-    def look_at(self) -> float | None:
+    def check_at(self) -> float | None:
         """When to ask both again; earlier than need be where a step has ended since."""
-        return self._look_at if self._look_at < math.inf else None
+        return self._check_at if self._check_at < math.inf else None

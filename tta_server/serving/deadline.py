@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-MOST_RESERVED = 0.2
+MAX_RESERVE_SHARE = 0.2
 """The share of a budget that its door may take."""
 
 
@@ -20,7 +20,7 @@ class Deadline:
     def after(cls, budget_ms: float, reserve: float = 0.0, start: float | None = None) -> "Deadline":
         """From `start` on, else from now."""
         return cls(
-            time.monotonic() if start is None else start, budget_ms, min(reserve, MOST_RESERVED * budget_ms / 1e3)
+            time.monotonic() if start is None else start, budget_ms, min(reserve, MAX_RESERVE_SHARE * budget_ms / 1e3)
         )
 
     @property

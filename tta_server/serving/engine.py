@@ -18,13 +18,15 @@ from tta_server.serving import niceness
 from tta_server.serving.health import Health
 from tta_server.serving.niceness import lower_priority
 from tta_server.serving.recorder import LockedRecorder
-from tta_server.serving.steps import Broke, Decoded, Payload, Ran, Runner, StepRunner
+from tta_server.serving.steps import BatchResult, DecodeResult, Payload, Runner, StepFailure, StepRunner
 from tta_server.serving.unsettled import Unsettled
 from tta_server.telemetry.observer import Expired, Observer
 
 log = logging.getLogger(__name__)
 
-FAILED = "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
+SCHEDULING_FAILED = (
+    "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
+)
 
 
 W = TypeVar("W", bound=Payload)
@@ -60,10 +62,12 @@ class Engine(Generic[W]):
         self._next_wake: float | None = None
         self._state = "open"
         self._threads = [
-            threading.Thread(target=self._run_thread, args=(self._slot, slot), name=f"slot-{slot}", daemon=True)
+            threading.Thread(target=self._run_thread, args=(self._run_slot, slot), name=f"slot-{slot}", daemon=True)
             for slot in range(scheduler.slots)
         ]
-        self._threads.append(threading.Thread(target=self._run_thread, args=(self._tick,), name="clock", daemon=True))
+        self._threads.append(
+            threading.Thread(target=self._run_thread, args=(self._run_clock,), name="clock", daemon=True)
+        )
 
     def start(self) -> None:
         for thread in self._threads:
@@ -86,20 +90,20 @@ class Engine(Generic[W]):
         self.check()
         with self._guarded(), self._lock:
             if self._state == "failed":
-                raise InternalError(FAILED)
+                raise InternalError(SCHEDULING_FAILED)
             if self._state != "open":
                 raise NotReady("the server is shutting down")
             self._scheduler.admit_all(jobs, time.monotonic())
             self._unsettled.add(jobs)
             self._work_available.notify(len(jobs))
-            self._mind_clock()
+            self._reschedule_clock()
 
     def cancel(self, job: Job[W]) -> bool:
         """Nobody waits for it any more: its views make room at once. False if it was settled already."""
         with self._guarded():
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
-                if finished and self._scheduler.more:
+                if finished and self._scheduler.has_more_work:
                     self._work_available.notify()  # a slot may have held work back for it
             self._settle(finished)
             return bool(finished)
@@ -107,7 +111,7 @@ class Engine(Generic[W]):
     def reprice(self, model: str, costs: CostModel) -> None:
         """A model is loaded anew: this is what it costs, and nothing else is known of it."""
         with self._lock:
-            self._scheduler.costs.adopt(model, costs)
+            self._scheduler.costs.replace_model(model, costs)
 
     def quote(self, job: Job[W]) -> Quote:
         """What `submit` would do, and what would come of it."""
@@ -159,7 +163,7 @@ class Engine(Generic[W]):
             raise
         except Exception as error:
             self._fail_all(error)
-            raise InternalError(FAILED) from error
+            raise InternalError(SCHEDULING_FAILED) from error
 
     def _fail_all(self, error: BaseException) -> None:
         with self._lock:
@@ -167,11 +171,11 @@ class Engine(Generic[W]):
                 return
             self._state = "failed"
             running = self._stop_threads()
-        log.critical("%s", FAILED, exc_info=error)
-        self._health.mark_fatal(FAILED)
+        log.critical("%s", SCHEDULING_FAILED, exc_info=error)
+        self._health.mark_fatal(SCHEDULING_FAILED)
         request_all(running)
-        self._unsettled.fail_all(InternalError(FAILED))
-        self._on_fatal(FAILED)
+        self._unsettled.fail_all(InternalError(SCHEDULING_FAILED))
+        self._on_fatal(SCHEDULING_FAILED)
 
     def _stop_threads(self) -> list[Abort]:
         """Wakes all threads, which look at the state; what runs now has to be ended by the caller. Under the lock."""
@@ -183,7 +187,7 @@ class Engine(Generic[W]):
     def _stopped(self) -> bool:
         return self._state in ("closed", "failed")
 
-    def _mind_clock(self) -> None:
+    def _reschedule_clock(self) -> None:
         """Wakes the clock thread if it has to look earlier than it means to. Under the lock."""
         wake = self._wake_at()
         if wake is not None and (self._next_wake is None or wake < self._next_wake):
@@ -195,13 +199,13 @@ class Engine(Generic[W]):
         wake, watch = self._scheduler.wake_at(), self._scheduler.watch_at()
         return watch if wake is None else wake if watch is None else min(wake, watch)
 
-    def _slot(self, slot: int) -> None:
-        lower_priority(niceness.SLOTS)
-        while (step := self._next(slot)) is not None:
+    def _run_slot(self, slot: int) -> None:
+        lower_priority(niceness.SLOT_NICENESS)
+        while (step := self._next_step(slot)) is not None:
             self._run_step(step)
             del step  # while it waits for the next, it keeps no job, and so no unloaded model
 
-    def _next(self, slot: int) -> Step[W] | None:
+    def _next_step(self, slot: int) -> Step[W] | None:
         """What this slot does next; waits for it. None when the engine has stopped."""
         while True:
             with self._lock:
@@ -210,12 +214,12 @@ class Engine(Generic[W]):
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
                 step = None if finished else self._scheduler.next_batch(slot, now)
-                self._mind_clock()
+                self._reschedule_clock()
                 if step is not None:
                     self._aborts[slot] = Abort()
                 if step is None and not finished:
                     self._work_available.wait()
-                elif self._scheduler.more:
+                elif self._scheduler.has_more_work:
                     self._work_available.notify()  # each slot that finds work wakes the next
             if step is not None:
                 return step
@@ -232,16 +236,16 @@ class Engine(Generic[W]):
         for job in dict.fromkeys(job for job, _ in step.items):
             job.payload.notify_progress(job.progress)
 
-    def _report(self, report: Decoded[W] | Ran[W] | Broke[W]) -> None:
+    def _report(self, report: DecodeResult[W] | BatchResult[W] | StepFailure[W]) -> None:
         now, finished = time.monotonic(), list[Finished[W]]()
         with self._lock:
             match report:
-                case Decoded(decode, seconds):
+                case DecodeResult(decode, seconds):
                     self._scheduler.ready(decode, seconds, now)
                     self._work_available.notify()
-                case Ran(batch, outcomes, seconds):
+                case BatchResult(batch, outcomes, seconds):
                     finished = self._scheduler.completed(batch, outcomes, seconds, now)
-                case Broke(step, error):
+                case StepFailure(step, error):
                     finished = self._scheduler.failed(step, error, now)
         self._settle(finished)
 
@@ -260,7 +264,7 @@ class Engine(Generic[W]):
             with self._lock:
                 self._drained.notify_all()
 
-    def _tick(self) -> None:
+    def _run_clock(self) -> None:
         """Fails jobs whose time is over, has slots answer those that get no more views, ends what runs far too long."""
         while True:
             with self._lock:
@@ -270,7 +274,7 @@ class Engine(Generic[W]):
                 finished = self._scheduler.due(now)
                 overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
-                if self._scheduler.more:
+                if self._scheduler.has_more_work:
                     self._work_available.notify()
                 if not (finished or overdue or stuck):
                     self._next_wake = self._wake_at()
@@ -282,9 +286,9 @@ class Engine(Generic[W]):
                 request_all([abort])
             del finished, overdue  # while it waits it keeps no job, and so no unloaded model
             if stuck:
-                self._give_up(stuck)
+                self._mark_stuck(stuck)
 
-    def _give_up(self, stuck: list[int]) -> None:
+    def _mark_stuck(self, stuck: list[int]) -> None:
         slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
         reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
         log.critical("%s", reason)

@@ -58,15 +58,15 @@ class Executor:
         if not lifetime.begin():  # unloaded: then all of these jobs are settled, and nothing is to be done
             return [Merged() for _ in items]
         try:
-            return self._run_open(items, recorder, abort)
+            return self._run_on_open_model(items, recorder, abort)
         finally:
             lifetime.end()
 
-    def _run_open(
+    def _run_on_open_model(
         self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
     ) -> list[Outcome]:
         for job, _ in items:
-            job.payload.times.dequeued()
+            job.payload.times.mark_dequeued()
         batch = run_batch([(job.payload.views, view) for job, view in items], abort)
         rows = zip(items, batch.predictions, strict=True)
         start = time.monotonic()
@@ -92,32 +92,32 @@ def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = Non
     """Runs (image, entry) pairs of one model and one input size as one batch. Raises BackendFailed where the model
     failed, or gave another number of rows."""
     start = time.monotonic()
-    batch, failed = _written(items)
+    batch, failed = _write_batch(items)
     written = time.monotonic()
     outputs = items[0][0].model.backend.infer(batch, abort)
     inferred = time.monotonic()
-    predictions = [failed.get(i) or _read(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+    predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
     _check_rows(outputs, predictions)
     return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
 def infer(items: Sequence[tuple[ImageViews, int]]) -> Outputs:
     """A model's raw outputs for these entries. Raises whatever writing them or the model raises."""
-    batch, failed = _written(items)
+    batch, failed = _write_batch(items)
     for problem in failed.values():
         raise problem.error
     return items[0][0].model.backend.infer(batch)
 
 
 @dataclass(frozen=True, slots=True)
-class SeenImage:
+class ViewPredictions:
     """What each entry of a layout says of one image, moved back but not merged."""
 
     views: ImageViews
     predictions: Sequence[Any]
 
 
-def run_views(plan: Plan, source: Source) -> SeenImage:
+def run_views(plan: Plan, source: Source) -> ViewPredictions:
     """Runs all views of a plan on one image, without engine, deadline or metrics, by the code that requests run.
 
     Raises TTAError: TooLarge as `make_layout` does, and BackendFailed that names the view for an output that holds NaN
@@ -129,9 +129,9 @@ def run_views(plan: Plan, source: Source) -> SeenImage:
     found: list[Any] = []
     for entries in _batches(views, most):
         for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):
-            found.append(_sound(views, entry, prediction))
+            found.append(_checked(views, entry, prediction))
     views.close()
-    return SeenImage(views, found)
+    return ViewPredictions(views, found)
 
 
 def _batches(views: ImageViews, most: int) -> Iterator[list[int]]:
@@ -142,7 +142,7 @@ def _batches(views: ImageViews, most: int) -> Iterator[list[int]]:
         yield from (run[start : start + most] for start in range(0, len(run), most))
 
 
-def _sound(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
+def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
     """Raises BackendFailed for what is no prediction."""
     if prediction is LOST:
         raise BackendFailed(f"the model's output for view {views.view(entry).name!r} holds NaN or infinity")
@@ -151,7 +151,7 @@ def _sound(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) ->
     return prediction
 
 
-def _written(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
+def _write_batch(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
     """A batch with each entry in its row. The row of one that can't be made is zeros, and its mistake is returned."""
     views, entry = items[0]
     batch = views.model.preprocessing.empty(len(items), views.input_size(entry))
@@ -165,7 +165,7 @@ def _written(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int,
     return batch, failed
 
 
-def _read(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lost | ViewError:
+def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lost | ViewError:
     try:
         prediction = views.read(entry, outputs, row)
         return prediction if views.model.task.is_sound(prediction) else LOST

@@ -6,7 +6,7 @@ FAILURES = 3
 """So many failed batches in a row make a model suspect."""
 
 
-def unhealthy(model: str) -> str:
+def unhealthy_message(model: str) -> str:
     """The message to a client whose model is unhealthy."""
     return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
@@ -21,17 +21,17 @@ class Health:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._failures: dict[str, int] = {}
-        self.ill: frozenset[str] = frozenset()
+        self.unhealthy: frozenset[str] = frozenset()
         self.fatal = ""
         """Why only a new process helps; empty while this one works."""
-        self._doubted: dict[str, None] = {}
+        self._reprice_requested: dict[str, None] = {}
         self._closed = False
 
     def worked(self, model: str) -> None:
         if model in self._failures:  # without the lock: this is asked after every batch
             with self._changed:
                 self._failures.pop(model, None)
-                self.ill -= {model}
+                self.unhealthy -= {model}
 
     def failed(self, model: str) -> None:
         with self._changed:
@@ -42,13 +42,13 @@ class Health:
         """Its canary failed; not if a batch has worked since."""
         with self._changed:
             if model in self._failures:
-                self.ill |= {model}
+                self.unhealthy |= {model}
 
     def request_reprice(self, model: str) -> None:
         """A budget was too small for what it is thought to cost, which may be outdated."""
-        if model not in self._doubted:
+        if model not in self._reprice_requested:
             with self._changed:
-                self._doubted[model] = None
+                self._reprice_requested[model] = None
                 self._changed.notify_all()
 
     def mark_fatal(self, reason: str) -> None:
@@ -57,9 +57,9 @@ class Health:
     def wait_for_work(self) -> tuple[list[str], list[str]]:
         """Models that failed so often, the ill among them, and those whose cost is in doubt; none when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._suspects() or self._doubted)
-            doubted = list(self._doubted)
-            self._doubted.clear()
+            self._changed.wait_for(lambda: self._closed or self._suspects() or self._reprice_requested)
+            doubted = list(self._reprice_requested)
+            self._reprice_requested.clear()
             return ([], []) if self._closed else (self._suspects(), doubted)
 
     def close(self) -> None:

@@ -74,18 +74,18 @@ class ImageJob:
         self._levels: Levels | None = None
         self._closed = False
         self._has_logged = False
-        self._held: Lifetime | None = None
+        self._backend_hold: Lifetime | None = None
 
-    def hold(self) -> bool:
+    def hold_backend(self) -> bool:
         """Keeps the model's backend open until the job is settled, or `release`; False where it is closed already."""
         lifetime = self.model.lifetime
-        self._held = lifetime if lifetime.begin() else None
-        return self._held is not None
+        self._backend_hold = lifetime if lifetime.begin() else None
+        return self._backend_hold is not None
 
-    def release(self) -> None:
+    def release_backend(self) -> None:
         """Once; then it does nothing."""
         with self._lock:
-            held, self._held = self._held, None
+            held, self._backend_hold = self._backend_hold, None
         if held is not None:
             held.end()
 
@@ -93,7 +93,7 @@ class ImageJob:
 
     def decode(self) -> None:
         """Decodes the image and makes the plain view's canvas. Raises TTAError."""
-        start = self.times.dequeued()
+        start = self.times.mark_dequeued()
         with self._lock:
             source, self._source = self._source, None
         if source is None:
@@ -102,7 +102,7 @@ class ImageJob:
         with self._lock:
             self._levels = picture.levels
             self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._closed else None
-        self.times.decoded(start)
+        self.times.mark_decoded(start)
 
     def merge(self, job: Job[Any], view: int, found: Any | Lost | ViewError, recorder: Recorder) -> Outcome:
         """Merges a view's prediction: LOST where it holds NaN or infinity, Failed where it can't be merged. Raises
@@ -111,27 +111,29 @@ class ImageJob:
             log.warning(
                 "the output of %s for view %r holds NaN or infinity", self.model.name, self.views.view(view).name
             )
-            self._lose(job, view, recorder)
+            self._lose_view(job, view, recorder)
             return LOST
         if isinstance(found, ViewError):
-            return self._fail(job, view, found, recorder)
+            return self._fail_view(job, view, found, recorder)
         try:
             result = self.model.task.remark(found) if self._builder.keeps_remarks else None
-        except Exception as error:  # noqa: BLE001 - logged by `_fail`
-            return self._fail(job, view, ViewError(error, "the model's output for a view could not be read"), recorder)
+        except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
+            return self._fail_view(
+                job, view, ViewError(error, "the model's output for a view could not be read"), recorder
+            )
         with self._lock:
             progress = recorder.merge(job, view)
             if progress is None:
                 return Merged()
             try:
                 self._accumulator.add(found, self.views.view(view).weight)
-            except Exception as error:  # noqa: BLE001 - logged by `_fail`
+            except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
                 recorder.lose(job, view)
                 problem = ViewError(error, "the model's output for a view could not be merged")
             else:
                 self._view_results[view] = result
                 return self._judge(progress)
-        return self._fail(job, view, problem, recorder)
+        return self._fail_view(job, view, problem, recorder)
 
     def _judge(self, progress: Progress) -> Merged:
         """What the views so far say of those to come; a stop rule that raises stops nothing. Under the lock."""
@@ -147,9 +149,9 @@ class ImageJob:
             return Merged()
         return Merged(gain, stop, evidence.open_share)
 
-    def _fail(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
+    def _fail_view(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
         """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job."""
-        self._lose(job, view, recorder)
+        self._lose_view(job, view, recorder)
         with self._lock:
             self._log_once(problem.sentence, problem.error)
         if isinstance(problem.error, BackendFailed):
@@ -158,7 +160,7 @@ class ImageJob:
         failure.__cause__ = problem.error
         return Failed(failure)
 
-    def _lose(self, job: Job[Any], view: int, recorder: Recorder) -> None:
+    def _lose_view(self, job: Job[Any], view: int, recorder: Recorder) -> None:
         self._observer.notify(ViewDropped(self.model.name))
         recorder.lose(job, view)
 
@@ -172,7 +174,7 @@ class ImageJob:
     def notify_progress(self, progress: Progress) -> None:
         """After each batch: calls the listener if there is a partial answer. One that raises is not called again."""
         listener = self._listener
-        if listener is None or not self._has_news(progress):
+        if listener is None or not self._has_partial(progress):
             return
         try:
             listener()
@@ -190,7 +192,7 @@ class ImageJob:
         try:
             with self._lock:
                 progress = job.progress
-                if not self._has_news(progress) or progress.merged_count <= seen:
+                if not self._has_partial(progress) or progress.merged_count <= seen:
                     return None
                 snapshot = self._snapshot(progress)
             answer = self._builder.answer(snapshot, None, start)
@@ -200,7 +202,7 @@ class ImageJob:
         self.times.add(merge=time.monotonic() - start)
         return len(snapshot.views), answer
 
-    def _has_news(self, progress: Progress) -> bool:
+    def _has_partial(self, progress: Progress) -> bool:
         """True if a partial answer may be given: the plain view is merged and the answer does not follow at once."""
         if progress.settled or progress.stop or not progress.merged:
             return False
@@ -214,7 +216,7 @@ class ImageJob:
             views=[(entry, self._view_results[entry]) for entry in entries(progress.merged)],
             dropped=progress.lost.bit_count(),
             open=progress.open_share,
-            stages=self.times.so_far(),
+            stages=self.times.seconds_so_far(),
             levels=self._levels,
             picture=self._picture,
         )
@@ -231,7 +233,7 @@ class ImageJob:
             result = BackendFailed("the answer could not be made from the model's output")
         with self._lock:
             self._picture = None
-        self.release()
+        self.release_backend()
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):

@@ -29,7 +29,7 @@ class Placements(Sequence[Placement]):
         self._plan = plan
         self._image = image
         self._tiles = plan.model.preprocessing.tiles(image)
-        self._kept: dict[int, Placement] = {}
+        self._cache: dict[int, Placement] = {}
 
     def __len__(self) -> int:
         return len(self._plan.views) * max(1, len(self._tiles))
@@ -45,9 +45,9 @@ class Placements(Sequence[Placement]):
         if self._tiles:
             view, tile = divmod(index, len(self._tiles))
             return prep.place(self._plan.views[view], self._image, self._tiles[tile])
-        if index not in self._kept:
-            self._kept[index] = prep.place(self._plan.views[index], self._image)
-        return self._kept[index]
+        if index not in self._cache:
+            self._cache[index] = prep.place(self._plan.views[index], self._image)
+        return self._cache[index]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -89,7 +89,7 @@ def plan_bytes(plan: Plan) -> int:
 def _plan(model: Model, options: Options) -> Plan:
     config = model.config
     policy = _policy(model, options.policy)
-    views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
+    views = policy.views[: _count("max_views", options.max_views, len(policy.views))]
     merge = model.merge if options.merge is None else options.merge
     if merge not in model.task.merges:
         raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
@@ -108,7 +108,7 @@ def _plan(model: Model, options: Options) -> Plan:
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
         wanted=ResponseSpec(
-            options.include, _whole("top_k", options.top_k, max(1, len(config.labels))), options.tensors
+            options.include, _count("top_k", options.top_k, max(1, len(config.labels))), options.tensors
         ),
     )
 
@@ -151,7 +151,7 @@ def _rule(model: Model, stop: StopSpec, policy: Policy, merge: str, own: bool) -
         raise
 
 
-def _whole(key: str, value: int | None, default: int) -> int:
+def _count(key: str, value: int | None, default: int) -> int:
     """A count of at least 1; more than there is means all there is."""
     if value is None:
         return default
@@ -160,25 +160,25 @@ def _whole(key: str, value: int | None, default: int) -> int:
     return min(value, default)
 
 
-def _min_views(asked: int | str | None, default: int | str, planned: int) -> int:
-    if asked is None:
+def _min_views(requested: int | str | None, default: int | str, planned: int) -> int:
+    if requested is None:
         return planned if default == "all" else min(int(default), planned)
-    if asked == "all":
+    if requested == "all":
         return planned
-    if not isinstance(asked, int) or asked < 1:
-        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {shown(asked)}")
-    if asked > planned:
-        raise InvalidInput(f"min_views is {asked}, but only {planned} views are planned; 'all' means all of them")
-    return asked
+    if not isinstance(requested, int) or requested < 1:
+        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {shown(requested)}")
+    if requested > planned:
+        raise InvalidInput(f"min_views is {requested}, but only {planned} views are planned; 'all' means all of them")
+    return requested
 
 
-def budget_ms(model: Model, asked: float | None) -> float:
+def budget_ms(model: Model, requested: float | None) -> float:
     """The request's budget, at most the model's longest, or the model's default; raises InvalidInput."""
     budget = model.config.budget
-    if asked is None:
+    if requested is None:
         return budget.default_ms
-    if not math.isfinite(asked) or asked <= 0:
+    if not math.isfinite(requested) or requested <= 0:
         raise InvalidInput(
-            f"budget_ms takes a number over 0 and up to {budget.max_ms:g} for {model.name}, not {asked:g}"
+            f"budget_ms takes a number over 0 and up to {budget.max_ms:g} for {model.name}, not {requested:g}"
         )
-    return min(asked, budget.max_ms)
+    return min(requested, budget.max_ms)

@@ -14,7 +14,7 @@ from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.engine import Engine
-from tta_server.serving.health import Health, unhealthy
+from tta_server.serving.health import Health, unhealthy_message
 from tta_server.serving.image import Image, Source, read_source
 from tta_server.serving.job import Caller, ImageJob, make_job
 from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
@@ -77,7 +77,7 @@ class Predictor:
         request."""
         started = time.monotonic()
         try:
-            self._check_well(model.name)
+            self._check_healthy(model.name)
             return make_plan(model, options)
         except TTAError:
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
@@ -92,8 +92,8 @@ class Predictor:
         self._engine.check()
         started = time.monotonic()
         try:
-            self._check_well(model.name)
-            jobs = self._held_jobs(plan or make_plan(model, options), images, options, caller)
+            self._check_healthy(model.name)
+            jobs = self._jobs_on_open_model(plan or make_plan(model, options), images, options, caller)
             self._admit(model.name, jobs)
         except BudgetTooSmall as error:
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
@@ -101,18 +101,20 @@ class Predictor:
         except TTAError:
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise
-        _Tally(self._observer, model, jobs, started)
+        _RequestReporter(self._observer, model, jobs, started)
         return [Ticket(job.payload.future, job) for job in jobs]
 
-    def _held_jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageJob]]:
+    def _jobs_on_open_model(
+        self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller
+    ) -> list[Job[ImageJob]]:
         """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
         since the plan was made, of the model in its place. Raises UnknownModel where there is none, NotReady where that
         has another version or all are closed."""
         while True:
             jobs = self._jobs(plan, images, options, caller)
-            if all(job.payload.hold() for job in jobs):
+            if all(job.payload.hold_backend() for job in jobs):
                 return jobs
-            _release(jobs)
+            _release_backends(jobs)
             model = self.model(plan.model.name)
             if model is plan.model:
                 raise NotReady("the server is shutting down")
@@ -132,7 +134,7 @@ class Predictor:
         try:
             self._engine.submit(jobs)
         except TTAError as error:
-            _release(jobs)
+            _release_backends(jobs)
             if isinstance(error, Overloaded):
                 self._observer.notify(Refused(name, error.reason))
             if isinstance(error, BudgetTooSmall):
@@ -140,15 +142,15 @@ class Predictor:
                 self._health.request_reprice(name)
             raise
 
-    def _check_well(self, name: str) -> None:
+    def _check_healthy(self, name: str) -> None:
         """Raises NotReady for a model that is ill."""
-        if name in self._health.ill:
-            raise NotReady(unhealthy(name))
+        if name in self._health.unhealthy:
+            raise NotReady(unhealthy_message(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
         """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
         model = self.model(name)
-        self._check_well(name)
+        self._check_healthy(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         check_area(size, self.limits)
@@ -166,12 +168,12 @@ class Predictor:
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("probe"), Observers(), Priority.BATCH)
-        if not job.payload.hold():
+        if not job.payload.hold_backend():
             raise NotReady(f"{name} was reloaded")
         try:
             self._engine.submit([job])
         except TTAError:
-            job.payload.release()
+            job.payload.release_backend()
             raise
         job.payload.future.result()
 
@@ -181,10 +183,10 @@ class Predictor:
             self._observer.notify(ClientLeft(ticket.job.model))
 
 
-def _release(jobs: Sequence[Job[ImageJob]]) -> None:
+def _release_backends(jobs: Sequence[Job[ImageJob]]) -> None:
     """Of jobs that were not admitted; those that are settled have let go of their backends already."""
     for job in jobs:
-        job.payload.release()
+        job.payload.release_backend()
 
 
 def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
@@ -198,7 +200,7 @@ def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> Budg
     )
 
 
-class _Tally:
+class _RequestReporter:
     """Counts a request once its last image is settled."""
 
     def __init__(self, observer: Observer, model: Model, jobs: Sequence[Job[ImageJob]], started: float) -> None:

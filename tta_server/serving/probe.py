@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable
 
 from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
-from tta_server.scheduling.costs import ENOUGH
+from tta_server.scheduling.costs import MIN_OBSERVATIONS
 from tta_server.serving.health import Health
 from tta_server.serving.predictor import Predictor
-from tta_server.serving.warmup import card_for
+from tta_server.serving.warmup import make_test_card
 
 log = logging.getLogger(__name__)
 
-SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
 """Between two rounds."""
 
 
@@ -24,7 +24,7 @@ class ModelProbe:
         self._predictor = predictor
         self._health = health
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="canary", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -33,25 +33,25 @@ class ModelProbe:
         self._closed.set()
         self._health.close()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._closed.is_set():
             suspects, doubted = self._health.wait_for_work()
-            for ask, names in ((self._try, suspects), (self._price, doubted)):
+            for ask, names in ((self._probe, suspects), (self._reprice, doubted)):
                 for name in names:
-                    self._survive(ask, name)
-            self._closed.wait(SECONDS)
+                    self._call_logged(ask, name)
+            self._closed.wait(INTERVAL_SECONDS)
 
     @staticmethod
-    def _survive(ask: Callable[[str], None], name: str) -> None:
+    def _call_logged(ask: Callable[[str], None], name: str) -> None:
         """Whatever one model raises, the others are still to be asked, and it again in the next round."""
         try:
             ask(name)
         except Exception:
             log.exception("%s could not be asked", name)
 
-    def _try(self, name: str) -> None:
+    def _probe(self, name: str) -> None:
         try:
-            self._predictor.probe(name, card_for(self._predictor.model(name)))
+            self._predictor.probe(name, make_test_card(self._predictor.model(name)))
         except UnknownModel:
             self._health.worked(name)  # it was unloaded meanwhile: nobody is to be warned of it
         except (Overloaded, NotReady):
@@ -62,10 +62,10 @@ class ModelProbe:
         else:
             log.warning("%s answers a test card: it is well", name)
 
-    def _price(self, name: str) -> None:
+    def _reprice(self, name: str) -> None:
         """Has an idle pool observe the model's cost anew: a warm-up on a busy machine may have found too much, and
         nobody would ever correct it if all budgets are refused for that."""
         with contextlib.suppress(TTAError):
-            card = card_for(self._predictor.model(name))
-            for _ in range(ENOUGH):
+            card = make_test_card(self._predictor.model(name))
+            for _ in range(MIN_OBSERVATIONS):
                 self._predictor.probe(name, card)

@@ -39,13 +39,13 @@ class Runner(Protocol[W]):
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded(Generic[W]):
+class DecodeResult(Generic[W]):
     step: Decode[W]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ran(Generic[W]):
+class BatchResult(Generic[W]):
     """A batch came back, with one outcome a view."""
 
     step: Batch[W]
@@ -54,7 +54,7 @@ class Ran(Generic[W]):
 
 
 @dataclass(frozen=True, slots=True)
-class Broke(Generic[W]):
+class StepFailure(Generic[W]):
     """The step failed as a whole."""
 
     step: Decode[W] | Batch[W]
@@ -62,7 +62,7 @@ class Broke(Generic[W]):
 
 
 class StepRunner(Generic[W]):
-    """Raises nothing that a step raises: it is logged, and reported as `Broke`."""
+    """Raises nothing that a step raises: it is logged, and reported as `StepFailure`."""
 
     def __init__(
         self,
@@ -79,38 +79,38 @@ class StepRunner(Generic[W]):
         self._health = health
         self._is_stopping = is_stopping
 
-    def decode(self, step: Decode[W]) -> Decoded[W] | Broke[W]:
+    def decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
         start = time.monotonic()
         try:
             step.job.payload.decode()
         except TTAError as error:
-            return Broke(step, error)
+            return StepFailure(step, error)
         except Exception:
             log.exception("decoding failed")
-            return Broke(step, BackendFailed("the image could not be prepared"))
-        return Decoded(step, time.monotonic() - start)
+            return StepFailure(step, BackendFailed("the image could not be prepared"))
+        return DecodeResult(step, time.monotonic() - start)
 
-    def run(self, step: Batch[W], abort: Abort) -> Ran[W] | Broke[W]:
+    def run(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
         start = time.monotonic()
         model = step.bucket.model
         try:
             outcomes = self._runners[model].run(step.items, self._recorder, abort)
         except TTAError as error:
-            return self._broke(step, error, abort)
+            return self._failure(step, error, abort)
         except Exception:
             log.exception("a batch of %s failed", model)
-            return self._broke(step, BackendFailed("the model failed on this image"), abort)
+            return self._failure(step, BackendFailed("the model failed on this image"), abort)
         seconds = time.monotonic() - start
-        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.risky))
+        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
         if any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.worked(model)
         else:
             self._health.failed(model)
-        return Ran(step, outcomes, seconds)
+        return BatchResult(step, outcomes, seconds)
 
-    def _broke(self, step: Batch[W], error: TTAError, abort: Abort) -> Broke[W]:
+    def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
         if self._is_stopping():
-            return Broke(step, error)
+            return StepFailure(step, error)
         model = step.bucket.model
         if error.__cause__:
             log.error("a batch of %s failed: %r", model, error.__cause__)
@@ -118,4 +118,4 @@ class StepRunner(Generic[W]):
             error = BackendFailed("the model took far too long on this image and was stopped")
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)
-        return Broke(step, error)
+        return StepFailure(step, error)

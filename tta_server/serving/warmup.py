@@ -36,13 +36,13 @@ ENOUGH_SECONDS = 0.15
 def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
     """Runs the model at each input size of its policy on as many threads as there are slots; raises ConfigError if it
     can't, or if its outputs don't fit its task."""
-    probe = _Probe(model, clock)
+    requests = _TestRequests(model, clock)
     try:
-        _check_outputs(model, probe)
-        _measure(model, probe, costs, slots)
+        _check_outputs(model, requests)
+        _measure(model, requests, costs, slots)
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
-        raise ConfigError(f"model {model.name}: its file can't run views of {probe.size}: {reason}") from error
+        raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
 
 
 def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
@@ -51,19 +51,21 @@ def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
     warm_up(model, costs, 1, time.thread_time)
 
 
-def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> None:
-    pixels = probe.size.area
-    costs.warm_stage("decode", model.name, pixels, _median_of(probe.decoding_seconds))
+def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> None:
+    pixels = requests.size.area
+    costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
-        for index, bucket in probe.buckets():
+        for index, bucket in requests.buckets():
             sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
-            runs = [pool.submit(_medians, [probe.batch(index, n) for n in sizes], probe.seconds) for _ in range(slots)]
+            runs = [
+                pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
+            ]
             by_size = zip(*(run.result() for run in runs), strict=True)
             costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
-    costs.warm_stage("finish", model.name, pixels, _median_of(probe.finishing_seconds))
+    costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
 
 
-class _Probe:
+class _TestRequests:
     """Requests of a test card: a JPEG of about the size that the model's input comes from."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
@@ -71,7 +73,7 @@ class _Probe:
         self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = _card_size(model)
-        self._card = card_for(model)
+        self._card = make_test_card(model)
         self._executor = Executor(ReceiptTimings())
 
     def job(self) -> Job[ImageJob]:
@@ -126,7 +128,7 @@ def _card_size(model: Model) -> Size:
     return Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
 
 
-def card_for(model: Model) -> bytes:
+def make_test_card(model: Model) -> bytes:
     """A JPEG of gradients and grain, neither flat nor noise, so that it decodes like a photo."""
     size = _card_size(model)
     x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
@@ -135,9 +137,9 @@ def card_for(model: Model) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.clip(card, 0, 255).astype(np.uint8), 90))
 
 
-def _check_outputs(model: Model, probe: _Probe) -> None:
+def _check_outputs(model: Model, requests: _TestRequests) -> None:
     try:
-        model.task.check(*probe.outputs())
+        model.task.check(*requests.outputs())
     except ConfigError as mistake:
         raise ConfigError(f"model {model.name}: {mistake}") from None
 

@@ -16,7 +16,7 @@ class StageTimes:
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._queued_since: float | None = queued_since
 
-    def dequeued(self) -> float:
+    def mark_dequeued(self) -> float:
         """Ends a spell of waiting for a slot, of which there are two: for decoding, and for the first view. Returns the
         time."""
         now = time.monotonic()
@@ -26,7 +26,7 @@ class StageTimes:
                 self._queued_since = None
         return now
 
-    def decoded(self, start: float) -> None:
+    def mark_decoded(self, start: float) -> None:
         """It was decoded from `start` until now, and waits for its first view."""
         with self._lock:
             self._queued_since = time.monotonic()
@@ -38,6 +38,6 @@ class StageTimes:
             for stage, spent in seconds.items():
                 self._seconds[stage] += spent
 
-    def so_far(self) -> dict[str, float]:
+    def seconds_so_far(self) -> dict[str, float]:
         with self._lock:
             return dict(self._seconds)
