@@ -1,4 +1,4 @@
-"""The line of jobs whose mandatory work waits, laid out on the slots of a pool. Pure.
+"""The queue of jobs whose mandatory work waits, and a simulation of when a pool answers them. Pure.
 
 The answer of a job whose mandatory views are merged is mandatory work too, until a slot makes it.
 """
@@ -18,19 +18,22 @@ from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
 EXACT_LIMIT = 64
-"""A longer line is not laid out job by job, but bounded (see `_lateness_bound`): laying out 1,000 jobs took 5 ms."""
+"""The longest queue that is simulated job by job: 1,000 jobs took 5 ms. For longer ones, see `_lateness_bound`."""
 
 
 class MandatoryQueue(Generic[W]):
-    """Interactive jobs in deadline order, then batch jobs in theirs; list scheduling in this order says who would be
-    late. Answers that no interactive view has to wait for take their turn among the batch jobs, by deadline."""
+    """Interactive jobs in deadline order, then batch jobs in deadline order.
+
+    List scheduling in this order predicts which jobs are late. Answers at the end of the interactive jobs delay no
+    interactive view, so they are scheduled among the batch jobs, by deadline.
+    """
 
     def __init__(self, estimates: Estimates, slots: Slots) -> None:
         self._estimates = estimates
         self._slots = slots
         self._jobs: list[Job[W]] = []
         self.waiting: dict[Job[W], None] = {}
-        """Those for which a slot could do mandatory work: all but the open ones."""
+        """The queued jobs that are not open: a slot could do mandatory work of them."""
         self._ranks: list[tuple[bool, float, int]] = []
         self._sequence = count(1)
         self._total = 0.0
@@ -45,10 +48,11 @@ class MandatoryQueue(Generic[W]):
 
     @property
     def load(self) -> float:
-        """Seconds of one slot for all that waits."""
+        """Slot seconds of all waiting mandatory work."""
         return self._total
 
     def add(self, job: Job[W]) -> None:
+        """Adds a job with `job.load` slot seconds of mandatory work."""
         job.rank = (job.is_batch, job.deadline, job.rank[2] or next(self._sequence))
         index = bisect_left(self._ranks, job.rank)
         self._ranks.insert(index, job.rank)
@@ -60,10 +64,11 @@ class MandatoryQueue(Generic[W]):
             self.waiting[job] = None
 
     def mark_closed(self, job: Job[W]) -> None:
-        """No more views of a job in line may run: its answer is to be made."""
+        """Records that no more views of a queued job may run, so that a slot can make its answer."""
         self.waiting[job] = None
 
     def remove(self, job: Job[W]) -> None:
+        """Removes a job; does nothing if it is not queued."""
         index = self._index(job)
         if index is None:
             return
@@ -72,8 +77,8 @@ class MandatoryQueue(Generic[W]):
         self._total = self._total - job.load if self._jobs else 0.0
 
     def mandatory_seconds(self, job: Job[W], now: float) -> float:
-        """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait
-        for its image."""
+        """Slot seconds that a job's mandatory work takes. If several slots share its views, all but one may be idle
+        until the image is decoded, which counts."""
         seconds = self._estimates.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
@@ -82,7 +87,7 @@ class MandatoryQueue(Generic[W]):
         return seconds + (shared - 1) * self._estimates.decoding(job, now)
 
     def reprice(self, job: Job[W], now: float) -> None:
-        """Some of its work is handed out."""
+        """Updates a queued job's load after a part of its work was dispatched."""
         index = self._index(job)
         if index is not None:
             self._total -= job.load
@@ -95,7 +100,7 @@ class MandatoryQueue(Generic[W]):
 
     @staticmethod
     def _schedule_order(jobs: list[Job[W]]) -> list[Job[W]]:
-        """Those of the line, by rank, in the order in which they are laid out."""
+        """Jobs that are sorted by rank, in the order in which they are scheduled."""
         batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
         last = batch
         while last and jobs[last - 1].mandatory_dispatched:
@@ -105,14 +110,12 @@ class MandatoryQueue(Generic[W]):
         return [*jobs[:last], *sorted(jobs[last:], key=lambda job: job.deadline)]
 
     def trivially_feasible(self, more: float, now: float, deadline: float = math.inf) -> bool:
-        """Whether one slot alone could do all of the line, and `more`, from when all are free to the first deadline.
-
-        Then nobody is late on any schedule, and there is no need to lay one out.
-        """
+        """True if one slot alone could do the whole queue and `more` seconds before the first deadline, from the time
+        at which all slots are free. Then no job is late in any schedule, and none has to be simulated."""
         return self._slots.all_free(now) + self._total + more <= min(deadline, self._first_deadline())
 
     def is_done_by(self, time: float, step: Occupancy[W], now: float) -> bool:
-        """Whether one slot alone could do all of the line, and this step, by then."""
+        """True if one slot alone could do the whole queue and this step by that time."""
         return self._slots.all_free(now) + self._total + step.total <= time
 
     def _first_deadline(self) -> float:
@@ -145,7 +148,7 @@ class MandatoryQueue(Generic[W]):
         return next((job for job, end in late.items() if end > before[job] + EPSILON), None)
 
     def is_late(self, now: float) -> bool:
-        """True if a job misses its deadline when all of the line is laid out."""
+        """True if a queued job misses its deadline as things stand."""
         if self.trivially_feasible(0.0, now):
             return False
         if len(self._jobs) > EXACT_LIMIT:
@@ -154,12 +157,12 @@ class MandatoryQueue(Generic[W]):
         return any(end > job.deadline + EPSILON for job, end in self._schedule(self, self._slots.free(now), now))
 
     def retry_after(self, job: Job[W], now: float) -> float:
-        """In how many seconds a job would be admitted; 0 for at once.
+        """Seconds until a job would be admitted; 0 for now.
 
-        Where only the job itself would be late, it is to come when it would not be even behind all others, for they may
-        have begun by then; where it would make another late, when all that waits now is done.
+        If only the job itself would be late: until it would be in time behind the whole queue, whose jobs may all run
+        by then. If it would make another job late: until the whole queue is done.
         """
-        index = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
+        index = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind jobs of the same deadline
         if len(self._jobs) >= EXACT_LIMIT:
             return self._retry_after_bounded(job, index, now)
         order = self._schedule_order([*self._jobs[:index], job, *self._jobs[index:]])
@@ -170,19 +173,19 @@ class MandatoryQueue(Generic[W]):
         return max(end for _, end in self._schedule(self, self._slots.free(now), now)) - now
 
     def wait_behind_queue(self, job: Job[W], now: float) -> float:
-        """In how many seconds a job would be admitted even behind all of the line."""
+        """Seconds until a job would be admitted behind the whole queue."""
         free = self.slots_after(now)
         late = self._estimates.schedule_job(free.copy(), job, now, now) - job.deadline
         then = self._estimates.schedule_job(free.copy(), job, now + max(0.0, late), now)
         return late if then <= job.deadline + late + EPSILON else max(free) - now
 
     def free_after_queue(self, now: float) -> float:
-        """When the first slot is free once all of the line is placed."""
+        """When the first slot is free after the whole queue is scheduled."""
         return self.slots_after(now)[0]
 
     def free_for_next(self, step: Occupancy[W], deadline: float, now: float) -> float:
-        """When the first slot is free for one more interactive job with that deadline, if the one that is free first
-        did this step."""
+        """When the first slot is free for another interactive job with that deadline, if the first free slot did this
+        step."""
         if len(self._jobs) > EXACT_LIMIT:
             return self._slots.mean_free(now) + (self._total + step.total) / self._slots.number
         free = self._slots.free(now, step)
@@ -192,7 +195,7 @@ class MandatoryQueue(Generic[W]):
         return free[0]
 
     def slots_after(self, now: float) -> list[float]:
-        """A heap of when each slot is free once all of the line is placed."""
+        """The time at which each slot is free after the whole queue is scheduled, in ascending order."""
         if len(self._jobs) > EXACT_LIMIT:
             return [self._slots.all_free(now) + self._total / self._slots.number] * self._slots.number
         free = self._slots.free(now)
@@ -201,22 +204,26 @@ class MandatoryQueue(Generic[W]):
         return free
 
     def _schedule(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
-        """Each job with when it is answered on slots that are `free` (a heap) from then on."""
+        """Each job with the time of its answer, scheduled on slots that are `free` at these times; updates `free`."""
         for job in jobs:
             yield job, self._estimates.schedule_job(free, job, now, now)
 
-    # ---- a crowd ----
+    # ---- long queues: bounds instead of a simulation ----
 
     def _lateness_bound(
         self, loads: NDArray[np.float64], deadlines: NDArray[np.float64], lead: float, now: float
     ) -> NDArray[np.float64]:
-        """By how much each job is late at most: it starts when the slots together have done what runs and all before
-        it, for a list schedule leaves none idle (Graham 1969)."""
+        """The most seconds by which each job can be late, negative if it is early.
+
+        List scheduling leaves no slot idle, so a job starts at the latest when the slots together have done the running
+        work and all jobs before it (Graham 1969).
+        """
         before = np.cumsum(loads) - loads + lead
         late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
     def _first_delayed_bounded(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
+        """As `first_delayed`, by upper bounds: a job that is returned may still be in time."""
         order, loads, deadlines = self._arrays()
         before = self._lateness_bound(loads, deadlines, 0.0, now)
         left, waits = loads.copy(), np.ones(len(order), bool)
@@ -232,7 +239,7 @@ class MandatoryQueue(Generic[W]):
         return order[int(np.argmax(delayed))] if delayed.any() else None
 
     def _arrays(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
-        """The line as it is laid out, with loads and deadlines."""
+        """The jobs in the order in which they are scheduled, with their loads and deadlines."""
         order = self._schedule_order(self._jobs)
         if order is self._jobs:
             return order, np.array(self._loads), np.array(self._deadlines)
@@ -240,6 +247,7 @@ class MandatoryQueue(Generic[W]):
         return order, np.array(loads), np.array(deadlines)
 
     def _retry_after_bounded(self, job: Job[W], index: int, now: float) -> float:
+        """As `retry_after`, by upper bounds, for a job that would be queued at `index`."""
         loads = np.insert(np.array(self._loads), index, job.load)
         deadlines = np.insert(np.array(self._deadlines), index, job.deadline)
         late = self._lateness_bound(loads, deadlines, 0.0, now)

@@ -1,4 +1,4 @@
-"""The one use case behind every door: an image and options in, an answer out."""
+"""The use case of every protocol: images and options in, answers out."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ from tta_server.views.geometry import Size
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An admitted image: `future` gives its answer or raises its TTAError."""
+    """An admitted image; `future` has its answer or raises its TTAError."""
 
     future: Future[Answer]
     job: Job[ImageJob]
@@ -42,11 +42,13 @@ class Ticket:
         return self.job.payload.model
 
     def partial(self, seen: int) -> tuple[int, Answer] | None:
-        """The answer so far, as `ImageJob.partial` makes it."""
+        """The number of merged entries and the answer from them, if more than `seen` are merged, else None."""
         return self.job.payload.partial(self.job, seen)
 
 
 class Predictor:
+    """Plans, checks and submits requests to the engine, and reports how they end to the observer."""
+
     def __init__(
         self,
         models: Mapping[str, Model],
@@ -62,19 +64,18 @@ class Predictor:
         self._health = health
 
     def model(self, name: str) -> Model:
-        """Raises UnknownModel that names the known ones."""
+        """The model of that name. Raises UnknownModel, which names the known ones."""
         if name not in self.models:
             raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
         return self.models[name]
 
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
-        """A request of one image: see `submit_all`."""
+        """Submits a request of one image, as `submit_all` does. Raises UnknownModel too."""
         (ticket,) = self.submit_all(self.model(name), [image], options, caller)
         return ticket
 
     def plan(self, model: Model, options: Options) -> Plan:
-        """What `submit_all` would make of these options. Raises InvalidInput or NotReady, and counts it as a failed
-        request."""
+        """The plan of these options. Raises InvalidInput or NotReady, which counts as a failed request."""
         started = time.monotonic()
         try:
             self._check_healthy(model.name)
@@ -86,9 +87,11 @@ class Predictor:
     def submit_all(
         self, model: Model, images: Sequence[Image], options: Options, caller: Caller, plan: Plan | None = None
     ) -> list[Ticket]:
-        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
-        Where `plan` has made one of these options already, it serves. Raises InvalidInput, UnsupportedMedia, TooLarge,
-        Overloaded or NotReady at once."""
+        """Submits a request: one job an image, with one deadline, all admitted or none. Images are decoded later.
+
+        `plan` is that of these options, if the caller has made it. Raises InvalidInput, UnsupportedMedia, TooLarge,
+        Overloaded or NotReady.
+        """
         self._engine.check()
         started = time.monotonic()
         try:
@@ -107,9 +110,11 @@ class Predictor:
     def _jobs_on_open_model(
         self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller
     ) -> list[Job[ImageJob]]:
-        """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
-        since the plan was made, of the model in its place. Raises UnknownModel where there is none, NotReady where that
-        has another version or all are closed."""
+        """Makes the jobs, each of which keeps its model's backend open.
+
+        If the plan's model was replaced and closed since, the jobs are of the new model. Raises UnknownModel if there
+        is none, NotReady if it has another version or the server is shutting down.
+        """
         while True:
             jobs = self._jobs(plan, images, options, caller)
             if all(job.payload.hold_backend() for job in jobs):
@@ -143,12 +148,12 @@ class Predictor:
             raise
 
     def _check_healthy(self, name: str) -> None:
-        """Raises NotReady for a model that is ill."""
+        """Raises NotReady for an unhealthy model."""
         if name in self._health.unhealthy:
             raise NotReady(unhealthy_message(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
-        """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
+        """What an image of this size would get now; nothing is admitted. Raises as `submit`, except Overloaded."""
         model = self.model(name)
         self._check_healthy(name)
         plan = make_plan(model, options)
@@ -162,8 +167,8 @@ class Predictor:
             raise _with_default(error, model, options) from None
 
     def probe(self, name: str, image: bytes) -> None:
-        """Runs the plain view when nothing interactive waits, ill or not; it is nobody's request. Raises any
-        TTAError."""
+        """Runs the plain view of a model, even an unhealthy one, when no interactive work waits. It is not counted as a
+        request. Raises TTAError if it fails."""
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
@@ -178,19 +183,19 @@ class Predictor:
         job.payload.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
-        """The client has left."""
+        """Cancels the job of a client that has left."""
         if self._engine.cancel(ticket.job):
             self._observer.notify(ClientLeft(ticket.job.model))
 
 
 def _release_backends(jobs: Sequence[Job[ImageJob]]) -> None:
-    """Of jobs that were not admitted; those that are settled have let go of their backends already."""
+    """Releases the backends of jobs that were not admitted; settled jobs have released theirs."""
     for job in jobs:
         job.payload.release_backend()
 
 
 def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
-    """Where the request stated no budget, the sentence says which one counted."""
+    """The error with the model's default budget in its sentence, if the request states no budget."""
     if options.budget_ms is not None:
         return error
     budget = model.config.budget
@@ -201,14 +206,14 @@ def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> Budg
 
 
 class _RequestReporter:
-    """Counts a request once its last image is settled."""
+    """Notifies the observer once the last image of a request is settled."""
 
     def __init__(self, observer: Observer, model: Model, jobs: Sequence[Job[ImageJob]], started: float) -> None:
         self._observer = observer
         self._key = model.key
         self._started = started
         self._lock = threading.Lock()
-        self._left = len(jobs)
+        self._unsettled = len(jobs)
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._failed = False
         for job in jobs:
@@ -216,13 +221,13 @@ class _RequestReporter:
 
     def _settled(self, future: Future[Answer]) -> None:
         with self._lock:
-            self._left -= 1
+            self._unsettled -= 1
             if future.cancelled() or future.exception():
                 self._failed = True
             else:
                 for stage, spent in future.result().receipt.stages_ms.items():
                     self._stages[stage] += spent
-            if self._left:
+            if self._unsettled:
                 return
         seconds = time.monotonic() - self._started
         if self._failed:
@@ -232,7 +237,7 @@ class _RequestReporter:
 
 
 def _check_sizes(plan: Plan, sources: Sequence[Source]) -> None:
-    """Raises InvalidInput where images would have to be stacked that have several sizes."""
+    """Raises InvalidInput for per-pixel tensors of images of different sizes, which can't be stacked."""
     per_pixel = [s.name for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
     sizes = list(dict.fromkeys(source.size for source in sources))
     if per_pixel and len(sizes) > 1:

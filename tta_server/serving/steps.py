@@ -1,4 +1,4 @@
-"""Runs what the scheduler decides for a slot, on that slot's thread, and says what came of it."""
+"""Runs the scheduler's steps on a slot's thread and returns their results."""
 
 import logging
 import time
@@ -19,34 +19,36 @@ log = logging.getLogger(__name__)
 
 
 class Payload(Settleable, Protocol):
-    """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
+    """What the engine needs of a job's payload. Methods run on slots' threads; `settle` on any thread."""
 
     def decode(self) -> None:
-        """Bytes to canvases; raises TTAError."""
+        """Decodes the image. Raises TTAError."""
 
     def notify_progress(self, progress: Progress) -> None:
-        """After a batch with views of the job, while it is not settled; raises nothing."""
+        """Called after each batch with views of the job. Raises nothing."""
 
 
 W = TypeVar("W", bound=Payload)
 
 
 class Runner(Protocol[W]):
-    """One model: runs views of several jobs as one batch and merges them."""
+    """Runs views of several jobs through one model as one batch, and merges them."""
 
     def run(self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
-        """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
+        """Returns one outcome a view. Raises TTAError if the whole batch failed or was aborted."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult(Generic[W]):
+    """An image was decoded in `seconds`."""
+
     step: Decode[W]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(Generic[W]):
-    """A batch came back, with one outcome a view."""
+    """A batch ran in `seconds`, with one outcome a view."""
 
     step: Batch[W]
     outcomes: Sequence[Outcome]
@@ -55,14 +57,14 @@ class BatchResult(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class StepFailure(Generic[W]):
-    """The step failed as a whole."""
+    """A step failed as a whole."""
 
     step: Decode[W] | Batch[W]
     error: TTAError
 
 
 class StepRunner(Generic[W]):
-    """Raises nothing that a step raises: it is logged, and reported as `StepFailure`."""
+    """Runs steps. An error of a step is logged and returned as `StepFailure`, never raised."""
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class StepRunner(Generic[W]):
         health: Health,
         is_stopping: Callable[[], bool],
     ) -> None:
-        """`is_stopping` is true once the engine ends what runs, which is no fault of the model."""
+        """`is_stopping` is true once the engine aborts running steps, which does not count against a model."""
         self._runners = runners
         self._recorder = recorder
         self._observer = observer
@@ -80,6 +82,7 @@ class StepRunner(Generic[W]):
         self._is_stopping = is_stopping
 
     def decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
+        """Decodes a job's image."""
         start = time.monotonic()
         try:
             step.job.payload.decode()
@@ -91,6 +94,7 @@ class StepRunner(Generic[W]):
         return DecodeResult(step, time.monotonic() - start)
 
     def run(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
+        """Runs and merges a batch, and reports it to the observer and the model's health."""
         start = time.monotonic()
         model = step.bucket.model
         try:
