@@ -77,8 +77,10 @@ class Admission(Generic[W]):
         self._queue.remove(job)
 
     def _check_budget(self, job: Job[W], now: float) -> None:
-        """Raises BudgetTooSmall if an idle pool could not do the mandatory work in time. If it only fits without the
-        protocol's reserve, the reserve is given back to the deadline."""
+        """Raises BudgetTooSmall if an idle pool could not do the mandatory work in time.
+
+        If it only fits without the protocol's reserve, the reserve is given back to the deadline.
+        """
         alone = self._estimates.on_idle_pool(job, self._slots.number)
         if now + alone > job.deadline + job.reserve + EPSILON:
             views = job.mandatory // job.tiles
@@ -105,8 +107,10 @@ class Admission(Generic[W]):
         raise Overloaded("the server is busy: too many images are waiting", seconds, reason)
 
     def _room_at(self, spare: int, now: float) -> float:
-        """Upper bound of the time at which enough jobs are answered for one more: the deadlines of these jobs, or the
-        time at which one slot alone would have done all work."""
+        """The latest time at which enough jobs are answered for one more.
+
+        It is the last of these jobs' deadlines, or the time at which one slot alone would have done all work.
+        """
         done = math.inf
         if len(self._jobs) <= EXACT_LIMIT:
             loads = (self._estimates.load(job, len(job.buckets), now) for job in self._jobs)

@@ -134,8 +134,10 @@ class CostModel:
         return self.seconds(near, n, now) * bucket.area / near.area
 
     def stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
-        """Upper estimate in seconds for `decode` or `finish` of an image of that many pixels. `finish+...`, an answer
-        with more in it, costs like `finish` until it has been observed."""
+        """Upper estimate in seconds for `decode` or `finish` of an image of that many pixels.
+
+        `finish+...`, an answer with more in it, costs like `finish` until it has been observed.
+        """
         estimate = self._stages.get((stage, model)) or self._base(stage, model)
         return estimate.estimate(now) * (pixels + OVERHEAD_PIXELS)
 

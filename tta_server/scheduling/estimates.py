@@ -40,8 +40,10 @@ class Estimates:
         return Occupancy(self.decoding(job, now), {})
 
     def _batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
-        """The batch's slot also makes the answers that the batch may complete. If another batch with mandatory views of
-        such a job ends later, that batch's slot makes the answer."""
+        """The batch's slot also makes the answers that the batch may complete.
+
+        If another batch with mandatory views of such a job ends later, that batch's slot makes the answer.
+        """
         bucket, views = items[0][0].next_bucket, Counter(job for job, _ in items)
         seconds = busy = self.costs.seconds(bucket, len(items), now)
         elsewhere: dict[int, float] = {}

@@ -14,8 +14,7 @@ W = TypeVar("W")
 
 
 class Priority(StrEnum):
-    """Batch jobs run after all interactive mandatory work, and before optional views only if they would be late
-    otherwise."""
+    """Batch jobs run after interactive mandatory work, and before optional views only if late otherwise."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
@@ -177,8 +176,10 @@ class Batch(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class Finish(Generic[W]):
-    """A slot makes a job's answer from the merged views, in about `estimate` seconds; `reason` is why no more views
-    run. The job is no longer live."""
+    """A slot makes the answer of a job, which is no longer live, from its merged views in about `estimate` seconds.
+
+    `reason` is why no more views run.
+    """
 
     slot: int
     job: Job[W]

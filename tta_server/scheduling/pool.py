@@ -45,8 +45,7 @@ class Pool(Generic[W]):
         self.watchdog.ended(slot)
 
     def requeue(self, job: Job[W]) -> None:
-        """Moves a job whose mandatory views are dispatched from the queue to the open jobs, while optional views
-        wait."""
+        """Moves a job whose mandatory views are dispatched to the open jobs, if optional views wait."""
         self.queue.remove(job)
         if job.all_dispatched:
             self.open_jobs.pop(job, None)

@@ -77,8 +77,10 @@ class MandatoryQueue(Generic[W]):
         self._total = self._total - job.load if self._jobs else 0.0
 
     def mandatory_seconds(self, job: Job[W], now: float) -> float:
-        """Slot seconds that a job's mandatory work takes. If several slots share its views, all but one may be idle
-        until the image is decoded, which counts."""
+        """Slot seconds that a job's mandatory work takes.
+
+        If several slots share its views, all but one may be idle until the image is decoded, which counts.
+        """
         seconds = self._estimates.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
@@ -110,8 +112,10 @@ class MandatoryQueue(Generic[W]):
         return [*jobs[:last], *sorted(jobs[last:], key=lambda job: job.deadline)]
 
     def trivially_feasible(self, more: float, now: float, deadline: float = math.inf) -> bool:
-        """True if one slot alone could do the whole queue and `more` seconds before the first deadline, from the time
-        at which all slots are free. Then no job is late in any schedule, and none has to be simulated."""
+        """True if one slot alone, once all are free, could do the queue and `more` seconds before the first deadline.
+
+        Then no job is late in any schedule, and none has to be simulated.
+        """
         return self._slots.all_free(now) + self._total + more <= min(deadline, self._first_deadline())
 
     def is_done_by(self, time: float, step: Occupancy[W], now: float) -> bool:
@@ -125,8 +129,7 @@ class MandatoryQueue(Generic[W]):
         return min(rank[1] for rank in (self._ranks[0], self._ranks[min(first_batch, len(self._ranks) - 1)]))
 
     def first_delayed(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
-        """The first job that would miss its deadline, or miss it by more, if the first free slot did this step of
-        `head`."""
+        """The first job that would be late, or later, if the slot that is free first did this step of `head`."""
         if len(self._jobs) > EXACT_LIMIT:
             return self._first_delayed_bounded(head, step, now)
         free, late = self._slots.free(now, step), {}
@@ -184,8 +187,7 @@ class MandatoryQueue(Generic[W]):
         return self.slots_after(now)[0]
 
     def free_for_next(self, step: Occupancy[W], deadline: float, now: float) -> float:
-        """When the first slot is free for another interactive job with that deadline, if the first free slot did this
-        step."""
+        """When a slot is free for an interactive job with that deadline if the slot free first did this step."""
         if len(self._jobs) > EXACT_LIMIT:
             return self._slots.mean_free(now) + (self._total + step.total) / self._slots.number
         free = self._slots.free(now, step)

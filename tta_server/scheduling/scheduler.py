@@ -46,8 +46,11 @@ class Scheduler(Generic[W]):
     # ---- jobs ----
 
     def admit(self, job: Job[W], now: float) -> None:
-        """Adds a job. Raises Overloaded; BudgetTooSmall if an idle pool could not do its mandatory work in time;
-        TooLarge if it exceeds the pool's bounds alone."""
+        """Adds a job.
+
+        Raises Overloaded; BudgetTooSmall if an idle pool could not do its mandatory work in time; TooLarge if it
+        exceeds the pool's bounds alone.
+        """
         self._pool.live.admit(job, now)
         plain = job.load if job.mandatory == 1 else self._pool.estimates.load(job, 1, now)
         self._pool.arrivals.observe(job, plain, now)

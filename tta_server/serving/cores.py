@@ -88,7 +88,7 @@ def _mounts(lines: list[str]) -> Iterator[_Mount]:
 
 
 def _unescaped(field: str) -> str:
-    """A field with octal escapes, such as `\\040` for a blank, decoded."""
+    """A field with its octal escapes decoded, which stand for blanks and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 

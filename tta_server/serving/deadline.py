@@ -9,8 +9,10 @@ MAX_RESERVE_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A budget in ms that counts from `start`, in seconds of the monotonic clock; the protocol needs `reserve` seconds
-    of it to send the answer."""
+    """A budget in ms that counts from `start`, in seconds of the monotonic clock.
+
+    The protocol needs `reserve` seconds of it to send the answer.
+    """
 
     start: float
     budget_ms: float

@@ -67,8 +67,7 @@ class Engine(Generic[W]):
     # ---- requests ----
 
     def check(self) -> None:
-        """Raises NotReady in a process that was forked after this engine was made. A fork has no threads, and its locks
-        may be held for ever, so this takes none."""
+        """Raises NotReady in a fork of this engine's process: there are no threads, and locks may be held for ever."""
         if os.getpid() != self._process:
             raise NotReady(
                 "the model was loaded before this process was forked, and a fork has no threads: load it in each "
@@ -76,8 +75,7 @@ class Engine(Generic[W]):
             )
 
     def submit(self, jobs: Sequence[Job[W]]) -> None:
-        """Admits all of these jobs or none; each admitted job is settled exactly once. Raises Overloaded,
-        BudgetTooSmall, TooLarge, NotReady or InternalError."""
+        """Admits all or none of these jobs. Raises Overloaded, BudgetTooSmall, TooLarge, NotReady, InternalError."""
         self.check()
         with self._guarded(), self._lock:
             if self._state == "failed":
@@ -116,8 +114,7 @@ class Engine(Generic[W]):
             return self._scheduler.backlog()
 
     def drain(self, seconds: float) -> None:
-        """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads. Does nothing in a
-        forked process, which has no threads."""
+        """Refuses new jobs, finishes the admitted ones within `seconds`, then stops the threads; not in a fork."""
         if os.getpid() != self._process:
             return
         end = time.monotonic() + seconds
@@ -150,8 +147,7 @@ class Engine(Generic[W]):
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Guards the scheduler on a caller's thread. An unexpected error leaves it in an unknown state: then all jobs
-        are settled, the threads stop, and InternalError is raised."""
+        """Fails the engine on an unexpected error, for the scheduler's state is unknown then. Raises InternalError."""
         try:
             yield
         except TTAError:

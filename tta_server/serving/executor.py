@@ -95,8 +95,10 @@ class BatchOfViews:
 
 
 def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None) -> BatchOfViews:
-    """Runs (image, entry) pairs of one model and one input size as one batch. Raises BackendFailed if the model fails
-    or returns another number of rows."""
+    """Runs (image, entry) pairs of one model and one input size as one batch.
+
+    Raises BackendFailed if the model fails or returns another number of rows.
+    """
     start = time.monotonic()
     batch, failed = _write_batch(items)
     written = time.monotonic()
@@ -180,8 +182,7 @@ def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any 
 
 
 def _check_rows(outputs: Outputs, predictions: Iterable[Any | Lost | ViewError]) -> None:
-    """Raises BackendFailed if a row could not be read and the model returned another number of rows than it got, for
-    then no row can be trusted."""
+    """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
     found = list(predictions)
     failure = next((each.error for each in found if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != len(found) for values in outputs.values()):

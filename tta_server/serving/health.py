@@ -58,8 +58,7 @@ class Health:
         self.fatal = self.fatal or reason
 
     def wait_for_work(self) -> tuple[list[str], list[str]]:
-        """Waits for models to probe; returns the suspect ones, also if unhealthy, and those to reprice. None once
-        closed."""
+        """Waits for models to probe: returns the suspect and the outdated ones, both empty once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._suspects() or self._reprice_requested)
             outdated = list(self._reprice_requested)

@@ -40,8 +40,7 @@ class Source:
         return len(self.encoded) + 3 * self.size.area + (self.header.sample_bytes if self.header else 0)
 
     def open(self) -> DecodedImage:
-        """Decodes the image: upright RGB pixels and the applied levels. Raises InvalidInput, UnsupportedMedia or
-        TooLarge."""
+        """Upright RGB pixels and the applied levels. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
             return DecodedImage(self.pixels)
         assert self.header is not None
@@ -58,8 +57,10 @@ def read_source(image: Image, limits: Limits, rendering: Rendering = DEFAULT_REN
 
 @dataclass(frozen=True, slots=True)
 class ViewError:
-    """A view could not be made or its output not be used, which fails this view alone. `sentence` is the message to the
-    client if the view is mandatory."""
+    """A view could not be made or its output not be used, which fails this view alone.
+
+    `sentence` is the message to the client if the view is mandatory.
+    """
 
     error: Exception
     sentence: str

@@ -67,8 +67,7 @@ class Layout:
     tiles: int = 1
 
     def nbytes(self, plan: Plan) -> int:
-        """Bytes that a job holds besides its image: canvases, the accumulator, view results, and each entry's
-        record."""
+        """Bytes that a job holds besides its image: canvases, accumulator, view results, entries."""
         task, depth = plan.model.task, plan.model.preprocessing.depth
         canvases = sum(canvas.area * depth for canvas in self.canvases)
         kept = task.remark_bytes(self.plain) * len(plan.views) if plan.keeps_remarks and self.tiles == 1 else 0

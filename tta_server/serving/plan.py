@@ -60,8 +60,10 @@ class Plan:
         return calibration if calibration and calibration.matches(self.policy.digest, self.merge) else None
 
     def expected_gain(self, margin: float, done: int) -> float:
-        """How much one more view is expected to change, in [0, 1]: with a calibration the probability of another top
-        class after `done` views, else 1 - margin."""
+        """How much one more view is expected to change, in [0, 1].
+
+        With a calibration it is the probability of another top class after `done` views, else 1 - margin.
+        """
         return self.calibration.expected_gain(margin, done) if self.calibration else 1.0 - margin
 
     @cached_property

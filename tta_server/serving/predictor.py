@@ -167,8 +167,10 @@ class Predictor:
             raise _with_default(error, model, options) from None
 
     def probe(self, name: str, image: bytes) -> None:
-        """Runs the plain view of a model, even an unhealthy one, when no interactive work waits. It is not counted as a
-        request. Raises TTAError if it fails."""
+        """Runs the plain view of a model, even an unhealthy one, when no interactive work waits.
+
+        It is not counted as a request. Raises TTAError if it fails.
+        """
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)

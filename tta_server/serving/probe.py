@@ -65,8 +65,11 @@ class ModelProbe:
             log.warning("model %s is healthy: a probe succeeded", name)
 
     def _reprice(self, name: str) -> None:
-        """Observes a model's cost again. Warm-up on a busy machine may have overestimated it, and if all budgets are
-        refused for that, no request corrects it."""
+        """Observes a model's cost again.
+
+        Warm-up on a busy machine may have overestimated it, and if all budgets are refused for that, no request
+        corrects it.
+        """
         with contextlib.suppress(TTAError):
             card = make_test_card(self._predictor.model(name))
             for _ in range(MIN_OBSERVATIONS):

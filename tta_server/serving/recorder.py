@@ -11,8 +11,10 @@ class Recorder(Protocol):
     """Records results of views in a job's progress, under the lock that guards it."""
 
     def merge(self, job: Job[Any], view: int) -> Progress | None:
-        """Records a view as merged just before it is. Returns the new progress; None if the job is settled, and then
-        the view must not be merged."""
+        """Records a view as merged just before it is.
+
+        Returns the new progress; None if the job is settled, and then the view must not be merged.
+        """
 
     def lose(self, job: Job[Any], view: int) -> None:
         """Records that a view has no usable output."""

@@ -23,8 +23,10 @@ W = TypeVar("W", bound=Settleable)
 
 
 class Unsettled(Generic[W]):
-    """Settles each of its jobs exactly once, even if several threads try at once. It needs no lock, for removing an
-    entry from a dict is atomic."""
+    """Settles each of its jobs exactly once, even if several threads try at once.
+
+    It needs no lock, for removing an entry from a dict is atomic.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[Job[Any], bool] = {}
@@ -37,8 +39,10 @@ class Unsettled(Generic[W]):
         self._jobs.update(dict.fromkeys(jobs, True))
 
     def settle(self, done: Finished[W]) -> bool:
-        """Settles a job; False if it was settled already. If that raises, the job is settled with an InternalError; if
-        that raises too, the error is raised."""
+        """Settles a job; False if it was settled already.
+
+        If that raises, the job is settled with an InternalError; if that raises too, the error is raised.
+        """
         if not self._jobs.pop(done.job, False):
             return False
         try:
