@@ -23,12 +23,15 @@ class Estimates:
         self.costs = costs
 
     def decoding(self, job: Job[W], now: float) -> float:
+        """Seconds to decode a job's image."""
         return self.costs.stage_seconds("decode", job.model, job.pixels, now)
 
     def finishing(self, job: Job[W], now: float) -> float:
+        """Seconds to make a job's answer."""
         return self.costs.stage_seconds(job.finish, job.model, job.pixels, now)
 
     def next_view(self, job: Job[W], now: float) -> float:
+        """Seconds of a job's next view as a batch of its own."""
         return self.costs.seconds(job.next_bucket, 1, now)
 
     def next_step(self, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
@@ -134,6 +137,7 @@ class Occupancy(Generic[W]):
 
     @property
     def total(self) -> float:
+        """Seconds of all slots together."""
         return self.busy + sum(self.elsewhere.values())
 
 

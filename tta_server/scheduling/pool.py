@@ -53,6 +53,7 @@ class Pool(Generic[W]):
             self.open_jobs[job] = None
 
     def set_due(self, job: Job[W], now: float) -> None:
+        """Sets when a job has to be checked again."""
         self.timers.set(job, self.outlook.changes_at(job, now))
 
     def keep_open(self, job: Job[W], now: float) -> bool:

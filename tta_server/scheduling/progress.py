@@ -47,9 +47,11 @@ class Progress(NamedTuple):
         return self._replace(merged=self.merged & ~(1 << entry), lost=self.lost | 1 << entry)
 
     def fail(self, entry: int) -> "Progress":
+        """The batch of an entry failed."""
         return self._replace(failed=self.failed | 1 << entry)
 
     def close(self, reason: StopReason) -> "Progress":
+        """No more entries are dispatched."""
         return self._replace(stop=reason)
 
     def settle(self) -> "Progress":
@@ -70,6 +72,7 @@ class Progress(NamedTuple):
         return self.merged & (1 << count) - 1 == (1 << count) - 1
 
     def has_returned_first(self, count: int) -> bool:
+        """True if each of the first `count` entries is merged, lost or failed."""
         return self.returned & (1 << count) - 1 == (1 << count) - 1
 
     def waiting(self, count: int) -> list[int]:

@@ -100,6 +100,7 @@ class Scheduler(Generic[W]):
         return len(self._pool.live)
 
     def backlog(self) -> Backlog:
+        """The live jobs: their number, slot seconds of waiting mandatory work, and bytes."""
         return Backlog(len(self._pool.live), self._pool.queue.load, self._pool.live.nbytes)
 
     # ---- what a free slot does next ----

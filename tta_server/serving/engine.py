@@ -277,7 +277,7 @@ class Engine(Generic[W]):
             self._settle(finished)
             for step, abort in overdue:
                 log.error(
-                    "slot %s runs %s far longer than estimated (%.3f s); the step is aborted",
+                    "slot %s runs %s far longer than estimated (%.3f s)",
                     step.slot,
                     step.model,
                     step.estimate,
