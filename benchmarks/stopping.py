@@ -23,10 +23,11 @@ from rich.table import Table
 from benchmarks.replays import BOUNDED, SEED, WEIGHTS, Progress, Stopped, replayed, simulated
 from tta_server.application import tame_libraries
 from tta_server.calibration.fit import Logs, replay, select_threshold
-from tta_server.calibration.runs import Seen, look, trail
+from tta_server.calibration.runs import look, trail
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
+from tta_server.serving.executor import SeenImage
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
@@ -43,14 +44,14 @@ NUCLEI, LARGEST = 24, 512
 HALVINGS = 200
 
 
-def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[Seen]:
+def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[SeenImage]:
     """Run every image through all views, on all cores."""
     with ThreadPoolExecutor(available_cores()) as pool:
         seen = pool.map(lambda path: look(plan, path.read_bytes()), paths)
         return list(track(seen, f"{plan.model.name}, {len(plan.views)} views", len(paths), transient=True))
 
 
-def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen]) -> bool:
+def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[SeenImage]) -> bool:
     """Add a row for each merge and weighting; returns whether no label changed."""
     task, views = plan.model.task, len(plan.views)
     holds = True
@@ -60,7 +61,7 @@ def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen])
             found = [
                 replayed(
                     Certain(),
-                    task.accumulator(merge, ResponseSpec(), image.scene),
+                    task.accumulator(merge, ResponseSpec(), image.views.frame),
                     list(zip(image.predictions, weights, strict=True)),
                 )
                 for image in track(seen, f"certain, {merge}, {weighting}", transient=True)
@@ -81,10 +82,10 @@ def certain_on_simulated(table: Table) -> bool:
         c: Classification([str(i) for i in range(c)], ScoresOutput("probabilities"), {"scores": (None, c)})
         for c in range(2, 21)
     }
-    scene: Any = None
+    frame: Any = None
     found: dict[tuple[str, str], list[tuple[Stopped, int]]] = {}
     for image in track(simulated(SIMULATED), "simulated", SIMULATED, transient=True):
-        accumulator = tasks[image.classes].accumulator(image.merge, ResponseSpec(), scene)
+        accumulator = tasks[image.classes].accumulator(image.merge, ResponseSpec(), frame)
         stopped = replayed(Certain(), accumulator, image.views)
         found.setdefault((image.merge, image.weighting), []).append((stopped, len(image.views)))
     holds = True
@@ -94,14 +95,14 @@ def certain_on_simulated(table: Table) -> bool:
     return holds
 
 
-def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Sequence[int]) -> bool:
+def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[SeenImage], truth: Sequence[int]) -> bool:
     """Calibrate on every second image by sorted path, from the first on; judge on the others."""
     logs = Logs.of([trail(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
             Confident(learnt.threshold),
-            plan.model.task.accumulator(plan.merge, plan.wanted, image.scene),
+            plan.model.task.accumulator(plan.merge, plan.wanted, image.views.frame),
             [(prediction, view.weight) for prediction, view in zip(image.predictions, plan.views, strict=True)],
         )
         for image in seen[1::2]
@@ -149,23 +150,23 @@ RULES: dict[str, tuple[StopRule, float]] = {
 """Each rule with the share of an image's pixels that it may change."""
 
 
-def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
+def mask_of(task: Any, accumulator: Any, frame: ImageFrame) -> Any:
+    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], frame, ResponseSpec()).picture)))
 
 
-def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:
+def masked(plan: Plan, seen: SeenImage) -> dict[str, tuple[int, float]]:
     """For each rule: the views until it stopped, and the share of pixels that differ from the mask of all views."""
     task, views = plan.model.task, len(plan.views)
-    merged = task.accumulator(plan.merge, plan.wanted, seen.scene)
-    remaining = [(place, view.weight) for place, view in zip(seen.placements, plan.views, strict=True)]
+    merged = task.accumulator(plan.merge, plan.wanted, seen.views.frame)
+    remaining = [(place, view.weight) for place, view in zip(seen.views.layout.placements, plan.views, strict=True)]
     stops: dict[str, tuple[int, Any]] = {}
     for done, prediction in enumerate(seen.predictions, 1):
         merged.add(prediction, remaining[done - 1][1])
         progress = Progress(merged, remaining[done:], done)
         for name, (rule, _) in RULES.items():
             if name not in stops and (done == views or rule.decide(progress)):
-                stops[name] = done, mask_of(task, merged, seen.scene)
-    final = mask_of(task, merged, seen.scene)
+                stops[name] = done, mask_of(task, merged, seen.views.frame)
+    final = mask_of(task, merged, seen.views.frame)
     return {name: (done, float(np.mean(mask != final))) for name, (done, mask) in stops.items()}
 
 
