@@ -27,7 +27,7 @@ from tta_server.calibration.runs import look, trail
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
-from tta_server.serving.executor import SeenImage
+from tta_server.serving.executor import ViewPredictions
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
@@ -44,14 +44,14 @@ NUCLEI, LARGEST = 24, 512
 HALVINGS = 200
 
 
-def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[SeenImage]:
+def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
     """Run every image through all views, on all cores."""
     with ThreadPoolExecutor(available_cores()) as pool:
         seen = pool.map(lambda path: look(plan, path.read_bytes()), paths)
         return list(track(seen, f"{plan.model.name}, {len(plan.views)} views", len(paths), transient=True))
 
 
-def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[SeenImage]) -> bool:
+def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[ViewPredictions]) -> bool:
     """Add a row for each merge and weighting; returns whether no label changed."""
     task, views = plan.model.task, len(plan.views)
     holds = True
@@ -95,7 +95,7 @@ def certain_on_simulated(table: Table) -> bool:
     return holds
 
 
-def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[SeenImage], truth: Sequence[int]) -> bool:
+def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions], truth: Sequence[int]) -> bool:
     """Calibrate on every second image by sorted path, from the first on; judge on the others."""
     logs = Logs.of([trail(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
@@ -154,7 +154,7 @@ def mask_of(task: Any, accumulator: Any, frame: ImageFrame) -> Any:
     return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], frame, ResponseSpec()).picture)))
 
 
-def masked(plan: Plan, seen: SeenImage) -> dict[str, tuple[int, float]]:
+def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
     """For each rule: the views until it stopped, and the share of pixels that differ from the mask of all views."""
     task, views = plan.model.task, len(plan.views)
     merged = task.accumulator(plan.merge, plan.wanted, seen.views.frame)

@@ -116,7 +116,7 @@ def tensors(path: str, image: bytes) -> Iterator[Request]:
     for outputs in (None, [{"name": "RECEIPT"}], [{"name": "PROBABILITIES"}], [{"name": "AGREEMENT"}]):
         body = {"inputs": inputs, "parameters": asked} | ({} if outputs is None else {"outputs": outputs})
         yield Request(path, {}, json.dumps(body).encode())
-    yield Request(path, {}, image, {"Inference-Header-Content-Length": "0", "Accept": "application/json"})
+    yield Request(path, BUDGET, image, {"Inference-Header-Content-Length": "0", "Accept": "application/json"})
 
 
 def mistakes(path: str, image: bytes) -> Iterator[Request]:

@@ -552,7 +552,7 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
         engine.submit([job(work, views=2, mandatory=2)])
         assert work.outcome
         health.mark_unhealthy("m")
-        assert health.ill == ill
+        assert health.unhealthy == ill
 
 
 # ---- leaving ----

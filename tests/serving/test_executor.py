@@ -259,7 +259,7 @@ class Short(Backend):
 def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> None:
     model, metrics = replace(toy, backend=Short(toy.backend)), Metrics()
     works = [job(model, SOUND, metrics) for _ in range(3)]
-    with pytest.raises(BackendFailed, match="another number of outputs"):
+    with pytest.raises(BackendFailed, match="another number of rows"):
         run([(work, 0) for work in works])
 
 

@@ -167,7 +167,7 @@ def test_closing_does_not_wait_for_the_canary(models: list[Model]) -> None:
     with serving(toy) as client:
         switch.mode = "fails"
         fall_ill(client)
-    until(lambda: all(thread.name != "canary" for thread in threading.enumerate()))
+    until(lambda: all(thread.name != "probe" for thread in threading.enumerate()))
 
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_canary() -> None:

@@ -13,7 +13,7 @@ from tests.support.pictures import encoded, opened
 from tests.support.references import MODELS
 from tta_server.cli.contact_sheet import CELL, MARGIN, draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
-from tta_server.serving.warmup import card_for
+from tta_server.serving.warmup import make_test_card
 from tta_server.tasks.render.palette import decoded
 from tta_server.views.geometry import Size
 
@@ -179,7 +179,7 @@ def test_a_very_long_image_is_answered_or_too_large_in_one_sentence(tiny, name):
 @tasks
 def test_the_card_that_models_are_measured_with_is_answered(tiny, name):
     model = tiny(name)
-    assert as_json(model.predict(card_for(model.model), policy="d4"))["receipt"]["stop_reason"] == "all_views"
+    assert as_json(model.predict(make_test_card(model.model), policy="d4"))["receipt"]["stop_reason"] == "all_views"
 
 
 # ---- keypoints ----

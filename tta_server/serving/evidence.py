@@ -1,4 +1,4 @@
-"""What stop rules may ask of a merge."""
+"""The figures of merged views that stop rules decide by."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from tta_server.tasks import Accumulator
 
 
 class MergeEvidence:
-    """An accumulator together with the progress that it stands at; each figure is computed when asked for."""
+    """Evidence from an accumulator and the progress that names its views; each figure is computed on demand.
+
+    `open_share` is the last result of `undecided`, None before.
+    """
 
     def __init__(self, accumulator: Accumulator[Any], views: ImageViews, progress: Progress) -> None:
         self._accumulator = accumulator
@@ -23,7 +26,7 @@ class MergeEvidence:
         return self._progress.views_in_order(self._views.layout.tiles)
 
     def undecided(self) -> float:
-        """Also kept as `open_share`."""
+        """Also stored as `open_share`."""
         layout = self._views.layout
         waiting = self._progress.waiting(len(layout.buckets))
         remaining = [(layout.placements[entry], self._views.view(entry).weight) for entry in waiting]

@@ -1,4 +1,4 @@
-"""Where the views of a plan lie on an image of one size."""
+"""Where the views of a plan lie on an image of one size, and what that costs in entries and bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +12,26 @@ from tta_server.views.geometry import Size
 from tta_server.views.view import View
 
 MAX_ENTRIES = 4096
-"""Views times tiles of an image: laying out 4,050 takes 0.1 ms, or 6 where 200 views have a content size each."""
+"""The most views times tiles of an image: a layout of 4,050 takes 0.1 ms, or 6 ms if 200 views differ in size."""
 QUICK_VIEWS = 16
-"""So many views of an image looked at in tiles are laid out in less than a millisecond."""
+"""A layout of at most this many views takes less than a millisecond, whatever the number of tiles."""
 ENTRY_BYTES = 100
-"""What a job notes of each of them."""
+"""What a job stores for each entry."""
 LAYOUT_BYTES, PLACEMENT_BYTES = 4000, 1500
-"""What a cached layout takes by itself and for each placement, measured."""
+"""Bytes of a cached layout by itself and for each placement, measured."""
 
 
 class Placements(Sequence[Placement]):
-    """Where each view lies, or each tile of each view, in the order of a layout's entries; computed when asked for, and
-    kept where an image is looked at whole."""
+    """The placement of each view, or of each tile of each view, in the order of a layout's entries.
+
+    Each is computed on demand, and cached if the image is not tiled.
+    """
 
     def __init__(self, plan: Plan, image: Size) -> None:
         self._plan = plan
         self._image = image
         self._tiles = plan.model.preprocessing.tiles(image)
-        self._kept: dict[int, Placement] = {}
+        self._cache: dict[int, Placement] = {}
 
     def __len__(self) -> int:
         return len(self._plan.views) * max(1, len(self._tiles))
@@ -45,16 +47,18 @@ class Placements(Sequence[Placement]):
         if self._tiles:
             view, tile = divmod(index, len(self._tiles))
             return prep.place(self._plan.views[view], self._image, self._tiles[tile])
-        if index not in self._kept:
-            self._kept[index] = prep.place(self._plan.views[index], self._image)
-        return self._kept[index]
+        if index not in self._cache:
+            self._cache[index] = prep.place(self._plan.views[index], self._image)
+        return self._cache[index]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """Where a plan's views lie for one image size: `tiles` entries for each view, one where the image is looked at
-    whole. `plain` is where the plain view lies, of which tiles are parts; `canvases` are the sizes of the resized
-    images that the views take."""
+    """Where a plan's views lie on an image of one size.
+
+    There are `tiles` entries for each view, 1 if the image is not tiled. `plain` is the placement of the plain view,
+    which tiles are parts of; `canvases` are the sizes of the resized images that the views are cut from.
+    """
 
     plain: Placement
     placements: Placements
@@ -63,8 +67,7 @@ class Layout:
     tiles: int = 1
 
     def nbytes(self, plan: Plan) -> int:
-        """What a job holds besides its image: a canvas for each content size, what is merged, what is told of each
-        view, and what is noted of each entry."""
+        """Bytes that a job holds besides its image: canvases, accumulator, view results, entries."""
         task, depth = plan.model.task, plan.model.preprocessing.depth
         canvases = sum(canvas.area * depth for canvas in self.canvases)
         kept = task.remark_bytes(self.plain) * len(plan.views) if plan.keeps_remarks and self.tiles == 1 else 0
@@ -72,7 +75,7 @@ class Layout:
 
 
 def make_layout(plan: Plan, image: Size) -> Layout:
-    """For an upright image of that size. Raises TooLarge for more than MAX_ENTRIES."""
+    """The layout of a plan on an upright image of this size, cached. Raises TooLarge for more than MAX_ENTRIES."""
     return plan.model.cache.get(
         (plan, image), lambda: _layout(plan, image), lambda layout: plan_bytes(plan) + _layout_bytes(layout)
     )
@@ -87,16 +90,16 @@ def _layout(plan: Plan, image: Size) -> Layout:
     prep, name = plan.model.preprocessing, plan.model.name
     tiles = prep.tile_count(image)
     _check_entries(plan, image, tiles)
-    alike: dict[tuple[object, ...], tuple[Bucket, ...]] = {}
-    known: dict[Size, Bucket] = {}
+    by_shape: dict[tuple[object, ...], tuple[Bucket, ...]] = {}
+    by_size: dict[Size, Bucket] = {}
     buckets: list[Bucket] = []
     for view in plan.views:
-        kind = (view.scale, view.anchor, view.geometry.swaps)
-        if kind not in alike:
+        shape = (view.scale, view.anchor, view.geometry.swaps)
+        if shape not in by_shape:
             inputs = prep.input_sizes(view, image)
-            known |= {size: Bucket(name, size.height, size.width) for size in set(inputs) - known.keys()}
-            alike[kind] = tuple(known[size] for size in inputs)
-        buckets += alike[kind]
+            by_size |= {size: Bucket(name, size.height, size.width) for size in set(inputs) - by_size.keys()}
+            by_shape[shape] = tuple(by_size[size] for size in inputs)
+        buckets += by_shape[shape]
     canvases = frozenset(prep.canvas_size(image, scale) for scale in {view.scale for view in plan.views})
     return Layout(prep.place(View(), image), Placements(plan, image), tuple(buckets), canvases, tiles)
 
@@ -116,5 +119,5 @@ def _check_entries(plan: Plan, image: Size, tiles: int) -> None:
 
 
 def lays_out_quickly(plan: Plan) -> bool:
-    """Whether `make_layout` takes less than a millisecond, whatever the image's size."""
+    """True if `make_layout` takes less than a millisecond, whatever the image's size."""
     return not plan.model.preprocessing.tile or len(plan.views) <= QUICK_VIEWS

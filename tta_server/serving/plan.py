@@ -1,4 +1,4 @@
-"""What a request asks for, checked against its model: which views, merged how, within what budget."""
+"""A request's options, checked against its model: which views run, how they are merged, when they stop."""
 
 import json
 import math
@@ -15,14 +15,14 @@ from tta_server.views.presets import read_policy
 from tta_server.views.view import Policy, View
 
 MAX_POLICY = 8192
-"""Characters of a request's own policy: longer ones would hold the door for tens of milliseconds."""
+"""The most characters of a policy in a request: reading a longer one takes tens of milliseconds."""
 PLAN_BYTES, VIEW_BYTES = 4000, 2000
-"""What a cached plan takes by itself and for each view of its policy, measured."""
+"""Bytes of a cached plan by itself and for each view of its policy, measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a request may override, under the same names at every door; None keeps the model's own.
+    """What a request may override, under the same names in every protocol; None means the model's own value.
 
     `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
     the answer is these and no prediction.
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Options and model resolved: `views` is the policy's prefix that may run, of which `mandatory` must."""
+    """Options resolved for a model: the policy's prefix `views` may run, and its first `mandatory` views must."""
 
     model: Model
     policy: Policy
@@ -55,15 +55,16 @@ class Plan:
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """What is known of its views' worth; None where it is not the policy and merge that were calibrated."""
-        known = self.model.calibration
-        return known if known and known.matches(self.policy.digest, self.merge) else None
+        """The model's calibration if it was made for this policy and merge, else None."""
+        calibration = self.model.calibration
+        return calibration if calibration and calibration.matches(self.policy.digest, self.merge) else None
 
     def expected_gain(self, margin: float, done: int) -> float:
-        """How much one more view is expected to change: the chance of another top class if calibration knows it, else
-        more for a smaller margin."""
-        known = self.calibration
-        return known.expected_gain(margin, done) if known else 1.0 - margin
+        """How much one more view is expected to change, in [0, 1].
+
+        With a calibration it is the probability of another top class after `done` views, else 1 - margin.
+        """
+        return self.calibration.expected_gain(margin, done) if self.calibration else 1.0 - margin
 
     @cached_property
     def keeps_remarks(self) -> bool:
@@ -72,24 +73,25 @@ class Plan:
 
 
 def make_plan(model: Model, options: Options) -> Plan:
-    """Raises InvalidInput that says what was wrong and what is allowed. Budget and priority are not part of a plan."""
+    """Resolves options, cached by model. Budget and priority are not part of a plan. Raises InvalidInput."""
     key = replace(options, budget_ms=None, priority=Priority.INTERACTIVE)
     return model.cache.get(key, lambda: _plan(model, key), plan_bytes)
 
 
 def is_quick(model: Model, options: Options) -> bool:
-    """Whether `make_plan` takes less than a millisecond: all but an own list of views that was not asked for lately."""
+    """True if `make_plan` takes less than a millisecond: unless a list of views is not cached."""
     return options.policy is None or not _is_list(options.policy) or (_policy, options.policy) in model.cache
 
 
 def plan_bytes(plan: Plan) -> int:
+    """Memory that a cached plan takes, in bytes."""
     return PLAN_BYTES + VIEW_BYTES * len(plan.policy.views)
 
 
 def _plan(model: Model, options: Options) -> Plan:
     config = model.config
     policy = _policy(model, options.policy)
-    views = policy.views[: _whole("max_views", options.max_views, len(policy.views))]
+    views = policy.views[: _count("max_views", options.max_views, len(policy.views))]
     merge = model.merge if options.merge is None else options.merge
     if merge not in model.task.merges:
         raise InvalidInput(f"unknown merge {merge[:64]!r}; {model.name} knows {', '.join(model.task.merges)}")
@@ -108,7 +110,7 @@ def _plan(model: Model, options: Options) -> Plan:
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
         wanted=ResponseSpec(
-            options.include, _whole("top_k", options.top_k, max(1, len(config.labels))), options.tensors
+            options.include, _count("top_k", options.top_k, max(1, len(config.labels))), options.tensors
         ),
     )
 
@@ -142,17 +144,19 @@ def _read_policy(model: Model, spec: str) -> Policy:
     return policy
 
 
-def _rule(model: Model, stop: StopSpec, policy: Policy, merge: str, own: bool) -> StopRule:
+def _rule(model: Model, stop: StopSpec, policy: Policy, merge: str, is_default: bool) -> StopRule:
     try:
         return model.stop_rule(stop, policy, merge)
-    except InvalidInput as mistake:
-        if own:
-            raise InvalidInput(f"{mistake}; this is {model.name}'s own stop rule: ask for another, stop=all") from None
+    except InvalidInput as error:
+        if is_default:
+            raise InvalidInput(
+                f"{error}; this is {model.name}'s default stop rule; choose another, such as stop=all"
+            ) from None
         raise
 
 
-def _whole(key: str, value: int | None, default: int) -> int:
-    """A count of at least 1; more than there is means all there is."""
+def _count(key: str, value: int | None, default: int) -> int:
+    """A count of at least 1 and at most `default`, which is also the value of None. Raises InvalidInput."""
     if value is None:
         return default
     if value < 1:
@@ -160,25 +164,25 @@ def _whole(key: str, value: int | None, default: int) -> int:
     return min(value, default)
 
 
-def _min_views(asked: int | str | None, default: int | str, planned: int) -> int:
-    if asked is None:
+def _min_views(requested: int | str | None, default: int | str, planned: int) -> int:
+    if requested is None:
         return planned if default == "all" else min(int(default), planned)
-    if asked == "all":
+    if requested == "all":
         return planned
-    if not isinstance(asked, int) or asked < 1:
-        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {shown(asked)}")
-    if asked > planned:
-        raise InvalidInput(f"min_views is {asked}, but only {planned} views are planned; 'all' means all of them")
-    return asked
+    if not isinstance(requested, int) or requested < 1:
+        raise InvalidInput(f"min_views takes a whole number of at least 1, or 'all', not {shown(requested)}")
+    if requested > planned:
+        raise InvalidInput(f"min_views is {requested}, but only {planned} views are planned; 'all' means all of them")
+    return requested
 
 
-def budget_ms(model: Model, asked: float | None) -> float:
-    """The request's budget, at most the model's longest, or the model's default; raises InvalidInput."""
+def budget_ms(model: Model, requested: float | None) -> float:
+    """A request's budget in ms: at most the model's maximum, by default the model's default. Raises InvalidInput."""
     budget = model.config.budget
-    if asked is None:
+    if requested is None:
         return budget.default_ms
-    if not math.isfinite(asked) or asked <= 0:
+    if not math.isfinite(requested) or requested <= 0:
         raise InvalidInput(
-            f"budget_ms takes a number over 0 and up to {budget.max_ms:g} for {model.name}, not {asked:g}"
+            f"budget_ms takes a number over 0 and up to {budget.max_ms:g} for {model.name}, not {requested:g}"
         )
-    return min(asked, budget.max_ms)
+    return min(requested, budget.max_ms)

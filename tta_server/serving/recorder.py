@@ -1,4 +1,4 @@
-"""Records in jobs' progress what slots do with their views."""
+"""Records in a job's progress which of its views are merged or lost."""
 
 import threading
 from typing import Any, Protocol
@@ -8,18 +8,20 @@ from tta_server.scheduling.progress import Progress
 
 
 class Recorder(Protocol):
-    """Records in a job's progress what happens to its views, under the lock that guards it."""
+    """Records results of views in a job's progress, under the lock that guards it."""
 
     def merge(self, job: Job[Any], view: int) -> Progress | None:
-        """A view is about to be merged. Returns the progress with it; None if the job is settled, and then the view
-        must not be merged."""
+        """Records a view as merged just before it is.
+
+        Returns the new progress; None if the job is settled, and then the view must not be merged.
+        """
 
     def lose(self, job: Job[Any], view: int) -> None:
-        """A view has no usable output."""
+        """Records that a view has no usable output."""
 
 
 class LockedRecorder:
-    """Records under a lock what happens to the views of jobs."""
+    """A Recorder that takes a lock, the engine's, for each record."""
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock

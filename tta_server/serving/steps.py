@@ -1,4 +1,4 @@
-"""Runs what the scheduler decides for a slot, on that slot's thread, and says what came of it."""
+"""Runs the scheduler's steps on a slot's thread and returns their results."""
 
 import logging
 import time
@@ -19,34 +19,36 @@ log = logging.getLogger(__name__)
 
 
 class Payload(Settleable, Protocol):
-    """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
+    """What the engine needs of a job's payload. Methods run on slots' threads; `settle` on any thread."""
 
     def decode(self) -> None:
-        """Bytes to canvases; raises TTAError."""
+        """Decodes the image. Raises TTAError."""
 
     def notify_progress(self, progress: Progress) -> None:
-        """After a batch with views of the job, while it is not settled; raises nothing."""
+        """Called after each batch with views of the job. Raises nothing."""
 
 
 W = TypeVar("W", bound=Payload)
 
 
 class Runner(Protocol[W]):
-    """One model: runs views of several jobs as one batch and merges them."""
+    """Runs views of several jobs through one model as one batch, and merges them."""
 
     def run(self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
-        """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
+        """Returns one outcome a view. Raises TTAError if the whole batch failed or was aborted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded(Generic[W]):
+class DecodeResult(Generic[W]):
+    """An image was decoded in `seconds`."""
+
     step: Decode[W]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Ran(Generic[W]):
-    """A batch came back, with one outcome a view."""
+class BatchResult(Generic[W]):
+    """A batch ran in `seconds`, with one outcome a view."""
 
     step: Batch[W]
     outcomes: Sequence[Outcome]
@@ -54,15 +56,15 @@ class Ran(Generic[W]):
 
 
 @dataclass(frozen=True, slots=True)
-class Broke(Generic[W]):
-    """The step failed as a whole."""
+class StepFailure(Generic[W]):
+    """A step failed as a whole."""
 
     step: Decode[W] | Batch[W]
     error: TTAError
 
 
 class StepRunner(Generic[W]):
-    """Raises nothing that a step raises: it is logged, and reported as `Broke`."""
+    """Runs steps. An error of a step is logged and returned as `StepFailure`, never raised."""
 
     def __init__(
         self,
@@ -72,45 +74,47 @@ class StepRunner(Generic[W]):
         health: Health,
         is_stopping: Callable[[], bool],
     ) -> None:
-        """`is_stopping` is true once the engine ends what runs, which is no fault of the model."""
+        """`is_stopping` is true once the engine aborts running steps, which does not count against a model."""
         self._runners = runners
         self._recorder = recorder
         self._observer = observer
         self._health = health
         self._is_stopping = is_stopping
 
-    def decode(self, step: Decode[W]) -> Decoded[W] | Broke[W]:
+    def decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
+        """Decodes a job's image."""
         start = time.monotonic()
         try:
             step.job.payload.decode()
         except TTAError as error:
-            return Broke(step, error)
+            return StepFailure(step, error)
         except Exception:
             log.exception("decoding failed")
-            return Broke(step, BackendFailed("the image could not be prepared"))
-        return Decoded(step, time.monotonic() - start)
+            return StepFailure(step, BackendFailed("the image could not be prepared"))
+        return DecodeResult(step, time.monotonic() - start)
 
-    def run(self, step: Batch[W], abort: Abort) -> Ran[W] | Broke[W]:
+    def run(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
+        """Runs and merges a batch, and reports it to the observer and the model's health."""
         start = time.monotonic()
         model = step.bucket.model
         try:
             outcomes = self._runners[model].run(step.items, self._recorder, abort)
         except TTAError as error:
-            return self._broke(step, error, abort)
+            return self._failure(step, error, abort)
         except Exception:
             log.exception("a batch of %s failed", model)
-            return self._broke(step, BackendFailed("the model failed on this image"), abort)
+            return self._failure(step, BackendFailed("the model failed on this image"), abort)
         seconds = time.monotonic() - start
-        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.risky))
+        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
         if any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.worked(model)
         else:
             self._health.failed(model)
-        return Ran(step, outcomes, seconds)
+        return BatchResult(step, outcomes, seconds)
 
-    def _broke(self, step: Batch[W], error: TTAError, abort: Abort) -> Broke[W]:
+    def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
         if self._is_stopping():
-            return Broke(step, error)
+            return StepFailure(step, error)
         model = step.bucket.model
         if error.__cause__:
             log.error("a batch of %s failed: %r", model, error.__cause__)
@@ -118,4 +122,4 @@ class StepRunner(Generic[W]):
             error = BackendFailed("the model took far too long on this image and was stopped")
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)
-        return Broke(step, error)
+        return StepFailure(step, error)
