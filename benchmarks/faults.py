@@ -33,7 +33,7 @@ from rich.table import Table
 from tta_server.application import Application, tame_libraries
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.errors import BackendFailed
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings

@@ -187,6 +187,13 @@ print(json.dumps([cv2.getNumThreads(), Image.MAX_IMAGE_PIXELS]))
     assert child(program) == [1, None]
 
 
+def test_loading_reads_neither_variables_nor_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TTA_MAX_PIXELS", "TTA_MAX_BYTES", "TTA_SLOTS", "TTA_CONFIG"):
+        monkeypatch.setenv(name, "none")
+    with load(trap_model(tmp_path / "toy")) as model:
+        assert model.predict(trapped(), budget_ms=10_000).receipt.views
+
+
 # ---- submitting ----
 
 

@@ -16,7 +16,7 @@ from tests.support.onnx_models import segmenter, write_model
 from tests.support.serving import PATIENCE, until
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
 

@@ -15,20 +15,11 @@ from rich.table import Table
 
 from tta_server.calibration.fit import THRESHOLDS, Logs, Trail, check_enough, learned, replay
 from tta_server.calibration.runs import Skipped, full_plan, logged
-from tta_server.cli.console import (
-    DEFAULT_MODELS,
-    MAX_BYTES,
-    MAX_PIXELS,
-    MaxBytesOption,
-    MaxPixelsOption,
-    ModelsOption,
-    err,
-    loading,
-    model_folder,
-    out,
-    settings_of,
-)
+from tta_server.cli.console import err, loading, out
 from tta_server.cli.curves import check_plots
+from tta_server.cli.files import model_folder
+from tta_server.cli.options import MaxBytesOption, MaxPixelsOption, ModelsOption
+from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.calibration import FILE, Calibration, write_calibration
@@ -83,14 +74,14 @@ LogOption = Annotated[
 def calibrate(
     model: Annotated[str, typer.Argument(help="Name of a model in the folder of models.")],
     data: DataOption,
-    models: ModelsOption = DEFAULT_MODELS,
+    models: ModelsOption = None,
     epsilon: EpsilonOption = None,
     to: OutOption = None,
     limit: LimitOption = None,
     plot: PlotOption = None,
     log: LogOption = None,
-    max_bytes: MaxBytesOption = MAX_BYTES,
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Learn from images when a model may stop before its last view, and keep it beside its tta.yaml.
 
@@ -99,9 +90,9 @@ def calibrate(
 
     Example: tta-server calibrate clothing --data photos --epsilon 0.01 --epsilon 0.002 --plot views.png
     """
-    folder, epsilons = model_folder(models, model), _checked(epsilon or [0.01])
+    settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
+    folder, epsilons = model_folder(settings.models, model), _checked(epsilon or [0.01])
     target = to or folder / FILE
-    limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels).limits
     _check_places(target, plot, log)
     with loading(f"loading {model} ..."):
         loaded = load_uncalibrated(folder)
@@ -109,7 +100,7 @@ def calibrate(
         plan = full_plan(loaded)
         paths = _images(data, limit)
         check_enough(len(paths), epsilons[0])
-        logs = _logs(plan, paths, limits)
+        logs = _logs(plan, paths, settings.limits)
     digest = model_digest(folder, loaded)
     found = learned(logs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)

@@ -7,7 +7,9 @@ import typer
 from rich.table import Table
 
 from tta_server.api.describe import describe_model, describe_policies
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, out
+from tta_server.cli.console import out
+from tta_server.cli.options import ModelsOption
+from tta_server.cli.sources import read_settings
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.guarantees import EXAMPLES, OUTPUTS, contract
 from tta_server.views.presets import PRESETS, preset
@@ -16,9 +18,9 @@ from tta_server.views.spec import PRIMITIVES
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = False) -> None:
+def list_models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
     """List the models of a folder; --json tells everything."""
-    found = [load_model(folder) for folder in find_models(models)]
+    found = [load_model(folder) for folder in find_models(read_settings(models=models).models)]
     if as_json:
         typer.echo(json.dumps([describe_model(model) for model in found], indent=2))
         return

@@ -7,8 +7,9 @@ import typer
 from tta_server import __version__
 from tta_server.application import tame_libraries
 from tta_server.cli.calibrate import calibrate
-from tta_server.cli.console import Command, problem
+from tta_server.cli.console import problem
 from tta_server.cli.listing import list_models, list_policies
+from tta_server.cli.options import Command
 from tta_server.cli.predict import predict
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate

@@ -11,27 +11,18 @@ from rich.progress import track
 from rich.table import Table
 
 from tta_server import load
-from tta_server.cli.console import (
-    DEFAULT_MODELS,
-    MAX_BYTES,
-    MAX_PIXELS,
-    MAX_WAITING_MB,
+from tta_server.cli.console import err, loading, out, problem
+from tta_server.cli.files import model_folder, picture_file, read_image, save_picture
+from tta_server.cli.options import (
     MaxBytesOption,
     MaxPixelsOption,
     MaxWaitingMbOption,
+    MergeOption,
     ModelOption,
     ModelsOption,
     PolicyOption,
-    err,
-    loading,
-    model_folder,
-    out,
-    picture_file,
-    problem,
-    read_image,
-    save_picture,
-    settings_of,
 )
+from tta_server.cli.sources import read_settings
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import DRAWING
@@ -44,13 +35,13 @@ LINES = 8
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: ModelOption,
-    models: ModelsOption = DEFAULT_MODELS,
+    models: ModelsOption = None,
     policy: PolicyOption = None,
     budget_ms: Annotated[
         float | None, typer.Option(help="Milliseconds an image may take; default: the model's longest.")
     ] = None,
     max_views: Annotated[int | None, typer.Option(min=1, help="At most so many views.")] = None,
-    merge: Annotated[str | None, typer.Option(help="How predictions merge; default: the model's own.")] = None,
+    merge: MergeOption = None,
     stop: Annotated[
         str | None,
         typer.Option(
@@ -65,25 +56,30 @@ def predict(
         Path | None,
         typer.Option(callback=picture_file, help="Paint the answer on the image and save it here; for one image."),
     ] = None,
-    max_bytes: MaxBytesOption = MAX_BYTES,
-    max_pixels: MaxPixelsOption = MAX_PIXELS,
-    max_waiting_mb: MaxWaitingMbOption = MAX_WAITING_MB,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    max_waiting_mb: MaxWaitingMbOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON answer a line instead of a table.")] = False,
 ) -> None:
     """Predict images on this machine and print the merged answers.
 
     Example: tta-server predict photo.jpg --model clothing --policy hflip, or with --model bloodcells --draw out.png
     """
-    folder = model_folder(models, model)
+    settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
+    folder = model_folder(settings.models, model)
     if draw is not None and len(images) > 1:
         raise typer.BadParameter("--draw takes one image", param_hint="--draw")
-    limits = settings_of(max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb).limits
     if not any(map(os.path.exists, images)):
         raise InvalidInput(f"{images[0]} does not exist")
     failures = 0
     table = Table("image", "answer", "views", "stopped by", "ms")
     with loading(f"loading and warming {model} ..."):
-        loaded = load(folder, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
+        loaded = load(
+            folder,
+            max_bytes=settings.max_bytes,
+            max_pixels=settings.max_pixels,
+            max_waiting_mb=settings.max_waiting_mb,
+        )
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options["budget_ms"] = budget_ms
     if draw is not None and DRAWING not in loaded.model.task.includes:
@@ -94,7 +90,7 @@ def predict(
     with loaded:
         for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
             try:
-                answer = loaded.predict(read_image(image, limits), **options)
+                answer = loaded.predict(read_image(image, settings.limits), **options)
             except TTAError as error:
                 problem(f"{image}: {error}")
                 failures += 1

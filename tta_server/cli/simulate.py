@@ -13,8 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, out
+from tta_server.cli.console import err, out
 from tta_server.cli.curves import check_plots, draw_curves
+from tta_server.cli.options import ModelsOption
+from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.cores import available_cores
@@ -59,7 +61,7 @@ def simulate(
         Path | None,
         typer.Option(help="Draw goodput, SLO attainment, mean K and refusals against load (needs matplotlib)."),
     ] = None,
-    models: ModelsOption = DEFAULT_MODELS,
+    models: ModelsOption = None,
 ) -> None:
     """Ask what a pool would make of some traffic: views, refusals and latencies at each load, in seconds, not hours.
 
@@ -74,7 +76,7 @@ def simulate(
     found = read_scenario(scenario)
     asked_loads = list(found.loads) if loads is None else _loads(loads)
     asked_slots = [found.slots or available_cores()] if slots is None else _slots(slots)
-    forecast = _forecast(found, models)
+    forecast = _forecast(found, read_settings(models=models).models)
     if find_slots is not None:
         rows = _found(forecast, asked_loads, find_slots, mean_views)
     else:

@@ -60,7 +60,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
         "name": model.name,
         "platform": model.config.backend,
         "backend": "tta-server",
-        "max_batch_size": application.settings.max_batch,
+        "max_batch_size": application.settings.max_images_per_request,
         "input": [
             {"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
             {"name": PIXELS, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
