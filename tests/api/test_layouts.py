@@ -59,7 +59,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def reception(server: Server) -> RequestHandler:
-    return server._reception
+    return server._handler
 
 
 def rotations(views: int, number: int = 0) -> str:
