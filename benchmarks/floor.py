@@ -77,7 +77,7 @@ def main() -> None:
     def request(batch: int) -> Callable[[bytes], object]:
         def handle(image: bytes) -> object:
             source = read_source(image, Limits())
-            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).work
+            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).payload
             work.decode()
             for first in range(0, VIEWS, batch):
                 for views in alike(work.layout.buckets, range(first, first + batch)):

@@ -201,7 +201,9 @@ def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
     """Driven by hand: of the second view one tile of two is merged."""
     model = load_model(folder)
     plan = make_plan(model, Options(max_views=2))
-    work = make_job(plan, read_source(noise(Size(80, 20)), Limits()), Deadline.after(1000), Caller("x"), Metrics()).work
+    work = make_job(
+        plan, read_source(noise(Size(80, 20)), Limits()), Deadline.after(1000), Caller("x"), Metrics()
+    ).payload
     work.decode()
     runner = Executor()
     for item in (0, 1, 2):

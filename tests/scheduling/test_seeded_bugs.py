@@ -54,8 +54,8 @@ class FailedViewsRunAgain(Told):
         finished = []
         for job, view in step.items:
             if job in self._live and not job.answerable and view >= job.mandatory:
-                job.handed, job.running = view, job.running - 1
-                self._file(job)
+                job.dispatched, job.running = view, job.running - 1
+                self._requeue(job)
             else:
                 finished += super().failed(Batch(step.slot, step.bucket, ((job, view),)), error, now)
         self._release(step.slot)
@@ -65,25 +65,25 @@ class FailedViewsRunAgain(Told):
 class LostViewsRunAgain(Told):
     def _came_back(self, job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         if outcome is LOST and view >= job.mandatory:
-            job.handed = view
-            self._file(job)
+            job.dispatched = view
+            self._requeue(job)
             return []
         return super()._came_back(job, view, outcome)
 
 
 class AnswersAtTheDeadline(Told):
-    def _outcome(self, job: Job[Any], now: float, was_due: bool) -> StopReason | TTAError | None:
-        outcome = super()._outcome(job, now, was_due)
+    def _decide(self, job: Job[Any], now: float, was_due: bool) -> StopReason | TTAError | None:
+        outcome = super()._decide(job, now, was_due)
         early = outcome in (StopReason.DEADLINE, StopReason.CAPACITY) and now < job.deadline
         return None if early else outcome
 
     def _set_due(self, job: Job[Any], now: float) -> None:
-        self._agenda.put(job, job.deadline + 1e-7)
+        self._timers.set(job, job.deadline + 1e-7)
 
 
 class StopIsNotHeard(Told):
     def _came_back(self, job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
-        return super()._came_back(job, view, Merged(outcome.worth) if isinstance(outcome, Merged) else outcome)
+        return super()._came_back(job, view, Merged(outcome.expected_gain) if isinstance(outcome, Merged) else outcome)
 
 
 class AnswersAreLost(Told):
@@ -95,7 +95,7 @@ class AnswersAreLost(Told):
 class WorthIsNotHeard(Told):
     def _came_back(self, job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         finished = super()._came_back(job, view, outcome)
-        job.worth = 1.0
+        job.expected_gain = 1.0
         return finished
 
 
@@ -106,7 +106,7 @@ class NoRiskRule(Told):
 
 class BatchJobsDoNotYield(Told):
     def _optional(self, slot: int, now: float) -> Batch[Any] | None:
-        return None if any(job.is_batch for job in self._line) else super()._optional(slot, now)
+        return None if any(job.is_batch for job in self._queue) else super()._optional(slot, now)
 
 
 class OptionalViewsOnOneSlot(Told):
@@ -126,14 +126,14 @@ class AnswersSeemFree(Told):
 
 class TheClockAnswers(Told):
     def _fell_due(self, job: Job[Any], now: float) -> list[Finished[Any]]:
-        outcome = job.closing or self._outcome(job, now, was_due=True)
+        outcome = job.closing or self._decide(job, now, was_due=True)
         return self._finish(job, outcome) if outcome else super()._fell_due(job, now)
 
 
 class AnswersMayBeLate(Told):
     def _delayed(self, head: Job[Any], items: Sequence[tuple[Job[Any], int]], now: float) -> Job[Any] | None:
         delayed = super()._delayed(head, items, now)
-        return None if delayed and delayed.mandatory_handed else delayed
+        return None if delayed and delayed.mandatory_dispatched else delayed
 
 
 class FailureOfAll(Told):
@@ -171,18 +171,18 @@ def priorities_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def nothing_seems_to_run(patch: pytest.MonkeyPatch) -> None:
-    def refusal(line: MandatoryQueue[Any], job: Job[Any], now: float) -> float:
+    def retry_after(line: MandatoryQueue[Any], job: Job[Any], now: float) -> float:
         busy, line._slots._busy = line._slots._busy, {}
         seconds = told(line, job, now)
         line._slots._busy = busy
         return seconds
 
-    told = MandatoryQueue.refusal
-    patch.setattr(MandatoryQueue, "refusal", refusal)
+    told = MandatoryQueue.retry_after
+    patch.setattr(MandatoryQueue, "retry_after", retry_after)
 
 
 def crowd_seems_empty(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(MandatoryQueue, "_late_in_crowd", lambda line, loads, deadlines, lead, now: now + loads - deadlines)
+    patch.setattr(MandatoryQueue, "_lateness_bound", lambda line, loads, deadlines, lead, now: now + loads - deadlines)
 
 
 def costs_never_recover(patch: pytest.MonkeyPatch) -> None:
@@ -198,12 +198,12 @@ def who_leaves_stays_in_line(patch: pytest.MonkeyPatch) -> None:
 
 
 def dates_do_not_move(patch: pytest.MonkeyPatch) -> None:
-    def put(agenda: DueTimers[Any], job: Job[Any], at: float) -> None:
+    def set_due(agenda: DueTimers[Any], job: Job[Any], at: float) -> None:
         if job not in agenda._entries:
             told(agenda, job, at)
 
-    told = DueTimers.put
-    patch.setattr(DueTimers, "put", put)
+    told = DueTimers.set
+    patch.setattr(DueTimers, "set", set_due)
 
 
 SCHEDULERS: dict[type[Scheduler[Any]], Law] = {

@@ -545,7 +545,7 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
         work = PaperWork()
         engine.submit([job(work, views=2, mandatory=2)])
         assert work.outcome
-        health.condemn("m")
+        health.mark_unhealthy("m")
         assert health.ill == ill
 
 

@@ -171,7 +171,7 @@ def test_what_a_job_raises_costs_that_job_at_most(name: str, number: int) -> Non
         assert not shop.fatal
         after = shop.submit()
         assert after
-        assert after.work.done.wait(PATIENCE)
+        assert after.payload.done.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -124,7 +124,7 @@ def broken(toy: Model, where: str) -> Model:
 def job(model: Model, shade: int, metrics: Metrics, listener: Callable[[], None] | None = None) -> ImageJob:
     source = read_source(pictures.encoded(trapped(shade=shade)), Limits())
     caller = Caller("test", listener)
-    work = make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics).work
+    work = make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics).payload
     work.decode()
     return work
 
@@ -217,7 +217,7 @@ def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
     four = make_plan(toy, replace(OPTIONS, policy='["identity", "hflip", {"shift": [1, 0]}, {"shift": [2, 0]}]'))
     metrics, heard = Metrics(), []
     bad, neighbour = (
-        make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics).work
+        make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics).payload
         for listener in (listen, lambda: heard.append(1))
     )
     for work in (bad, neighbour):

@@ -36,7 +36,7 @@ def clothing() -> Model:
 def decoded(model: Model, seed: int) -> ImageJob:
     plan = make_plan(model, Options(policy="plain", include=frozenset(["probabilities"])))
     source = read_source(pictures.jpeg(seed=seed), Limits())
-    work = make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()).work
+    work = make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()).payload
     work.decode()
     return work
 
@@ -118,7 +118,7 @@ def four_views(model: Model, tiles: int = 1, **more: Any) -> ImageJob:
     """A job of VIEWS views, each of them so many entries of its layout; nothing is decoded."""
     plan = make_plan(model, Options(policy=FOUR, include=more.pop("include", frozenset())))
     source = read_source(trapped(), Limits())
-    work = make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()).work
+    work = make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()).payload
     if tiles == 1:
         return work
     placements = tuple(placement for placement in work.layout.placements for _ in range(tiles))

@@ -72,7 +72,7 @@ def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> Seen:
     model, limits = plan.model, limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
-    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).work
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).payload
     work.decode()
     placements = work.layout.placements
     seen = Seen(ImageFrame(source.size, placements[0]), placements, found := [])

@@ -52,7 +52,7 @@ def draw_sheet(
     limits = limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
-    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
+    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).payload
     if work.layout.tiles > 1:
         raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
     work.decode()

@@ -28,10 +28,10 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """One view of a batch is merged. `worth` is how much one more of its job's views is expected to change; `stop` is
-    set when no more are needed."""
+    """One view of a batch is merged. `expected_gain` is how much one more of its job's views is expected to change;
+    `stop` is set when no more are needed."""
 
-    worth: float = 1.0
+    expected_gain: float = 1.0
     stop: StopReason | None = None
 
 
@@ -60,12 +60,12 @@ class Job(Generic[W]):
     """One image of one request.
 
     `buckets` has one entry a view, in policy order, or one for each of its `tiles`; `mandatory` counts entries.
-    `patience` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve` seconds
-    are taken off the deadline already, for its door. The rest, from `phase` on, is the scheduler's; `closing` is set
-    once no more views may run and its answer waits for a slot.
+    `default_budget` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve`
+    seconds are taken off the deadline already, for its protocol. The fields from `phase` on belong to the scheduler;
+    `closing` is set once no more views may run and its answer waits for a slot.
     """
 
-    work: W
+    payload: W
     model: str
     buckets: tuple[Bucket, ...]
     mandatory: int
@@ -73,18 +73,18 @@ class Job(Generic[W]):
     pixels: int
     nbytes: int = 0
     priority: Priority = Priority.INTERACTIVE
-    patience: float = math.inf
+    default_budget: float = math.inf
     finish: str = "finish"
     reserve: float = 0.0
     tiles: int = 1
     phase: Phase = Phase.WAITING
-    handed: int = 0
+    dispatched: int = 0
     running: int = 0
     merged: int = 0
     mandatory_merged: int = 0
     lost: int = 0
     failed: bool = False
-    worth: float = 1.0
+    expected_gain: float = 1.0
     closing: StopReason | None = None
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
@@ -98,20 +98,20 @@ class Job(Generic[W]):
 
     @property
     def next_bucket(self) -> Bucket:
-        return self.buckets[self.handed]
+        return self.buckets[self.dispatched]
 
     @property
-    def all_handed(self) -> bool:
-        return self.handed == len(self.buckets)
+    def all_dispatched(self) -> bool:
+        return self.dispatched == len(self.buckets)
 
     @property
-    def mandatory_handed(self) -> bool:
-        return self.handed >= self.mandatory
+    def mandatory_dispatched(self) -> bool:
+        return self.dispatched >= self.mandatory
 
     @property
     def is_open(self) -> bool:
         """True while only optional views could still run for it; then nothing but its answer is mandatory work."""
-        return self.mandatory_handed and self.closing is None
+        return self.mandatory_dispatched and self.closing is None
 
     @property
     def answerable(self) -> bool:

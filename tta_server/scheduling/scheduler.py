@@ -41,14 +41,14 @@ class Scheduler(Generic[W]):
     def __init__(self, costs: CostModel, slots: int, bounds: Bounds | None = None) -> None:
         self.costs = costs
         self.slots = slots
-        self._prices = Estimates(costs)
+        self._estimates = Estimates(costs)
         self._slots = Slots(slots)
-        self._line: MandatoryQueue[W] = MandatoryQueue(self._prices, self._slots)
-        self._live: Admission[W] = Admission(self._prices, self._slots, self._line, bounds or Bounds())
+        self._queue: MandatoryQueue[W] = MandatoryQueue(self._estimates, self._slots)
+        self._live: Admission[W] = Admission(self._estimates, self._slots, self._queue, bounds or Bounds())
         self._open: dict[Job[W], None] = {}
-        self._agenda: DueTimers[W] = DueTimers()
-        self._watch: Watchdog[W] = Watchdog()
-        self._newcomers = ExpectedArrivals()
+        self._timers: DueTimers[W] = DueTimers()
+        self._watchdog: Watchdog[W] = Watchdog()
+        self._expected = ExpectedArrivals()
 
     # ---- coming and going ----
 
@@ -56,8 +56,8 @@ class Scheduler(Generic[W]):
         """Raises Overloaded; InvalidInput for a budget that even an idle pool could not keep; TooLarge for an image
         that does not fit among those that wait."""
         self._live.admit(job, now)
-        plain = job.load if job.mandatory == 1 else self._prices.load(job, 1, now)
-        self._newcomers.met(job, plain, now)
+        plain = job.load if job.mandatory == 1 else self._estimates.load(job, 1, now)
+        self._expected.observe(job, plain, now)
         self._set_due(job, now)
 
     def admit_all(self, jobs: Sequence[Job[W]], now: float) -> None:
@@ -104,7 +104,7 @@ class Scheduler(Generic[W]):
         return len(self._live)
 
     def backlog(self) -> Backlog:
-        return Backlog(len(self._live), self._line.load, self._live.nbytes)
+        return Backlog(len(self._live), self._queue.load, self._live.nbytes)
 
     # ---- what a free slot does next ----
 
@@ -117,7 +117,7 @@ class Scheduler(Generic[W]):
         """
         self._release(slot)
         decoding = open_ahead = asked = False
-        for job in self._line if self._line.waiting else ():
+        for job in self._queue if self._queue.waiting else ():
             if job.is_batch and not asked:
                 asked = True
                 if optional := self._optional(slot, now):
@@ -139,7 +139,7 @@ class Scheduler(Generic[W]):
         """An answer that waits for no more views, if it delays no other job; then the greatest expected change
         per second first, of interactive jobs; then the fewest views, the earliest deadline. Where that would make an
         answer late, the answer."""
-        closings = (job for job in self._line.waiting if job.closing)
+        closings = (job for job in self._queue.waiting if job.closing)
         closing = min(closings, key=lambda job: job.deadline, default=None)
         if closing and not self._delayed(closing, [], now):
             return self._make(slot, closing, now)
@@ -151,7 +151,7 @@ class Scheduler(Generic[W]):
             bucket = job.next_bucket
             if bucket not in seconds:
                 seconds[bucket] = self.costs.seconds(bucket, 1, now)
-            return job.is_batch, -job.worth / seconds[bucket], job.handed, job.deadline
+            return job.is_batch, -job.expected_gain / seconds[bucket], job.dispatched, job.deadline
 
         head = min(self._open, key=rank) if len(self._open) > 1 else next(iter(self._open))
         if not self._in_time(head, now):
@@ -160,8 +160,8 @@ class Scheduler(Generic[W]):
                 return None
             head = min(eligible, key=rank)
         items = self._fill(head, now)
-        if self._line and (delayed := self._delayed(head, items, now)):
-            return self._make_room(slot, now) if delayed.mandatory_handed else None
+        if self._queue and (delayed := self._delayed(head, items, now)):
+            return self._make_room(slot, now) if delayed.mandatory_dispatched else None
         risky = self._is_risky(items, now)
         if risky and self._slots.idle < self.slots:
             return None
@@ -169,7 +169,7 @@ class Scheduler(Generic[W]):
 
     def _make_room(self, slot: int, now: float) -> Finish[W] | None:
         """The answer of the first job that waits only for it; None if even that makes a job late."""
-        job = next((job for job in self._line if job.mandatory_handed), None)
+        job = next((job for job in self._queue if job.mandatory_dispatched), None)
         return None if job is None or self._delayed(job, [], now) else self._make(slot, job, now)
 
     def _begin(self, slot: int, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Step[W]:
@@ -179,7 +179,7 @@ class Scheduler(Generic[W]):
         return self._make(slot, job, now) if job.closing else self._decode(slot, job, now)
 
     def _make(self, slot: int, job: Job[W], now: float) -> Finish[W]:
-        estimate, reason = self._prices.finishing(job, now), job.closing or StopReason.CAPACITY
+        estimate, reason = self._estimates.finishing(job, now), job.closing or StopReason.CAPACITY
         self._finish(job, reason)
         self._slots.take(slot, now + estimate)  # not watched: callbacks of the waiting client may take long
         return Finish(slot, job, reason, estimate)
@@ -187,24 +187,24 @@ class Scheduler(Generic[W]):
     def _is_risky(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
         """Whether a plain view that arrives now would be late for its model's default budget only because a free slot
         runs these views first. With every other slot idle the risk is taken, or nothing optional would ever run."""
-        step = self._prices.next_step(items[0][0], items, now)
+        step = self._estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 
         def late(newcomer: ExpectedArrival, step: Occupancy[W]) -> bool:
-            return self._line.free_for_next(step, now + newcomer.budget, now) - now > newcomer.spare
+            return self._queue.free_for_next(step, now + newcomer.budget, now) - now > newcomer.slack
 
         return any(
-            not self._line.is_done_by(now + newcomer.spare, step, now)
+            not self._queue.is_done_by(now + newcomer.slack, step, now)
             and late(newcomer, step)
             and not late(newcomer, idle)
-            for newcomer in self._newcomers.expected(now)
+            for newcomer in self._expected.expected(now)
         )
 
     def _decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
-        estimate = self._prices.decoding(job, now)
+        estimate = self._estimates.decoding(job, now)
         job.phase = Phase.DECODING
         job.ready_at = now + estimate
-        self._line.lightened(job, now)
+        self._queue.reprice(job, now)
         self._set_due(job, now)
         return self._started(Decode(slot, job, estimate), job.ready_at, now)
 
@@ -213,7 +213,7 @@ class Scheduler(Generic[W]):
         it would make itself or anybody in the line late."""
         bucket = head.next_bucket
         limit = self.costs.knee(bucket)
-        items = [(head, head.handed)]
+        items = [(head, head.dispatched)]
         if limit == 1:
             return items
         for job in dict.fromkeys([head, *self._queued, *self._open]):
@@ -222,69 +222,69 @@ class Scheduler(Generic[W]):
             if job.phase is Phase.READY:
                 items += self._riders(job, head, bucket, limit - len(items))
         least = max(1, sum(job is head and view < head.mandatory for job, view in items))
-        while len(items) > least and not self._harmless(items, now):
+        while len(items) > least and not self._fits_batch(items, now):
             del items[max(least, len(items) // 2) :]
         return items
 
     def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
         """A job's next views of this bucket. A head that waits alone leaves idle slots their share of its views."""
-        first = job.handed + (job is head)
+        first = job.dispatched + (job is head)
         if job is head and all(other is head for other in islice(self._queued, 2)):
-            room = min(room, -(-(len(job.buckets) - job.handed) // self._slots.idle) - 1)
+            room = min(room, -(-(len(job.buckets) - job.dispatched) // self._slots.idle) - 1)
         same = takewhile(lambda view: job.buckets[view] == bucket, range(first, len(job.buckets)))
         return [(job, view) for view in islice(same, room)]
 
     @property
     def _queued(self) -> Iterator[Job[W]]:
         """Those in line whose mandatory views are not all handed out."""
-        return (job for job in self._line if not job.mandatory_handed)
+        return (job for job in self._queue if not job.mandatory_dispatched)
 
-    def _harmless(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
+    def _fits_batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> bool:
         head = items[0][0]
-        answers = sum(self._prices.finishing(job, now) for job in each_job(items))  # it may have to make all of them
+        answers = sum(self._estimates.finishing(job, now) for job in each_job(items))  # it may have to make all of them
         latest = now + self.costs.seconds(head.next_bucket, len(items), now) + answers
         if any(latest > job.deadline for job, _ in items):
             return False
-        lead = self._prices.next_step(head, items, now).busy
+        lead = self._estimates.next_step(head, items, now).busy
         own = sum(job is head for job, _ in items)
-        rest = sum(self._prices.views(head, head.handed + own, head.mandatory, now))
+        rest = sum(self._estimates.views(head, head.dispatched + own, head.mandatory, now))
         return now + lead + rest <= head.deadline and self._delayed(head, items, now) is None
 
     def _delayed(self, head: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> Job[W] | None:
         """The first job in line that would be late, or later, if a free slot ran these views; if there are none, if it
         did what comes next for `head`."""
-        step = self._prices.next_step(head, items, now)
-        return None if self._line.is_relaxed(step.total, now) else self._line.first_delayed(head, step, now)
+        step = self._estimates.next_step(head, items, now)
+        return None if self._queue.trivially_feasible(step.total, now) else self._queue.first_delayed(head, step, now)
 
     def _run(self, slot: int, items: Sequence[tuple[Job[W], int]], now: float, risky: bool = False) -> Batch[W]:
-        bucket, step = items[0][0].next_bucket, self._prices.next_step(items[0][0], items, now)
+        bucket, step = items[0][0].next_bucket, self._estimates.next_step(items[0][0], items, now)
         for other, seconds in step.elsewhere.items():
             self._slots.delay(other, seconds)
         for job, views in step.views.items():
             if now + step.seconds > job.last_end:
                 job.last_slot, job.last_end = slot, now + step.seconds
-            job.handed += views
+            job.dispatched += views
             job.running += views
-            if job.mandatory_handed:  # until then its due time only moves later, and an early look does no harm
-                self._file(job)
+            if job.mandatory_dispatched:  # until then its due time only moves later, and an early look does no harm
+                self._requeue(job)
                 self._set_due(job, now)
             else:
-                self._line.lightened(job, now)
+                self._queue.reprice(job, now)
         return self._started(Batch(slot, bucket, tuple(items), step.seconds, risky), now + step.busy, now)
 
     def _started(self, step: S, until: float, now: float) -> S:
         self._slots.take(step.slot, until)
-        self._watch.started(step, now)
+        self._watchdog.started(step, now)
         return step
 
     def _release(self, slot: int) -> None:
         self._slots.release(slot)
-        self._watch.ended(slot)
+        self._watchdog.ended(slot)
 
-    def _file(self, job: Job[W]) -> None:
+    def _requeue(self, job: Job[W]) -> None:
         """Moves a job whose mandatory views are handed out from the line to the open, while optional views wait."""
-        self._line.leave(job)
-        if job.all_handed:
+        self._queue.leave(job)
+        if job.all_dispatched:
             self._open.pop(job, None)
         else:
             self._open[job] = None
@@ -292,7 +292,7 @@ class Scheduler(Generic[W]):
     @property
     def more(self) -> bool:
         """Whether another slot should ask too: somebody waits whose image is not just being decoded."""
-        return bool(self._open) or any(job.phase is not Phase.DECODING for job in self._line.waiting)
+        return bool(self._open) or any(job.phase is not Phase.DECODING for job in self._queue.waiting)
 
     # ---- what came back ----
 
@@ -310,7 +310,7 @@ class Scheduler(Generic[W]):
         undecided: list[Job[W]] = []
         for job in each_job(batch.items):
             if job in self._live and job.answerable and not job.closing:
-                verdict = self._outcome(job, now, was_due=False)
+                verdict = self._decide(job, now, was_due=False)
                 if verdict is None:
                     undecided.append(job)
                 else:
@@ -326,7 +326,7 @@ class Scheduler(Generic[W]):
         if isinstance(outcome, Merged):
             job.merged += 1
             job.mandatory_merged += view < job.mandatory
-            job.worth = outcome.worth
+            job.expected_gain = outcome.expected_gain
             return self._finish(job, outcome.stop) if outcome.stop and job.answerable else []
         job.lost += 1
         if view >= job.mandatory:
@@ -361,9 +361,9 @@ class Scheduler(Generic[W]):
 
     def _charge_finishing(self, slot: int, finished: Sequence[Finished[W]], now: float) -> None:
         """The slot that ran the last view makes the answers before it asks for more."""
-        answered = [done.job for done in finished if isinstance(done.outcome, StopReason)]
-        if answered:
-            self._slots.take(slot, now + sum(self._prices.finishing(job, now) for job in answered))
+        made = [done.job for done in finished if isinstance(done.outcome, StopReason)]
+        if made:
+            self._slots.take(slot, now + sum(self._estimates.finishing(job, now) for job in made))
 
     # ---- time ----
 
@@ -371,29 +371,29 @@ class Scheduler(Generic[W]):
         """Jobs that can no longer make it fail now. For those for which nothing more can arrive in time, their answer
         waits for a slot from now on: ask the idle ones. It is handed out here only where costs were exceeded and no
         slot is free in time for it."""
-        return [done for job in self._agenda.take_due(now) for done in self._fell_due(job, now)]
+        return [done for job in self._timers.take_due(now) for done in self._fell_due(job, now)]
 
     def wake_at(self) -> float | None:
         """When `due` should be asked again if nothing else happens."""
-        return self._agenda.first()
+        return self._timers.first()
 
     def overdue(self, now: float) -> list[Step[W]]:
         """What runs far past its estimate and should be ended; told once."""
-        return self._watch.overdue(now)
+        return self._watchdog.overdue(now)
 
     def stuck(self, now: float) -> list[int]:
         """Slots that did not come back long after their step was to be ended."""
-        return self._watch.stuck(now)
+        return self._watchdog.stuck(now)
 
     def watch_at(self) -> float | None:
         """When `overdue` and `stuck` should be asked again if nothing else happens."""
-        return self._watch.look_at()
+        return self._watchdog.look_at()
 
     def _stays_open(self, job: Job[W], now: float) -> bool:
         """Lets the answer of a job wait, so that more views of it may run first; False if there is no time for that."""
         if not job.running:
             self._await_answer(job, now)
-            if self._line.is_late(now):
+            if self._queue.is_late(now):
                 return False
         self._set_due(job, now)
         return True
@@ -401,7 +401,7 @@ class Scheduler(Generic[W]):
     def _fell_due(self, job: Job[W], now: float) -> list[Finished[W]]:
         if job.closing:
             return self._finish(job, job.closing)
-        outcome = self._outcome(job, now, was_due=True)
+        outcome = self._decide(job, now, was_due=True)
         if isinstance(outcome, TTAError) or (outcome and job.running and not self._slots.idle):
             return self._finish(job, outcome)
         if outcome:
@@ -414,43 +414,43 @@ class Scheduler(Generic[W]):
         """No more views of it may run: a slot is to make its answer; at the last moment the caller of `due` does."""
         job.closing = reason
         self._open.pop(job, None)
-        last = job.deadline - self._prices.finishing(job, now)
+        last = job.deadline - self._estimates.finishing(job, now)
         if job.running:
             self._await_answer(job, now)
             last = (now + job.deadline) / 2  # it is late already, and a slot is idle
         else:
-            self._line.close(job)
-        self._agenda.put(job, last + 2 * EPSILON)
+            self._queue.close(job)
+        self._timers.set(job, last + 2 * EPSILON)
 
     def _await_answer(self, job: Job[W], now: float) -> None:
         """Its answer is what is left of its mandatory work."""
-        job.load = self._prices.finishing(job, now)
-        self._line.join(job)
+        job.load = self._estimates.finishing(job, now)
+        self._queue.join(job)
 
-    def _outcome(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
+    def _decide(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
         if not job.answerable:
             if now <= self._hopeless_at(job) + EPSILON:
                 return None
             return DeadlineExceeded("the budget ran out before the mandatory views were done")
         if job.merged + job.lost == len(job.buckets):
             return StopReason.BACKEND_FAILED if job.failed else StopReason.ALL_VIEWS
-        end = job.deadline - self._prices.finishing(job, now)
+        end = job.deadline - self._estimates.finishing(job, now)
         if job.running:
             return None if now < end - EPSILON else StopReason.DEADLINE
-        cost = self._prices.next_view(job, now)
+        cost = self._estimates.next_view(job, now)
         if now + cost > end + EPSILON:
             return StopReason.CAPACITY if was_due else StopReason.DEADLINE
-        return StopReason.CAPACITY if self._line.then_free(now) + cost > end + EPSILON else None
+        return StopReason.CAPACITY if self._queue.free_after_queue(now) + cost > end + EPSILON else None
 
     def _set_due(self, job: Job[W], now: float) -> None:
         """The first moment past which its outcome may be another, so that asking then always settles it."""
         if not job.answerable:
             last = self._hopeless_at(job)
         elif job.running:
-            last = job.deadline - self._prices.finishing(job, now)
+            last = job.deadline - self._estimates.finishing(job, now)
         else:
-            last = job.deadline - self._prices.finishing(job, now) - self._prices.next_view(job, now)
-        self._agenda.put(job, last + 2 * EPSILON)
+            last = job.deadline - self._estimates.finishing(job, now) - self._estimates.next_view(job, now)
+        self._timers.set(job, last + 2 * EPSILON)
 
     def _hopeless_at(self, job: Job[W]) -> float:
         """When a job's mandatory views can no longer be done in time; the deadline itself once they all run.
@@ -458,20 +458,20 @@ class Scheduler(Generic[W]):
         By the least costs known: a slow spell must not fail those whom an idle pool admits, or its end would never be
         seen.
         """
-        if job.phase is Phase.DECODING or job.mandatory_handed:
+        if job.phase is Phase.DECODING or job.mandatory_dispatched:
             return job.deadline
-        return job.deadline - self._prices.alone(job, self.slots)
+        return job.deadline - self._estimates.alone(job, self.slots)
 
     def _in_time(self, job: Job[W], now: float) -> bool:
         """Whether its next view would end before its deadline."""
-        end = now + self._prices.next_view(job, now)
-        return end <= job.deadline - self._prices.finishing(job, now) + EPSILON
+        end = now + self._estimates.next_view(job, now)
+        return end <= job.deadline - self._estimates.finishing(job, now) + EPSILON
 
     def _finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         """Takes a live job out; nobody is answered twice."""
         if job not in self._live:
             return []
         self._live.remove(job)
-        self._agenda.remove(job)
+        self._timers.remove(job)
         self._open.pop(job, None)
         return [Finished(job, outcome)]

@@ -57,7 +57,7 @@ class AnswerBuilder:
     def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
         """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
         model, wanted = self.plan.model, self.plan.wanted
-        remarks = [remark for _, remark in snapshot.views] if self.keeps_remarks else []
+        remarks = [view_result for _, view_result in snapshot.views] if self.keeps_remarks else []
         answered = self._answered(snapshot.merged, remarks)
         if snapshot.picture is not None:
             painted = model.task.paint(snapshot.picture, answered.prediction)

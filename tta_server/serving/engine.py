@@ -179,7 +179,7 @@ class Engine(Generic[W]):
             self._state = "failed"
             running = self._stop_threads()
         log.critical("%s", FAILED, exc_info=error)
-        self._health.die(FAILED)
+        self._health.mark_fatal(FAILED)
         _request_all(running)
         self._unsettled.fail_all(InternalError(FAILED))
         self._on_fatal(FAILED)
@@ -240,7 +240,7 @@ class Engine(Generic[W]):
     def _decode(self, step: Decode[W]) -> None:
         start = time.monotonic()
         try:
-            step.job.work.decode()
+            step.job.payload.decode()
         except TTAError as error:
             self._fail(step, error)
         except Exception:
@@ -255,7 +255,7 @@ class Engine(Generic[W]):
     def _run(self, step: Batch[W]) -> None:
         start = time.monotonic()
         model, abort = step.bucket.model, self._aborts[step.slot]
-        items = [(job.work, view) for job, view in step.items]
+        items = [(job.payload, view) for job, view in step.items]
         try:
             outcomes = self._runners[model].run(items, abort)
         except TTAError as error:
@@ -337,7 +337,7 @@ class Engine(Generic[W]):
         slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
         reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
         log.critical("%s", reason)
-        self._health.die(reason)
+        self._health.mark_fatal(reason)
         self._on_fatal(reason)
 
 

@@ -69,7 +69,7 @@ class Executor:
                 merge=(merged - inferred) / len(items),
             )
         for work in dict.fromkeys(work for work, _ in items):
-            work.tell()
+            work.notify_progress()
         return outcomes
 
     def _write(self, items: Sequence[tuple[ImageJob, int]], batch: Tensor) -> dict[int, Failed]:

@@ -146,7 +146,7 @@ class ImageJob:
         try:
             prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
             is_sound = task.is_sound(prediction)
-            remark = task.remark(prediction) if is_sound and self._builder.keeps_remarks else None
+            view_result = task.remark(prediction) if is_sound and self._builder.keeps_remarks else None
         except Exception as error:  # noqa: BLE001 - logged by `drop`
             return self.drop(index, error, "the model's output for a view could not be read")
         if not is_sound:
@@ -161,7 +161,7 @@ class ImageJob:
             except Exception as error:  # noqa: BLE001 - logged by `drop`
                 unmerged = error
             else:
-                self._merged.append((index, remark))
+                self._merged.append((index, view_result))
                 self._furthest = max(self._furthest, index)
                 self._waiting.discard(index)
                 return self._judged()
@@ -228,7 +228,7 @@ class ImageJob:
 
     # ---- answers ----
 
-    def tell(self) -> None:
+    def notify_progress(self) -> None:
         """After each batch, from the plain view on: calls the listener, unless the answer follows. One that raises is
         not called again."""
         listener = self._listener

@@ -107,7 +107,7 @@ class Predictor:
             self._statistics.failed(model.key, time.monotonic() - started)
             raise
         _Tally(self._statistics, model, jobs, started)
-        return [Ticket(job.work.future, job) for job in jobs]
+        return [Ticket(job.payload.future, job) for job in jobs]
 
     def _held_jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageJob]]:
         """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
@@ -115,7 +115,7 @@ class Predictor:
         has another version or all are closed."""
         while True:
             jobs = self._jobs(plan, images, options, caller)
-            if all(job.work.hold() for job in jobs):
+            if all(job.payload.hold() for job in jobs):
                 return jobs
             _release(jobs)
             model = self.model(plan.model.name)
@@ -142,7 +142,7 @@ class Predictor:
                 self._metrics.refused(name, error.reason)
             if isinstance(error, BudgetTooSmall):
                 self._metrics.refused(name, "budget")
-                self._health.doubt(name)
+                self._health.request_reprice(name)
             raise
 
     def _check_well(self, name: str) -> None:
@@ -171,14 +171,14 @@ class Predictor:
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
         job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
-        if not job.work.hold():
+        if not job.payload.hold():
             raise NotReady(f"{name} was reloaded")
         try:
             self._engine.submit([job])
         except TTAError:
-            job.work.release()
+            job.payload.release()
             raise
-        job.work.future.result()
+        job.payload.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
         """The client has left."""
@@ -189,7 +189,7 @@ class Predictor:
 def _release(jobs: Sequence[Job[ImageJob]]) -> None:
     """Of jobs that were not admitted; those that are settled have let go of their backends already."""
     for job in jobs:
-        job.work.release()
+        job.payload.release()
 
 
 def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
@@ -215,7 +215,7 @@ class _Tally:
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._failed = False
         for job in jobs:
-            job.work.future.add_done_callback(self._settled)
+            job.payload.future.add_done_callback(self._settled)
 
     def _settled(self, future: Future[Answer]) -> None:
         with self._lock:
@@ -255,7 +255,7 @@ def make_job(
 ) -> Job[ImageJob]:
     layout = make_layout(plan, source.size)
     return Job(
-        work=ImageJob(plan, layout, source, deadline, caller.request_id, metrics, caller.listener),
+        payload=ImageJob(plan, layout, source, deadline, caller.request_id, metrics, caller.listener),
         model=plan.model.name,
         buckets=layout.buckets,
         mandatory=plan.mandatory * layout.tiles,
@@ -263,7 +263,7 @@ def make_job(
         pixels=source.size.area,
         nbytes=source.nbytes + layout.nbytes(plan) + _tensor_bytes(plan, source.size),
         priority=priority,
-        patience=plan.model.config.budget.default_ms / 1e3,
+        default_budget=plan.model.config.budget.default_ms / 1e3,
         finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
         reserve=deadline.reserve,
         tiles=layout.tiles,

@@ -38,10 +38,10 @@ class Unsettled(Generic[W]):
         if not self._jobs.pop(done.job, False):
             return False
         try:
-            done.job.work.settle(done.outcome)
+            done.job.payload.settle(done.outcome)
         except Exception:
             log.exception("an answer of %s could not be handed out", done.job.model)
-            done.job.work.settle(InternalError("internal error: the answer could not be handed out"))
+            done.job.payload.settle(InternalError("internal error: the answer could not be handed out"))
         return True
 
     def fail_all(self, error: TTAError) -> None:

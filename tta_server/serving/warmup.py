@@ -75,7 +75,7 @@ class _Probe:
     def work(self) -> ImageJob:
         source = read_source(self._card, Limits())
         deadline = Deadline.after(self._model.config.budget.max_ms)
-        return make_job(self._plan, source, deadline, Caller("warm-up"), Metrics()).work
+        return make_job(self._plan, source, deadline, Caller("warm-up"), Metrics()).payload
 
     def buckets(self) -> list[tuple[int, Bucket]]:
         """Each bucket of the policy with the index of a view in it."""

@@ -260,7 +260,7 @@ def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path
     works = []
     for number, image in enumerate((trap(), trap("nan"))):
         caller = Caller("test", partial(heard.append, number))
-        works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
+        works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).payload)
         works[-1].decode()
     sound, lost = Executor().run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
