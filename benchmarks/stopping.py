@@ -22,8 +22,8 @@ from rich.progress import track
 from rich.table import Table
 
 from tta_server.application import tame_libraries
-from tta_server.calibration.fit import Logs, replay, select_threshold
-from tta_server.calibration.runs import Seen, look, trail
+from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
+from tta_server.calibration.runs import ViewPredictions, merge_views, predict_views
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
@@ -43,17 +43,17 @@ NUCLEI, LARGEST = 24, 512
 HALVINGS = 200
 
 
-def looked(plan: Plan, paths: Sequence[Path]) -> list[Seen]:
+def looked(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
     """Every image through all views, the cores side by side."""
     with ThreadPoolExecutor(available_cores()) as pool:
-        seen = pool.map(lambda path: look(plan, path.read_bytes()), paths)
+        seen = pool.map(lambda path: predict_views(plan, path.read_bytes()), paths)
         return list(track(seen, f"{plan.model.name}, {len(plan.views)} views", len(paths), transient=True))
 
 
 # ---- certain ----
 
 
-def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen]) -> bool:
+def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[ViewPredictions]) -> bool:
     task, views = plan.model.task, len(plan.views)
     holds = True
     for merge in BOUNDED:
@@ -62,7 +62,7 @@ def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen])
             found = [
                 replayed(
                     Certain(),
-                    task.accumulator(merge, ResponseSpec(), image.scene),
+                    task.accumulator(merge, ResponseSpec(), image.frame),
                     list(zip(image.predictions, weights, strict=True)),
                 )
                 for image in track(seen, f"certain, {merge}, {weighting}", transient=True)
@@ -99,14 +99,14 @@ def certain_on_simulated(table: Table) -> bool:
 # ---- epsilon ----
 
 
-def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Sequence[int]) -> bool:
+def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions], truth: Sequence[int]) -> bool:
     """Calibrated on every second image by sorted name, the first among them; judged on the others."""
-    logs = Logs.of([trail(plan, image) for image in seen])
+    logs = Runs.of([merge_views(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
             Confident(learnt.threshold),
-            plan.model.task.accumulator(plan.merge, plan.wanted, image.scene),
+            plan.model.task.accumulator(plan.merge, plan.wanted, image.frame),
             [(prediction, view.weight) for prediction, view in zip(image.predictions, plan.views, strict=True)],
         )
         for image in seen[1::2]
@@ -128,18 +128,18 @@ def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Seq
     return bool(changed <= EPSILON and share <= 0.25 and abs(early - full) <= 0.1)
 
 
-def some(logs: Logs, which: Any) -> Logs:
-    return Logs(logs.margins[which], logs.labels[which])
+def some(logs: Runs, which: Any) -> Runs:
+    return Runs(logs.margins[which], logs.labels[which])
 
 
-def halvings(logs: Logs) -> str:
+def halvings(logs: Runs) -> str:
     """Share of views, and how often the promise was broken, over HALVINGS random choices of the half to learn from."""
     source = np.random.default_rng(SEED)
     shares, broken = [], 0
     for _ in range(HALVINGS):
         order = source.permutation(logs.images)
         learn, judge = np.array_split(order, 2)
-        met = replay(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
+        met = apply_threshold(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
         shares.append(met.mean_views / logs.views)
         broken += met.disagreements > EPSILON * len(judge)
     low, middle, high = np.quantile(shares, (0.05, 0.5, 0.95))
@@ -161,10 +161,10 @@ def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
     return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
 
 
-def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:
+def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
     """For each rule the views until it stopped, and the share of pixels that differ from the mask of all views."""
     task, views = plan.model.task, len(plan.views)
-    merged = task.accumulator(plan.merge, plan.wanted, seen.scene)
+    merged = task.accumulator(plan.merge, plan.wanted, seen.frame)
     remaining = [(place, view.weight) for place, view in zip(seen.placements, plan.views, strict=True)]
     stops: dict[str, tuple[int, Any]] = {}
     for done, prediction in enumerate(seen.predictions, 1):
@@ -172,14 +172,14 @@ def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:
         progress = Progress(merged, remaining[done:], done)
         for name, (rule, _) in RULES.items():
             if name not in stops and (done == views or rule.decide(progress)):
-                stops[name] = done, mask_of(task, merged, seen.scene)
-    final = mask_of(task, merged, seen.scene)
+                stops[name] = done, mask_of(task, merged, seen.frame)
+    final = mask_of(task, merged, seen.frame)
     return {name: (done, float(np.mean(mask != final))) for name, (done, mask) in stops.items()}
 
 
 def masks(table: Table, plan: Plan, paths: Sequence[Path]) -> bool:
     with ThreadPoolExecutor(available_cores()) as pool:
-        runs = pool.map(lambda path: masked(plan, look(plan, path.read_bytes())), paths)
+        runs = pool.map(lambda path: masked(plan, predict_views(plan, path.read_bytes())), paths)
         found = list(track(runs, "masks", len(paths), transient=True))
     holds = True
     for name, (_, allowed) in RULES.items():

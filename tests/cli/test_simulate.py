@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.support.references import MODELS
 from tests.support.serving import command
-from tta_server.cli import curves
+from tta_server.cli import plots
 from tta_server.errors import ConfigError
 from tta_server.simulation.figures import COLUMNS
 
@@ -137,7 +137,7 @@ def test_a_mistake_in_the_scenario_names_the_file_and_the_key(tmp_path: Path) ->
 
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "find_spec", lambda name: None)
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as raised:
-        curves.check_plots()
+        plots.check_plots()
     assert str(raised.value) == "--plot needs matplotlib, which is not installed: pip install 'tta-server[plots]'"

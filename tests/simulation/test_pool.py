@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from tta_server.calibration.fit import Trail
+from tta_server.calibration.fit import Run
 from tta_server.errors import Cancelled, InvalidInput, Overloaded
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.jobs import Bounds, Priority
@@ -19,7 +19,7 @@ from tta_server.simulation.visits import Ask, Cost, Noise, Overhead, Request, Si
 
 CPU = {1: 2.1}
 GPU = {1: 5.0, 2: 5.1, 4: 5.3, 8: 5.9, 16: 7.2}
-SURE = [Trail([1.0] * 64, [0] * 64)]
+SURE = [Run([1.0] * 64, [0] * 64)]
 
 
 def cost(curve: dict[int, float], decode: float = 0.0, finish: float = 0.0, noise: float = 0.0) -> Cost:
@@ -35,7 +35,7 @@ ASK = Ask("m", 0.1, 8, 1, Priority.INTERACTIVE, All(), lambda margin, done: 1 - 
 def arriving(per_s: float, seconds: float, ask: Ask = ASK, seed: int = 0) -> list[Request]:
     random, at, found = Random(seed), 0.0, []
     while (at := at + random.expovariate(per_s)) < seconds:
-        found.append(Request(at, 0, ask, random.choice(ask.trails)))
+        found.append(Request(at, 0, ask, random.choice(ask.images)))
     return found
 
 
@@ -99,21 +99,21 @@ def test_an_impossible_budget_is_invalid_and_a_full_pool_refuses() -> None:
 def test_certain_stops_when_the_rest_cannot_make_up() -> None:
     (visit,) = run(Simulation({"m": cost(CPU)}, 1), Request(0, 0, replace(ASK, rule=Certain()), SURE[0]))
     assert (visit.merged, visit.outcome) == (5, StopReason.CERTAIN)
-    level = Trail([0.0] * 8, [0] * 8)
+    level = Run([0.0] * 8, [0] * 8)
     (visit,) = run(Simulation({"m": cost(CPU)}, 1), Request(0, 0, replace(ASK, rule=Certain()), level))
     assert (visit.merged, visit.outcome) == (8, StopReason.ALL_VIEWS)
 
 
 def test_confident_stops_where_margin_times_root_of_views_is_enough() -> None:
-    growing = Trail([0.1 * k for k in range(1, 9)], [0] * 8)
+    growing = Run([0.1 * k for k in range(1, 9)], [0] * 8)
     (visit,) = run(Simulation({"m": cost(CPU)}, 1), Request(0, 0, replace(ASK, rule=Confident(0.75)), growing))
     assert (visit.merged, visit.outcome) == (4, StopReason.CONFIDENT)
 
 
 def test_the_smallest_margins_get_the_views_that_are_left() -> None:
-    close, clear = Trail([0.1] * 8, [0] * 8), Trail([0.9] * 8, [0] * 8)
+    close, clear = Run([0.1] * 8, [0] * 8), Run([0.9] * 8, [0] * 8)
     pool = Simulation({"m": cost({1: 10})}, 1)
-    visits = run(pool, *(Request(0, 0, ASK, trail) for trail in (clear, close)))
+    visits = run(pool, *(Request(0, 0, ASK, image) for image in (clear, close)))
     assert visits[0].merged == 1
     assert visits[1].merged > 3
 

@@ -132,7 +132,7 @@ def test_poisson_rates_are_met_at_every_load(tmp_path: Path) -> None:
 def test_loads_only_bring_the_same_requests_closer_together(tmp_path: Path) -> None:
     once, twice = (requests(tmp_path, load, requests=50, duration_s=None) for load in (1.0, 2.0))
     assert [request.at for request in twice] == pytest.approx([request.at / 2 for request in once])
-    assert [request.trail for request in twice] == [request.trail for request in once]
+    assert [request.image for request in twice] == [request.image for request in once]
 
 
 def test_bursts_come_at_the_end_of_each_period() -> None:
@@ -200,8 +200,8 @@ MARGINS = "image,views,margin,label\n0,1,0.2,4\n0,2,0.4,3\n1,1,0.9,1\n1,2,0.95,1
 def test_margins_are_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "margins.csv").write_text(MARGINS)
     found = requests(tmp_path, m_margins="margins.csv", traffic_views=2)
-    assert {tuple(request.trail.margins) for request in found} == {(0.2, 0.4), (0.9, 0.95)}
-    assert {tuple(request.trail.labels) for request in found} == {(4, 3), (1, 1)}
+    assert {tuple(request.image.margins) for request in found} == {(0.2, 0.4), (0.9, 0.95)}
+    assert {tuple(request.image.labels) for request in found} == {(4, 3), (1, 1)}
 
 
 def test_margins_of_too_few_views_are_told(tmp_path: Path) -> None:
@@ -210,9 +210,9 @@ def test_margins_of_too_few_views_are_told(tmp_path: Path) -> None:
 
 
 def test_made_up_images_are_mostly_sure() -> None:
-    trails = invented(8, Random(0))
-    last = [trail.margins[-1] for trail in trails]
-    assert all(0 <= margin <= 1 for trail in trails for margin in trail.margins)
+    images = invented(8, Random(0))
+    last = [image.margins[-1] for image in images]
+    assert all(0 <= margin <= 1 for image in images for margin in image.margins)
     assert 0.6 < sum(margin > 0.6 for margin in last) / len(last) < 0.95
 
 

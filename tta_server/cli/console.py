@@ -8,8 +8,10 @@ from rich.text import Text
 
 
 class PlainConsole(Console):
-    """Prints strings literally, in tables too, since they hold names of files, models and labels: no markup, no emoji;
-    characters that are not printable are escaped."""
+    """Prints strings literally, in tables too, since they hold names of files, models and labels.
+
+    Markup and emoji codes mean nothing; characters that are not printable are escaped.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)

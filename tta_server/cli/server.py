@@ -103,8 +103,10 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains while uvicorn waits for the connections, so that a request that is not answered when the drain ends
-        gets an error response before uvicorn closes its connection."""
+        """Drains while uvicorn waits for the connections.
+
+        A request that is not answered when the drain ends so gets an error response before uvicorn closes its connection.
+        """
         if self._warmed:
             threading.Thread(target=self._application.close, name="drain", daemon=True).start()
         stopping = None

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tta_server.cli.console import err, out
-from tta_server.cli.curves import check_plots, draw_curves
 from tta_server.cli.options import ModelsOption
+from tta_server.cli.plots import check_plots, draw_load_curves
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.scheduling.stopping import StopReason
@@ -150,7 +150,7 @@ def _watch(forecast: Forecast, load: float, runs: int, advance: Callable[[float]
 
 
 def _write(rows: list[Row], to_csv: Path | None, plot: Path | None) -> None:
-    for path, write in ((to_csv, write_csv), (plot, draw_curves)):
+    for path, write in ((to_csv, write_csv), (plot, draw_load_curves)):
         try:
             if path:
                 write(path, rows)

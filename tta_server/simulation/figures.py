@@ -93,7 +93,7 @@ def pool_figures(pool: Simulation, slots: int, visits: Sequence[SimulatedJob]) -
 
 
 def _agreement(answered: Sequence[SimulatedJob]) -> float:
-    known = [visit for visit in answered if visit.request.trail.labels]
+    known = [visit for visit in answered if visit.request.image.labels]
     return _ratio(sum(visit.agrees for visit in known), len(known))
 
 

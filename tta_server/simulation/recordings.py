@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_server.calibration.fit import Trail
+from tta_server.calibration.fit import Run
 from tta_server.errors import ConfigError
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.calibration import Calibration, parse_calibration
@@ -49,7 +49,7 @@ def read_trace(path: Path) -> list[Arrival]:
     return [row.model_copy(update={"seconds": row.seconds - rows[0].seconds}) for row in rows]
 
 
-def read_trails(path: Path, views: int) -> list[Trail]:
+def read_trails(path: Path, views: int) -> list[Run]:
     """Of every image, with at least so many views. Raises ConfigError."""
     images: dict[str, dict[int, Look]] = {}
     for look in _lines(path, Look):
@@ -61,7 +61,7 @@ def read_trails(path: Path, views: int) -> list[Trail]:
     if not images:
         raise ConfigError(f"{path}: holds no images, only a heading")
     ordered = ([looks[k] for k in sorted(looks)] for looks in images.values())
-    return [Trail([look.margin for look in looks], [look.label for look in looks]) for looks in ordered]
+    return [Run([look.margin for look in looks], [look.label for look in looks]) for looks in ordered]
 
 
 def read_table(path: Path) -> Calibration:

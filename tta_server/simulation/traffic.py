@@ -8,7 +8,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from random import Random
 
-from tta_server.calibration.fit import Trail
+from tta_server.calibration.fit import Run
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.repository.calibration import Calibration
 from tta_server.scheduling.jobs import Priority
@@ -26,7 +26,7 @@ IMAGES = 1000
 class Knowledge:
     """What is known of one model's images: what they show, and a calibration or a margin to stop at."""
 
-    trails: Sequence[Trail]
+    images: Sequence[Run]
     calibration: Calibration | None
     threshold: float | None
 
@@ -84,15 +84,15 @@ class Traffic:
             priority=Priority(entry.priority),
             rule=known.rule(entry.stop),
             worth=known.worth,
-            trails=known.trails,
+            images=known.images,
         )
 
     def _knowledge(self, name: str, views: int) -> Knowledge:
         if (name, views) not in self._known:
             model, random = self._scenario.models[name], Random(f"{self._scenario.seed} {name}")
             calibration = read_table(model.calibration) if model.calibration else self._calibrations.get(name)
-            trails = read_trails(model.margins, views) if model.margins else invented(views, random)
-            self._known[name, views] = Knowledge(trails, calibration, model.threshold)
+            images = read_trails(model.margins, views) if model.margins else invented(views, random)
+            self._known[name, views] = Knowledge(images, calibration, model.threshold)
         return self._known[name, views]
 
     def seconds(self, load: float) -> float:
@@ -116,7 +116,7 @@ class Traffic:
         for at, ask in self._arrivals(place, load):
             goes = leaves and random.random() < leaves.share
             yield Request(
-                at, place, ask, random.choice(ask.trails), leaves.after_ms / 1e3 if leaves and goes else math.inf
+                at, place, ask, random.choice(ask.images), leaves.after_ms / 1e3 if leaves and goes else math.inf
             )
 
     def _arrivals(self, place: int, load: float) -> Iterator[tuple[float, Ask]]:
@@ -152,16 +152,16 @@ def _bursts(bursts: BurstScenario, load: float, random: Random) -> Iterator[floa
             yield at
 
 
-def invented(views: int, random: Random) -> list[Trail]:
+def invented(views: int, random: Random) -> list[Run]:
     """Images of two classes: each view leads by its image's own lead (mostly near 1), give or take 0.2, and the merged
     answer by the mean of its views, whichever way. They have no labels."""
     return [_invented(views, random) for _ in range(IMAGES)]
 
 
-def _invented(views: int, random: Random) -> Trail:
+def _invented(views: int, random: Random) -> Run:
     own, total = random.betavariate(2.5, 0.7), 0.0
     leads = []
     for done in range(1, views + 1):
         total += max(-1.0, min(1.0, own + random.gauss(0.0, 0.2)))
         leads.append(abs(total) / done)
-    return Trail(leads, [])
+    return Run(leads, [])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tta_server.calibration.fit import Trail
+from tta_server.calibration.fit import Run
 from tta_server.errors import TTAError
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.jobs import Job, Merged, Priority
@@ -81,7 +81,7 @@ def warmed(costs: Mapping[str, Cost], margin: float = MARGIN) -> CostModel:
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What many requests have in common, `budget` in seconds. `worth` takes a margin and the number of views done; each
-    request's image shows what one of `trails` says."""
+    request's image shows what one of `images` says."""
 
     model: str
     budget: float
@@ -90,7 +90,7 @@ class Ask:
     priority: Priority
     rule: StopRule
     worth: Callable[[float, int], float]
-    trails: Sequence[Trail]
+    images: Sequence[Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Request:
     at: float
     stream: int
     ask: Ask
-    trail: Trail
+    image: Run
     leaves: float = math.inf
 
 
@@ -119,7 +119,7 @@ class SimulatedJob:
     latency: float = math.nan
 
     def margin(self) -> float:
-        return self.request.trail.margins[self.merged - 1]
+        return self.request.image.margins[self.merged - 1]
 
     def views_in_order(self) -> int:
         return self.merged if self.merged == self.highest else 0
@@ -136,7 +136,7 @@ class SimulatedJob:
     @property
     def agrees(self) -> bool:
         """Whether its top class is that of all the views that it asked for."""
-        labels = self.request.trail.labels
+        labels = self.request.image.labels
         return labels[self.merged - 1] == labels[self.request.ask.views - 1]
 
     def merge(self, view: int) -> Merged:
