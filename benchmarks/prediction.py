@@ -32,7 +32,8 @@ from loadtest.openloop import PATIENCE_S  # noqa: E402
 from loadtest.report import Point, Row, outcome, quantile, row  # noqa: E402
 from loadtest.server import address, max_budget_ms, served  # noqa: E402
 from tta_server.serving.cores import available_cores  # noqa: E402
-from tta_server.simulation.forecast import Forecast, priced  # noqa: E402
+from tta_server.simulation.forecast import Forecast  # noqa: E402
+from tta_server.simulation.profiles import profile_model  # noqa: E402
 from tta_server.simulation.scenario import read_scenario  # noqa: E402
 
 MODEL = "clothing"
@@ -140,7 +141,7 @@ def simulated(scenario: dict[str, object]) -> Row:
         path = Path(folder) / "scenario.yaml"
         path.write_text(yaml.safe_dump(scenario))
         found = read_scenario(path)
-    models = {name: priced(name, model, MODELS, available_cores()) for name, model in found.models.items()}
+    models = {name: profile_model(name, model, MODELS, available_cores()) for name, model in found.models.items()}
     (told,) = Forecast(found, models).rows(1.0, available_cores())
     return told
 

@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains while uvicorn waits for the connections.
 
-        A request that is not answered when the drain ends so gets an error response before uvicorn closes its connection.
+        So a request not answered when the drain ends gets an error response before uvicorn closes its connection.
         """
         if self._warmed:
             threading.Thread(target=self._application.close, name="drain", daemon=True).start()
