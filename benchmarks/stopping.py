@@ -23,10 +23,11 @@ from rich.table import Table
 
 from tta_server.application import tame_libraries
 from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
-from tta_server.calibration.runs import ViewPredictions, merge_views, predict_views
+from tta_server.calibration.runs import merge_views, predict_views
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
+from tta_server.serving.executor import SeenImage
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
@@ -43,7 +44,7 @@ NUCLEI, LARGEST = 24, 512
 HALVINGS = 200
 
 
-def looked(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
+def looked(plan: Plan, paths: Sequence[Path]) -> list[SeenImage]:
     """Every image through all views, the cores side by side."""
     with ThreadPoolExecutor(available_cores()) as pool:
         seen = pool.map(lambda path: predict_views(plan, path.read_bytes()), paths)
@@ -53,7 +54,7 @@ def looked(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
 # ---- certain ----
 
 
-def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[ViewPredictions]) -> bool:
+def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[SeenImage]) -> bool:
     task, views = plan.model.task, len(plan.views)
     holds = True
     for merge in BOUNDED:
@@ -62,7 +63,7 @@ def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[ViewPr
             found = [
                 replayed(
                     Certain(),
-                    task.accumulator(merge, ResponseSpec(), image.frame),
+                    task.accumulator(merge, ResponseSpec(), image.views.frame),
                     list(zip(image.predictions, weights, strict=True)),
                 )
                 for image in track(seen, f"certain, {merge}, {weighting}", transient=True)
@@ -99,14 +100,14 @@ def certain_on_simulated(table: Table) -> bool:
 # ---- epsilon ----
 
 
-def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions], truth: Sequence[int]) -> bool:
+def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[SeenImage], truth: Sequence[int]) -> bool:
     """Calibrated on every second image by sorted name, the first among them; judged on the others."""
     logs = Runs.of([merge_views(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
             Confident(learnt.threshold),
-            plan.model.task.accumulator(plan.merge, plan.wanted, image.frame),
+            plan.model.task.accumulator(plan.merge, plan.wanted, image.views.frame),
             [(prediction, view.weight) for prediction, view in zip(image.predictions, plan.views, strict=True)],
         )
         for image in seen[1::2]
@@ -161,19 +162,19 @@ def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
     return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
 
 
-def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
+def masked(plan: Plan, seen: SeenImage) -> dict[str, tuple[int, float]]:
     """For each rule the views until it stopped, and the share of pixels that differ from the mask of all views."""
     task, views = plan.model.task, len(plan.views)
-    merged = task.accumulator(plan.merge, plan.wanted, seen.frame)
-    remaining = [(place, view.weight) for place, view in zip(seen.placements, plan.views, strict=True)]
+    merged = task.accumulator(plan.merge, plan.wanted, seen.views.frame)
+    remaining = [(place, view.weight) for place, view in zip(seen.views.layout.placements, plan.views, strict=True)]
     stops: dict[str, tuple[int, Any]] = {}
     for done, prediction in enumerate(seen.predictions, 1):
         merged.add(prediction, remaining[done - 1][1])
         progress = Progress(merged, remaining[done:], done)
         for name, (rule, _) in RULES.items():
             if name not in stops and (done == views or rule.decide(progress)):
-                stops[name] = done, mask_of(task, merged, seen.frame)
-    final = mask_of(task, merged, seen.frame)
+                stops[name] = done, mask_of(task, merged, seen.views.frame)
+    final = mask_of(task, merged, seen.views.frame)
     return {name: (done, float(np.mean(mask != final))) for name, (done, mask) in stops.items()}
 
 

@@ -12,6 +12,7 @@ from tests.support.laws import in_crowd
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
 from tta_server.scheduling.estimates import Estimates, Occupancy, Slots
 from tta_server.scheduling.jobs import Job, Phase, Priority
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.queue import EXACT_LIMIT, MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
 
@@ -50,7 +51,9 @@ class Desk:
 def test_an_answer_waits_for_a_view_that_runs_and_is_made_on_its_slot() -> None:
     """Slots are free at 51 and 58 ms, where a view of the job ends; its last view takes 2 ms, its answer 1."""
     prices = Estimates(cost_model({A: linear(2)}, 0, 1))
-    job = Job("", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, dispatched=1, running=1, last_end=0.058)
+    job = Job(
+        "", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, progress=Progress(dispatched=1, running=1), last_end=0.058
+    )
     free = [0.051, 0.058]
     assert prices.schedule_job(free, job, 0.050, 0.050) == pytest.approx(0.059)
     assert free == pytest.approx([0.053, 0.059])

@@ -8,6 +8,7 @@ import pytest
 from tests.support.simulator import PIXELS, A
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.unsettled import Unsettled
 
@@ -21,7 +22,7 @@ class Work:
         self._raises = raises
         self.outcomes: list[StopReason | TTAError] = []
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         if self._raises:
             self._raises -= 1
             raise LookupError("nobody foresaw this")

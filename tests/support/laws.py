@@ -324,7 +324,7 @@ def check_between(pool: "Pool") -> None:
     for record in pool.live if pool.truthful else ():
         if record.lines_up or record.merged_mandatory < record.arrival.mandatory or record.running:
             continue
-        if record.job.closing and not pool.idle:
+        if record.job.progress.stop and not pool.idle:
             continue  # its answer waits for a slot
         enough = record.arrival.stops_after is not None and record.merged >= record.arrival.stops_after
         require(record.open and not enough, Law.PROMPT, f"arrival {record.number} has all it needs and no answer")

@@ -3,32 +3,16 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from tta_server.calibration.fit import Run
-from tta_server.errors import BackendFailed, InvalidInput, TTAError
+from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
-from tta_server.imaging.preprocessing import Placement
 from tta_server.repository.loader import Model
-from tta_server.scheduling.costs import Bucket
-from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
+from tta_server.serving.executor import SeenImage, run_views
+from tta_server.serving.image import read_source
 from tta_server.serving.plan import Options, Plan, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
-from tta_server.tasks import ImageFrame
-from tta_server.telemetry.prometheus import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class ViewPredictions:
-    """Each view's prediction of one image, in the image's frame, not merged."""
-
-    frame: ImageFrame
-    placements: Sequence[Placement]
-    predictions: Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +56,19 @@ def run_images(
         yield from pool.map(run_image, paths)
 
 
-def predict_views(plan: Plan, encoded: bytes, limits: Limits | None = None) -> ViewPredictions:
+def predict_views(plan: Plan, encoded: bytes, limits: Limits | None = None) -> SeenImage:
     """Every view's prediction, made by the code that serves requests. Raises TTAError, for NaN too."""
     model, limits = plan.model, limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
-    job = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("calibrate"), Metrics()).payload
-    job.decode()
-    placements = job.layout.placements
-    frame, predictions = ImageFrame(source.size, placements[0]), list[Any]()
-    for batch in _batches(job.layout.buckets, 1 if model.backend.signature.shape[0] == 1 else len(plan.views)):
-        outputs = Executor().infer([(job, index) for index in batch])
-        predictions += [model.task.decode(outputs, row, placements[index], frame) for row, index in enumerate(batch)]
-    for view, prediction in zip(plan.views, predictions, strict=True):
-        if not model.task.is_sound(prediction):
-            raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
-    return ViewPredictions(frame, placements, predictions)
+    return run_views(plan, source)
 
 
-def _batches(buckets: Sequence[Bucket], most: int) -> Iterator[list[int]]:
-    """Indices of consecutive views of one bucket, at most `most` at a time."""
-    for _, group in groupby(range(len(buckets)), key=lambda index: buckets[index]):
-        indices = list(group)
-        yield from (indices[start : start + most] for start in range(0, len(indices), most))
-
-
-def merge_views(plan: Plan, predicted: ViewPredictions) -> Run:
+def merge_views(plan: Plan, seen: SeenImage) -> Run:
     """Merges the views one by one, and records margin and top class after each."""
-    merged = plan.model.task.accumulator(plan.merge, plan.wanted, predicted.frame)
+    merged = plan.model.task.accumulator(plan.merge, plan.wanted, seen.views.frame)
     margins, labels = [], []
-    for view, prediction in zip(plan.views, predicted.predictions, strict=True):
+    for view, prediction in zip(plan.views, seen.predictions, strict=True):
         merged.add(prediction, view.weight)
         margins.append(merged.margin())
         labels.append(int(merged.result().argmax()))
