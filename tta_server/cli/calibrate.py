@@ -152,9 +152,9 @@ def _run_all(plan: Plan, paths: Sequence[Path], limits: Limits) -> Runs:
         else:
             skipped.append(result)
     for image in skipped[:MOST_NAMED]:
-        err.print(f"skipped {image.path}: {image.reason}", highlight=False, soft_wrap=True, markup=False)
+        err.print(f"skipped {image.path}: {image.reason}", soft_wrap=True)
     if len(skipped) > MOST_NAMED:
-        err.print(f"skipped {len(skipped)} of {len(paths)} images in all", highlight=False)
+        err.print(f"skipped {len(skipped)} of {len(paths)} images in all")
     if not runs:
         raise InvalidInput(f"none of the {len(paths)} images could be used")
     return Runs.of(runs)
@@ -186,8 +186,8 @@ def _write_log(path: Path, runs: Runs) -> None:
 def _print_files(target: Path, folder: Path, epsilon: float, plot: Path | None, log: Path | None) -> None:
     for what, path in (("the curve", plot), ("the margins", log)):
         if path:
-            out.print(f"{path}: {what}", highlight=False, soft_wrap=True, markup=False)
+            out.print(f"{path}: {what}", soft_wrap=True)
     use = f'set stop: {{epsilon: {epsilon:g}}} in tta.yaml, or ?stop={{"epsilon":{epsilon:g}}} in a request'
     if target != folder / FILE:
         use = f"put it beside tta.yaml as {FILE}, and {use}"
-    out.print(f"{target}: the calibration; {use}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"{target}: the calibration; {use}", soft_wrap=True)

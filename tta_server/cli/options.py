@@ -72,7 +72,11 @@ PolicyOption = Annotated[
     ),
 ]
 MergeOption = Annotated[
-    str | None, typer.Option(help="How the views' predictions are merged; default: the model's own way.")
+    str | None,
+    typer.Option(
+        "--merge",
+        help="How predictions are merged (`tta-server models --json` lists the merges); default: the model's own.",
+    ),
 ]
 
 

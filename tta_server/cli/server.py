@@ -94,7 +94,6 @@ class Server(uvicorn.Server):
         names = ", ".join(self._application.models)
         err.print(
             f"ready: {scheme}://{host}:{port}{grpc} serves {names} (docs at /docs; Ctrl-C stops)",
-            highlight=False,
             soft_wrap=True,
         )
 

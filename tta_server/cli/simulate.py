@@ -217,9 +217,9 @@ def _print_slots(rows: list[Row], share: float, mean_views: float) -> None:
         found = list(group)
         slots = found[0]["slots"]
         if all(meets_target(row, share, mean_views) for row in found):
-            out.print(f"{load:g}x: {slots} slot{'s' * (slots != 1)} answer {target}.", highlight=False)
+            out.print(f"{load:g}x: {slots} slot{'s' * (slots != 1)} answer {target}.")
         else:
-            out.print(f"{load:g}x: not even {slots} slots answer {target}.", highlight=False)
+            out.print(f"{load:g}x: not even {slots} slots answer {target}.")
 
 
 def _without_nan(row: Row) -> dict[str, str | float | None]:

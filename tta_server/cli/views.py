@@ -1,4 +1,4 @@
-"""`tta-server views`: a contact sheet of what TTA does to one image."""
+"""`tta-server views`: a contact sheet of one image's views."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +13,8 @@ from tta_server.cli.sources import read_settings
 from tta_server.errors import TTAError
 from tta_server.repository.loader import load_model
 
+OutOption = Annotated[Path, typer.Option("--out", "-o", callback=picture_file, help="File of the picture.")]
+
 
 def views(
     image: Annotated[Path, typer.Argument(help="An image file.")],
@@ -20,13 +22,11 @@ def views(
     models: ModelsOption = None,
     policy: PolicyOption = None,
     merge: MergeOption = None,
-    to: Annotated[Path, typer.Option("--out", "-o", callback=picture_file, help="Where the picture goes.")] = Path(
-        "sheet.png"
-    ),
+    to: OutOption = Path("sheet.png"),
     max_bytes: MaxBytesOption = None,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
-    """Draw every view as the model sees it, its own prediction and weight under it, the merged answer last.
+    """Draw each view as the model sees it, with its own prediction and weight, and the merged answer last.
 
     Example: tta-server views photo.jpg --model clothing --policy ten_crop --out sheet.png
     """
@@ -38,4 +38,4 @@ def views(
         raise type(error)(f"{image}: {error}") from error
     picture = draw_sheet(load_model(folder), encoded, policy, merge, settings.limits)
     save_picture(picture, to)
-    out.print(f"{to}: {picture.width}x{picture.height}", highlight=False)
+    out.print(f"{to}: {picture.width}x{picture.height}")
