@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tta_server.application import Application, tame_libraries
+from tta_server.application import Application, configure_libraries
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.cli.server import Server
@@ -137,7 +137,7 @@ def serve(name: str, trouble: str) -> None:
         backend.on = not backend.on
 
     signal.signal(signal.SIGUSR1, switch)
-    tame_libraries()
+    configure_libraries()
     application = Application(Settings(models=MODELS), [replace(model, backend=backend)])
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(listener.getsockname()[1], flush=True)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.application import tame_libraries
+from tta_server.application import configure_libraries
 from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
 from tta_server.calibration.runs import merge_views, predict_views
 from tta_server.repository.loader import load_model
@@ -228,7 +228,7 @@ def main() -> None:
     if not args.data.is_dir():
         print(f"stopping: skipped, there is no folder {args.data} of labelled images (--data)")
         return
-    tame_libraries()
+    configure_libraries()
     certain = Table(
         "images", "merge", "weights", "n", "labels changed", "target", "share of views", title="stop certain"
     )

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.application import tame_libraries
+from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.listing import list_models, list_policies
@@ -49,7 +49,7 @@ def common(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    tame_libraries()
+    configure_libraries()
 
 
 def app() -> None:

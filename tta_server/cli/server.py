@@ -63,12 +63,13 @@ class Server(uvicorn.Server):
                 await self._grpc.server.start()
         except ConfigError as error:
             self.failure = error
-            self.should_exit = self._application.closing = True
+            self.should_exit = True
+            self._application.stop_admitting()
         warming = asyncio.create_task(asyncio.to_thread(self._warm))
         try:
             yield
         finally:
-            self._application.closing = True
+            self._application.stop_admitting()
             await warming
             await asyncio.to_thread(self._application.close)
             if self._grpc:
@@ -98,7 +99,7 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._application.retire()
+        self._application.stop_admitting()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -119,7 +120,7 @@ class Server(uvicorn.Server):
     def _fail(self, reason: str) -> None:
         """Stops the server, which then exits with an error, since only a new process can serve again."""
         self.failure = InternalError(reason)
-        self._application.retire()
+        self._application.stop_admitting()
         self.should_exit = True
 
     @contextlib.contextmanager

@@ -126,7 +126,7 @@ def _check_control(application: Application) -> None:
 def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
     """Every model of the folder, loaded or not."""
     index = []
-    for name in application.stored():
+    for name in application.model_names():
         model = application.models.get(name)
         ready = application.is_ready(name)
         if ready or not ready_only:
