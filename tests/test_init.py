@@ -1,4 +1,4 @@
-"""The Python API: load(...).predict says what the model says, takes the query's names, and never changes plain."""
+"""The Python API: `load(...).predict` equals calling the model for one view, and takes the names of the query."""
 
 import json
 from collections.abc import Iterator
@@ -11,16 +11,12 @@ import pytest
 import tta_server
 from tests.support import pictures, references
 from tests.support.references import MODELS
-from tests.support.toys import moody_model, serving
+from tests.support.toys import moody_model
 from tta_server import LoadedModel, TTAError, load
-from tta_server.application import Application
 from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
-from tta_server.repository.loader import load_model
 from tta_server.serving.cores import available_cores
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.plan import Options
-from tta_server.settings import Settings
-from tta_server.telemetry.prometheus import Metrics
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ALL = {"budget_ms": 10_000, "min_views": "all"}
@@ -43,12 +39,12 @@ def probabilities(model: LoadedModel, image: object, **options: object) -> np.nd
     return np.array(answer.prediction["probabilities"], np.float32)
 
 
-# ---- plain is sacred ----
+# ---- the plain view equals the model ----
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", [(160, 200), (300, 129), (128, 128), (64, 90), (501, 333)])
-def test_one_view_is_what_the_model_says(clothing: LoadedModel, size: tuple[int, int], seed: int) -> None:
+def test_one_view_equals_calling_the_model(clothing: LoadedModel, size: tuple[int, int], seed: int) -> None:
     data = pictures.png(*size, seed=seed)
     assert np.array_equal(probabilities(clothing, data, policy="plain"), references.clothing(pictures.opened(data)))
 
@@ -68,7 +64,7 @@ def test_the_plain_mask_is_the_models(nuclei: LoadedModel) -> None:
 
 
 @pytest.mark.timing
-def test_riding_together_changes_no_answer(clothing: LoadedModel) -> None:
+def test_sharing_batches_changes_no_answer(clothing: LoadedModel) -> None:
     images = [pictures.jpeg(seed=seed) for seed in range(8)]
     alone = [probabilities(clothing, image) for image in images]
     with ThreadPoolExecutor(8) as clients:
@@ -78,15 +74,15 @@ def test_riding_together_changes_no_answer(clothing: LoadedModel) -> None:
 
 
 @pytest.mark.skipif(not (DATA / "clothing" / "test").is_dir(), reason="the clothing photos are not here")
-def test_plain_on_real_photos_is_what_the_model_says(clothing: LoadedModel) -> None:
+def test_plain_on_real_photos_equals_calling_the_model(clothing: LoadedModel) -> None:
     photos = sorted((DATA / "clothing" / "test").glob("*/*.jpg"))[::9][:40]
     assert len(photos) == 40
     for photo in photos:
-        said = clothing.predict(photo, policy="plain", budget_ms=10_000).prediction["top"][0]
-        assert said["index"] == int(references.clothing(pictures.opened(photo.read_bytes())).argmax()), photo.name
+        top = clothing.predict(photo, policy="plain", budget_ms=10_000).prediction["top"][0]
+        assert top["index"] == int(references.clothing(pictures.opened(photo.read_bytes())).argmax()), photo.name
 
 
-# ---- what may be given ----
+# ---- images ----
 
 
 def test_a_path_its_bytes_and_its_pixels_get_one_answer(clothing: LoadedModel, tmp_path: Path) -> None:
@@ -125,7 +121,7 @@ def test_pixels_need_not_be_contiguous(clothing: LoadedModel) -> None:
         (pictures.png()[:200], InvalidInput),
     ],
 )
-def test_what_is_no_image_is_refused(clothing: LoadedModel, image: object, error: type[TTAError]) -> None:
+def test_a_wrong_image_is_refused(clothing: LoadedModel, image: object, error: type[TTAError]) -> None:
     with pytest.raises(error):
         clothing.predict(image)  # type: ignore[arg-type]
 
@@ -202,22 +198,6 @@ def test_without_a_budget_the_longest_counts(tmp_path: Path) -> None:
         assert model.predict(image, budget_ms=500).receipt.budget_ms == 500
 
 
-def test_a_default_budget_that_is_too_small_is_named(tmp_path: Path) -> None:
-    folder = moody_model(tmp_path / "moody")
-    config = (folder / "tta.yaml").read_text()
-    (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
-    sentence = "states none, so moody's budget.default_ms of 0.01 counts"
-    with serving(load_model(folder)) as client:
-        for answer in (
-            client.post("/v1/models/moody/predict", content=pictures.png()),
-            client.get("/v1/models/moody/quote?width=8&height=8"),
-        ):
-            assert answer.status_code == 400
-            assert sentence in answer.json()["error"]
-        stated = client.get("/v1/models/moody/quote?width=8&height=8&budget_ms=0.01").json()["error"]
-        assert "default_ms" not in stated
-
-
 def test_a_budget_too_small_for_plain_names_the_least(clothing: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match=r"budget is too small.* \d+ ms"):
         clothing.predict(pictures.png(), budget_ms=0.01)
@@ -245,11 +225,11 @@ def test_every_merge_gives_a_distribution(clothing: LoadedModel, merge: str) -> 
 # ---- answers ----
 
 
-def test_an_answer_is_json_with_everything_in_its_place(clothing: LoadedModel) -> None:
-    told = json.loads(json.dumps(clothing.predict(pictures.jpeg(), **ALL).to_dict()))
-    assert list(told) == ["model", "version", "task", "prediction", "receipt"]
-    assert (told["model"], told["version"], told["task"]) == ("clothing", "1", "classification")
-    receipt = told["receipt"]
+def test_an_answer_is_json_with_every_part_in_its_place(clothing: LoadedModel) -> None:
+    found = json.loads(json.dumps(clothing.predict(pictures.jpeg(), **ALL).to_dict()))
+    assert list(found) == ["model", "version", "task", "prediction", "receipt"]
+    assert (found["model"], found["version"], found["task"]) == ("clothing", "1", "classification")
+    receipt = found["receipt"]
     assert receipt["stop_reason"] == "all_views"
     assert receipt["planned"] == len(receipt["views"]) == 8
     assert receipt["views"][0] == {"name": "plain", "weight": 1.0}
@@ -257,7 +237,7 @@ def test_an_answer_is_json_with_everything_in_its_place(clothing: LoadedModel) -
     assert all(ms >= 0 for ms in receipt["stages_ms"].values())
     assert receipt["elapsed_ms"] > 0
     assert receipt["policy"]["digest"].startswith("sha256:")
-    top = told["prediction"]["top"]
+    top = found["prediction"]["top"]
     assert [entry["probability"] for entry in top] == sorted((e["probability"] for e in top), reverse=True)
     assert {entry["label"] for entry in top} <= set(references.CLOTHING)
 
@@ -283,7 +263,7 @@ def test_masks_come_as_a_picture_of_the_images_own_size(nuclei: LoadedModel) -> 
 # ---- lifetime ----
 
 
-def test_what_is_closed_refuses() -> None:
+def test_a_closed_model_refuses() -> None:
     model = load(MODELS / "cifar10", slots=1)
     model.predict(pictures.png(32, 32))
     model.close()
@@ -292,7 +272,7 @@ def test_what_is_closed_refuses() -> None:
 
 
 @pytest.mark.timing
-def test_closing_answers_what_was_admitted() -> None:
+def test_closing_answers_admitted_images() -> None:
     with load(MODELS / "cifar10", slots=1) as model:
         futures = [model.submit(pictures.png(32, 32, seed), budget_ms=10_000) for seed in range(10)]
     assert all(future.result(timeout=0).prediction["top"] for future in futures)
@@ -301,11 +281,6 @@ def test_closing_answers_what_was_admitted() -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such model folder"):
         load(tmp_path / "none")
-
-
-def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model"):
-        Application.load(Settings(models=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -334,22 +309,9 @@ def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
         assert len(model.predict(np.zeros((5100, 5000, 3), np.uint8), **ALL).receipt.views) == 8
 
 
-def test_an_application_loads_every_bundled_model() -> None:
-    application = Application.load(Settings(models=MODELS))
-    assert sorted(application.models) == ["bloodcells", "cifar10", "clothing", "mouse", "nuclei", "nuclei-count"]
-    assert not application.ready
-
-
-def test_the_package_says_what_it_offers() -> None:
+def test_the_package_exports_its_public_names() -> None:
     assert set(tta_server.__all__) == {"Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"}
     assert available_cores() >= 1
-
-
-def test_applications_count_apart() -> None:
-    one, other = Metrics(), Metrics()
-    one.answer("m", "all_views", 1, 0.01, {"infer": 1.0})
-    assert b'tta_answers_total{model="m",stop_reason="all_views"} 1.0' in one.text()
-    assert b"tta_answers_total{" not in other.text()
 
 
 @pytest.mark.parametrize(
@@ -369,7 +331,7 @@ def test_an_option_of_the_wrong_kind_is_named(clothing: LoadedModel, option: str
         clothing.predict(pictures.jpeg(), **{option: value})
 
 
-def test_a_view_that_saw_nothing_agrees_with_nobody() -> None:
+def test_a_view_of_the_border_alone_has_no_agreement() -> None:
     """Content shifted out of a 20x20 image: its prediction is of the border alone."""
     with load(MODELS / "nuclei", slots=1) as nuclei:
         image = np.full((20, 20, 3), 90, np.uint8)
