@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import typer
 from PIL import Image
 
 from tta_server.errors import ConfigError, InvalidInput
@@ -31,15 +30,15 @@ def read_image(path: Path, limits: Limits) -> bytes:
 
 
 def picture_file(to: Path | None) -> Path | None:
-    """Callback of an option: checks before any work that a picture can be saved there. Raises BadParameter."""
+    """Callback of an option: checks before any work that a picture can be saved there. Raises InvalidInput."""
     if to is None:
         return None
     if to.suffix.lower() not in PICTURES:
-        raise typer.BadParameter(f"{to}: the name of a picture ends in one of {', '.join(PICTURES)}")
+        raise InvalidInput(f"{to}: the name of a picture ends in one of {', '.join(PICTURES)}")
     if to.is_dir():
-        raise typer.BadParameter(f"{to}: is a folder")
+        raise InvalidInput(f"{to}: is a folder")
     if not to.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{to}: there is no folder {to.parent}")
+        raise InvalidInput(f"{to}: there is no folder {to.parent}")
     return to
 
 

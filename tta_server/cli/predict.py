@@ -88,7 +88,7 @@ def predict(
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels, max_waiting_mb=max_waiting_mb)
     folder = model_folder(settings.models, model)
     if draw is not None and len(images) > 1:
-        raise typer.BadParameter("--draw takes one image", param_hint="--draw")
+        raise InvalidInput(f"--draw takes one image, not {len(images)}")
     if not any(map(os.path.exists, images)):
         raise InvalidInput(f"{images[0]} does not exist")
     options: dict[str, Any] = {"policy": policy, "budget_ms": budget_ms, "max_views": max_views, "merge": merge}
@@ -108,10 +108,10 @@ def _print_answers(
     draw: Path | None,
     as_json: bool,
 ) -> bool:
-    """True if every image has an answer; the others are reported on stderr. Raises BadParameter."""
+    """True if every image has an answer; the others are reported on stderr. Raises InvalidInput."""
     task, failures = loaded.model.task, 0
     if draw is not None and DRAWING not in task.includes:
-        raise typer.BadParameter(f"an answer of {task.name} has no place on the image", param_hint="--draw")
+        raise InvalidInput(f"--draw: an answer of {task.name} has no place on the image")
     table = Table("image", "answer", "views", "stopped by", "ms")
     for image in track(images, "predicting", console=err, transient=True, disable=len(images) < 2):
         try:
