@@ -22,7 +22,7 @@ def test_an_application_loads_every_bundled_model() -> None:
 
 
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match="no model found"):
         Application.load(Settings(models=tmp_path))
 
 

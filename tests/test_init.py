@@ -301,7 +301,7 @@ def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
     data, array = pictures.png(64, 48), np.zeros((48, 64, 3), np.uint8)
     with load(MODELS / "clothing", slots=1, max_pixels=64 * 48 - 1) as model:
         for image in (data, array):
-            with pytest.raises(TooLarge, match=r"at most 3071 .*--max-pixels"):
+            with pytest.raises(TooLarge, match=r"the limit is 3071 .*--max-pixels"):
                 model.predict(image)
     with load(MODELS / "clothing", slots=1, max_bytes=1000) as model, pytest.raises(TooLarge, match="--max-bytes"):
         model.predict(data)

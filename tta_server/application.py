@@ -11,7 +11,8 @@ import cv2
 from PIL import Image
 
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
-from tta_server.repository.loader import Model, find_models, load_model
+from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
@@ -19,7 +20,7 @@ from tta_server.serving.engine import Engine
 from tta_server.serving.executor import Executor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
-from tta_server.serving.niceness import PREPARATION, lower_priority
+from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
@@ -98,7 +99,7 @@ class Application:
 
     def is_ready(self, name: str) -> bool:
         """True if the model's requests are admitted."""
-        return self.ready and name in self.models and name not in self.health.ill
+        return self.ready and name in self.models and name not in self.health.unhealthy
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
@@ -141,7 +142,7 @@ class Application:
         if name not in self.model_names():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
         with self._exclusive_loading():
-            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION,)) as thread:
+            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
                 model, costs = thread.submit(_prepare, self.settings.models / name).result()
             self._engine.reprice(name, costs)
             self._executors[name] = self._executor

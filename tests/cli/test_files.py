@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import check_mistake, run
+from tests.support.commands import check_mistake, run
 from tests.support.references import MODELS
 
 
@@ -24,13 +24,13 @@ def test_names_of_models_are_printed_as_they_are(tmp_path: Path, photo: Path, na
 
 @pytest.mark.parametrize("command_name", ["serve", "models"])
 def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str) -> None:
-    assert "holds no model" in check_mistake(run(command_name, "--models", str(tmp_path)))
+    assert "no model found" in check_mistake(run(command_name, "--models", str(tmp_path)))
     assert "no such folder" in check_mistake(run(command_name, "--models", str(tmp_path / "none")))
 
 
 def test_a_missing_folder_of_models_is_named(photo: Path) -> None:
     sentence = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
-    assert sentence == "error: /nonexist: there is no such folder of models"
+    assert sentence == "error: /nonexist: no such folder; give a folder that holds <name>/tta.yaml for each model"
 
 
 @pytest.mark.parametrize("command", [["predict", "--draw"], ["views", "--out"]])

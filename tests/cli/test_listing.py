@@ -4,12 +4,12 @@ import json
 
 from typer.testing import CliRunner
 
-from tests.cli.commands import run
+from tests.support.commands import run, run_process
 from tta_server.cli.main import cli
 
 
 def test_models_are_listed() -> None:
-    done = run("models")
+    done = run_process("models")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("cifar10", "clothing", "nuclei", "segmentation", "any size"))
 

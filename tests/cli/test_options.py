@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import check_mistake, run
 from tests.support import pictures
+from tests.support.commands import check_mistake, run
 
 
 @pytest.mark.parametrize(

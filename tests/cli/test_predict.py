@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.commands import check_mistake, run, unreadable_files
+from tests.cli.unreadable import unreadable_files
 from tests.support import pictures, references
+from tests.support.commands import check_mistake, run, run_process
 from tests.support.references import MODELS
 from tests.support.serving import command
 
 
 def test_predict_prints_a_table(photo: Path) -> None:
-    done = run("predict", str(photo), "--model", "clothing", "--top-k", "2")
+    done = run_process("predict", str(photo), "--model", "clothing", "--top-k", "2")
     assert done.returncode == 0, done.stderr
     assert "8 of 8" in done.stdout
     assert "all_views" in done.stdout
@@ -39,7 +40,7 @@ def test_predict_goes_on_after_a_broken_image_and_exits_with_1(photo: Path, tmp_
     done = run("predict", str(photo), str(broken), str(other), "--model", "clothing", "--json")
     assert done.returncode == 1
     assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == [str(photo), str(other)]
-    assert f"{broken}: this is not an image" in done.stderr
+    assert f"{broken}: the image is in no supported format" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from tests.cli.commands import check_mistake, run
 from tests.support import pictures
+from tests.support.commands import check_mistake, run, run_process
 from tests.support.references import MODELS
 from tests.support.serving import Server, models_folder
 from tta_server.cli.main import cli
@@ -59,7 +59,7 @@ def test_a_mistake_in_the_file_names_it_and_the_key(tmp_path: Path) -> None:
 def test_a_port_in_use_is_a_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        sentence = check_mistake(run("serve", "--port", port, "--models", str(MODELS)))
+        sentence = check_mistake(run_process("serve", "--port", port, "--models", str(MODELS)))
     assert port in sentence
     assert "--port" in sentence
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.commands import check_mistake, run, unreadable_files
+from tests.cli.unreadable import unreadable_files
 from tests.support import pictures
+from tests.support.commands import check_mistake, run
 from tests.support.references import MODELS
 
 

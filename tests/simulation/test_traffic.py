@@ -74,5 +74,5 @@ def test_stops_come_from_a_threshold_or_a_calibration(tmp_path: Path) -> None:
     spec = requests(tmp_path, traffic_stop={"epsilon": 0.02}, m_calibration="calibration.json")[0].spec
     assert spec.rule == Confident(0.6)
     assert spec.expected_gain(0.3, 1) == pytest.approx(0.8)
-    with pytest.raises(InvalidInput, match="less than was calibrated for"):
+    with pytest.raises(InvalidInput, match="below every calibrated value"):
         requests(tmp_path, traffic_stop={"epsilon": 0.001}, m_calibration="calibration.json")

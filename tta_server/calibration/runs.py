@@ -9,8 +9,8 @@ from tta_server.calibration.fit import Run
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
-from tta_server.repository.loader import Model
-from tta_server.serving.executor import SeenImage, run_views
+from tta_server.repository.model import Model
+from tta_server.serving.executor import ViewPredictions, run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.plan import Options, Plan, make_plan
 
@@ -56,7 +56,7 @@ def run_images(
         yield from pool.map(run_image, paths)
 
 
-def predict_views(plan: Plan, encoded: bytes, limits: Limits | None = None) -> SeenImage:
+def predict_views(plan: Plan, encoded: bytes, limits: Limits | None = None) -> ViewPredictions:
     """Every view's prediction, made by the code that serves requests. Raises TTAError, for NaN too."""
     model, limits = plan.model, limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
@@ -64,7 +64,7 @@ def predict_views(plan: Plan, encoded: bytes, limits: Limits | None = None) -> S
     return run_views(plan, source)
 
 
-def merge_views(plan: Plan, seen: SeenImage) -> Run:
+def merge_views(plan: Plan, seen: ViewPredictions) -> Run:
     """Merges the views one by one, and records margin and top class after each."""
     merged = plan.model.task.accumulator(plan.merge, plan.wanted, seen.views.frame)
     margins, labels = [], []

@@ -14,7 +14,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 def model_folder(models: Path, name: str) -> Path:
     """Raises ConfigError that lists the models of the folder."""
     if not models.is_dir():
-        raise ConfigError(f"{models}: there is no such folder of models")
+        raise ConfigError(f"{models}: no such folder; give a folder that holds <name>/tta.yaml for each model")
     if not (models / name / "tta.yaml").is_file():
         known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")

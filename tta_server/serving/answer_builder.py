@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 
 from tta_server.imaging.decoding import Pixels
-from tta_server.imaging.samples import Levels
+from tta_server.imaging.formats.samples import Levels
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer, Receipt, view_entry
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Layout, Plan
+from tta_server.serving.layout import Layout
+from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame, TaskAnswer
 from tta_server.tasks.render.palette import encoded, png
 

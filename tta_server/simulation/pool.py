@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from tta_server.errors import TTAError
-from tta_server.scheduling.costs import Bucket, Track
+from tta_server.scheduling.costs import Bucket, CostEstimate
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.deadline import MOST_RESERVED
+from tta_server.serving.deadline import MAX_RESERVE_SHARE
 from tta_server.simulation.costs import ModelCost, Overhead, warmed_up
 from tta_server.simulation.jobs import Request, SimulatedJob
 
@@ -56,7 +56,7 @@ class SimulatedPool:
         self._exact = warmed_up(costs, margin=1.0)
         self._random = Random(f"{seed} pool")
         self._overhead = overhead or Overhead()
-        self._delivery = Track(self._overhead.core / 2 + self._overhead.wait)
+        self._delivery = CostEstimate(self._overhead.core / 2 + self._overhead.wait)
         self._front_end_free = 0.0
         self._slots = [SimulatedThread(number) for number in range(slots)]
         self._clock = SimulatedThread(-1)
@@ -79,7 +79,7 @@ class SimulatedPool:
             elif wake is not None:
                 self.now = max(self.now, wake)
                 self._answer(self._clock, self.scheduler.due(self.now))
-                if self.scheduler.more:
+                if self.scheduler.has_more_work:
                     self._wake_slot()
             else:
                 return jobs
@@ -122,7 +122,7 @@ class SimulatedPool:
     def _admit(self, job: SimulatedJob) -> None:
         request = job.request
         spec, cost = request.spec, self.costs[request.spec.model]
-        reserve = min(3 * self._delivery.estimate(self.now), MOST_RESERVED * spec.budget)  # as for HTTP requests
+        reserve = min(3 * self._delivery.estimate(self.now), MAX_RESERVE_SHARE * spec.budget)  # as for HTTP requests
         job.job = Job(
             payload=job,
             model=spec.model,
@@ -179,7 +179,7 @@ class SimulatedPool:
             self._idle.append(slot)
             return
         self._start(slot, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
-        if self.scheduler.more:
+        if self.scheduler.has_more_work:
             self._wake_slot()
 
     def _answer(self, thread: SimulatedThread, finished: Sequence[Finished[SimulatedJob]]) -> None:

@@ -9,7 +9,8 @@ from tta_server.errors import ConfigError
 from tta_server.repository.calibration import Calibration
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
-from tta_server.serving.plan import Options, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.warmup import BATCHES, warm_up
 from tta_server.simulation.costs import ModelCost, Noise
 from tta_server.simulation.scenario import ModelScenario

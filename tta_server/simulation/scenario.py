@@ -8,8 +8,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
@@ -18,7 +16,7 @@ from pydantic import (
 )
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.errors.validation import explain, explain_value, explain_yaml
+from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.scheduling.stopping import StopSpec, read_stop
 
 C = TypeVar("C", dict[Any, Any], tuple[Any, ...])
@@ -60,18 +58,14 @@ Whole = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JitterScenario(Strict):
+class JitterScenario(StrictModel):
     """A `share` of all steps takes `factor` times as long."""
 
     share: Share
     factor: Annotated[float, Field(ge=1, le=1e6)]
 
 
-class ModelScenario(Strict):
+class ModelScenario(StrictModel):
     """Costs are medians: stated (`view_ms` by batch size), or measured here for a bundled model or a folder.
 
     `noise` is the sigma of the lognormal factor on each duration; `image` is [width, height]. Optional views leave
@@ -108,7 +102,7 @@ class ModelScenario(Strict):
         return self.image[0] * self.image[1]
 
 
-class BurstScenario(Strict):
+class BurstScenario(StrictModel):
     """`base` arrivals a second, and `peak` in the last `for_s` of every `every_s` seconds."""
 
     base: NotNegative
@@ -123,7 +117,7 @@ class BurstScenario(Strict):
         return self
 
 
-class ArrivalScenario(Strict):
+class ArrivalScenario(StrictModel):
     """A Poisson process of that many arrivals a second, bursts, or a recorded trace."""
 
     poisson: Positive | None = None
@@ -137,14 +131,14 @@ class ArrivalScenario(Strict):
         return self
 
 
-class LeaveScenario(Strict):
+class LeaveScenario(StrictModel):
     """A `share` of clients disconnects `after_ms` after its request, if it has no answer by then."""
 
     share: Share
     after_ms: NotNegative
 
 
-class TrafficScenario(Strict):
+class TrafficScenario(StrictModel):
     model: str
     name: str = ""
     arrivals: ArrivalScenario
@@ -166,14 +160,14 @@ class TrafficScenario(Strict):
         return self.name or self.model
 
 
-class BoundsScenario(Strict):
+class BoundsScenario(StrictModel):
     """As the settings of `serve`."""
 
     max_waiting: Whole = 1024
     max_waiting_mb: Whole = 1000
 
 
-class FrontEndScenario(Strict):
+class FrontEndScenario(StrictModel):
     """What a request takes outside the slots: HTTP, parsing, clients on the same machine.
 
     `core_ms` is time of a core; `wait_ms` is the median, and `noise` the sigma, of an answer's further delay.
@@ -184,7 +178,7 @@ class FrontEndScenario(Strict):
     noise: Sigma = 0.0
 
 
-class Scenario(Strict):
+class Scenario(StrictModel):
     """Requests arrive for `duration_s`, or until there are `requests` of them."""
 
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None

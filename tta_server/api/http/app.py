@@ -28,7 +28,7 @@ from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import DRAWING
-from tta_server.serving.health import unhealthy
+from tta_server.serving.health import unhealthy_message
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
@@ -144,8 +144,8 @@ class Routes:
 
     async def ready(self) -> dict[str, str]:
         self._application.check_ready()
-        if ill := self._application.health.ill:
-            raise NotReady("; ".join(map(unhealthy, sorted(ill))))
+        if ill := self._application.health.unhealthy:
+            raise NotReady("; ".join(map(unhealthy_message, sorted(ill))))
         return {"status": "ready"}
 
     async def metrics(self) -> Response:
