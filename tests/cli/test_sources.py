@@ -16,6 +16,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable(field), raising=False)
 
 
+ALL = dict.fromkeys(Settings.model_fields)
+"""The flags of `serve`, none of them given."""
+
+
 def toml(folder: Path, text: str) -> Path:
     path = folder / "server.toml"
     path.write_text(text, "utf-8")
@@ -41,7 +45,7 @@ def test_a_flag_counts_before_a_variable_before_a_file_before_the_default(
     by_flag, by_variable, by_file, default = SOURCES[field]
 
     def value(config: Path | None = None, given: Any = None) -> Any:
-        return getattr(read_settings(config, **{field: given}), field)
+        return getattr(read_settings(config, **ALL | {field: given}), field)
 
     written = {bool: str(by_file).lower(), tuple: str(list(by_file if isinstance(by_file, tuple) else ()))}
     key = "max_batch" if field == "max_images_per_request" else field
@@ -55,14 +59,14 @@ def test_a_flag_counts_before_a_variable_before_a_file_before_the_default(
 
 def test_a_flag_may_switch_off_what_the_file_switches_on(tmp_path: Path) -> None:
     config = toml(tmp_path, "model_control = true\n")
-    assert read_settings(config).model_control
-    assert not read_settings(config, model_control=False).model_control
+    assert read_settings(config, **ALL).model_control
+    assert not read_settings(config, **ALL | {"model_control": False}).model_control
 
 
 def test_an_empty_variable_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTA_PORT", "")
     monkeypatch.setenv("TTA_KEYS", "")
-    settings = read_settings(toml(tmp_path, "port = 5\n"))
+    settings = read_settings(toml(tmp_path, "port = 5\n"), **ALL)
     assert (settings.port, settings.keys) == (5, None)
 
 
@@ -72,15 +76,22 @@ def test_several_origins_are_words_of_a_variable_and_a_list_of_a_file(
     both = ("https://a.org", "https://b.org")
     assert read_settings(toml(tmp_path, 'cors_origin = ["https://a.org:443", "https://b.org"]')).cors_origin == both
     monkeypatch.setenv("TTA_CORS_ORIGIN", " https://a.org  https://b.org ")
-    assert read_settings().cors_origin == both
+    assert read_settings(**ALL).cors_origin == both
 
 
 def test_paths_of_a_file_are_relative_to_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = toml(tmp_path, 'models = "zoo"\nkeys = "/run/keys"\nhost = "zoo"\n')
-    settings = read_settings(config)
+    settings = read_settings(config, **ALL)
     assert (settings.models, settings.keys, settings.host) == (tmp_path / "zoo", Path("/run/keys"), "zoo")
     monkeypatch.setenv("TTA_MODELS", "zoo")
-    assert read_settings(config).models == Path("zoo")
+    assert read_settings(config, **ALL).models == Path("zoo")
+
+
+def test_a_command_reads_only_the_variables_of_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTA_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("TTA_MAX_BYTES", "5000")
+    settings = read_settings(max_bytes=None)
+    assert (settings.max_bytes, settings.port) == (5000, 8000)
 
 
 def test_public_names_outlive_the_names_of_fields() -> None:
@@ -126,7 +137,7 @@ def test_a_mistake_names_flag_variable_or_key_what_was_found_and_what_is_allowed
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as raised:
-        read_settings(toml(tmp_path, text), **flags)
+        read_settings(toml(tmp_path, text), **ALL | flags)
     found = str(raised.value).removeprefix(f"{tmp_path}/")
     assert found.startswith(sentence)
     assert "\n" not in found

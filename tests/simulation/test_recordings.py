@@ -49,7 +49,7 @@ def test_margins_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_margins_of_too_few_views_are_refused(tmp_path: Path) -> None:
     (tmp_path / "margins.csv").write_text(MARGINS)
-    assert "image 0 has no line for 3 views; the traffic asks for 8" in mistake(tmp_path, m_margins="margins.csv")
+    assert "image 0 has no line for 3 views; the traffic requests 8" in mistake(tmp_path, m_margins="margins.csv")
 
 
 def test_a_file_that_is_no_calibration_is_refused(tmp_path: Path) -> None:

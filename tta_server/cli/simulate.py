@@ -189,7 +189,7 @@ SHOWN = {
 
 def _figure_table(rows: list[Row], title: str) -> Table:
     varying = [name for name in ("slots", "model") if len({row[name] for row in rows}) > 1]
-    shown = {name: look for name, look in SHOWN.items() if name not in ("slots", "model") or name in varying}
+    shown = {name: column for name, column in SHOWN.items() if name not in ("slots", "model") or name in varying}
     if "slots" not in varying:
         title += f", {rows[0]['slots']} slot{'s' * (rows[0]['slots'] != 1)}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -44,11 +44,13 @@ def variable(field: str) -> str:
 def read_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Settings by precedence: flag, variable, key of the TOML file `config`, default.
 
-    `flags` are by field; None and an empty list stand for a flag that is not given. Raises ConfigError, which names the
-    flag, variable or key, what was found and what is allowed.
+    `flags` has every field that the command takes, with None or an empty list for a flag that is not given; variables
+    of other fields are not read. Raises ConfigError, which names the flag, variable or key, what was found and what is
+    allowed.
     """
     given = {field: value for field, value in flags.items() if value is not None and value != []}
-    variables = {FIELDS[name]: value for name, value in EnvSettingsSource(Environment)().items()}
+    found = EnvSettingsSource(Environment)()
+    variables = {field: found[name] for name, field in FIELDS.items() if name in found and field in flags}
     keys = _read_toml(config) if config else {}
     values = keys | variables | given
     try:

@@ -1,4 +1,4 @@
-"""A pool of slots in virtual time: asks the server's own Scheduler as the engine's threads do, and never waits.
+"""A pool of slots in virtual time: drives the server's own Scheduler as the engine's threads do, and never waits.
 
 Pure: no clock, no threads, no I/O. Times are in seconds.
 """

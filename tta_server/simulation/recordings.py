@@ -57,7 +57,7 @@ def read_runs(path: Path, views: int) -> list[Run]:
     for image, rows in images.items():
         missing = next((k for k in range(1, views + 1) if k not in rows), None)
         if missing:
-            raise ConfigError(f"{path}: image {image} has no line for {missing} views; the traffic asks for {views}")
+            raise ConfigError(f"{path}: image {image} has no line for {missing} views; the traffic requests {views}")
     if not images:
         raise ConfigError(f"{path}: holds no images, only a heading")
     ordered = ([rows[k] for k in sorted(rows)] for rows in images.values())
