@@ -211,7 +211,7 @@ def test_models_are_loaded_only_when_all_are_warm(application: Application) -> N
         unload_model(application, "cifar10")
     application.warm()
     load_model(application, "cifar10")
-    application.retire()
+    application.stop_admitting()
     assert not application.ready
     with pytest.raises(NotReady):
         load_model(application, "cifar10")
@@ -234,7 +234,7 @@ def test_one_model_is_loaded_at_a_time(application: Application) -> None:
         assert "loaded" in found
         return found
 
-    until(lambda: outcomes() == {"a model is being loaded; come back when that is done", "loaded"})
+    until(lambda: outcomes() == {"another model is being loaded; retry when that is done", "loaded"})
 
 
 def test_a_model_goes_by_the_name_of_its_link(application: Application) -> None:

@@ -39,7 +39,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     """A segmenter on one slot, ready."""
     settings = config("segmentation", {"size": "free"}, {"kind": "probabilities"})
     folder = write_model(tmp_path_factory.mktemp("models") / "toy", segmenter(), settings)
-    ready = Application(Settings(models=folder.parent, slots=1, max_batch=MOST), [load_model(folder)])
+    ready = Application(Settings(models=folder.parent, slots=1, max_images_per_request=MOST), [load_model(folder)])
     ready.warm()
     yield ready
     ready.close()

@@ -117,7 +117,9 @@ def parse_request(application: Application, request: InferRequest, timeout: floa
     if timeout is not None:
         options = at_most(options, timeout)
     options = replace(options, tensors=names or frozenset([model.task.tensor_specs[0].name]))
-    return PredictCommand(model, read_images(request.inputs, application.settings.max_batch), options, specs, called)
+    return PredictCommand(
+        model, read_images(request.inputs, application.settings.max_images_per_request), options, specs, called
+    )
 
 
 def _wanted(model: Model, names: Sequence[str]) -> list[TensorSpec]:
