@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.api.http.test_limits import connected, post
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
-from tta_server.api.http.body import read_body
+from tta_server.api.http_request import read_body
 from tta_server.api.oip.grpc_codec import MOST_TENSORS, read_request
 from tta_server.api.oip.http_codec import Envelope, write_infer
 from tta_server.api.oip.metadata import load_model, unload_model

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tta_server.api.http.body import inflated
+from tta_server.api.http_request import inflated
 from tta_server.api.oip.http_codec import Envelope, read_header_length, read_infer, read_raw, refuse_query, write_infer
 from tta_server.api.oip.semantics import OURS, InferRequest, read_parameters
 from tta_server.api.oip.tensors import OutputTensor, read_images
@@ -787,7 +787,7 @@ def test_what_is_not_of_its_encoding_is_refused(body: bytes, encoding: str) -> N
 
 BOMB = """
 import resource, sys, zlib
-from tta_server.api.http.body import inflated
+from tta_server.api.http_request import inflated
 from tta_server.errors import TooLarge
 window, encoding, limit = int(sys.argv[1]), sys.argv[2], 20_000_000
 deflater = zlib.compressobj(9, zlib.DEFLATED, window)

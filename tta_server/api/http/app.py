@@ -15,11 +15,11 @@ from tta_server import __version__
 from tta_server.api.auth import Keys
 from tta_server.api.describe import describe_model, describe_policies
 from tta_server.api.errors import STATUS, error_response, plain_response
-from tta_server.api.http.body import read_upload
 from tta_server.api.http.middleware import AuthMiddleware, CrossOrigin, InternalErrors, RequestIds
 from tta_server.api.http.openapi import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS, error_docs
 from tta_server.api.http.query import read_query, read_quote
 from tta_server.api.http.sse import Progress, disconnected, stream
+from tta_server.api.http_request import read_upload
 from tta_server.api.oip.http import ProtocolRoutes
 from tta_server.api.oip.openapi import PROTOCOL_DOCS
 from tta_server.api.oip.semantics import PredictCommand

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tta_server.api.http.body import read_body
 from tta_server.api.http.query import query_values, read_timeout
 from tta_server.api.http.sse import disconnected
+from tta_server.api.http_request import read_body
 from tta_server.api.oip.http_codec import (
     HEADER_LENGTH,
     Envelope,

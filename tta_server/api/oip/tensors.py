@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.api.base64 import decode_base64
+from tta_server.api.oip.base64 import decode_base64
 from tta_server.errors import InvalidInput, shown
 from tta_server.serving.answer import Answer
 from tta_server.serving.predictor import Image

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support import pictures
 from tests.support.wording import fit
-from tta_server.api.base64 import decode_base64
+from tta_server.api.oip.base64 import decode_base64
 from tta_server.errors import InvalidInput
 
 
