@@ -19,7 +19,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.support.onnx_models import classifier, write_model
 from tests.tasks.test_every_task import FIXED, config
-from tta_server.api.http_request import read_body, read_upload
+from tta_server.api.http.form import read_upload
+from tta_server.api.http_request import read_body
 from tta_server.api.oip.grpc_codec import read_request
 from tta_server.api.oip.http_codec import read_header_length, read_infer, read_object
 from tta_server.api.oip.semantics import parse_request

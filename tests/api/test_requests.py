@@ -12,8 +12,7 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, switchable, trap_model, trapped
-from tta_server.api.oip.semantics import PredictCommand
-from tta_server.api.requests import LARGE_JPEGS, RequestHandler, has_slow_header
+from tta_server.api.requests import LARGE_JPEGS, PredictCommand, RequestHandler, has_slow_header
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.serving.plan import Options

@@ -1,32 +1,18 @@
 """What is in a request's body, counted while it is read, and where it is compressed while it is inflated."""
 
 import asyncio
+import math
 import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.api.http.form import Upload, read_form
-from tta_server.api.requests import Reservation, offload_if_large
-from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia
+from tta_server.api.requests import Reservation
+from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia, shown
 
-MULTIPART_OVERHEAD = 65_536
-"""Bytes that boundaries, part headers and options may add."""
+TIMEOUT = "x-request-timeout-ms"
 
 WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 """What zlib calls the encodings; clients say deflate of either of its headers."""
-
-
-async def read_upload(request: Request, limit: int, held: Reservation) -> Upload:
-    """The encoded image, and the options of a form; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
-
-    Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
-    an image a form, and some clients give no type at all.
-    """
-    kind = request.headers.get("content-type", "")
-    if kind.split(";")[0].strip().lower() == "multipart/form-data":
-        body = await read_body(request, limit + MULTIPART_OVERHEAD, held)
-        return await offload_if_large(len(body), lambda: read_form(body, kind, limit))
-    return Upload(await read_body(request, limit, held), {})
 
 
 async def read_body(request: Request, limit: int, held: Reservation) -> bytes:
@@ -82,3 +68,32 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes:
     if inflater.unused_data:
         raise InvalidInput("more follows the compressed body; only one stream, or member, is read")
     return data
+
+
+def query_values(request: Request) -> dict[str, str]:
+    """The query's keys and values; raises InvalidInput for a key that is given more than once."""
+    params = request.query_params
+    for key in params:
+        if len(params.getlist(key)) > 1:
+            raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
+    return dict(params)
+
+
+def read_timeout(request: Request) -> float | None:
+    """Seconds that the header allows, None without one; raises InvalidInput."""
+    found = request.headers.get(TIMEOUT)
+    if found is None:
+        return None
+    try:
+        timeout = float(found)
+    except ValueError:
+        timeout = math.nan
+    if not timeout > 0:
+        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
+    return timeout / 1e3
+
+
+async def disconnected(request: Request) -> None:
+    """Returns when the client has left; the body is read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

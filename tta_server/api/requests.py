@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tta_server.api.describe import describe_quote
-from tta_server.api.oip.semantics import PredictCommand
 from tta_server.application import Application
 from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.repository.loader import Model
@@ -23,7 +22,7 @@ from tta_server.scheduling.costs import Track
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Listener
 from tta_server.serving.plan import Options, Plan, is_quick, lays_out_quickly
-from tta_server.serving.predictor import Caller, Ticket
+from tta_server.serving.predictor import Caller, Image, Ticket
 from tta_server.views.geometry import Size
 
 log = logging.getLogger("tta_server.requests")
@@ -64,6 +63,15 @@ class RequestInfo:
     request_id: str
     path: str
     model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictCommand:
+    """A parsed request: predict each of `images` with `model`."""
+
+    model: Model
+    images: Sequence[Image]
+    options: Options
 
 
 class ByteBudget:

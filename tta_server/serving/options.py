@@ -1,7 +1,9 @@
 """What a request may ask, at every door under the same names: validated, and made into Options."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -94,6 +96,14 @@ def options_of(query: PredictQuery) -> Options:
 def read_options(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Options:
     """Raises InvalidInput as `validated` does."""
     return options_of(validated(PredictQuery, values, names))
+
+
+def at_most(options: Options, seconds: float) -> Options:
+    """The same with a budget of at most so many seconds."""
+    budget = options.budget_ms
+    if budget is None or seconds * 1e3 < budget < math.inf:
+        return replace(options, budget_ms=seconds * 1e3)
+    return options
 
 
 SPELLED = {

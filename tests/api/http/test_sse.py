@@ -22,7 +22,8 @@ from starlette.requests import ClientDisconnect, Request
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, until
 from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
-from tta_server.api.http.sse import Progress, stream
+from tta_server.api.http.sse import stream
+from tta_server.api.progress import Progress
 from tta_server.application import Application
 from tta_server.errors import Cancelled, TTAError
 from tta_server.imaging.decoding import Limits

@@ -18,7 +18,7 @@ from tests.tasks.test_every_task import config
 from tta_server.api.oip.grpc_codec import read_request, write_response
 from tta_server.api.oip.http_codec import read_infer, read_raw
 from tta_server.api.oip.metadata import describe_config, describe_metadata, describe_server, find_model
-from tta_server.api.oip.semantics import InferRequest, PredictCommand, build_response, parse_request, read_parameters
+from tta_server.api.oip.semantics import InferCommand, InferRequest, build_response, parse_request, read_parameters
 from tta_server.api.oip.tensors import InputTensor
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnknownModel
@@ -341,7 +341,7 @@ def test_a_message_that_makes_no_sense_is_told_so(
 # ---- answers ----
 
 
-def answered(application: Application, question: PredictCommand) -> list[Answer]:
+def answered(application: Application, question: InferCommand) -> list[Answer]:
     tickets = application.predictor.submit_all(question.model, question.images, question.options, Caller("me"))
     return [ticket.future.result() for ticket in tickets]
 

@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
+from tta_server.api.http_request import read_body
+from tta_server.api.requests import Reservation, offload_if_large
 from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.serving.options import PredictQuery
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
+
+MULTIPART_OVERHEAD = 65_536
+"""Bytes that boundaries, part headers and options may add."""
 
 IMAGE_FIELD = "image"
 FIELD_BYTES = 32_768
@@ -24,6 +30,19 @@ class Upload:
 
     image: bytes
     options: dict[str, str]
+
+
+async def read_upload(request: Request, limit: int, held: Reservation) -> Upload:
+    """The encoded image, and the options of a form; raises InvalidInput, TooLarge, UnsupportedMedia or Overloaded.
+
+    Whatever the Content-Type, a body that is not multipart is taken as it is, and its first bytes decide: curl calls
+    an image a form, and some clients give no type at all.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.split(";")[0].strip().lower() == "multipart/form-data":
+        body = await read_body(request, limit + MULTIPART_OVERHEAD, held)
+        return await offload_if_large(len(body), lambda: read_form(body, kind, limit))
+    return Upload(await read_body(request, limit, held), {})
 
 
 def read_form(body: bytes, content_type: str, limit: int) -> Upload:

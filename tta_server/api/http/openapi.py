@@ -3,6 +3,7 @@
 from typing import Any
 
 from tta_server.api.http.query import openapi_parameters, openapi_properties
+from tta_server.api.openapi import BINARY, NAME, PREDICT_STATUSES, error_docs
 from tta_server.serving.options import QuoteQuery
 
 DESCRIPTION = """\
@@ -11,40 +12,6 @@ each, and answers within the budget.
 
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/v1/models/clothing/predict?budget_ms=100'
 """
-
-ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error", "code"],
-    "properties": {
-        "error": {"type": "string", "description": "One sentence: what was wrong and what is allowed."},
-        "code": {"type": "string"},
-        "retry_after_ms": {"type": "integer", "description": "With 429: when it would be admitted."},
-    },
-}
-
-MEANINGS = {
-    401: "A key is needed, where the server was started with some",
-    403: "Not offered by this server",
-    400: "A query key, a policy or an image that makes no sense",
-    404: "Unknown model",
-    413: "Too many bytes or pixels",
-    415: "Not an image in a format or layout that is taken",
-    429: "Overloaded: come back after Retry-After",
-    502: "The model failed on this image",
-    503: "Not ready yet, or shutting down",
-    504: "The budget ran out before the mandatory views were done",
-}
-
-
-PREDICT_STATUSES = tuple(status for status in MEANINGS if status != 403)
-
-
-def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
-        for status in statuses
-    }
-
 
 EXAMPLE = {
     "model": "clothing",
@@ -65,17 +32,6 @@ EXAMPLE = {
         "policy": {"name": "flip_and_shifts", "version": "1", "digest": "sha256:3a880bc1..."},
         "request_id": "16a5cd7037ce474caa30bd40edd812b0",
     },
-}
-
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-NAME = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "A model of `GET /v1/models`.",
-    "example": "clothing",
 }
 
 STREAM = {

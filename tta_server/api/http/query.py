@@ -1,18 +1,15 @@
 """The query of a predict request over HTTP."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 
-from tta_server.errors import InvalidInput, shown
-from tta_server.serving.options import PredictQuery, Q, QuoteQuery, options_of, validated
+from tta_server.api.http_request import query_values, read_timeout
+from tta_server.errors import InvalidInput
+from tta_server.serving.options import PredictQuery, Q, QuoteQuery, at_most, options_of, validated
 from tta_server.serving.plan import Options
 from tta_server.views.geometry import Size
-
-TIMEOUT = "x-request-timeout-ms"
 
 
 def read_query(request: Request, form: Mapping[str, str] | None = None) -> Options:
@@ -35,41 +32,10 @@ def _read(kind: type[Q], request: Request, form: Mapping[str, str]) -> Q:
     return validated(kind, {**params, **form})
 
 
-def query_values(request: Request) -> dict[str, str]:
-    """The query's keys and values; raises InvalidInput for a key that is given more than once."""
-    params = request.query_params
-    for key in params:
-        if len(params.getlist(key)) > 1:
-            raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
-    return dict(params)
-
-
 def _with_timeout(options: Options, request: Request) -> Options:
     """The header that proxies pass on is a budget too: the smaller one counts."""
     seconds = read_timeout(request)
     return options if seconds is None else at_most(options, seconds)
-
-
-def at_most(options: Options, seconds: float) -> Options:
-    """The same with a budget of at most so many seconds."""
-    budget = options.budget_ms
-    if budget is None or seconds * 1e3 < budget < math.inf:
-        return replace(options, budget_ms=seconds * 1e3)
-    return options
-
-
-def read_timeout(request: Request) -> float | None:
-    """Seconds that the header allows, None without one; raises InvalidInput."""
-    found = request.headers.get(TIMEOUT)
-    if found is None:
-        return None
-    try:
-        timeout = float(found)
-    except ValueError:
-        timeout = math.nan
-    if not timeout > 0:
-        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
-    return timeout / 1e3
 
 
 def openapi_properties(kind: type[PredictQuery] = PredictQuery) -> dict[str, dict[str, Any]]:

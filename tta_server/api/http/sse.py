@@ -11,29 +11,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tta_server.api.errors import error_body
+from tta_server.api.http_request import disconnected
+from tta_server.api.progress import Progress, partials, retrieved
 from tta_server.errors import Cancelled, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.predictor import Ticket
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """No proxy may keep events back."""
-
-
-class Progress:
-    """Tells a reader on the event loop, from slots' threads, that the answer so far has changed; it is then read by
-    whoever waits, so that what nobody reads is never made."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
-
-    def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._arrived.set)
-
-    async def wait(self) -> None:
-        """Until something has changed since the last call returned."""
-        await self._arrived.wait()
-        self._arrived.clear()
 
 
 class EventStream(StreamingResponse):
@@ -108,12 +93,6 @@ async def stream(
     return EventStream(opening, events, closed)
 
 
-def retrieved(future: asyncio.Future[Any]) -> None:
-    """Looks at an error that nobody waits for any more, or asyncio would log it."""
-    if not future.cancelled():
-        future.exception()
-
-
 async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncGenerator[bytes, None]:
     async with aclosing(partials(ticket, answer, progress)) as so_far:
         async for partial in so_far:
@@ -121,28 +100,5 @@ async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Prog
     yield _event("answer", answer.result().to_dict())
 
 
-async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncGenerator[Answer, None]:
-    """What the views so far come to, until the answer is there; a slow reader misses those between."""
-    seen = 0
-    while not answer.done():
-        arrival = asyncio.ensure_future(progress.wait())
-        either: set[asyncio.Future[Any]] = {arrival, answer}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            arrival.cancel()
-        if answer.done():
-            return
-        if (found := await asyncio.to_thread(ticket.job.work.partial, seen)) is not None:
-            seen, partial = found
-            yield partial
-
-
 def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-async def disconnected(request: Request) -> None:
-    """Returns when the client has left; the body is read already."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -16,7 +16,6 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.api.auth import Keys
 from tta_server.api.errors import GRPC_STATUS, INTERNAL
-from tta_server.api.http.sse import Progress, partials, retrieved
 from tta_server.api.oip.grpc_codec import FINAL, Parameter, read_request, write_failure, write_response
 from tta_server.api.oip.metadata import (
     describe_config,
@@ -28,7 +27,8 @@ from tta_server.api.oip.metadata import (
     load_model,
     unload_model,
 )
-from tta_server.api.oip.semantics import PredictCommand, parse_request
+from tta_server.api.oip.semantics import InferCommand, parse_request
+from tta_server.api.progress import Progress, partials, retrieved
 from tta_server.api.requests import RequestHandler, RequestInfo, new_id, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
@@ -219,7 +219,7 @@ class InferenceService:
 
     async def _admitted(
         self, call: Call, request: Message, listener: Listener | None = None
-    ) -> tuple[PredictCommand, list[Ticket]]:
+    ) -> tuple[InferCommand, list[Ticket]]:
         """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
         self._application.check_ready()
         with self._reception.intake.visit() as held:
@@ -236,7 +236,7 @@ class InferenceService:
 
     async def _written(
         self,
-        question: PredictCommand,
+        question: InferCommand,
         request: Message,
         answers: Sequence[Answer],
         more: dict[str, Parameter] | None = None,

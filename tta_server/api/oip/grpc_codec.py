@@ -5,7 +5,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from tta_server.api.oip.semantics import InferRequest, PredictCommand, build_response, refuse_foreign
+from tta_server.api.oip.semantics import InferCommand, InferRequest, build_response, refuse_foreign
 from tta_server.api.oip.tensors import MOST_VALUES, InputTensor, read_shape
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.serving.answer import Answer
@@ -54,9 +54,7 @@ def _value(parameter: Any) -> Parameter:
     return found
 
 
-def write_response(
-    question: PredictCommand, request: Any, answers: Sequence[Answer], more: dict[str, Parameter]
-) -> Any:
+def write_response(question: InferCommand, request: Any, answers: Sequence[Answer], more: dict[str, Parameter]) -> Any:
     tensors, parameters = build_response(question, answers)
     response = pb.ModelInferResponse(
         model_name=question.model.name, model_version=question.model.version, id=request.id

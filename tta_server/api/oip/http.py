@@ -12,9 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tta_server.api.http.query import query_values, read_timeout
-from tta_server.api.http.sse import disconnected
-from tta_server.api.http_request import read_body
+from tta_server.api.http_request import disconnected, query_values, read_body, read_timeout
 from tta_server.api.oip.http_codec import (
     HEADER_LENGTH,
     Envelope,
@@ -36,7 +34,7 @@ from tta_server.api.oip.metadata import (
     load_model,
     unload_model,
 )
-from tta_server.api.oip.semantics import PredictCommand, build_response, parse_request
+from tta_server.api.oip.semantics import InferCommand, build_response, parse_request
 from tta_server.api.requests import RequestHandler, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import NotReady
@@ -102,7 +100,7 @@ class ProtocolRoutes:
         self._reception.handed_out(answers)
         return response
 
-    async def _admitted(self, request: Request) -> tuple[Envelope, PredictCommand, list[Ticket]]:
+    async def _admitted(self, request: Request) -> tuple[Envelope, InferCommand, list[Ticket]]:
         """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
         with self._reception.intake.visit() as held:
             body = await read_body(request, self._predictor.limits.max_bytes, held)
@@ -113,7 +111,7 @@ class ProtocolRoutes:
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
         return envelope, replace(question, images=(), model=tickets[0].job.work.model), tickets
 
-    def _understood(self, request: Request, body: bytes) -> tuple[Envelope, PredictCommand]:
+    def _understood(self, request: Request, body: bytes) -> tuple[Envelope, InferCommand]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
         name, version = _model_of(request)
         if length == 0:
@@ -181,7 +179,7 @@ def _model_of(request: Request) -> tuple[str, str]:
     return request.path_params.get("name", ""), request.path_params.get("version", "")
 
 
-def _written(request: Request, envelope: Envelope, question: PredictCommand, answers: list[Answer]) -> Response:
+def _written(request: Request, envelope: Envelope, question: InferCommand, answers: list[Answer]) -> Response:
     tensors, parameters = build_response(question, answers)
     body, head = write_infer(envelope, question.model.version, tensors, parameters)
     headers = {"Vary": "Accept-Encoding"} | ({} if head is None else {HEADER_LENGTH: str(head)})

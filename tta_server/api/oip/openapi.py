@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tta_server.api.http.openapi import BINARY, NAME, PREDICT_STATUSES, error_docs
 from tta_server.api.oip.http_codec import HEADER_LENGTH
+from tta_server.api.openapi import BINARY, NAME, PREDICT_STATUSES, error_docs
 
 VERSION = {
     "name": "version",

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tta_server.api.http.query import at_most
 from tta_server.api.oip.metadata import find_model
 from tta_server.api.oip.tensors import (
     RECEIPT_SPEC,
@@ -17,14 +16,14 @@ from tta_server.api.oip.tensors import (
     specs_of,
     write_tensors,
 )
+from tta_server.api.requests import PredictCommand
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.repository.loader import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.answer import Answer
-from tta_server.serving.options import PredictQuery, read_options
+from tta_server.serving.options import PredictQuery, at_most, read_options
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Image
 from tta_server.tasks.base import TensorSpec
 
 OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}
@@ -61,13 +60,9 @@ class InferRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictCommand:
-    """A request understood: what to ask the predictor, and which tensors to make of its answers; `names` has what its
-    client calls each option."""
+class InferCommand(PredictCommand):
+    """With the tensors to make of the answers; `names` maps an option to what the client calls it."""
 
-    model: Model
-    images: Sequence[Image]
-    options: Options
     specs: Sequence[TensorSpec] = ()
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,7 +100,7 @@ def refuse_options(keys: Iterable[str], place: str) -> None:
             raise InvalidInput(f"{printable(key)} is given {place}; options go into the request's own parameters")
 
 
-def parse_request(application: Application, request: InferRequest, timeout: float | None = None) -> PredictCommand:
+def parse_request(application: Application, request: InferRequest, timeout: float | None = None) -> InferCommand:
     """`timeout` is what the wire itself allows, in seconds. Raises InvalidInput or UnknownModel."""
     model = find_model(application, request.model, request.version)
     specs = _wanted(model, request.outputs)
@@ -117,7 +112,7 @@ def parse_request(application: Application, request: InferRequest, timeout: floa
     if timeout is not None:
         options = at_most(options, timeout)
     options = replace(options, tensors=names or frozenset([model.task.tensor_specs[0].name]))
-    return PredictCommand(model, read_images(request.inputs, application.settings.max_batch), options, specs, called)
+    return InferCommand(model, read_images(request.inputs, application.settings.max_batch), options, specs, called)
 
 
 def _wanted(model: Model, names: Sequence[str]) -> list[TensorSpec]:
@@ -171,7 +166,7 @@ def _whole(parameters: Parameters, key: str) -> int:
 
 
 def build_response(
-    question: PredictCommand, answers: Sequence[Answer]
+    question: InferCommand, answers: Sequence[Answer]
 ) -> tuple[list[OutputTensor], dict[str, bool | int | float | str]]:
     """The tensors, and the receipt as parameters: of the image with the fewest views, the longest time."""
     receipts = [answer.receipt for answer in answers]

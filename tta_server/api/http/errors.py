@@ -1,0 +1,41 @@
+"""Exception handlers of the HTTP interface: each records an error and makes its response."""
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tta_server.api.errors import STATUS, error_response, plain_response
+from tta_server.api.requests import RequestHandler, RequestInfo
+from tta_server.errors import TTAError
+
+
+class ErrorHandlers:
+    """Exception handlers for TTAError and for Starlette's HTTPException."""
+
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
+
+    async def respond(self, request: Request, error: TTAError) -> JSONResponse:
+        self.record(request, error)
+        return error_response(error)
+
+    def record(self, request: Request, error: TTAError) -> None:
+        """Count and log the error of a request."""
+        self._handler.failed(_info(request), error, STATUS[error.code])
+
+    async def respond_unrouted(self, request: Request, error: HTTPException) -> Response:
+        """For an unknown path or a method that the path does not have; OPTIONS lists the methods that it has."""
+        if request.method == "OPTIONS" and error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            methods = sorted({*allowed.split(", "), "OPTIONS"} - {""})
+            return Response(status_code=204, headers={"Allow": ", ".join(methods)})
+        known = "not for" if error.status_code == 405 else "not known here:"
+        sentence = f"{request.method} is {known} {request.url.path[:128]}; see /docs"
+        self._handler.refused(_info(request), error.status_code, "refused", sentence)
+        response = plain_response(error.status_code, sentence)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def _info(request: Request) -> RequestInfo:
+    return RequestInfo(request.state.request_id, request.url.path, request.path_params.get("name", ""))
