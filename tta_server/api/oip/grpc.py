@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from math import ceil, inf
-from typing import Any, TypeAlias
+from dataclasses import replace
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -16,6 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.api.auth import Keys
 from tta_server.api.errors import GRPC_STATUS, INTERNAL
+from tta_server.api.oip.grpc_calls import UNREADABLE, Call, Context, Message, Messages, abort, call_of, only
 from tta_server.api.oip.grpc_codec import FINAL, Parameter, read_request, write_failure, write_response
 from tta_server.api.oip.metadata import (
     describe_config,
@@ -31,7 +29,7 @@ from tta_server.api.oip.semantics import InferCommand, parse_request
 from tta_server.api.progress import Progress, partials, retrieved
 from tta_server.api.requests import RequestHandler, RequestInfo, new_id, offload_if_large
 from tta_server.application import Application
-from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
+from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Listener
 from tta_server.serving.predictor import Ticket
@@ -41,58 +39,9 @@ log = logging.getLogger(__name__)
 STREAMED = 64
 """Requests of one stream that are answered at a time; the next ones wait in the client's own buffers."""
 
-WIRE = 0.99
-"""gRPC rounds deadlines from a second on up to three digits when it sends them."""
-
 SERVICE = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")
 """What health checks ask needs no key."""
-
-UNREADABLE = "the bytes of the message are not those of a request of this method"
-
-Context: TypeAlias = Any
-"""A `grpc.aio.ServicerContext`: gRPC has no types."""
-Message: TypeAlias = Any
-Messages: TypeAlias = AsyncIterator[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request: `received` whole at that time of the monotonic clock, to be answered within `seconds` by the
-    client's own deadline, None without one."""
-
-    method: str
-    request_id: str
-    authorization: str
-    context: Context
-    received: float = 0.0
-    seconds: float | None = None
-
-    def arrived(self) -> "Call":
-        """Its message is here."""
-        left: float | None = self.context.time_remaining()
-        if left is not None:
-            left = None if left == inf else max(left if left < 1 else left * WIRE, 1e-6)
-        return replace(self, received=time.monotonic(), seconds=left)
-
-
-def call_of(method: str, context: Context) -> Call:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Call(method, new_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
-
-
-async def only(messages: Messages, seconds: float) -> Message:
-    """The one message of a call. Raises DeadlineExceeded where it does not arrive in time, Cancelled where it never
-    will, InvalidInput where its bytes are no message."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await anext(messages)
-    except StopAsyncIteration:
-        raise Cancelled("the client left before its request was read") from None
-    except DecodeError:
-        raise InvalidInput(UNREADABLE) from None
-    except TimeoutError:
-        raise DeadlineExceeded(f"the request did not arrive whole within {seconds:g} s") from None
 
 
 class InferenceService:
@@ -285,11 +234,3 @@ class InferenceService:
     async def _unload(self, call: Call, request: Message) -> Message:
         await asyncio.to_thread(unload_model, self._application, request.model_name)
         return pb.RepositoryModelUnloadResponse()
-
-
-async def abort(context: Context, error: TTAError) -> None:
-    """Raises what gRPC has for that."""
-    trailing = []
-    if isinstance(error, Overloaded):
-        trailing.append(("retry-after-ms", str(ceil(error.retry_after * 1e3))))
-    await context.abort(GRPC_STATUS[error.code], str(error), tuple(trailing))

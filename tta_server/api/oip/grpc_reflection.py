@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha.reflection import aio
 
 from tta_server.api.auth import Keys
 from tta_server.api.errors import GRPC_STATUS
-from tta_server.api.oip.grpc import UNREADABLE, Context, Message, Messages, abort, call_of
+from tta_server.api.oip.grpc_calls import UNREADABLE, Context, Message, Messages, abort, call_of
 from tta_server.api.requests import RequestHandler, RequestInfo
 from tta_server.errors import Overloaded, TTAError
 
