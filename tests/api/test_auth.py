@@ -29,8 +29,8 @@ from tta_server.errors import ConfigError
 pytestmark = pytest.mark.timing
 
 ALICE, BOB, CAROL = (f"{name}-0123456789abcdef" for name in ("alice", "bob", "carol"))
-NEEDED = "a key is needed here: send the header Authorization: Bearer <key>"
-UNKNOWN = "this key is not known here"
+NEEDED = "this server requires a key; send the header Authorization: Bearer <key>"
+UNKNOWN = "unknown key; ask the operator of this server for a valid one"
 PREDICT = "/v1/models/cifar10/predict"
 
 Headers = dict[str, str]
@@ -198,7 +198,7 @@ def test_keys_are_read_again_when_their_file_changes(locked: Server, file: Path)
             said = len(locked.lines["stderr"])
             spoil()
             until(lambda: knows(CAROL) and len(locked.lines["stderr"]) > said)  # noqa: B023 - asked at once
-            assert "the keys stay as they were" in locked.lines["stderr"][said]
+            assert "the previous keys stay valid" in locked.lines["stderr"][said]
             assert (knows(CAROL), knows(ALICE)) == ([True, True], [False, False])
     finally:
         write(file, before)
@@ -229,22 +229,22 @@ def refusal(*arguments: str) -> str:
 
 def test_a_file_of_keys_that_is_missing_is_told_at_start(models: Path, tmp_path: Path) -> None:
     said = refusal("--models", str(models), "--keys", str(tmp_path / "keys"))
-    assert said.endswith("keys: the file of keys can't be read: No such file or directory")
+    assert said.endswith("keys: the key file can't be read: No such file or directory")
 
 
 def test_an_empty_file_of_keys_is_told_at_start(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").touch()
     assert refusal("--models", str(models), "--keys", str(tmp_path / "keys")).endswith(
-        "holds no key: one a line is expected"
+        "the key file holds no key; write one per line"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"# nobody\n\n", "holds no key: one a line is expected"),
-        (b"a-key-long-enough-to-be-one\nshort # key\n", "the key in line 2 has under 16 characters"),
-        (b"\xff\xfe", "the file of keys can't be read"),
+        (b"# nobody\n\n", "the key file holds no key; write one per line"),
+        (b"a-key-long-enough-to-be-one\nshort # key\n", "the key in line 2 has fewer than 16 characters"),
+        (b"\xff\xfe", "the key file can't be read"),
     ],
     ids=["comments", "short", "no text"],
 )
@@ -260,7 +260,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes, sentence
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key"])
 def test_tls_takes_both_files(models: Path, certificate: tuple[Path, Path], flag: str) -> None:
     said = refusal("--models", str(models), flag, str(certificate[0]))
-    assert said.endswith("error: TLS takes both, --tls-cert and --tls-key")
+    assert said.endswith("error: TLS needs both --tls-cert and --tls-key")
 
 
 @pytest.mark.parametrize("spoiled", ["missing", "swapped", "no PEM"])
@@ -270,7 +270,7 @@ def test_tls_takes_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp
     pairs = {"missing": (cert, tmp_path / "nothing"), "swapped": (key, cert), "no PEM": (tmp_path / "no.pem", key)}
     with pytest.raises(ConfigError) as caught:
         read_tls(*pairs[spoiled])
-    assert ("No such file" if spoiled == "missing" else "not a certificate and its key in PEM") in str(caught.value)
+    assert ("No such file" if spoiled == "missing" else "not a PEM certificate and its key") in str(caught.value)
 
 
 # ---- TLS ----

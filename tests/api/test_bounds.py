@@ -23,11 +23,11 @@ from tests.api.http.test_limits import connected, post
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tta_server.api.http_request import read_body
-from tta_server.api.oip.grpc_codec import MOST_TENSORS, read_request
+from tta_server.api.oip.grpc_codec import MAX_TENSORS, read_request
 from tta_server.api.oip.http_codec import Envelope, write_infer
 from tta_server.api.oip.metadata import load_model, unload_model
 from tta_server.api.oip.semantics import InferRequest
-from tta_server.api.oip.tensors import MOST_VALUES, OutputTensor
+from tta_server.api.oip.tensors import MAX_LISTED_VALUES, OutputTensor
 from tta_server.api.requests import ByteBudget, RequestHandler, Reservation
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, Overloaded
@@ -151,14 +151,14 @@ def request_of(body: bytes, **headers: str) -> Request:
 
 
 def test_a_body_is_held_until_its_visit_ends() -> None:
-    intake = ByteBudget(100)
-    with intake.visit() as held:
+    byte_budget = ByteBudget(100)
+    with byte_budget.reserve() as held:
         assert asyncio.run(read_body(request_of(b"x" * 60), 100, held)) == b"x" * 60
         assert held.size == 60
-        with pytest.raises(Overloaded), intake.visit() as other:
+        with pytest.raises(Overloaded), byte_budget.reserve() as other:
             asyncio.run(read_body(request_of(b"x" * 60), 100, other))
-    with intake.visit() as held:
-        held.take(100)
+    with byte_budget.reserve() as held:
+        held.acquire(100)
 
 
 def test_a_compressed_body_is_held_inflated() -> None:
@@ -171,21 +171,21 @@ def test_a_compressed_body_is_held_inflated() -> None:
 
 
 def test_an_answer_of_many_values_is_not_told_in_json() -> None:
-    tensor = OutputTensor("MASK", np.zeros((1, MOST_VALUES + 1), np.uint8))
+    tensor = OutputTensor("MASK", np.zeros((1, MAX_LISTED_VALUES + 1), np.uint8))
     envelope = Envelope(InferRequest("m", "", []), {})
-    with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* ask for binary_data"):
+    with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* request binary_data"):
         write_infer(envelope, "1", [tensor], {})
     body, head = write_infer(Envelope(envelope.request, {"MASK": True}), "1", [tensor], {})
-    assert len(body) == head + MOST_VALUES + 1
+    assert len(body) == head + MAX_LISTED_VALUES + 1
 
 
 def test_what_is_sent_in_a_messages_many_parts_is_bounded() -> None:
     with pytest.raises(InvalidInput, match="one input"):
-        read_request(pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * (MOST_TENSORS + 1)))
+        read_request(pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * (MAX_TENSORS + 1)))
     tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1] * 1_000_000)
     with pytest.raises(InvalidInput, match="the shape of IMAGE"):
         read_request(pb.ModelInferRequest(inputs=[tensor]))
-    many = pb.InferTensorContents(bytes_contents=[b""] * (MOST_VALUES + 1))
+    many = pb.InferTensorContents(bytes_contents=[b""] * (MAX_LISTED_VALUES + 1))
     tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1], contents=many)
     with pytest.raises(InvalidInput, match="1000001 values"):
         read_request(pb.ModelInferRequest(inputs=[tensor]))
@@ -256,9 +256,9 @@ def test_a_budget_counts_from_when_the_request_was_received(application: Applica
 
 
 def test_a_batch_whose_images_are_done_one_after_another_takes_nobodys_budget(application: Application) -> None:
-    reception = RequestHandler(application)
+    handler = RequestHandler(application)
     receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
-        reception.handed_out([Answer("m", "1", "t", {}, receipt, made_at=now - late) for late in (9, 5, 0)])
-    assert reception.reserve() < 1
+        handler.record_sent([Answer("m", "1", "t", {}, receipt, made_at=now - late) for late in (9, 5, 0)])
+    assert handler.reserve_seconds() < 1

@@ -17,7 +17,7 @@ from tests.conftest import MAX_BYTES
 from tests.support import pictures, references
 from tests.support.serving import Server, models_folder
 from tests.support.toys import moody_model
-from tta_server.api.errors import STATUS, error_response
+from tta_server.api.errors import HTTP_STATUS, error_response
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
 from tta_server.errors import Code, Overloaded, TTAError
@@ -48,7 +48,7 @@ def check_error(response: httpx.Response, status: int, code: str) -> str:
 
 
 def test_the_table_is_total() -> None:
-    assert set(STATUS) == set(Code)
+    assert set(HTTP_STATUS) == set(Code)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_table_is_total() -> None:
     ],
 )
 def test_statuses_are_the_designs(code: str, status: int) -> None:
-    assert STATUS[Code(code)] == status
+    assert HTTP_STATUS[Code(code)] == status
 
 
 def family(error: type[TTAError]) -> list[type[TTAError]]:
@@ -76,7 +76,7 @@ def family(error: type[TTAError]) -> list[type[TTAError]]:
 def test_every_error_of_the_family_has_an_answer(kind: type[TTAError]) -> None:
     error = Overloaded("busy", 0.2) if kind is Overloaded else kind("a sentence")
     response = error_response(error)
-    assert response.status_code == STATUS[kind.code]
+    assert response.status_code == HTTP_STATUS[kind.code]
     assert json.loads(bytes(response.body))["code"] == kind.code
 
 
@@ -222,7 +222,7 @@ def test_a_cut_jpeg_is_refused_or_answered_but_never_an_inner_error(client: http
 
 def test_a_picture_is_refused_where_there_is_none(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=PNG, headers={"Accept": "image/png"})
-    assert "no picture" in check_error(response, 400, "invalid_input")
+    assert "no image/png answer" in check_error(response, 400, "invalid_input")
 
 
 def test_an_image_over_the_models_size_is_too_large(client: httpx.Client) -> None:

@@ -305,12 +305,12 @@ def cut(body: bytes, places: list[int]) -> list[bytes]:
 
 
 def image_of(chunks: list[bytes], headers: dict[str, str]) -> bytes:
-    intake = ByteBudget(10 * LIMIT)
+    byte_budget = ByteBudget(10 * LIMIT)
     try:
-        with intake.visit() as held:
+        with byte_budget.reserve() as held:
             return asyncio.run(read_upload(request_of(chunks, headers), LIMIT, held)).image
     finally:
-        intake.add(10 * LIMIT)  # all that it took has been given back
+        byte_budget.add(10 * LIMIT)  # all that it took has been given back
 
 
 FORM = (

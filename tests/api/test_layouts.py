@@ -58,7 +58,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def reception(server: Server) -> RequestHandler:
+def handler(server: Server) -> RequestHandler:
     return server._reception
 
 
@@ -99,9 +99,9 @@ def test_views_times_tiles_over_the_bound_are_refused_in_one_sentence(client: ht
     assert client.get("/v1/models/tiled/quote", params=few).json()["planned"] == 5
 
 
-def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
+def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, handler: RequestHandler) -> None:
     with ThreadPoolExecutor(1) as clients:
-        with held(reception.planner):
+        with held(handler.planner):
             slow = clients.submit(client.post, PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
             assert client.get("/livez").status_code == 200
             assert client.get(QUOTE).status_code == 200
@@ -110,14 +110,14 @@ def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client,
                 assert client.post(PREDICT, params={"policy": "hflip"}, content=image).status_code == 200
             assert not slow.done()
         assert slow.result(PATIENCE).status_code == 200
-    with held(reception.planner):  # it is known by now
+    with held(handler.planner):  # it is known by now
         known = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
         assert known.status_code == 200
 
 
-def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
+def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, handler: RequestHandler) -> None:
     with ThreadPoolExecutor(1) as clients:
-        with held(reception.quotes):
+        with held(handler.quotes):
             slow = clients.submit(client.get, QUOTE)
             assert client.get("/livez").status_code == 200
             answer = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))

@@ -12,7 +12,7 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, switchable, trap_model, trapped
-from tta_server.api.requests import LARGE_JPEGS, PredictCommand, RequestHandler, has_slow_header
+from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHandler, has_slow_header
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.serving.plan import Options
@@ -116,7 +116,7 @@ def test_who_leaves_just_when_he_is_admitted_has_his_views_cancelled(application
         except asyncio.CancelledError:
             pass
         else:
-            RequestHandler(application).leave(tickets)
+            RequestHandler(application).cancel(tickets)
         await off_loop(lambda: until(lambda: left(application) == before + 1))
 
     asyncio.run(visit())
@@ -149,7 +149,7 @@ def test_answers_so_far_are_for_requests_of_one_image(tmp_path: Path, images: in
         async def visit() -> None:
             pixels = [pictures.encoded(trapped())] * images
             tickets = await submission(application, *pixels, listener=lambda: calls.append(1))
-            await RequestHandler(application).answers(tickets)
+            await RequestHandler(application).wait_for_answers(tickets)
 
         asyncio.run(visit())
     assert calls == heard
@@ -157,6 +157,6 @@ def test_answers_so_far_are_for_requests_of_one_image(tmp_path: Path, images: in
 
 def test_headers_of_small_jpegs_alone_are_read_on_the_event_loop() -> None:
     jpeg, png = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 3)])
-    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 2)])
+    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEG_BYTES - 3)])
+    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEG_BYTES - 2)])
     assert has_slow_header([jpeg, png])

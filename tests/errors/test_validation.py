@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.support.onnx_models import classifier, write_model
 from tests.support.wording import fit
-from tta_server.api.oip.semantics import OURS, read_parameters
+from tta_server.api.oip.semantics import TTA_PARAMETERS, read_parameters
 from tta_server.cli.console import settings_of
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.config import ModelConfig, read_config
 from tta_server.repository.loader import load_model
-from tta_server.serving.options import PredictQuery, QuoteQuery, read_options, validated
+from tta_server.serving.options import PredictQuery, QuoteQuery, read_options, validate
 from tta_server.settings import Settings
 from tta_server.tasks import TASKS
 
@@ -48,19 +48,19 @@ def sentence_of(call: Any) -> str | None:
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
 def test_no_option_of_python_or_the_offline_scorer_meets_foreign_words(values: dict[str, Any]) -> None:
-    sentence_of(lambda: validated(QuoteQuery, values))
+    sentence_of(lambda: validate(QuoteQuery, values))
     sentence_of(lambda: read_options(values))
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), TEXT | st.sampled_from(["-1", "1.5", "0", "9" * 5000]), min_size=1))
 def test_no_query_meets_foreign_words(values: dict[str, str]) -> None:
-    sentence = sentence_of(lambda: validated(PredictQuery, values))
+    sentence = sentence_of(lambda: validate(PredictQuery, values))
     assert sentence is None or any(key in sentence for key in values)
 
 
 @given(
     st.dictionaries(
-        st.sampled_from([*OURS, "timeout", "priority", "tta_unknown", "other"]),
+        st.sampled_from([*TTA_PARAMETERS, "timeout", "priority", "tta_unknown", "other"]),
         st.booleans() | st.integers() | st.floats() | TEXT,
         min_size=1,
     )

@@ -1,4 +1,4 @@
-"""What is in a request's body, counted while it is read, and where it is compressed while it is inflated."""
+"""Reading an HTTP request: its body, query, timeout and disconnect; both HTTP interfaces use it."""
 
 import asyncio
 import math
@@ -7,66 +7,69 @@ import zlib
 from starlette.requests import ClientDisconnect, Request
 
 from tta_server.api.requests import Reservation
-from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia, shown
+from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia, printable
 
-TIMEOUT = "x-request-timeout-ms"
+TIMEOUT_HEADER = "x-request-timeout-ms"
 
-WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
-"""What zlib calls the encodings; clients say deflate of either of its headers."""
+WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
+"""zlib's window bits for each Content-Encoding; `deflate` accepts a gzip header too, which some clients send."""
 
 
-async def read_body(request: Request, limit: int, held: Reservation) -> bytes:
-    """The whole body, inflated; raises as `read_upload` does."""
+async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:
+    """The whole body, decompressed, of at most `limit` bytes.
+
+    Raises InvalidInput, TooLarge, UnsupportedMedia, Overloaded or Cancelled.
+    """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in (*WINDOWS, "identity"):
-        raise UnsupportedMedia(f"the Content-Encoding {encoding[:64]!r} is not known here; gzip and deflate are")
-    body = await _read(request, limit, held)
+    if encoding not in (*WINDOW_BITS, "identity"):
+        raise UnsupportedMedia(f"unsupported Content-Encoding {encoding[:64]!r}; send gzip, deflate or none")
+    body = await _read(request, limit, reservation)
     if encoding == "identity":
         return body
-    held.take(limit)
-    whole = await asyncio.to_thread(inflated, body, encoding, limit)
-    held.give_back(limit - len(whole) + len(body))
-    return whole
+    reservation.acquire(limit)
+    inflated = await asyncio.to_thread(inflate, body, encoding, limit)
+    reservation.release(limit - len(inflated) + len(body))
+    return inflated
 
 
-async def _read(request: Request, limit: int, held: Reservation) -> bytes:
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > limit:
-        raise TooLarge(f"the body has {stated[:32]} bytes; at most {limit} are taken (--max-bytes)")
+async def _read(request: Request, limit: int, reservation: Reservation) -> bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise TooLarge(f"the body has {length[:32]} bytes; the limit is {limit} (--max-bytes)")
     body = bytearray()
     try:
         async for chunk in request.stream():
             if len(body) + len(chunk) > limit:
-                raise TooLarge(f"the body has over {limit} bytes, the most taken (--max-bytes)")
-            held.take(len(chunk))
+                raise TooLarge(f"the body exceeds the limit of {limit} bytes (--max-bytes)")
+            reservation.acquire(len(chunk))
             body += chunk
     except ClientDisconnect:
-        raise Cancelled("the client left before its image was read") from None
+        raise Cancelled("the client disconnected before its request was read") from None
     return bytes(body)
 
 
-def inflated(body: bytes, encoding: str, limit: int) -> bytes:
-    """Raises TooLarge before it takes more than `limit` bytes, InvalidInput for what is not of that encoding."""
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """Raises TooLarge before it allocates more than `limit` bytes, InvalidInput if the body is not of that encoding."""
     try:
-        return _inflated(body, WINDOWS[encoding], limit)
+        return _inflate(body, WINDOW_BITS[encoding], limit)
     except zlib.error:
         if encoding != "deflate":
-            raise InvalidInput(f"the body is not {encoding}, as its Content-Encoding says") from None
+            raise InvalidInput(f"the body is not {encoding}, as its Content-Encoding declares") from None
     try:
-        return _inflated(body, -zlib.MAX_WBITS, limit)  # without any header
+        return _inflate(body, -zlib.MAX_WBITS, limit)  # raw deflate, without a header
     except zlib.error:
-        raise InvalidInput("the body is not deflate, as its Content-Encoding says") from None
+        raise InvalidInput("the body is not deflate, as its Content-Encoding declares") from None
 
 
-def _inflated(body: bytes, window: int, limit: int) -> bytes:
-    inflater = zlib.decompressobj(window)
-    data = inflater.decompress(body, limit + 1)
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    decompressor = zlib.decompressobj(window_bits)
+    data = decompressor.decompress(body, limit + 1)
     if len(data) > limit:
-        raise TooLarge(f"the body inflates to over {limit} bytes, the most taken (--max-bytes)")
-    if not inflater.eof:
-        raise InvalidInput("the compressed body breaks off")
-    if inflater.unused_data:
-        raise InvalidInput("more follows the compressed body; only one stream, or member, is read")
+        raise TooLarge(f"the decompressed body exceeds the limit of {limit} bytes (--max-bytes)")
+    if not decompressor.eof:
+        raise InvalidInput("the compressed body is truncated")
+    if decompressor.unused_data:
+        raise InvalidInput("data follows the compressed body; send one stream, of one member")
     return data
 
 
@@ -75,25 +78,25 @@ def query_values(request: Request) -> dict[str, str]:
     params = request.query_params
     for key in params:
         if len(params.getlist(key)) > 1:
-            raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
+            raise InvalidInput(f"{printable(key)} is given more than once")
     return dict(params)
 
 
 def read_timeout(request: Request) -> float | None:
-    """Seconds that the header allows, None without one; raises InvalidInput."""
-    found = request.headers.get(TIMEOUT)
-    if found is None:
+    """The seconds that the timeout header allows, None without one; raises InvalidInput."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
         return None
     try:
-        timeout = float(found)
+        timeout = float(text)
     except ValueError:
         timeout = math.nan
     if not timeout > 0:
-        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
+        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {text[:64]!r}")
     return timeout / 1e3
 
 
-async def disconnected(request: Request) -> None:
-    """Returns when the client has left; the body is read already."""
+async def wait_for_disconnect(request: Request) -> None:
+    """Return when the client has disconnected; only for a request whose body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

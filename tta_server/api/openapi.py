@@ -8,21 +8,21 @@ ERROR_SCHEMA = {
     "properties": {
         "error": {"type": "string", "description": "One sentence: what was wrong and what is allowed."},
         "code": {"type": "string"},
-        "retry_after_ms": {"type": "integer", "description": "With 429: when it would be admitted."},
+        "retry_after_ms": {"type": "integer", "description": "With 429: when the request would be admitted."},
     },
 }
 
 MEANINGS = {
-    401: "A key is needed, where the server was started with some",
-    403: "Not offered by this server",
-    400: "A query key, a policy or an image that makes no sense",
+    401: "A key is missing or unknown; only of a server that requires keys",
+    403: "Disabled on this server",
+    400: "An invalid option, policy or image",
     404: "Unknown model",
     413: "Too many bytes or pixels",
-    415: "Not an image in a format or layout that is taken",
-    429: "Overloaded: come back after Retry-After",
+    415: "An unsupported image format or layout",
+    429: "Overloaded: retry after Retry-After",
     502: "The model failed on this image",
     503: "Not ready yet, or shutting down",
-    504: "The budget ran out before the mandatory views were done",
+    504: "The budget ended before the mandatory views were done",
 }
 
 

@@ -1,4 +1,4 @@
-"""Answers so far: what server-sent events and the stream of the Open Inference Protocol share."""
+"""Partial answers, which server-sent events and the stream of the Open Inference Protocol share."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,40 +9,44 @@ from tta_server.serving.predictor import Ticket
 
 
 class Progress:
-    """Tells a reader on the event loop, from slots' threads, that the answer so far has changed; it is then read by
-    whoever waits, so that what nobody reads is never made."""
+    """A job listener: wakes a task of the event loop when a slot's thread has merged further views.
+
+    The task itself then asks for the partial answer, so that none is computed that is not read.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._arrived.set)
+        self._loop.call_soon_threadsafe(self._changed.set)
 
     async def wait(self) -> None:
-        """Until something has changed since the last call returned."""
-        await self._arrived.wait()
-        self._arrived.clear()
+        """Return when views have been merged since the last call returned."""
+        await self._changed.wait()
+        self._changed.clear()
 
 
-async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncGenerator[Answer, None]:
-    """What the views so far come to, until the answer is there; a slow reader misses those between."""
-    seen = 0
+async def partial_answers(
+    ticket: Ticket, answer: asyncio.Future[Any], progress: Progress
+) -> AsyncGenerator[Answer, None]:
+    """The answers from the views merged so far, until `answer` is done; a slow reader misses those in between."""
+    views = 0
     while not answer.done():
-        arrival = asyncio.ensure_future(progress.wait())
-        either: set[asyncio.Future[Any]] = {arrival, answer}
+        change = asyncio.ensure_future(progress.wait())
+        either: set[asyncio.Future[Any]] = {change, answer}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            arrival.cancel()
+            change.cancel()
         if answer.done():
             return
-        if (found := await asyncio.to_thread(ticket.job.work.partial, seen)) is not None:
-            seen, partial = found
+        if (found := await asyncio.to_thread(ticket.job.work.partial, views)) is not None:
+            views, partial = found
             yield partial
 
 
-def retrieved(future: asyncio.Future[Any]) -> None:
-    """Looks at an error that nobody waits for any more, or asyncio would log it."""
+def ignore_exception(future: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a future that is no longer awaited; otherwise asyncio logs it."""
     if not future.cancelled():
         future.exception()

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.core import TyperCommand
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.errors.validation import allowed, explain, limits_of
+from tta_server.errors.validation import allowed, explain, explain_option, limits_of
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
 from tta_server.serving.options import PredictQuery
@@ -107,10 +107,7 @@ def settings_of(**values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         first = explain(error, values, Settings)[0]
-        flag = f"--{str(first.place[0]).replace('_', '-')}"
-        if first.kind == "stated":
-            raise ConfigError(f"{flag}: {first.text}") from None
-        raise ConfigError(f"{flag} takes {first.text}, not {shown(first.found)}") from None
+        raise ConfigError(explain_option(first, f"--{str(first.place[0]).replace('_', '-')}")) from None
 
 
 class Command(TyperCommand):

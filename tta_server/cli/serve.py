@@ -20,10 +20,10 @@ import uvicorn
 from fastapi import FastAPI
 from rich.table import Table
 
-from tta_server.api.auth import EVERYBODY, Access, read_access
+from tta_server.api.auth import OPEN_ACCESS, Access, read_access
 from tta_server.api.http.app import create_app
-from tta_server.api.http.limits import limited
-from tta_server.api.oip.grpc_server import Listener, create_server
+from tta_server.api.http.limits import limited_protocol
+from tta_server.api.oip.grpc_server import BoundServer, create_server
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
 from tta_server.cli.console import (
@@ -147,7 +147,7 @@ def serve(
 class Server(uvicorn.Server):
     """Listens at once, warms in the background, is ready after that; the first signal drains, the second quits."""
 
-    def __init__(self, application: Application, listener: socket.socket, access: Access = EVERYBODY) -> None:
+    def __init__(self, application: Application, listener: socket.socket, access: Access = OPEN_ACCESS) -> None:
         settings = application.settings
         self._application = application
         self._address = listener.getsockname()[:2]
@@ -156,12 +156,12 @@ class Server(uvicorn.Server):
         application.on_fatal = self._give_up
         self._reception = RequestHandler(application)
         self._access = access
-        self._grpc: Listener | None = None
+        self._grpc: BoundServer | None = None
         app = create_app(application, self._reception, access.keys)
         app.router.lifespan_context = self._lifespan
         config = uvicorn.Config(
             app,
-            http=limited(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
+            http=limited_protocol(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
             log_config=None,

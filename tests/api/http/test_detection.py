@@ -198,7 +198,7 @@ def test_what_detection_does_not_know_is_told_what_is_allowed(client: httpx.Clie
 def test_there_is_no_picture_instead_of_json(client: httpx.Client) -> None:
     response = client.post(BLOODCELLS, content=SAMPLE, headers={"Accept": "image/png"}, params=PATIENT)
     assert response.status_code == 400
-    assert "no picture" in response.json()["error"]
+    assert "no image/png answer" in response.json()["error"]
 
 
 def test_weights_by_class_work_at_the_door(client: httpx.Client) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import pictures
 from tests.support.wording import FOREIGN, fit
-from tta_server.api.http.form import FIELD_BYTES, Upload, read_form
+from tta_server.api.http.form import MAX_FIELD_BYTES, Upload, read_form
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.serving.options import PredictQuery, read_options
 
@@ -66,11 +66,11 @@ KNOWN = "known: image (the file), " + ", ".join(PredictQuery.model_fields)
         (body(IMAGE, part("top_k", "1"), part("top_k", "1")), "top_k is given more than once"),
         (
             body(IMAGE.replace(b'"image"', b'"file"')),
-            "the field 'file' holds a file; one file is taken, in the field 'image'",
+            "the field 'file' is a file; the form takes one file, in the field 'image'",
         ),
         (
             body(IMAGE, IMAGE.replace(b'"image"', b'"top_k"')),
-            "the field 'top_k' holds a file; one file is taken, in the field 'image'",
+            "the field 'top_k' is a file; the form takes one file, in the field 'image'",
         ),
         (body(part("image", "x")), "the field 'image' is text; send it as a file (curl -F image=@photo.jpg)"),
         (
@@ -78,13 +78,16 @@ KNOWN = "known: image (the file), " + ", ".join(PredictQuery.model_fields)
             "the multipart body has no file in a field 'image' (curl -F image=@photo.jpg)",
         ),
         (body(IMAGE, part("policy", b"\xff")), "policy is not text in UTF-8"),
-        (body(IMAGE, part("policy", b"x" * (FIELD_BYTES + 1))), f"policy has over {FIELD_BYTES} bytes, the most taken"),
-        (body(IMAGE)[:-8], "the multipart body breaks off: its last boundary is missing"),
+        (
+            body(IMAGE, part("policy", b"x" * (MAX_FIELD_BYTES + 1))),
+            f"policy exceeds the limit of {MAX_FIELD_BYTES} bytes",
+        ),
+        (body(IMAGE)[:-8], "the multipart body is truncated: its last boundary is missing"),
         (body(IMAGE, b"\r\nx"), "a part of the multipart body has no name"),
-        (b"", "the multipart body breaks off: its last boundary is missing"),
+        (b"", "the multipart body is truncated: its last boundary is missing"),
         (
             body(IMAGE.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n")),
-            "the field 'image' is encoded for mail; send its bytes as they are",
+            "the field 'image' has a Content-Transfer-Encoding; send its bytes as they are",
         ),
     ],
 )
@@ -98,11 +101,11 @@ def test_a_boundary_is_needed(kind: str) -> None:
 
 
 def test_a_boundary_that_is_too_long_is_refused() -> None:
-    assert "can't be read" in refused(body(IMAGE), "multipart/form-data; boundary=" + "b" * 2000)
+    assert "malformed" in refused(body(IMAGE), "multipart/form-data; boundary=" + "b" * 2000)
 
 
 def test_bytes_over_the_limit_are_too_many() -> None:
-    with pytest.raises(TooLarge, match="the image has over 5000 bytes"):
+    with pytest.raises(TooLarge, match="the image exceeds the limit of 5000 bytes"):
         read_form(body(IMAGE + bytes(LIMIT)), KIND, LIMIT)
 
 
@@ -188,5 +191,5 @@ def test_the_docs_list_a_forms_options(client: httpx.Client) -> None:
     assert list(form["properties"]) == ["image", *PredictQuery.model_fields]
     assert form["additionalProperties"] is False
     assert json.dumps(form["properties"]["max_views"]) == json.dumps(
-        {"description": "At most this many of the policy's views.", "minimum": 1, "type": "integer"}
+        {"description": "Run at most this many of the policy's views.", "minimum": 1, "type": "integer"}
     )

@@ -124,7 +124,7 @@ def test_a_preflight_of_others_is_refused(open_server: Server, origin: str, meth
     with open_server.client() as client:
         answer = preflight(client, origin, method)
         assert answer.status_code == 400
-        assert fit(answer.json()["error"]).endswith("is not allowed here; see --cors-origin")
+        assert fit(answer.json()["error"]).endswith("is not allowed; see --cors-origin")
         if origin != HERE:
             assert "access-control-allow-origin" not in answer.headers
 

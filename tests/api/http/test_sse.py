@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, until
 from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
-from tta_server.api.http.sse import stream
+from tta_server.api.http.sse import stream_answers
 from tta_server.api.progress import Progress
 from tta_server.application import Application
 from tta_server.errors import Cancelled, TTAError
@@ -364,7 +364,7 @@ def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Pat
 
         async def send(message: MutableMapping[str, Any]) -> None:
             told.append(message["type"])
-            raise OSError("the client has left")
+            raise OSError("the client disconnected")
 
         def leave() -> None:
             application.predictor.cancel(ticket)
@@ -374,7 +374,7 @@ def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Pat
         ticket = application.predictor.submit("toy", trap(), Options(budget_ms=9000), caller)
         scope = {"type": "http", "asgi": {"spec_version": version}}
         request = Request(scope, receive)
-        response = await stream(
+        response = await stream_answers(
             request,
             ticket,
             progress,

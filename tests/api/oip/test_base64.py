@@ -17,7 +17,7 @@ from tta_server.errors import InvalidInput
 def refused(text: str) -> str:
     with pytest.raises(InvalidInput) as caught:
         decode_base64(text)
-    return fit(str(caught.value)).removeprefix("an element of IMAGE in JSON is the base64 of an image file")
+    return fit(str(caught.value)).removeprefix("an element of IMAGE in JSON is an image file in base64")
 
 
 @given(st.binary(max_size=200), st.integers(1, 76), st.sampled_from(["\n", "\r\n", " ", "\t", "\n\n"]))
@@ -47,8 +47,8 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("data:image/png;base64,eA==", ", not a data: URI; send only what follows its comma"),
-        ("DATA:,eA==", ", not a data: URI; send only what follows its comma"),
+        ("data:image/png;base64,eA==", ", not a data: URI; send only the part after its comma"),
+        ("DATA:,eA==", ", not a data: URI; send only the part after its comma"),
         ("ab-_", "; this one has '-' at character 3, from the URL-safe alphabet; send the standard one, with + and /"),
         ("abc_", "; this one has '_' at character 4, from the URL-safe alphabet; send the standard one, with + and /"),
         ("ab\nc!", "; this one has '!' at character 5, which base64 does not use"),
@@ -60,9 +60,9 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
         ("eHg==", "; this one has 3 digits and 2 '=' at its end; it needs 1"),
         ("eHh4=", "; this one has 4 digits and 1 '=' at its end; it needs 0"),
         ("====", "; this one has 0 digits and 4 '=' at its end; it needs 0"),
-        ("eHh4e", "; this one has 5 digits, one too many or too few: it seems to be cut off"),
-        ("eA==eA==", "; this one goes on after the padding '=' at character 3: two texts seem to be joined"),
-        ("e\nA=\nA", "; this one goes on after the padding '=' at character 4: two texts seem to be joined"),
+        ("eHh4e", "; this one has 5 digits, one too many or too few; it seems to be truncated"),
+        ("eA==eA==", "; this one continues after the padding '=' at character 3; send one text, not two joined ones"),
+        ("e\nA=\nA", "; this one continues after the padding '=' at character 4; send one text, not two joined ones"),
     ],
 )
 def test_what_disturbs_is_named(text: str, expected: str) -> None:

@@ -31,7 +31,7 @@ from tests.support.onnx_models import write_model
 from tests.support.references import MODELS
 from tests.support.serving import Server
 from tests.tasks.test_every_task import TINY
-from tta_server.api.oip.grpc_server import FRAMING
+from tta_server.api.oip.grpc_server import MESSAGE_OVERHEAD
 
 MODULES: dict[str, ModuleType] = {
     "http": tritonclient.http,
@@ -524,7 +524,7 @@ def test_priority_is_taken(triton: Triton, client: httpx.Client) -> None:
 def test_a_version_may_be_named(triton: Triton) -> None:
     tensor = triton.images(sample("cifar10"))
     assert triton.infer("cifar10", tensor, model_version="1").told["model_version"] == "1"
-    assert triton.refusal("cifar10", tensor, model_version="7") == "cifar10 has version 1 only, not '7'"
+    assert triton.refusal("cifar10", tensor, model_version="7") == "cifar10 has only version 1, not '7'"
 
 
 def test_too_little_time_is_told_at_once(triton: Triton) -> None:
@@ -540,22 +540,22 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     "a wrong type": (
         lambda t: t.tensor("PIXELS", PIXELS.astype(np.float32), "FP32"),
         {},
-        "PIXELS has the datatype UINT8, not 'FP32'",
+        "PIXELS takes the datatype UINT8, not 'FP32'",
     ),
     "pixels as an image": (
         lambda t: t.tensor("IMAGE", PIXELS, "UINT8"),
         {},
-        "IMAGE has the datatype BYTES, not 'UINT8'",
+        "IMAGE takes the datatype BYTES, not 'UINT8'",
     ),
     "channels first": (
         lambda t: t.pixels(np.zeros((3, 8, 8), np.uint8)),
         {},
-        "PIXELS has the shape [H, W, 3] or [B, H, W, 3], upright RGB pixels, not [3, 8, 8]",
+        "PIXELS takes the shape [H, W, 3] or [B, H, W, 3], upright RGB pixels, not [3, 8, 8]",
     ),
     "images in a square": (
         lambda t: t.tensor("IMAGE", np.full((2, 2), b"x", np.object_), "BYTES"),
         {},
-        "IMAGE has the shape [B] or [B, 1] for B images, not [2, 2]",
+        "IMAGE takes the shape [B] or [B, 1] for B images, not [2, 2]",
     ),
     "an unknown input": (
         lambda t: t.tensor("input0", PIXELS, "UINT8"),
@@ -570,12 +570,12 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     "an output twice": (
         lambda t: t.pixels(PIXELS),
         {"wishes": ["LABEL", "LABEL"]},
-        "an output is asked for twice",
+        "an output is requested twice",
     ),
     "an unknown parameter": (
         lambda t: t.pixels(PIXELS),
         {"tta": {"tta_views": 3}},
-        "unknown parameter 'tta_views'; ours are tta_policy, tta_max_views, tta_min_views, tta_merge, tta_stop",
+        "unknown parameter 'tta_views'; known: tta_policy, tta_max_views, tta_min_views, tta_merge, tta_stop",
     ),
     "an unknown policy": (lambda t: t.pixels(PIXELS), {"tta": {"tta_policy": "everything"}}, "everything"),
     "no views": (lambda t: t.pixels(PIXELS), {"tta": {"tta_max_views": 0}}, "tta_max_views takes"),
@@ -593,11 +593,11 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     "an empty image": (lambda t: t.images(b""), {}, "empty"),
     "half a JPEG": (lambda t: t.images(pictures.jpeg()[:1000]), {}, "broken"),
     "half a PNG among others": (lambda t: t.images(pictures.png(), pictures.png()[:2000]), {}, "broken"),
-    "too many images": (lambda t: t.images(*[b"x"] * 65), {}, "a request has 1 to 64 images, not 65"),
+    "too many images": (lambda t: t.images(*[b"x"] * 65), {}, "a request takes 1 to 64 images (--max-batch), not 65"),
     "shared memory": (
         lambda t: t.shared(),
         {},
-        "shared_memory_region, which IMAGE asks for, is not offered here; send and take tensors whole",
+        "shared_memory_region, a parameter of IMAGE, is not supported; send and receive whole tensors without it",
     ),
 }
 
@@ -618,18 +618,18 @@ def test_two_inputs_are_refused(triton: Triton) -> None:
 def test_outputs_in_shared_memory_are_refused(triton: Triton) -> None:
     wish = triton.wish("LABEL")
     wish.set_shared_memory("region", 100)
-    assert "shared_memory_region, which LABEL asks for" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
+    assert "shared_memory_region, a parameter of LABEL" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
 
 
 def test_classes_by_name_are_refused(triton: Triton) -> None:
     wish = triton.wish("PROBABILITIES", class_count=2)
-    assert "classification, which PROBABILITIES asks for" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
+    assert "classification, a parameter of PROBABILITIES" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
 def test_an_image_over_the_limit_is_refused(triton: Triton, client: httpx.Client) -> None:
     sentence = triton.refusal("clothing", triton.images(b"\xff\xd8" + bytes(MAX_BYTES)))
-    assert re.search(rf"at most {MAX_BYTES} (bytes )?are taken", sentence), sentence
+    assert re.search(rf"\b{MAX_BYTES}\b.*--max-bytes", sentence), sentence
     check(triton.infer("clothing", triton.pixels(PIXELS)), expectation(client, "clothing", pictures.encoded(PIXELS)))
 
 
@@ -637,7 +637,7 @@ def test_an_image_over_the_limit_is_refused(triton: Triton, client: httpx.Client
 def test_a_message_far_over_the_limit_is_refused(triton: Triton) -> None:
     """gRPC does so itself, before we see it."""
     sentence = triton.refusal("clothing", triton.images(b"\xff\xd8" + bytes(5_000_000)))
-    limit = MAX_BYTES if triton.is_http else MAX_BYTES + FRAMING
+    limit = MAX_BYTES if triton.is_http else MAX_BYTES + MESSAGE_OVERHEAD
     assert str(limit) in sentence, sentence
 
 
@@ -680,7 +680,7 @@ def test_a_model_s_config_is_triton_s(triton: Triton) -> None:
 def test_what_is_not_there_is_not_described(triton: Triton, method: str) -> None:
     with pytest.raises(InferenceServerException, match="unknown model 'clothes'"):
         triton.call(method, "clothes")
-    with pytest.raises(InferenceServerException, match="clothing has version 1 only"):
+    with pytest.raises(InferenceServerException, match="clothing has only version 1"):
         triton.call(method, "clothing", "7")
 
 
@@ -791,7 +791,7 @@ def test_masks_that_overlap_are_booleans(tiny: Triton) -> None:
 def test_the_most_images_of_a_request_are_a_setting(tiny: Triton) -> None:
     arrays = np.zeros((3, 8, 8, 3), np.uint8)
     assert tiny.infer("embedding", tiny.pixels(arrays[:2]))["EMBEDDING"].shape == (2, 3)
-    assert tiny.refusal("embedding", tiny.pixels(arrays)) == "a request has 1 to 2 images, not 3"
+    assert tiny.refusal("embedding", tiny.pixels(arrays)) == "a request takes 1 to 2 images (--max-batch), not 3"
 
 
 def test_models_are_listed_from_the_folder(zoo: Server, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tests.support.wording import fit
-from tta_server.api.oip.semantics import OURS
+from tta_server.api.oip.semantics import TTA_PARAMETERS
 
 KEY = "alice-0123456789abcdef"
 SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -189,7 +189,11 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=200)
-@given(st.dictionaries(st.sampled_from([*OURS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2))
+@given(
+    st.dictionaries(
+        st.sampled_from([*TTA_PARAMETERS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2
+    )
+)
 def test_no_parameter_over_grpc_meets_foreign_words(server: Server, parameters: dict[str, Message]) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         request = pb.ModelInferRequest(model_name="cifar10", parameters=parameters)

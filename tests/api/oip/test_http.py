@@ -61,7 +61,7 @@ def test_a_version_may_be_left_out(application: Application, version: str) -> No
 def test_another_version_is_unknown(application: Application, version: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         parse_request(application, ask(version=version))
-    assert str(caught.value) == f"toy has version 1 only, not {version[:64]!r}"
+    assert str(caught.value) == f"toy has only version 1, not {version[:64]!r}"
 
 
 def test_an_unknown_model_is_told_the_known_ones(application: Application) -> None:
@@ -92,7 +92,7 @@ def test_outputs_that_make_no_sense_are_named(application: Application) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_request(application, ask("mask"))
     assert str(caught.value) == "unknown output 'mask'; toy has MASK, AREA, AGREEMENT, PROBABILITIES, RECEIPT"
-    with pytest.raises(InvalidInput, match=r"^an output is asked for twice$"):
+    with pytest.raises(InvalidInput, match=r"^an output is requested twice$"):
         parse_request(application, ask("MASK", "AREA", "MASK"))
 
 
@@ -101,7 +101,7 @@ def test_so_many_images_are_taken(application: Application) -> None:
         tensor = InputTensor("PIXELS", "UINT8", (number, 1, 1, 3), bytes(3 * number))
         assert len(parse_request(application, InferRequest("toy", "", [tensor])).images) == number
     tensor = InputTensor("PIXELS", "UINT8", (MOST + 1, 1, 1, 3), bytes(3 * MOST + 3))
-    with pytest.raises(InvalidInput, match=r"^a request has 1 to 4 images, not 5$"):
+    with pytest.raises(InvalidInput, match=r"^a request takes 1 to 4 images \(--max-batch\), not 5$"):
         parse_request(application, InferRequest("toy", "", [tensor]))
 
 
@@ -138,7 +138,7 @@ QUERIES: list[tuple[dict[str, str], str]] = [
     ({"top_k": "1"}, "unknown key 'top_k'; known: budget_ms, "),
     ({"tta_max_views": "1"}, "unknown key 'tta_max_views'; known: "),
     ({"max_views": "0"}, "max_views takes a whole number of at least 1, not '0'"),
-    ({"include": "drawing"}, "include takes uncertainty and views, which RECEIPT tells, not 'drawing'"),
+    ({"include": "drawing"}, "include takes uncertainty and views, which RECEIPT contains, not 'drawing'"),
 ]
 
 
@@ -171,11 +171,11 @@ def test_the_query_of_a_raw_request_holds_its_options(application: Application) 
 def test_an_error_of_the_plan_names_options_as_parameters(
     application: Application, error: TTAError, sentence: str
 ) -> None:
-    with pytest.raises(type(error)) as caught, parse_request(application, ask()).in_its_names():
+    with pytest.raises(type(error)) as caught, parse_request(application, ask()).client_option_names():
         raise error
     assert str(caught.value) == sentence
     raw = parse_request(application, read_raw(encoded(noise(Size(4, 4))), "toy", "", "").request)
-    with pytest.raises(type(error)) as caught, raw.in_its_names():
+    with pytest.raises(type(error)) as caught, raw.client_option_names():
         raise error
     assert str(caught.value) == str(error)
 
@@ -313,16 +313,25 @@ def with_shared_memory(message: Any) -> None:
 MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.raw_input_contents.append(b""), "raw_input_contents has 2 entries for 1 inputs"),
     (lambda m: m.ClearField("inputs"), "raw_input_contents has 1 entries for 0 inputs"),
-    (lambda m: m.ClearField("raw_input_contents"), "says 3 elements; the data has 0"),
-    (lambda m: m.raw_input_contents.__setitem__(0, b"1"), "PIXELS of shape [1, 1, 3] has 3 bytes, not 1"),
-    (lambda m: m.inputs[0].shape.__setitem__(0, -1), "is a list of whole numbers from 0 on, not [-1, 1, 3]"),
-    (lambda m: setattr(m.inputs[0], "datatype", "FP32"), "PIXELS has the datatype UINT8, not 'FP32'"),
-    (lambda m: setattr(m.parameters["timeout"], "double_param", 1.5), "timeout is a whole number from 0 on, not 1.5"),
-    (lambda m: m.parameters["timeout"].SetInParent(), "timeout is a whole number from 0 on, not ''"),
-    (with_shared_memory, "is not offered here; send and take tensors whole"),
-    (with_option, "tta_max_views is given with the tensor PIXELS; options go into the request's own parameters"),
-    (with_option_of_an_output, "tta_stop is given with the tensor MASK; options go into the request's own parameters"),
-    (with_classification, "is not offered here; send and take tensors whole"),
+    (lambda m: m.ClearField("raw_input_contents"), "declares 3 elements, but the data has 0"),
+    (lambda m: m.raw_input_contents.__setitem__(0, b"1"), "PIXELS of shape [1, 1, 3] takes 3 bytes, not 1"),
+    (
+        lambda m: m.inputs[0].shape.__setitem__(0, -1),
+        "is a list of up to 8 whole numbers of at least 0, not [-1, 1, 3]",
+    ),
+    (lambda m: setattr(m.inputs[0], "datatype", "FP32"), "PIXELS takes the datatype UINT8, not 'FP32'"),
+    (
+        lambda m: setattr(m.parameters["timeout"], "double_param", 1.5),
+        "timeout takes a whole number of at least 0, not 1.5",
+    ),
+    (lambda m: m.parameters["timeout"].SetInParent(), "timeout takes a whole number of at least 0, not ''"),
+    (with_shared_memory, "is not supported; send and receive whole tensors without it"),
+    (with_option, "tta_max_views is given with the tensor PIXELS; put options into the parameters of the request"),
+    (
+        with_option_of_an_output,
+        "tta_stop is given with the tensor MASK; put options into the parameters of the request",
+    ),
+    (with_classification, "is not supported; send and receive whole tensors without it"),
 ]
 
 

@@ -63,7 +63,7 @@ def test_framing_that_is_cut_or_longer_is_refused(images: list[bytes], data: st.
     framed = b"".join(struct.pack("<I", len(image)) + image for image in images)
     cut = framed[: data.draw(st.integers(0, len(framed) - 1))]
     for found in (cut, framed + b"\0", framed + framed):
-        with pytest.raises(InvalidInput, match=r"^(an element of )?IMAGE says it has \d+ (bytes|elements), but "):
+        with pytest.raises(InvalidInput, match=r"^(an element of )?IMAGE declares \d+ (bytes|elements), but "):
             read_images([InputTensor("IMAGE", "BYTES", (len(images),), found)], MOST)
 
 

@@ -73,8 +73,8 @@ class Routes:
 def _add_middleware(app: FastAPI, handler: RequestHandler, keys: Keys | None, origins: tuple[str, ...]) -> None:
     """The last one added is the outermost."""
     if keys is not None:
-        app.add_middleware(AuthMiddleware, keys=keys, reception=handler)
-    app.add_middleware(InternalErrors, reception=handler)
+        app.add_middleware(AuthMiddleware, keys=keys, handler=handler)
+    app.add_middleware(InternalErrors, handler=handler)
     if origins:
         app.add_middleware(CrossOrigin, origins=origins)
     app.add_middleware(RequestIds)
@@ -82,14 +82,20 @@ def _add_middleware(app: FastAPI, handler: RequestHandler, keys: Keys | None, or
 
 def _add_routes(app: FastAPI, routes: Routes) -> None:
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-    app.add_api_route("/v1/models", routes.models, tags=["models"], summary="Every model in short")
+    app.add_api_route("/v1/models", routes.models, tags=["models"], summary="List the models")
     app.add_api_route(
-        "/v1/models/{name}", routes.model, tags=["models"], summary="One model whole", responses=error_docs(404)
+        "/v1/models/{name}", routes.model, tags=["models"], summary="Describe a model", responses=error_docs(404)
     )
-    app.add_api_route("/v1/policies", describe_policies, tags=["models"], summary="Presets and primitives")
-    app.add_api_route("/livez", routes.live, tags=["health"], summary="Whether the process lives")
     app.add_api_route(
-        "/readyz", routes.ready, tags=["health"], summary="Whether every model is warmed", responses=error_docs(503)
+        "/v1/policies", describe_policies, tags=["models"], summary="List presets and primitives of views"
+    )
+    app.add_api_route("/livez", routes.live, tags=["health"], summary="Liveness: whether the process works")
+    app.add_api_route(
+        "/readyz",
+        routes.ready,
+        tags=["health"],
+        summary="Readiness: whether every model is warmed up and healthy",
+        responses=error_docs(503),
     )
     app.add_api_route(
         "/metrics", routes.metrics, tags=["health"], summary="Prometheus metrics", response_class=Response

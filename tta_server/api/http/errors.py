@@ -1,10 +1,10 @@
-"""Exception handlers of the HTTP interface: each records an error and makes its response."""
+"""The exception handlers of the HTTP interface: each logs an error and makes its response."""
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tta_server.api.errors import STATUS, error_response, plain_response
+from tta_server.api.errors import HTTP_STATUS, error_response, status_response
 from tta_server.api.requests import RequestHandler, RequestInfo
 from tta_server.errors import TTAError
 
@@ -21,7 +21,7 @@ class ErrorHandlers:
 
     def record(self, request: Request, error: TTAError) -> None:
         """Count and log the error of a request."""
-        self._handler.failed(_info(request), error, STATUS[error.code])
+        self._handler.record_error(_info(request), error, HTTP_STATUS[error.code])
 
     async def respond_unrouted(self, request: Request, error: HTTPException) -> Response:
         """For an unknown path or a method that the path does not have; OPTIONS lists the methods that it has."""
@@ -29,10 +29,11 @@ class ErrorHandlers:
             allowed = (error.headers or {}).get("Allow", "")
             methods = sorted({*allowed.split(", "), "OPTIONS"} - {""})
             return Response(status_code=204, headers={"Allow": ", ".join(methods)})
-        known = "not for" if error.status_code == 405 else "not known here:"
-        sentence = f"{request.method} is {known} {request.url.path[:128]}; see /docs"
-        self._handler.refused(_info(request), error.status_code, "refused", sentence)
-        response = plain_response(error.status_code, sentence)
+        path = request.url.path[:128]
+        sentence = f"{path} does not take {request.method}" if error.status_code == 405 else f"unknown path {path}"
+        sentence += "; see /docs"
+        self._handler.record_refusal(_info(request), error.status_code, "refused", sentence)
+        response = status_response(error.status_code, sentence)
         response.headers.update(error.headers or {})
         return response
 

@@ -10,8 +10,8 @@ from starlette.routing import Route
 from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.form import read_upload
 from tta_server.api.http.query import read_query, read_quote
-from tta_server.api.http.sse import stream
-from tta_server.api.http_request import disconnected
+from tta_server.api.http.sse import stream_answers
+from tta_server.api.http_request import wait_for_disconnect
 from tta_server.api.progress import Progress
 from tta_server.api.requests import PredictCommand, RequestHandler
 from tta_server.application import Application
@@ -45,20 +45,22 @@ class PredictRoutes:
         progress = Progress() if "text/event-stream" in accept else None
         ticket = await self._submit(request, model, wants_picture, progress)
         if progress is not None:
-            leave = partial(self._predictor.cancel, ticket)
-            return await stream(request, ticket, progress, leave, self._handler.answered, self._errors.record)
-        (answer,) = await self._handler.answers([ticket], disconnected(request))
+            cancel = partial(self._predictor.cancel, ticket)
+            return await stream_answers(
+                request, ticket, progress, cancel, self._handler.record_answer, self._errors.record
+            )
+        (answer,) = await self._handler.wait_for_answers([ticket], wait_for_disconnect(request))
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_timing(answer))
-        self._handler.handed_out([answer])
+        self._handler.record_sent([answer])
         return response
 
     async def _submit(self, request: Request, model: Model, wants_picture: bool, progress: Progress | None) -> Ticket:
-        """The ticket of the request's image, which nothing else refers to from then on."""
+        """The ticket of the request's image; only the job holds the image then."""
         options = read_query(request)
         if wants_picture:
             _check_picture(model)
-        with self._handler.intake.visit() as held:
-            upload = await read_upload(request, self._predictor.limits.max_bytes, held)
+        with self._handler.byte_budget.reserve() as reservation:
+            upload = await read_upload(request, self._predictor.limits.max_bytes, reservation)
             received = time.monotonic()
             if upload.options:
                 options = read_query(request, upload.options)
@@ -78,7 +80,7 @@ def _check_picture(model: Model) -> None:
     """Raises InvalidInput where the model's task has no picture."""
     if not model.task.has_picture:
         drawing = " and include=drawing" if DRAWING in model.task.includes else ""
-        raise InvalidInput(f"{model.task.name} has no picture to answer with; accept application/json{drawing}")
+        raise InvalidInput(f"{model.task.name} has no image/png answer; accept application/json{drawing}")
 
 
 def _picture(answer: Answer) -> Response:

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 from google.protobuf.message import DecodeError
 
 from tta_server.api.errors import GRPC_STATUS
-from tta_server.api.requests import new_id
+from tta_server.api.requests import choose_request_id
 from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
 
-WIRE = 0.99
-"""gRPC rounds deadlines from a second on up to three digits when it sends them."""
+DEADLINE_ROUNDING = 0.99
+"""gRPC rounds deadlines of a second and more up, to three significant digits, when it sends them."""
 
-UNREADABLE = "the bytes of the message are not those of a request of this method"
+UNREADABLE_MESSAGE = "the message is not a valid request of this method"
 
 Context: TypeAlias = Any
 """A `grpc.aio.ServicerContext`: gRPC has no types."""
@@ -26,8 +26,8 @@ Messages: TypeAlias = AsyncIterator[Message]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: `received` whole at that time of the monotonic clock, to be answered within `seconds` by the
-    client's own deadline, None without one."""
+    """One request: `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is
+    what was left of the client's deadline then, None without one."""
 
     method: str
     request_id: str
@@ -36,35 +36,35 @@ class Call:
     received: float = 0.0
     seconds: float | None = None
 
-    def arrived(self) -> "Call":
-        """Its message is here."""
+    def received_now(self) -> "Call":
+        """The call when its message has arrived."""
         left: float | None = self.context.time_remaining()
         if left is not None:
-            left = None if left == inf else max(left if left < 1 else left * WIRE, 1e-6)
+            left = None if left == inf else max(left if left < 1 else left * DEADLINE_ROUNDING, 1e-6)
         return replace(self, received=time.monotonic(), seconds=left)
 
 
 def call_of(method: str, context: Context) -> Call:
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Call(method, new_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
+    return Call(method, choose_request_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
 
 
-async def only(messages: Messages, seconds: float) -> Message:
-    """The one message of a call. Raises DeadlineExceeded where it does not arrive in time, Cancelled where it never
-    will, InvalidInput where its bytes are no message."""
+async def receive_one(messages: Messages, seconds: float) -> Message:
+    """The one message of a call. Raises DeadlineExceeded if it does not arrive in time, Cancelled if the client
+    disconnects first, InvalidInput if it can't be parsed."""
     try:
         async with asyncio.timeout(seconds):
             return await anext(messages)
     except StopAsyncIteration:
-        raise Cancelled("the client left before its request was read") from None
+        raise Cancelled("the client disconnected before its request was read") from None
     except DecodeError:
-        raise InvalidInput(UNREADABLE) from None
+        raise InvalidInput(UNREADABLE_MESSAGE) from None
     except TimeoutError:
-        raise DeadlineExceeded(f"the request did not arrive whole within {seconds:g} s") from None
+        raise DeadlineExceeded(f"the request was not received within {seconds:g} s (--receive-seconds)") from None
 
 
 async def abort(context: Context, error: TTAError) -> None:
-    """Raises what gRPC has for that."""
+    """Raise the error as gRPC's; with `retry-after-ms` in the trailing metadata for Overloaded."""
     trailing = []
     if isinstance(error, Overloaded):
         trailing.append(("retry-after-ms", str(ceil(error.retry_after * 1e3))))
