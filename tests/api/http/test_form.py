@@ -1,4 +1,4 @@
-"""A form's options are the query's: read and validated alike, or refused by name."""
+"""The options of a form are those of the query: read, validated and refused alike."""
 
 import json
 import time
@@ -46,7 +46,7 @@ def test_options_may_stand_before_and_behind_the_image(at: int) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(list(PredictQuery.model_fields)), st.text(max_size=200)), st.randoms())
-def test_every_text_comes_through_as_it_is(options: dict[str, str], order: Any) -> None:
+def test_every_text_is_read_unchanged(options: dict[str, str], order: Any) -> None:
     parts = [IMAGE, *(part(*option) for option in options.items())]
     order.shuffle(parts)
     boundary = "a-boundary-that-no-text-holds"
@@ -91,7 +91,7 @@ KNOWN = "known: image (the file), " + ", ".join(PredictQuery.model_fields)
         ),
     ],
 )
-def test_what_is_no_option_is_refused_by_name(data: bytes, sentence: str) -> None:
+def test_an_invalid_form_is_refused_with_its_reason(data: bytes, sentence: str) -> None:
     assert refused(data) == sentence
 
 
@@ -111,7 +111,7 @@ def test_bytes_over_the_limit_are_too_many() -> None:
 
 @settings(max_examples=500)
 @given(data=st.binary(max_size=200) | st.lists(st.sampled_from([b"--b", b"\r\n", b":", b'name="', b"-", b"x"])))
-def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
+def test_no_broken_form_gets_library_text(data: bytes | list[bytes]) -> None:
     broken = data if isinstance(data, bytes) else b"".join(data)
     for candidate in (broken, body(broken, IMAGE), body(IMAGE)[:40] + broken):
         try:
@@ -122,7 +122,7 @@ def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
 
 @pytest.mark.timing
 def test_a_large_file_is_read_at_once() -> None:
-    """20 MB that look like boundaries all along."""
+    """20 MB that look like boundaries throughout."""
     start = time.monotonic()
     image = b"\r\n--a" * 4_000_000
     assert read_form(body(IMAGE + image), KIND, 2 * len(image)).image == b"xyz" + image
@@ -132,20 +132,20 @@ def test_a_large_file_is_read_at_once() -> None:
 # ---- over HTTP ----
 
 
-def asked(client: httpx.Client, form: Mapping[str, str], **query: str) -> httpx.Response:
+def post_form(client: httpx.Client, form: Mapping[str, str], **query: str) -> httpx.Response:
     return client.post(PREDICT, files={"image": ("a.png", pictures.png())}, data=dict(form), params=query)
 
 
 def test_a_forms_options_are_the_querys(client: httpx.Client) -> None:
     form = {**PATIENT, "max_views": "2", "top_k": "3", "include": "views", "policy": '["identity", "hflip"]'}
-    by_form, by_query = asked(client, form), asked(client, {}, **form)
+    by_form, by_query = post_form(client, form), post_form(client, {}, **form)
     assert by_form.status_code == by_query.status_code == 200, by_form.text
     assert by_form.json()["prediction"] == by_query.json()["prediction"]
     assert len(by_form.json()["receipt"]["views"]) == 2
 
 
 def test_query_and_form_go_together(client: httpx.Client) -> None:
-    answer = asked(client, {"max_views": "1"}, **PATIENT)
+    answer = post_form(client, {"max_views": "1"}, **PATIENT)
     assert len(answer.json()["receipt"]["views"]) == 1
     assert answer.json()["receipt"]["budget_ms"] == 5000
 
@@ -164,14 +164,14 @@ def test_query_and_form_go_together(client: httpx.Client) -> None:
 def test_wrong_options_of_a_form_are_refused(
     client: httpx.Client, form: dict[str, str], query: dict[str, str], sentence: str
 ) -> None:
-    answer = asked(client, form, **query)
+    answer = post_form(client, form, **query)
     assert answer.status_code == 400
     assert fit(answer.json()["error"]).startswith(sentence)
 
 
 @given(st.sampled_from(list(PredictQuery.model_fields)), st.text(max_size=20))
 def test_a_value_means_the_same_in_form_and_query(key: str, value: str) -> None:
-    """Through the readers that the handler uses."""
+    """With the functions that the handler uses."""
     form = read_form(body(IMAGE, part(key, value)).replace(b"--b", b"--bbbb"), KIND + "bbb", LIMIT)
     try:
         by_query = str(read_options({key: value}))
