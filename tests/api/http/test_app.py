@@ -396,7 +396,7 @@ def test_a_signal_drains_requests_and_exits_with_0(tmp_path: Path, number: signa
         with ThreadPoolExecutor(3) as clients, httpx.Client(base_url=url, timeout=PATIENCE) as watcher:
             under_way = [clients.submit(predict, index) for index in range(3)]
             until(lambda: counted(watcher, "tta_jobs") == 3)
-            server.call_json(number)
+            server.tell(number)
             server.open_gate()
             responses = [future.result() for future in under_way]
         assert server.exit_status() == 0
@@ -415,7 +415,7 @@ def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
         transport = httpx.HTTPTransport(retries=10)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
             assert client.get("/livez").status_code == 200
-        server.call_json(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         assert server.exit_status() == 0
 
 
@@ -453,7 +453,7 @@ def test_a_signal_while_models_are_warmed_ends_quietly() -> None:
 
     with Server("--port", str(port), "--models", str(MODELS)) as server:
         until(alive)
-        server.call_json(signal.SIGINT)
+        server.tell(signal.SIGINT)
         assert server.exit_status() == 0
         output = "".join(server.lines["stderr"])
     assert "ready" not in output

@@ -52,6 +52,7 @@ def http_infer(server: Server, images: int = 1, identity: str = "", path: str = 
     head = http_head(images, identity)
     headers = {
         **AGENT,
+        "X-Request-Timeout-Ms": "10000",  # perf_analyzer sends none; a busy machine may miss the model's default
         "Inference-Header-Content-Length": str(len(head)),
         "Content-Type": "application/octet-stream",
     }
