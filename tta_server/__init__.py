@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from tta_server.application import Application
 from tta_server.errors import ConfigError, TTAError
 from tta_server.errors.validation import explain, explain_option
-from tta_server.imaging.inputs import ImageLike, own_image
-from tta_server.repository.loader import Model, load_model
+from tta_server.imaging.inputs import ImageLike, copy_image
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.cores import available_cores
+from tta_server.serving.job import Caller
 from tta_server.serving.options import as_query, read_options
-from tta_server.serving.predictor import Caller, Ticket
+from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings
 
 __version__ = "0.1.0"
@@ -52,7 +54,7 @@ class LoadedModel:
         the future frees what is left of its views.
         """
         asked = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
-        data = own_image(image, self._app.settings.limits)
+        data = copy_image(image, self._app.settings.limits)
         ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
         ticket.future.add_done_callback(partial(self._left, ticket))
         return ticket.future

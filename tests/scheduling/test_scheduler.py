@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tests.support.histories import D, History, check, decisions, draw, find
 from tests.support.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Pool, Trouble, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
@@ -21,7 +22,7 @@ BATCH = Priority.BATCH
 
 
 @given(randoms)
-@settings(max_examples=2500)
+@settings(max_examples=times(2500))
 def test_every_law_holds_in_any_history(random: Random) -> None:
     history = draw(random)
     note(repr(history))
@@ -47,7 +48,7 @@ def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
 
 
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
-@settings(max_examples=400)
+@settings(max_examples=times(400))
 def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
     """While optional views run he might have to wait for one."""
     history = draw(random)
@@ -67,7 +68,7 @@ def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Rando
 
 
 @given(randoms)
-@settings(max_examples=100)
+@settings(max_examples=times(100))
 def test_the_same_history_is_decided_the_same(random: Random) -> None:
     history = draw(random)
     pools = [history.pool(), history.pool()]
@@ -366,7 +367,7 @@ def test_drop_all_answers_everybody_once() -> None:
     for number in range(5):
         scheduler.admit(Job(number, "m", (A,), 1, 10.0, PIXELS), 0.0)
     dropped = scheduler.drop_all(NotReady("closing"))
-    assert sorted(done.job.work for done in dropped) == [0, 1, 2, 3, 4]
+    assert sorted(done.job.payload for done in dropped) == [0, 1, 2, 3, 4]
     assert scheduler.drop_all(NotReady("closing")) == []
     assert scheduler.wake_at() is None
     assert scheduler.next_batch(0, 0.0) is None
@@ -387,4 +388,4 @@ def test_a_line_that_is_late_anyway_leaves_no_slot_idle() -> None:
     first, second = (scheduler.next_batch(slot, 0.035) for slot in (0, 1))
     assert isinstance(first, Decode)
     assert isinstance(second, Decode)
-    assert [first.job.work, second.job.work] == ["a", "b"]
+    assert [first.job.payload, second.job.payload] == ["a", "b"]

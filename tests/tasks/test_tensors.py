@@ -18,10 +18,11 @@ from tests.tasks.boxes.test_detection_served import lit
 from tests.tasks.test_every_task import FIXED, TINY, config
 from tta_server.api.oip.tensors import specs_of, write_tensors
 from tta_server.application import Application
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
+from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Caller
 from tta_server.settings import Settings
 from tta_server.tasks.base import fits
 from tta_server.tasks.render.palette import decoded

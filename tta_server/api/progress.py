@@ -41,7 +41,7 @@ async def partial_answers(
             change.cancel()
         if answer.done():
             return
-        if (found := await asyncio.to_thread(ticket.job.work.partial, views)) is not None:
+        if (found := await asyncio.to_thread(ticket.partial, views)) is not None:
             views, partial = found
             yield partial
 

@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 from tta_server.api.describe import describe_quote
 from tta_server.application import Application
 from tta_server.errors import Cancelled, Overloaded, TTAError
-from tta_server.repository.loader import Model
-from tta_server.scheduling.costs import Track
+from tta_server.repository.model import Model
+from tta_server.scheduling.costs import CostEstimate
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Listener
-from tta_server.serving.plan import Options, Plan, is_quick, lays_out_quickly
-from tta_server.serving.predictor import Caller, Image, Ticket
+from tta_server.serving.image import Image
+from tta_server.serving.job import Caller, Listener
+from tta_server.serving.layout import lays_out_quickly
+from tta_server.serving.plan import Options, Plan, is_quick
+from tta_server.serving.predictor import Ticket
 from tta_server.views.geometry import Size
 
 log = logging.getLogger("tta_server.requests")
@@ -150,7 +152,7 @@ class RequestHandler:
         self.byte_budget = ByteBudget(application.settings.max_waiting_mb * 1_000_000)
         self._application = application
         self._predictor = application.predictor
-        self._send_seconds = Track(FIRST_SEND_SECONDS)
+        self._send_seconds = CostEstimate(FIRST_SEND_SECONDS)
         # One thread each: with more, the event loop would wait for the GIL behind all of them.
         self.planner = ThreadPoolExecutor(1, "planner")
         self.quotes = ThreadPoolExecutor(1, "quotes")

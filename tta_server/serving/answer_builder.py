@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 
 from tta_server.imaging.decoding import Pixels
-from tta_server.imaging.samples import Levels
+from tta_server.imaging.formats.samples import Levels
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer, Receipt, view_entry
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Layout, Plan
+from tta_server.serving.layout import Layout
+from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame, TaskAnswer
 from tta_server.tasks.render.palette import encoded, png
 
@@ -57,7 +58,7 @@ class AnswerBuilder:
     def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
         """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
         model, wanted = self.plan.model, self.plan.wanted
-        remarks = [remark for _, remark in snapshot.views] if self.keeps_remarks else []
+        remarks = [view_result for _, view_result in snapshot.views] if self.keeps_remarks else []
         answered = self._answered(snapshot.merged, remarks)
         if snapshot.picture is not None:
             painted = model.task.paint(snapshot.picture, answered.prediction)

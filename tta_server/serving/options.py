@@ -7,18 +7,16 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tta_server.errors import InvalidInput, shown
-from tta_server.errors.validation import explain, explain_option
+from tta_server.errors.validation import StrictModel, explain, explain_option
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.plan import Options
 
 
-class PredictQuery(BaseModel):
+class PredictQuery(StrictModel):
     """Every option may be left out; the model's own setting then applies."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     budget_ms: Annotated[
         float | None, Field(description="Milliseconds from the request received to its answer made.", examples=[200])

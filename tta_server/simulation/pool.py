@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from tta_server.errors import TTAError
-from tta_server.scheduling.costs import Bucket, Track
+from tta_server.scheduling.costs import Bucket, CostEstimate
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.deadline import MOST_RESERVED
+from tta_server.serving.deadline import MAX_RESERVE_SHARE
 from tta_server.simulation.visits import Cost, Overhead, Request, SimulatedJob, warmed
 
 
@@ -53,7 +53,7 @@ class Simulation:
         self._exact = warmed(costs, margin=1.0)
         self._random = Random(f"{seed} pool")
         self._door = door or Overhead()
-        self._handing_out = Track(self._door.core / 2 + self._door.wait)
+        self._handing_out = CostEstimate(self._door.core / 2 + self._door.wait)
         self._door_free = 0.0
         self._slots = [Worker(number) for number in range(slots)]
         self._clock = Worker(-1)
@@ -74,7 +74,7 @@ class Simulation:
             elif wake is not None:
                 self.now = max(self.now, wake)
                 self._settle(self._clock, self.scheduler.due(self.now))
-                if self.scheduler.more:
+                if self.scheduler.has_more_work:
                     self._notify()
             else:
                 return visits
@@ -125,9 +125,9 @@ class Simulation:
     def _admit(self, visit: SimulatedJob) -> None:
         request = visit.request
         ask, cost = request.ask, self.costs[request.ask.model]
-        reserve = min(self._reserve, MOST_RESERVED * ask.budget)
+        reserve = min(self._reserve, MAX_RESERVE_SHARE * ask.budget)
         visit.job = Job(
-            work=visit,
+            payload=visit,
             model=ask.model,
             buckets=cost.of_views(ask.views),
             mandatory=ask.mandatory,
@@ -136,7 +136,7 @@ class Simulation:
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,
             priority=ask.priority,
-            patience=cost.patience,
+            default_budget=cost.patience,
         )
         try:
             self.scheduler.admit(visit.job, self.now)
@@ -175,7 +175,7 @@ class Simulation:
             self._idle.append(slot)
             return
         self._begin(slot, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
-        if self.scheduler.more:
+        if self.scheduler.has_more_work:
             self._notify()
 
     def _settle(self, worker: Worker, finished: Sequence[Finished[SimulatedJob]]) -> None:
@@ -188,7 +188,7 @@ class Simulation:
 
     def _begin(self, worker: Worker, step: Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]) -> None:
         if isinstance(step, Finished):
-            step.job.work.outcome = step.outcome
+            step.job.payload.outcome = step.outcome
         seconds = self._seconds(step)
         if worker is self._clock:
             self._rob(seconds)
@@ -225,8 +225,8 @@ class Simulation:
         elif isinstance(step.outcome, StopReason):
             self.scheduler.finished(step.job, seconds, self.now)
         if isinstance(step, Finished):
-            step.job.work.made_at = self.now
-            self._through_door(self._hand_out, step.job.work)
+            step.job.payload.made_at = self.now
+            self._through_door(self._hand_out, step.job.payload)
         if worker is not self._clock:
             self.busy += seconds
         self._settle(worker, finished)
@@ -234,5 +234,5 @@ class Simulation:
     def _ran(self, batch: Batch[SimulatedJob], seconds: float) -> list[Finished[SimulatedJob]]:
         self.batches += 1
         self.batched += len(batch.items)
-        outcomes = [job.work.merge(view) for job, view in batch.items]
+        outcomes = [job.payload.merge(view) for job, view in batch.items]
         return self.scheduler.completed(batch, outcomes, seconds, self.now)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Pixels
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 

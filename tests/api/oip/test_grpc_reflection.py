@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.support import pictures
+from tests.support.examples import times
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tests.support.wording import fit
 from tta_server.api.oip.semantics import TTA_PARAMETERS
@@ -188,7 +189,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=times(200))
 @given(
     st.dictionaries(
         st.sampled_from([*TTA_PARAMETERS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2

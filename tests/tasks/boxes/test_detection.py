@@ -23,6 +23,7 @@ from tests.support.boxes import (
     spread_out,
     to_input,
 )
+from tests.support.examples import times
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks import ResponseSpec
@@ -39,7 +40,7 @@ SHAPES = {"boxes": (None, None, 4), "scores": (None, None), "labels": (None, Non
 SIDES = ("left", "right", "top", "below")
 FIELDS = ("xyxy", "score", "label", "votes", "voters", "spread")
 
-half = settings(max_examples=50)
+half = settings(max_examples=times(50))
 """For laws of four preparations or merges."""
 prepared = pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
 merges = pytest.mark.parametrize("merge", MERGES)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from tests.support.patterns import noise, size_of, smooth
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.mask import Maps
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation

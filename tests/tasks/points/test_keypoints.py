@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.support.patterns import noise
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
 from tta_server.tasks.render.palette import color_of

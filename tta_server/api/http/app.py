@@ -21,7 +21,7 @@ from tta_server.api.openapi import error_docs
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
 from tta_server.errors import NotReady, TTAError
-from tta_server.serving.health import unhealthy
+from tta_server.serving.health import unhealthy_message
 
 
 def create_app(application: Application, handler: RequestHandler | None = None, keys: Keys | None = None) -> FastAPI:
@@ -62,8 +62,8 @@ class Routes:
 
     async def ready(self) -> dict[str, str]:
         self._application.check_ready()
-        if ill := self._application.health.ill:
-            raise NotReady("; ".join(map(unhealthy, sorted(ill))))
+        if unhealthy := self._application.health.unhealthy:
+            raise NotReady("; ".join(map(unhealthy_message, sorted(unhealthy))))
         return {"status": "ready"}
 
     async def metrics(self) -> Response:

@@ -16,7 +16,7 @@ from tta_server.api.progress import Progress
 from tta_server.api.requests import PredictCommand, RequestHandler
 from tta_server.application import Application
 from tta_server.errors import InvalidInput
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.predictor import Ticket

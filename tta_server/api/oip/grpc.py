@@ -194,7 +194,7 @@ class InferenceService:
             request.ClearField("inputs")
             with command.client_option_names():
                 tickets = await self._handler.submit(command, call.request_id, call.received, listener)
-        return replace(command, images=(), model=tickets[0].job.work.model), tickets
+        return replace(command, images=(), model=tickets[0].model), tickets
 
     async def _write_response(
         self,

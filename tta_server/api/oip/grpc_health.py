@@ -64,7 +64,7 @@ class HealthService:
         """None for an unknown service."""
         application = self._application
         if service in ("", SERVICE):
-            serving = application.ready and not application.health.ill
+            serving = application.ready and not application.health.unhealthy
         elif service in application.models:
             serving = application.is_ready(service)
         else:

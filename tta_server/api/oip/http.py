@@ -109,7 +109,7 @@ class ProtocolRoutes:
             with command.client_option_names():
                 tickets = await self._handler.submit(command, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
-        return envelope, replace(command, images=(), model=tickets[0].job.work.model), tickets
+        return envelope, replace(command, images=(), model=tickets[0].model), tickets
 
     def _parse(self, request: Request, body: bytes) -> tuple[Envelope, InferCommand]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
 from tta_server.tasks.masks.maps import Moved, OutputGrid
 from tta_server.tasks.points.heatmaps import peaks
