@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tta_server.application import Application
-from tta_server.errors import ConfigError, TTAError, shown
-from tta_server.errors.validation import explain
+from tta_server.errors import ConfigError, TTAError
+from tta_server.errors.validation import explain, explain_option
 from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
@@ -103,7 +103,7 @@ def load(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         mistake = explain(error, values, Settings)[0]
-        raise ConfigError(f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}") from None
+        raise ConfigError(explain_option(mistake, mistake.key)) from None
     app = Application(settings, [load_model(path)])
     try:
         app.warm()

@@ -13,10 +13,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from tta_server.api.auth import EVERYBODY, Access
+from tta_server.api.auth import OPEN_ACCESS, Access
 from tta_server.api.http.app import create_app
-from tta_server.api.http.limits import limited
-from tta_server.api.oip.grpc_server import Listener, create_server
+from tta_server.api.http.limits import limited_protocol
+from tta_server.api.oip.grpc_server import BoundServer, create_server
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
 from tta_server.cli.console import err
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     The first signal drains, a second one quits. `failure` is why it stopped, where that was an error.
     """
 
-    def __init__(self, application: Application, listener: socket.socket, access: Access = EVERYBODY) -> None:
+    def __init__(self, application: Application, listener: socket.socket, access: Access = OPEN_ACCESS) -> None:
         settings = application.settings
         self._application = application
         self._address = listener.getsockname()[:2]
@@ -38,12 +38,12 @@ class Server(uvicorn.Server):
         application.on_fatal = self._fail
         self._handler = RequestHandler(application)
         self._access = access
-        self._grpc: Listener | None = None
+        self._grpc: BoundServer | None = None
         app = create_app(application, self._handler, access.keys)
         app.router.lifespan_context = self._lifespan
         config = uvicorn.Config(
             app,
-            http=limited(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
+            http=limited_protocol(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
             log_config=None,
