@@ -6,7 +6,6 @@ that requests run; then the rules and accumulators themselves are fed from the l
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,7 +157,7 @@ RULES: dict[str, tuple[StopRule, float]] = {
 
 
 def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
+    return task.result(accumulator.result(), [], scene, ResponseSpec()).mask
 
 
 def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -35,8 +36,9 @@ def merged(merge, views, weights=None):
 
 
 def answered(views, include=(), merge="mean"):
-    remarks = [TASK.remark(view) for view in decoded(views)]
-    return TASK.answer(merged(merge, views), remarks, SCENE, ResponseSpec(frozenset(include)))
+    kept = [TASK.view_result(view) for view in decoded(views)]
+    wanted = ResponseSpec(frozenset(include))
+    return rendered(TASK.result(merged(merge, views), kept, SCENE, wanted), wanted)
 
 
 # ---- laws ----
@@ -147,7 +149,7 @@ def test_opposite_views_have_a_spherical_variance_of_1():
     np.testing.assert_array_equal(merged("mean", [[2, 0], [-2, 0]]), 0)
 
 
-def test_views_are_remarked_with_how_alike_they_are_to_the_answer():
+def test_views_say_how_alike_they_are_to_the_answer():
     views = answered([[3, 0], [0, 3]], ["views"]).views
     assert [view["similarity"] for view in views] == pytest.approx([0.5**0.5] * 2)
     assert all(-1 <= view["similarity"] <= 1 for view in answered([[0.1, 0.7]] * 3, ["views"]).views)
@@ -162,7 +164,7 @@ def test_an_answer_is_the_vector_and_its_length():
     assert answer.prediction["embedding"] == pytest.approx([0.6, 0.8])
     assert answer.uncertainty == {}
     assert TASK.confidence(merged("mean", [[3, 4]])) is None
-    assert TASK.lines(answer.prediction) == ["2 numbers: 0.600, 0.800, ..."]
+    assert answer.lines == ["2 numbers: 0.600, 0.800, ..."]
 
 
 @pytest.mark.parametrize("views", [[[0, 0, 0]], [[0, 0, 0], [1, 0, 0]], [[1e-30, 0, 0]], [[1e30, -1e30, 0]]])

@@ -14,7 +14,8 @@ from tests.support.references import MODELS
 from tta_server.cli.contact_sheet import CELL, MARGIN, draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.serving.warmup import card_for
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks.render.png import from_base64
+from tta_server.tasks.render.rendering import lines_of
 from tta_server.views.geometry import Size
 
 LABELS = ["red", "green", "blue"]
@@ -109,7 +110,7 @@ def test_everything_that_a_task_tells_is_json(tiny, name, policy):
         assert (len(told["receipt"]["views"]), told["receipt"]["dropped"]) == (views, 0)
         assert told["receipt"]["stop_reason"] == "all_views"
         assert told["receipt"]["merge"] == merge
-        assert model.model.task.lines(answer.prediction)
+        assert lines_of(answer.result, 5)
 
 
 @tasks
@@ -217,7 +218,7 @@ def test_flips_of_heat_maps_say_the_same(tiny):
 def test_in_the_dark_no_point_is_seen(tiny):
     answer = tiny("heat maps").predict(np.zeros((60, 92, 3), np.uint8), policy="d4", include=["drawing"])
     assert not any(point["visible"] for point in answer.prediction["keypoints"])
-    assert not np.asarray(decoded(answer.prediction["drawing"])).any()
+    assert not np.asarray(from_base64(answer.prediction["drawing"])).any()
 
 
 def test_points_of_a_pair_change_places_in_a_mirror(tiny):
@@ -370,7 +371,7 @@ def test_a_mouse_in_a_mirror_has_its_ears_where_they_are(bundled):
 
 def test_a_mouse_may_be_drawn_on(bundled):
     answer = bundled("mouse").predict(MODELS / "mouse" / "sample.jpg", include=["drawing"], budget_ms=30_000)
-    drawing = np.asarray(decoded(answer.prediction["drawing"]))
+    drawing = np.asarray(from_base64(answer.prediction["drawing"]))
     pixels = np.asarray(opened((MODELS / "mouse" / "sample.jpg").read_bytes()).convert("RGB"))
     assert drawing.shape == pixels.shape
     changed = np.abs(drawing.astype(int) - pixels).max(axis=2) > 40

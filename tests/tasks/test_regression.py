@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import Precise, StopReason, StopSpec, read_stop
@@ -50,8 +51,8 @@ def merged(*arguments, **options):
 def answered(views, kind="values", merge="mean", include=(), labels=LABELS):
     regression, wanted = task(kind, labels), ResponseSpec(frozenset(include))
     result = merged(merge, views, None, kind, labels)
-    remarks = [regression.remark(view) for view in decoded(views, regression)]
-    return regression.answer(result, remarks, SCENE, wanted)
+    kept = [regression.view_result(view) for view in decoded(views, regression)]
+    return rendered(regression.result(result, kept, SCENE, wanted), wanted)
 
 
 # ---- laws ----
@@ -274,7 +275,7 @@ def test_an_answer_names_its_values():
     assert answer.prediction == {"values": {"age": 4, "height": 20}}
     assert answer.uncertainty == {}
     assert task().confidence(merged("mean", VIEWS)) is None
-    assert task().lines(answer.prediction) == ["age 4", "height 20"]
+    assert answer.lines == ["age 4", "height 20"]
 
 
 def test_uncertainty_is_in_the_answer_s_unit():
@@ -291,7 +292,7 @@ def test_one_view_has_no_spread():
     assert unsure["age"] == {"std": 0, "standard_error": 0, "least": 1, "most": 1}
 
 
-def test_views_are_remarked_with_their_own_values():
+def test_each_view_has_its_own_values():
     views = answered(np.log([[1, 2], [3, 4]]), "log", include=["views"]).views
     assert views[0]["values"] == pytest.approx({"age": 1, "height": 2})
     assert views[1]["values"] == pytest.approx({"age": 3, "height": 4})

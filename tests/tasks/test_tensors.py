@@ -23,8 +23,9 @@ from tta_server.serving.answer import Answer
 from tta_server.serving.plan import Options
 from tta_server.serving.predictor import Caller
 from tta_server.settings import Settings
+from tta_server.tasks import ResponseFormat
 from tta_server.tasks.base import fits
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks.render.png import from_base64
 from tta_server.views.geometry import Size
 
 TOYS = {**TINY, "detection": (detector(), {**BRIGHT, "limits": {"rotate": 45}})}
@@ -47,7 +48,7 @@ class Asked:
         return self._application.models[self.name]
 
     def answer(self, image: np.ndarray, **more: Any) -> Answer:
-        options = replace(EVERYTHING, **more)
+        options = replace(EVERYTHING, format=ResponseFormat.ARRAYS, **more)
         return self._application.predictor.submit(self.name, image, options, Caller("test")).future.result()
 
     def tensors(self, image: np.ndarray, names: Sequence[str] = (), **more: Any) -> dict[str, np.ndarray]:
@@ -201,7 +202,7 @@ def test_masks(asked: Callable[[str], Asked]) -> None:
     told = model.answer(image, include=SURE)
     found = model.tensors(image)
     for mask, drawn in zip(found["MASKS"], told.prediction["masks"].values(), strict=True):
-        np.testing.assert_array_equal(mask, np.asarray(decoded(drawn)) > 0)
+        np.testing.assert_array_equal(mask, np.asarray(from_base64(drawn)) > 0)
     assert found["AREA"].tolist() == list(told.prediction["area"].values())
     assert found["AGREEMENT"].mean() == pytest.approx(told.prediction["mean_agreement"], abs=1e-6)
     _check_probabilities(found["PROBABILITIES"], told)
@@ -210,7 +211,7 @@ def test_masks(asked: Callable[[str], Asked]) -> None:
 def _check_probabilities(found: np.ndarray, told: Answer) -> None:
     """Pictures have them in steps of 1/65535."""
     pictures = told.prediction["probabilities"].values()
-    drawn = np.stack([np.asarray(decoded(picture)) for picture in pictures]) / 65535
+    drawn = np.stack([np.asarray(from_base64(picture)) for picture in pictures]) / 65535
     np.testing.assert_allclose(found, drawn, atol=0.51 / 65535)
 
 

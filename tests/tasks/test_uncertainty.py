@@ -133,7 +133,7 @@ def answered(views, include=("uncertainty",), weights=None):
     seen = [task.decode({"scores": np.float32(views)}, row, PLAIN, SCENE) for row in range(len(views))]
     for view, weight in zip(seen, weights or [1.0] * len(views), strict=True):
         accumulator.add(view, weight)
-    return task.answer(accumulator.result(), [task.remark(view) for view in seen], SCENE, wanted)
+    return task.result(accumulator.result(), [task.view_result(view) for view in seen], SCENE, wanted)
 
 
 def test_classification_tells_of_margin_and_agreement_too():

@@ -11,13 +11,14 @@ from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.imaging.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository.loader import Model
-from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.serving.predictor import Caller, make_job, read_source
-from tta_server.tasks import ImageFrame, TaskAnswer
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks import ImageFrame, Result
+from tta_server.tasks.masks.results import MaskResult
+from tta_server.tasks.render.palette import grey
+from tta_server.tasks.render.rendering import DRAWING, lines_of, renderer_of
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.views.view import View
 
@@ -59,38 +60,39 @@ def draw_sheet(
     pixels = source.open().pixels
     scene = ImageFrame(source.size, work.layout.plain)
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
-    cells, remarks = [], []
+    cells, kept = [], []
     for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
         outputs = Executor().infer([(work, index)])
         prediction = model.task.decode(outputs, 0, placement, scene)
         if not model.task.is_sound(prediction):
             raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
         merged.add(prediction, view.weight)
-        remarks.append(model.task.remark(prediction))
+        kept.append(model.task.view_result(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted, scene)
         alone.add(prediction, 1.0)
-        own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
+        own = model.task.result(alone.result(), kept[-1:], scene, plan.wanted)
         pictures = (as_seen(model.preprocessing, pixels, view, placement), *_painted(model, pixels, own))
-        words = (f"{index + 1}. {view.name}", _weight(view.weight), *model.task.lines(own.prediction)[:LINES])
+        words = (f"{index + 1}. {view.name}", _weight(view.weight), *lines_of(own, plan.wanted.top_k)[:LINES])
         cells.append(Panel(tuple(map(_fit, pictures)), words))
-    answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
-    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, answered)])
+    result = model.task.result(merged.result(), kept, scene, plan.wanted)
+    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, result)])
 
 
-def _painted(model: Model, pixels: Pixels, own: TaskAnswer) -> list[Image.Image]:
-    """The image with what was said of it, where that has a place on it."""
+def _painted(model: Model, pixels: Pixels, result: Result) -> list[Image.Image]:
+    """The result painted on the image, where it has a place on it."""
     if DRAWING not in model.task.includes:
         return []
-    return [Image.fromarray(model.task.paint(pixels, own.prediction))]
+    return [Image.fromarray(renderer_of(result).paint(result, pixels))]
 
 
-def _last(model: Model, plan: Plan, pixels: Pixels, answered: TaskAnswer) -> Panel:
-    """The merged answer, where the views agree on it, and how far they do."""
-    pictures = _painted(model, pixels, answered) or [Image.fromarray(pixels)]
-    if isinstance(answered.prediction.get("agreement"), str):
-        pictures.append(decoded(answered.prediction["agreement"]))
-    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in answered.uncertainty.items() if isinstance(v, float)]
-    words = ("merged", f"{plan.merge} of {len(plan.views)}", *model.task.lines(answered.prediction)[:LINES], *unsure)
+def _last(model: Model, plan: Plan, pixels: Pixels, result: Result) -> Panel:
+    """The merged result, where the views agree on it, and how far they do."""
+    pictures = _painted(model, pixels, result) or [Image.fromarray(pixels)]
+    if isinstance(result, MaskResult) and result.agreement is not None:
+        pictures.append(grey(result.agreement))
+    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in result.uncertainty.items() if isinstance(v, float)]
+    merged = lines_of(result, plan.wanted.top_k)[:LINES]
+    words = ("merged", f"{plan.merge} of {len(plan.views)}", *merged, *unsure)
     return Panel(tuple(map(_fit, pictures)), words, framed=True)
 
 

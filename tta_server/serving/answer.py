@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tta_server.tasks.render.rendering import Rendering
 from tta_server.views.view import Policy, View
 
 
@@ -63,19 +64,37 @@ class Receipt:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Answer:
-    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `tensors`, by
-    name, are there instead of both where they were asked for. `made_at` is in seconds of the monotonic clock."""
+    """One image's merged answer. `made_at` is in seconds of the monotonic clock."""
 
     model: str
     version: str
     task: str
-    prediction: dict[str, Any]
     receipt: Receipt
-    picture: bytes | None = None
+    rendering: Rendering
     made_at: float = 0.0
-    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Any:
+        """The arrays, in a type of the task's own, such as `SegmentationResult`; None in a server, which keeps only
+        what it sends."""
+        return self.rendering.result
+
+    @property
+    def prediction(self) -> dict[str, Any]:
+        """The part of the JSON answer that the task documents."""
+        return self.rendering.prediction
+
+    @property
+    def picture(self) -> bytes | None:
+        """A PNG where the task has one: a label mask."""
+        return self.rendering.picture
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """By name, if the request named some: then there is no prediction and no picture."""
+        return self.rendering.tensors
 
     @property
     def nbytes(self) -> int:

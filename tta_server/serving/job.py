@@ -17,10 +17,11 @@ from tta_server.repository.lifetime import Lifetime
 from tta_server.scheduling.jobs import LOST, Failed, Merged, Outcome
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING, AnswerBuilder, Snapshot
+from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.plan import Layout, Plan
 from tta_server.tasks import ImageFrame, Outputs
+from tta_server.tasks.render.rendering import DRAWING
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
@@ -146,7 +147,7 @@ class ImageJob:
         try:
             prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
             is_sound = task.is_sound(prediction)
-            remark = task.remark(prediction) if is_sound and self._builder.keeps_remarks else None
+            own = task.view_result(prediction) if is_sound and self._builder.keeps_view_results else None
         except Exception as error:  # noqa: BLE001 - logged by `drop`
             return self.drop(index, error, "the model's output for a view could not be read")
         if not is_sound:
@@ -161,7 +162,7 @@ class ImageJob:
             except Exception as error:  # noqa: BLE001 - logged by `drop`
                 unmerged = error
             else:
-                self._merged.append((index, remark))
+                self._merged.append((index, own))
                 self._furthest = max(self._furthest, index)
                 self._waiting.discard(index)
                 return self._judged()

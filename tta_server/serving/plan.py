@@ -14,7 +14,7 @@ from tta_server.repository.loader import Model
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopRule, StopSpec, read_stop
-from tta_server.tasks import ResponseSpec
+from tta_server.tasks import ResponseFormat, ResponseSpec
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
 from tta_server.views.view import Policy, View
@@ -36,7 +36,7 @@ class Options:
     """What a request may override, under the same names at every door; None keeps the model's own.
 
     `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
-    the answer is these and no prediction.
+    the answer is these and no prediction; else `format` says what is made of the result at once.
     """
 
     budget_ms: float | None = None
@@ -49,6 +49,7 @@ class Options:
     top_k: int = 5
     include: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
+    format: ResponseFormat = ResponseFormat.JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +78,9 @@ class Plan:
         return known.worth(margin, done) if known else 1.0 - margin
 
     @cached_property
-    def keeps_remarks(self) -> bool:
-        """Whether each view's own result is told, and so kept."""
-        return self.model.task.keeps_remarks(self.wanted)
+    def keeps_view_results(self) -> bool:
+        """Whether the result is made of each view's own result too."""
+        return self.model.task.keeps_view_results(self.wanted)
 
 
 class Placements(Sequence[Placement]):
@@ -128,7 +129,9 @@ class Layout:
         view, and what is noted of each entry."""
         task, depth = plan.model.task, plan.model.preprocessing.depth
         canvases = sum(canvas.area * depth for canvas in self.canvases)
-        kept = task.remark_bytes(self.plain) * len(plan.views) if plan.keeps_remarks and self.tiles == 1 else 0
+        kept = (
+            task.view_result_bytes(self.plain) * len(plan.views) if plan.keeps_view_results and self.tiles == 1 else 0
+        )
         return canvases + kept + task.merged_bytes(self.plain, plan.wanted) + ENTRY_BYTES * len(self.buckets)
 
 
@@ -174,7 +177,10 @@ def _plan(model: Model, options: Options) -> Plan:
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
         wanted=ResponseSpec(
-            options.include, _whole("top_k", options.top_k, max(1, len(config.labels))), options.tensors
+            options.include,
+            _whole("top_k", options.top_k, max(1, len(config.labels))),
+            options.tensors,
+            options.format,
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tta_server.tasks.base import Accumulator, ImageFrame, Outputs, ResponseSpec, Task, TaskAnswer
+from tta_server.tasks.base import Accumulator, ImageFrame, Outputs, ResponseFormat, ResponseSpec, Result, Task
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.embedding import Embedding
 from tta_server.tasks.masks.segmentation import Segmentation
@@ -15,4 +15,4 @@ TASKS: dict[str, type[Task[Any]]] = {
     task.name: task for task in (Classification, Multilabel, Regression, Segmentation, Detection, Keypoints, Embedding)
 }
 
-__all__ = ["TASKS", "Accumulator", "ImageFrame", "Outputs", "ResponseSpec", "Task", "TaskAnswer"]
+__all__ = ["TASKS", "Accumulator", "ImageFrame", "Outputs", "ResponseFormat", "ResponseSpec", "Result", "Task"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from math import inf
 from typing import Any, Protocol, TypeVar
 
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.preprocessing import Placement
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
@@ -41,14 +41,27 @@ class ImageFrame:
         return self.plain.to_canvas.then(stretch)
 
 
+class ResponseFormat(Enum):
+    """What is made of a result by the step that makes the answer."""
+
+    JSON = "json"
+    PNG = "png"
+    ARRAYS = "arrays"
+    """Nothing: the answer keeps the typed result, and renders it when a rendering is first read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:
-    """What the client wants to be told beyond the merged answer."""
+    """What a request wants of its answer beyond the merged prediction.
+
+    `include` names parts that are left out by default, `top_k` is how many classes the JSON lists. If `tensors` has
+    names, the answer is these tensors, whatever `format` says.
+    """
 
     include: frozenset[str] = frozenset()
     top_k: int = 5
     tensors: frozenset[str] = frozenset()
-    """Where there are some, the answer is these tensors and nothing else."""
+    format: ResponseFormat = ResponseFormat.JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +124,16 @@ class NoEvidence:
         return inf
 
 
-@dataclass(slots=True)
-class TaskAnswer:
-    """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one, and
-    what the receipt says of uncertainty where that was asked for."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a task answers, as arrays; each task has a type of its own, in its `results` module.
 
-    prediction: dict[str, Any]
-    views: Sequence[dict[str, Any]] = ()
-    picture: bytes | None = None
-    uncertainty: dict[str, Any] = field(default_factory=dict)
-    tensors: Tensors = field(default_factory=dict)
+    `uncertainty` says how the views differ, as the receipt has it; empty unless the request includes it. Fields named
+    `view_...` hold each view's own part, in the order of the receipt's views; empty unless the request includes
+    something that is made of them.
+    """
+
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(Protocol[P]):
@@ -172,25 +185,17 @@ class Task(Protocol[P]):
     def confidence(self, merged: P) -> float | None:
         """How sure an answer is of itself, in [0, 1]; None for a task whose outputs don't say."""
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        """Whether each view's own result is told, and so kept until the answer."""
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
+        """Whether the result is made of each view's own result too, which is then kept until the answer."""
 
-    def remark(self, prediction: P) -> Any:
-        """What is kept of one view where `keeps_remarks`."""
+    def view_result(self, prediction: P) -> Any:
+        """What is kept of one view where `keeps_view_results`."""
 
-    def remark_bytes(self, plain: Placement) -> int:
-        """How large a remark is."""
+    def view_result_bytes(self, plain: Placement) -> int:
+        """Memory that one view's result takes, at most."""
 
-    def answer(self, merged: P, remarks: Sequence[Any], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer: ...
-
-    def tensors(self, merged: P, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        """Those of `tensor_specs` with these names."""
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        """An answer's `prediction` in a few short lines, the most important first."""
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """The image with an answer's `prediction` painted on it; the image itself where that has no place."""
+    def result(self, merged: P, views: Sequence[Any], scene: ImageFrame, wanted: ResponseSpec) -> Result:
+        """The merged prediction, and the views' own results, as arrays in the image's frame."""
 
 
 def output_name(asked: str | None, key: str, outputs: Shapes) -> str:
@@ -235,11 +240,8 @@ class TaskDefaults:
     def check_mean(self, merge: str) -> None:
         raise InvalidInput(f"merge {merge} is no mean of values that would have a standard error")
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 0
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        return pixels
 
 
 def texts(values: Sequence[str]) -> NDArray[np.object_]:

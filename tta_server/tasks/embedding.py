@@ -1,6 +1,6 @@
 """A vector to compare images by: outputs (N, D) -> one vector of length 1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,10 +16,9 @@ from tta_server.tasks.base import (
     NoEvidence,
     Outputs,
     ResponseSpec,
+    Result,
     Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
     check_shape,
     output_name,
@@ -37,6 +36,15 @@ class VectorOutput:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     name: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmbeddingResult(Result):
+    """`vector` (D,) float32 of length 1, or zeros; `view_similarities` (K,) float64: the cosine of the angle between
+    each view's own vector and the merged one."""
+
+    vector: NDArray[np.float32]
+    view_similarities: Vector
 
 
 def unit(vector: Vector) -> Vector:
@@ -101,27 +109,23 @@ class Embedding(TaskDefaults):
     def confidence(self, merged: Vector) -> None:
         return None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return not wanted.include.isdisjoint(("views", "uncertainty"))
 
-    def remark(self, prediction: Vector) -> Vector:
+    def view_result(self, prediction: Vector) -> Vector:
         return unit(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 8 * self._numbers
 
-    def answer(self, merged: Vector, remarks: Sequence[Vector], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        unsure = _spread(np.array(remarks), merged) if "uncertainty" in wanted.include else {}
-        views = [{"similarity": float(np.clip(remark @ merged, -1, 1))} for remark in remarks]
-        prediction = {"dimensions": len(merged), "embedding": [float(v) for v in merged.astype(np.float32)]}
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Vector, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        return {"EMBEDDING": merged.astype(np.float32)}
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        first = ", ".join(f"{value:.3f}" for value in prediction["embedding"][:4])
-        return [f"{prediction['dimensions']} numbers: {first}, ..."]
+    def result(
+        self, merged: Vector, views: Sequence[Vector], scene: ImageFrame, wanted: ResponseSpec
+    ) -> EmbeddingResult:
+        return EmbeddingResult(
+            vector=merged.astype(np.float32),
+            view_similarities=np.array([np.clip(own @ merged, -1, 1) for own in views], np.float64),
+            uncertainty=_spread(np.array(views), merged) if "uncertainty" in wanted.include else {},
+        )
 
 
 def _spread(units: Vector, merged: Vector) -> dict[str, Any]:

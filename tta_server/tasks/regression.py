@@ -1,6 +1,6 @@
 """One number or several: values (N, D) -> merged values, and how far the views are apart."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any, ClassVar, Literal
@@ -17,10 +17,9 @@ from tta_server.tasks.base import (
     NoEvidence,
     Outputs,
     ResponseSpec,
+    Result,
     Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
     fits,
     output_name,
@@ -79,6 +78,16 @@ def median(values: Values, weights: Values) -> Values:
 
 
 MERGES: dict[str, Callable[[Values, Values], Values]] = {"mean": mean, "median": median, "trimmed_mean": trimmed_mean}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegressionResult(Result):
+    """D numbers in the unit that the labels name: `values` (D,) float64, merged over the views, in the order of
+    `labels`; `view_values` (K, D) float64, each view's own."""
+
+    labels: Sequence[str]
+    values: Values
+    view_values: Values
 
 
 class ValueAccumulator(NoEvidence):
@@ -156,26 +165,21 @@ class Regression(TaskDefaults):
     def confidence(self, merged: Values) -> None:
         return None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return not wanted.include.isdisjoint(("views", "uncertainty"))
 
-    def remark(self, prediction: Values) -> Values:
+    def view_result(self, prediction: Values) -> Values:
         return self._undo(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 8 * len(self.labels)
 
-    def answer(self, merged: Values, remarks: Sequence[Values], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        unsure = self._uncertainty(np.array(remarks)) if "uncertainty" in wanted.include else {}
-        views = [{"values": self._named(remark)} for remark in remarks]
-        return TaskAnswer({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
-
-    def tensors(self, merged: Values, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        most = np.finfo(np.float32).max
-        return {"VALUES": np.clip(self._undo(merged), -most, most).astype(np.float32)}
-
-    def _named(self, values: Values) -> dict[str, float]:
-        return {label: float(value) for label, value in zip(self.labels, values, strict=True)}
+    def result(
+        self, merged: Values, views: Sequence[Values], scene: ImageFrame, wanted: ResponseSpec
+    ) -> RegressionResult:
+        own = np.array(views, np.float64).reshape(len(views), len(self.labels))
+        unsure = self._uncertainty(own) if "uncertainty" in wanted.include else {}
+        return RegressionResult(labels=self.labels, values=self._undo(merged), view_values=own, uncertainty=unsure)
 
     def _uncertainty(self, values: Values) -> dict[str, Any]:
         """Standard deviation over the views, and that of their mean, in the answer's unit."""
@@ -191,6 +195,3 @@ class Regression(TaskDefaults):
                 for label, std, column in zip(self.labels, spread, values.T, strict=True)
             }
         }
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{label} {value:.4g}" for label, value in prediction["values"].items()]

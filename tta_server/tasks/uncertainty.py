@@ -1,10 +1,7 @@
 """How far the views of one image are from saying the same. Each view counts once, whatever its weight in the merge."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Doubles = NDArray[np.float64]
 DECIMALS = 6
@@ -15,7 +12,7 @@ def entropy(p: Doubles) -> Doubles:
     return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
-def of_classes(views: Sequence[NDArray[np.floating[Any]]]) -> dict[str, float]:
+def of_classes(views: ArrayLike) -> dict[str, float]:
     """Of K views' probabilities (C,), in nats.
 
     `entropy` is that of their mean, `mean_entropy` the mean of their own, and `mutual_information` the difference: what
@@ -24,7 +21,7 @@ def of_classes(views: Sequence[NDArray[np.floating[Any]]]) -> dict[str, float]:
     return _information(np.asarray(views, np.float64))
 
 
-def of_labels(views: Sequence[NDArray[np.floating[Any]]]) -> dict[str, float]:
+def of_labels(views: ArrayLike) -> dict[str, float]:
     """As `of_classes`, of labels that are each there or not: the mean over the labels of K views' (C,)."""
     p = np.asarray(views, np.float64)
     return _information(np.stack([p, 1 - p], axis=-1))

@@ -23,11 +23,13 @@ from tests.support.boxes import (
     spread_out,
     to_input,
 )
+from tests.support.rendered import paint, rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks import ResponseSpec
 from tta_server.tasks.boxes.detection import BoxesOutput, Detection
 from tta_server.tasks.boxes.fusion import MERGES
+from tta_server.tasks.boxes.results import DetectionResult
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 
@@ -411,12 +413,12 @@ def test_no_boxes_are_an_answer(merge, views):
     for _ in range(views):
         accumulator.add(empty, 1.0)
     after = accumulator.result()
-    answer = detection.answer(after, [detection.remark(empty)] * views, scene, wanted)
+    answer = rendered(detection.result(after, [detection.view_result(empty)] * views, scene, wanted), wanted)
     assert answer.prediction == {"height": 80, "width": 100, "boxes": []}
     assert answer.views == [{"boxes": []}] * views
     assert answer.uncertainty == {"vote_share": 0, "mean_spread": 0, "count_std": 0}
     assert detection.confidence(after) is None
-    assert detection.lines(answer.prediction) == ["no boxes"]
+    assert answer.lines == ["no boxes"]
 
 
 def test_one_class_is_enough():
@@ -613,7 +615,7 @@ def test_an_answer_by_hand():
     for view in views:
         accumulator.add(view, 1.0)
     after = accumulator.result()
-    answer = detection.answer(after, [detection.remark(view) for view in views], scene, wanted)
+    answer = rendered(detection.result(after, [detection.view_result(view) for view in views], scene, wanted), wanted)
     assert answer.prediction == {
         "height": 80,
         "width": 100,
@@ -646,7 +648,7 @@ def test_an_answer_by_hand():
         "count_std": pytest.approx(2**-0.5, abs=1e-5),
     }
     assert detection.confidence(after) == pytest.approx((0.25 + 0.16) / 0.9)
-    assert detection.lines(answer.prediction) == ["1 bolt", "1 nut"]
+    assert answer.lines == ["1 bolt", "1 nut"]
     assert answer.picture is None
 
 
@@ -654,19 +656,32 @@ def test_an_answer_tells_no_more_of_uncertainty_than_was_asked_for():
     detection, scene = task(), scene_of(FREE, IMAGE)
     accumulator = detection.accumulator("wbf", ResponseSpec(), scene)
     accumulator.add(found(said((10, 10, 40, 40, 0.5))), 1.0)
-    answer = detection.answer(accumulator.result(), [], scene, ResponseSpec())
+    answer = rendered(detection.result(accumulator.result(), [], scene, ResponseSpec()))
     assert not answer.uncertainty
     assert not answer.views
-    assert not detection.keeps_remarks(ResponseSpec())
+    assert not detection.keeps_view_results(ResponseSpec())
+
+
+def result_of(rows):
+    """Merged boxes: left, top, right, bottom, score, class."""
+    rows = np.array(rows, np.float32)
+    ones = np.ones(len(rows), np.intp)
+    return DetectionResult(
+        labels=LABELS,
+        size=IMAGE,
+        boxes=rows[:, :4],
+        scores=rows[:, 4],
+        class_ids=rows[:, 5].astype(np.intp),
+        found_by=ones,
+        visible_in=ones,
+        spread=np.zeros(len(rows), np.float32),
+        view_boxes=[],
+    )
 
 
 def test_a_painting_shows_boxes_of_some_score_in_their_class_s_colour():
     pixels = np.full((80, 100, 3), 128, np.uint8)
-    boxes = [
-        {"label": "nut", "index": 1, "score": 0.9, "box": [20, 30, 60, 70]},
-        {"label": "bolt", "index": 0, "score": 0.1, "box": [70, 30, 95, 70]},
-    ]
-    painted = task().paint(pixels, {"boxes": boxes})
+    painted = paint(result_of([(20, 30, 60, 70, 0.9, 1), (70, 30, 95, 70, 0.1, 0)]), pixels)
     assert painted.shape == pixels.shape
     assert (pixels == 128).all()
     assert (painted[30:70, 20] == painted[69, 59]).all()
@@ -679,8 +694,8 @@ def test_a_painting_shows_boxes_of_some_score_in_their_class_s_colour():
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3)])
 def test_the_smallest_images_can_be_painted_on(size):
     pixels = np.zeros((*size, 3), np.uint8)
-    box = {"label": "screw", "index": 2, "score": 0.9, "box": [0, 0, size[1], size[0]]}
-    assert task().paint(pixels, {"boxes": [box, {**box, "box": [0, 0, 0, 0]}]}).shape == pixels.shape
+    result = result_of([(0, 0, size[1], size[0], 0.9, 2), (0, 0, 0, 0, 0.9, 2)])
+    assert paint(result, pixels).shape == pixels.shape
 
 
 def test_no_stop_rule_but_all_has_evidence():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.patterns import noise
+from tests.support.rendered import paint, rendered
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -79,8 +80,7 @@ class Scenery:
         return [(p, v.weight) for p, v in list(zip(self.placements, self.policy, strict=True))[done:]]
 
     def masks(self, accumulator):
-        prediction = self.task.answer(accumulator.result(), [], self.scene, ResponseSpec()).prediction
-        return np.array([picture(prediction["masks"][label]) for label in LABELS])
+        return self.task.result(accumulator.result(), [], self.scene, ResponseSpec()).masks
 
 
 def picture(text):
@@ -158,7 +158,7 @@ def answered(views, include=(), segmentation=None, image=None, prep=AS_IT_IS):
     accumulator = segmentation.accumulator("mean_probabilities", wanted, scene)
     for maps in views:
         accumulator.add(segmentation.decode({"maps": np.float32(maps)[None]}, 0, scene.plain, scene), 1.0)
-    return segmentation.answer(accumulator.result(), [], scene, wanted)
+    return rendered(segmentation.result(accumulator.result(), [], scene, wanted), wanted)
 
 
 def test_masks_may_overlap_and_leave_pixels_to_nobody():
@@ -250,9 +250,8 @@ def test_probabilities_are_pictures_of_16_bits():
 
 
 def test_each_label_is_painted_over_the_image():
-    pixels, segmentation = noise(Size(6, 4)), task()
-    prediction = answered([[CELL, NUCLEUS]]).prediction
-    painted = segmentation.paint(pixels, prediction)
+    pixels = noise(Size(6, 4))
+    painted = paint(answered([[CELL, NUCLEUS]]).result, pixels)
     changed = (painted != pixels).any(axis=2)
     np.testing.assert_array_equal(changed, (CELL | NUCLEUS).astype(bool))
     np.testing.assert_array_equal(pixels, noise(Size(6, 4)))
@@ -261,7 +260,7 @@ def test_each_label_is_painted_over_the_image():
 def test_an_answer_is_json():
     answer = answered([[CELL, 0 * NUCLEUS]] * 2, ["agreement", "uncertainty", "probabilities"])
     json.dumps([answer.prediction, answer.uncertainty], allow_nan=False)
-    assert task().lines(answer.prediction) == ["cell 66.7%"]
+    assert answer.lines == ["cell 66.7%"]
 
 
 def test_merges_are_those_of_labels():

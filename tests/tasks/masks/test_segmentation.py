@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.patterns import noise, size_of, smooth
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -231,7 +232,8 @@ def answered(prep, image, maps, labels=LABELS, include=(), merge="mean_probabili
     views = [segmentation.decode({"maps": np.float32(m)[None]}, 0, scene.plain, scene) for m in maps]
     for view in views:
         accumulator.add(view, 1.0)
-    return segmentation.answer(accumulator.result(), [segmentation.remark(v) for v in views], scene, wanted)
+    kept = [segmentation.view_result(view) for view in views]
+    return rendered(segmentation.result(accumulator.result(), kept, scene, wanted), wanted)
 
 
 def picture(text):

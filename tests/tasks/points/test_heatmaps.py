@@ -306,8 +306,7 @@ def test_an_empty_heat_map_gives_a_point_that_nobody_sees(merge, scores, level):
     assert np.isfinite(answer.xy).all()
     assert np.isfinite(answer.spread).all()
     assert answer.confidence.max() < 1e-6
-    points = keypoints.answer(answer, [], SCENE, ResponseSpec()).prediction["keypoints"]
-    assert not any(point["visible"] for point in points)
+    assert not keypoints.result(answer, [], SCENE, ResponseSpec()).visible.any()
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])
@@ -441,7 +440,7 @@ def test_what_is_kept_of_a_view_is_its_points_not_its_maps():
     maps = np.zeros((1, 3, 4, 8), np.float32)
     maps[0, :, 1, 3] = 0.5
     pose = task().decode({"maps": maps}, 0, SCENE.plain, SCENE)
-    kept, answer = task().remark(pose), merged(task(), [pose], SCENE)
+    kept, answer = task().view_result(pose), merged(task(), [pose], SCENE)
     maps[:] = 9
     assert kept.maps is None
     np.testing.assert_allclose(kept.xy, [(14, 6)] * 3)
@@ -471,8 +470,8 @@ def test_a_confidence_that_is_told_is_a_probability():
     keypoints = task()
     keypoints.check({"maps": maps}, SCENE.image)
     answer = merged(keypoints, [keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE)], SCENE)
-    points = keypoints.answer(answer, [], SCENE, ResponseSpec()).prediction["keypoints"]
-    assert all(0 <= point["confidence"] <= 1 for point in points)
+    confidence = keypoints.result(answer, [], SCENE, ResponseSpec()).confidence
+    assert ((confidence >= 0) & (confidence <= 1)).all()
 
 
 @pytest.mark.parametrize("stride", [0, -4, float("nan")])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.patterns import noise
+from tests.support.rendered import paint, rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -346,8 +347,8 @@ def answered(poses, include=(), keypoints=None, scene=SCENE):
     accumulator = keypoints.accumulator("mean_coordinates", wanted, scene)
     for pose in poses:
         accumulator.add(pose, 1.0)
-    remarks = [keypoints.remark(pose) for pose in poses]
-    return keypoints.answer(accumulator.result(), remarks, scene, wanted)
+    kept = [keypoints.view_result(pose) for pose in poses]
+    return rendered(keypoints.result(accumulator.result(), kept, scene, wanted), wanted)
 
 
 TWO = [
@@ -379,12 +380,12 @@ def test_uncertainty_is_the_spread_and_there_only_when_asked_for():
     assert unsure == {"mean_spread": 1.25, "spread_by_keypoint": {"nose": 5, "left": 0, "right": 0, "tail": 0}}
 
 
-def test_views_are_remarked_with_their_own_points():
-    remarked = answered(TWO, ["views"]).views
-    assert remarked[0]["keypoints"][0] == [10, 20, 0.9]
-    assert remarked[1]["keypoints"][0] == [16, 28, 0.9]
-    assert task().keeps_remarks(ResponseSpec(frozenset(["views"])))
-    assert not task().keeps_remarks(ResponseSpec(frozenset(["uncertainty"])))
+def test_each_view_has_its_own_points():
+    views = answered(TWO, ["views"]).views
+    assert views[0]["keypoints"][0] == [10, 20, 0.9]
+    assert views[1]["keypoints"][0] == [16, 28, 0.9]
+    assert task().keeps_view_results(ResponseSpec(frozenset(["views"])))
+    assert not task().keeps_view_results(ResponseSpec(frozenset(["uncertainty"])))
 
 
 def test_confidence_is_the_mean_over_the_points():
@@ -392,14 +393,14 @@ def test_confidence_is_the_mean_over_the_points():
 
 
 def test_every_point_has_a_line():
-    assert task().lines(answered(TWO).prediction)[0] == "nose 13, 24 (0.90)"
+    assert answered(TWO).lines[0] == "nose 13, 24 (0.90)"
 
 
 def test_the_points_that_are_seen_are_painted_where_they_are():
     pixels = np.full((60, 100, 3), 255, np.uint8)
-    prediction = answered(TWO).prediction
-    painted = task().paint(pixels, prediction)
-    for index, point in enumerate(prediction["keypoints"], start=1):
+    answer = answered(TWO)
+    painted = paint(answer.result, pixels)
+    for index, point in enumerate(answer.prediction["keypoints"], start=1):
         color = painted[round(point["y"]), round(point["x"])]
         assert (tuple(color) == color_of(index)) == point["visible"]
     np.testing.assert_array_equal(pixels, 255)
@@ -410,7 +411,7 @@ def test_the_points_that_are_seen_are_painted_where_they_are():
 def test_painting_takes_images_of_any_size(size):
     scene = scene_of(FREE, size)
     pose = seen(FREE, scene, "identity", [(-5, 0), (0, 0), (size.width, size.height), (1e6, 1e6)])
-    painted = task().paint(noise(size), answered([pose], scene=scene).prediction)
+    painted = paint(answered([pose], scene=scene).result, noise(size))
     assert painted.shape == (size.height, size.width, 3)
     picture = io.BytesIO()
     Image.fromarray(painted).save(picture, "PNG")

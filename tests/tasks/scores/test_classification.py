@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -30,8 +31,8 @@ def answered(scores, kind="probabilities", **wanted):
     accumulator = task(kind).accumulator("mean_probabilities", wanted, SCENE)
     for view in views:
         accumulator.add(view, 1.0)
-    remarks = [task(kind).remark(view) for view in views]
-    return task(kind).answer(accumulator.result(), remarks, SCENE, wanted)
+    kept = [task(kind).view_result(view) for view in views]
+    return rendered(task(kind).result(accumulator.result(), kept, SCENE, wanted), wanted)
 
 
 @pytest.mark.parametrize("merge", MERGES)
@@ -99,13 +100,13 @@ def test_agreement_is_the_share_of_views_that_say_the_merged_label():
     assert answered(views, include=["agreement"]).prediction["agreement"] == 0.75
 
 
-def test_views_are_remarked_with_their_own_top_label():
+def test_each_view_has_its_own_top_label():
     views = answered([[0.2, 0.7, 0.1], [0.9, 0.1, 0.0]]).views
     assert [(v["label"], v["index"]) for v in views] == [("dog", 1), ("cat", 0)]
     assert [v["probability"] for v in views] == pytest.approx([0.7, 0.9])
 
 
-def test_remarks_of_logits_are_probabilities():
+def test_view_results_of_logits_are_probabilities():
     (view,) = answered([[0.0, 0.0, 0.0]], kind="logits").views
     assert view["probability"] == pytest.approx(1 / 3)
 

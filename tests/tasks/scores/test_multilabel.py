@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import Certain, StopReason
@@ -178,7 +179,7 @@ class Evidence:
 
 
 def labels_of(multilabel, merged):
-    return set(multilabel.answer(merged, [], SCENE, ResponseSpec()).prediction["labels"])
+    return set(np.flatnonzero(multilabel.result(merged, [], SCENE, ResponseSpec()).present))
 
 
 @bounded
@@ -242,7 +243,8 @@ def answered(views, kind="probabilities", threshold=0.5, include=(), top_k=5):
     seen = decoded(views, multilabel)
     for view in seen:
         accumulator.add(view, 1.0)
-    return multilabel.answer(accumulator.result(), [multilabel.remark(view) for view in seen], SCENE, wanted)
+    kept = [multilabel.view_result(view) for view in seen]
+    return rendered(multilabel.result(accumulator.result(), kept, SCENE, wanted), wanted)
 
 
 def test_labels_are_those_that_reach_the_threshold_the_likeliest_first():
@@ -281,16 +283,16 @@ def test_agreement_is_the_share_of_views_on_the_merged_side_of_each_label():
     assert [unsure["by_label"][label]["std"] for label in LABELS] == pytest.approx(spread, abs=1e-6)
 
 
-def test_views_are_remarked_with_their_own_labels():
+def test_each_view_has_its_own_labels():
     views = answered([[0.7, 0.9, 0.1], [0.5, 0.1, 0.3]], include=["views"]).views
     assert [view["labels"] for view in views] == [["cat", "dog"], ["cat"]]
 
 
 def test_only_what_is_asked_for_is_told():
     assert answered([[0.2, 0.7, 0.1]]).uncertainty == {}
-    assert not task().keeps_remarks(ResponseSpec(frozenset(["probabilities"])))
+    assert not task().keeps_view_results(ResponseSpec(frozenset(["probabilities"])))
     for name in ("views", "agreement", "uncertainty"):
-        assert task().keeps_remarks(ResponseSpec(frozenset([name])))
+        assert task().keeps_view_results(ResponseSpec(frozenset([name])))
 
 
 def test_an_answer_is_json():

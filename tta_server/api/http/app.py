@@ -1,6 +1,7 @@
 """The HTTP door: translates requests to the predictor and answers back, and nothing else."""
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,9 @@ from tta_server.api.requests import RequestHandler, RequestInfo
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, TTAError
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.health import unhealthy
+from tta_server.tasks import ResponseFormat
+from tta_server.tasks.render.rendering import DRAWING
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
@@ -111,6 +113,8 @@ class Routes:
             received = time.monotonic()
             if upload.options:
                 options = read_query(request, upload.options)
+            if wants_picture and progress is None:
+                options = replace(options, format=ResponseFormat.PNG)
             asked = PredictCommand(model, [upload.image], options)
             tickets = await self._reception.submit(asked, request_id(request), received, progress)
         del upload, asked  # the ticket's, until a slot has decoded it

@@ -1,13 +1,12 @@
 """Objects in boxes: a model's boxes, scores and labels -> fused boxes, how many views saw each, how far they differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -16,24 +15,18 @@ from tta_server.tasks.base import (
     Outputs,
     ResponseSpec,
     Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
     one_weight,
-    texts,
 )
 from tta_server.tasks.boxes import frames
 from tta_server.tasks.boxes.forms import BoxesOutput, BoxReader
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, FusedBoxes, merge_boxes
-from tta_server.tasks.render.drawing import Drawing
-from tta_server.tasks.render.palette import color_of
+from tta_server.tasks.boxes.results import CLEAR, DetectionResult
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 Doubles = NDArray[np.float64]
-DRAWN = 0.3
-"""The least score of a box that is painted, and that counts where views' numbers of boxes are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ class BoxAccumulator(NoEvidence):
         self._weights.append(weight)
 
     def result(self) -> Objects:
-        counts = np.array([np.count_nonzero(found.boxes.score >= DRAWN) for found in self._found])
+        counts = np.array([np.count_nonzero(found.boxes.score >= CLEAR) for found in self._found])
         merged = self._alone() if len(self._found) == 1 else self._fused()
         return Objects(_best(merged, self._most), counts)
 
@@ -174,64 +167,31 @@ class Detection(TaskDefaults):
         score = merged.merged.score.astype(np.float64)
         return float((score**2).sum() / score.sum()) if score.sum() > 0 else None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return "views" in wanted.include
 
-    def remark(self, prediction: Found) -> Boxes:
+    def view_result(self, prediction: Found) -> Boxes:
         return prediction.boxes
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 28 * self._form.max_boxes
 
-    def answer(self, merged: Objects, remarks: Sequence[Boxes], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        found = merged.merged
-        boxes = self._listed(found)
-        extra = zip(boxes, found.votes.tolist(), found.voters.tolist(), _rounded(found.spread, 3), strict=True)
-        for box, votes, voters, spread in extra:
-            box |= {"views": votes, "of": voters, "spread": spread}
-        prediction = {"height": scene.image.height, "width": scene.image.width, "boxes": boxes}
-        unsure = _uncertainty(merged) if "uncertainty" in wanted.include else {}
-        views = [{"boxes": self._listed(boxes)} for boxes in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Objects, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        found = merged.merged
-        return {
-            "COUNT": np.array([len(found.score)], np.int32),
-            "BOXES": found.xyxy,
-            "SCORES": found.score,
-            "LABELS": texts([self.labels[label] for label in found.label]),
-            "INDICES": found.label.astype(np.int32),
-            "VIEWS": found.votes.astype(np.int32),
-            "OF": found.voters.astype(np.int32),
-            "SPREAD": found.spread,
-        }
-
-    def _listed(self, boxes: Boxes | FusedBoxes) -> list[dict[str, Any]]:
-        columns = boxes.label.tolist(), _rounded(boxes.score, 6), _rounded(boxes.xyxy, 3)
-        return [
-            {"label": self.labels[label], "index": label, "score": score, "box": box}
-            for label, score, box in zip(*columns, strict=True)
-        ]
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        found = [box for box in prediction["boxes"] if box["score"] >= DRAWN]
-        counts = {label: sum(box["label"] == label for box in found) for label in self.labels}
-        return [f"{n} {label}" for label, n in counts.items() if n] or ["no boxes"]
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """The boxes of some score, the surest last."""
-        drawing = Drawing(pixels)
-        for box in reversed(prediction["boxes"]):
-            if box["score"] >= DRAWN:
-                words = f"{box['label']} {box['score']:.2f}"
-                drawing.box(box["box"], color_of(box["index"] + 1), words)
-        return drawing.pixels
-
-
-def _rounded(values: NDArray[np.float32], decimals: int) -> list[Any]:
-    listed: list[Any] = np.round(values.astype(np.float64), decimals).tolist()
-    return listed
+    def result(
+        self, merged: Objects, views: Sequence[Boxes], scene: ImageFrame, wanted: ResponseSpec
+    ) -> DetectionResult:
+        fused = merged.merged
+        return DetectionResult(
+            labels=self.labels,
+            size=scene.image,
+            boxes=fused.xyxy,
+            scores=fused.score,
+            class_ids=fused.label,
+            found_by=fused.votes,
+            visible_in=fused.voters,
+            spread=fused.spread,
+            view_boxes=views,
+            uncertainty=_uncertainty(merged) if "uncertainty" in wanted.include else {},
+        )
 
 
 def _uncertainty(merged: Objects) -> dict[str, Any]:

@@ -1,17 +1,15 @@
 """What merged maps come to at the image's own size: one class a pixel, or any of several labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from tta_server.imaging.decoding import Pixels
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
 from tta_server.tasks.masks.maps import OutputGrid, enlarged
-from tta_server.tasks.render.palette import color_of, decoded, encoded, grey, palette_image, png
+from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
 from tta_server.tasks.scores.merging import SLACK
 
 Bools = NDArray[np.bool_]
@@ -58,10 +56,8 @@ class MaskDecoder(Protocol):
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         """How many pixels each label has."""
 
-    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
-        """What goes into `prediction`, and the picture if there is one."""
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels: ...
+    def result(self, mask: Mask, **evidence: Any) -> MaskResult:
+        """The mask as its task's result; `evidence` is the rest of what a MaskResult holds."""
 
 
 class OneClass:
@@ -97,15 +93,8 @@ class OneClass:
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         return np.bincount(mask.ravel(), minlength=len(self._labels))
 
-    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
-        picture = png(palette_image(mask, len(self._labels)))
-        return {"area": _named(self._labels, self.counts(mask)), "mask": encoded(picture)}, picture
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """Every class but the first over the image, half transparent."""
-        mask = np.asarray(decoded(prediction["mask"]))
-        colors = np.array([color_of(index) for index in range(len(self._labels))], np.uint8)
-        return np.where((mask > 0)[..., None], blended(pixels, colors[mask]), pixels)
+    def result(self, mask: Mask, **evidence: Any) -> SegmentationResult:
+        return SegmentationResult(labels=self._labels, mask=mask, area=self.counts(mask), **evidence)
 
 
 class AnyLabels:
@@ -144,16 +133,8 @@ class AnyLabels:
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         return np.asarray(mask.sum(axis=(1, 2)))
 
-    def draw(self, mask: Mask) -> tuple[dict[str, Any], bytes | None]:
-        pictures = {label: encoded(png(Image.fromarray(own))) for label, own in zip(self._labels, mask, strict=True)}
-        return {"area": _named(self._labels, self.counts(mask)), "masks": pictures}, None
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """Each label over the image in turn, half transparent."""
-        for index, label in enumerate(self._labels, start=1):
-            mask = np.asarray(decoded(prediction["masks"][label]))
-            pixels = np.where(mask[..., None], blended(pixels, np.array(color_of(index), np.uint8)), pixels)
-        return pixels
+    def result(self, mask: Mask, **evidence: Any) -> MultilabelSegmentationResult:
+        return MultilabelSegmentationResult(labels=self._labels, masks=mask, area=self.counts(mask), **evidence)
 
 
 def votes_of(merged: Maps) -> Floats:
@@ -171,38 +152,6 @@ def leads(scores: Floats) -> Floats:
     np.put_along_axis(others, scores.argmax(axis=0)[None], -np.inf, axis=0)
     ahead: Floats = top - others.max(axis=0)
     return ahead
-
-
-def probability_pictures(labels: Sequence[str], merged: Maps, scene: ImageFrame) -> dict[str, str]:
-    """Label -> base64 of a 16 bit grey PNG, 65535 for certainty."""
-    pictures = {}
-    for index, label in enumerate(labels):
-        levels = np.empty((scene.image.height, scene.image.width), np.uint16)
-        for rows, strip in enlarged(merged.scores[index : index + 1], merged.lattice, scene):
-            levels[rows] = np.rint(np.clip(strip[0], 0, 1) * 65535)
-        pictures[label] = encoded(png(Image.fromarray(levels)))
-    return pictures
-
-
-def probabilities(merged: Maps, scene: ImageFrame) -> Floats:
-    """(C, H, W), at the image's own size."""
-    whole = np.empty((len(merged.scores), scene.image.height, scene.image.width), np.float32)
-    for rows, strip in enlarged(merged.scores, merged.lattice, scene):
-        np.clip(strip, 0, 1, out=whole[:, rows])
-    return whole
-
-
-def agreement_picture(agreement: Floats) -> str:
-    """Base64 of a grey PNG, white where all agree."""
-    return encoded(png(grey(agreement)))
-
-
-def blended(pixels: Pixels, color: Pixels) -> Pixels:
-    return (pixels * 0.45 + color * 0.55).astype(np.uint8)
-
-
-def _named(labels: Sequence[str], counts: NDArray[Any]) -> dict[str, int]:
-    return {label: int(n) for label, n in zip(labels, counts, strict=True)}
 
 
 def _means(labels: Sequence[str], sums: NDArray[Any], counts: NDArray[Any]) -> dict[str, float]:

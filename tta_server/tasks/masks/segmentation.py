@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
@@ -20,23 +19,14 @@ from tta_server.tasks.base import (
     Remaining,
     ResponseSpec,
     Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
     check_shape,
     output_name,
 )
 from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
-from tta_server.tasks.masks.mask import (
-    AnyLabels,
-    Maps,
-    MaskDecoder,
-    OneClass,
-    agreement_picture,
-    probabilities,
-    probability_pictures,
-)
+from tta_server.tasks.masks.mask import AnyLabels, Maps, MaskDecoder, OneClass
+from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.merging import (
     KINDS,
     LABEL_KINDS,
@@ -52,7 +42,7 @@ from tta_server.tasks.scores.merging import (
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
-Remark = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
+ViewLabels = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
 """A view's own labels (h, w), and what of the grid it saw; None for all."""
 
 
@@ -204,50 +194,29 @@ class Segmentation(TaskDefaults):
     def confidence(self, merged: Maps) -> float:
         return self._reading.confidence(merged.scores)
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return "views" in wanted.include and self.has_picture
 
-    def remark(self, prediction: Maps) -> Remark:
+    def view_result(self, prediction: Maps) -> ViewLabels:
         own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
         return own, None if prediction.coverage is None else prediction.coverage > 0
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
-    def answer(self, merged: Maps, remarks: Sequence[Remark], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
+    def result(self, merged: Maps, views: Sequence[ViewLabels], scene: ImageFrame, wanted: ResponseSpec) -> MaskResult:
         mask = self._reading.mask(merged, scene)
-        drawn, picture = self._reading.draw(mask)
-        prediction: dict[str, Any] = {"height": scene.image.height, "width": scene.image.width, **drawn}
-        unsure: dict[str, Any] = {}
+        agreement, unsure = None, {}
         if merged.votes is not None:
             agreement, by_class = self._reading.agreement(merged, mask, scene)
-            if "agreement" in wanted.include:
-                prediction["mean_agreement"] = float(agreement.mean())
-                prediction["agreement"] = agreement_picture(agreement)
-            if "uncertainty" in wanted.include:
-                unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = probability_pictures(self.labels, merged, scene)
-        labels = merged.scores.argmax(axis=0)
-        views = [{"agreement": _same_share(remark, labels)} for remark in remarks]
-        return TaskAnswer(prediction, views, picture, unsure)
-
-    def tensors(self, merged: Maps, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        mask = self._reading.mask(merged, scene)
-        found: Tensors = {self._mask.name: mask, "AREA": self._reading.counts(mask)}
-        if "AGREEMENT" in names:
-            found["AGREEMENT"] = self._reading.agreement(merged, mask, scene)[0]
-        if "PROBABILITIES" in names:
-            found["PROBABILITIES"] = probabilities(merged, scene)
-        return found
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        whole = prediction["width"] * prediction["height"]
-        shares = sorted(prediction["area"].items(), key=lambda entry: -entry[1])
-        return [f"{label} {pixels / whole:.1%}" for label, pixels in shares if pixels]
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        return self._reading.paint(pixels, prediction)
+            unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
+        return self._reading.result(
+            mask,
+            agreement=agreement,
+            view_agreements=_view_agreements(views, merged),
+            probability_maps=ProbabilityMaps(merged.scores, merged.lattice, scene) if _maps(wanted) else None,
+            uncertainty=unsure if "uncertainty" in wanted.include else {},
+        )
 
 
 def _votes(wanted: ResponseSpec) -> bool:
@@ -255,8 +224,20 @@ def _votes(wanted: ResponseSpec) -> bool:
     return "AGREEMENT" in wanted.tensors or not wanted.include.isdisjoint(("agreement", "uncertainty"))
 
 
-def _same_share(remark: Remark, labels: NDArray[np.intp]) -> float | None:
+def _maps(wanted: ResponseSpec) -> bool:
+    """Whether the labels' probabilities are wanted for every pixel."""
+    return "PROBABILITIES" in wanted.tensors or "probabilities" in wanted.include
+
+
+def _view_agreements(views: Sequence[ViewLabels], merged: Maps) -> list[float | None]:
+    if not views:
+        return []
+    labels = merged.scores.argmax(axis=0)
+    return [_same_share(own, labels) for own in views]
+
+
+def _same_share(own: ViewLabels, merged: NDArray[np.intp]) -> float | None:
     """Share of the cells that a view saw where its own label is the merged one; None if it saw none."""
-    own, seen = remark
-    agrees = own == labels if seen is None else (own == labels)[seen]
+    labels, seen = own
+    agrees = labels == merged if seen is None else (labels == merged)[seen]
     return float(agrees.mean()) if agrees.size else None

@@ -1,6 +1,6 @@
 """J named points: coordinates (N, J, 2 or 3) or heat maps (N, J, h, w) -> where each is, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -8,18 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.preprocessing import Placement
-from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     STRICT,
     ImageFrame,
     Outputs,
     ResponseSpec,
     Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
     check_shape,
     fits,
@@ -29,8 +25,7 @@ from tta_server.tasks.base import (
 from tta_server.tasks.masks.maps import Moved, move_back, of_frame, output_grid
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.poses import HeatMaps, MergedPoses, Pose, PoseAccumulator
-from tta_server.tasks.render.drawing import Drawing
-from tta_server.tasks.render.palette import color_of
+from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.merging import sigmoid
 from tta_server.views.geometry import Affine, Size
 
@@ -184,65 +179,35 @@ class Keypoints(TaskDefaults):
         """The mean over the points."""
         return float(np.clip(merged.confidence, 0, 1).mean())
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return "views" in wanted.include
 
-    def remark(self, prediction: Pose) -> Pose:
+    def view_result(self, prediction: Pose) -> Pose:
         return replace(prediction, maps=None)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 24 * len(self.labels)
 
-    def answer(
-        self, merged: MergedPoses, remarks: Sequence[Pose], scene: ImageFrame, wanted: ResponseSpec
-    ) -> TaskAnswer:
-        points = [
-            {
-                "label": label,
-                "x": _pixels(merged.xy[j, 0]),
-                "y": _pixels(merged.xy[j, 1]),
-                "confidence": uncertainty.rounded(np.clip(merged.confidence[j], 0, 1)),
-                "visible": bool(merged.confidence[j] >= self._form.visible),
-                "spread": _pixels(merged.spread[j]),
-                "views": int(merged.views[j]),
-            }
-            for j, label in enumerate(self.labels)
-        ]
-        prediction = {"height": scene.image.height, "width": scene.image.width, "keypoints": points}
-        unsure: dict[str, Any] = {}
-        if "uncertainty" in wanted.include:
-            spread = {label: _pixels(s) for label, s in zip(self.labels, merged.spread, strict=True)}
-            unsure = {"mean_spread": _pixels(merged.spread.mean()), "spread_by_keypoint": spread}
-        views = [{"keypoints": _listed(pose)} for pose in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
+    def result(
+        self, merged: MergedPoses, views: Sequence[Pose], scene: ImageFrame, wanted: ResponseSpec
+    ) -> KeypointsResult:
+        own = [np.column_stack([pose.xy, pose.confidence]) for pose in views]
+        return KeypointsResult(
+            labels=self.labels,
+            size=scene.image,
+            keypoints=merged.xy,
+            confidence=np.clip(merged.confidence, 0, 1),
+            visible=merged.confidence >= self._form.visible,
+            spread=merged.spread,
+            visible_in=merged.views,
+            view_keypoints=np.array(own, np.float64).reshape(len(own), len(self.labels), 3),
+            uncertainty=self._uncertainty(merged) if "uncertainty" in wanted.include else {},
+        )
 
-    def tensors(self, merged: MergedPoses, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        return {
-            "KEYPOINTS": merged.xy.astype(np.float32),
-            "CONFIDENCE": np.clip(merged.confidence, 0, 1).astype(np.float32),
-            "VISIBLE": merged.confidence >= self._form.visible,
-            "SPREAD": merged.spread.astype(np.float32),
-            "VIEWS": merged.views.astype(np.int32),
-        }
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{p['label']} {p['x']:.0f}, {p['y']:.0f} ({p['confidence']:.2f})" for p in prediction["keypoints"]]
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """The points that are seen."""
-        drawing = Drawing(pixels)
-        found = enumerate(prediction["keypoints"], start=1)
-        drawing.points([(p["x"], p["y"], color_of(index), p["label"]) for index, p in found if p["visible"]])
-        return drawing.pixels
-
-
-def _listed(pose: Pose) -> list[list[float]]:
-    rows = np.column_stack([pose.xy, pose.confidence])
-    return [[_pixels(x), _pixels(y), uncertainty.rounded(c)] for x, y, c in rows]
-
-
-def _pixels(value: float) -> float:
-    return round(float(value), 3)
+    def _uncertainty(self, merged: MergedPoses) -> dict[str, Any]:
+        """In the image's pixels."""
+        spread = {label: round(float(s), 3) for label, s in zip(self.labels, merged.spread, strict=True)}
+        return {"mean_spread": round(float(merged.spread.mean()), 3), "spread_by_keypoint": spread}
 
 
 def _mirrored(labels: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> NDArray[np.intp]:

@@ -13,10 +13,7 @@ from tta_server.tasks.base import (
     Remaining,
     ResponseSpec,
     Shapes,
-    TaskAnswer,
-    Tensors,
     TensorSpec,
-    texts,
 )
 from tta_server.tasks.scores.merging import (
     KINDS,
@@ -26,6 +23,7 @@ from tta_server.tasks.scores.merging import (
     ScoresOutput,
     is_finite,
 )
+from tta_server.tasks.scores.results import ClassificationResult
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.views.view import Weight
 
@@ -87,33 +85,30 @@ class Classification(ScoreVectors):
     def confidence(self, merged: Scores) -> float:
         return float(merged.max())
 
-    def answer(self, merged: Scores, remarks: Sequence[Scores], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        order = np.argsort(-merged, kind="stable")  # ties to the lower class
-        prediction: dict[str, Any] = {"top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]}
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = [float(p) for p in merged]
-        if "agreement" in wanted.include:
-            prediction["agreement"] = _agreement(remarks, int(order[0]))
-        unsure: dict[str, Any] = {}
-        if "uncertainty" in wanted.include:
-            top, *rest = merged[order[:2]]
-            unsure = {
-                **uncertainty.of_classes(remarks),
-                "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
-                "agreement": uncertainty.rounded(_agreement(remarks, int(order[0]))),
-            }
-        views = [self._entry(int(r.argmax()), r) for r in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Scores, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        top = int(merged.argmax())
-        return {
-            "PROBABILITIES": merged,
-            "LABEL": texts([self.labels[top]]),
-            "INDEX": np.array([top], np.int32),
-        }
+    def result(
+        self, merged: Scores, views: Sequence[Scores], scene: ImageFrame, wanted: ResponseSpec
+    ) -> ClassificationResult:
+        own = self._stacked(views)
+        agreement = _agreement(own, int(merged.argmax())) if len(own) else None
+        return ClassificationResult(
+            labels=self.labels,
+            probabilities=merged,
+            view_probabilities=own,
+            agreement=agreement,
+            uncertainty=_uncertainty(merged, own) if "uncertainty" in wanted.include else {},
+        )
 
 
-def _agreement(remarks: Sequence[Scores], top: int) -> float:
-    """Share of the views whose own top class is the merged one."""
-    return sum(int(r.argmax()) == top for r in remarks) / len(remarks)
+def _agreement(own: Scores, top: int) -> float:
+    """Share of the views, of probabilities (K, C), whose own top class is the merged one."""
+    return float((own.argmax(axis=1) == top).mean())
+
+
+def _uncertainty(merged: Scores, own: Scores) -> dict[str, Any]:
+    order = np.argsort(-merged, kind="stable")  # ties to the lower class
+    top, *rest = merged[order[:2]]
+    return {
+        **uncertainty.of_classes(own),
+        "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
+        "agreement": uncertainty.rounded(_agreement(own, int(order[0]))),
+    }

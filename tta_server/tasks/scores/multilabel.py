@@ -13,8 +13,6 @@ from tta_server.tasks.base import (
     Remaining,
     ResponseSpec,
     Shapes,
-    TaskAnswer,
-    Tensors,
     TensorSpec,
 )
 from tta_server.tasks.scores.merging import (
@@ -26,6 +24,7 @@ from tta_server.tasks.scores.merging import (
     are_numbers,
     label_merges,
 )
+from tta_server.tasks.scores.results import MultilabelResult
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.views.view import Weight
 
@@ -75,34 +74,29 @@ class Multilabel(ScoreVectors):
         """The mean over the labels of the probability that each is as it was answered."""
         return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
 
-    def answer(self, merged: Floats, remarks: Sequence[Floats], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        order = np.argsort(-merged, kind="stable")
-        prediction: dict[str, Any] = {
-            "labels": [self.labels[int(i)] for i in order if merged[i] >= self._threshold],
-            "top": [self._entry(int(i), merged) for i in order[: wanted.top_k]],
-        }
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = [float(p) for p in merged]
-        if "agreement" in wanted.include:
-            prediction["agreement"] = float(self._agreement(merged, remarks).mean())
-        unsure = self._uncertainty(merged, remarks) if "uncertainty" in wanted.include else {}
-        views = [{"labels": [self.labels[int(i)] for i in np.flatnonzero(r >= self._threshold)]} for r in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
+    def result(
+        self, merged: Floats, views: Sequence[Floats], scene: ImageFrame, wanted: ResponseSpec
+    ) -> MultilabelResult:
+        own = self._stacked(views)
+        return MultilabelResult(
+            labels=self.labels,
+            probabilities=merged,
+            threshold=self._threshold,
+            view_probabilities=own,
+            agreement=float(self._agreement(merged, own).mean()) if len(own) else None,
+            uncertainty=self._uncertainty(merged, own) if "uncertainty" in wanted.include else {},
+        )
 
-    def tensors(self, merged: Floats, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        return {"PROBABILITIES": merged, "PRESENT": merged >= self._threshold}
-
-    def _agreement(self, merged: Floats, remarks: Sequence[Floats]) -> Floats:
-        """For each label the share of the views that put it on the merged side."""
-        own = np.asarray(remarks) >= self._threshold
-        share: Floats = (own == (merged >= self._threshold)).mean(axis=0, dtype=np.float32)
+    def _agreement(self, merged: Floats, own: Floats) -> Floats:
+        """For each label the share of the views, of probabilities (K, C), that put it on the merged side."""
+        share: Floats = ((own >= self._threshold) == (merged >= self._threshold)).mean(axis=0, dtype=np.float32)
         return share
 
-    def _uncertainty(self, merged: Floats, remarks: Sequence[Floats]) -> dict[str, Any]:
-        spread = uncertainty.deviation(np.asarray(remarks, np.float64))
-        agreement = self._agreement(merged, remarks)
+    def _uncertainty(self, merged: Floats, own: Floats) -> dict[str, Any]:
+        spread = uncertainty.deviation(own.astype(np.float64))
+        agreement = self._agreement(merged, own)
         return {
-            **uncertainty.of_labels(remarks),
+            **uncertainty.of_labels(own),
             "agreement": uncertainty.rounded(agreement.mean()),
             "by_label": {
                 label: {"std": uncertainty.rounded(std), "agreement": uncertainty.rounded(share)}

@@ -1,7 +1,6 @@
 """What classes and labels have in common: scores (N, C) -> probabilities (C,)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -52,17 +51,15 @@ class ScoreVectors(TaskDefaults):
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         check_bounded(merge)
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
+    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
         return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
 
-    def remark(self, prediction: Floats) -> Floats:
+    def view_result(self, prediction: Floats) -> Floats:
         return self._kind.probabilities(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 4 * len(self.labels)
 
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{top['label']} {top['probability']:.3f}" for top in prediction["top"]]
-
-    def _entry(self, index: int, probabilities: Floats) -> dict[str, Any]:
-        return {"label": self.labels[index], "index": index, "probability": float(probabilities[index])}
+    def _stacked(self, views: Sequence[Floats]) -> Floats:
+        """Each view's own probabilities as one array (K, C)."""
+        return np.array(views, np.float32).reshape(len(views), len(self.labels))
