@@ -24,8 +24,9 @@ from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.telemetry.prometheus import Metrics
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     (case,) = (case for case in cases(args.data) if case.model == args.only)
     images, bare = [path.read_bytes() for path in case.images], Bare(args.models, case)
     model, metrics = load_model(args.models / case.model), Metrics()
-    runner, tensor = Executor(), np.random.default_rng(0).random((1, *case.shape), np.float32)
+    runner, tensor = Executor(Observers()), np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
     def decode(image: bytes) -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     def request(batch: int) -> Callable[[bytes], object]:
         def handle(image: bytes) -> object:
             source = read_source(image, Limits())
-            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).work
+            work = make_job(plan, source, Deadline.after(10_000), Caller("floor"), metrics).payload
             work.decode()
             for first in range(0, VIEWS, batch):
                 for views in alike(work.layout.buckets, range(first, first + batch)):

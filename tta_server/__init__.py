@@ -18,8 +18,9 @@ from tta_server.imaging.inputs import ImageLike, own_image
 from tta_server.repository.loader import Model, load_model
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.cores import available_cores
+from tta_server.serving.job import Caller
 from tta_server.serving.options import as_query, read_options
-from tta_server.serving.predictor import Caller, Ticket
+from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
 

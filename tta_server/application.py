@@ -24,6 +24,7 @@ from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
 
@@ -57,7 +58,8 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self._runner = Executor(self.statistics)
+        observer = Observers(self.metrics, self.statistics, ReceiptTimings())
+        self._runner = Executor(observer)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self._costs = CostModel()
@@ -67,13 +69,11 @@ class Application:
         self._engine: Engine[ImageJob] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             self._runners,
-            self.metrics,
+            observer,
             self.health,
             lambda reason: self.on_fatal(reason),
         )
-        self.predictor = Predictor(
-            self.models, self._engine, settings.limits, self.metrics, self.health, self.statistics
-        )
+        self.predictor = Predictor(self.models, self._engine, settings.limits, observer, self.health)
         self._canary = ModelProbe(self.predictor, self.health)
         self._add_gauges()
         self._warmed = False

@@ -14,7 +14,7 @@ from tests.support.patterns import noise, smooth
 from tta_server import load
 from tta_server.errors import UnsupportedMedia
 from tta_server.imaging.decoding import Limits, Rendering, decode, decode_picture, read_header
-from tta_server.serving.predictor import read_source
+from tta_server.serving.image import read_source
 from tta_server.views.geometry import Size
 
 SIZE = Size(21, 13)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.jobs import SingleJob, run
 from tests.support.onnx_models import segmenter, write_model
 from tests.support.patterns import noise, smooth
 from tta_server import load
@@ -20,9 +21,9 @@ from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.loader import CACHE_BYTES, load_model
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.telemetry.prometheus import Metrics
@@ -201,11 +202,11 @@ def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
     """Driven by hand: of the second view one tile of two is merged."""
     model = load_model(folder)
     plan = make_plan(model, Options(max_views=2))
-    work = make_job(plan, read_source(noise(Size(80, 20)), Limits()), Deadline.after(1000), Caller("x"), Metrics()).work
+    source = read_source(noise(Size(80, 20)), Limits())
+    work = SingleJob(make_job(plan, source, Deadline.after(1000), Caller("x"), Metrics()))
     work.decode()
-    runner = Executor()
     for item in (0, 1, 2):
-        runner.run([(work, item)])
+        run([(work, item)])
     work.settle(StopReason.DEADLINE)
     views = work.future.result().receipt.to_dict()["views"]
     assert views == [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0, "tiles": 1}]

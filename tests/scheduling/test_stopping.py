@@ -165,9 +165,9 @@ class Scenery:
         tensor = self.placements[index].tensor
         return 3, tensor.height // self._stride, tensor.width // self._stride
 
-    def drawn(self, index: int, source: np.random.Generator, doubt: float) -> Any:
+    def drawn(self, index: int, source: np.random.Generator, request_reprice: float) -> Any:
         shape = self.shape(index)
-        scores = source.random(shape) * doubt
+        scores = source.random(shape) * request_reprice
         scores[2, : shape[1] // 2] += 1
         scores[1, shape[1] // 2 :] += 1
         return self.prediction(index, np.float32(scores / scores.sum(axis=0)))
@@ -190,13 +190,15 @@ class Scenery:
 @BOUNDED
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
-@given(seed=st.integers(0, 2**32 - 1), doubt=st.sampled_from([0.02, 0.3, 1.5]), done=st.integers(1, len(POLICY)))
+@given(
+    seed=st.integers(0, 2**32 - 1), request_reprice=st.sampled_from([0.02, 0.3, 1.5]), done=st.integers(1, len(POLICY))
+)
 def test_no_more_pixels_change_than_were_undecided(
-    merge: str, stride: int, prep: Preprocessing, seed: int, doubt: float, done: int
+    merge: str, stride: int, prep: Preprocessing, seed: int, request_reprice: float, done: int
 ) -> None:
     """At the image's own size, with views that see only a part, whatever follows."""
     source, scenery = np.random.default_rng(seed), Scenery(prep, stride)
-    ran = [scenery.drawn(index, source, doubt) for index in range(done)]
+    ran = [scenery.drawn(index, source, request_reprice) for index in range(done)]
     now = scenery.merged(merge, ran)
     remaining = [(scenery.placements[i], POLICY[i].weight) for i in range(done, len(POLICY))]
     undecided, mask = now.undecided(remaining), scenery.mask(now)

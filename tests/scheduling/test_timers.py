@@ -34,13 +34,13 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
     dates: dict[int, float] = {}
     for action, name, at in steps:
         if action == "put":
-            agenda.put(jobs[name], at)
+            agenda.set(jobs[name], at)
             dates[name] = at
         elif action == "remove":
             agenda.remove(jobs[name])
             dates.pop(name, None)
         else:
-            taken = [dates.pop(each.work) for each in agenda.take_due(at)]
+            taken = [dates.pop(each.payload) for each in agenda.take_due(at)]
             assert taken == sorted(taken)
             assert all(date <= at for date in taken)
             assert all(date > at for date in dates.values())
@@ -50,21 +50,21 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
 def test_an_agenda_forgets_outdated_dates() -> None:
     """However often dates move, and in whatever order."""
     agenda, one, other = DueTimers[int](), job(1), job(2)
-    agenda.put(other, 0.0)
+    agenda.set(other, 0.0)
     for at in range(10_000):
-        agenda.put(one, 10_000.0 - at)
-        agenda.put(other, float(at))
-    assert [each.work for each in agenda.take_due(math.inf)] == [1, 2]
+        agenda.set(one, 10_000.0 - at)
+        agenda.set(other, float(at))
+    assert [each.payload for each in agenda.take_due(math.inf)] == [1, 2]
     assert agenda.first() is None
 
 
 def test_who_is_put_again_while_the_due_are_taken_comes_again_only_if_due() -> None:
     agenda, one = DueTimers[int](), job(1)
-    agenda.put(one, 1.0)
+    agenda.set(one, 1.0)
     taken = []
     for each in agenda.take_due(5.0):
         taken.append(each)
-        agenda.put(each, 3.0 if len(taken) == 1 else 7.0)
+        agenda.set(each, 3.0 if len(taken) == 1 else 7.0)
     assert taken == [one, one]
     assert agenda.first() == 7.0
 

@@ -9,21 +9,18 @@ import numpy as np
 import pytest
 
 from tests.serving.test_job import CLEAR, EVEN, NAN, VIEWS, Late, four_views, scores
+from tests.support.jobs import SingleJob, job_of, run
 from tests.support.serving import PATIENCE
 from tests.support.toys import trap_model, trapped
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import Model, load_model
 from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.answer import Answer
-from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.job import ImageJob
-from tta_server.serving.predictor import read_source
+from tta_server.serving.image import read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.render.png import from_base64
 from tta_server.tasks.scores.classification import Classification
 from tta_server.tasks.scores.merging import softmax
-from tta_server.telemetry.prometheus import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +55,13 @@ def gated(toy: Model) -> tuple[Model, Gated]:
     return replace(toy, task=task), task
 
 
-def drawn(model: Model, *include: str) -> ImageJob:
+def drawn(model: Model, *include: str) -> SingleJob:
     """As `four_views`, with a drawing in each answer, which this task offers nobody."""
     known = four_views(model)
-    plan = replace(known.plan, wanted=replace(known.plan.wanted, include=frozenset(["drawing", *include])))
-    return ImageJob(plan, known.layout, read_source(trapped(), Limits()), Deadline.after(60_000), "x", Metrics())
+    plan = replace(
+        known.payload.plan, wanted=replace(known.payload.plan.wanted, include=frozenset(["drawing", *include]))
+    )
+    return job_of(plan, known.payload.views.layout, read_source(trapped(), Limits()))
 
 
 def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Model) -> None:
@@ -70,12 +69,12 @@ def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Mode
     model, task = gated(toy)
     work = drawn(model)
     work.decode()
-    Executor().run([(work, 0)])
+    run([(work, 0)])
     with ThreadPoolExecutor(1) as reader:
         asked = reader.submit(work.partial, 0)
         assert task.entered.wait(PATIENCE)
         work.merge(1, NAN, 0)
-        Executor().run([(work, 2)])
+        run([(work, 2)])
         work.settle(StopReason.DEADLINE)
         task.release.set()
         found = asked.result(PATIENCE)
@@ -97,7 +96,7 @@ def test_what_nobody_reads_is_never_made(toy: Model) -> None:
     work = four_views(model, listener=lambda: heard.append(task.results))
     for index in range(VIEWS):
         work.merge(index, EVEN, 0)
-        work.tell()
+        work.notify()
     assert heard == [0, 0, 0]
     work.settle(StopReason.ALL_VIEWS)
     assert task.results == 1
@@ -125,10 +124,11 @@ def test_a_rule_that_would_stop_silences_nobody_whose_mandatory_views_still_run(
 ) -> None:
     calls: list[int] = []
     work = four_views(toy, listener=lambda: calls.append(1))
-    work.plan = replace(work.plan, rule=Confident(0.1), mandatory=mandatory)
+    work.payload.plan = replace(work.payload.plan, rule=Confident(0.1))
+    work.job.mandatory = mandatory
     for index in range(VIEWS):
         work.merge(index, CLEAR, 0)
-        work.tell()
+        work.notify()
     assert len(calls) == heard
 
 
@@ -147,7 +147,7 @@ def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: p
 def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
     """Two slots merge, two readers read, one client leaves or is answered: each answer adds up."""
     worth = [scores(9, 1, 1), scores(1, 9, 1), scores(1, 1, 9), scores(4, 4, 1)]
-    names = [view.name for view in four_views(toy).plan.views]
+    names = [view.name for view in four_views(toy).payload.plan.views]
     each = [softmax(np.array(one["scores"][0])) for one in worth]
 
     def check(answer: Answer) -> None:
@@ -162,15 +162,15 @@ def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(t
             work.decode()
             start = threading.Barrier(5)
 
-            def merge(views: list[int], work: ImageJob = work, start: threading.Barrier = start) -> None:
+            def merge(views: list[int], work: SingleJob = work, start: threading.Barrier = start) -> None:
                 start.wait(PATIENCE)
                 for index in views:
-                    work.write(index, np.empty((3, 8, 8), np.float32))
+                    work.payload.views.write(index, np.empty((3, 8, 8), np.float32))
                     work.merge(index, NAN if index == 3 else worth[index], 0)
-                    work.times.add(infer=1)
-                    work.tell()
+                    work.payload.times.add(infer=1)
+                    work.notify()
 
-            def read(work: ImageJob = work, start: threading.Barrier = start) -> None:
+            def read(work: SingleJob = work, start: threading.Barrier = start) -> None:
                 start.wait(PATIENCE)
                 seen = 0
                 while not work.future.done():
@@ -180,7 +180,7 @@ def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(t
                         assert "drawing" in found[1].prediction
                         check(found[1])
 
-            def settle(work: ImageJob = work, start: threading.Barrier = start, turns: int = number % 6) -> None:
+            def settle(work: SingleJob = work, start: threading.Barrier = start, turns: int = number % 6) -> None:
                 start.wait(PATIENCE)
                 for _ in range(turns):
                     work.partial(0)

@@ -14,10 +14,12 @@ from tests.support.simulator import PIXELS, A, cost_model, linear
 from tta_server.backends.cancel import Abort
 from tta_server.errors import InternalError, InvalidInput, TTAError
 from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
+from tta_server.serving.job import Recorder
 from tta_server.telemetry.prometheus import Metrics
 
 SURVIVED = ["work.decode", "work.settle", "runner.run"]
@@ -86,7 +88,10 @@ class Work:
         if self._broken:
             raise InvalidInput("not an image")
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def notify_progress(self, progress: Progress) -> None:
+        pass
+
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         self._wires.touch("work.settle")
         self.outcomes.append(outcome)
         self.done.set()
@@ -100,7 +105,7 @@ class Runner:
         self._count = 0
         self._lock = threading.Lock()
 
-    def run(self, items: Sequence[tuple[Work, int]], abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Sequence[tuple[Job[Work], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
         self._wires.touch("runner.run")
         with self._lock:
             self._count += 1
@@ -171,7 +176,7 @@ def test_what_a_job_raises_costs_that_job_at_most(name: str, number: int) -> Non
         assert not shop.fatal
         after = shop.submit()
         assert after
-        assert after.work.done.wait(PATIENCE)
+        assert after.payload.done.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -45,7 +45,7 @@ def test_one_batch_that_works_clears_a_model_whatever_was_before(worked: list[bo
     health = happened([("worked" if good else "failed", "a") for good in worked] + [("condemn", "a")])
     health.worked("a")
     assert not health.ill
-    health.condemn("a")  # the canary's failure comes after that: it is of no account
+    health.mark_unhealthy("a")  # the canary's failure comes after that: it is of no account
     assert not health.ill
 
 
@@ -90,6 +90,6 @@ def test_who_waits_hears_of_a_suspect_and_of_the_end() -> None:
 def test_the_first_fatal_reason_stands() -> None:
     health = Health()
     assert not health.fatal
-    health.die("slot 1 is stuck")
-    health.die("slot 0 is stuck")
+    health.mark_fatal("slot 1 is stuck")
+    health.mark_fatal("slot 0 is stuck")
     assert health.fatal == "slot 1 is stuck"

@@ -20,8 +20,8 @@ from tta_server.api.oip.tensors import specs_of, write_tensors
 from tta_server.application import Application
 from tta_server.repository.loader import Model, load_model
 from tta_server.serving.answer import Answer
+from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Caller
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.base import fits

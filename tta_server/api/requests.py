@@ -21,9 +21,9 @@ from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.repository.loader import Model
 from tta_server.scheduling.costs import Track
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Listener
+from tta_server.serving.job import Caller, Listener
 from tta_server.serving.plan import Options, Plan, is_quick, lays_out_quickly
-from tta_server.serving.predictor import Caller, Ticket
+from tta_server.serving.predictor import Ticket
 from tta_server.views.geometry import Size
 
 log = logging.getLogger("tta_server.requests")

@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tta_server.errors import BackendFailed, InvalidInput
+from tta_server.errors import InvalidInput
 from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.imaging.preprocessing import Channels, Normalization, Placement, Preprocessing
 from tta_server.repository.loader import Model
-from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.plan import Options, Plan, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
-from tta_server.tasks import ImageFrame, Result
+from tta_server.serving.executor import run_views
+from tta_server.serving.image import read_source
+from tta_server.serving.plan import Options, Plan, make_layout, make_plan
+from tta_server.tasks import Result
 from tta_server.tasks.masks.results import MaskResult
 from tta_server.tasks.render.palette import grey
 from tta_server.tasks.render.rendering import DRAWING, lines_of, renderer_of
-from tta_server.telemetry.prometheus import Metrics
 from tta_server.views.view import View
 
 CELL = 224
@@ -53,19 +51,16 @@ def draw_sheet(
     limits = limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
     model.preprocessing.check(plan.views, source.size, limits)
-    work = make_job(plan, source, Deadline.after(model.config.budget.max_ms), Caller("sheet"), Metrics()).work
-    if work.layout.tiles > 1:
-        raise InvalidInput(f"the image is {source.size}, which takes {work.layout.tiles} tiles: too many to draw")
-    work.decode()
+    layout = make_layout(plan, source.size)
+    if layout.tiles > 1:
+        raise InvalidInput(f"the image is {source.size}, which takes {layout.tiles} tiles: too many to draw")
     pixels = source.open().pixels
-    scene = ImageFrame(source.size, work.layout.plain)
+    seen = run_views(plan, source)
+    scene = seen.views.frame
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
     cells, kept = [], []
-    for index, (view, placement) in enumerate(zip(plan.views, work.layout.placements, strict=True)):
-        outputs = Executor().infer([(work, index)])
-        prediction = model.task.decode(outputs, 0, placement, scene)
-        if not model.task.is_sound(prediction):
-            raise BackendFailed(f"the model's output for view {view.name!r} holds NaN or infinity")
+    rows = zip(plan.views, layout.placements, seen.predictions, strict=True)
+    for index, (view, placement, prediction) in enumerate(rows):
         merged.add(prediction, view.weight)
         kept.append(model.task.view_result(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted, scene)

@@ -17,7 +17,7 @@ class ExpectedArrival:
     """One more like the last: its budget, its model's default, and how long it may wait for a slot and keep it."""
 
     budget: float
-    spare: float
+    slack: float
     seen: float
 
 
@@ -27,12 +27,12 @@ class ExpectedArrivals:
     def __init__(self) -> None:
         self._last: dict[str, ExpectedArrival] = {}
 
-    def met(self, job: Job[W], plain: float, now: float) -> None:
+    def observe(self, job: Job[W], plain: float, now: float) -> None:
         """An admitted job; its decoding, its plain view and an answer of that take `plain` seconds."""
-        self._last[job.model] = ExpectedArrival(job.patience, job.patience - plain, now)
+        self._last[job.model] = ExpectedArrival(job.default_budget, job.default_budget - plain, now)
 
     def expected(self, now: float) -> Iterator[ExpectedArrival]:
         """One of each model met lately, except those that would be late on an idle pool too, or never."""
         for newcomer in self._last.values():
-            if 0 <= newcomer.spare < math.inf and now - newcomer.seen <= RECENT:
+            if 0 <= newcomer.slack < math.inf and now - newcomer.seen <= RECENT:
                 yield newcomer

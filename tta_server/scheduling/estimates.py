@@ -35,7 +35,7 @@ class Estimates:
         """Of these views as one batch; if there are none, of the job's answer or the decoding of its image."""
         if items:
             return self._batch(items, now)
-        if job.mandatory_handed:
+        if job.mandatory_dispatched:
             return Occupancy(self.finishing(job, now), {job: 0})
         return Occupancy(self.decoding(job, now), {})
 
@@ -46,10 +46,10 @@ class Estimates:
         seconds = busy = self.costs.seconds(bucket, len(items), now)
         elsewhere: dict[int, float] = {}
         for job, count in views.items():
-            if job.handed + count < job.mandatory:
+            if job.dispatched + count < job.mandatory:
                 continue
             answer = self.finishing(job, now)
-            if job.running and not job.mandatory_handed and job.last_end > now + seconds:
+            if job.running and not job.mandatory_dispatched and job.last_end > now + seconds:
                 elsewhere[job.last_slot] = elsewhere.get(job.last_slot, 0.0) + answer
             else:
                 busy += answer
@@ -77,7 +77,7 @@ class Estimates:
     def load(self, job: Job[W], views: int, now: float) -> float:
         """Seconds of one slot for what is left of a job up to that many views, and its answer."""
         decoding = self.decoding(job, now) if job.phase is Phase.WAITING else 0.0
-        return decoding + sum(self.views(job, job.handed, views, now)) + self.finishing(job, now)
+        return decoding + sum(self.views(job, job.dispatched, views, now)) + self.finishing(job, now)
 
     def rest(self, job: Job[W], first: int, now: float) -> float:
         """Seconds of one slot for its mandatory views from `first` on, and its answer; 0 if there are none."""
@@ -86,32 +86,32 @@ class Estimates:
 
     def alone(self, job: Job[W], slots: int) -> float:
         """What is left of its mandatory work on an idle pool, by the least costs that are known."""
-        return self.placed([0.0] * slots, job, 0.0, math.inf)
+        return self.schedule_job([0.0] * slots, job, 0.0, math.inf)
 
-    def decoded(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+    def schedule_decode(self, free: list[float], job: Job[W], start: float, now: float) -> float:
         """When its image is decoded, by the slot that is free first from `start` on."""
         if job.phase is Phase.DECODING:
             return max(start, job.ready_at)
-        return put(free, start, self.decoding(job, now)) if job.phase is Phase.WAITING else start
+        return assign(free, start, self.decoding(job, now)) if job.phase is Phase.WAITING else start
 
-    def placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+    def schedule_job(self, free: list[float], job: Job[W], start: float, now: float) -> float:
         """When a job is answered if its mandatory work goes, from `start` on, to the slots that are free first.
 
         `free` has when each slot is, in order, and is brought up to date.
         """
-        return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
+        return self.schedule_views(free, job, job.dispatched, self.schedule_decode(free, job, start, now), now)
 
-    def viewed(
+    def schedule_views(
         self, free: list[float], job: Job[W], first: int, start: float, now: float, running_until: float = 0.0
     ) -> float:
         """The same from a view on, its image decoded at `start`. Views of it that run already are waited for, but not
         on an idle pool. Where no mandatory view is left, its answer goes to the slot that is free first."""
         if first >= job.mandatory:
-            return put(free, start, self.finishing(job, now))
+            return assign(free, start, self.finishing(job, now))
         end = max(start, job.last_end, running_until) if job.running and now < math.inf else max(start, running_until)
         for seconds, batches in self.runs(job, first, job.mandatory, now):
-            end = max(end, put_all(free, start, seconds, batches))
-        return answered(free, end, self.finishing(job, now))
+            end = max(end, assign_all(free, start, seconds, batches))
+        return schedule_answer(free, end, self.finishing(job, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Occupancy(Generic[W]):
         return self.busy + sum(self.elsewhere.values())
 
 
-def put(free: list[float], start: float, seconds: float) -> float:
+def assign(free: list[float], start: float, seconds: float) -> float:
     """When a piece of work is done, from `start` on.
 
     It goes to the slot that is free last before `start`, so that none stands idle, or else to the one that is free
@@ -142,8 +142,8 @@ def put(free: list[float], start: float, seconds: float) -> float:
     return end
 
 
-def put_all(free: list[float], start: float, seconds: float, number: int) -> float:
-    """When the last of that many equal pieces is done, each put where `put` puts it, one after the other.
+def assign_all(free: list[float], start: float, seconds: float, number: int) -> float:
+    """When the last of that many equal pieces is done, each put where `assign` puts it, one after the other.
 
     Once no slot stands idle before `start` and no two differ by more than one piece, the slots take turns: whole turns
     need not be put piece by piece.
@@ -154,12 +154,12 @@ def put_all(free: list[float], start: float, seconds: float, number: int) -> flo
             turns = number // len(free) - 1
             free[:] = [time + turns * seconds for time in free]
             number -= turns * len(free)
-        end = max(end, put(free, start, seconds))
+        end = max(end, assign(free, start, seconds))
         number -= 1
     return end
 
 
-def answered(free: list[float], end: float, seconds: float) -> float:
+def schedule_answer(free: list[float], end: float, seconds: float) -> float:
     """When an answer is made whose last view ends at `end`: by that slot, before whatever else is to run there."""
     slot = min(bisect_left(free, end), len(free) - 1)
     insort(free, free.pop(slot) + seconds)

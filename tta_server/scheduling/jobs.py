@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from tta_server.errors import TTAError
 from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.progress import NOTHING_DONE, Progress
 from tta_server.scheduling.stopping import StopReason
 
 W = TypeVar("W")
@@ -28,11 +29,15 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """One view of a batch is merged. `worth` is how much one more of its job's views is expected to change; `stop` is
-    set when no more are needed."""
+    """One view of a batch is merged, with what a slot found out of the merge after it.
 
-    worth: float = 1.0
+    `expected_gain` is how much one more view of its job is expected to change; `stop` is set when no more are needed;
+    `open_share` is the share of the answer that is undecided, None where no stop rule asked.
+    """
+
+    expected_gain: float = 1.0
     stop: StopReason | None = None
+    open_share: float | None = None
 
 
 class Lost(Enum):
@@ -60,12 +65,11 @@ class Job(Generic[W]):
     """One image of one request.
 
     `buckets` has one entry a view, in policy order, or one for each of its `tiles`; `mandatory` counts entries.
-    `patience` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve` seconds
-    are taken off the deadline already, for its door. The rest, from `phase` on, is the scheduler's; `closing` is set
-    once no more views may run and its answer waits for a slot.
+    `default_budget` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve`
+    seconds are taken off the deadline already, for its protocol. The fields from `phase` on belong to the scheduler.
     """
 
-    work: W
+    payload: W
     model: str
     buckets: tuple[Bucket, ...]
     mandatory: int
@@ -73,19 +77,13 @@ class Job(Generic[W]):
     pixels: int
     nbytes: int = 0
     priority: Priority = Priority.INTERACTIVE
-    patience: float = math.inf
+    default_budget: float = math.inf
     finish: str = "finish"
     reserve: float = 0.0
     tiles: int = 1
     phase: Phase = Phase.WAITING
-    handed: int = 0
-    running: int = 0
-    merged: int = 0
-    mandatory_merged: int = 0
-    lost: int = 0
-    failed: bool = False
-    worth: float = 1.0
-    closing: StopReason | None = None
+    progress: Progress = NOTHING_DONE
+    expected_gain: float = 1.0
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
@@ -97,26 +95,51 @@ class Job(Generic[W]):
         return self.priority is Priority.BATCH
 
     @property
+    def dispatched(self) -> int:
+        return self.progress.dispatched
+
+    @property
+    def running(self) -> int:
+        return self.progress.running
+
+    @property
     def next_bucket(self) -> Bucket:
-        return self.buckets[self.handed]
+        return self.buckets[self.progress.dispatched]
 
     @property
-    def all_handed(self) -> bool:
-        return self.handed == len(self.buckets)
+    def all_dispatched(self) -> bool:
+        return self.progress.dispatched == len(self.buckets)
 
     @property
-    def mandatory_handed(self) -> bool:
-        return self.handed >= self.mandatory
+    def mandatory_dispatched(self) -> bool:
+        return self.progress.dispatched >= self.mandatory
 
     @property
     def is_open(self) -> bool:
         """True while only optional views could still run for it; then nothing but its answer is mandatory work."""
-        return self.mandatory_handed and self.closing is None
+        return self.mandatory_dispatched and self.progress.stop is None
 
     @property
-    def answerable(self) -> bool:
+    def is_answerable(self) -> bool:
         """True once every mandatory view is merged; optional ones may come back before them."""
-        return self.mandatory_merged >= self.mandatory
+        return self.progress.has_merged_first(self.mandatory)
+
+    @property
+    def is_complete(self) -> bool:
+        """True once nothing more is to come of any view, nor from a slot."""
+        return not self.progress.running and self.progress.has_returned_first(len(self.buckets))
+
+    def merge(self, view: int) -> Progress | None:
+        """Records a view as merged; returns the progress then, None if the job is settled."""
+        if self.progress.settled:
+            return None
+        self.progress = self.progress.merge(view)
+        return self.progress
+
+    def lose(self, view: int) -> None:
+        """Records that a view is not merged, for lack of a usable output; nothing once the job is settled."""
+        if not self.progress.settled:
+            self.progress = self.progress.lose(view)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,15 @@ from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
 EXACT_LIMIT = 64
-"""A longer line is not laid out job by job, but bounded (see `_late_in_crowd`): laying out 1,000 jobs took 5 ms."""
+"""A longer line is not laid out job by job, but bounded (see `_lateness_bound`): laying out 1,000 jobs took 5 ms."""
 
 
 class MandatoryQueue(Generic[W]):
     """Interactive jobs in deadline order, then batch jobs in theirs; list scheduling in this order says who would be
     late. Answers that no interactive view has to wait for take their turn among the batch jobs, by deadline."""
 
-    def __init__(self, prices: Estimates, slots: Slots) -> None:
-        self._prices = prices
+    def __init__(self, estimates: Estimates, slots: Slots) -> None:
+        self._estimates = estimates
         self._slots = slots
         self._jobs: list[Job[W]] = []
         self.waiting: dict[Job[W], None] = {}
@@ -71,22 +71,22 @@ class MandatoryQueue(Generic[W]):
         self.waiting.pop(job, None)
         self._total = self._total - job.load if self._jobs else 0.0
 
-    def work(self, job: Job[W], now: float) -> float:
+    def mandatory_seconds(self, job: Job[W], now: float) -> float:
         """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait
         for its image."""
-        seconds = self._prices.load(job, job.mandatory, now)
+        seconds = self._estimates.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
-        batches = sum(number for _, number in self._prices.runs(job, job.handed, job.mandatory, now))
+        batches = sum(number for _, number in self._estimates.runs(job, job.dispatched, job.mandatory, now))
         shared = min(self._slots.number, batches)
-        return seconds + (shared - 1) * self._prices.decoding(job, now)
+        return seconds + (shared - 1) * self._estimates.decoding(job, now)
 
-    def lightened(self, job: Job[W], now: float) -> None:
+    def reprice(self, job: Job[W], now: float) -> None:
         """Some of its work is handed out."""
         place = self._place(job)
         if place is not None:
             self._total -= job.load
-            job.load = self._loads[place] = self.work(job, now)
+            job.load = self._loads[place] = self.mandatory_seconds(job, now)
             self._total += job.load
 
     def _place(self, job: Job[W]) -> int | None:
@@ -98,13 +98,13 @@ class MandatoryQueue(Generic[W]):
         """Those of the line, by rank, in the order in which they are laid out."""
         batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
         last = batch
-        while last and jobs[last - 1].mandatory_handed:
+        while last and jobs[last - 1].mandatory_dispatched:
             last -= 1
         if last == batch or batch == len(jobs):
             return jobs
         return [*jobs[:last], *sorted(jobs[last:], key=lambda job: job.deadline)]
 
-    def is_relaxed(self, more: float, now: float, deadline: float = math.inf) -> bool:
+    def trivially_feasible(self, more: float, now: float, deadline: float = math.inf) -> bool:
         """Whether one slot alone could do all of the line, and `more`, from when all are free to the first deadline.
 
         Then nobody is late on any schedule, and there is no need to lay one out.
@@ -125,18 +125,18 @@ class MandatoryQueue(Generic[W]):
         """The first job that would miss its deadline, or miss it by more, if the first free slot did this step of
         `head`."""
         if len(self._jobs) > EXACT_LIMIT:
-            return self._first_delayed_in_crowd(head, step, now)
+            return self._first_delayed_bounded(head, step, now)
         free, late = self._slots.free(now, step), {}
         for job in self:
             if job in step.views:
-                first = job.handed + step.views[job]
+                first = job.dispatched + step.views[job]
                 if first >= job.mandatory:
                     continue
-                end = self._prices.viewed(free, job, first, now, now, now + step.seconds)
+                end = self._estimates.schedule_views(free, job, first, now, now, now + step.seconds)
             elif job is head:
-                end = self._prices.viewed(free, job, job.handed, now + step.busy, now)
+                end = self._estimates.schedule_views(free, job, job.dispatched, now + step.busy, now)
             else:
-                end = self._prices.placed(free, job, now, now)
+                end = self._estimates.schedule_job(free, job, now, now)
             if end > job.deadline + EPSILON:
                 late[job] = end
         if not late:
@@ -146,14 +146,14 @@ class MandatoryQueue(Generic[W]):
 
     def is_late(self, now: float) -> bool:
         """True if a job misses its deadline when all of the line is laid out."""
-        if self.is_relaxed(0.0, now):
+        if self.trivially_feasible(0.0, now):
             return False
         if len(self._jobs) > EXACT_LIMIT:
-            _, loads, deadlines = self._crowd()
-            return bool(np.any(self._late_in_crowd(loads, deadlines, 0.0, now) > EPSILON))
+            _, loads, deadlines = self._arrays()
+            return bool(np.any(self._lateness_bound(loads, deadlines, 0.0, now) > EPSILON))
         return any(end > job.deadline + EPSILON for job, end in self._laid_out(self, self._slots.free(now), now))
 
-    def refusal(self, job: Job[W], now: float) -> float:
+    def retry_after(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted; 0 for at once.
 
         Where only the job itself would be late, it is to come when it would not be even behind all others, for they may
@@ -161,22 +161,22 @@ class MandatoryQueue(Generic[W]):
         """
         place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
         if len(self._jobs) >= EXACT_LIMIT:
-            return self._refusal_in_crowd(job, place, now)
+            return self._retry_after_bounded(job, place, now)
         order = self._order([*self._jobs[:place], job, *self._jobs[place:]])
         late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
-            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
+            return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
         return max(end for _, end in self._laid_out(self, self._slots.free(now), now)) - now
 
-    def last_after(self, job: Job[W], now: float) -> float:
+    def wait_behind_queue(self, job: Job[W], now: float) -> float:
         """In how many seconds a job would be admitted even behind all of the line."""
         free = self.slots_after(now)
-        late = self._prices.placed(free.copy(), job, now, now) - job.deadline
-        then = self._prices.placed(free.copy(), job, now + max(0.0, late), now)
+        late = self._estimates.schedule_job(free.copy(), job, now, now) - job.deadline
+        then = self._estimates.schedule_job(free.copy(), job, now + max(0.0, late), now)
         return late if then <= job.deadline + late + EPSILON else max(free) - now
 
-    def then_free(self, now: float) -> float:
+    def free_after_queue(self, now: float) -> float:
         """When the first slot is free once all of the line is placed."""
         return self.slots_after(now)[0]
 
@@ -203,11 +203,11 @@ class MandatoryQueue(Generic[W]):
     def _laid_out(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
         """Each job with when it is answered on slots that are `free` (a heap) from then on."""
         for job in jobs:
-            yield job, self._prices.placed(free, job, now, now)
+            yield job, self._estimates.schedule_job(free, job, now, now)
 
     # ---- a crowd ----
 
-    def _late_in_crowd(
+    def _lateness_bound(
         self, loads: NDArray[np.float64], deadlines: NDArray[np.float64], lead: float, now: float
     ) -> NDArray[np.float64]:
         """By how much each job is late at most: it starts when the slots together have done what runs and all before
@@ -216,20 +216,20 @@ class MandatoryQueue(Generic[W]):
         late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
-    def _first_delayed_in_crowd(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
-        order, loads, deadlines = self._crowd()
-        before = self._late_in_crowd(loads, deadlines, 0.0, now)
+    def _first_delayed_bounded(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
+        order, loads, deadlines = self._arrays()
+        before = self._lateness_bound(loads, deadlines, 0.0, now)
         left, waits = loads.copy(), np.ones(len(order), bool)
         for job in step.views or [head]:
             if self._place(job) is not None:
-                place, first = order.index(job), job.handed + step.views.get(job, 0)
-                left[place] = self._prices.rest(job, first, now) if step.views else job.load - step.busy
+                place, first = order.index(job), job.dispatched + step.views.get(job, 0)
+                left[place] = self._estimates.rest(job, first, now) if step.views else job.load - step.busy
                 waits[place] = not step.views or first < job.mandatory
-        after = self._late_in_crowd(left, deadlines, step.total, now)
+        after = self._lateness_bound(left, deadlines, step.total, now)
         delayed = waits & (after > EPSILON) & (after > before + EPSILON)
         return order[int(np.argmax(delayed))] if delayed.any() else None
 
-    def _crowd(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
+    def _arrays(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
         """The line as it is laid out, with loads and deadlines."""
         order = self._order(self._jobs)
         if order is self._jobs:
@@ -237,11 +237,11 @@ class MandatoryQueue(Generic[W]):
         loads, deadlines = zip(*((job.load, job.deadline) for job in order), strict=True)
         return order, np.array(loads), np.array(deadlines)
 
-    def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
+    def _retry_after_bounded(self, job: Job[W], place: int, now: float) -> float:
         loads = np.insert(np.array(self._loads), place, job.load)
         deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
-        late = self._late_in_crowd(loads, deadlines, 0.0, now)
+        late = self._lateness_bound(loads, deadlines, 0.0, now)
         if np.all(np.delete(late, place) <= EPSILON):
             own = float(late[place])
-            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
+            return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

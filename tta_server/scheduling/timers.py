@@ -29,7 +29,7 @@ class DueTimers(Generic[W]):
         self._entries: dict[Job[W], list[Any]] = {}
         self._sequence = count()
 
-    def put(self, job: Job[W], at: float) -> None:
+    def set(self, job: Job[W], at: float) -> None:
         """Its one date from now on."""
         known = self._entries.get(job)
         if known is not None:
@@ -89,8 +89,8 @@ class Watchdog(Generic[W]):
             return []
         late = [running for running in self._running.values() if running.overdue_at <= now]
         for running in late:
-            patience = STUCK_DECODING if isinstance(running.step, Decode) else STUCK_SECONDS
-            running.overdue_at, running.stuck_at = math.inf, now + patience
+            grace = STUCK_DECODING if isinstance(running.step, Decode) else STUCK_SECONDS
+            running.overdue_at, running.stuck_at = math.inf, now + grace
         return [running.step for running in late]
 
     def stuck(self, now: float) -> list[int]:

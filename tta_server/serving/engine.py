@@ -12,35 +12,54 @@ from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, DeadlineExceeded, InternalError, NotReady, TTAError
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.jobs import Backlog, Batch, Decode, Finished, Job, Merged, Outcome, Quote, Step
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
+from tta_server.serving.job import Recorder
 from tta_server.serving.niceness import lower_priority
 from tta_server.serving.unsettled import Settleable, Unsettled
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.telemetry.observer import Expired, Observer, StepFailed, StepFinished
 
 log = logging.getLogger(__name__)
 
 FAILED = "internal error: scheduling failed, so that no request can be answered; the server has to be restarted"
 
 
-class Work(Settleable, Protocol):
+class Payload(Settleable, Protocol):
     """What the engine runs for a job; every method is called on a slot's thread, or the clock's to settle."""
 
     def decode(self) -> None:
         """Bytes to canvases; raises TTAError."""
 
+    def notify_progress(self, progress: Progress) -> None:
+        """After a batch with views of the job, while it is not settled; raises nothing."""
 
-W = TypeVar("W", bound=Work)
-C = TypeVar("C", bound=Work, contravariant=True)
+
+W = TypeVar("W", bound=Payload)
 
 
-class Runner(Protocol[C]):
+class Runner(Protocol[W]):
     """One model: runs views of several jobs as one batch and merges them."""
 
-    def run(self, items: Sequence[tuple[C, int]], abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
         """One outcome a view; raises TTAError where the whole batch failed, or was ended by `abort`."""
+
+
+class LockedRecorder:
+    """Records under a lock what happens to the views of jobs."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def merge(self, job: Job[Any], view: int) -> Progress | None:
+        with self._lock:
+            return job.merge(view)
+
+    def lose(self, job: Job[Any], view: int) -> None:
+        with self._lock:
+            job.lose(view)
 
 
 class Engine(Generic[W]):
@@ -50,7 +69,7 @@ class Engine(Generic[W]):
         self,
         scheduler: Scheduler[W],
         runners: Mapping[str, Runner[W]],
-        metrics: Metrics,
+        observer: Observer,
         health: Health,
         on_fatal: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -58,14 +77,15 @@ class Engine(Generic[W]):
         scheduling itself failed."""
         self._scheduler = scheduler
         self._runners = runners
-        self._metrics = metrics
+        self._observer = observer
         self._health = health
         self._on_fatal = on_fatal
         self._process = os.getpid()
         self._unsettled: Unsettled[W] = Unsettled()
         self._aborts: dict[int, Abort] = {}
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
+        self._recorder = LockedRecorder(self._lock)
+        self._work_available = threading.Condition(self._lock)
         self._clock = threading.Condition(self._lock)
         self._drained = threading.Condition(self._lock)
         self._next_wake: float | None = None
@@ -102,7 +122,7 @@ class Engine(Generic[W]):
                 raise NotReady("the server is shutting down")
             self._scheduler.admit_all(jobs, time.monotonic())
             self._unsettled.add(jobs)
-            self._work.notify(len(jobs))
+            self._work_available.notify(len(jobs))
             self._mind_clock()
 
     def cancel(self, job: Job[W]) -> bool:
@@ -111,7 +131,7 @@ class Engine(Generic[W]):
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
                 if finished and self._scheduler.more:
-                    self._work.notify()  # a slot may have held work back for it
+                    self._work_available.notify()  # a slot may have held work back for it
             self._settle(finished)
             return bool(finished)
 
@@ -179,14 +199,14 @@ class Engine(Generic[W]):
             self._state = "failed"
             running = self._stop_threads()
         log.critical("%s", FAILED, exc_info=error)
-        self._health.die(FAILED)
+        self._health.mark_fatal(FAILED)
         _request_all(running)
         self._unsettled.fail_all(InternalError(FAILED))
         self._on_fatal(FAILED)
 
     def _stop_threads(self) -> list[Abort]:
         """Wakes all threads, which look at the state; what runs now has to be ended by the caller. Under the lock."""
-        for condition in (self._work, self._clock, self._drained):
+        for condition in (self._work_available, self._clock, self._drained):
             condition.notify_all()
         return list(self._aborts.values())
 
@@ -230,9 +250,9 @@ class Engine(Generic[W]):
                 if step is not None:
                     self._aborts[slot] = Abort()
                 if step is None and not finished:
-                    self._work.wait()
+                    self._work_available.wait()
                 elif self._scheduler.more:
-                    self._work.notify()  # each slot that finds work wakes the next
+                    self._work_available.notify()  # each slot that finds work wakes the next
             if step is not None:
                 return step
             self._settle(finished)
@@ -240,7 +260,7 @@ class Engine(Generic[W]):
     def _decode(self, step: Decode[W]) -> None:
         start = time.monotonic()
         try:
-            step.job.work.decode()
+            step.job.payload.decode()
         except TTAError as error:
             self._fail(step, error)
         except Exception:
@@ -250,14 +270,13 @@ class Engine(Generic[W]):
             now = time.monotonic()
             with self._lock:
                 self._scheduler.ready(step, now - start, now)
-                self._work.notify()
+                self._work_available.notify()
 
     def _run(self, step: Batch[W]) -> None:
         start = time.monotonic()
         model, abort = step.bucket.model, self._aborts[step.slot]
-        items = [(job.work, view) for job, view in step.items]
         try:
-            outcomes = self._runners[model].run(items, abort)
+            outcomes = self._runners[model].run(step.items, self._recorder, abort)
         except TTAError as error:
             self._failed_batch(step, error, abort)
         except Exception:
@@ -269,10 +288,12 @@ class Engine(Generic[W]):
             with self._lock:
                 finished = self._scheduler.completed(step, outcomes, now - start, now)
             self._settle(finished)
+            for job in dict.fromkeys(job for job, _ in step.items):
+                job.payload.notify_progress(job.progress)
 
     def _came_back(self, step: Batch[W], outcomes: Sequence[Outcome], seconds: float) -> None:
         model = step.bucket.model
-        self._metrics.batch(model, len(step.items), seconds, seconds / step.estimate, step.risky)
+        self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.risky))
         if not any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.failed(model)
         else:
@@ -287,7 +308,7 @@ class Engine(Generic[W]):
             log.error("a batch of %s failed: %r", model, error.__cause__)
         if abort.requested:
             error = BackendFailed("the model took far too long on this image and was stopped")
-        self._metrics.fault(model, "ended" if abort.requested else "failed")
+        self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)
         self._fail(step, error)
 
@@ -306,7 +327,7 @@ class Engine(Generic[W]):
                 with self._lock:
                     self._scheduler.finished(done.job, now - start, now)
             elif isinstance(done.outcome, DeadlineExceeded):
-                self._metrics.expired(done.job.model)
+                self._observer.notify(Expired(done.job.model))
         if not self._unsettled:
             with self._lock:
                 self._drained.notify_all()
@@ -322,7 +343,7 @@ class Engine(Generic[W]):
                 overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
                 if self._scheduler.more:
-                    self._work.notify()
+                    self._work_available.notify()
                 if not (finished or overdue or stuck):
                     self._next_wake = self._wake_at()
                     wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
@@ -337,7 +358,7 @@ class Engine(Generic[W]):
         slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
         reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
         log.critical("%s", reason)
-        self._health.die(reason)
+        self._health.mark_fatal(reason)
         self._on_fatal(reason)
 
 

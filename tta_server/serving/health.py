@@ -38,20 +38,20 @@ class Health:
             self._failures[model] = self._failures.get(model, 0) + 1
             self._changed.notify_all()
 
-    def condemn(self, model: str) -> None:
+    def mark_unhealthy(self, model: str) -> None:
         """Its canary failed; not if a batch has worked since."""
         with self._changed:
             if model in self._failures:
                 self.ill |= {model}
 
-    def doubt(self, model: str) -> None:
+    def request_reprice(self, model: str) -> None:
         """A budget was too small for what it is thought to cost, which may be outdated."""
         if model not in self._doubted:
             with self._changed:
                 self._doubted[model] = None
                 self._changed.notify_all()
 
-    def die(self, reason: str) -> None:
+    def mark_fatal(self, reason: str) -> None:
         self.fatal = self.fatal or reason
 
     def wait_for_work(self) -> tuple[list[str], list[str]]:

@@ -1,101 +1,88 @@
-"""One image of one request as slots work on it: decode, write views, merge, answer."""
+"""What a job carries through the scheduler: one image's pixels, its accumulator, and the future of its answer."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from tta_server.backends import Tensor
+import numpy as np
+
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Header, Pixels, decode_picture
-from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
+from tta_server.imaging.decoding import Pixels
+from tta_server.imaging.samples import Levels
 from tta_server.repository.lifetime import Lifetime
-from tta_server.scheduling.jobs import LOST, Failed, Merged, Outcome
+from tta_server.scheduling.jobs import LOST, Failed, Job, Lost, Merged, Outcome, Priority
+from tta_server.scheduling.progress import Progress, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Layout, Plan
-from tta_server.tasks import ImageFrame, Outputs
+from tta_server.serving.image import ImageViews, Source, ViewError
+from tta_server.serving.plan import Plan, make_layout
+from tta_server.tasks import Accumulator
 from tta_server.tasks.render.rendering import DRAWING
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
-from tta_server.views.view import View
 
 log = logging.getLogger(__name__)
 
+Listener = Callable[[], None]
+"""Called on a slot's thread, which it must not block, when `ImageJob.partial` has a new answer."""
+
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What the client sent: encoded bytes with their header, or upright RGB pixels (H, W, 3) uint8."""
+class Caller:
+    """Who asks: `listener` is called after each batch of views but the last; the protocol needs `reserve` seconds of
+    the budget to send the answer. The budget counts from `received` on, else from now."""
 
-    size: Size
-    encoded: bytes = b""
-    header: Header | None = None
-    pixels: Pixels | None = None
-    rendering: Rendering = DROP
-
-    @property
-    def nbytes(self) -> int:
-        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
-        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
-
-    def open(self) -> Picture:
-        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
-        if self.pixels is not None:
-            return Picture(self.pixels)
-        assert self.header is not None
-        return decode_picture(self.encoded, self.header, self.rendering)
+    request_id: str
+    listener: Listener | None = None
+    reserve: float = 0.0
+    received: float | None = None
 
 
-Listener = Callable[[], None]
-"""Called on a slot's thread, which it must not hold, when `ImageJob.partial` has more to say."""
+class Recorder(Protocol):
+    """Records in a job's progress what happens to its views, under the lock that guards it."""
+
+    def merge(self, job: Job[Any], view: int) -> Progress | None:
+        """A view is about to be merged. Returns the progress with it; None if the job is settled, and then the view
+        must not be merged."""
+
+    def lose(self, job: Job[Any], view: int) -> None:
+        """A view has no usable output."""
 
 
 class ImageJob:
     """Settles `future` exactly once.
 
-    Methods run on slots' threads and on readers' of partial answers, several at a time: `_lock` guards all that
-    changes. Nothing is merged after `settle`.
+    Methods run on slots' threads and on readers' of partial answers, several at a time. `_lock` is held from before a
+    view is recorded as merged until the accumulator has it, so that whoever holds it finds in the accumulator exactly
+    the views that the job's progress names. The engine's lock may be taken under it, never the other way.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        layout: Layout,
-        source: Source,
-        deadline: Deadline,
-        request_id: str,
-        metrics: Metrics,
-        listener: Listener | None = None,
+        self, views: ImageViews, source: Source, deadline: Deadline, caller: Caller, observer: Observer
     ) -> None:
         self.future: Future[Answer] = Future()
+        self.views = views
+        self.plan = plan = views.plan
         self.model = model = plan.model
-        self.plan = plan
-        self.layout = layout
         self.times = StageTimes(deadline.start)
         self._source: Source | None = source
-        self._scene = ImageFrame(source.size, layout.plain, layout.tiles)
-        self._builder = AnswerBuilder(plan, layout, self._scene, deadline, request_id)
-        self._metrics = metrics
-        self._listener = listener
+        self._builder = AnswerBuilder(plan, views.layout, views.frame, deadline, caller.request_id)
+        self._observer = observer
+        self._listener = caller.listener
         self._lock = threading.Lock()
         self._picture: Pixels | None = None
-        self._canvases = Canvases(model.preprocessing, (view.scale for view in plan.views))
-        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, self._scene)
-        self._merged: list[tuple[int, Any]] = []
-        self._furthest = -1
-        self._waiting = set(range(len(layout.placements)))
-        self._dropped = 0
-        self._open: float | None = None
-        self._stops = False
+        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, views.frame)
+        self._view_results: dict[int, Any] = {}
         self._levels: Levels | None = None
-        self._settled = False
+        self._closed = False
         self._has_logged = False
         self._held: Lifetime | None = None
 
@@ -112,147 +99,110 @@ class ImageJob:
         if held is not None:
             held.end()
 
-    # ---- pixels ----
+    # ---- on slots ----
 
     def decode(self) -> None:
-        """The image and the plain view's canvas; the other canvases wait until a view needs them. Raises TTAError."""
+        """Decodes the image and makes the plain view's canvas. Raises TTAError."""
         start = self.times.dequeued()
         with self._lock:
             source, self._source = self._source, None
         if source is None:
             return
-        picture = source.open()
-        self._canvases.open(picture.pixels)
+        picture = self.views.decode(source)
         with self._lock:
             self._levels = picture.levels
-            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._settled else None
+            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._closed else None
         self.times.decoded(start)
 
-    def write(self, index: int, row: Tensor) -> None:
-        """Writes a view into its row of a batch; nothing matters there if the job is settled already."""
-        self.times.dequeued()
-        view = self._view(index)
-        canvas = self._canvases.get(view.scale)
-        if canvas is None:
-            row.fill(0)
-        else:
-            self.model.preprocessing.write(canvas, view, self.layout.placements[index], row)
-
-    # ---- predictions ----
-
-    def merge(self, index: int, outputs: Outputs, row: int) -> Outcome:
-        """Moves a view's prediction back and merges it: LOST where it holds NaN, Failed where it can't be merged.
-        Raises nothing, since others' views came back in the same batch."""
-        task, view = self.model.task, self._view(index)
-        try:
-            prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
-            is_sound = task.is_sound(prediction)
-            own = task.view_result(prediction) if is_sound and self._builder.keeps_view_results else None
-        except Exception as error:  # noqa: BLE001 - logged by `drop`
-            return self.drop(index, error, "the model's output for a view could not be read")
-        if not is_sound:
-            log.warning("the output of %s for view %r holds NaN or infinity", self.model.name, view.name)
-            self._drop(index)
+    def merge(self, job: Job[Any], view: int, found: Any | Lost | ViewError, recorder: Recorder) -> Outcome:
+        """Merges a view's prediction: LOST where it holds NaN or infinity, Failed where it can't be merged. Raises
+        nothing, since others' views came back in the same batch."""
+        if found is LOST:
+            log.warning(
+                "the output of %s for view %r holds NaN or infinity", self.model.name, self.views.view(view).name
+            )
+            self._lose(job, view, recorder)
             return LOST
+        if isinstance(found, ViewError):
+            return self._fail(job, view, found, recorder)
+        try:
+            result = self.model.task.view_result(found) if self._builder.keeps_view_results else None
+        except Exception as error:  # noqa: BLE001 - logged by `_fail`
+            return self._fail(job, view, ViewError(error, "the model's output for a view could not be read"), recorder)
         with self._lock:
-            if self._settled:
+            progress = recorder.merge(job, view)
+            if progress is None:
                 return Merged()
             try:
-                self._accumulator.add(prediction, view.weight)
-            except Exception as error:  # noqa: BLE001 - logged by `drop`
-                unmerged = error
+                self._accumulator.add(found, self.views.view(view).weight)
+            except Exception as error:  # noqa: BLE001 - logged by `_fail`
+                recorder.lose(job, view)
+                problem = ViewError(error, "the model's output for a view could not be merged")
             else:
-                self._merged.append((index, own))
-                self._furthest = max(self._furthest, index)
-                self._waiting.discard(index)
-                return self._judged()
-        return self.drop(index, unmerged, "the model's output for a view could not be merged")
+                self._view_results[view] = result
+                return self._judge(progress)
+        return self._fail(job, view, problem, recorder)
 
-    def _judged(self) -> Merged:
+    def _judge(self, progress: Progress) -> Merged:
         """What the views so far say of those to come; a stop rule that raises stops nothing. Under the lock."""
-        views, rest = divmod(len(self._merged), self.layout.tiles)
-        if not self._waiting or rest or not views:
+        views = progress.whole_views(self.views.layout.tiles)
+        if not views or progress.has_returned_first(len(self.views.layout.buckets)):
             return Merged()
+        evidence = MergeEvidence(self._accumulator, self.views, progress)
         try:
-            worth = self.plan.worth(self.margin(), views)
-            stop = self.plan.rule.decide(self)
+            gain = self.plan.expected_gain(evidence.margin(), views)
+            stop = self.plan.rule.decide(evidence)
         except Exception as error:  # noqa: BLE001
             self._log_once("whether to stop could not be decided", error)
             return Merged()
-        mandatory = range(self.plan.mandatory * self.layout.tiles)
-        self._stops = stop is not None and self._waiting.isdisjoint(mandatory)
-        return Merged(worth, stop)
+        return Merged(gain, stop, evidence.open_share)
 
-    def drop(self, index: int, error: Exception, sentence: str) -> Failed:
-        """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job.
-        `sentence` is the message to the client if the view was mandatory."""
-        self._drop(index)
+    def _fail(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
+        """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job."""
+        self._lose(job, view, recorder)
         with self._lock:
-            self._log_once(sentence, error)
-        if isinstance(error, BackendFailed):
-            return Failed(error)
-        failure = BackendFailed(sentence)
-        failure.__cause__ = error
+            self._log_once(problem.sentence, problem.error)
+        if isinstance(problem.error, BackendFailed):
+            return Failed(problem.error)
+        failure = BackendFailed(problem.sentence)
+        failure.__cause__ = problem.error
         return Failed(failure)
 
-    def _drop(self, index: int) -> None:
-        self._metrics.dropped(self.model.name)
-        with self._lock:
-            if not self._settled:
-                self._dropped += 1
-                self._waiting.discard(index)
+    def _lose(self, job: Job[Any], view: int, recorder: Recorder) -> None:
+        self._observer.notify(ViewDropped(self.model.name))
+        recorder.lose(job, view)
 
     def _log_once(self, sentence: str, error: Exception) -> None:
         if not self._has_logged:
             log.error("%s: %s", self.model.name, sentence, exc_info=error)
         self._has_logged = True
 
-    # ---- what stop rules may ask, under the lock ----
-
-    def margin(self) -> float:
-        return self._accumulator.margin()
-
-    def views_in_order(self) -> int:
-        views, rest = divmod(len(self._merged), self.layout.tiles)
-        return views if not rest and len(self._merged) == self._furthest + 1 else 0
-
-    def undecided(self) -> float:
-        placements = self.layout.placements
-        self._open = self._accumulator.undecided([(placements[i], self._view(i).weight) for i in self._waiting])
-        return self._open
-
-    def standard_error(self) -> float:
-        return self._accumulator.standard_error()
-
-    def _view(self, index: int) -> View:
-        return self.plan.views[index // self.layout.tiles]
-
     # ---- answers ----
 
-    def tell(self) -> None:
-        """After each batch, from the plain view on: calls the listener, unless the answer follows. One that raises is
-        not called again."""
+    def notify_progress(self, progress: Progress) -> None:
+        """After each batch: calls the listener if there is a partial answer. One that raises is not called again."""
         listener = self._listener
-        if listener is None:
+        if listener is None or not self._has_news(progress):
             return
-        with self._lock:
-            has_news = self._has_news()
         try:
-            if has_news:
-                listener()
+            listener()
         except Exception:
             log.exception("a listener to %s failed", self.model.name)
             self._listener = None
 
-    def partial(self, seen: int) -> tuple[int, Answer] | None:
-        """The answer so far, with how many entries of the layout are merged in it; None where these are no more than
-        `seen`, where the answer itself follows, and where it can't be made, which is logged."""
+    def partial(self, job: Job[Any], seen: int) -> tuple[int, Answer] | None:
+        """The answer so far, with how many entries of the layout are merged in it.
+
+        None where these are no more than `seen`, where the answer itself follows, and where it can't be made, which is
+        logged.
+        """
         start = time.monotonic()
         try:
             with self._lock:
-                if not self._has_news() or len(self._merged) <= seen:
+                progress = job.progress
+                if not self._has_news(progress) or progress.merged_count <= seen:
                     return None
-                snapshot = self._snapshot()
+                snapshot = self._snapshot(progress)
             answer = self._builder.answer(snapshot, None, start)
         except Exception:
             log.exception("a partial answer of %s could not be made", self.model.name)
@@ -260,26 +210,32 @@ class ImageJob:
         self.times.add(merge=time.monotonic() - start)
         return len(snapshot.views), answer
 
-    def _has_news(self) -> bool:
-        """Whether a partial answer may be given: the plain view is merged and the answer does not follow at once. Under
-        the lock."""
-        whole = self._waiting.isdisjoint(range(self.layout.tiles))
-        return bool(self._merged and self._waiting and whole and not self._settled and not self._stops)
+    def _has_news(self, progress: Progress) -> bool:
+        """True if a partial answer may be given: the plain view is merged and the answer does not follow at once."""
+        if progress.settled or progress.stop or not progress.merged:
+            return False
+        layout = self.views.layout
+        return progress.has_returned_first(layout.tiles) and not progress.has_returned_first(len(layout.buckets))
 
-    def _snapshot(self) -> Snapshot:
-        """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
-        views = sorted(self._merged, key=lambda entry: entry[0])
-        merged = self._accumulator.result()
-        times = self.times.so_far()
-        return Snapshot(merged, views, self._dropped, self._open, times, self._levels, self._picture)
+    def _snapshot(self, progress: Progress) -> Snapshot:
+        """Under the lock; or once the job is settled, when nothing is merged any more."""
+        return Snapshot(
+            merged=self._accumulator.result(),
+            views=[(entry, self._view_results[entry]) for entry in entries(progress.merged)],
+            dropped=progress.lost.bit_count(),
+            open=progress.open_share,
+            stages=self.times.so_far(),
+            levels=self._levels,
+            pixels=self._picture,
+        )
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
-        """Answers with what is merged, or fails; a client that has left hears nothing."""
-        with self._lock:
-            self._settled, self._source = True, None
-        self._canvases.close()
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+        """Answers with what is merged, or fails; a client that has left gets nothing."""
+        with self._lock:  # a view that was recorded as merged before is in the accumulator now
+            self._closed, self._source = True, None
+        self.views.close()
         try:
-            result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome
+            result = self._answer(outcome, progress) if isinstance(outcome, StopReason) else outcome
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
@@ -293,9 +249,69 @@ class ImageJob:
         else:
             self.future.set_exception(result)
 
-    def _answer(self, reason: StopReason) -> Answer:
+    def _answer(self, reason: StopReason, progress: Progress) -> Answer:
         start = time.monotonic()
-        answer = self._builder.answer(self._snapshot(), reason, start)
+        answer = self._builder.answer(self._snapshot(progress), reason, start)
         receipt = answer.receipt
-        self._metrics.answer(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+        self._observer.notify(
+            ImageAnswered(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+        )
         return answer
+
+
+class MergeEvidence:
+    """What stop rules may ask of a merge, together with the progress that it stands at."""
+
+    def __init__(self, accumulator: Accumulator[Any], views: ImageViews, progress: Progress) -> None:
+        self._accumulator = accumulator
+        self._views = views
+        self._progress = progress
+        self.open_share: float | None = None
+
+    def margin(self) -> float:
+        return self._accumulator.margin()
+
+    def views_in_order(self) -> int:
+        return self._progress.views_in_order(self._views.layout.tiles)
+
+    def undecided(self) -> float:
+        layout = self._views.layout
+        waiting = self._progress.waiting(len(layout.buckets))
+        remaining = [(layout.placements[entry], self._views.view(entry).weight) for entry in waiting]
+        self.open_share = self._accumulator.undecided(remaining)
+        return self.open_share
+
+    def standard_error(self) -> float:
+        return self._accumulator.standard_error()
+
+
+def make_job(
+    plan: Plan,
+    source: Source,
+    deadline: Deadline,
+    caller: Caller,
+    observer: Observer,
+    priority: Priority = Priority.INTERACTIVE,
+) -> Job[ImageJob]:
+    """Raises TooLarge for an image that takes too many views and tiles."""
+    layout = make_layout(plan, source.size)
+    return Job(
+        payload=ImageJob(ImageViews(plan, layout, source.size), source, deadline, caller, observer),
+        model=plan.model.name,
+        buckets=layout.buckets,
+        mandatory=plan.mandatory * layout.tiles,
+        deadline=deadline.at,
+        pixels=source.size.area,
+        nbytes=source.nbytes + layout.nbytes(plan) + _tensor_bytes(plan, source.size),
+        priority=priority,
+        default_budget=plan.model.config.budget.default_ms / 1e3,
+        finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
+        reserve=deadline.reserve,
+        tiles=layout.tiles,
+    )
+
+
+def _tensor_bytes(plan: Plan, image: Size) -> int:
+    """What those take that have a value for every pixel, as an array and as what is sent."""
+    specs = [s for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
+    return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)

@@ -71,7 +71,7 @@ class Plan:
         known = self.model.calibration
         return known if known and known.matches(self.policy.digest, self.merge) else None
 
-    def worth(self, margin: float, done: int) -> float:
+    def expected_gain(self, margin: float, done: int) -> float:
         """How much one more view is expected to change: the chance of another top class if calibration knows it, else
         more for a smaller margin."""
         known = self.calibration

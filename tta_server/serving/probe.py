@@ -58,7 +58,7 @@ class ModelProbe:
             pass  # it could not be asked
         except TTAError as error:
             log.warning("model %s is unhealthy, it fails on a test card too: %s", name, error)
-            self._health.condemn(name)
+            self._health.mark_unhealthy(name)
         else:
             log.warning("%s answers a test card: it is well", name)
 

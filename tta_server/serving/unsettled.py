@@ -6,13 +6,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 
 log = logging.getLogger(__name__)
 
 
 class Settleable(Protocol):
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         """Makes the answer and resolves the job's future."""
 
 
@@ -38,10 +39,11 @@ class Unsettled(Generic[W]):
         if not self._jobs.pop(done.job, False):
             return False
         try:
-            done.job.work.settle(done.outcome)
+            done.job.payload.settle(done.outcome, done.job.progress)
         except Exception:
             log.exception("an answer of %s could not be handed out", done.job.model)
-            done.job.work.settle(InternalError("internal error: the answer could not be handed out"))
+            failure = InternalError("internal error: the answer could not be delivered")
+            done.job.payload.settle(failure, done.job.progress)
         return True
 
     def fail_all(self, error: TTAError) -> None:

@@ -1,6 +1,7 @@
 """Measures what a model costs here, through the very code that requests run, with all slots busy."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,16 @@ from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import WARM_SIZE, Model
 from tta_server.scheduling.costs import Bucket, CostModel
-from tta_server.scheduling.jobs import Failed
+from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.job import ImageJob
+from tta_server.serving.engine import LockedRecorder
+from tta_server.serving.executor import Executor, infer
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.tasks import Outputs
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.views.geometry import Size
 
 Clock = Callable[[], float]
@@ -70,49 +72,48 @@ class _Probe:
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = _card_size(model)
         self._card = card_for(model)
-        self._runner = Executor()
+        self._executor = Executor(ReceiptTimings())
 
-    def work(self) -> ImageJob:
+    def job(self) -> Job[ImageJob]:
         source = read_source(self._card, Limits())
         deadline = Deadline.after(self._model.config.budget.max_ms)
-        return make_job(self._plan, source, deadline, Caller("warm-up"), Metrics()).work
+        return make_job(self._plan, source, deadline, Caller("warm-up"), Observers())
 
     def buckets(self) -> list[tuple[int, Bucket]]:
         """Each bucket of the policy with the index of a view in it."""
-        layout = self.work().layout
-        first = {bucket: index for index, bucket in reversed(list(enumerate(layout.buckets)))}
+        first = {bucket: index for index, bucket in reversed(list(enumerate(self.job().buckets)))}
         return [(index, bucket) for bucket, index in first.items()]
 
     def batch(self, index: int, n: int) -> Callable[[], object]:
         """Something that runs one view n times as a batch."""
-        work = self.decoded()
-        return lambda: self._run([(work, index)] * n)
+        job = self.decoded()
+        return lambda: self._run([(job, index)] * n)
 
-    def _run(self, items: Sequence[tuple[ImageJob, int]]) -> None:
+    def _run(self, items: Sequence[tuple[Job[ImageJob], int]]) -> None:
         """Raises BackendFailed for a view that fails, as for a batch that does."""
-        for outcome in self._runner.run(items):
+        for outcome in self._executor.run(items, LockedRecorder(threading.Lock())):
             if isinstance(outcome, Failed):
                 raise outcome.error
 
-    def decoded(self) -> ImageJob:
-        work = self.work()
-        work.decode()
-        return work
+    def decoded(self) -> Job[ImageJob]:
+        job = self.job()
+        job.payload.decode()
+        return job
 
     def outputs(self) -> tuple[Outputs, Size]:
-        """What the model gives for the plain view, and the size of the input that it was given."""
-        work = self.decoded()
-        return self._runner.infer([(work, 0)]), work.layout.placements[0].tensor
+        """The model's outputs for the plain view, and the size of the input that it was given."""
+        views = self.decoded().payload.views
+        return infer([(views, 0)]), views.input_size(0)
 
     def finishing_seconds(self) -> float:
         """Of two views where there are as many: one alone has nothing to be fused with."""
-        work = self.decoded()
-        for index in range(min(2, len(work.layout.placements))):
-            self._run([(work, index)])
-        return self.seconds(lambda: work.settle(StopReason.ALL_VIEWS))
+        job = self.decoded()
+        for index in range(min(2, len(job.buckets))):
+            self._run([(job, index)])
+        return self.seconds(lambda: job.payload.settle(StopReason.ALL_VIEWS, job.progress))
 
     def decoding_seconds(self) -> float:
-        return self.seconds(self.work().decode)
+        return self.seconds(self.job().payload.decode)
 
     def seconds(self, action: Callable[[], object]) -> float:
         start = self.clock()

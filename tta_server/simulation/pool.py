@@ -127,7 +127,7 @@ class Simulation:
         ask, cost = request.ask, self.costs[request.ask.model]
         reserve = min(self._reserve, MOST_RESERVED * ask.budget)
         visit.job = Job(
-            work=visit,
+            payload=visit,
             model=ask.model,
             buckets=cost.of_views(ask.views),
             mandatory=ask.mandatory,
@@ -136,7 +136,7 @@ class Simulation:
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,
             priority=ask.priority,
-            patience=cost.patience,
+            default_budget=cost.patience,
         )
         try:
             self.scheduler.admit(visit.job, self.now)
@@ -188,7 +188,7 @@ class Simulation:
 
     def _begin(self, worker: Worker, step: Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]) -> None:
         if isinstance(step, Finished):
-            step.job.work.outcome = step.outcome
+            step.job.payload.outcome = step.outcome
         seconds = self._seconds(step)
         if worker is self._clock:
             self._rob(seconds)
@@ -225,8 +225,8 @@ class Simulation:
         elif isinstance(step.outcome, StopReason):
             self.scheduler.finished(step.job, seconds, self.now)
         if isinstance(step, Finished):
-            step.job.work.made_at = self.now
-            self._through_door(self._hand_out, step.job.work)
+            step.job.payload.made_at = self.now
+            self._through_door(self._hand_out, step.job.payload)
         if worker is not self._clock:
             self.busy += seconds
         self._settle(worker, finished)
@@ -234,5 +234,5 @@ class Simulation:
     def _ran(self, batch: Batch[SimulatedJob], seconds: float) -> list[Finished[SimulatedJob]]:
         self.batches += 1
         self.batched += len(batch.items)
-        outcomes = [job.work.merge(view) for job, view in batch.items]
+        outcomes = [job.payload.merge(view) for job, view in batch.items]
         return self.scheduler.completed(batch, outcomes, seconds, self.now)

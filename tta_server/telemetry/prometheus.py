@@ -6,12 +6,21 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from tta_server.telemetry.observer import (
+    ClientLeft,
+    Event,
+    Expired,
+    ImageAnswered,
+    Refused,
+    StepFailed,
+    StepFinished,
+    ViewDropped,
+)
+from tta_server.telemetry.timings import STAGES
+
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
-
-STAGES = ("decode", "prepare", "queue", "infer", "merge")
-"""What an answer's time is divided into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +80,41 @@ class Metrics:
             gauge = self._gauges[name] = Gauge(name, about, list(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
-    def answer(self, model: str, reason: str, views: int, seconds: float, stages_ms: Mapping[str, float]) -> None:
-        self._answers.labels(model, reason).inc()
-        bound = self._of(model)
-        bound.views.observe(views)
-        bound.elapsed.observe(seconds)
-        for stage, milliseconds in stages_ms.items():
-            bound.stages[stage].observe(milliseconds / 1e3)
+    def notify(self, event: Event) -> None:
+        match event:
+            case StepFinished():
+                self._step_finished(event)
+            case ImageAnswered():
+                self._image_answered(event)
+            case Refused(model, reason):
+                self._refusals.labels(model, reason).inc()
+            case Expired(model):
+                self._expired.labels(model).inc()
+            case ClientLeft(model):
+                self._left.labels(model).inc()
+            case StepFailed(model, kind):
+                self._faults.labels(model, kind).inc()
+            case ViewDropped(model):
+                self._dropped.labels(model).inc()
 
     def error(self, model: str, code: str) -> None:
         self._errors.labels(model, code).inc()
 
-    def refused(self, model: str, reason: str) -> None:
-        self._refusals.labels(model, reason).inc()
+    def _image_answered(self, event: ImageAnswered) -> None:
+        self._answers.labels(event.model, event.reason).inc()
+        bound = self._of(event.model)
+        bound.views.observe(event.views)
+        bound.elapsed.observe(event.seconds)
+        for stage, milliseconds in event.stages_ms.items():
+            bound.stages[stage].observe(milliseconds / 1e3)
 
-    def expired(self, model: str) -> None:
-        self._expired.labels(model).inc()
-
-    def left(self, model: str) -> None:
-        self._left.labels(model).inc()
-
-    def fault(self, model: str, kind: str) -> None:
-        self._faults.labels(model, kind).inc()
-
-    def dropped(self, model: str) -> None:
-        self._dropped.labels(model).inc()
-
-    def batch(self, model: str, views: int, seconds: float, ratio: float, risks: int) -> None:
-        bound = self._of(model)
-        bound.batch_size.observe(views)
-        bound.batch_seconds.observe(seconds)
-        bound.cost_ratio.observe(ratio)
-        if risks:
-            self._risks.labels(model).inc(risks)
+    def _step_finished(self, event: StepFinished) -> None:
+        bound = self._of(event.model)
+        bound.batch_size.observe(event.views)
+        bound.batch_seconds.observe(event.seconds)
+        bound.cost_ratio.observe(event.seconds / event.estimate)
+        if event.is_risky:
+            self._risks.labels(event.model).inc()
 
     def _of(self, model: str) -> "_ModelMetrics":
         """The histograms of one model, looked up once."""

@@ -3,7 +3,8 @@
 import threading
 import time
 
-from tta_server.telemetry.prometheus import STAGES
+STAGES = ("decode", "prepare", "queue", "infer", "merge")
+"""What an answer's time is divided into."""
 
 
 class StageTimes:

@@ -20,6 +20,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from tests.support import pictures
+from tests.support.jobs import SingleJob, run
 from tests.support.serving import PATIENCE, Server, until
 from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
 from tta_server.api.http.sse import Progress, stream
@@ -29,9 +30,9 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.jobs import LOST, Merged
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.settings import Settings
 from tta_server.telemetry.prometheus import Metrics
 
@@ -260,9 +261,9 @@ def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path
     works = []
     for number, image in enumerate((trap(), trap("nan"))):
         caller = Caller("test", partial(heard.append, number))
-        works.append(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics()).work)
+        works.append(SingleJob(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics())))
         works[-1].decode()
-    sound, lost = Executor().run([(work, 0) for work in works])
+    sound, lost = run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
     assert lost is LOST
     assert heard == [0]

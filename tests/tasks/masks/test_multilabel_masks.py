@@ -63,12 +63,12 @@ class Scenery:
         scores = np.broadcast_to(np.float32(scores), shape)
         return self.task.decode({"maps": scores[None]}, 0, self.placements[index], self.scene)
 
-    def drawn(self, index, source, doubt):
+    def drawn(self, index, source, request_reprice):
         height, width = self.placements[index].tensor[::-1]
         scores = np.zeros((2, height, width))
         scores[0, :, : width // 2] = 1
         scores[1, :, width // 3 : 2 * width // 3] = 1
-        return self.prediction(index, scores * (1 - doubt) + source.random(scores.shape) * doubt)
+        return self.prediction(index, scores * (1 - request_reprice) + source.random(scores.shape) * request_reprice)
 
     def merged(self, merge, predictions, wanted=None):
         accumulator = self.task.accumulator(merge, wanted or ResponseSpec(), self.scene)
@@ -93,11 +93,13 @@ def picture(text):
 @bounded
 @pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
 @pytest.mark.parametrize("threshold", [0.3, 0.5])
-@given(seed=st.integers(0, 2**32 - 1), doubt=st.sampled_from([0.02, 0.4, 1]), done=st.integers(1, len(POLICY)))
-def test_no_more_pixels_change_than_were_undecided(merge, prep, threshold, seed, doubt, done):
+@given(
+    seed=st.integers(0, 2**32 - 1), request_reprice=st.sampled_from([0.02, 0.4, 1]), done=st.integers(1, len(POLICY))
+)
+def test_no_more_pixels_change_than_were_undecided(merge, prep, threshold, seed, request_reprice, done):
     """At the image's own size, with views that see only a part, whatever follows."""
     scenery, source = Scenery(prep, task(threshold=threshold)), np.random.default_rng(seed)
-    ran = [scenery.drawn(index, source, doubt) for index in range(done)]
+    ran = [scenery.drawn(index, source, request_reprice) for index in range(done)]
     now = scenery.merged(merge, ran)
     undecided, masks = now.undecided(scenery.remaining(done)), scenery.masks(now)
     rest = range(done, len(POLICY))

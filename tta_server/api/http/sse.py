@@ -133,7 +133,7 @@ async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progre
             arrival.cancel()
         if answer.done():
             return
-        if (found := await asyncio.to_thread(ticket.job.work.partial, seen)) is not None:
+        if (found := await asyncio.to_thread(ticket.partial, seen)) is not None:
             seen, partial = found
             yield partial
 

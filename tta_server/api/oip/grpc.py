@@ -232,7 +232,7 @@ class InferenceService:
             request.ClearField("inputs")
             with question.in_its_names():
                 tickets = await self._reception.submit(question, call.request_id, call.received, listener)
-        return replace(question, images=(), model=tickets[0].job.work.model), tickets
+        return replace(question, images=(), model=tickets[0].model), tickets
 
     async def _written(
         self,

@@ -111,7 +111,7 @@ class ProtocolRoutes:
             with question.in_its_names():
                 tickets = await self._reception.submit(question, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
-        return envelope, replace(question, images=(), model=tickets[0].job.work.model), tickets
+        return envelope, replace(question, images=(), model=tickets[0].model), tickets
 
     def _understood(self, request: Request, body: bytes) -> tuple[Envelope, PredictCommand]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))

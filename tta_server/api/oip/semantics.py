@@ -22,9 +22,9 @@ from tta_server.errors import InvalidInput, TooLarge, shown
 from tta_server.repository.loader import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.answer import Answer
+from tta_server.serving.image import Image
 from tta_server.serving.options import PredictQuery, read_options
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Image
 from tta_server.tasks.base import TensorSpec
 
 OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tta_server.api.base64 import decode_base64
 from tta_server.errors import InvalidInput, shown
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Image
+from tta_server.serving.image import Image
 from tta_server.tasks.base import TensorSpec, texts
 
 IMAGE, PIXELS, RECEIPT = "IMAGE", "PIXELS", "RECEIPT"
