@@ -24,8 +24,8 @@ from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
-from tta_server.tasks.base import fits
 from tta_server.tasks.render.png import from_base64
+from tta_server.tasks.shapes import fits
 from tta_server.views.geometry import Size
 
 TOYS = {**TINY, "detection": (detector(), {**BRIGHT, "limits": {"rotate": 45}})}

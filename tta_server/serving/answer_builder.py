@@ -40,7 +40,7 @@ class AnswerBuilder:
 
     plan: Plan
     layout: Layout
-    scene: ImageFrame
+    frame: ImageFrame
     deadline: Deadline
     request_id: str
 
@@ -54,7 +54,7 @@ class AnswerBuilder:
         when making it began."""
         model, wanted = self.plan.model, self.plan.wanted
         kept = [own for _, own in snapshot.views] if self.keeps_view_results else []
-        result = model.task.result(snapshot.merged, kept, self.scene, wanted)
+        result = model.task.result(snapshot.merged, kept, self.frame, wanted)
         rendering = render(result, wanted, snapshot.pixels)
         views = self._entries([index for index, _ in snapshot.views])
         if kept and "views" in wanted.include:

@@ -262,7 +262,7 @@ class ImageJob:
 class MergeEvidence:
     """What stop rules may ask of a merge, together with the progress that it stands at."""
 
-    def __init__(self, accumulator: Accumulator[Any], views: ImageViews, progress: Progress) -> None:
+    def __init__(self, accumulator: Accumulator[Any, Any], views: ImageViews, progress: Progress) -> None:
         self._accumulator = accumulator
         self._views = views
         self._progress = progress

@@ -11,7 +11,7 @@ from tta_server.tasks.regression import Regression
 from tta_server.tasks.scores.classification import Classification
 from tta_server.tasks.scores.multilabel import Multilabel
 
-TASKS: dict[str, type[Task[Any]]] = {
+TASKS: dict[str, type[Task[Any, Any]]] = {
     task.name: task for task in (Classification, Multilabel, Regression, Segmentation, Detection, Keypoints, Embedding)
 }
 

@@ -11,18 +11,16 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
+    FORBID_EXTRA,
     ImageFrame,
     NoEvidence,
     Outputs,
     ResponseSpec,
     Result,
-    Shapes,
     TaskDefaults,
     TensorSpec,
-    check_shape,
-    output_name,
 )
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -33,7 +31,7 @@ Vector = NDArray[np.float64]
 class VectorOutput:
     """`output:` of a model that gives an embedding: its name, where the model has several outputs."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     name: str | None = None
 
@@ -96,21 +94,21 @@ class Embedding(TaskDefaults):
         if not outputs[self._output].any():
             raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Vector:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Vector:
         vector: Vector = outputs[self._output][row].astype(np.float64)
         return vector
 
     def is_sound(self, prediction: Vector) -> bool:
         return bool(np.isfinite(prediction).all())
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> VectorAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> VectorAccumulator:
         return VectorAccumulator(merge)
 
     def confidence(self, merged: Vector) -> None:
         return None
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "uncertainty"))
 
     def view_result(self, prediction: Vector) -> Vector:
         return unit(prediction)
@@ -118,13 +116,11 @@ class Embedding(TaskDefaults):
     def view_result_bytes(self, plain: Placement) -> int:
         return 8 * self._numbers
 
-    def result(
-        self, merged: Vector, views: Sequence[Vector], scene: ImageFrame, wanted: ResponseSpec
-    ) -> EmbeddingResult:
+    def result(self, merged: Vector, views: Sequence[Vector], frame: ImageFrame, spec: ResponseSpec) -> EmbeddingResult:
         return EmbeddingResult(
             vector=merged.astype(np.float32),
             view_similarities=np.array([np.clip(own @ merged, -1, 1) for own in views], np.float64),
-            uncertainty=_spread(np.array(views), merged) if "uncertainty" in wanted.include else {},
+            uncertainty=_spread(np.array(views), merged) if "uncertainty" in spec.include else {},
         )
 
 

@@ -12,19 +12,16 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
+    FORBID_EXTRA,
     ImageFrame,
     NoEvidence,
     Outputs,
     ResponseSpec,
     Result,
-    Shapes,
     TaskDefaults,
     TensorSpec,
-    fits,
-    output_name,
-    shown,
 )
+from tta_server.tasks.shapes import Shapes, fits, format_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -40,7 +37,7 @@ TRIM = 0.2
 class ValuesOutput:
     """`output:` of a model that gives numbers; views are merged before `log` and `log1p` are undone."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["values", "log", "log1p"] = "values"
     name: str | None = None
@@ -136,18 +133,18 @@ class Regression(TaskDefaults):
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
-        wanted: list[str | int] = ["N", len(self.labels)]
-        if not fits(found, wanted) and not (len(self.labels) == 1 and len(found) == 1):
+        expected: list[str | int] = ["N", len(self.labels)]
+        if not fits(found, expected) and not (len(self.labels) == 1 and len(found) == 1):
             raise ConfigError(
-                f"regression with {len(self.labels)} labels needs an output {self._output} of shape {shown(wanted)}; "
-                f"the model gives {shown(found)}"
+                f"regression with {len(self.labels)} labels needs an output {self._output} of shape "
+                f"{format_shape(expected)}; the model gives {format_shape(found)}"
             )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
         self._check_shape(outputs[self._output].shape)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Values:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Values:
         values: Values = outputs[self._output][row].astype(np.float64).reshape(-1)
         return values
 
@@ -155,7 +152,7 @@ class Regression(TaskDefaults):
         with np.errstate(over="ignore"):
             return bool(np.isfinite(self._undo(prediction)).all())
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ValueAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ValueAccumulator:
         return ValueAccumulator(MERGES[merge], self._undo)
 
     def check_mean(self, merge: str) -> None:
@@ -165,8 +162,8 @@ class Regression(TaskDefaults):
     def confidence(self, merged: Values) -> None:
         return None
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "uncertainty"))
 
     def view_result(self, prediction: Values) -> Values:
         return self._undo(prediction)
@@ -175,10 +172,10 @@ class Regression(TaskDefaults):
         return 8 * len(self.labels)
 
     def result(
-        self, merged: Values, views: Sequence[Values], scene: ImageFrame, wanted: ResponseSpec
+        self, merged: Values, views: Sequence[Values], frame: ImageFrame, spec: ResponseSpec
     ) -> RegressionResult:
         own = np.array(views, np.float64).reshape(len(views), len(self.labels))
-        unsure = self._uncertainty(own) if "uncertainty" in wanted.include else {}
+        unsure = self._uncertainty(own) if "uncertainty" in spec.include else {}
         return RegressionResult(labels=self.labels, values=self._undo(merged), view_values=own, uncertainty=unsure)
 
     def _uncertainty(self, values: Values) -> dict[str, Any]:

@@ -9,20 +9,12 @@ from numpy.typing import NDArray
 
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    ImageFrame,
-    NoEvidence,
-    Outputs,
-    ResponseSpec,
-    Shapes,
-    TaskDefaults,
-    TensorSpec,
-    one_weight,
-)
+from tta_server.tasks.base import ImageFrame, NoEvidence, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.boxes import frames
 from tta_server.tasks.boxes.forms import BoxesOutput, BoxReader
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, FusedBoxes, merge_boxes
 from tta_server.tasks.boxes.results import CLEAR, DetectionResult
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -83,7 +75,7 @@ class BoxAccumulator(NoEvidence):
         def seen(xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
             return np.stack([found.sight.sees(xyxy.astype(np.float64)) for found in self._found])
 
-        weights = [one_weight(weight, label) for weight in self._weights]
+        weights = [weight[label] if isinstance(weight, tuple) else weight for weight in self._weights]
         return merge_boxes(self._merge, views, weights, seen, self._iou)
 
 
@@ -129,7 +121,7 @@ class Detection(TaskDefaults):
         """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""
         self._reader.check(outputs, tensor)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Found:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Found:
         written, score, label = self._reader.read(outputs, row)
         counts = score >= self._form.min_score
         sound = not np.isnan(score).any() and all(np.isfinite(v[counts]).all() for v in (written, score, label))
@@ -139,14 +131,14 @@ class Detection(TaskDefaults):
             xyxy = xyxy * np.tile(placement.tensor, 2)
         whole = ~frames.are_cut(xyxy, placement)
         plain = frames.to_plain(xyxy[whole], placement)
-        corners = frames.clipped(scene.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), scene.image)
+        corners = frames.clipped(frame.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), frame.image)
         some = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         boxes = Boxes(
             corners[some].astype(np.float32),
             np.minimum(score[counts][whole][some], 1).astype(np.float32),
             label[counts][whole][some].astype(np.intp),
         )
-        return Found(self._surest(boxes), frames.Visibility(placement, scene), sound)
+        return Found(self._surest(boxes), frames.Visibility(placement, frame), sound)
 
     def _surest(self, boxes: Boxes) -> Boxes:
         """By score, and where asked for without doubles."""
@@ -159,7 +151,7 @@ class Detection(TaskDefaults):
     def is_sound(self, prediction: Found) -> bool:
         return prediction.sound
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> BoxAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> BoxAccumulator:
         return BoxAccumulator(merge, self._form.iou, self._form.max_boxes)
 
     def confidence(self, merged: Objects) -> float | None:
@@ -167,8 +159,8 @@ class Detection(TaskDefaults):
         score = merged.merged.score.astype(np.float64)
         return float((score**2).sum() / score.sum()) if score.sum() > 0 else None
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return "views" in wanted.include
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return "views" in spec.include
 
     def view_result(self, prediction: Found) -> Boxes:
         return prediction.boxes
@@ -176,13 +168,11 @@ class Detection(TaskDefaults):
     def view_result_bytes(self, plain: Placement) -> int:
         return 28 * self._form.max_boxes
 
-    def result(
-        self, merged: Objects, views: Sequence[Boxes], scene: ImageFrame, wanted: ResponseSpec
-    ) -> DetectionResult:
+    def result(self, merged: Objects, views: Sequence[Boxes], frame: ImageFrame, spec: ResponseSpec) -> DetectionResult:
         fused = merged.merged
         return DetectionResult(
             labels=self.labels,
-            size=scene.image,
+            size=frame.image,
             boxes=fused.xyxy,
             scores=fused.score,
             class_ids=fused.label,
@@ -190,7 +180,7 @@ class Detection(TaskDefaults):
             visible_in=fused.voters,
             spread=fused.spread,
             view_boxes=views,
-            uncertainty=_uncertainty(merged) if "uncertainty" in wanted.include else {},
+            uncertainty=_uncertainty(merged) if "uncertainty" in spec.include else {},
         )
 
 

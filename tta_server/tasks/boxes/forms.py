@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.tasks.base import STRICT, Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.base import FORBID_EXTRA, Outputs
 from tta_server.tasks.scores.merging import sigmoid
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 
 Doubles = NDArray[np.float64]
@@ -26,7 +27,7 @@ class BoxesOutput:
     for the same as a surer one. Those of several views that overlap by more than `iou` are one object.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     boxes: str | None = None
     scores: str | None = None
@@ -69,16 +70,16 @@ class BoxReader:
     def _check_shapes(self, found: Shapes) -> None:
         """Raises ConfigError that says which output has not the shape that was stated."""
         classes = self._classes
-        wanted: dict[str, list[str | int]] = {
+        expected: dict[str, list[str | int]] = {
             "boxes": ["N", "M", 4],
             "scores": ["N", "M"] if "labels" in self._names else ["N", "M", classes],
             "labels": ["N", "M"],
         }
         columns = {"box_score_label": 6, "box_class_scores": 4 + classes, "box_objectness_class_scores": 5 + classes}
         row: list[str | int] = ["M", columns[self._form.holds]]
-        wanted["rows"] = ["N", *(row[::-1] if self._form.transposed else row)]
+        expected["rows"] = ["N", *(row[::-1] if self._form.transposed else row)]
         for key, name in self._names.items():
-            check_shape(f"detection with {classes} labels", name, found[name], wanted[key])
+            check_shape(f"detection with {classes} labels", name, found[name], expected[key])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""

@@ -102,13 +102,13 @@ class Visibility:
     """What of a scene a view shows."""
 
     placement: Placement
-    scene: ImageFrame
+    frame: ImageFrame
 
     def sees(self, xyxy: Doubles) -> Flags:
         """Which boxes (N, 4) of the image it shows whole, and would not take for cut."""
         if shows_all(self.placement):
             return np.ones(len(xyxy), np.bool_)
-        plain = self.scene.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
+        plain = self.frame.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
         seen = ~are_cut(to_view(plain, self.placement), self.placement)
         at = self.placement.to_plain.inverse().apply(plain[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2))
         inside = ((at >= -INSIDE) & (at <= np.add(self.placement.frame, INSIDE))).reshape(-1, 8).all(axis=1)

@@ -160,10 +160,10 @@ def _ramp(count: int, before: float, after: float) -> Floats:
     return ramp
 
 
-def enlarged(maps: Floats, lattice: OutputGrid, scene: ImageFrame) -> Iterator[tuple[slice, Floats]]:
+def enlarged(maps: Floats, lattice: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
     """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
-    to_grid = scene.to_image.inverse().then(lattice.to_pixels.inverse())
-    for top in range(0, scene.image.height, STRIP):
-        size = Size(scene.image.width, min(STRIP, scene.image.height - top))
+    to_grid = frame.to_image.inverse().then(lattice.to_pixels.inverse())
+    for top in range(0, frame.image.height, STRIP):
+        size = Size(frame.image.width, min(STRIP, frame.image.height - top))
         strip = sample(maps, Affine.shift(0, top).then(to_grid), size, Border.REPLICATE)
         yield slice(top, top + size.height), strip  # type: ignore[misc]

@@ -47,10 +47,10 @@ class MaskDecoder(Protocol):
     def confidence(self, scores: Floats) -> float:
         """The mean over the pixels of the probability that they are as answered."""
 
-    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
+    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
         """At the image's own size: labels (H, W), or which are there (C, H, W)."""
 
-    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         """The share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
@@ -77,15 +77,15 @@ class OneClass:
     def confidence(self, scores: Floats) -> float:
         return float(scores.max(axis=0).mean())
 
-    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
-        mask = np.empty((scene.image.height, scene.image.width), self.spec.dtype)
-        for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
+        mask = np.empty((frame.image.height, frame.image.width), self.spec.dtype)
+        for rows, strip in enlarged(merged.scores, merged.lattice, frame):
             mask[rows] = strip.argmax(axis=0)
         return mask
 
-    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape, np.float32)
-        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, frame):
             shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
         sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
         return shares, _means(self._labels, sums, self.counts(mask))
@@ -115,20 +115,20 @@ class AnyLabels:
     def confidence(self, scores: Floats) -> float:
         return float(np.where(scores >= self._threshold, scores, 1 - scores).mean())
 
-    def mask(self, merged: Maps, scene: ImageFrame) -> Mask:
-        masks = np.empty((len(self._labels), scene.image.height, scene.image.width), np.bool_)
-        for rows, strip in enlarged(merged.scores, merged.lattice, scene):
+    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
+        masks = np.empty((len(self._labels), frame.image.height, frame.image.width), np.bool_)
+        for rows, strip in enlarged(merged.scores, merged.lattice, frame):
             masks[:, rows] = strip >= self._threshold
         return masks
 
-    def agreement(self, merged: Maps, mask: Mask, scene: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape[1:], np.float32)
         sums = np.zeros(len(self._labels))
-        for rows, strip in enlarged(votes_of(merged), merged.lattice, scene):
+        for rows, strip in enlarged(votes_of(merged), merged.lattice, frame):
             own = np.where(mask[:, rows], strip, 1 - strip)
             shares[rows] = own.mean(axis=0)
             sums += own.sum(axis=(1, 2))
-        return shares, _means(self._labels, sums, np.full(len(self._labels), scene.image.area))
+        return shares, _means(self._labels, sums, np.full(len(self._labels), frame.image.area))
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
         return np.asarray(mask.sum(axis=(1, 2)))

@@ -11,18 +11,15 @@ from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
+    FORBID_EXTRA,
     Floats,
     ImageFrame,
     NoEvidence,
     Outputs,
     Remaining,
     ResponseSpec,
-    Shapes,
     TaskDefaults,
     TensorSpec,
-    check_shape,
-    output_name,
 )
 from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
 from tta_server.tasks.masks.mask import AnyLabels, Maps, MaskDecoder, OneClass
@@ -39,6 +36,7 @@ from tta_server.tasks.scores.merging import (
     is_finite,
     label_merges,
 )
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -51,7 +49,7 @@ class MapsOutput:
     """`output:` of a model that scores pixels. `multilabel` says that labels may overlap, each there where its
     probability reaches `threshold`; `offset` is where in its cell a score's pixel lies (see `maps.OutputGrid`)."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["logits", "probabilities"]
     name: str | None = None
@@ -69,11 +67,11 @@ class MapAccumulator(NoEvidence):
     """A ScoreAccumulator on maps, and a second one for votes where those were asked for."""
 
     def __init__(
-        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, scene: ImageFrame, reading: MaskDecoder
+        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, frame: ImageFrame, reading: MaskDecoder
     ) -> None:
         self._scores = scores
         self._votes = votes
-        self._scene = scene
+        self._scene = frame
         self._reading = reading
         self._lattice = OutputGrid()
 
@@ -164,7 +162,7 @@ class Segmentation(TaskDefaults):
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Maps:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Maps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)
         lattice = output_grid(scores, placement, self._offset)
         moved = move_back(scores, placement, lattice)
@@ -173,17 +171,17 @@ class Segmentation(TaskDefaults):
     def is_sound(self, prediction: Maps) -> bool:
         return self._is_sound(prediction.scores)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> MapAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
         return MapAccumulator(
             ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if _votes(wanted) else None,
-            scene,
+            ScoreAccumulator(self._merges["vote"], self._kind) if _votes(spec) else None,
+            frame,
             self._reading,
         )
 
-    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
+    def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         """Sums and their mean, and as much for votes; as if a cell were a pixel."""
-        return 8 * len(self.labels) * plain.whole.area * (1 + _votes(wanted))
+        return 8 * len(self.labels) * plain.whole.area * (1 + _votes(spec))
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         """Weights by class are made to sum to 1 in each cell, which no bound outlasts when cells are interpolated."""
@@ -194,8 +192,8 @@ class Segmentation(TaskDefaults):
     def confidence(self, merged: Maps) -> float:
         return self._reading.confidence(merged.scores)
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return "views" in wanted.include and self.has_picture
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return "views" in spec.include and self.has_picture
 
     def view_result(self, prediction: Maps) -> ViewLabels:
         own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
@@ -204,29 +202,29 @@ class Segmentation(TaskDefaults):
     def view_result_bytes(self, plain: Placement) -> int:
         return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
-    def result(self, merged: Maps, views: Sequence[ViewLabels], scene: ImageFrame, wanted: ResponseSpec) -> MaskResult:
-        mask = self._reading.mask(merged, scene)
+    def result(self, merged: Maps, views: Sequence[ViewLabels], frame: ImageFrame, spec: ResponseSpec) -> MaskResult:
+        mask = self._reading.mask(merged, frame)
         agreement, unsure = None, {}
         if merged.votes is not None:
-            agreement, by_class = self._reading.agreement(merged, mask, scene)
+            agreement, by_class = self._reading.agreement(merged, mask, frame)
             unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
         return self._reading.result(
             mask,
             agreement=agreement,
             view_agreements=_view_agreements(views, merged),
-            probability_maps=ProbabilityMaps(merged.scores, merged.lattice, scene) if _maps(wanted) else None,
-            uncertainty=unsure if "uncertainty" in wanted.include else {},
+            probability_maps=ProbabilityMaps(merged.scores, merged.lattice, frame) if _maps(spec) else None,
+            uncertainty=unsure if "uncertainty" in spec.include else {},
         )
 
 
-def _votes(wanted: ResponseSpec) -> bool:
+def _votes(spec: ResponseSpec) -> bool:
     """Whether each view's own votes are counted."""
-    return "AGREEMENT" in wanted.tensors or not wanted.include.isdisjoint(("agreement", "uncertainty"))
+    return "AGREEMENT" in spec.tensors or not spec.include.isdisjoint(("agreement", "uncertainty"))
 
 
-def _maps(wanted: ResponseSpec) -> bool:
+def _maps(spec: ResponseSpec) -> bool:
     """Whether the labels' probabilities are wanted for every pixel."""
-    return "PROBABILITIES" in wanted.tensors or "probabilities" in wanted.include
+    return "PROBABILITIES" in spec.tensors or "probabilities" in spec.include
 
 
 def _view_agreements(views: Sequence[ViewLabels], merged: Maps) -> list[float | None]:

@@ -9,24 +9,13 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Placement
-from tta_server.tasks.base import (
-    STRICT,
-    ImageFrame,
-    Outputs,
-    ResponseSpec,
-    Shapes,
-    TaskDefaults,
-    TensorSpec,
-    check_shape,
-    fits,
-    output_name,
-    shown,
-)
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.masks.maps import Moved, move_back, of_frame, output_grid
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.poses import HeatMaps, MergedPoses, Pose, PoseAccumulator
 from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.merging import sigmoid
+from tta_server.tasks.shapes import Shapes, check_shape, fits, format_shape, output_name
 from tta_server.views.geometry import Affine, Size
 
 Doubles = NDArray[np.float64]
@@ -43,7 +32,7 @@ class PointsOutput:
     the least confidence of a point that is said to be seen.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["heatmaps", "coordinates"]
     scores: Literal["logits", "probabilities"] = "probabilities"
@@ -100,7 +89,7 @@ class Keypoints(TaskDefaults):
         elif not any(fits(found, ["N", points, n]) for n in (2, 3)):
             raise ConfigError(
                 f"keypoints with {points} labels needs an output {self._output} of shape [N, {points}, 2] or "
-                f"[N, {points}, 3]; the model gives {shown(found)}"
+                f"[N, {points}, 3]; the model gives {format_shape(found)}"
             )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
@@ -129,10 +118,10 @@ class Keypoints(TaskDefaults):
                 f"{tensor.width / cells.width:g} by {tensor.height / cells.height:g}"
             )
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Pose:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Pose:
         found = outputs[self._output][row]
-        to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(scene.to_image)
-        seen_by = placement.to_plain.then(scene.to_image).inverse()
+        to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(frame.to_image)
+        seen_by = placement.to_plain.then(frame.to_image).inverse()
         if self._form.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
             lattice = output_grid(maps, placement, self._form.offset)
@@ -167,10 +156,10 @@ class Keypoints(TaskDefaults):
         maps = prediction.maps is None or not np.isnan(prediction.maps.scores).any()
         return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> PoseAccumulator:
-        return PoseAccumulator(merge, scene, self.moved)
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> PoseAccumulator:
+        return PoseAccumulator(merge, frame, self.moved)
 
-    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
+    def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         if self._form.kind == "coordinates":
             return 0
         return 8 * len(self.labels) * round(plain.whole.area / (self._form.stride or 1) ** 2)
@@ -179,8 +168,8 @@ class Keypoints(TaskDefaults):
         """The mean over the points."""
         return float(np.clip(merged.confidence, 0, 1).mean())
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return "views" in wanted.include
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return "views" in spec.include
 
     def view_result(self, prediction: Pose) -> Pose:
         return replace(prediction, maps=None)
@@ -189,19 +178,19 @@ class Keypoints(TaskDefaults):
         return 24 * len(self.labels)
 
     def result(
-        self, merged: MergedPoses, views: Sequence[Pose], scene: ImageFrame, wanted: ResponseSpec
+        self, merged: MergedPoses, views: Sequence[Pose], frame: ImageFrame, spec: ResponseSpec
     ) -> KeypointsResult:
         own = [np.column_stack([pose.xy, pose.confidence]) for pose in views]
         return KeypointsResult(
             labels=self.labels,
-            size=scene.image,
+            size=frame.image,
             keypoints=merged.xy,
             confidence=np.clip(merged.confidence, 0, 1),
             visible=merged.confidence >= self._form.visible,
             spread=merged.spread,
             visible_in=merged.views,
             view_keypoints=np.array(own, np.float64).reshape(len(own), len(self.labels), 3),
-            uncertainty=self._uncertainty(merged) if "uncertainty" in wanted.include else {},
+            uncertainty=self._uncertainty(merged) if "uncertainty" in spec.include else {},
         )
 
     def _uncertainty(self, merged: MergedPoses) -> dict[str, Any]:

@@ -54,10 +54,10 @@ class MergedPoses:
 class PoseAccumulator(NoEvidence):
     """Keeps every view's few points; of heat maps a sum."""
 
-    def __init__(self, merge: str, scene: ImageFrame, move: "Callable[[HeatMaps], Moved]") -> None:
+    def __init__(self, merge: str, frame: ImageFrame, move: "Callable[[HeatMaps], Moved]") -> None:
         self._move = move
         self._of_maps = merge == "mean_heatmaps"
-        self._scene = scene
+        self._scene = frame
         self._poses: list[Pose] = []
         self._weights: list[Doubles] = []
         self._total: Doubles | Floats | None = None

@@ -7,14 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    ImageFrame,
-    NoEvidence,
-    Remaining,
-    ResponseSpec,
-    Shapes,
-    TensorSpec,
-)
+from tta_server.tasks.base import ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
 from tta_server.tasks.scores.merging import (
     KINDS,
     MERGES,
@@ -25,6 +18,7 @@ from tta_server.tasks.scores.merging import (
 )
 from tta_server.tasks.scores.results import ClassificationResult
 from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.view import Weight
 
 Scores = NDArray[np.float32]
@@ -79,14 +73,14 @@ class Classification(ScoreVectors):
     def is_sound(self, prediction: Scores) -> bool:
         return is_finite(prediction)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ClassAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ClassAccumulator:
         return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
 
     def confidence(self, merged: Scores) -> float:
         return float(merged.max())
 
     def result(
-        self, merged: Scores, views: Sequence[Scores], scene: ImageFrame, wanted: ResponseSpec
+        self, merged: Scores, views: Sequence[Scores], frame: ImageFrame, spec: ResponseSpec
     ) -> ClassificationResult:
         own = self._stacked(views)
         agreement = _agreement(own, int(merged.argmax())) if len(own) else None
@@ -95,7 +89,7 @@ class Classification(ScoreVectors):
             probabilities=merged,
             view_probabilities=own,
             agreement=agreement,
-            uncertainty=_uncertainty(merged, own) if "uncertainty" in wanted.include else {},
+            uncertainty=_uncertainty(merged, own) if "uncertainty" in spec.include else {},
         )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.tasks.base import STRICT
+from tta_server.tasks.base import FORBID_EXTRA
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -20,7 +20,7 @@ TINY = np.float32(1e-30)
 class ScoresOutput:
     """`output:` of a model that scores classes: what its scores are, and the output's name where it has several."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["logits", "probabilities"]
     name: str | None = None
@@ -31,7 +31,7 @@ class LabelsOutput:
     """As `ScoresOutput`, for labels that are each there or not, `threshold` being the least probability of one that
     is."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["logits", "probabilities"]
     name: str | None = None

@@ -6,15 +6,7 @@ from typing import Any
 import numpy as np
 
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    Floats,
-    ImageFrame,
-    NoEvidence,
-    Remaining,
-    ResponseSpec,
-    Shapes,
-    TensorSpec,
-)
+from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
 from tta_server.tasks.scores.merging import (
     LABEL_KINDS,
     LABEL_MERGES,
@@ -26,6 +18,7 @@ from tta_server.tasks.scores.merging import (
 )
 from tta_server.tasks.scores.results import MultilabelResult
 from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.view import Weight
 
 
@@ -67,7 +60,7 @@ class Multilabel(ScoreVectors):
     def is_sound(self, prediction: Floats) -> bool:
         return are_numbers(prediction)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> LabelAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> LabelAccumulator:
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
 
     def confidence(self, merged: Floats) -> float:
@@ -75,7 +68,7 @@ class Multilabel(ScoreVectors):
         return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
 
     def result(
-        self, merged: Floats, views: Sequence[Floats], scene: ImageFrame, wanted: ResponseSpec
+        self, merged: Floats, views: Sequence[Floats], frame: ImageFrame, spec: ResponseSpec
     ) -> MultilabelResult:
         own = self._stacked(views)
         return MultilabelResult(
@@ -84,7 +77,7 @@ class Multilabel(ScoreVectors):
             threshold=self._threshold,
             view_probabilities=own,
             agreement=float(self._agreement(merged, own).mean()) if len(own) else None,
-            uncertainty=self._uncertainty(merged, own) if "uncertainty" in wanted.include else {},
+            uncertainty=self._uncertainty(merged, own) if "uncertainty" in spec.include else {},
         )
 
     def _agreement(self, merged: Floats, own: Floats) -> Floats:

@@ -5,18 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from tta_server.imaging.preprocessing import Placement
-from tta_server.tasks.base import (
-    Floats,
-    ImageFrame,
-    Outputs,
-    ResponseSpec,
-    Shapes,
-    TaskDefaults,
-    TensorSpec,
-    check_shape,
-    output_name,
-)
+from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.scores.merging import Kind, check_bounded, check_kind
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -44,15 +35,15 @@ class ScoreVectors(TaskDefaults):
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Floats:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
         scores: Floats = outputs[self._output][row].astype(np.float32)
         return scores
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         check_bounded(merge)
 
-    def keeps_view_results(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "agreement", "uncertainty"))
 
     def view_result(self, prediction: Floats) -> Floats:
         return self._kind.probabilities(prediction)
