@@ -12,7 +12,7 @@ from tests.support.rendered import rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.mask import Maps
+from tta_server.tasks.masks.decoders import Maps
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.render.palette import color_of
 from tta_server.tasks.scores.merging import MERGES
