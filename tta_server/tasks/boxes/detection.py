@@ -11,8 +11,8 @@ from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import ImageFrame, NoEvidence, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.boxes import frames
-from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, FusedBoxes, merge_boxes
+from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
 from tta_server.tasks.boxes.results import CLEAR, DetectionResult
 from tta_server.tasks.shapes import Shapes
 from tta_server.views.geometry import Size

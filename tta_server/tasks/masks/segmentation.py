@@ -21,8 +21,8 @@ from tta_server.tasks.base import (
     TaskDefaults,
     TensorSpec,
 )
-from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
 from tta_server.tasks.masks.decoders import AnyLabels, Maps, MaskDecoder, OneClass
+from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.merging import (
     KINDS,
