@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.tasks.boxes import test_detection, test_fusion
+from tests.tasks.boxes import test_accumulator, test_fusion
 from tests.tasks.masks import test_segmentation
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
@@ -76,21 +76,21 @@ def bars_flipped_too(patch):
 
 
 def no_rescaling(patch):
-    real = fusion.ballot
+    real = fusion.count_votes
 
-    def ballot(line, groups, corner, seen):
-        voted = real(line, groups, corner, seen).voted
-        return fusion.Ballot(voted, voted)
+    def count_votes(boxes, groups, corner, visible):
+        found = real(boxes, groups, corner, visible).found
+        return fusion.Votes(found, found)
 
-    patch.setattr(fusion, "ballot", ballot)
+    patch.setattr(fusion, "count_votes", count_votes)
 
 
 def coverage_of_maps_ignored(patch):
-    patch.setattr(maps, "cells_seen", lambda placement, lattice: None)
+    patch.setattr(maps, "view_coverage", lambda placement, grid: None)
 
 
 def coverage_of_boxes_ignored(patch):
-    patch.setattr(Visibility, "sees", lambda self, xyxy: np.ones(len(xyxy), bool))
+    patch.setattr(Visibility, "shows", lambda self, xyxy: np.ones(len(xyxy), bool))
 
 
 def softmax_first(patch):
@@ -124,7 +124,7 @@ BUGS = {
     "scale undone half a pixel off: masks": (placed(half_a_pixel_off), cell("scale", "mask")),
     "WBF score not rescaled": (
         no_rescaling,
-        test_fusion.test_views_that_could_see_a_box_and_did_not_lower_its_score,
+        test_fusion.test_views_that_show_a_box_and_do_not_find_it_lower_its_score,
     ),
     "coverage ignored for crops: masks": (
         coverage_of_maps_ignored,
@@ -132,7 +132,7 @@ BUGS = {
     ),
     "coverage ignored for crops: boxes": (
         coverage_of_boxes_ignored,
-        test_detection.test_a_box_left_out_as_cut_does_not_count_against_itself,
+        test_accumulator.test_a_box_left_out_as_cut_does_not_lower_its_own_score,
     ),
     "softmax before mean_logits": (
         softmax_first,

@@ -12,7 +12,7 @@ from tests.support.rendered import rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.decoders import Maps
+from tta_server.tasks.masks.decoders import ScoreMaps
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.render.palette import color_of
 from tta_server.tasks.scores.merging import MERGES
@@ -132,7 +132,7 @@ def test_undoing_at_a_stride_of_4_is_exact_where_squares_fall_on_squares(name):
     pixels = noise(Size(48, 32))
     maps = undone(prep, pixels, name, stride=4)
     here = covered(maps)
-    assert maps.lattice.stride == (4, 4)
+    assert maps.grid.stride == (4, 4)
     assert here.mean() >= 0.7
     np.testing.assert_array_equal(maps.scores[:, here], pooled(framed(prep, pixels), 4)[:, here])
 
@@ -152,7 +152,7 @@ def test_undoing_at_a_stride_of_4_inside_letterbox_bars(spec, image):
 def room(prep, spec, image, maps):
     """How far inside the view's frame each of the grid's centres lies, in pixels; negative outside, (h, w)."""
     placement = prep.place(read_view(spec), image)
-    y, x = (np.mgrid[0 : maps.scores.shape[1], 0 : maps.scores.shape[2]] + 0.5) * maps.lattice.stride[0]
+    y, x = (np.mgrid[0 : maps.scores.shape[1], 0 : maps.scores.shape[2]] + 0.5) * maps.grid.stride[0]
     u, v = placement.to_plain.inverse().apply(np.stack([x.ravel(), y.ravel()], axis=1)).T
     return np.minimum.reduce([u, placement.frame.width - u, v, placement.frame.height - v]).reshape(x.shape)
 
@@ -214,7 +214,7 @@ def test_a_crop_changes_only_what_it_saw(merge):
     accumulator.add(plain, 1.0)
     before = accumulator.result().scores.copy()
     crop = undone(prep, pixels, {"crop": {"fraction": 0.5, "anchor": "top_left"}})
-    accumulator.add(Maps(10 - 7 * crop.scores, crop.coverage, lattice=crop.lattice), 1.0)
+    accumulator.add(ScoreMaps(10 - 7 * crop.scores, crop.coverage, grid=crop.grid), 1.0)
     after = accumulator.result().scores
     np.testing.assert_allclose(after[:, 20:], before[:, 20:], atol=1e-6)
     np.testing.assert_allclose(after[:, :, 30:], before[:, :, 30:], atol=1e-6)
@@ -334,6 +334,6 @@ def test_outputs_of_another_shape_are_refused_naming_both(shape):
 
 def test_nan_is_unsound():
     maps = np.zeros((3, 4, 4), np.float32)
-    assert task().is_sound(Maps(maps))
+    assert task().is_sound(ScoreMaps(maps))
     maps[1, 2, 3] = np.nan
-    assert not task().is_sound(Maps(maps))
+    assert not task().is_sound(ScoreMaps(maps))

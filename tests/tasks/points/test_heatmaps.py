@@ -8,7 +8,7 @@ from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resiz
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.heatmaps import REACH, peaks
 from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
-from tta_server.tasks.scores.merging import same, sigmoid
+from tta_server.tasks.scores.merging import identity, sigmoid
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View
@@ -320,7 +320,7 @@ def test_negative_values_of_a_map_pull_no_point(scores):
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
 def test_a_map_of_one_cell_points_at_its_middle(level):
-    points, tops = peaks(np.full((2, 1, 1), level, np.float32), same)
+    points, tops = peaks(np.full((2, 1, 1), level, np.float32), identity)
     np.testing.assert_allclose(points, 0.5)
     np.testing.assert_allclose(tops, level)
 
@@ -332,7 +332,7 @@ def test_a_single_cell_is_found_wherever_it_is(width, height, seed):
         for x in range(width):
             maps = np.zeros((1, height, width), np.float32)
             maps[0, y, x] = 0.7
-            points, tops = peaks(maps, same)
+            points, tops = peaks(maps, identity)
             np.testing.assert_allclose(points, [(x + 0.5, y + 0.5)])
             np.testing.assert_allclose(tops, [0.7])
 
@@ -340,7 +340,7 @@ def test_a_single_cell_is_found_wherever_it_is(width, height, seed):
 @given(st.integers(1, 12), st.integers(1, 12), seeds)
 def test_a_point_lies_in_its_map_and_within_reach_of_the_peak(width, height, seed):
     maps = np.random.default_rng(seed).random((4, height, width), np.float32)
-    points, tops = peaks(maps, same)
+    points, tops = peaks(maps, identity)
     assert (points > 0).all()
     assert (points < (width, height)).all()
     for plane, (x, y), top in zip(maps, points, tops, strict=True):
@@ -353,9 +353,9 @@ def test_a_point_lies_in_its_map_and_within_reach_of_the_peak(width, height, see
 def test_peaks_of_a_mirrored_map_are_mirrored(width, height, seed):
     """Drawn without ties, of which the first cell in reading order is taken."""
     maps = np.random.default_rng(seed).permutation(4 * width * height).reshape(4, height, width).astype(np.float32)
-    points, _ = peaks(maps, same)
-    mirrored, _ = peaks(maps[:, :, ::-1], same)
-    turned, _ = peaks(maps.transpose(0, 2, 1), same)
+    points, _ = peaks(maps, identity)
+    mirrored, _ = peaks(maps[:, :, ::-1], identity)
+    turned, _ = peaks(maps.transpose(0, 2, 1), identity)
     np.testing.assert_allclose(mirrored, (width, 0) + points * (-1, 1))
     np.testing.assert_allclose(turned, points[:, ::-1])
 
@@ -372,7 +372,7 @@ def test_a_point_is_the_centroid_of_what_is_around_the_peak():
     """5 at cell 2 and 3 at cell 3: 3/8 of a cell further; cell 6 is out of reach."""
     maps = np.zeros((1, 3, 8), np.float32)
     maps[0, 1, 2], maps[0, 1, 3], maps[0, 1, 6] = 0.5, 0.3, 0.4
-    points, tops = peaks(maps, same)
+    points, tops = peaks(maps, identity)
     np.testing.assert_allclose(points, [(2.5 + 3 / 8, 1.5)])
     np.testing.assert_allclose(tops, [0.5])
 
@@ -380,7 +380,7 @@ def test_a_point_is_the_centroid_of_what_is_around_the_peak():
 @pytest.mark.parametrize("edge", ["left", "right", "top", "bottom"])
 def test_a_hill_at_the_edge_is_found_within_a_cell(edge):
     point = {"left": (1, 31), "right": (95, 31), "top": (43, 1), "bottom": (43, 63)}[edge]
-    points, _ = peaks(hills(Size(96, 64), [point]), same)
+    points, _ = peaks(hills(Size(96, 64), [point]), identity)
     assert np.abs(points * STRIDE - point).max() <= STRIDE
 
 

@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.tasks.scores.merging import KINDS, MERGES, ScoreAccumulator, log_softmax, one_hot, softmax
+from tta_server.tasks.scores.merging import CLASS_KINDS, MERGES, ScoreAccumulator, log_softmax, one_hot, softmax
 
 LOG3 = float(np.log(3))  # softmax of [0, log 3] is [1/4, 3/4]
 
 
 def merged(merge, views, weights=None, kind="logits", coverage=None):
     """Views' scores, a list of lists, merged into probabilities."""
-    accumulator = ScoreAccumulator(MERGES[merge], KINDS[kind])
+    accumulator = ScoreAccumulator(MERGES[merge], CLASS_KINDS[kind])
     weights = weights or [1.0] * len(views)
     coverage = coverage or [None] * len(views)
     for view, weight, seen in zip(views, weights, coverage, strict=True):
@@ -20,7 +20,7 @@ def merged(merge, views, weights=None, kind="logits", coverage=None):
 
 
 merges = pytest.mark.parametrize("merge", MERGES)
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize("kind", CLASS_KINDS)
 logits = st.lists(st.tuples(*[st.floats(-30, 30, width=32)] * 4), min_size=1, max_size=8)  # up to 8 views of 4 classes
 some_weights = st.lists(st.floats(0.0625, 8, width=32), min_size=8, max_size=8)
 
@@ -90,7 +90,7 @@ def test_the_same_weight_for_each_class_is_one_weight(merge, views):
 @merges
 @given(logits)
 def test_adding_never_writes_into_a_view_nor_asking_into_the_sums(merge, views):
-    accumulator = ScoreAccumulator(MERGES[merge], KINDS["logits"])
+    accumulator = ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"])
     added = np.array(views, np.float32)
     for view in added:
         accumulator.add(view, 1.0)
@@ -169,7 +169,7 @@ def test_a_class_that_no_view_has_weight_for_does_not_win(merge):
 @merges
 def test_nothing_added_has_no_result(merge):
     with pytest.raises(ValueError, match="no prediction was added"):
-        ScoreAccumulator(MERGES[merge], KINDS["logits"]).result()
+        ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"]).result()
 
 
 # ---- values by hand ----
@@ -229,11 +229,11 @@ def test_a_class_ruled_out_where_nothing_counts_spoils_nothing(merge):
     """-inf at a pixel that the second view did not see, and for a class to which it gives no weight."""
     seen = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], np.float32)
     ruled_out = np.array([[[1.0, -np.inf]], [[0.0, 0.0]]], np.float32)
-    alone, both = (ScoreAccumulator(MERGES[merge], KINDS["logits"]) for _ in range(2))
+    alone, both = (ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"]) for _ in range(2))
     alone.add(seen, 1.0)
     both.add(seen, 1.0)
     both.add(ruled_out, 1.0, np.array([[0.0, 0.0]], np.float32))
     np.testing.assert_allclose(both.result(), alone.result())
-    weighted = ScoreAccumulator(MERGES[merge], KINDS["logits"])
+    weighted = ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"])
     weighted.add(np.array([1.0, -np.inf], np.float32), (1.0, 0.0))
     assert np.isfinite(weighted.result()).all()

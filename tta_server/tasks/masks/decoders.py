@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
-from tta_server.tasks.masks.maps import OutputGrid, enlarged
+from tta_server.tasks.masks.maps import OutputGrid, image_strips
 from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
 from tta_server.tasks.scores.merging import SLACK
 
@@ -17,7 +17,7 @@ Mask = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
+class ScoreMaps:
     """Scores or probabilities (C, h, w) on the plain view's grid, or on the part of it that starts at the cell `corner`
     (x, y).
 
@@ -28,7 +28,7 @@ class Maps:
     scores: Floats
     coverage: Floats | None = None
     votes: Floats | None = None
-    lattice: OutputGrid = field(default_factory=OutputGrid)
+    grid: OutputGrid = field(default_factory=OutputGrid)
     corner: tuple[int, int] = (0, 0)
 
 
@@ -47,10 +47,10 @@ class MaskDecoder(Protocol):
     def confidence(self, scores: Floats) -> float:
         """The mean over the pixels of the probability that they are as answered."""
 
-    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
+    def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
         """At the image's own size: labels (H, W), or which are there (C, H, W)."""
 
-    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         """The share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
 
     def counts(self, mask: Mask) -> NDArray[np.int64]:
@@ -60,7 +60,7 @@ class MaskDecoder(Protocol):
         """The mask as its task's result; `evidence` is the rest of what a MaskResult holds."""
 
 
-class OneClass:
+class ArgmaxDecoder:
     """Each pixel has the class of its largest score, ties to the lower."""
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -72,20 +72,20 @@ class OneClass:
         return reach < 0.5
 
     def are_sure(self, least: Floats, reach: Floats) -> Bools:
-        return leads(least) - reach > SLACK
+        return top_margins(least) - reach > SLACK
 
     def confidence(self, scores: Floats) -> float:
         return float(scores.max(axis=0).mean())
 
-    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
+    def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
         mask = np.empty((frame.image.height, frame.image.width), self.spec.dtype)
-        for rows, strip in enlarged(merged.scores, merged.lattice, frame):
+        for rows, strip in image_strips(merged.scores, merged.grid, frame):
             mask[rows] = strip.argmax(axis=0)
         return mask
 
-    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape, np.float32)
-        for rows, strip in enlarged(votes_of(merged), merged.lattice, frame):
+        for rows, strip in image_strips(votes_of(merged), merged.grid, frame):
             shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
         sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
         return shares, _means(self._labels, sums, self.counts(mask))
@@ -97,7 +97,7 @@ class OneClass:
         return SegmentationResult(labels=self._labels, mask=mask, area=self.counts(mask), **evidence)
 
 
-class AnyLabels:
+class ThresholdDecoder:
     """Each label is where its probability reaches a threshold, whatever the others are."""
 
     def __init__(self, labels: Sequence[str], threshold: float) -> None:
@@ -115,16 +115,16 @@ class AnyLabels:
     def confidence(self, scores: Floats) -> float:
         return float(np.where(scores >= self._threshold, scores, 1 - scores).mean())
 
-    def mask(self, merged: Maps, frame: ImageFrame) -> Mask:
+    def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
         masks = np.empty((len(self._labels), frame.image.height, frame.image.width), np.bool_)
-        for rows, strip in enlarged(merged.scores, merged.lattice, frame):
+        for rows, strip in image_strips(merged.scores, merged.grid, frame):
             masks[:, rows] = strip >= self._threshold
         return masks
 
-    def agreement(self, merged: Maps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
+    def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape[1:], np.float32)
         sums = np.zeros(len(self._labels))
-        for rows, strip in enlarged(votes_of(merged), merged.lattice, frame):
+        for rows, strip in image_strips(votes_of(merged), merged.grid, frame):
             own = np.where(mask[:, rows], strip, 1 - strip)
             shares[rows] = own.mean(axis=0)
             sums += own.sum(axis=(1, 2))
@@ -137,13 +137,13 @@ class AnyLabels:
         return MultilabelSegmentationResult(labels=self._labels, masks=mask, area=self.counts(mask), **evidence)
 
 
-def votes_of(merged: Maps) -> Floats:
+def votes_of(merged: ScoreMaps) -> Floats:
     if merged.votes is None:
         raise ValueError("no votes were kept")
     return merged.votes
 
 
-def leads(scores: Floats) -> Floats:
+def top_margins(scores: Floats) -> Floats:
     """How far the top class of each pixel is ahead of the second, (C, h, w) -> (h, w)."""
     top: Floats = scores.max(axis=0)
     if len(scores) == 1:

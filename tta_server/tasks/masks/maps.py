@@ -55,7 +55,7 @@ def _stride(length: int, cells: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MovedMaps:
     """Scores (C, h, w) on a part of the plain view's grid whose first cell is `corner` (x, y), and how much each cell
     counts (h, w): None where all count 1, 0 where the view did not see it."""
 
@@ -64,54 +64,54 @@ class Moved:
     corner: tuple[int, int] = (0, 0)
 
 
-def of_frame(maps: Floats, placement: Placement, lattice: OutputGrid) -> tuple[Floats, tuple[int, int]]:
+def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
     """The cells that lie in a view's frame, in part at least, without bars and padding; and the first of them, x, y."""
     edges = np.array([placement.inset, np.add(placement.inset, placement.frame)])
-    (left, top), (right, bottom) = lattice.to_pixels.inverse().apply(edges).tolist()
+    (left, top), (right, bottom) = grid.to_pixels.inverse().apply(edges).tolist()
     x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
     return maps[:, y : max(y + 1, ceil(bottom - EDGE)), x : max(x + 1, ceil(right - EDGE))], (x, y)
 
 
-def first_cell(tile: Tile, lattice: OutputGrid) -> tuple[int, int]:
+def first_cell(tile: Tile, grid: OutputGrid) -> tuple[int, int]:
     """Of the grid's part for a tile, which begins with a whole one: x and y."""
-    return round(tile.left / lattice.stride[0]), round(tile.top / lattice.stride[1])
+    return round(tile.left / grid.stride[0]), round(tile.top / grid.stride[1])
 
 
-def move_back(maps: Floats, placement: Placement, lattice: OutputGrid) -> Moved:
+def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps:
     """A view's score maps (C, h, w) onto the plain view's grid, or onto the tile of it that the view was cut for."""
-    to_scores, cells, corner = _undo(placement, lattice)
-    coverage = cells_seen(placement, lattice)
-    maps, inside = _framed(maps, placement, lattice)
-    return Moved(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
+    to_scores, cells, corner = _undo(placement, grid)
+    coverage = view_coverage(placement, grid)
+    maps, inside = _without_bars(maps, placement, grid)
+    return MovedMaps(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
 
 
-def _framed(maps: Floats, placement: Placement, lattice: OutputGrid) -> tuple[Floats, Affine]:
+def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, Affine]:
     """The view's frame without the bars around it, where it is made of whole cells: what is interpolated at its edge
     shall not be half a bar. With the map to its coordinates."""
     edges = [*placement.inset, placement.inset[0] + placement.frame.width, placement.inset[1] + placement.frame.height]
-    places = [edge / lattice.stride[axis % 2] for axis, edge in enumerate(edges)]
-    if lattice.offset != 0.5 or any(place != int(place) for place in places):
+    places = [edge / grid.stride[axis % 2] for axis, edge in enumerate(edges)]
+    if grid.offset != 0.5 or any(place != int(place) for place in places):
         return maps, Affine()
     left, top, right, bottom = map(int, places)
     return maps[:, top:bottom, left:right], Affine.shift(-left, -top)
 
 
-def cells_seen(placement: Placement, lattice: OutputGrid) -> Floats | None:
+def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
     """How much a view counts in each cell of its part of the grid (h, w): 1 where the cell's centre lies inside its
     frame, else 0; less towards the edges that a tile shares with others. None where all count 1.
 
     A last cell that reaches beyond the plain frame is judged by the frame's edge.
     """
-    to_scores, cells, _ = _undo(placement, lattice)
+    to_scores, cells, _ = _undo(placement, grid)
     frame = placement.whole if placement.tile is None else placement.tile.size
-    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / lattice.stride[0]))
-    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / lattice.stride[1]))
-    first = lattice.to_pixels.inverse().apply(np.array([placement.inset]))[0]
+    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / grid.stride[0]))
+    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / grid.stride[1]))
+    first = grid.to_pixels.inverse().apply(np.array([placement.inset]))[0]
     left, top = first - EDGE
-    right = left + placement.frame.width / lattice.stride[0] + 2 * EDGE
-    bottom = top + placement.frame.height / lattice.stride[1] + 2 * EDGE
+    right = left + placement.frame.width / grid.stride[0] + 2 * EDGE
+    bottom = top + placement.frame.height / grid.stride[1] + 2 * EDGE
     corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
-    blend = None if placement.tile is None else _blend(placement.tile, cells, lattice)
+    blend = None if placement.tile is None else _blend(placement.tile, cells, grid)
     if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
         return blend  # what lies between them lies inside too
     seen = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
@@ -119,18 +119,18 @@ def cells_seen(placement: Placement, lattice: OutputGrid) -> Floats | None:
     return seen.astype(np.float32) if blend is None else seen * blend
 
 
-def _undo(placement: Placement, lattice: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
+def _undo(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
     """Plain view's grid, or a tile of it -> a view's score map; the size of that part, and its first cell."""
     tile = placement.tile or Tile(0, 0, placement.whole)
-    corner = first_cell(tile, lattice)
+    corner = first_cell(tile, grid)
     to_scores = (
         Affine.shift(*corner)
-        .then(lattice.to_pixels)
+        .then(grid.to_pixels)
         .then(placement.to_plain.inverse())
         .then(Affine.shift(*placement.inset))
-        .then(lattice.to_pixels.inverse())
+        .then(grid.to_pixels.inverse())
     )
-    return to_scores, lattice.cells(tile.size), corner
+    return to_scores, grid.cells(tile.size), corner
 
 
 def _between(low: float, row: tuple[float, float, float], x: Floats, y: Floats, high: float) -> NDArray[np.bool_]:
@@ -140,13 +140,13 @@ def _between(low: float, row: tuple[float, float, float], x: Floats, y: Floats, 
     return (found >= low) & (found <= high)
 
 
-def _blend(tile: Tile, cells: Size, lattice: OutputGrid) -> Floats | None:
+def _blend(tile: Tile, cells: Size, grid: OutputGrid) -> Floats | None:
     """A tile's share of each of its cells: from 0 to 1 across the pixels that it has in common with a neighbour."""
     left, top, right, bottom = tile.overlaps
     if not any(tile.overlaps):
         return None
-    x = _ramp(cells.width, left / lattice.stride[0], right / lattice.stride[0])
-    y = _ramp(cells.height, top / lattice.stride[1], bottom / lattice.stride[1])
+    x = _ramp(cells.width, left / grid.stride[0], right / grid.stride[0])
+    y = _ramp(cells.height, top / grid.stride[1], bottom / grid.stride[1])
     blend: Floats = y[:, None] * x
     return blend
 
@@ -160,9 +160,9 @@ def _ramp(count: int, before: float, after: float) -> Floats:
     return ramp
 
 
-def enlarged(maps: Floats, lattice: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
+def image_strips(maps: Floats, grid: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
     """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
-    to_grid = frame.to_image.inverse().then(lattice.to_pixels.inverse())
+    to_grid = frame.to_image.inverse().then(grid.to_pixels.inverse())
     for top in range(0, frame.image.height, STRIP):
         size = Size(frame.image.width, min(STRIP, frame.image.height - top))
         strip = sample(maps, Affine.shift(0, top).then(to_grid), size, Border.REPLICATE)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks.base import Floats, ImageFrame, Result
-from tta_server.tasks.masks.maps import OutputGrid, enlarged
+from tta_server.tasks.masks.maps import OutputGrid, image_strips
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ProbabilityMaps:
 
     def strips(self, labels: slice) -> Iterator[tuple[slice, Floats]]:
         """The image's rows, a strip at a time, and what they have of these labels: (labels, rows, W) in [0, 1]."""
-        for rows, strip in enlarged(self.grid_probabilities[labels], self.grid, self.frame):
+        for rows, strip in image_strips(self.grid_probabilities[labels], self.grid, self.frame):
             yield rows, np.clip(strip, 0, 1)
 
     def whole(self) -> Floats:

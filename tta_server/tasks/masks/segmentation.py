@@ -21,11 +21,11 @@ from tta_server.tasks.base import (
     TaskDefaults,
     TensorSpec,
 )
-from tta_server.tasks.masks.decoders import AnyLabels, Maps, MaskDecoder, OneClass
-from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
+from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ScoreMaps, ThresholdDecoder
+from tta_server.tasks.masks.maps import OutputGrid, first_cell, image_strips, move_back, output_grid, view_coverage
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.merging import (
-    KINDS,
+    CLASS_KINDS,
     LABEL_KINDS,
     MERGES,
     Merge,
@@ -67,46 +67,46 @@ class MapAccumulator(NoEvidence):
     """A ScoreAccumulator on maps, and a second one for votes where those were asked for."""
 
     def __init__(
-        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, frame: ImageFrame, reading: MaskDecoder
+        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, frame: ImageFrame, decoder: MaskDecoder
     ) -> None:
         self._scores = scores
         self._votes = votes
-        self._scene = frame
-        self._reading = reading
+        self._frame = frame
+        self._decoder = decoder
         self._lattice = OutputGrid()
 
-    def add(self, prediction: Maps, weight: Weight) -> None:
-        self._lattice = prediction.lattice
+    def add(self, prediction: ScoreMaps, weight: Weight) -> None:
+        self._lattice = prediction.grid
         for merged in (self._scores, self._votes):
             if merged is None:
                 continue
-            if self._scene.tiles == 1:
+            if self._frame.tiles == 1:
                 merged.add(prediction.scores, weight, prediction.coverage)
             else:
-                cells = self._lattice.cells(self._scene.plain.whole)
+                cells = self._lattice.cells(self._frame.plain.whole)
                 merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
 
-    def result(self) -> Maps:
+    def result(self) -> ScoreMaps:
         votes = self._votes.result() if self._votes else None
-        return Maps(self._scores.result(), votes=votes, lattice=self._lattice)
+        return ScoreMaps(self._scores.result(), votes=votes, grid=self._lattice)
 
     def undecided(self, remaining: Remaining) -> float:
         """The share of the image's pixels, judged at its own size as the mask is."""
         least, most = self._scores.bounds(self._left(remaining))
         reach = (most - least)[:1]  # the same for each class
-        if not self._reading.could_be_sure(float(reach.min())):
+        if not self._decoder.could_be_sure(float(reach.min())):
             return 1.0
         sure = 0
-        for _, strip in enlarged(np.concatenate([least, reach]), self._lattice, self._scene):
-            sure += int(np.count_nonzero(self._reading.are_sure(strip[:-1], strip[-1])))
-        return 1 - sure / self._scene.image.area
+        for _, strip in image_strips(np.concatenate([least, reach]), self._lattice, self._frame):
+            sure += int(np.count_nonzero(self._decoder.are_sure(strip[:-1], strip[-1])))
+        return 1 - sure / self._frame.image.area
 
     def _left(self, remaining: Remaining) -> Floats:
         """The weight still to come, a number or a map (h, w) where some of the views see only a part."""
         left = np.zeros((), np.float32)
         for placement, weight in remaining:
             assert not isinstance(weight, tuple)  # those have no bound
-            seen = cells_seen(placement, self._lattice)
+            seen = view_coverage(placement, self._lattice)
             part = np.float32(weight) * (np.float32(1) if seen is None else seen)
             if placement.tile is None:
                 left = left + part
@@ -131,17 +131,17 @@ class Segmentation(TaskDefaults):
     def __init__(self, labels: Sequence[str], output: MapsOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
         self._offset = output.offset
-        self._reading: MaskDecoder = OneClass(labels)
-        self._kind = KINDS[output.kind]
+        self._decoder: MaskDecoder = ArgmaxDecoder(labels)
+        self._kind = CLASS_KINDS[output.kind]
         self._is_sound = is_finite
         self._merges: Mapping[str, Merge] = MERGES
         if output.multilabel:
-            self._reading = AnyLabels(labels, output.threshold)
+            self._decoder = ThresholdDecoder(labels, output.threshold)
             self._is_sound = are_numbers
             self._kind = LABEL_KINDS[output.kind]
             self._merges = label_merges(output.threshold)
             self.includes = tuple(name for name in self.includes if name != "views")
-        self._mask = self._reading.spec
+        self._mask = self._decoder.spec
         self.tensor_specs: Sequence[TensorSpec] = (
             self._mask,
             TensorSpec("AREA", np.int64, (len(labels),)),
@@ -162,13 +162,13 @@ class Segmentation(TaskDefaults):
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Maps:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ScoreMaps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)
-        lattice = output_grid(scores, placement, self._offset)
-        moved = move_back(scores, placement, lattice)
-        return Maps(moved.scores, moved.coverage, lattice=lattice, corner=moved.corner)
+        grid = output_grid(scores, placement, self._offset)
+        moved = move_back(scores, placement, grid)
+        return ScoreMaps(moved.scores, moved.coverage, grid=grid, corner=moved.corner)
 
-    def is_sound(self, prediction: Maps) -> bool:
+    def is_sound(self, prediction: ScoreMaps) -> bool:
         return self._is_sound(prediction.scores)
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
@@ -176,7 +176,7 @@ class Segmentation(TaskDefaults):
             ScoreAccumulator(self._merges[merge], self._kind),
             ScoreAccumulator(self._merges["vote"], self._kind) if _votes(spec) else None,
             frame,
-            self._reading,
+            self._decoder,
         )
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
@@ -189,30 +189,32 @@ class Segmentation(TaskDefaults):
         if any(isinstance(weight, tuple) for weight in weights):
             raise InvalidInput("no pixel is certain before the last view where views have a weight for each class")
 
-    def confidence(self, merged: Maps) -> float:
-        return self._reading.confidence(merged.scores)
+    def confidence(self, merged: ScoreMaps) -> float:
+        return self._decoder.confidence(merged.scores)
 
     def keeps_view_results(self, spec: ResponseSpec) -> bool:
         return "views" in spec.include and self.has_picture
 
-    def view_result(self, prediction: Maps) -> ViewLabels:
+    def view_result(self, prediction: ScoreMaps) -> ViewLabels:
         own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
         return own, None if prediction.coverage is None else prediction.coverage > 0
 
     def view_result_bytes(self, plain: Placement) -> int:
         return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
-    def result(self, merged: Maps, views: Sequence[ViewLabels], frame: ImageFrame, spec: ResponseSpec) -> MaskResult:
-        mask = self._reading.mask(merged, frame)
+    def result(
+        self, merged: ScoreMaps, views: Sequence[ViewLabels], frame: ImageFrame, spec: ResponseSpec
+    ) -> MaskResult:
+        mask = self._decoder.mask(merged, frame)
         agreement, unsure = None, {}
         if merged.votes is not None:
-            agreement, by_class = self._reading.agreement(merged, mask, frame)
+            agreement, by_class = self._decoder.agreement(merged, mask, frame)
             unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
-        return self._reading.result(
+        return self._decoder.result(
             mask,
             agreement=agreement,
             view_agreements=_view_agreements(views, merged),
-            probability_maps=ProbabilityMaps(merged.scores, merged.lattice, frame) if _maps(spec) else None,
+            probability_maps=ProbabilityMaps(merged.scores, merged.grid, frame) if _maps(spec) else None,
             uncertainty=unsure if "uncertainty" in spec.include else {},
         )
 
@@ -227,7 +229,7 @@ def _maps(spec: ResponseSpec) -> bool:
     return "PROBABILITIES" in spec.tensors or "probabilities" in spec.include
 
 
-def _view_agreements(views: Sequence[ViewLabels], merged: Maps) -> list[float | None]:
+def _view_agreements(views: Sequence[ViewLabels], merged: ScoreMaps) -> list[float | None]:
     if not views:
         return []
     labels = merged.scores.argmax(axis=0)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
-from tta_server.tasks.masks.maps import Moved, move_back, of_frame, output_grid
+from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, move_back, output_grid
 from tta_server.tasks.points.heatmaps import peaks
-from tta_server.tasks.points.poses import HeatMaps, MergedPoses, Pose, PoseAccumulator
+from tta_server.tasks.points.poses import HeatMaps, MergedPose, PoseAccumulator, ViewPose
 from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.merging import sigmoid
 from tta_server.tasks.shapes import Shapes, check_shape, fits, format_shape, output_name
@@ -70,7 +70,7 @@ class Keypoints(TaskDefaults):
         self.merges: Sequence[str] = (
             ("mean_heatmaps", "mean_coordinates") if output.kind == "heatmaps" else ("mean_coordinates",)
         )
-        self._mirrored = _mirrored(labels, output.pairs)
+        self._mirror_order = _mirror_order(labels, output.pairs)
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
         points = len(self.labels)
@@ -118,67 +118,67 @@ class Keypoints(TaskDefaults):
                 f"{tensor.width / cells.width:g} by {tensor.height / cells.height:g}"
             )
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Pose:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewPose:
         found = outputs[self._output][row]
         to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(frame.to_image)
-        seen_by = placement.to_plain.then(frame.to_image).inverse()
+        to_view = placement.to_plain.then(frame.to_image).inverse()
         if self._form.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
-            lattice = output_grid(maps, placement, self._form.offset)
-            inside, corner = of_frame(maps, placement, lattice)
+            grid = output_grid(maps, placement, self._form.offset)
+            inside, corner = crop_to_frame(maps, placement, grid)
             points, confidence = peaks(inside, self._probabilities)
-            xy = lattice.to_pixels.then(to_image).apply(points + corner)
-            heat = HeatMaps(maps, placement, lattice)
-            return self._renamed(Pose(xy, confidence, seen_by, placement.frame, heat), placement)
+            xy = grid.to_pixels.then(to_image).apply(points + corner)
+            heat = HeatMaps(maps, placement, grid)
+            return self._with_plain_names(ViewPose(xy, confidence, to_view, placement.frame, heat), placement)
         xy = found[:, :2].astype(np.float64)
         if self._form.units == "normalized":
             xy = xy * placement.tensor
         confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
         with np.errstate(invalid="ignore"):  # infinities are told of by is_sound
             xy = to_image.apply(xy)
-        return self._renamed(Pose(xy, confidence, seen_by, placement.frame), placement)
+        return self._with_plain_names(ViewPose(xy, confidence, to_view, placement.frame), placement)
 
     def _probabilities(self, scores: Any) -> Any:
         return sigmoid(scores) if self._form.scores == "logits" else scores
 
-    def _renamed(self, pose: Pose, placement: Placement) -> Pose:
+    def _with_plain_names(self, pose: ViewPose, placement: Placement) -> ViewPose:
         """What a mirror image calls left is right."""
         if not placement.mirrors:
             return pose
-        return replace(pose, xy=pose.xy[self._mirrored], confidence=pose.confidence[self._mirrored])
+        return replace(pose, xy=pose.xy[self._mirror_order], confidence=pose.confidence[self._mirror_order])
 
-    def moved(self, maps: HeatMaps) -> Moved:
+    def move_maps(self, maps: HeatMaps) -> MovedMaps:
         """A view's heat maps as probabilities on the plain view's grid, under its names."""
-        moved = move_back(self._probabilities(maps.scores), maps.placement, maps.lattice)
-        return replace(moved, scores=moved.scores[self._mirrored]) if maps.placement.mirrors else moved
+        move_maps = move_back(self._probabilities(maps.scores), maps.placement, maps.grid)
+        return replace(move_maps, scores=move_maps.scores[self._mirror_order]) if maps.placement.mirrors else move_maps
 
-    def is_sound(self, prediction: Pose) -> bool:
+    def is_sound(self, prediction: ViewPose) -> bool:
         maps = prediction.maps is None or not np.isnan(prediction.maps.scores).any()
         return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> PoseAccumulator:
-        return PoseAccumulator(merge, frame, self.moved)
+        return PoseAccumulator(merge, frame, self.move_maps)
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         if self._form.kind == "coordinates":
             return 0
         return 8 * len(self.labels) * round(plain.whole.area / (self._form.stride or 1) ** 2)
 
-    def confidence(self, merged: MergedPoses) -> float:
+    def confidence(self, merged: MergedPose) -> float:
         """The mean over the points."""
         return float(np.clip(merged.confidence, 0, 1).mean())
 
     def keeps_view_results(self, spec: ResponseSpec) -> bool:
         return "views" in spec.include
 
-    def view_result(self, prediction: Pose) -> Pose:
+    def view_result(self, prediction: ViewPose) -> ViewPose:
         return replace(prediction, maps=None)
 
     def view_result_bytes(self, plain: Placement) -> int:
         return 24 * len(self.labels)
 
     def result(
-        self, merged: MergedPoses, views: Sequence[Pose], frame: ImageFrame, spec: ResponseSpec
+        self, merged: MergedPose, views: Sequence[ViewPose], frame: ImageFrame, spec: ResponseSpec
     ) -> KeypointsResult:
         own = [np.column_stack([pose.xy, pose.confidence]) for pose in views]
         return KeypointsResult(
@@ -193,13 +193,13 @@ class Keypoints(TaskDefaults):
             uncertainty=self._uncertainty(merged) if "uncertainty" in spec.include else {},
         )
 
-    def _uncertainty(self, merged: MergedPoses) -> dict[str, Any]:
+    def _uncertainty(self, merged: MergedPose) -> dict[str, Any]:
         """In the image's pixels."""
         spread = {label: round(float(s), 3) for label, s in zip(self.labels, merged.spread, strict=True)}
         return {"mean_spread": round(float(merged.spread.mean()), 3), "spread_by_keypoint": spread}
 
 
-def _mirrored(labels: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> NDArray[np.intp]:
+def _mirror_order(labels: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> NDArray[np.intp]:
     """For each label the index of that which takes its place in a mirror image; raises ConfigError."""
     if pairs is None:
         sided = [label for label in labels if "left" in label.lower() or "right" in label.lower()]

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
-from tta_server.tasks.masks.maps import Moved, OutputGrid
+from tta_server.tasks.masks.maps import MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import peaks
-from tta_server.tasks.scores.merging import same
+from tta_server.tasks.scores.merging import identity
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 
@@ -19,14 +19,14 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Pose:
+class ViewPose:
     """J points of one view in the image's own pixels: `xy` (J, 2) and `confidence` (J,), both already under the plain
-    view's names. `seen_by` takes a point of the image to the view's frame of size `frame`. `maps` are the heat maps of
+    view's names. `to_view` takes a point of the image to the view's frame of size `frame`. `maps` are the heat maps of
     which the points are, if there were some."""
 
     xy: Doubles
     confidence: Doubles
-    seen_by: Affine
+    to_view: Affine
     frame: Size
     maps: "HeatMaps | None" = None
 
@@ -37,11 +37,11 @@ class HeatMaps:
 
     scores: Floats
     placement: Placement
-    lattice: OutputGrid
+    grid: OutputGrid
 
 
 @dataclass(frozen=True, slots=True)
-class MergedPoses:
+class MergedPose:
     """J points in the image's own pixels, their `confidence`, how many `views` could see each, and their `spread`: the
     root of the mean squared distance of the views' own points, each counting by its weight and confidence."""
 
@@ -54,26 +54,26 @@ class MergedPoses:
 class PoseAccumulator(NoEvidence):
     """Keeps every view's few points; of heat maps a sum."""
 
-    def __init__(self, merge: str, frame: ImageFrame, move: "Callable[[HeatMaps], Moved]") -> None:
+    def __init__(self, merge: str, frame: ImageFrame, move: "Callable[[HeatMaps], MovedMaps]") -> None:
         self._move = move
         self._of_maps = merge == "mean_heatmaps"
-        self._scene = frame
-        self._poses: list[Pose] = []
+        self._frame = frame
+        self._poses: list[ViewPose] = []
         self._weights: list[Doubles] = []
         self._total: Doubles | Floats | None = None
         self._weight: Doubles | Floats | None = None
         self._lattice = OutputGrid()
 
-    def add(self, prediction: Pose, weight: Weight) -> None:
+    def add(self, prediction: ViewPose, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
         pose = replace(prediction, maps=None)
         if self._of_maps and prediction.maps is not None:
             self._add_maps(self._move(prediction.maps), w)
-            self._lattice = prediction.maps.lattice
+            self._lattice = prediction.maps.grid
         self._poses.append(pose)
         self._weights.append(w)
 
-    def _add_maps(self, moved: Moved, w: Doubles) -> None:
+    def _add_maps(self, moved: MovedMaps, w: Doubles) -> None:
         counts = w[:, None, None].astype(np.float32)
         if moved.coverage is not None:
             counts = counts * moved.coverage
@@ -82,7 +82,7 @@ class PoseAccumulator(NoEvidence):
         self._weight = counts if self._weight is None else self._weight + counts
         self._total = total
 
-    def result(self) -> MergedPoses:
+    def result(self) -> MergedPose:
         """Views that could not see a point say nothing of it. The first guess is that of views that see it wherever
         any puts it: one that is cut off from it would put it inside."""
         xy = np.stack([pose.xy for pose in self._poses])
@@ -93,7 +93,7 @@ class PoseAccumulator(NoEvidence):
         seen |= ~seen.any(axis=0)  # a point that all say is outside: then all are heard
         if not self._of_maps:
             middle, sure = _mean(xy, confidence, weights * seen)
-        return MergedPoses(middle, sure, seen.sum(axis=0), _spread(xy, middle, weights * seen * confidence))
+        return MergedPose(middle, sure, seen.sum(axis=0), _spread(xy, middle, weights * seen * confidence))
 
     def _see_all(self, xy: Doubles) -> NDArray[np.bool_]:
         """Which views (K, J) see all that any view says of a point of xy (K, J, 2); all of them where none does."""
@@ -104,8 +104,8 @@ class PoseAccumulator(NoEvidence):
     def _decoded(self) -> tuple[Doubles, Doubles]:
         assert self._total is not None
         assert self._weight is not None
-        points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32), same)
-        return self._lattice.to_pixels.then(self._scene.to_image).apply(points), tops
+        points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32), identity)
+        return self._lattice.to_pixels.then(self._frame.to_image).apply(points), tops
 
 
 def _mean(xy: Doubles, confidence: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:
@@ -121,8 +121,8 @@ def _spread(xy: Doubles, middle: Doubles, by: Doubles) -> Doubles:
     return spread
 
 
-def _sees(pose: Pose, xy: Doubles) -> NDArray[np.bool_]:
+def _sees(pose: ViewPose, xy: Doubles) -> NDArray[np.bool_]:
     """Which points (J, 2) of the image lie in a view's frame, a pixel beyond its edge included."""
-    at = pose.seen_by.apply(xy)
+    at = pose.to_view.apply(xy)
     inside: NDArray[np.bool_] = np.all((at >= -1) & (at <= np.add(pose.frame, 1)), axis=1)
     return inside

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
 from tta_server.tasks.scores.merging import (
-    KINDS,
+    CLASS_KINDS,
     MERGES,
     SLACK,
     ScoreAccumulator,
@@ -63,7 +63,7 @@ class Classification(ScoreVectors):
     stops: Sequence[str] = ("all", "certain", "epsilon")
 
     def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
-        super().__init__(labels, KINDS[output.kind], output.name, outputs)
+        super().__init__(labels, CLASS_KINDS[output.kind], output.name, outputs)
         self.tensor_specs = (
             *self.tensor_specs,
             TensorSpec("LABEL", np.object_, (1,)),

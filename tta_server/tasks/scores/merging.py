@@ -82,12 +82,12 @@ def are_numbers(z: Floats) -> bool:
     return not np.any(np.isnan(z) | (z == np.inf))
 
 
-def same(values: Floats) -> Floats:
+def identity(values: Floats) -> Floats:
     return values
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ScoreKind:
     """What a model's scores are: how they become probabilities, and how logits."""
 
     probabilities: Callable[[Floats], Floats]
@@ -108,22 +108,22 @@ def _logit(p: Floats) -> Floats:
 
 EDGE = np.float32(1e-6)
 
-KINDS = {
-    "logits": Kind(softmax, same, log_softmax),
-    "probabilities": Kind(same, _log, _log),
+CLASS_KINDS = {
+    "logits": ScoreKind(softmax, identity, log_softmax),
+    "probabilities": ScoreKind(identity, _log, _log),
 }
 """Of classes of which one is true."""
 
 LABEL_KINDS = {
-    "logits": Kind(sigmoid, same, lambda z: -np.logaddexp(np.float32(0), -z)),
-    "probabilities": Kind(same, _logit, _log),
+    "logits": ScoreKind(sigmoid, identity, lambda z: -np.logaddexp(np.float32(0), -z)),
+    "probabilities": ScoreKind(identity, _logit, _log),
 }
 """Of labels that are each there or not."""
 
 
-def check_kind(kind: Kind, scores: Floats) -> None:
+def check_kind(kind: ScoreKind, scores: Floats) -> None:
     """Raises ConfigError where a model's probabilities are none: what is merged and bounded would be wrong."""
-    if kind in (KINDS["probabilities"], LABEL_KINDS["probabilities"]) and (
+    if kind in (CLASS_KINDS["probabilities"], LABEL_KINDS["probabilities"]) and (
         scores.min() < -SLACK or scores.max() > 1 + SLACK
     ):
         raise ConfigError(
@@ -137,7 +137,7 @@ class Merge:
     class, and `finish` keeps the order of the classes. `sums_to_one`: one class is true, so that weights by class are
     evened out."""
 
-    score: Callable[[Kind, Floats], Floats]
+    score: Callable[[ScoreKind, Floats], Floats]
     finish: Callable[[Floats], Floats]
     takes_maximum: bool = False
     bounded: bool = False
@@ -145,11 +145,11 @@ class Merge:
 
 
 MERGES: dict[str, Merge] = {
-    "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), same, bounded=True),
+    "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), identity, bounded=True),
     "mean_logits": Merge(lambda kind, z: kind.logits(z), softmax),
     "geometric_mean": Merge(lambda kind, z: kind.log_probabilities(z), softmax),
     "max": Merge(lambda kind, z: kind.probabilities(z), unit_sum, takes_maximum=True),
-    "vote": Merge(lambda kind, z: one_hot(z), same, bounded=True),
+    "vote": Merge(lambda kind, z: one_hot(z), identity, bounded=True),
 }
 
 
@@ -157,14 +157,14 @@ def label_merges(threshold: float) -> Mapping[str, Merge]:
     """Of labels that are each there or not: a vote is for those whose probability reaches the threshold. `max` takes
     the largest w p, at most 1."""
 
-    def votes(kind: Kind, z: Floats) -> Floats:
+    def votes(kind: ScoreKind, z: Floats) -> Floats:
         return (kind.probabilities(z) >= np.float32(threshold)).astype(np.float32)
 
     return {
-        "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), same, bounded=True, sums_to_one=False),
+        "mean_probabilities": Merge(lambda kind, z: kind.probabilities(z), identity, bounded=True, sums_to_one=False),
         "mean_logits": Merge(lambda kind, z: kind.logits(z), sigmoid, sums_to_one=False),
         "max": Merge(lambda kind, z: kind.probabilities(z), _at_most_1, takes_maximum=True, sums_to_one=False),
-        "vote": Merge(votes, same, bounded=True, sums_to_one=False),
+        "vote": Merge(votes, identity, bounded=True, sums_to_one=False),
     }
 
 
@@ -199,7 +199,7 @@ class ScoreAccumulator:
     where there are some, and then made to sum to 1. `max` takes the largest w s and makes it sum to 1.
     """
 
-    def __init__(self, merge: Merge, kind: Kind) -> None:
+    def __init__(self, merge: Merge, kind: ScoreKind) -> None:
         self._merge = merge
         self._kind = kind
         self._total: Floats | None = None

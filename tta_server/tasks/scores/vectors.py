@@ -6,7 +6,7 @@ import numpy as np
 
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
-from tta_server.tasks.scores.merging import Kind, check_bounded, check_kind
+from tta_server.tasks.scores.merging import ScoreKind, check_bounded, check_kind
 from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
@@ -19,7 +19,7 @@ class ScoreVectors(TaskDefaults):
     sees_crops = True
     includes: Sequence[str] = ("views", "agreement", "probabilities", "uncertainty")
 
-    def __init__(self, labels: Sequence[str], kind: Kind, output: str | None, outputs: Shapes) -> None:
+    def __init__(self, labels: Sequence[str], kind: ScoreKind, output: str | None, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
         self._kind = kind
         self._output = output_name(output, "name", outputs)
