@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tasks.boxes import test_accumulator, test_fusion
-from tests.tasks.masks import test_segmentation
+from tests.tasks.masks import test_maps
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
 from tta_server.imaging import preprocessing
@@ -128,7 +128,7 @@ BUGS = {
     ),
     "coverage ignored for crops: masks": (
         coverage_of_maps_ignored,
-        lambda: test_segmentation.test_a_crop_changes_only_what_it_saw("mean_probabilities"),
+        lambda: test_maps.test_a_crop_changes_only_what_it_shows("mean_probabilities"),
     ),
     "coverage ignored for crops: boxes": (
         coverage_of_boxes_ignored,

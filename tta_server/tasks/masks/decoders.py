@@ -1,14 +1,13 @@
-"""What merged maps come to at the image's own size: one class a pixel, or any of several labels."""
+"""How merged score maps are read at the image's own size: one class a pixel, or any of several labels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
-from tta_server.tasks.masks.maps import OutputGrid, image_strips
+from tta_server.tasks.masks.maps import ScoreMaps, image_strips
 from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
 from tta_server.tasks.scores.merging import SLACK
 
@@ -16,48 +15,29 @@ Bools = NDArray[np.bool_]
 Mask = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreMaps:
-    """Scores or probabilities (C, h, w) on the plain view's grid, or on the part of it that starts at the cell `corner`
-    (x, y).
-
-    `coverage` (h, w) says how much each cell counts, None where all count 1. `votes` (C, h, w) holds each class's share
-    of the views' votes, where it was asked for.
-    """
-
-    scores: Floats
-    coverage: Floats | None = None
-    votes: Floats | None = None
-    grid: OutputGrid = field(default_factory=OutputGrid)
-    corner: tuple[int, int] = (0, 0)
-
-
 class MaskDecoder(Protocol):
-    """How a pixel's scores are read."""
+    """How the scores of a pixel become its labels."""
 
     spec: TensorSpec
     """The mask as a tensor."""
 
-    def could_be_sure(self, reach: float) -> bool:
-        """Whether any pixel might be, with that much weight to come, as a share of all."""
+    def may_be_decided(self, reach: float) -> bool:
+        """False if no pixel can be decided while the remaining views have that share of the total weight."""
 
-    def are_sure(self, least: Floats, reach: Floats) -> Bools:
-        """The pixels (h, w) whose reading nothing changes that adds at most `reach` (h, w) to scores (C, h, w)."""
+    def decided(self, least: Floats, reach: Floats) -> Bools:
+        """Pixels (h, w) whose labels stay, whatever of at most `reach` (h, w) is added to scores `least` (C, h, w)."""
 
     def confidence(self, scores: Floats) -> float:
-        """The mean over the pixels of the probability that they are as answered."""
+        """Probability that a pixel's labels are right, the mean over the cells of scores (C, h, w)."""
 
     def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
-        """At the image's own size: labels (H, W), or which are there (C, H, W)."""
+        """At the image's own size: class indices (H, W), or which labels are there (C, H, W)."""
 
     def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
-        """The share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
+        """Share of the votes that each pixel (H, W) has on its side, and the mean of it for each label."""
 
-    def counts(self, mask: Mask) -> NDArray[np.int64]:
-        """How many pixels each label has."""
-
-    def result(self, mask: Mask, **evidence: Any) -> MaskResult:
-        """The mask as its task's result; `evidence` is the rest of what a MaskResult holds."""
+    def result(self, mask: Mask, **details: Any) -> MaskResult:
+        """The mask as its task's result; `details` are the other fields of MaskResult."""
 
 
 class ArgmaxDecoder:
@@ -68,10 +48,10 @@ class ArgmaxDecoder:
         dtype: type[np.unsignedinteger[Any]] = np.uint8 if len(labels) <= 256 else np.uint16
         self.spec = TensorSpec("MASK", dtype, (None, None), per_pixel=True)
 
-    def could_be_sure(self, reach: float) -> bool:
+    def may_be_decided(self, reach: float) -> bool:
         return reach < 0.5
 
-    def are_sure(self, least: Floats, reach: Floats) -> Bools:
+    def decided(self, least: Floats, reach: Floats) -> Bools:
         return top_margins(least) - reach > SLACK
 
     def confidence(self, scores: Floats) -> float:
@@ -88,29 +68,27 @@ class ArgmaxDecoder:
         for rows, strip in image_strips(votes_of(merged), merged.grid, frame):
             shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
         sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
-        return shares, _means(self._labels, sums, self.counts(mask))
+        return shares, _means(self._labels, sums, _areas(mask, len(self._labels)))
 
-    def counts(self, mask: Mask) -> NDArray[np.int64]:
-        return np.bincount(mask.ravel(), minlength=len(self._labels))
-
-    def result(self, mask: Mask, **evidence: Any) -> SegmentationResult:
-        return SegmentationResult(labels=self._labels, mask=mask, area=self.counts(mask), **evidence)
+    def result(self, mask: Mask, **details: Any) -> SegmentationResult:
+        area = _areas(mask, len(self._labels))
+        return SegmentationResult(labels=self._labels, mask=mask, area=area, **details)
 
 
 class ThresholdDecoder:
-    """Each label is where its probability reaches a threshold, whatever the others are."""
+    """Each label is where its probability reaches a threshold; labels may overlap."""
 
     def __init__(self, labels: Sequence[str], threshold: float) -> None:
         self._labels = labels
         self._threshold = np.float32(threshold)
         self.spec = TensorSpec("MASKS", np.bool_, (len(labels), None, None), per_pixel=True)
 
-    def could_be_sure(self, reach: float) -> bool:
+    def may_be_decided(self, reach: float) -> bool:
         return reach < max(float(self._threshold), 1 - float(self._threshold))
 
-    def are_sure(self, least: Floats, reach: Floats) -> Bools:
-        sure = (least >= self._threshold + SLACK) | (least + reach < self._threshold - SLACK)
-        return np.asarray(sure.all(axis=0))
+    def decided(self, least: Floats, reach: Floats) -> Bools:
+        decided = (least >= self._threshold + SLACK) | (least + reach < self._threshold - SLACK)
+        return np.asarray(decided.all(axis=0))
 
     def confidence(self, scores: Floats) -> float:
         return float(np.where(scores >= self._threshold, scores, 1 - scores).mean())
@@ -130,11 +108,14 @@ class ThresholdDecoder:
             sums += own.sum(axis=(1, 2))
         return shares, _means(self._labels, sums, np.full(len(self._labels), frame.image.area))
 
-    def counts(self, mask: Mask) -> NDArray[np.int64]:
-        return np.asarray(mask.sum(axis=(1, 2)))
+    def result(self, mask: Mask, **details: Any) -> MultilabelSegmentationResult:
+        area = mask.sum(axis=(1, 2))
+        return MultilabelSegmentationResult(labels=self._labels, masks=mask, area=area, **details)
 
-    def result(self, mask: Mask, **evidence: Any) -> MultilabelSegmentationResult:
-        return MultilabelSegmentationResult(labels=self._labels, masks=mask, area=self.counts(mask), **evidence)
+
+def _areas(mask: Mask, labels: int) -> NDArray[np.int64]:
+    """Pixels of each class of a mask of class indices, (labels,)."""
+    return np.bincount(mask.ravel(), minlength=labels)
 
 
 def votes_of(merged: ScoreMaps) -> Floats:
@@ -144,7 +125,7 @@ def votes_of(merged: ScoreMaps) -> Floats:
 
 
 def top_margins(scores: Floats) -> Floats:
-    """How far the top class of each pixel is ahead of the second, (C, h, w) -> (h, w)."""
+    """Lead of the top class of each pixel over the second, (C, h, w) -> (h, w)."""
     top: Floats = scores.max(axis=0)
     if len(scores) == 1:
         return top
@@ -155,5 +136,5 @@ def top_margins(scores: Floats) -> Floats:
 
 
 def _means(labels: Sequence[str], sums: NDArray[Any], counts: NDArray[Any]) -> dict[str, float]:
-    """Of the labels that some pixel has."""
+    """Mean for each label that has a pixel."""
     return {label: round(float(s / n), 6) for label, s, n in zip(labels, sums, counts, strict=True) if n}

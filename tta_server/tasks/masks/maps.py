@@ -1,7 +1,7 @@
-"""Maps of scores, moved back onto the plain view's grid and enlarged to the image: for masks and heat maps alike."""
+"""Score maps, moved back onto the plain view's grid and resized to the image: for masks and heat maps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor
 
 import numpy as np
@@ -15,16 +15,18 @@ from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Border
 
 STRIP = 128
-"""Rows of the image that are enlarged at a time."""
+"""Rows of the image that are made at a time: maps at the image's size are never held whole."""
 
 EDGE = 1e-4
-"""Cells by which rounding may put a point outside the frame that it lies on the edge of."""
+"""Cells by which rounding may move a point off the frame's edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputGrid:
-    """How cells lie on pixels: the centre of cell i at pixel `stride` (i + `offset`), along x and y. With an offset of
-    0.5 cell i covers the pixels [stride i, stride (i + 1)); with 0 its centre is their edge."""
+    """Where a score map's cells lie on pixels: the centre of cell i at pixel `stride` (i + `offset`), along x and y.
+
+    With an offset of 0.5 cell i covers the pixels [stride i, stride (i + 1)); with 0 its centre is at their edge.
+    """
 
     stride: tuple[float, float] = (1.0, 1.0)
     offset: float = 0.5
@@ -32,40 +34,57 @@ class OutputGrid:
     @property
     def to_pixels(self) -> Affine:
         """Continuous cell coordinates, in which cell i covers [i, i + 1), -> pixels."""
-        aside = self.offset - 0.5
-        return Affine.stretch(*self.stride).then(Affine.shift(aside * self.stride[0], aside * self.stride[1]))
+        shift = self.offset - 0.5
+        return Affine.stretch(*self.stride).then(Affine.shift(shift * self.stride[0], shift * self.stride[1]))
 
     def cells(self, frame: Size) -> Size:
-        """How many cells a frame of that size has."""
+        """Columns and rows of cells that a frame of that size has."""
         across, down = frame.width / self.stride[0], frame.height / self.stride[1]
         return Size(max(1, ceil(across - EDGE)), max(1, ceil(down - EDGE)))
 
 
 def output_grid(maps: Floats, placement: Placement, offset: float = 0.5) -> OutputGrid:
-    """Of the score maps (C, h, w) that a model gave for a view."""
+    """The grid of the score maps (C, h, w) that a model gave for a view."""
     width, height = placement.tensor
     return OutputGrid((_stride(width, maps.shape[2]), _stride(height, maps.shape[1])), offset)
 
 
 def _stride(length: int, cells: int) -> float:
-    """Whole where that explains the cells, the last of which may lack or exceed some pixels: views of other sizes then
-    lie on the same grid."""
+    """A whole number where that explains the number of cells, of which the last may be partly outside: then views of
+    other sizes lie on the same grid."""
     whole = round(length / cells)
     return float(whole) if whole and cells in (length // whole, -(-length // whole)) else length / cells
 
 
 @dataclass(frozen=True, slots=True)
 class MovedMaps:
-    """Scores (C, h, w) on a part of the plain view's grid whose first cell is `corner` (x, y), and how much each cell
-    counts (h, w): None where all count 1, 0 where the view did not see it."""
+    """Scores (C, h, w) on the part of the plain view's grid that starts at the cell `corner` (x, y).
+
+    `coverage` (h, w) in [0, 1] is the weight of each cell, 0 where the view does not show it; None where all are 1.
+    """
 
     scores: Floats
     coverage: Floats | None
     corner: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreMaps:
+    """One view's scores (C, h, w), or merged probabilities, on the part of the plain view's `grid` that starts at the
+    cell `corner` (x, y).
+
+    `coverage` is that of MovedMaps. `votes` (C, h, w): each class's share of the views' votes, None unless requested.
+    """
+
+    scores: Floats
+    coverage: Floats | None = None
+    votes: Floats | None = None
+    grid: OutputGrid = field(default_factory=OutputGrid)
+    corner: tuple[int, int] = (0, 0)
+
+
 def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
-    """The cells that lie in a view's frame, in part at least, without bars and padding; and the first of them, x, y."""
+    """The cells at least partly in a view's frame, without bars and padding; and the first of them, x, y."""
     edges = np.array([placement.inset, np.add(placement.inset, placement.frame)])
     (left, top), (right, bottom) = grid.to_pixels.inverse().apply(edges).tolist()
     x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
@@ -73,21 +92,21 @@ def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple
 
 
 def first_cell(tile: Tile, grid: OutputGrid) -> tuple[int, int]:
-    """Of the grid's part for a tile, which begins with a whole one: x and y."""
+    """First cell, x and y, of the grid's part for a tile, which starts at a whole cell."""
     return round(tile.left / grid.stride[0]), round(tile.top / grid.stride[1])
 
 
 def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps:
-    """A view's score maps (C, h, w) onto the plain view's grid, or onto the tile of it that the view was cut for."""
-    to_scores, cells, corner = _undo(placement, grid)
+    """A view's score maps (C, h, w), moved onto the plain view's grid, or onto the tile of it that the view shows."""
+    to_scores, cells, corner = _to_view_cells(placement, grid)
     coverage = view_coverage(placement, grid)
     maps, inside = _without_bars(maps, placement, grid)
     return MovedMaps(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
 
 
 def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, Affine]:
-    """The view's frame without the bars around it, where it is made of whole cells: what is interpolated at its edge
-    shall not be half a bar. With the map to its coordinates."""
+    """The maps without the bars around the view's frame, if the frame is made of whole cells, and the map to their
+    coordinates: interpolation at the frame's edge must not mix in bars."""
     edges = [*placement.inset, placement.inset[0] + placement.frame.width, placement.inset[1] + placement.frame.height]
     places = [edge / grid.stride[axis % 2] for axis, edge in enumerate(edges)]
     if grid.offset != 0.5 or any(place != int(place) for place in places):
@@ -97,12 +116,12 @@ def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple
 
 
 def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
-    """How much a view counts in each cell of its part of the grid (h, w): 1 where the cell's centre lies inside its
-    frame, else 0; less towards the edges that a tile shares with others. None where all count 1.
+    """Weight of a view in each cell of its part of the grid (h, w): 1 where the cell's centre lies inside the view's
+    frame, else 0; falling towards the edges that a tile shares with others. None where all are 1.
 
-    A last cell that reaches beyond the plain frame is judged by the frame's edge.
+    The centre of a last cell that reaches beyond the plain frame is moved to the frame's edge.
     """
-    to_scores, cells, _ = _undo(placement, grid)
+    to_scores, cells, _ = _to_view_cells(placement, grid)
     frame = placement.whole if placement.tile is None else placement.tile.size
     x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / grid.stride[0]))
     y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / grid.stride[1]))
@@ -113,14 +132,14 @@ def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
     corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
     blend = None if placement.tile is None else _blend(placement.tile, cells, grid)
     if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
-        return blend  # what lies between them lies inside too
-    seen = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
-    seen &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
-    return seen.astype(np.float32) if blend is None else seen * blend
+        return blend  # so do all cells between them
+    shown = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
+    shown &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
+    return shown.astype(np.float32) if blend is None else shown * blend
 
 
-def _undo(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
-    """Plain view's grid, or a tile of it -> a view's score map; the size of that part, and its first cell."""
+def _to_view_cells(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
+    """The map from the plain view's grid, or a tile of it, to a view's score map; that part's size and first cell."""
     tile = placement.tile or Tile(0, 0, placement.whole)
     corner = first_cell(tile, grid)
     to_scores = (
@@ -134,14 +153,14 @@ def _undo(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[i
 
 
 def _between(low: float, row: tuple[float, float, float], x: Floats, y: Floats, high: float) -> NDArray[np.bool_]:
-    """Where one coordinate of the mapped grid lies between two lines, (len(y), len(x))."""
+    """Where a x + b y + c of the grid's points lies between two bounds, (len(y), len(x)); `row` is (a, b, c)."""
     a, b, c = (np.float32(v) for v in row)
     found = a * x + (b * y[:, None] + c)
     return (found >= low) & (found <= high)
 
 
 def _blend(tile: Tile, cells: Size, grid: OutputGrid) -> Floats | None:
-    """A tile's share of each of its cells: from 0 to 1 across the pixels that it has in common with a neighbour."""
+    """Weight of a tile in each of its cells, rising from 0 to 1 across the pixels that it shares with a neighbour."""
     left, top, right, bottom = tile.overlaps
     if not any(tile.overlaps):
         return None
@@ -161,7 +180,8 @@ def _ramp(count: int, before: float, after: float) -> Floats:
 
 
 def image_strips(maps: Floats, grid: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
-    """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
+    """`maps` (C, h, w) on the plain view's grid, interpolated at the image's own size: (rows, (C, rows, W)), a strip of
+    rows at a time."""
     to_grid = frame.to_image.inverse().then(grid.to_pixels.inverse())
     for top in range(0, frame.image.height, STRIP):
         size = Size(frame.image.width, min(STRIP, frame.image.height - top))

@@ -14,7 +14,7 @@ from tta_server.tasks.masks.maps import OutputGrid, image_strips
 
 @dataclass(frozen=True, slots=True)
 class ProbabilityMaps:
-    """Merged probabilities (C, h, w) on the plain view's grid, which are read at the size of the image."""
+    """Merged probabilities (C, h, w) on the plain view's grid, interpolated at the size of the image."""
 
     grid_probabilities: Floats
     grid: OutputGrid
@@ -39,8 +39,8 @@ class MaskResult(Result):
     """What the masks of an image of H rows and W columns have in common.
 
     `area` (C,) int64: pixels of each label. `agreement` (H, W) float32: the share of the views' votes that a pixel has
-    on its side, None unless included. `view_agreements`: the share of the cells that a view saw where its own label is
-    the merged one, None where it saw none. `probability_maps` is None unless the request includes probabilities.
+    on its side, None unless included. `view_agreements`: the share of the cells that a view shows where its own class
+    is the merged one, None where it shows none. `probability_maps` is None unless the request includes probabilities.
     """
 
     labels: Sequence[str]
@@ -51,7 +51,7 @@ class MaskResult(Result):
 
     @cached_property
     def probabilities(self) -> Floats | None:
-        """(C, H, W) float32, enlarged when first read; None unless the request includes probabilities."""
+        """(C, H, W) float32, interpolated when first read; None unless the request includes probabilities."""
         return None if self.probability_maps is None else self.probability_maps.whole()
 
 

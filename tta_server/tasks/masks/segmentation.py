@@ -12,17 +12,15 @@ from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     FORBID_EXTRA,
-    Floats,
     ImageFrame,
-    NoEvidence,
     Outputs,
-    Remaining,
     ResponseSpec,
     TaskDefaults,
     TensorSpec,
 )
-from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ScoreMaps, ThresholdDecoder
-from tta_server.tasks.masks.maps import OutputGrid, first_cell, image_strips, move_back, output_grid, view_coverage
+from tta_server.tasks.masks.accumulator import MapAccumulator
+from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
+from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.merging import (
     CLASS_KINDS,
@@ -41,13 +39,16 @@ from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 ViewLabels = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
-"""A view's own labels (h, w), and what of the grid it saw; None for all."""
+"""A view's own classes (h, w), and which cells it shows, None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapsOutput:
-    """`output:` of a model that scores pixels. `multilabel` says that labels may overlap, each there where its
-    probability reaches `threshold`; `offset` is where in its cell a score's pixel lies (see `maps.OutputGrid`)."""
+    """`output:` of a model that scores pixels.
+
+    With `multilabel` labels may overlap: each is where its probability reaches `threshold`. `offset` is the place of a
+    score in its cell (see `maps.OutputGrid`).
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
@@ -60,63 +61,7 @@ class MapsOutput:
     def __post_init__(self) -> None:
         for key in ("threshold", "offset"):
             if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} is a number between 0 and 1, not {getattr(self, key):g}")
-
-
-class MapAccumulator(NoEvidence):
-    """A ScoreAccumulator on maps, and a second one for votes where those were asked for."""
-
-    def __init__(
-        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, frame: ImageFrame, decoder: MaskDecoder
-    ) -> None:
-        self._scores = scores
-        self._votes = votes
-        self._frame = frame
-        self._decoder = decoder
-        self._lattice = OutputGrid()
-
-    def add(self, prediction: ScoreMaps, weight: Weight) -> None:
-        self._lattice = prediction.grid
-        for merged in (self._scores, self._votes):
-            if merged is None:
-                continue
-            if self._frame.tiles == 1:
-                merged.add(prediction.scores, weight, prediction.coverage)
-            else:
-                cells = self._lattice.cells(self._frame.plain.whole)
-                merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
-
-    def result(self) -> ScoreMaps:
-        votes = self._votes.result() if self._votes else None
-        return ScoreMaps(self._scores.result(), votes=votes, grid=self._lattice)
-
-    def undecided(self, remaining: Remaining) -> float:
-        """The share of the image's pixels, judged at its own size as the mask is."""
-        least, most = self._scores.bounds(self._left(remaining))
-        reach = (most - least)[:1]  # the same for each class
-        if not self._decoder.could_be_sure(float(reach.min())):
-            return 1.0
-        sure = 0
-        for _, strip in image_strips(np.concatenate([least, reach]), self._lattice, self._frame):
-            sure += int(np.count_nonzero(self._decoder.are_sure(strip[:-1], strip[-1])))
-        return 1 - sure / self._frame.image.area
-
-    def _left(self, remaining: Remaining) -> Floats:
-        """The weight still to come, a number or a map (h, w) where some of the views see only a part."""
-        left = np.zeros((), np.float32)
-        for placement, weight in remaining:
-            assert not isinstance(weight, tuple)  # those have no bound
-            seen = view_coverage(placement, self._lattice)
-            part = np.float32(weight) * (np.float32(1) if seen is None else seen)
-            if placement.tile is None:
-                left = left + part
-                continue
-            if not left.ndim:
-                left = np.zeros(self._lattice.cells(placement.whole)[::-1], np.float32)
-            x, y = first_cell(placement.tile, self._lattice)
-            size = self._lattice.cells(placement.tile.size)
-            left[y : y + size.height, x : x + size.width] += part
-        return left
+                raise ValueError(f"{key} takes a number from 0 to 1, not {getattr(self, key):g}")
 
 
 class Segmentation(TaskDefaults):
@@ -158,7 +103,7 @@ class Segmentation(TaskDefaults):
         check_shape(f"segmentation with {labels} labels", self._output, found, ["N", labels, "h", "w"])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C, h, w]."""
+        """Raises ConfigError unless a run gave [N, C, h, w], and probabilities if those are stated."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
@@ -174,20 +119,23 @@ class Segmentation(TaskDefaults):
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
         return MapAccumulator(
             ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if _votes(spec) else None,
+            ScoreAccumulator(self._merges["vote"], self._kind) if _counts_votes(spec) else None,
             frame,
             self._decoder,
         )
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
-        """Sums and their mean, and as much for votes; as if a cell were a pixel."""
-        return 8 * len(self.labels) * plain.whole.area * (1 + _votes(spec))
+        """Sums and their mean, and as much for votes, as if a cell were a pixel."""
+        return 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        """Weights by class are made to sum to 1 in each cell, which no bound outlasts when cells are interpolated."""
+        """Also refuses weights by class: they are made to sum to 1 in each cell, and then interpolation breaks the
+        bound."""
         check_bounded(merge)
         if any(isinstance(weight, tuple) for weight in weights):
-            raise InvalidInput("no pixel is certain before the last view where views have a weight for each class")
+            raise InvalidInput(
+                "stop certain takes one weight a view: with weights by class no pixel is certain before the last view"
+            )
 
     def confidence(self, merged: ScoreMaps) -> float:
         return self._decoder.confidence(merged.scores)
@@ -214,18 +162,18 @@ class Segmentation(TaskDefaults):
             mask,
             agreement=agreement,
             view_agreements=_view_agreements(views, merged),
-            probability_maps=ProbabilityMaps(merged.scores, merged.grid, frame) if _maps(spec) else None,
+            probability_maps=ProbabilityMaps(merged.scores, merged.grid, frame) if _keeps_maps(spec) else None,
             uncertainty=unsure if "uncertainty" in spec.include else {},
         )
 
 
-def _votes(spec: ResponseSpec) -> bool:
-    """Whether each view's own votes are counted."""
+def _counts_votes(spec: ResponseSpec) -> bool:
+    """Whether the views' votes are counted."""
     return "AGREEMENT" in spec.tensors or not spec.include.isdisjoint(("agreement", "uncertainty"))
 
 
-def _maps(spec: ResponseSpec) -> bool:
-    """Whether the labels' probabilities are wanted for every pixel."""
+def _keeps_maps(spec: ResponseSpec) -> bool:
+    """Whether every pixel's probabilities are requested."""
     return "PROBABILITIES" in spec.tensors or "probabilities" in spec.include
 
 
@@ -233,11 +181,11 @@ def _view_agreements(views: Sequence[ViewLabels], merged: ScoreMaps) -> list[flo
     if not views:
         return []
     labels = merged.scores.argmax(axis=0)
-    return [_same_share(own, labels) for own in views]
+    return [_shared_cells(own, labels) for own in views]
 
 
-def _same_share(own: ViewLabels, merged: NDArray[np.intp]) -> float | None:
-    """Share of the cells that a view saw where its own label is the merged one; None if it saw none."""
-    labels, seen = own
-    agrees = labels == merged if seen is None else (labels == merged)[seen]
+def _shared_cells(own: ViewLabels, merged: NDArray[np.intp]) -> float | None:
+    """Share of the cells that a view shows where its own class is the merged one; None if it shows none."""
+    classes, shown = own
+    agrees = classes == merged if shown is None else (classes == merged)[shown]
     return float(agrees.mean()) if agrees.size else None
