@@ -29,7 +29,7 @@ from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 
 EIGHT = (
     '["identity","hflip",{"shift":[2,0]},{"shift":[-2,0]},{"shift":[0,2]},{"shift":[0,-2]},'

@@ -14,7 +14,7 @@ from tta_server.scheduling.stopping import All, Certain, Confident, Settled, Sto
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View, Weight

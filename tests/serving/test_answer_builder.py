@@ -20,7 +20,7 @@ from tta_server.serving.image import read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.render.png import from_base64
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import softmax
+from tta_server.tasks.scores.kinds import softmax
 
 
 @pytest.fixture(scope="module")

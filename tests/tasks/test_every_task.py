@@ -327,7 +327,11 @@ def test_certain_ends_when_most_views_say_the_same(tiny, name):
         ),
         ("regression", {"labels": ["a"]}, r"regression with 1 labels needs an output values of shape \[N, 1\]"),
         ("embedding", {"labels": ["a"]}, "labels: embedding takes none"),
-        ("multilabel", {"output": {"kind": "logits", "threshold": 1}}, "threshold is a probability between 0 and 1"),
+        (
+            "multilabel",
+            {"output": {"kind": "logits", "threshold": 1}},
+            "threshold takes a probability over 0 and under 1",
+        ),
         ("multilabel", {"merge": "mean_logits", "stop": "certain"}, "merge mean_logits has no bound"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.tasks.uncertainty import deviation, entropy, of_classes, of_labels
 from tta_server.views.geometry import Size
 from tta_server.views.view import View

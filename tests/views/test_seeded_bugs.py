@@ -15,6 +15,7 @@ from tta_server.tasks.boxes import fusion
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.masks import maps
 from tta_server.tasks.scores import merging
+from tta_server.tasks.scores.kinds import softmax
 from tta_server.tasks.scores.merging import Merge
 from tta_server.views.geometry import Affine, Geometry
 from tta_server.views.guarantees import contract
@@ -94,7 +95,7 @@ def coverage_of_boxes_ignored(patch):
 
 
 def softmax_first(patch):
-    wrong = Merge(lambda kind, z: kind.probabilities(z), merging.softmax)
+    wrong = Merge(lambda kind, z: kind.probabilities(z), softmax)
     patch.setitem(merging.MERGES, "mean_logits", wrong)
 
 

@@ -1,4 +1,4 @@
-"""What a prediction comes to: the merged answer and its receipt."""
+"""What a request gets for each image: the merged answer and its receipt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from tta_server.views.view import Policy, View
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an answer says about itself.
+    """How an answer was made.
 
-    `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
-    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is how
-    sure the model is of what was answered, None where it does not say. `uncertainty` is what the task tells of how the
-    views differ. `tiles` is in how many parts each view looked at the image. `levels` (low, high) are the values
-    of a file of more than 8 bits that became 0 and 255, None where none were applied. `stages_ms` adds up the work of
-    all slots, so it may exceed `elapsed_ms`.
+    `dropped` counts views whose output held NaN or infinity. `stop` is the rule, `stop_reason` why no more views ran.
+    `open` is the share of the pixels that more views could have changed, None unless the reason is `settled`.
+    `confidence` is how sure the model is of the answer, in [0, 1], None where its outputs don't say. `uncertainty` says
+    how the views differ, empty unless included. `tiles` is the number of parts that each view is cut into. `levels`
+    (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were applied.
+    `stages_ms` sums the work of all slots, so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -77,8 +77,10 @@ class Answer:
 
     @property
     def result(self) -> Any:
-        """The arrays, in a type of the task's own, such as `SegmentationResult`; None in a server, which keeps only
-        what it sends."""
+        """The arrays, in a type of the task's own, such as `SegmentationResult`.
+
+        None in a server, which keeps only what it sends.
+        """
         return self.rendering.result
 
     @property
@@ -98,11 +100,11 @@ class Answer:
 
     @property
     def nbytes(self) -> int:
-        """Of its tensors."""
+        """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON that HTTP answers."""
+        """The JSON of the HTTP answer."""
         return {
             "model": self.model,
             "version": self.version,
@@ -113,6 +115,6 @@ class Answer:
 
 
 def view_entry(view: View) -> dict[str, Any]:
-    """A view as receipts list it."""
+    """A view as a receipt lists it."""
     weight = list(view.weight) if isinstance(view.weight, tuple) else view.weight
     return {"name": view.name, "weight": weight}

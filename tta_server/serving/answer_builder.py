@@ -1,4 +1,4 @@
-"""Makes the answers to one image from snapshots of its merge."""
+"""Makes the answers for one image from snapshots of its merge."""
 
 import time
 from collections import Counter
@@ -18,11 +18,11 @@ from tta_server.tasks.render.rendering import render, renderer_of
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What some views come to, with all that an answer says of it; nothing in it changes later.
+    """The state of a merge at one moment; it does not change later.
 
-    `merged` is the merged prediction; `views` has each entry's index in the layout and what is kept of its prediction,
-    in order; `stages` the seconds spent on each stage; `open` the share of the answer that was undecided; `levels`
-    those that its decoding applied; `pixels` the image to draw on, None where no drawing is included.
+    `merged` is the merged prediction. `views` has, in order, each merged entry's index in the layout and its view
+    result. `open` is the share of the answer that is undecided. `stages` are the seconds spent on each stage. `levels`
+    are those that decoding applied. `pixels` is the image to draw on, None unless a drawing is included.
     """
 
     merged: Any
@@ -36,7 +36,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class AnswerBuilder:
-    """What all answers to one image have in common."""
+    """Makes answers for one image."""
 
     plan: Plan
     layout: Layout
@@ -50,14 +50,16 @@ class AnswerBuilder:
         return self.plan.keeps_view_results and self.layout.tiles == 1
 
     def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
-        """What a snapshot answers, rendered in the request's format; with no reason yet, others may follow. `start` is
-        when making it began."""
-        model, wanted = self.plan.model, self.plan.wanted
+        """The answer of a snapshot, rendered in the request's format; a partial answer has no reason.
+
+        `start`, in seconds of the monotonic clock, is when making it began.
+        """
+        model, spec = self.plan.model, self.plan.wanted
         kept = [own for _, own in snapshot.views] if self.keeps_view_results else []
-        result = model.task.result(snapshot.merged, kept, self.frame, wanted)
-        rendering = render(result, wanted, snapshot.pixels)
+        result = model.task.result(snapshot.merged, kept, self.frame, spec)
+        rendering = render(result, spec, snapshot.pixels)
         views = self._entries([index for index, _ in snapshot.views])
-        if kept and "views" in wanted.include:
+        if kept and "views" in spec.include:
             views = [view | own for view, own in zip(views, renderer_of(result).views(result), strict=True)]
         receipt = self._receipt(snapshot, reason, views, result, start)
         return Answer(model.name, model.version, model.task.name, receipt, rendering, time.monotonic())
@@ -94,7 +96,7 @@ class AnswerBuilder:
         )
 
     def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
-        """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""
+        """The views of these entries of the layout; one that lacks tiles has the number that it has."""
         tiles = self.layout.tiles
         counts = Counter(index // tiles for index in merged)
         return [

@@ -25,8 +25,10 @@ FORBID_EXTRA = {"extra": "forbid"}
 
 @dataclass(frozen=True, slots=True)
 class ImageFrame:
-    """The frame that predictions of one image are merged in: the image's size, where the plain view lies, and how many
-    tiles each view is cut into."""
+    """The frame that predictions of one image are merged in.
+
+    `image` is the image's size, `plain` where the plain view lies, `tiles` how many tiles each view is cut into.
+    """
 
     image: Size
     plain: Placement
@@ -124,12 +126,16 @@ class Accumulator(Protocol[P_contra, M_co]):
         """Lead of the top class over the second in merged probability; 0 where the task has no one top class."""
 
     def undecided(self, remaining: Remaining) -> float:
-        """Share of the answer (its one label, its labels or its pixels) that the remaining views could change; for
-        bounded merges."""
+        """Share of the answer that the remaining views could change; for bounded merges.
+
+        The answer is its one label, its labels or its pixels.
+        """
 
     def standard_error(self) -> float:
-        """Standard error of the mean over views, in the answer's unit, the largest of a vector's; infinite where there
-        is none."""
+        """Standard error of the mean over views, in the answer's unit; infinite where there is none.
+
+        Of a vector it is the largest.
+        """
 
 
 class NoEvidence:
@@ -152,8 +158,10 @@ class Decoder(Protocol[P]):
     """Reads a model's outputs."""
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError, saying what was found and what is expected, unless the outputs of a run are what
-        tta.yaml states; `tensor` is the size of the model's input."""
+        """Raises ConfigError, naming found and expected, unless a run's outputs are what tta.yaml states.
+
+        `tensor` is the size of the model's input.
+        """
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> P:
         """Row `row` of a batch's outputs as a prediction, moved back; NaN and infinities stay."""
@@ -214,8 +222,11 @@ class Description(Protocol):
 
 
 class Task(Decoder[P], Merger[P, M], Description, Protocol[P, M]):
-    """One kind of model: labels, its `Output`, and the shapes that the model file states; the constructor raises
-    ConfigError where they don't fit one another."""
+    """One kind of model.
+
+    Made of labels, its `Output`, and the shapes that the model file states; raises ConfigError where they don't fit
+    one another.
+    """
 
     def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
 

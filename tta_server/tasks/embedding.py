@@ -25,11 +25,13 @@ from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 Vector = NDArray[np.float64]
+UNKNOWN_LENGTH = 4096
+"""Length to reserve memory for where the model file leaves it free."""
 
 
 @dataclass(frozen=True, slots=True)
 class VectorOutput:
-    """`output:` of a model that gives an embedding: its name, where the model has several outputs."""
+    """`output:` of a model that gives an embedding: the output's name if the model has several."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
@@ -38,28 +40,31 @@ class VectorOutput:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmbeddingResult(Result):
-    """`vector` (D,) float32 of length 1, or zeros; `view_similarities` (K,) float64: the cosine of the angle between
-    each view's own vector and the merged one."""
+    """One vector for an image.
+
+    `vector` (D,) float32 has length 1, or is all zeros. `view_similarities` (K,) float64: the cosine of the angle
+    between each view's own vector and the merged one.
+    """
 
     vector: NDArray[np.float32]
     view_similarities: Vector
 
 
 def unit(vector: Vector) -> Vector:
-    """Of length 1; zeros stay zeros."""
+    """The vector scaled to length 1; zeros stay zeros."""
     length = float(np.linalg.norm(vector))
     return vector / length if length > 0 else vector.copy()
 
 
 class VectorAccumulator(NoEvidence):
-    """A weighted sum of vectors, as the model gives them or of length 1 each; the result has length 1."""
+    """A weighted sum of vectors, each scaled to length 1 for merge `mean_directions`; the result has length 1."""
 
     def __init__(self, merge: str) -> None:
-        self._each_counts_alike = merge == "mean_directions"
+        self._merges_directions = merge == "mean_directions"
         self._total: Vector | None = None
 
     def add(self, prediction: Vector, weight: Weight) -> None:
-        part = np.asarray(weight) * (unit(prediction) if self._each_counts_alike else prediction)
+        part = np.asarray(weight) * (unit(prediction) if self._merges_directions else prediction)
         self._total = part if self._total is None else self._total + part
 
     def result(self) -> Vector:
@@ -81,15 +86,15 @@ class Embedding(TaskDefaults):
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
-        numbers = outputs[self._output][1]
-        self._numbers = numbers or 4096
-        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (numbers,)),)
+        length = outputs[self._output][1]
+        self._length = length or UNKNOWN_LENGTH
+        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (length,)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         check_shape("embedding", self._output, found, ["N", "D"])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, D], and no vector of zeros, which has no direction."""
+        """Raises ConfigError unless a run gave [N, D] and not only zeros, which have no direction."""
         self._check_shape(outputs[self._output].shape)
         if not outputs[self._output].any():
             raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
@@ -114,7 +119,7 @@ class Embedding(TaskDefaults):
         return unit(prediction)
 
     def view_result_bytes(self, plain: Placement) -> int:
-        return 8 * self._numbers
+        return 8 * self._length
 
     def result(self, merged: Vector, views: Sequence[Vector], frame: ImageFrame, spec: ResponseSpec) -> EmbeddingResult:
         return EmbeddingResult(
@@ -125,8 +130,10 @@ class Embedding(TaskDefaults):
 
 
 def _spread(units: Vector, merged: Vector) -> dict[str, Any]:
-    """Of unit vectors (K, D): 1 less the length of their mean (spherical variance; Mardia and Jupp 2000, 9.2.1), and
-    the mean angle to the merged vector in degrees."""
+    """Spherical variance of unit vectors (K, D), and their mean angle to the merged vector in degrees.
+
+    The variance is 1 less the length of the mean (Mardia and Jupp 2000, 9.2.1).
+    """
     angles = np.degrees(np.arccos(np.clip(units @ merged, -1, 1)))
     return {
         "spherical_variance": uncertainty.rounded(max(0.0, 1 - float(np.linalg.norm(units.mean(axis=0))))),

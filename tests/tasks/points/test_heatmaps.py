@@ -8,7 +8,7 @@ from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resiz
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.heatmaps import REACH, peaks
 from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
-from tta_server.tasks.scores.merging import identity, sigmoid
+from tta_server.tasks.scores.kinds import identity, sigmoid
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View

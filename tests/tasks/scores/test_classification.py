@@ -6,7 +6,8 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import MERGES, ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
+from tta_server.tasks.scores.merging import MERGES
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
 

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.tasks.scores.merging import CLASS_KINDS, MERGES, ScoreAccumulator, log_softmax, one_hot, softmax
+from tta_server.tasks.scores.kinds import CLASS_KINDS, log_softmax, one_hot, softmax
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 
 LOG3 = float(np.log(3))  # softmax of [0, log 3] is [1/4, 3/4]
 

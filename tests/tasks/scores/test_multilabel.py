@@ -10,7 +10,8 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import Certain, StopReason
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.scores.merging import LABEL_MERGES, LabelsOutput
+from tta_server.tasks.scores.kinds import LabelsOutput
+from tta_server.tasks.scores.merging import LABEL_MERGES
 from tta_server.tasks.scores.multilabel import Multilabel
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
@@ -338,5 +339,5 @@ def test_logits_that_are_said_to_be_probabilities_are_refused():
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 2])
 def test_a_threshold_is_between_0_and_1(threshold):
-    with pytest.raises(ValueError, match="threshold is a probability between 0 and 1"):
+    with pytest.raises(ValueError, match="threshold takes a probability over 0 and under 1"):
         LabelsOutput("logits", threshold=threshold)

@@ -15,8 +15,10 @@ from tta_server.views.view import Weight
 
 @dataclass(frozen=True, slots=True)
 class ViewBoxes:
-    """One view's boxes in the image's pixels, clipped to it, without those that the view cuts; what the view shows; and
-    whether its scores and boxes were all numbers."""
+    """One view's boxes in the image's pixels, clipped to it, without those that the view cuts.
+
+    `visibility` is what the view shows; `sound` is whether its scores and boxes were all numbers.
+    """
 
     boxes: Boxes
     visibility: Visibility

@@ -111,8 +111,10 @@ class Detection(TaskDefaults):
 
 
 def _uncertainty(merged: MergedBoxes) -> dict[str, Any]:
-    """Means over the boxes, weighted by score: the share of the views that show a box that found it, and its spread in
-    pixels. And the standard deviation of the views' numbers of boxes."""
+    """Means over the boxes, weighted by score, and the standard deviation of the views' numbers of boxes.
+
+    The means are of the share of the views that show a box that found it, and of its spread in pixels.
+    """
     boxes = merged.boxes
     weight = boxes.score.astype(np.float64)
     total = max(float(weight.sum()), 1e-12)

@@ -131,8 +131,10 @@ def wbf(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
 
 
 def nms(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
-    """Non-maximum suppression: a box that overlaps a better one by more than `iou` is dropped, and is a member of the
-    one it overlaps most."""
+    """Non-maximum suppression.
+
+    A box that overlaps a better one by more than `iou` is dropped, and is a member of the one it overlaps most.
+    """
     groups = group(boxes, iou, leader_stays)
     corner = boxes.corner.take(groups.leader, 1)
     votes = count_votes(boxes, groups, corner, visible)
@@ -140,8 +142,10 @@ def nms(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
 
 
 def nmw(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
-    """Non-maximum weighted (Zhou et al. 2017): NMS whose boxes are the means of their members by weighted score times
-    overlap with the kept box."""
+    """Non-maximum weighted (Zhou et al. 2017).
+
+    NMS whose boxes are the means of their members by weighted score times overlap with the kept box.
+    """
     groups = group(boxes, iou, leader_stays)
     kept = boxes.corner.take(groups.leader[groups.group], 1)
     weight = boxes.score[groups.member] * overlap(boxes.corner.take(groups.member, 1), kept)
@@ -151,10 +155,10 @@ def nmw(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
 
 
 def soft_nms(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
-    """Soft-NMS (Bodla et al. 2017), Gaussian: the score of a box that overlaps a better one by v decays by
-    exp(-v^2 / SIGMA).
+    """Soft-NMS (Bodla et al. 2017), Gaussian.
 
-    `iou` decides only whose votes count: a box is a member of itself and of the first box that it overlaps by more.
+    The score of a box that overlaps a better one by v decays by exp(-v^2 / SIGMA). `iou` decides only whose votes
+    count: a box is a member of itself and of the first box that it overlaps by more.
     """
     score, host = boxes.score.copy(), np.arange(len(boxes.score))
     kept = []

@@ -127,11 +127,11 @@ def _ranges(low: Indices, high: Indices) -> tuple[Indices, Indices]:
 
 
 def pair_finder(boxes: SortedBoxes, iou: float) -> Callable[[Indices, Floats], Indices]:
-    """(leaders (L,), reach (L,)) -> keys of all pairs that may overlap by more than `iou` while a group's box is no
-    farther from its leader's than `reach` of the leader's sizes.
+    """Returns a search: (leaders (L,), reach (L,)) -> keys of all pairs that may overlap by more than `iou`.
 
-    Such boxes share more than iou times the longer of their lengths on each axis, so their middles are less than
-    (1 - iou) / min(1, 2 iou) lengths of either apart. Boxes are indexed by class, then by bands of y, then by x.
+    A group's box is no farther from its leader's than `reach` of the leader's sizes. Such boxes share more than iou
+    times the longer of their lengths on each axis, so their middles are less than (1 - iou) / min(1, 2 iou) lengths
+    of either apart. Boxes are indexed by class, then by bands of y, then by x.
     """
     n = len(boxes.score)
     near = (1 - iou) / max(min(1, 2 * iou), SLACK)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.tasks.base import FORBID_EXTRA, Outputs
-from tta_server.tasks.scores.merging import sigmoid
+from tta_server.tasks.scores.kinds import sigmoid
 from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 
@@ -59,8 +59,10 @@ class BoxesOutput:
 
 
 class BoxReader:
-    """Reads a model's outputs as `BoxesOutput` states them; the constructor raises ConfigError where the shapes that
-    the model file states differ."""
+    """Reads a model's outputs as `BoxesOutput` states them.
+
+    The constructor raises ConfigError where the shapes that the model file states differ.
+    """
 
     def __init__(self, classes: int, output: BoxesOutput, outputs: Shapes) -> None:
         self._classes = classes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
 from tta_server.tasks.masks.maps import ScoreMaps, image_strips
 from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
-from tta_server.tasks.scores.merging import SLACK
+from tta_server.tasks.scores.kinds import SLACK
 
 Bools = NDArray[np.bool_]
 Mask = NDArray[Any]

@@ -50,8 +50,10 @@ def output_grid(maps: Floats, placement: Placement, offset: float = 0.5) -> Outp
 
 
 def _stride(length: int, cells: int) -> float:
-    """A whole number where that explains the number of cells, of which the last may be partly outside: then views of
-    other sizes lie on the same grid."""
+    """Pixels a cell: a whole number where one explains the number of cells.
+
+    The last cell may then be partly outside, and views of other sizes lie on the same grid.
+    """
     whole = round(length / cells)
     return float(whole) if whole and cells in (length // whole, -(-length // whole)) else length / cells
 
@@ -70,10 +72,10 @@ class MovedMaps:
 
 @dataclass(frozen=True, slots=True)
 class ScoreMaps:
-    """One view's scores (C, h, w), or merged probabilities, on the part of the plain view's `grid` that starts at the
-    cell `corner` (x, y).
+    """Scores of one view, or merged probabilities, (C, h, w).
 
-    `coverage` is that of MovedMaps. `votes` (C, h, w): each class's share of the views' votes, None unless requested.
+    They lie on the part of the plain view's `grid` that starts at the cell `corner` (x, y). `coverage` is that of
+    MovedMaps. `votes` (C, h, w): each class's share of the views' votes, None unless requested.
     """
 
     scores: Floats
@@ -105,8 +107,10 @@ def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps
 
 
 def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, Affine]:
-    """The maps without the bars around the view's frame, if the frame is made of whole cells, and the map to their
-    coordinates: interpolation at the frame's edge must not mix in bars."""
+    """The maps without the bars around the view's frame, and the map to their coordinates.
+
+    Interpolation at the frame's edge must not mix in bars. Nothing is cut unless the frame is made of whole cells.
+    """
     edges = [*placement.inset, placement.inset[0] + placement.frame.width, placement.inset[1] + placement.frame.height]
     places = [edge / grid.stride[axis % 2] for axis, edge in enumerate(edges)]
     if grid.offset != 0.5 or any(place != int(place) for place in places):
@@ -116,10 +120,10 @@ def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple
 
 
 def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
-    """Weight of a view in each cell of its part of the grid (h, w): 1 where the cell's centre lies inside the view's
-    frame, else 0; falling towards the edges that a tile shares with others. None where all are 1.
+    """Weight of a view in each cell of its part of the grid (h, w); None where all are 1.
 
-    The centre of a last cell that reaches beyond the plain frame is moved to the frame's edge.
+    1 where the cell's centre lies inside the view's frame, else 0; falling towards the edges that a tile shares
+    with others. The centre of a last cell that reaches beyond the plain frame is moved to the frame's edge.
     """
     to_scores, cells, _ = _to_view_cells(placement, grid)
     frame = placement.whole if placement.tile is None else placement.tile.size
@@ -180,8 +184,10 @@ def _ramp(count: int, before: float, after: float) -> Floats:
 
 
 def image_strips(maps: Floats, grid: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
-    """`maps` (C, h, w) on the plain view's grid, interpolated at the image's own size: (rows, (C, rows, W)), a strip of
-    rows at a time."""
+    """Interpolates maps (C, h, w) on the plain view's grid at the image's own size.
+
+    Yields strips of rows: (rows, (C, rows, W)).
+    """
     to_grid = frame.to_image.inverse().then(grid.to_pixels.inverse())
     for top in range(0, frame.image.height, STRIP):
         size = Size(frame.image.width, min(STRIP, frame.image.height - top))

@@ -22,18 +22,8 @@ from tta_server.tasks.masks.accumulator import MapAccumulator
 from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
 from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
-from tta_server.tasks.scores.merging import (
-    CLASS_KINDS,
-    LABEL_KINDS,
-    MERGES,
-    Merge,
-    ScoreAccumulator,
-    are_numbers,
-    check_bounded,
-    check_kind,
-    is_finite,
-    label_merges,
-)
+from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, check_kind, is_finite
+from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
 from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
@@ -129,8 +119,10 @@ class Segmentation(TaskDefaults):
         return 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        """Also refuses weights by class: they are made to sum to 1 in each cell, and then interpolation breaks the
-        bound."""
+        """Also refuses weights by class.
+
+        They are made to sum to 1 in each cell, and interpolation between cells breaks the bound.
+        """
         check_bounded(merge)
         if any(isinstance(weight, tuple) for weight in weights):
             raise InvalidInput(

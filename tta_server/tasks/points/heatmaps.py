@@ -13,11 +13,11 @@ REACH = 2
 
 
 def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doubles, Doubles]:
-    """Heat maps (J, h, w) of scores -> points (J, 2) as x, y in continuous cell coordinates, in which cell i covers
-    [i, i + 1), and the probabilities at the peaks (J,).
+    """Heat maps (J, h, w) of scores -> points (J, 2) in cells, and the probabilities at the peaks (J,).
 
-    A point is the centroid, by probability, of the cells around the peak that are inside the map; the peak's own centre
-    where all are 0. `probabilities` maps scores, rising.
+    Points are x, y in continuous cell coordinates, in which cell i covers [i, i + 1). A point is the centroid, by
+    probability, of the cells around the peak that are inside the map; the peak's own centre where all are 0.
+    `probabilities` maps scores, rising.
     """
     joints, height, width = maps.shape
     flat = maps.reshape(joints, -1).argmax(axis=1)

@@ -15,7 +15,7 @@ from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.output import PointsOutput, mirror_order
 from tta_server.tasks.points.poses import HeatMaps, MergedPose, PoseAccumulator, ViewPose
 from tta_server.tasks.points.results import KeypointsResult
-from tta_server.tasks.scores.merging import sigmoid
+from tta_server.tasks.scores.kinds import sigmoid
 from tta_server.tasks.shapes import Shapes, check_shape, fits, format_shape, output_name
 from tta_server.views.geometry import Affine, Size
 

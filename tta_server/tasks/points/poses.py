@@ -10,7 +10,7 @@ from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
 from tta_server.tasks.masks.maps import MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import peaks
-from tta_server.tasks.scores.merging import identity
+from tta_server.tasks.scores.kinds import identity
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 

@@ -63,8 +63,10 @@ class Rendered:
 
 @dataclass(frozen=True, eq=False)
 class RenderedLazily:
-    """A result, and what is made of it when it is first read, on the reader's thread. `pixels` is the image to paint
-    the result on, None where no drawing is included."""
+    """A result, and what is made of it when it is first read, on the reader's thread.
+
+    `pixels` is the image to paint the result on, None where no drawing is included.
+    """
 
     result: Result
     spec: ResponseSpec

@@ -8,14 +8,8 @@ from numpy.typing import NDArray
 
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
-from tta_server.tasks.scores.merging import (
-    CLASS_KINDS,
-    MERGES,
-    SLACK,
-    ScoreAccumulator,
-    ScoresOutput,
-    is_finite,
-)
+from tta_server.tasks.scores.kinds import CLASS_KINDS, SLACK, ScoresOutput, is_finite
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 from tta_server.tasks.scores.results import ClassificationResult
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.tasks.shapes import Shapes
@@ -26,7 +20,7 @@ Scores = NDArray[np.float32]
 
 
 class ClassAccumulator(NoEvidence):
-    """A ScoreAccumulator of one vector, and how far ahead its top class is."""
+    """A ScoreAccumulator of one vector, and the lead of its top class."""
 
     def __init__(self, scores: ScoreAccumulator) -> None:
         self._scores = scores
@@ -45,7 +39,7 @@ class ClassAccumulator(NoEvidence):
         return float(top - second)
 
     def undecided(self, remaining: Remaining) -> float:
-        """0 or 1: whether a rival's most could reach the leader's least."""
+        """1 if the most that a rival can become reaches the least that the leader can, else 0."""
         weights = np.zeros((), np.float32)
         for _, weight in remaining:
             weights = weights + np.asarray(weight, np.float32)
@@ -94,7 +88,7 @@ class Classification(ScoreVectors):
 
 
 def _agreement(own: Scores, top: int) -> float:
-    """Share of the views, of probabilities (K, C), whose own top class is the merged one."""
+    """Share of the views' probabilities (K, C) whose top class is the merged one."""
     return float((own.argmax(axis=1) == top).mean())
 
 

@@ -1,4 +1,4 @@
-"""Any of C labels, each there or not: scores (N, C) -> probabilities."""
+"""Any of C labels: scores (N, C) -> probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,8 @@ import numpy as np
 
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
-from tta_server.tasks.scores.merging import (
-    LABEL_KINDS,
-    LABEL_MERGES,
-    SLACK,
-    LabelsOutput,
-    ScoreAccumulator,
-    are_numbers,
-    label_merges,
-)
+from tta_server.tasks.scores.kinds import LABEL_KINDS, SLACK, LabelsOutput, are_numbers
+from tta_server.tasks.scores.merging import LABEL_MERGES, ScoreAccumulator, label_merges
 from tta_server.tasks.scores.results import MultilabelResult
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.tasks.shapes import Shapes
@@ -23,7 +16,7 @@ from tta_server.views.view import Weight
 
 
 class LabelAccumulator(NoEvidence):
-    """A ScoreAccumulator of one vector, and which labels could still change sides."""
+    """A ScoreAccumulator of one vector, and which labels could still cross the threshold."""
 
     def __init__(self, scores: ScoreAccumulator, threshold: float) -> None:
         self._scores = scores
@@ -36,11 +29,11 @@ class LabelAccumulator(NoEvidence):
         return self._scores.result()
 
     def undecided(self, remaining: Remaining) -> float:
-        """The share of the labels."""
-        left = np.zeros((), np.float32)
+        """Share of the labels that the remaining views could move across the threshold."""
+        weights = np.zeros((), np.float32)
         for _, weight in remaining:
-            left = left + np.asarray(weight, np.float32)
-        least, most = self._scores.bounds(left)
+            weights = weights + np.asarray(weight, np.float32)
+        least, most = self._scores.bounds(weights)
         return float(np.mean((least < self._threshold + SLACK) & (most >= self._threshold - SLACK)))
 
 
@@ -64,7 +57,7 @@ class Multilabel(ScoreVectors):
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
 
     def confidence(self, merged: Floats) -> float:
-        """The mean over the labels of the probability that each is as it was answered."""
+        """Probability that a label is answered right, the mean over the labels."""
         return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
 
     def result(

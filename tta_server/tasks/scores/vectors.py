@@ -1,4 +1,4 @@
-"""What classes and labels have in common: scores (N, C) -> probabilities (C,)."""
+"""What classification and multilabel have in common: scores (N, C) -> probabilities (C,)."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,15 @@ import numpy as np
 
 from tta_server.imaging.preprocessing import Placement
 from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
-from tta_server.tasks.scores.merging import ScoreKind, check_bounded, check_kind
+from tta_server.tasks.scores.kinds import ScoreKind, check_kind
+from tta_server.tasks.scores.merging import check_bounded
 from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 
 class ScoreVectors(TaskDefaults):
-    """A task whose predictions are raw scores (C,) and whose answers list the most probable labels."""
+    """A task whose predictions are raw scores (C,)."""
 
     name: str
     sees_crops = True
@@ -31,7 +32,7 @@ class ScoreVectors(TaskDefaults):
         check_shape(f"{self.name} with {labels} labels", self._output, found, ["N", labels])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C], and probabilities if they are stated."""
+        """Raises ConfigError unless a run gave [N, C], and probabilities if those are stated."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
