@@ -1,4 +1,4 @@
-"""Answers so far: each is whole, whatever happens to its job meanwhile, and made only for who reads it."""
+"""Partial answers: each is consistent, whatever happens to its job meanwhile, and made only when it is read."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 class Gated(Classification):
-    """Waits, each time it makes an answer in another thread than this one, until it may go on."""
+    """Waits for `release` each time it makes a result on another thread than this one."""
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
@@ -55,8 +55,8 @@ def gated(toy: Model) -> tuple[Model, Gated]:
     return replace(toy, task=task), task
 
 
-def drawn(model: Model, *include: str) -> SingleJob:
-    """As `four_views`, with a drawing in each answer, which this task offers nobody."""
+def with_drawing(model: Model, *include: str) -> SingleJob:
+    """As `four_views`, with a drawing in each answer, which this task does not offer."""
     known = four_views(model)
     plan = replace(
         known.payload.plan, wanted=replace(known.payload.plan.wanted, include=frozenset(["drawing", *include]))
@@ -64,10 +64,10 @@ def drawn(model: Model, *include: str) -> SingleJob:
     return job_of(plan, known.payload.views.layout, read_source(trapped(), Limits()))
 
 
-def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Model) -> None:
-    """Its picture, its views and its times are those of the moment when it was asked for."""
+def test_a_partial_answer_is_consistent_though_its_job_is_settled_meanwhile(toy: Model) -> None:
+    """Its drawing, views and times are those of the moment when it was requested."""
     model, task = gated(toy)
-    work = drawn(model)
+    work = with_drawing(model)
     work.decode()
     run([(work, 0)])
     with ThreadPoolExecutor(1) as reader:
@@ -89,8 +89,8 @@ def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Mode
         np.testing.assert_array_equal(np.asarray(from_base64(one.prediction["drawing"])), trapped())
 
 
-def test_what_nobody_reads_is_never_made(toy: Model) -> None:
-    """A listener hears after each view but the last; merging is asked for its result when somebody reads it."""
+def test_an_unread_partial_answer_is_never_made(toy: Model) -> None:
+    """The listener is called after each view but the last; the merge's result is computed when it is read."""
     model, task = gated(toy)
     heard: list[int] = []
     work = four_views(model, listener=lambda: heard.append(task.results))
@@ -102,11 +102,11 @@ def test_what_nobody_reads_is_never_made(toy: Model) -> None:
     assert task.results == 1
 
 
-def test_an_answer_so_far_is_given_once(toy: Model) -> None:
+def test_a_partial_answer_is_given_once(toy: Model) -> None:
     work = four_views(toy)
     assert work.partial(0) is None
     work.merge(1, EVEN, 0)
-    assert work.partial(0) is None  # the plain view is not there yet
+    assert work.partial(0) is None  # the plain view is not merged yet
     work.merge(0, EVEN, 0)
     found = work.partial(0)
     assert found is not None
@@ -119,7 +119,7 @@ def test_an_answer_so_far_is_given_once(toy: Model) -> None:
 
 
 @pytest.mark.parametrize(("mandatory", "heard"), [(1, 0), (VIEWS, 3)])
-def test_a_rule_that_would_stop_silences_nobody_whose_mandatory_views_still_run(
+def test_a_rule_that_would_stop_keeps_listeners_while_mandatory_views_run(
     toy: Model, mandatory: int, heard: int
 ) -> None:
     calls: list[int] = []
@@ -132,7 +132,7 @@ def test_a_rule_that_would_stop_silences_nobody_whose_mandatory_views_still_run(
     assert len(calls) == heard
 
 
-def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_partial_answer_that_can_not_be_made_is_left_out(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
     class Mute(Classification):
         def result(self, *_: Any) -> Any:
             raise RuntimeError("no words")
@@ -144,8 +144,8 @@ def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: p
     assert "no words" in caplog.text
 
 
-def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
-    """Two slots merge, two readers read, one client leaves or is answered: each answer adds up."""
+def test_with_concurrent_threads_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
+    """Two slots merge, two readers read, one thread settles: each answer adds up."""
     worth = [scores(9, 1, 1), scores(1, 9, 1), scores(1, 1, 9), scores(4, 4, 1)]
     names = [view.name for view in four_views(toy).payload.plan.views]
     each = [softmax(np.array(one["scores"][0])) for one in worth]
@@ -158,7 +158,7 @@ def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(t
 
     with ThreadPoolExecutor(5) as threads:
         for number in range(60):
-            work = drawn(toy, "probabilities")
+            work = with_drawing(toy, "probabilities")
             work.decode()
             start = threading.Barrier(5)
 

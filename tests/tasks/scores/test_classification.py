@@ -26,7 +26,7 @@ def decoded(scores, kind="logits"):
 
 
 def answered(scores, kind="probabilities", **wanted):
-    """The answer of views' scores, merged by their mean."""
+    """The result of views' scores, merged by their mean."""
     wanted = ResponseSpec(frozenset(wanted.get("include", ())), wanted.get("top_k", 5))
     views = decoded(scores, kind)
     accumulator = task(kind).accumulator("mean_probabilities", wanted, SCENE)
@@ -87,7 +87,7 @@ def test_ties_go_to_the_lower_class():
     assert [e["label"] for e in top] == ["cat", "owl", "dog"]
 
 
-def test_only_what_is_asked_for_is_told():
+def test_parts_are_there_only_if_included():
     assert answered([[0.2, 0.7, 0.1]]).prediction.keys() == {"top"}
 
 
@@ -96,7 +96,7 @@ def test_probabilities_come_in_the_order_of_the_labels():
     assert prediction["probabilities"] == pytest.approx([0.3, 0.6, 0.1])
 
 
-def test_agreement_is_the_share_of_views_that_say_the_merged_label():
+def test_agreement_is_the_share_of_views_with_the_merged_label():
     views = [[0.2, 0.7, 0.1], [0.2, 0.7, 0.1], [0.9, 0.1, 0.0], [0.1, 0.8, 0.1]]
     assert answered(views, include=["agreement"]).prediction["agreement"] == 0.75
 

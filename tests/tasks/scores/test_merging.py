@@ -74,7 +74,7 @@ def test_only_the_ratio_of_weights_counts(merge, views, factor):
 @given(logits)
 def test_a_whole_weight_is_that_many_views(merge, views):
     if merge == "max":
-        return  # a weight there says how loud a view is, not how often it speaks
+        return  # for max a weight scales a view's scores; it does not repeat the view
     weights = [1.0 + k % 3 for k in range(len(views))]
     repeated = [view for view, weight in zip(views, weights, strict=True) for _ in range(int(weight))]
     np.testing.assert_allclose(merged(merge, views, weights), merged(merge, repeated), atol=1e-5)
@@ -90,7 +90,7 @@ def test_the_same_weight_for_each_class_is_one_weight(merge, views):
 
 @merges
 @given(logits)
-def test_adding_never_writes_into_a_view_nor_asking_into_the_sums(merge, views):
+def test_adding_and_reading_change_neither_views_nor_sums(merge, views):
     accumulator = ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"])
     added = np.array(views, np.float32)
     for view in added:
@@ -226,8 +226,8 @@ def test_log_softmax_is_the_log_of_softmax(views):
 
 
 @pytest.mark.parametrize("merge", ["mean_logits", "geometric_mean"])
-def test_a_class_ruled_out_where_nothing_counts_spoils_nothing(merge):
-    """-inf at a pixel that the second view did not see, and for a class to which it gives no weight."""
+def test_a_class_ruled_out_without_weight_does_not_count(merge):
+    """-inf at a pixel that the second view does not show, and for a class to which it gives no weight."""
     seen = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], np.float32)
     ruled_out = np.array([[[1.0, -np.inf]], [[0.0, 0.0]]], np.float32)
     alone, both = (ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"]) for _ in range(2))
