@@ -1,16 +1,15 @@
-"""What all tests share: how laws are searched, and one server with the bundled models."""
+"""What all tests share: the profiles of random tests, and one server with the bundled models."""
 
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, settings
 
+from tests.support.examples import register_profiles
 from tests.support.references import MODELS
 from tests.support.serving import Server
 
-settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("laws")
+register_profiles()
 
 MAX_BYTES = 2_000_000
 

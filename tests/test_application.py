@@ -304,7 +304,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no model"):
+    with pytest.raises(ConfigError, match="no model found"):
         Application.load(Settings(models=tmp_path))
 
 

@@ -258,7 +258,7 @@ def test_a_predict_that_is_interrupted_frees_its_views(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"policy": [object()]}, "policy is made of .*: object is none"),
+        pytest.param({"policy": [object()]}, "policy is made of .*: object is none", id="object"),
         ({"policy": {"views": {1, 2}}}, "policy is made of .*: set is none"),
         ({"stop": {"epsilon": 1j}}, "stop is made of .*: complex is none"),
         ({"policy": 3}, "^policy takes a preset's name or a list of views, not 3$"),

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from tta_server.application import Application
 from tta_server.errors import ConfigError, TTAError, shown
 from tta_server.errors.validation import explain
-from tta_server.imaging.inputs import ImageLike, own_image
-from tta_server.repository.loader import Model, load_model
+from tta_server.imaging.inputs import ImageLike, copy_image
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.cores import available_cores
 from tta_server.serving.job import Caller
@@ -57,7 +58,7 @@ class LoadedModel:
         """
         asked = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
         asked = replace(asked, format=ResponseFormat.ARRAYS)
-        data = own_image(image, self._app.settings.limits)
+        data = copy_image(image, self._app.settings.limits)
         ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
         ticket.future.add_done_callback(partial(self._left, ticket))
         return ticket.future

@@ -11,7 +11,8 @@ import cv2
 from PIL import Image
 
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
-from tta_server.repository.loader import Model, find_models, load_model
+from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
@@ -19,7 +20,7 @@ from tta_server.serving.engine import Engine
 from tta_server.serving.executor import Executor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
-from tta_server.serving.niceness import PREPARATION, lower_priority
+from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
@@ -74,7 +75,7 @@ class Application:
             lambda reason: self.on_fatal(reason),
         )
         self.predictor = Predictor(self.models, self._engine, settings.limits, observer, self.health)
-        self._canary = ModelProbe(self.predictor, self.health)
+        self._probe = ModelProbe(self.predictor, self.health)
         self._add_gauges()
         self._warmed = False
         self.closing = False
@@ -93,7 +94,7 @@ class Application:
 
     def is_ready(self, name: str) -> bool:
         """Whether this model's requests are taken."""
-        return self.ready and name in self.models and name not in self.health.ill
+        return self.ready and name in self.models and name not in self.health.unhealthy
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
@@ -107,7 +108,7 @@ class Application:
             if self.closing:
                 return
         self._engine.start()
-        self._canary.start()
+        self._probe.start()
         self._warmed = True
 
     @property
@@ -134,7 +135,7 @@ class Application:
         if name not in self.stored():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
         with self._one_at_a_time():
-            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION,)) as thread:
+            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
                 model, costs = thread.submit(_prepare, self.settings.models / name).result()
             self._engine.reprice(name, costs)
             self._runners[name] = self._runner
@@ -168,7 +169,7 @@ class Application:
     def close(self) -> None:
         """Answers what was admitted, for `drain_seconds` at most, and stops."""
         self.retire()
-        self._canary.close()
+        self._probe.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
             model.retire()

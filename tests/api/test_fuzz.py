@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.support.examples import times
 from tests.support.onnx_models import classifier, write_model
 from tests.tasks.test_every_task import FIXED, config
 from tta_server.api.http.body import read_body, read_upload
@@ -142,7 +143,7 @@ def as_understood(application: Application, body: bytes, header: str | None) -> 
 # ---- HTTP ----
 
 
-@settings(max_examples=1500)
+@settings(max_examples=times(1500))
 @given(request=REQUESTS, data=st.data())
 def test_any_json_is_understood_or_refused(application: Application, request: Any, data: st.DataObject) -> None:
     head = json.dumps(request).encode()
@@ -159,7 +160,7 @@ def stated_size(request: Any) -> int:
         return 0
 
 
-@settings(max_examples=500)
+@settings(max_examples=times(500))
 @given(body=st.binary(max_size=200), header=st.one_of(st.none(), st.text(max_size=25), st.integers(0, 200).map(str)))
 @example(body=b"{}", header="٠")
 @example(body=b"{}", header="0" * 5000)
@@ -214,7 +215,7 @@ def test_the_requests_that_are_mutated_are_sound(application: Application, body:
     assert told(lambda: as_understood(application, body, None if length is None else str(length))) is None
 
 
-@settings(max_examples=1500)
+@settings(max_examples=times(1500))
 @given(data=st.data(), sound=st.sampled_from(SOUND), shift=st.sampled_from([0, 0, 0, 1, -1]))
 def test_a_mutated_request_is_understood_or_refused(
     application: Application, data: st.DataObject, sound: tuple[bytes, int | None], shift: int
@@ -278,7 +279,7 @@ MESSAGES = st.builds(
 )
 
 
-@settings(max_examples=1500)
+@settings(max_examples=times(1500))
 @given(message=MESSAGES)
 def test_any_message_is_understood_or_refused(application: Application, message: Any) -> None:
     told(lambda: parse_request(application, read_request(message)))
@@ -334,7 +335,7 @@ def test_a_form_may_come_in_any_pieces(places: list[int]) -> None:
     assert image_of(cut(FORM, places), {"content-type": FORM_TYPE}) == b"xyz"
 
 
-@settings(max_examples=1000)
+@settings(max_examples=times(1000))
 @given(data=st.data(), kind=FORM_TYPES, places=PLACES)
 def test_a_mutated_form_is_read_or_refused(data: st.DataObject, kind: str, places: list[int]) -> None:
     body = data.draw(st.one_of(st.just(FORM), mutations(FORM), st.binary(max_size=100)))
@@ -346,7 +347,7 @@ def test_a_forms_charset_does_no_harm(charset: str) -> None:
     told(lambda: image_of([FORM], {"content-type": f"{FORM_TYPE}; charset={charset}"}))
 
 
-@settings(max_examples=500)
+@settings(max_examples=times(500))
 @given(data=st.data(), encoding=st.sampled_from(["gzip", "deflate"]), size=st.integers(0, 2 * LIMIT), places=PLACES)
 def test_a_mutated_compressed_body_is_read_or_refused(
     data: st.DataObject, encoding: str, size: int, places: list[int]
@@ -368,7 +369,7 @@ def test_a_mutated_compressed_body_is_read_or_refused(
     told(inflate)
 
 
-@settings(max_examples=200)
+@settings(max_examples=times(200))
 @given(name=st.text(LATIN, max_size=10), body=st.binary(max_size=20))
 def test_an_unknown_encoding_is_refused_in_a_sentence(name: str, body: bytes) -> None:
     sentence = told(lambda: image_of([body], {"content-encoding": name}))

@@ -227,5 +227,5 @@ def test_the_table_is_read_as_it_was_learned() -> None:
     found, rows = learned(logs, [0.05], model="m", policy="p", merge="vote"), chances(logs)
     for margin in (0.0, 0.019, 0.02, 0.55, 0.999, 1.0):
         bin_of = int(np.searchsorted(EDGES, margin, side="right"))
-        assert found.worth(margin, 2) == pytest.approx(rows[1][bin_of] / 4, rel=1e-5)
-    assert found.worth(0.1, 6) == 0
+        assert found.expected_gain(margin, 2) == pytest.approx(rows[1][bin_of] / 4, rel=1e-5)
+    assert found.expected_gain(0.1, 6) == 0

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.support import pictures
+from tests.support.commands import run, run_process
 from tests.support.references import MODELS
-from tests.support.serving import command
 from tests.support.toys import moody_model
 from tta_server import load
 from tta_server.cli.calibrate import calibrate
@@ -22,12 +20,6 @@ from tta_server.errors import ConfigError, InvalidInput, TTAError
 from tta_server.repository.calibration import FILE
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    words = command("calibrate", *map(str, arguments))
-    return subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
 
 
 @pytest.fixture
@@ -53,7 +45,9 @@ def images(tmp_path: Path) -> Path:
 
 def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: Path, tmp_path: Path) -> None:
     log = tmp_path / "margins.csv"
-    done = run("moody", "--models", moody.parent, "--data", images, "-e", "0.05", "-e", "0.2", "--log", log)
+    done = run(
+        "calibrate", "moody", "--models", moody.parent, "--data", images, "-e", "0.05", "-e", "0.2", "--log", log
+    )
     assert done.returncode == 0, done.stderr
     assert "moody: 2 views, 70 images, merge mean_probabilities" in done.stdout
     assert "0 of 70" in done.stdout
@@ -77,7 +71,9 @@ def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: P
 def test_another_place_is_told_how_to_be_used(moody: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, plot = tmp_path / "found.json", tmp_path / "curve.png"
-    done = run("moody", "--models", moody.parent, "--data", images, "-e", "0.05", "--out", out, "--plot", plot)
+    done = run(
+        "calibrate", "moody", "--models", moody.parent, "--data", images, "-e", "0.05", "--out", out, "--plot", plot
+    )
     assert done.returncode == 0, done.stderr
     assert f"{out}: the calibration; put it beside tta.yaml as calibration.json" in done.stdout
     assert not (moody / FILE).exists()
@@ -105,7 +101,7 @@ def call(folder: Path, data: Path, **options: Any) -> None:
 
 
 def test_a_mistake_is_one_sentence_and_status_2(moody: Path, images: Path) -> None:
-    done = run("moody", "--models", moody.parent, "--data", images)
+    done = run("calibrate", "moody", "--models", moody.parent, "--data", images)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error: epsilon 0.01 takes at least 299 images (about 3 / epsilon); there are 72" in done.stderr
@@ -178,7 +174,9 @@ def test_without_matplotlib_a_plot_says_how_to_install_it(
 @pytest.mark.skipif(not DATA.is_dir(), reason="the labelled images of ../shared/data are not here")
 def test_cifar10_then_stops_earlier(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MODELS / "cifar10", tmp_path / "cifar10"))
-    done = run("cifar10", "--models", tmp_path, "--data", DATA, "--epsilon", "0.02", "--limit", "400")
+    done = run_process(
+        "calibrate", "cifar10", "--models", tmp_path, "--data", DATA, "--epsilon", "0.02", "--limit", "400"
+    )
     assert done.returncode == 0, done.stderr
     with load(folder, slots=1) as model:
         paths = sorted(DATA.glob("*/*.jpg"))[::250]

@@ -15,6 +15,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from tests.support import pictures, references
+from tests.support.commands import check_mistake, run, run_process
 from tests.support.references import MODELS
 from tests.support.serving import Server, command, models_folder
 from tta_server import __version__
@@ -32,25 +33,11 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """The real command in its own process, on a terminal of 200 columns."""
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, env=environment)
-
-
-def check_mistake(done: subprocess.CompletedProcess[str]) -> str:
-    """Exit status 2 and one sentence."""
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    return sentence
-
-
 # ---- predict ----
 
 
 def test_predict_prints_a_table(photo: Path) -> None:
-    done = run("predict", str(photo), "--model", "clothing", "--top-k", "2")
+    done = run_process("predict", str(photo), "--model", "clothing", "--top-k", "2")
     assert done.returncode == 0, done.stderr
     assert "8 of 8" in done.stdout
     assert "all_views" in done.stdout
@@ -293,7 +280,7 @@ def test_what_can_t_be_drawn_is_said(tmp_path: Path, photo: Path, images: int, m
 
 
 def test_models_are_listed() -> None:
-    done = run("models")
+    done = run_process("models")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("cifar10", "clothing", "nuclei", "segmentation", "any size"))
 
@@ -356,7 +343,7 @@ def test_serve_takes_its_settings_from_the_environment(tmp_path: Path) -> None:
 def test_a_port_in_use_is_a_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        sentence = check_mistake(run("serve", "--port", port, "--models", str(MODELS)))
+        sentence = check_mistake(run_process("serve", "--port", port, "--models", str(MODELS)))
     assert port in sentence
     assert "--port" in sentence
 
@@ -398,7 +385,7 @@ def test_a_model_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command_name", ["serve", "models"])
 def test_a_folder_without_models_is_a_mistake(tmp_path: Path, command_name: str) -> None:
-    assert "holds no model" in check_mistake(run(command_name, "--models", str(tmp_path)))
+    assert "no model found" in check_mistake(run(command_name, "--models", str(tmp_path)))
     assert "no such folder" in check_mistake(run(command_name, "--models", str(tmp_path / "none")))
 
 
@@ -453,7 +440,7 @@ def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
 
 def test_models_in_a_folder_that_is_not_there(photo: Path) -> None:
     told = check_mistake(run("predict", str(photo), "--model", "clothing", "--models", "/nonexist"))
-    assert told == "error: /nonexist: there is no such folder of models"
+    assert told == "error: /nonexist: no such folder; give a folder that holds <name>/tta.yaml for each model"
 
 
 def test_an_unresolvable_host_is_a_mistake() -> None:

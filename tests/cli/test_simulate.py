@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.support.commands import check_mistake, run
 from tests.support.references import MODELS
-from tests.support.serving import command
 from tta_server.cli import curves
 from tta_server.errors import ConfigError
 from tta_server.simulation.figures import COLUMNS
@@ -22,26 +21,15 @@ from tta_server.simulation.figures import COLUMNS
 SCENARIOS = MODELS.parent / "docs" / "scenarios"
 
 
-def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "COLUMNS": "160", "NO_COLOR": "1"}
-    words = command("simulate", *map(str, arguments))
-    return subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
-
-
 def done(*arguments: object) -> str:
     """What it printed."""
-    result = run(*arguments)
+    result = run("simulate", *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def mistake(*arguments: object) -> str:
-    """Exit status 2 and one sentence."""
-    result = run(*arguments)
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    return sentence
+    return check_mistake(run("simulate", *arguments))
 
 
 def short(folder: Path, name: str, **changes: Any) -> Path:

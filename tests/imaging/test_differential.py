@@ -1,4 +1,4 @@
-"""Files of all formats, whole and damaged, are read as Pillow, OpenCV and tifffile read them, or refused."""
+"""Intact and damaged files of all formats equal Pillow, OpenCV and tifffile, or are refused."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from tests.support.differential import EQUAL, LIMITS, UNKNOWN, WRONG, compare
 from tta_server.errors import InvalidInput
 from tta_server.imaging.decoding import Rendering, decode, read_header
 
-hostile = pytest.mark.filterwarnings("ignore")  # readers warn about what is damaged
+hostile = pytest.mark.filterwarnings("ignore")  # readers warn about damaged files
 SEED = 11
 
 
@@ -40,8 +40,8 @@ FILES = common(SIZES[0]) | dict(layouts(SIZES[0], 12))
 
 @hostile
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_cut_by_single_bytes_is_broken_or_shows_the_same(name):
-    """What stands behind the pixels may be missing; no pixel may be made up."""
+def test_a_file_truncated_by_single_bytes_is_broken_or_equal(name):
+    """Bytes behind the pixels may be missing; no pixel may be invented."""
     data, rendering = FILES[name], Rendering(levels="auto")
     whole = decode(data, read_header(data, LIMITS, rendering), rendering)
     for missing in range(1, 70):

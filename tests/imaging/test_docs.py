@@ -1,4 +1,4 @@
-"""The page about images says what the decoder does."""
+"""docs/images.md agrees with the decoder."""
 
 import pytest
 
@@ -6,5 +6,5 @@ from tests.support.tables import PAGE, TABLES, marked
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_the_page_is_what_the_decoder_answers(name):
+def test_a_table_of_the_page_agrees_with_the_decoder(name):
     assert marked(name) in PAGE.read_text("utf-8"), "run: python -m tests.support.tables"

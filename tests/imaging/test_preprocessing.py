@@ -9,7 +9,8 @@ from PIL import Image
 from tests.support.patterns import blob, centroid, noise, size_of, smooth
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.preprocessing import Canvas, Channels, Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.preprocessing import Canvas, Preprocessing, Resize
 from tta_server.imaging.sizes import short_side
 from tta_server.views import color
 from tta_server.views.geometry import Size
@@ -69,7 +70,7 @@ images = st.builds(Size, st.integers(70, 110), st.integers(70, 110))
 
 
 def viewed(prep, pixels, view):
-    """One view as the model sees it, and its placement."""
+    """Return the model's input for a view, and its placement."""
     placement = prep.place(view, size_of(pixels))
     return written(prep, prep.canvas(pixels, view.scale), view, placement), placement
 
@@ -81,7 +82,7 @@ def written(prep, canvas, view, placement):
 
 
 def framed(tensor, placement):
-    """What of a tensor (C, H, W) is the view's frame."""
+    """Return the part of a tensor (C, H, W) that is the view's frame."""
     (x, y), (w, h) = placement.inset, placement.frame
     return tensor[:, y : y + h, x : x + w]
 
@@ -90,12 +91,12 @@ def framed(tensor, placement):
 
 
 def on_black(spec):
-    """The view with black beyond the canvas, so that no second hill is reflected into it."""
+    """Read a view with black beyond the canvas, so that no second blob is reflected into it."""
     return replace(read_view(spec), border=Border.CONSTANT)
 
 
 def point_well_inside(placement, magnification, share, sigma):
-    """A point of the frame as far from its edges as a hill is wide, and the same point on the canvas (1, 2) each."""
+    """Return a point of the frame at a blob's width from its edges, and its point on the canvas, (1, 2) each."""
     margin = 4.5 * sigma * magnification
     frame = np.array(placement.frame, float)
     assume((frame > 2 * margin).all())
@@ -138,7 +139,7 @@ def assert_pixels_follow(prep, view, placement, share, tolerance):
 
 @prepared
 @given(st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]), images, st.tuples(shares, shares))
-def test_undoing_a_view_brings_its_pixels_to_the_plain_view_s(prep, spec, image, share):
+def test_undoing_a_view_moves_its_pixels_to_those_of_the_plain_view(prep, spec, image, share):
     view, plain_view = on_black(spec), View()
     placement, plain = prep.place(view, image), prep.place(plain_view, image)
     shrink = np.array(image) / placement.canvas
@@ -182,7 +183,7 @@ PAD_MODES = {"reflect101": "reflect", "reflect": "symmetric", "replicate": "edge
 
 @pytest.mark.parametrize("border", PAD_MODES)
 @pytest.mark.parametrize("image", [Size(30, 20), Size(5, 3)])  # the second is reflected several times over
-def test_a_shift_shows_what_the_border_rule_puts_beyond_the_canvas(image, border):
+def test_a_shift_shows_the_border_rule_beyond_the_canvas(image, border):
     pixels = noise(image)
     tensor, placement = viewed(PREPARATIONS["free"], pixels, read_view({"shift": [9, -7], "border": border}))
     wide = np.pad(pixels.transpose(2, 0, 1), ((0, 0), (9, 9), (9, 9)), PAD_MODES[border])
@@ -205,7 +206,7 @@ def test_the_constant_border_is_black_before_normalisation():
 
 
 @prepared
-def test_a_canvas_shows_the_same_after_other_views(prep):
+def test_writing_views_does_not_change_the_canvas(prep):
     pixels = noise(Size(90, 70))
     views = [read_view(spec) for spec in ("identity", "hflip", {"rotate": 9}, {"brightness": 1.4}, {"shift": [3, 1]})]
     canvas = prep.canvas(pixels, 1.0)
@@ -216,7 +217,7 @@ def test_a_canvas_shows_the_same_after_other_views(prep):
         np.testing.assert_array_equal(viewed(prep, pixels, view)[0], before)
 
 
-# ---- the usual offline preprocessing ----
+# ---- equality with offline preprocessing ----
 
 
 def resized(pixels, size, interpolation="bilinear"):
@@ -224,7 +225,7 @@ def resized(pixels, size, interpolation="bilinear"):
 
 
 def offline_short_side(pixels, length, interpolation="bilinear"):
-    """torchvision: resize(length), which truncates the long side."""
+    """Resize as torchvision's resize(length), which truncates the long side."""
     height, width = pixels.shape[:2]
     short, long = min(width, height), max(width, height)
     new_long = int(length * long / short)
@@ -233,7 +234,7 @@ def offline_short_side(pixels, length, interpolation="bilinear"):
 
 
 def offline_centre_crop(pixels, size):
-    """torchvision: center_crop."""
+    """Crop as torchvision's center_crop."""
     top = round((pixels.shape[0] - size.height) / 2.0)
     left = round((pixels.shape[1] - size.width) / 2.0)
     return pixels[top : top + size.height, left : left + size.width]
@@ -250,7 +251,7 @@ def offline_letterbox(pixels, size, fill):
 
 
 def normalised(pixels, mean, std):
-    """ToTensor and Normalize: (H, W, C) uint8 -> (C, H, W) float32."""
+    """Apply torchvision's ToTensor and Normalize: (H, W, C) uint8 -> (C, H, W) float32."""
     planes = np.atleast_3d(pixels).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return (planes - np.float32(mean).reshape(-1, 1, 1)) / np.float32(std).reshape(-1, 1, 1)
 
@@ -259,7 +260,7 @@ images_of_any_shape = st.builds(Size, st.integers(1, 120), st.integers(1, 120))
 
 
 @given(images_of_any_shape, st.builds(Size, st.integers(1, 40), st.integers(1, 40)), st.integers(0, 20))
-def test_short_side_and_centre_crop_equal_torchvision_s(image, size, extra):
+def test_short_side_and_centre_crop_equal_torchvision(image, size, extra):
     prep = Preprocessing(size, Resize.SHORT, max(size) + extra, normalization=Normalization(255, MEAN, STD))
     pixels = noise(image)
     tensor, _ = viewed(prep, pixels, View())
@@ -268,7 +269,7 @@ def test_short_side_and_centre_crop_equal_torchvision_s(image, size, extra):
 
 
 @given(images_of_any_shape, st.builds(Size, st.integers(1, 40), st.integers(1, 40)))
-def test_exact_resize_equals_pillow_s(image, size):
+def test_exact_resize_equals_pillow(image, size):
     prep = Preprocessing(size, Resize.EXACT, normalization=Normalization(255, MEAN, STD))
     pixels = noise(image)
     np.testing.assert_array_equal(viewed(prep, pixels, View())[0], normalised(resized(pixels, size), MEAN, STD))
@@ -283,7 +284,7 @@ def test_letterbox_equals_resizing_and_pasting_in_the_middle(image, size, fill):
 
 
 @given(st.builds(Size, st.integers(1, 40), st.integers(1, 40)), st.integers(1, 32))
-def test_free_size_is_the_image_reflected_up_to_the_multiple(image, multiple):
+def test_free_size_is_padded_by_reflection_to_the_multiple(image, multiple):
     pixels = noise(image)
     tensor, _ = viewed(Preprocessing(multiple=multiple), pixels, View())
     right, below = -image.width % multiple, -image.height % multiple
@@ -292,7 +293,7 @@ def test_free_size_is_the_image_reflected_up_to_the_multiple(image, multiple):
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
-def test_every_interpolation_is_pillow_s(interpolation):
+def test_every_interpolation_equals_pillow(interpolation):
     prep = Preprocessing(None, Resize.SHORT, 31, interpolation=interpolation, normalization=RAW)
     pixels = noise(Size(90, 61))
     tensor, _ = viewed(prep, pixels, View())
@@ -424,7 +425,7 @@ def test_sizes_by_hand(prep, image, scale, canvas, tensor, inset):
 
 @prepared
 @given(st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]), images)
-def test_a_tensor_holds_its_frame_and_only_turned_views_swap_sides(prep, spec, image):
+def test_a_tensor_contains_its_frame_and_only_rotated_views_swap_sides(prep, spec, image):
     view = read_view(spec)
     placement, straight = prep.place(view, image), prep.place(View(scale=view.scale, anchor=view.anchor), image)
     assert placement.inset[0] + placement.frame.width <= placement.tensor.width
@@ -433,7 +434,7 @@ def test_a_tensor_holds_its_frame_and_only_turned_views_swap_sides(prep, spec, i
 
 
 @prepared
-def test_the_plain_view_is_undone_by_nothing(prep):
+def test_undoing_the_plain_view_is_the_identity(prep):
     points = np.array([(0.0, 0.0), (11.0, 7.5)])
     np.testing.assert_allclose(prep.place(View(), Size(91, 77)).to_plain.apply(points), points, atol=1e-9)
 
@@ -459,7 +460,7 @@ def test_the_plain_view_is_undone_by_nothing(prep):
         (Preprocessing(), Size(1025, 10), View()),
     ],
 )
-def test_what_would_be_too_large_is_refused_from_the_header(prep, image, view):
+def test_a_canvas_or_input_over_the_limits_is_refused(prep, image, view):
     with pytest.raises(TooLarge, match=f"^the image is {image}"):
         prep.check([View(), view], image, Limits())
 
@@ -477,7 +478,7 @@ def test_what_would_be_too_large_is_refused_from_the_header(prep, image, view):
         (Preprocessing(None, Resize.SHORT, 800, 1333, max_size=1333), Size(1920, 1080)),
     ],
 )
-def test_what_fits_passes(prep, image):
+def test_sizes_within_the_limits_pass(prep, image):
     prep.check([View(), View(scale=1.25)], image, Limits())
 
 
@@ -486,23 +487,23 @@ def test_what_fits_passes(prep, image):
     [
         (Preprocessing(max_size=1024, tile=512), Size(6000, 5000), Limits(), "25000000 pixels .--max-pixels raises"),
         (Preprocessing(max_size=8192), Size(5000, 5000), Limits(), "16000000 pixels .* smaller input.resize"),
-        (Preprocessing(), Size(1025, 10), Limits(), "at most 1024 pixels on the long side.* input.max_size"),
+        (Preprocessing(), Size(1025, 10), Limits(), "limit is 1024 pixels on the long side.* input.max_size"),
     ],
 )
-def test_a_refusal_names_what_raises_the_bound(prep, image, limits, named):
+def test_a_refusal_names_the_option_that_raises_the_limit(prep, image, limits, named):
     with pytest.raises(TooLarge, match=named):
         prep.check([View()], image, limits)
 
 
-def test_max_pixels_raises_the_bound_of_a_canvas_looked_at_in_tiles_but_not_of_the_input():
+def test_max_pixels_raises_the_limit_of_a_tiled_canvas_but_not_of_an_input():
     prep, image = Preprocessing(max_size=1024, tile=512), Size(9000, 9000)
     prep.check([View()], image, Limits(max_pixels=90_000_000))
-    with pytest.raises(TooLarge, match="given 9000x9000 of it at once"):
+    with pytest.raises(TooLarge, match="given 9000x9000 at once"):
         Preprocessing(max_size=9000).check([View()], image, Limits(max_pixels=90_000_000))
 
 
 @given(images_of_any_shape, st.integers(2, 40), st.integers(1, 40))
-def test_a_limited_long_side_equals_pillow_s_resize_to_torchvision_s_size(image, length, more):
+def test_a_limited_long_side_equals_pillow_at_torchvision_s_size(image, length, more):
     prep = Preprocessing(None, Resize.SHORT, length, length + more, normalization=Normalization(255, MEAN, STD))
     pixels = noise(image)
     expected = normalised(resized(pixels, short_side(image, length, length + more)), MEAN, STD)
@@ -511,7 +512,7 @@ def test_a_limited_long_side_equals_pillow_s_resize_to_torchvision_s_size(image,
 
 @prepared
 @given(st.builds(Size, st.integers(1, 30), st.integers(1, 30)), st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]))
-def test_the_smallest_images_have_every_view(prep, image, spec):
+def test_every_view_works_on_the_smallest_images(prep, image, spec):
     tensor, placement = viewed(prep, noise(image), read_view(spec))
     assert tensor.shape == (3, placement.tensor.height, placement.tensor.width)
     assert 0 <= tensor.min() <= tensor.max() <= 255

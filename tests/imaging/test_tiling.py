@@ -1,4 +1,4 @@
-"""Images larger than a model takes are looked at in tiles that overlap."""
+"""Images larger than a model's input are cut into overlapping tiles."""
 
 import io
 import json
@@ -18,12 +18,14 @@ from tta_server.cli.contact_sheet import draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.preprocessing import Preprocessing
-from tta_server.repository.loader import CACHE_BYTES, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import CACHE_BYTES
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, make_job
-from tta_server.serving.plan import ENTRY_BYTES, MAX_ENTRIES, Options, make_layout, make_plan
+from tta_server.serving.layout import ENTRY_BYTES, MAX_ENTRIES, make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.telemetry.prometheus import Metrics
@@ -68,7 +70,7 @@ def mask(answer):
     return np.asarray(Image.open(io.BytesIO(answer.picture)))
 
 
-# ---- where tiles lie ----
+# ---- the grid of tiles ----
 
 
 @given(sizes)
@@ -82,7 +84,7 @@ def test_tiles_cover_the_frame_and_overlap_their_neighbours(image):
 
 
 @given(sizes)
-def test_neighbours_share_at_least_the_overlap_less_the_rounding_to_multiples(image):
+def test_neighbours_share_the_overlap_up_to_rounding_to_multiples(image):
     for tile in TILED.tiles(image):
         left, top, right, below = tile.overlaps
         assert (left == 0) == (tile.left == 0)
@@ -98,17 +100,17 @@ def test_two_tiles_by_hand():
     assert (other.left, other.size, other.overlaps) == (32, Size(48, 20), (16, 0, 0, 0))
 
 
-def test_images_that_fit_are_looked_at_whole():
+def test_an_image_that_fits_has_no_tiles():
     assert TILED.tiles(Size(64, 64)) == ()
 
 
-# ---- what comes of them ----
+# ---- merged predictions ----
 
 EXACT = ["identity", "hflip", "vflip", {"rot90": 1}, {"rot90": 3}, "transpose", ["antitranspose", {"shift": [8, -16]}]]
 
 
 @given(sizes, st.sampled_from(EXACT), st.sampled_from([1, 4]))
-def test_an_exact_view_s_tiles_give_back_the_plain_view_wherever_they_saw_it(image, spec, stride):
+def test_the_undone_tiles_of_an_exact_view_equal_the_plain_view(image, spec, stride):
     pixels, view = noise(image), read_view(spec)
     scene = ImageFrame(image, TILED.place(View(), image), len(TILED.tiles(image)))
     task = Segmentation(("red", "green", "blue"), MapsOutput("probabilities"), {"maps": (None, 3, None, None)})
@@ -128,8 +130,8 @@ def test_an_exact_view_s_tiles_give_back_the_plain_view_wherever_they_saw_it(ima
     assert plain.result().scores.shape == (3, -(-image.height // stride), -(-image.width // stride))
 
 
-def test_where_tiles_disagree_one_fades_into_the_other_along_half_a_cosine():
-    """Two tiles of 80x20 that share the columns 32 to 47: all red says the first, all green the second."""
+def test_disagreeing_tiles_blend_along_half_a_cosine():
+    """Two tiles of an 80x20 image share the columns 32 to 47: the first predicts red, the second green."""
     image = Size(80, 20)
     tiles = TILED.tiles(image)
     task = Segmentation(("red", "green", "blue"), MapsOutput("probabilities"), {"maps": (None, 3, None, None)})
@@ -148,28 +150,28 @@ def test_where_tiles_disagree_one_fades_into_the_other_along_half_a_cosine():
 
 @pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "max", "vote"])
 @pytest.mark.parametrize("size", [Size(65, 20), Size(150, 111), Size(20, 170)], ids=str)
-def test_the_mask_of_a_tiled_image_is_that_of_the_whole_one(tiled, whole, size, merge):
+def test_the_mask_of_a_tiled_image_equals_that_of_the_whole_image(tiled, whole, size, merge):
     pixels = noise(size)
     answers = [model.predict(pixels, merge=merge, min_views="all") for model in (tiled, whole)]
     np.testing.assert_array_equal(*map(mask, answers))
     assert answers[0].prediction["area"] == answers[1].prediction["area"]
 
 
-def test_rotated_and_zoomed_tiles_nearly_give_the_mask_of_the_whole_image(tiled, whole):
+def test_rotated_and_zoomed_tiles_have_nearly_the_mask_of_the_whole_image(tiled, whole):
     pixels = smooth(Size(150, 111))
     policy = json.dumps(["identity", {"rotate": 10}, {"zoom": 1.1}, {"scale": 1.25}])
     answers = [model.predict(pixels, policy=policy, min_views="all") for model in (tiled, whole)]
     assert np.mean(mask(answers[0]) == mask(answers[1])) > 0.98
 
 
-def test_views_of_a_tiled_image_may_have_a_weight_for_each_class(tiled, whole):
+def test_views_of_a_tiled_image_may_have_class_weights(tiled, whole):
     pixels = noise(Size(150, 111)).argsort(axis=2).astype(np.uint8) * 80  # no two channels tie
     policy = json.dumps(["identity", {"hflip": True, "weight": [1, 2, 0.5]}, {"vflip": True, "weight": 3}])
     answers = [model.predict(pixels, policy=policy, min_views="all") for model in (tiled, whole)]
     np.testing.assert_array_equal(*map(mask, answers))
 
 
-def test_the_receipt_counts_views_and_tells_of_tiles(tiled):
+def test_the_receipt_counts_views_and_tiles(tiled):
     receipt = tiled.predict(noise(Size(150, 111)), max_views=3, min_views="all", include="views").receipt.to_dict()
     assert receipt["tiles"] == 12
     assert [view["name"] for view in receipt["views"]] == ["plain", "hflip", "vflip"]
@@ -177,7 +179,7 @@ def test_the_receipt_counts_views_and_tells_of_tiles(tiled):
     assert receipt["stop_reason"] == "all_views"
 
 
-def test_an_image_that_fits_has_no_word_of_tiles(tiled):
+def test_the_receipt_of_an_image_that_fits_has_no_tiles(tiled):
     assert "tiles" not in tiled.predict(noise(Size(64, 40))).receipt.to_dict()
 
 
@@ -188,9 +190,8 @@ def test_agreement_and_uncertainty_of_a_tiled_image(tiled):
 
 
 @pytest.mark.parametrize("stop", ["certain", '{"open": 0.5}'])
-def test_stop_rules_look_at_whole_views(folder, stop):
-    """On one slot, which begins nothing while the rule looks: five of eight are more than the other three. Some may
-    ride in one batch."""
+def test_stop_rules_count_whole_views(folder, stop):
+    """Five of eight views outweigh the other three. More may be merged if they share a batch."""
     with load(folder, slots=1) as model:
         receipt = model.predict(np.full((100, 130, 3), (250, 0, 0), np.uint8), stop=stop).receipt
     assert receipt.stop_reason in ("certain", "settled")
@@ -198,8 +199,8 @@ def test_stop_rules_look_at_whole_views(folder, stop):
     assert all(set(view) == {"name", "weight"} for view in receipt.views)
 
 
-def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
-    """Driven by hand: of the second view one tile of two is merged."""
+def test_an_incomplete_view_reports_its_number_of_merged_tiles(folder):
+    """One of two tiles of the second view is merged."""
     model = load_model(folder)
     plan = make_plan(model, Options(max_views=2))
     source = read_source(noise(Size(80, 20)), Limits())
@@ -212,7 +213,7 @@ def test_optional_views_that_are_cut_short_say_how_many_tiles_they_have(folder):
     assert views == [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0, "tiles": 1}]
 
 
-def test_a_job_s_mandatory_part_is_every_tile_of_its_mandatory_views(folder):
+def test_every_tile_of_a_mandatory_view_is_mandatory(folder):
     plan = make_plan(load_model(folder), Options(min_views=2))
     layout = make_layout(plan, Size(150, 111))
     assert layout.tiles == 12
@@ -222,8 +223,7 @@ def test_a_job_s_mandatory_part_is_every_tile_of_its_mandatory_views(folder):
     assert len(set(layout.buckets)) <= 2
 
 
-def test_memory_that_is_set_aside_grows_with_the_image_not_with_views(folder):
-    """But for a note of each entry."""
+def test_reserved_memory_grows_with_views_only_by_the_size_of_their_entries(folder):
     model = load_model(folder)
     few, many = (make_plan(model, Options(max_views=k)) for k in (1, 8))
     size = Size(900, 700)
@@ -261,7 +261,7 @@ def test_views_times_tiles_are_bounded(folder):
         make_layout(make_plan(model, Options(max_views=1)), Size(4000, 3000))
 
 
-def test_what_is_cached_for_a_model_is_bounded_and_goes_with_it(folder):
+def test_the_cache_of_a_model_is_bounded(folder):
     model = load_model(folder)
     for k in range(60):
         views = ["identity", *({"rotate": round(0.1 * i + k / 1000, 3)} for i in range(1, 250))]
@@ -274,19 +274,18 @@ def test_what_is_cached_for_a_model_is_bounded_and_goes_with_it(folder):
     assert make_layout(again, Size(64, 40 + k)) is make_layout(plan, Size(64, 40 + k))
 
 
-def test_the_sheet_refuses_a_tiled_image(folder, tmp_path):
+def test_the_contact_sheet_refuses_a_tiled_image(folder, tmp_path):
     Image.fromarray(noise(Size(150, 111))).save(tmp_path / "large.png")
     with pytest.raises(InvalidInput, match="takes 12 tiles"):
         draw_sheet(load_model(folder), (tmp_path / "large.png").read_bytes(), None, None)
 
 
-def test_canvases_are_bounded_still(folder):
-    with load(folder, max_pixels=16_000_000) as model, pytest.raises(TooLarge, match="at most 16000000 pixels"):
+def test_the_canvas_of_a_tiled_image_is_bounded(folder):
+    with load(folder, max_pixels=16_000_000) as model, pytest.raises(TooLarge, match="the limit is 16000000"):
         model.predict(np.zeros((8, 3_000_000, 3), np.uint8))
 
 
-def test_a_drone_photo_is_looked_at_in_tiles(tmp_path):
-    """20 Mpx: more than a model is given at once."""
+def test_a_photo_of_20_mpx_is_tiled(tmp_path):
     size = {"size": "free", "multiple": 8, "max_size": 1024, "scale": 255}
     folder = write_model(tmp_path / "drone", segmenter(), CONFIG | {"input": size, "policy": "plain"})
     pixels = np.zeros((3648, 5472, 3), np.uint8)
@@ -298,7 +297,7 @@ def test_a_drone_photo_is_looked_at_in_tiles(tmp_path):
 
 
 def test_a_tile_of_an_image_of_more_than_15_bits_a_side_is_sampled():
-    """It shows what the same tile of a narrower image shows."""
+    """It equals the same tile of a narrower image."""
     prep, view = Preprocessing(max_size=16_384, tile=16_384), read_view({"zoom": 1.5})
     wide = noise(Size(40_000, 6))
     shown = []
@@ -314,19 +313,19 @@ def test_a_tile_of_an_image_of_more_than_15_bits_a_side_is_sampled():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"tile": 50}, "tile 50 must be a multiple of 8"),
-        ({"tile": 72}, "at most max_size 64"),
-        ({"overlap": 24}, "over twice the overlap of 24"),
-        ({"size": [48, 48], "max_size": 64, "multiple": 1}, "tile is for size: free"),
+        ({"tile": 50}, "tile is 50; it should be a multiple of 8"),
+        ({"tile": 72}, r"at most 64 \(max_size\)"),
+        ({"overlap": 24}, r"over 48 \(twice the overlap\)"),
+        ({"size": [48, 48], "max_size": 64, "multiple": 1}, "tile needs size: free"),
     ],
 )
-def test_tiles_that_make_no_sense_are_refused(tmp_path, changes, sentence):
+def test_invalid_tiles_are_refused(tmp_path, changes, sentence):
     config = CONFIG | {"input": CONFIG["input"] | changes}
     with pytest.raises(ConfigError, match=sentence):
         load_model(write_model(tmp_path / "odd", segmenter(), config))
 
 
-def test_views_of_tiles_share_a_bucket_for_each_scale(folder):
+def test_tiles_of_views_of_one_scale_have_few_input_sizes():
     views = read_views(["identity", "hflip", {"scale": 1.25}])
     placements = [TILED.place(view, Size(150, 111), tile) for view in views for tile in TILED.tiles(Size(150, 111))]
     assert len({placement.tensor for placement in placements}) <= 4

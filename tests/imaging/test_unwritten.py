@@ -1,4 +1,4 @@
-"""No pixel is answered that no decoder wrote: memory that malloc fills in two ways shows in no answer."""
+"""Decoded pixels never depend on uninitialised memory, which malloc fills with two different values."""
 
 import os
 import pickle
@@ -12,15 +12,18 @@ from tests.support.corpus import LONGER, SIZES, by_pillow, corpus
 from tests.support.patterns import smooth
 
 FILLED = {
-    "MALLOC_MMAP_THRESHOLD_": "1000000000",  # or large blocks would come from the kernel, as zeros
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",  # otherwise large blocks come from the kernel as zeros
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_ARENA_MAX": "1",
 }
 
 
 def digests(files, folder, module="tta_server.imaging.decoding"):
-    """What each file decodes to in two processes at a time, whose malloc fills blocks with 85 and with 170 when they
-    are freed, and with the complement when they are handed out; `folder` is for their files."""
+    """Return a digest of each decoded file from two processes.
+
+    Their malloc fills blocks with 85 and 170 on free, and with the complement on allocation. `folder` is for temporary
+    files.
+    """
     (folder / "files").write_bytes(pickle.dumps(files))
     processes = []
     for fill in ("85", "170"):
@@ -36,18 +39,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_
 
 
 @pytest.mark.timeout(120 * LONGER)
-def test_pixels_do_not_depend_on_what_memory_held(tmp_path):
+def test_pixels_do_not_depend_on_previous_memory(tmp_path):
     files = corpus()
     first, second = digests(files, tmp_path)
     assert len(first) == len(second) == len(files)
     assert [name for (name, _), a, b in zip(files, first, second, strict=True) if a != b] == []
-    meant = {"InvalidInput", "UnsupportedMedia", "TooLarge"}
-    assert {found for found in first if not found.startswith("(")} <= meant
+    errors = {"InvalidInput", "UnsupportedMedia", "TooLarge"}
+    assert {found for found in first if not found.startswith("(")} <= errors
     whole = [(name, found) for (name, _), found in zip(files, first, strict=True) if "|" not in name]
     assert [name for name, found in whole if "uint8" not in found] == []
 
 
-def test_a_row_that_nobody_wrote_is_seen_at_every_size(tmp_path):
+def test_an_uninitialised_row_is_detected_at_every_size(tmp_path):
     files = [(str(size), by_pillow(Image.fromarray(smooth(size)), "BMP")) for size in SIZES]
     first, second = digests(files, tmp_path, "tests.support.leaky")
     assert [a != b for a, b in zip(first, second, strict=True)] == [True] * len(SIZES)

@@ -1,20 +1,20 @@
-"""The costliest files of each format take bounded time of a CPU; it is measured, not the clock."""
+"""The costliest files of each format take bounded CPU time (not wall-clock time)."""
 
 import contextlib
 
 import pytest
 from PIL import Image
 
-from tests.imaging.test_png import peak
+from tests.imaging.formats.test_png import peak
 from tests.support.corpus import by_pillow
 from tests.support.costly import jpeg, segment
-from tests.support.worst import MOST_SECONDS, TEAL, WORST, noisy, seconds
+from tests.support.worst import MAX_SECONDS, TEAL, WORST, noisy, seconds
 from tta_server.api.requests import LARGE_JPEGS
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import MAGIC, Limits, read_header
 
 SLOW_MACHINE = 4
-"""How many times slower a machine may be than the one of the target."""
+"""Factor by which a machine may be slower than the reference."""
 
 REFUSED = {"TIFF of overlapping tiles", "TIFF of tags", "TIFF of JPEG of the most scans"}
 
@@ -35,14 +35,14 @@ def test_the_worst_file_takes_bounded_time(name):
     header, pixels, end = seconds(data)
     assert end.startswith("refused" if name in REFUSED else "decoded"), end
     assert header < 0.1 * SLOW_MACHINE
-    assert pixels < MOST_SECONDS * SLOW_MACHINE
+    assert pixels < MAX_SECONDS * SLOW_MACHINE
     assert peak(lambda: header_or_refusal(data)) < 2 * len(data) + 8_000_000
 
 
 SMALL = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG")
 PROGRESSIVE = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG", progressive=True)
 ODD = jpeg(0, (8, 8)).replace(b"\1\x11\0\2\x11\0\3\x11", b"\1\x41\0\2\x14\0\3\x11")
-"""Of a sampling that Pillow's parser has to read."""
+"""A subsampling that only Pillow's parser reads."""
 
 HEADS = {
     "EXIF": segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000)) * 15,
@@ -60,6 +60,6 @@ ON_LOOP |= {name: PROGRESSIVE[:-2] + tail for name, tail in TAILS.items()}
 
 @pytest.mark.parametrize("name", ON_LOOP)
 def test_the_header_of_a_jpeg_on_the_event_loop_takes_milliseconds(name):
-    """The best of five times, as other threads may run."""
+    """The best of five runs counts, since other threads may run."""
     assert len(ON_LOOP[name]) <= LARGE_JPEGS
     assert min(seconds(ON_LOOP[name])[0] for _ in range(5)) < 0.005 * SLOW_MACHINE

@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 from tests.support.onnx_models import classifier, detector, graph, segmenter, write_model
 from tests.support.patterns import noise
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.imaging.preprocessing import Channels, Resize
+from tta_server.imaging.normalization import Channels
+from tta_server.imaging.preprocessing import Resize
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
@@ -33,7 +34,7 @@ SEGMENTATION = {
 
 
 def changed(base, **changes):
-    """A config with keys replaced; `input` and the like are updated, None removes."""
+    """Return a config with keys replaced; mappings such as `input` are updated, None removes a key."""
     config = {**base}
     for key, value in changes.items():
         both = {**base[key], **value} if isinstance(base.get(key), dict) and isinstance(value, dict) else value
@@ -43,7 +44,7 @@ def changed(base, **changes):
 
 @pytest.fixture
 def load(tmp_path):
-    """Writes a model folder and loads it."""
+    """Write a model folder and load it."""
 
     def write_and_load(config, model=None):
         default = segmenter() if isinstance(config, dict) and config.get("task") == "segmentation" else classifier()
@@ -54,7 +55,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refused(load, tmp_path):
-    """Loads what must be refused and gives the sentence after the file's name."""
+    """Load a model that must be refused, and return the sentence after the file's name."""
 
     def refuse(config, model=None):
         with pytest.raises(ConfigError) as caught:
@@ -67,7 +68,7 @@ def refused(load, tmp_path):
     return refuse
 
 
-# ---- what loads ----
+# ---- valid configs ----
 
 
 DETECTION = {
@@ -79,13 +80,13 @@ DETECTION = {
 
 
 @pytest.mark.parametrize(("stated", "largest"), [(None, 1333), (1333, 1333), (2000, 2000)])
-def test_a_long_side_may_be_limited_beside_the_short_side(load, stated, largest):
+def test_the_long_side_may_be_limited_besides_the_short_side(load, stated, largest):
     model = load(changed(DETECTION, input={"max_size": stated}), detector())
     assert model.preprocessing.canvas_size(Size(1920, 1080)) == Size(1333, 749)
     assert model.preprocessing.max_size == largest
 
 
-def test_segmentation_may_look_in_tiles_at_what_is_resized(load):
+def test_segmentation_tiles_a_resized_image(load):
     stated = {"resize": 800, "max_long_side": 1333, "max_size": 1024, "multiple": 8}
     prep = load(changed(SEGMENTATION, input=stated)).preprocessing
     assert len(prep.tiles(Size(1920, 1080))) == 6
@@ -95,16 +96,16 @@ def test_segmentation_may_look_in_tiles_at_what_is_resized(load):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"max_size": 1024}, "input.max_size 1024 is under max_long_side 1333, .*: detection sees every image whole"),
+        ({"max_size": 1024}, "input.max_size is 1024, under max_long_side, 1333; detection does not tile"),
         ({"resize": None}, "max_long_side needs resize: a number"),
         ({"resize": "none"}, "max_long_side needs resize: a number"),
-        ({"max_long_side": 800}, "max_long_side 800 must be over the short side's length 800"),
-        ({"size": [64, 64], "resize": 64}, "max_long_side is for size: free"),
-        ({"size": [64, 64], "resize": "letterbox"}, "max_long_side is for size: free"),
+        ({"max_long_side": 800}, "max_long_side is 800; it should be over the short side's length, 800"),
+        ({"size": [64, 64], "resize": 64}, "max_long_side needs size: free"),
+        ({"size": [64, 64], "resize": "letterbox"}, "max_long_side needs size: free"),
         ({"max_long_side": 0}, "input.max_long_side is 0"),
     ],
 )
-def test_a_limit_of_the_long_side_that_makes_no_sense_is_refused(refused, changes, sentence):
+def test_an_invalid_limit_of_the_long_side_is_refused(refused, changes, sentence):
     assert re.search(sentence, refused(changed(DETECTION, input=changes), detector()))
 
 
@@ -147,7 +148,7 @@ def test_a_policy_may_be_an_inline_list(load):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-def test_what_preprocessing_makes_is_what_the_model_file_takes(load, dtype, layout):
+def test_preprocessing_fits_the_model_file(load, dtype, layout):
     shape = ("n", 8, 8, 3) if layout == "NHWC" else ("n", 3, 8, 8)
     model = load(changed(CLASSIFICATION, input={"layout": layout}), classifier(shape, dtype))
     assert_runs(model)
@@ -165,7 +166,7 @@ def test_what_preprocessing_makes_is_what_the_model_file_takes(load, dtype, layo
         ({"size": "free", "resize": 9}, "free"),
     ],
 )
-def test_every_way_to_size_an_input_fits_its_model_file(load, entry, side):
+def test_every_resize_mode_fits_its_model_file(load, entry, side):
     shape = ("n", 3, "h", "w") if side == "free" else ("n", 3, side, side)
     assert_runs(load(changed(CLASSIFICATION, input=entry), classifier(shape)))
 
@@ -181,7 +182,7 @@ def test_a_letterbox_with_a_multiple_is_refused_or_runs(load, side):
 
 
 def assert_runs(model):
-    """A whole batch of the model's own views of a 13x11 image."""
+    """Run a batch of the model's own views of a 13x11 image."""
     prep, image = model.preprocessing, noise(Size(13, 11))
     for view in model.policy.views:
         placement = prep.place(view, Size(13, 11))
@@ -208,7 +209,7 @@ def test_find_models_lists_folders_by_name(tmp_path):
     assert [path.name for path in find_models(tmp_path)] == ["ant", "zebra"]
 
 
-# ---- mistakes in tta.yaml: file, key, what was found, what is allowed ----
+# ---- mistakes in tta.yaml: each error names file, key, what was found, what is allowed ----
 
 
 @pytest.mark.parametrize(
@@ -216,8 +217,8 @@ def test_find_models_lists_folders_by_name(tmp_path):
     [
         ({"task": "clasification"}, "task is 'clasification'; it should be 'classification', 'multilabel', "),
         ({"task": None}, "task is missing"),
-        ({"labels": []}, "labels: classification takes one name for each class, which is missing"),
-        ({"labels": ["a", "a", "b"]}, "labels must differ from one another"),
+        ({"labels": []}, "labels is missing; classification needs one name for each class"),
+        ({"labels": ["a", "a", "b"]}, "labels has 'a' more than once; labels must be unique"),
         ({"labels": "red"}, "labels is 'red'; it should be a list"),
         ({"symetries": ["hflip"]}, "unknown key symetries; known: task, labels, "),
         ({"input": {"colour": "RGB"}}, "unknown key input.colour; known: size, resize, "),
@@ -231,11 +232,11 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"input": {"layout": "CHW"}}, "input.layout is 'CHW'; it should be 'NCHW' or 'NHWC'"),
         ({"input": {"interpolation": "area"}}, "input.interpolation is 'area'; it should be 'bilinear', "),
         ({"input": {"scale": 0}}, "input.scale is 0; it should be a number over 0"),
-        ({"input": {"mean": [0.5, 0.5]}}, "input: mean takes 1 or 3 numbers for RGB"),
+        ({"input": {"mean": [0.5, 0.5]}}, "input: mean has 2 numbers; color RGB allows 1 or 3"),
         ({"input": {"std": [0.5, 0.0, 0.5]}}, "input.std.1 is 0.0; it should be a number over 0"),
         ({"input": {"resize": "fit"}}, "input.resize is 'fit'; it should be 'none', 'exact' or 'letterbox'"),
-        ({"input": {"resize": 7}}, "input: resize 7 leaves less than the centre crop of 8"),
-        ({"input": {"levels": [5, 5]}}, "input: levels takes [low, high] or auto; [5.0, 5.0] does not go up"),
+        ({"input": {"resize": 7}}, "input: resize 7 is smaller than the centre crop; it should be at least 8"),
+        ({"input": {"levels": [5, 5]}}, "input: levels is [5.0, 5.0]; it should be [low, high] with low under high"),
         ({"input": {"levels": "full"}}, "input.levels is 'full'; it should be 'auto'"),
         ({"input": {"levels": [0]}}, "input.levels"),
         (
@@ -246,38 +247,38 @@ def test_find_models_lists_folders_by_name(tmp_path):
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be a whole number of at most 255"),
-        ({"merge": "mean"}, "merge 'mean' is not one of mean_probabilities, "),
+        ({"merge": "mean"}, "merge is 'mean'; allowed for this task: mean_probabilities, "),
         ({"symmetries": ["flip"]}, "symmetries.0 is 'flip'; it should be 'identity', 'hflip', "),
         ({"limits": {"rotate": 90}}, "limits.rotate is 90; it should be a number of at most 45"),
         ({"budget": {"default_ms": 0}}, "budget.default_ms is 0; it should be a number over 0"),
-        ({"budget": {"default_ms": 9000}}, "budget: default_ms 9000 is over max_ms 5000"),
+        ({"budget": {"default_ms": 9000}}, "budget: default_ms is 9000; it should be at most max_ms, 5000"),
         ({"budget": {"min_views": 3}}, "budget.min_views is 3, but the policy has 2 views"),
         ({"stop": "maybe"}, "stop: unknown stop 'maybe'; known: all, certain"),
         ({"backend": "torch"}, "backend is 'torch'; it should be 'onnxruntime'"),
         ({"policy": "d5"}, "policy: unknown policy 'd5'; presets: plain, "),
         ({"policy": "d4"}, "policy: view 'vflip' contains vflip, which does not keep this model's labels"),
-        ({"policy": ["hflip"]}, "policy: a policy starts with the plain view 'identity'"),
+        ({"policy": ["hflip"]}, "policy: the first view of the policy is 'hflip'; it must be the plain view"),
         ({"policy": ["identity", {"zoom": 0}]}, "policy: view 2: zoom takes a number from 1 to 10, not 0"),
         ({"policy": ["identity", {"rotate": 40}]}, "policy: view 'rotate 40' has a rotation in degrees of 40"),
         (
             {"policy": ["identity", {"shift": [4, 0]}]},
-            "policy: view 'shift [4,0]' shifts by half of this model's input",
+            "policy: view 'shift [4,0]' shifts by 4 pixels; it must shift by less than half of this model's input",
         ),
         ({"policy": ["identity", {"scale": 0.5}]}, "policy: view 'scale 0.5' has a scale of 0.5; this model's input"),
         (
             {"policy": ["identity", {"hflip": True, "weight": [1, 2]}]},
-            "policy: view 'hflip' has 2 weights; one is taken, or one for each of the 3 labels",
+            "policy: view 'hflip' has 2 weights; give one number, or one for each of the 3 labels",
         ),
-        ({"policy": "missing.yaml"}, "policy: there is no file 'missing.yaml' beside tta.yaml"),
-        ({"policy": "../tiny/tta.yaml"}, "policy: there is no file '../tiny/tta.yaml' beside tta.yaml"),
+        ({"policy": "missing.yaml"}, "policy: no file 'missing.yaml' beside tta.yaml"),
+        ({"policy": "../tiny/tta.yaml"}, "policy: no file '../tiny/tta.yaml' beside tta.yaml"),
     ],
 )
-def test_a_mistake_names_its_key_what_was_found_and_what_is_allowed(refused, changes, sentence):
+def test_an_error_names_the_key_what_was_found_and_what_is_allowed(refused, changes, sentence):
     found = refused(changed(CLASSIFICATION, **changes))
     assert found.startswith(sentence)
 
 
-def test_every_mistake_is_named_at_once(refused):
+def test_an_error_names_all_mistakes(refused):
     found = refused(changed(CLASSIFICATION, labels="red", output={"kind": "y"}))
     assert "labels is 'red'" in found
     assert "output.kind is 'y'" in found
@@ -286,26 +287,27 @@ def test_every_mistake_is_named_at_once(refused):
 def test_segmentation_refuses_a_centre_crop(refused):
     found = refused(changed(SEGMENTATION, input={"size": [8, 8], "resize": 10, "multiple": None}))
     assert (
-        "what lies outside would never be seen; segmentation takes size: free, or resize: exact or letterbox" in found
+        "centre crop hides the image's border from segmentation; allowed: size: free, or resize: exact or letterbox"
+        in found
     )
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "holds null, not keys like 'task' and 'input'"),
-        ("- task", "holds [\"task\"], not keys like 'task' and 'input'"),
+        ("", "the file holds null; it should hold keys like 'task' and 'input'"),
+        ("- task", "the file holds [\"task\"]; it should hold keys like 'task' and 'input'"),
         ("task: [", "is not valid YAML in line 1, column 8"),
         ("task: classification\ntask: {a: b: c}", "is not valid YAML in line 2, column 12"),
         ("!!python/object/apply:os.getcwd []", "is not valid YAML in line 1, column 1"),
         ("task:\n\tinput: 1", "is not valid YAML in line 2, column 1; indent with spaces, not tabs"),
     ],
 )
-def test_what_is_no_mapping_is_refused(refused, text, sentence):
+def test_a_file_that_is_not_a_mapping_is_refused(refused, text, sentence):
     assert refused(text).startswith(sentence)
 
 
-def test_keys_that_are_no_text_are_refused(refused):
+def test_keys_that_are_not_text_are_refused(refused):
     assert refused({**CLASSIFICATION, 5: "x"}).startswith("5 is ")
 
 
@@ -336,19 +338,19 @@ def test_a_mistake_in_a_policy_file_is_a_mistake_in_the_config(tmp_path, text):
         (
             {"input": {"color": "grey"}},
             classifier(),
-            "input.color grey with layout NCHW needs 1 channels; the model file has 3",
+            "input.color grey with layout NCHW means 1 channels, but the model file has 3",
         ),
         (
             {"input": {"layout": "NHWC"}},
             classifier(),
-            "input.color RGB with layout NHWC needs 3 channels; the model file has 8",
+            "input.color RGB with layout NHWC means 3 channels, but the model file has 8",
         ),
-        ({}, classifier((4, 3, 8, 8)), "the model file has a fixed batch of 4; it should be free, or 1"),
+        ({}, classifier((4, 3, 8, 8)), "the model file has a fixed batch of 4; export it with a free batch axis"),
         ({"output": {"name": "logits"}}, classifier(), "output.name is 'logits'; the model file has scores"),
         ({}, classifier(outputs=("a", "b")), "output.name is None; the model file has a, b"),
     ],
 )
-def test_a_model_file_that_does_not_fit_is_refused_naming_both(refused, changes, model, sentence):
+def test_a_model_file_that_contradicts_the_config_is_refused_naming_both(refused, changes, model, sentence):
     assert refused(changed(CLASSIFICATION, **changes), model).startswith(sentence)
 
 
@@ -365,7 +367,7 @@ def test_one_of_two_outputs_may_be_named(load):
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (segmenter(("n", 3, 8)), r"input image must be 4-D tensor\(float\), .*; it is 3-D tensor\(float\)"),
+        (segmenter(("n", 3, 8)), r"input image is 3-D tensor\(float\); it must be 4-D, of tensor\(float\)"),
         (
             graph(
                 [helper.make_node("Add", ["image", "other"], ["scores"])],
@@ -374,7 +376,7 @@ def test_one_of_two_outputs_may_be_named(load):
                 [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3, 8, 8])],
                 inputs=("image", "other"),
             ),
-            "the model must have one input, an image; it has image, other",
+            "the model has the inputs image, other; it must have one, an image",
         ),
     ],
 )
@@ -383,17 +385,17 @@ def test_a_model_file_with_another_input_is_refused(load, model, sentence):
         load(CLASSIFICATION, model)
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path):
+def test_an_invalid_model_file_is_refused(tmp_path):
     folder = write_model(tmp_path / "tiny", classifier(), CLASSIFICATION)
     (folder / "1" / "model.onnx").write_bytes(b"not a model")
-    with pytest.raises(ConfigError, match=r"model\.onnx: ONNX Runtime can't load it"):
+    with pytest.raises(ConfigError, match=r"model\.onnx: ONNX Runtime can't load the file"):
         load_model(folder)
 
 
 def test_a_missing_model_file_is_named(tmp_path):
     folder = write_model(tmp_path / "tiny", classifier(), CLASSIFICATION)
     (folder / "1" / "model.onnx").unlink()
-    with pytest.raises(ConfigError, match=r"there is no .*/1/model\.onnx"):
+    with pytest.raises(ConfigError, match=r"no model file; expected .*/1/model\.onnx"):
         load_model(folder)
 
 
@@ -402,10 +404,10 @@ def test_a_missing_config_is_named(tmp_path):
         load_model(tmp_path)
 
 
-def test_a_repository_without_models_says_what_it_expected(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no model: expected .*/<name>/tta\.yaml"):
+def test_the_error_for_a_folder_without_models_names_what_is_expected(tmp_path):
+    with pytest.raises(ConfigError, match=r"no model found; expected .*/<name>/tta\.yaml"):
         find_models(tmp_path)
-    with pytest.raises(ConfigError, match="there is no such folder of models"):
+    with pytest.raises(ConfigError, match="no such folder; give a folder that holds"):
         find_models(tmp_path / "nowhere")
 
 
@@ -423,7 +425,7 @@ def test_a_repository_without_models_says_what_it_expected(tmp_path):
         (CLASSIFICATION, {"size": [8, 12], "resize": "exact"}, ("n", 3, 8, "w"), False),
     ],
 )
-def test_turned_views_are_refused_where_the_input_cannot_turn(load, base, entry, shape, fits):
+def test_views_that_swap_sides_are_refused_if_the_input_cannot_swap(load, base, entry, shape, fits):
     config = changed(base, input=entry, policy="plain", symmetries=["rot90"])
     file = segmenter(shape) if base is SEGMENTATION else classifier(shape)
     model = load(config, file)
@@ -432,7 +434,7 @@ def test_turned_views_are_refused_where_the_input_cannot_turn(load, base, entry,
         model.check_views(turned)
     else:
         with pytest.raises(
-            InvalidInput, match="view 'turned' swaps width and height, which this model's input of 12x8"
+            InvalidInput, match="view 'turned' swaps width and height, which does not fit this model's input of 12x8"
         ):
             model.check_views(turned)
 
@@ -444,7 +446,7 @@ def test_views_that_fit_pass(load):
 
 
 def test_the_smallest_scale_still_fills_the_window(load):
-    model = load(CLASSIFICATION)  # 8 of a short side of 10
+    model = load(CLASSIFICATION)  # a window of 8 on a short side of 10
     canvas = model.preprocessing.place(View(scale=0.8), Size(30, 20)).canvas
     assert min(canvas) == 8
     with pytest.raises(InvalidInput, match=r"view 'scale 0.79' has a scale of 0.79; .* at least 0.8"):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.support.simulator import PIXELS, A, Arrival, B, C, D, Pool, cost_model, flat, linear
-from tta_server.scheduling.arrivals import RECENT, ExpectedArrivals
+from tta_server.scheduling.arrivals import RECENT_SECONDS, ExpectedArrivals
 from tta_server.scheduling.jobs import Batch, Decode, Job
 from tta_server.scheduling.scheduler import Scheduler
 
@@ -41,7 +41,7 @@ def test_the_last_of_a_model_stands_for_the_next() -> None:
     assert least(newcomers(("m", 0.1, 0.05, 0.0), ("m", 0.2, 0.01, 1.0)), 1.0) == pytest.approx(0.19)
 
 
-@pytest.mark.parametrize(("later", "patience"), [(RECENT, 0.15), (RECENT + 0.001, math.inf)])
+@pytest.mark.parametrize(("later", "patience"), [(RECENT_SECONDS, 0.15), (RECENT_SECONDS + 0.001, math.inf)])
 def test_a_model_is_forgotten_after_ten_seconds(later: float, patience: float) -> None:
     assert least(newcomers(("m", 0.2, 0.05, 3.0)), 3.0 + later) == pytest.approx(patience)
 
@@ -55,7 +55,7 @@ def test_who_would_be_late_anyway_does_not_count() -> None:
 
 def risks(pool: Pool) -> list[tuple[tuple[int, int], bool]]:
     """Each batch by its first view as (number of the arrival, view), and whether it was risky."""
-    return [((batch.items[0][0].payload.number, batch.items[0][1]), batch.risky) for _, batch in pool.batches]
+    return [((batch.items[0][0].payload.number, batch.items[0][1]), batch.is_risky) for _, batch in pool.batches]
 
 
 def test_on_a_single_slot_the_risk_is_taken_and_told() -> None:
@@ -119,4 +119,4 @@ def test_mandatory_work_is_never_a_risk() -> None:
     scheduler.ready(decode, 0.0, 0.0)
     batch = scheduler.next_batch(0, 0.0)
     assert isinstance(batch, Batch)
-    assert not batch.risky
+    assert not batch.is_risky

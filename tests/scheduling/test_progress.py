@@ -17,7 +17,7 @@ def test_every_question_is_answered_as_sets_answer_it(order: list[int], fates: l
     for back, entry in enumerate(order, 1):
         fate = fates[entry]
         step = {MERGED: progress.merge, LOST: progress.lose, FAILED: progress.fail}[fate]
-        progress = step(entry).come_back()
+        progress = step(entry).end_run()
         known[fate].add(entry)
         returned = set().union(*known.values())
         merged = known[MERGED]
@@ -39,7 +39,7 @@ def test_every_question_is_answered_as_sets_answer_it(order: list[int], fates: l
 def test_a_value_stays_as_it_was() -> None:
     first = Progress()
     second = first.dispatch(2).merge(0)
-    third = second.lose(0).close(StopReason.CAPACITY).judge(0.5).settle()
+    third = second.lose(0).close(StopReason.CAPACITY).set_open_share(0.5).settle()
     assert first == Progress()
     assert (second.merged, second.lost, second.stop, second.settled) == (1, 0, None, False)
     assert (third.merged, third.lost, third.stop, third.open_share, third.settled) == (

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tests.support.histories import History, drawn
 from tests.support.laws import in_crowd
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
@@ -36,7 +37,7 @@ class Desk:
             self.slots.take(slot, until / 1e3)
         self.line: MandatoryQueue[str] = MandatoryQueue(self.prices, self.slots)
         for views, deadline_ms in jobs:
-            self.line.join(self.job(views, deadline_ms, batch))
+            self.line.add(self.job(views, deadline_ms, batch))
 
     def job(self, views: int, deadline_ms: float, batch: bool = False) -> Job[str]:
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
@@ -83,11 +84,11 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     desk, other = Desk(jobs), Desk()
     for number in order:
         if number < len(jobs):
-            other.line.join(other.job(*jobs[number]))
+            other.line.add(other.job(*jobs[number]))
     for line in (desk.line, other.line):
         for job in list(line)[:leaving]:
-            line.leave(job)
-            line.leave(job)  # who has left already is let be
+            line.remove(job)
+            line.remove(job)  # who has left already is let be
     assert [job.deadline for job in desk.line] == [job.deadline for job in other.line]
     assert desk.line.load == pytest.approx(other.line.load, abs=1e-9)
 
@@ -98,7 +99,7 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     st.integers(1, 3),
     st.integers(1, 3000),
 )
-@settings(max_examples=50)
+@settings(max_examples=times(50))
 def test_a_crowd_is_bounded_from_above(
     jobs: list[tuple[int, float]], until: list[float], slots: int, deadline: int
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_crowd_is_bounded_from_above(
     desk = Desk(jobs, slots, until[:slots])
     job = desk.job(1, deadline)
     if desk.line.retry_after(job, 0.0) == 0:
-        desk.line.join(job)
+        desk.line.add(job)
         free = desk.slots.free(0.0)
         assert all(desk.prices.schedule_job(free, other, 0.0, 0.0) <= other.deadline + 1e-9 for other in desk.line)
 
@@ -130,7 +131,7 @@ def is_crowded(history: History) -> bool:
 def test_interactive_jobs_stand_before_batch_jobs_and_each_by_deadline() -> None:
     desk = Desk([(1, 300), (1, 100)])
     for deadline, batch in ((50, True), (200, False), (40, True)):
-        desk.line.join(desk.job(1, deadline, batch))
+        desk.line.add(desk.job(1, deadline, batch))
     assert [round(job.deadline * 1e3) for job in desk.line] == [100, 200, 300, 40, 50]
 
 

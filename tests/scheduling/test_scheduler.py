@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tests.support.histories import D, History, check, decisions, draw, find
 from tests.support.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Pool, Trouble, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
@@ -21,7 +22,7 @@ BATCH = Priority.BATCH
 
 
 @given(randoms)
-@settings(max_examples=2500)
+@settings(max_examples=times(2500))
 def test_every_law_holds_in_any_history(random: Random) -> None:
     history = draw(random)
     note(repr(history))
@@ -47,7 +48,7 @@ def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
 
 
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
-@settings(max_examples=400)
+@settings(max_examples=times(400))
 def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
     """While optional views run he might have to wait for one."""
     history = draw(random)
@@ -67,7 +68,7 @@ def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Rando
 
 
 @given(randoms)
-@settings(max_examples=100)
+@settings(max_examples=times(100))
 def test_the_same_history_is_decided_the_same(random: Random) -> None:
     history = draw(random)
     pools = [history.pool(), history.pool()]

@@ -10,7 +10,7 @@ from tests.support.laws import Law
 from tta_server.errors import TTAError
 from tta_server.scheduling.admission import Admission
 from tta_server.scheduling.batches import BatchBuilder
-from tta_server.scheduling.costs import Track
+from tta_server.scheduling.costs import CostEstimate
 from tta_server.scheduling.dispatch import Dispatcher
 from tta_server.scheduling.jobs import LOST, Batch, Finished, Job, Merged, Outcome, Quote, Step
 from tta_server.scheduling.outlook import Outlook
@@ -34,7 +34,7 @@ def optional_work_first(patch: pytest.MonkeyPatch) -> None:
 
     def next_step(dispatcher: Dispatcher[Any], slot: int, now: float) -> Step[Any] | None:
         dispatcher._pool.release(slot)
-        return dispatcher._optional(slot, now) or right(dispatcher, slot, now)
+        return dispatcher._optional_step(slot, now) or right(dispatcher, slot, now)
 
     patch.setattr(Dispatcher, "next_step", next_step)
 
@@ -58,22 +58,22 @@ def no_risk_rule(patch: pytest.MonkeyPatch) -> None:
 
 
 def batch_jobs_do_not_yield(patch: pytest.MonkeyPatch) -> None:
-    right = Dispatcher._optional
+    right = Dispatcher._optional_step
 
     def optional(dispatcher: Dispatcher[Any], slot: int, now: float) -> Step[Any] | None:
         return None if any(job.is_batch for job in dispatcher._pool.queue) else right(dispatcher, slot, now)
 
-    patch.setattr(Dispatcher, "_optional", optional)
+    patch.setattr(Dispatcher, "_optional_step", optional)
 
 
 def optional_views_on_one_slot(patch: pytest.MonkeyPatch) -> None:
-    right = Dispatcher._optional
+    right = Dispatcher._optional_step
 
     def optional(dispatcher: Dispatcher[Any], slot: int, now: float) -> Step[Any] | None:
         slots = dispatcher._pool.slots
         return right(dispatcher, slot, now) if slots.idle == slots.number else None
 
-    patch.setattr(Dispatcher, "_optional", optional)
+    patch.setattr(Dispatcher, "_optional_step", optional)
 
 
 def optional_views_may_end_late(patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def failed_views_run_again(patch: pytest.MonkeyPatch) -> None:
         pool, finished = scheduler._pool, list[Finished[Any]]()
         for job, view in step.items:
             if job in pool.live and not job.is_answerable and view >= job.mandatory:
-                job.progress = job.progress.come_back()._replace(dispatched=view)
+                job.progress = job.progress.end_run()._replace(dispatched=view)
                 pool.requeue(job)
             else:
                 finished += right(scheduler, Batch(step.slot, step.bucket, ((job, view),)), error, now)
@@ -116,7 +116,7 @@ def failed_views_run_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def lost_views_run_again(patch: pytest.MonkeyPatch) -> None:
-    right = Scheduler._came_back
+    right = Scheduler._apply_outcome
 
     def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         if outcome is LOST and view >= job.mandatory:
@@ -125,7 +125,7 @@ def lost_views_run_again(patch: pytest.MonkeyPatch) -> None:
             return []
         return right(scheduler, job, view, outcome)
 
-    patch.setattr(Scheduler, "_came_back", came_back)
+    patch.setattr(Scheduler, "_apply_outcome", came_back)
 
 
 def answers_at_the_deadline(patch: pytest.MonkeyPatch) -> None:
@@ -141,34 +141,34 @@ def answers_at_the_deadline(patch: pytest.MonkeyPatch) -> None:
 
 
 def stop_rules_are_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = Scheduler._came_back
+    right = Scheduler._apply_outcome
 
     def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         heard = Merged(outcome.expected_gain) if isinstance(outcome, Merged) else outcome
         return right(scheduler, job, view, heard)
 
-    patch.setattr(Scheduler, "_came_back", came_back)
+    patch.setattr(Scheduler, "_apply_outcome", came_back)
 
 
 def answers_are_lost(patch: pytest.MonkeyPatch) -> None:
-    right = Scheduler._came_back
+    right = Scheduler._apply_outcome
 
     def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         right(scheduler, job, view, outcome)
         return []
 
-    patch.setattr(Scheduler, "_came_back", came_back)
+    patch.setattr(Scheduler, "_apply_outcome", came_back)
 
 
 def expected_gain_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    right = Scheduler._came_back
+    right = Scheduler._apply_outcome
 
     def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
         finished = right(scheduler, job, view, outcome)
         job.expected_gain = 1.0
         return finished
 
-    patch.setattr(Scheduler, "_came_back", came_back)
+    patch.setattr(Scheduler, "_apply_outcome", came_back)
 
 
 def answers_seem_free(patch: pytest.MonkeyPatch) -> None:
@@ -176,14 +176,14 @@ def answers_seem_free(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_clock_answers(patch: pytest.MonkeyPatch) -> None:
-    right = Scheduler._fell_due
+    right = Scheduler._settle_if_due
 
     def fell_due(scheduler: Scheduler[Any], job: Job[Any], now: float) -> list[Finished[Any]]:
         pool = scheduler._pool
         outcome = job.progress.stop or pool.outlook.outcome(job, now, was_due=True)
         return pool.finish(job, outcome) if outcome else right(scheduler, job, now)
 
-    patch.setattr(Scheduler, "_fell_due", fell_due)
+    patch.setattr(Scheduler, "_settle_if_due", fell_due)
 
 
 def failure_of_all(patch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def long_queue_seems_empty(patch: pytest.MonkeyPatch) -> None:
 
 
 def costs_never_recover(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Track, "estimate", lambda track, now: track._high)
+    patch.setattr(CostEstimate, "estimate", lambda track, now: track._high)
 
 
 def who_leaves_stays_in_the_queue(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from tests.support.jobs import SingleJob, job_of, run
 from tests.support.serving import PATIENCE
 from tests.support.toys import trap_model, trapped
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.image import read_source

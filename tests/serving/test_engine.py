@@ -25,9 +25,10 @@ from tta_server.scheduling.jobs import LOST, Bounds, Failed, Job, Merged, Outcom
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.engine import Engine, Runner
+from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
-from tta_server.serving.job import Recorder
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.steps import Runner
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
@@ -110,7 +111,7 @@ class EndlessRunner:
         if not any(view in self._views for _, view in items):
             return merged(items)
         end = threading.Event()
-        abort.ends_by(end.set)
+        abort.on_request(end.set)
         self.started.set()
         assert end.wait(PATIENCE), "nobody ended it"
         self.told += 1
@@ -551,7 +552,7 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
         engine.submit([job(work, views=2, mandatory=2)])
         assert work.outcome
         health.mark_unhealthy("m")
-        assert health.ill == ill
+        assert health.unhealthy == ill
 
 
 # ---- leaving ----

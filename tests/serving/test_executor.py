@@ -15,8 +15,10 @@ from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.preprocessing import Canvas, Placement, Preprocessing
-from tta_server.repository.loader import Model, load_model
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Canvas, Preprocessing
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Failed, Merged
 from tta_server.scheduling.stopping import Evidence, StopReason
 from tta_server.serving.deadline import Deadline
@@ -257,7 +259,7 @@ class Short(Backend):
 def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> None:
     model, metrics = replace(toy, backend=Short(toy.backend)), Metrics()
     works = [job(model, SOUND, metrics) for _ in range(3)]
-    with pytest.raises(BackendFailed, match="another number of outputs"):
+    with pytest.raises(BackendFailed, match="another number of rows"):
         run([(work, 0) for work in works])
 
 

@@ -15,7 +15,8 @@ from tests.support.references import MODELS
 from tests.support.toys import trap_model, trapped
 from tta_server.errors import Cancelled
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import LOST, Failed, Merged
 from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.deadline import Deadline

@@ -229,7 +229,7 @@ def test_stops_come_from_a_threshold_or_a_calibration(tmp_path: Path) -> None:
     ask = requests(tmp_path, traffic_stop={"epsilon": 0.02}, m_calibration="calibration.json")[0].ask
     assert ask.rule == Confident(0.6)
     assert ask.worth(0.3, 1) == pytest.approx(0.8)
-    with pytest.raises(InvalidInput, match="less than was calibrated for"):
+    with pytest.raises(InvalidInput, match="below every calibrated value"):
         requests(tmp_path, traffic_stop={"epsilon": 0.001}, m_calibration="calibration.json")
     (tmp_path / "calibration.json").write_text("{}")
     assert "calibration.json: is no calibration" in mistake(tmp_path, m_calibration="calibration.json")

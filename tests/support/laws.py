@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.list_schedule import ROUNDED, lateness, schedule, slots_free
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
-from tta_server.scheduling.arrivals import RECENT
+from tta_server.scheduling.arrivals import RECENT_SECONDS
 from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job, Step
 from tta_server.scheduling.queue import EXACT_LIMIT
 from tta_server.scheduling.stopping import StopReason
@@ -96,7 +96,7 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
         _check_optional(pool, step)
     else:
         _check_mandatory(pool, head)
-        risky = isinstance(step, Batch) and step.risky
+        risky = isinstance(step, Batch) and step.is_risky
         require(not risky, Law.RISK, "mandatory work is called a risk")
 
 
@@ -207,7 +207,7 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
         return
     alone = not pool.runs and not pool.finishing
     require(alone or all(spared), Law.RISK, "a plain view that arrives now is made late")
-    require(batch.risky == (not all(spared)), Law.RISK, f"risky is {batch.risky}")
+    require(batch.is_risky == (not all(spared)), Law.RISK, f"risky is {batch.is_risky}")
 
 
 def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
@@ -215,7 +215,7 @@ def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterab
     were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
     decides."""
     for seen, job in pool.met.values():
-        if pool.now - seen > RECENT or job.default_budget == math.inf:
+        if pool.now - seen > RECENT_SECONDS or job.default_budget == math.inf:
             continue
         guest = _guest(pool, job)
         before, after = (

@@ -15,7 +15,8 @@ from tests.tasks.boxes.test_detection_served import CONFIG as BRIGHT
 from tests.tasks.boxes.test_detection_served import lit
 from tests.tasks.test_every_task import TINY
 from tta_server.application import Application
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options

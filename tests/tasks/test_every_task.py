@@ -13,7 +13,7 @@ from tests.support.pictures import encoded, opened
 from tests.support.references import MODELS
 from tta_server.cli.contact_sheet import CELL, MARGIN, draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
-from tta_server.serving.warmup import card_for
+from tta_server.serving.warmup import make_test_card
 from tta_server.tasks.render.png import from_base64
 from tta_server.tasks.render.rendering import lines_of
 from tta_server.views.geometry import Size
@@ -170,7 +170,7 @@ def test_a_very_long_image_is_answered_or_too_large_in_one_sentence(tiny, name):
     model, strip = tiny(name), noise(Size(16_000, 20))
     free = model.model.preprocessing.size is None
     if free and not model.model.task.can_tile:
-        with pytest.raises(TooLarge, match=r"^the image is 16000x20; this model takes at most 1024 pixels on the long"):
+        with pytest.raises(TooLarge, match=r"^the image is 16000x20; this model's limit is 1024 pixels on the long"):
             model.predict(strip, policy="d4")
     else:
         body = as_json(model.predict(strip, policy="hflip", include=["uncertainty"]))
@@ -180,7 +180,7 @@ def test_a_very_long_image_is_answered_or_too_large_in_one_sentence(tiny, name):
 @tasks
 def test_the_warm_up_image_is_answered(tiny, name):
     model = tiny(name)
-    assert as_json(model.predict(card_for(model.model), policy="d4"))["receipt"]["stop_reason"] == "all_views"
+    assert as_json(model.predict(make_test_card(model.model), policy="d4"))["receipt"]["stop_reason"] == "all_views"
 
 
 # ---- keypoints ----
@@ -283,7 +283,9 @@ def test_a_stop_rule_of_another_task_is_refused_naming_its_own(tiny, name):
     known = tiny(name).model.task.stops
     for word, stop in {"certain": "certain", "open": {"open": 0.1}, "tolerance": {"tolerance": 1}}.items():
         if word not in known:
-            with pytest.raises(InvalidInput, match=f"stop {word} is not for .*, which knows {', '.join(known)}"):
+            with pytest.raises(
+                InvalidInput, match=f"stop {word} is not available for .*; available: {', '.join(known)}"
+            ):
                 tiny(name).predict(noise(Size(9, 9)), stop=stop)
 
 
@@ -302,7 +304,7 @@ def test_certain_stops_when_most_views_agree(tiny, name):
 @pytest.mark.parametrize(
     ("model", "changes", "sentence"),
     [
-        ("points", {"merge": "mean_heatmaps"}, "merge 'mean_heatmaps' is not one of mean_coordinates"),
+        ("points", {"merge": "mean_heatmaps"}, "merge is 'mean_heatmaps'; allowed for this task: mean_coordinates"),
         ("points", {"labels": ["left", "right"]}, r"output.pairs names 'green', which is none of the labels"),
         ("points", {"labels": ["a"], "output": {"kind": "coordinates"}}, r"of shape \[N, 1, 2\] or \[N, 1, 3\]; the m"),
         (
@@ -317,16 +319,16 @@ def test_certain_stops_when_most_views_agree(tiny, name):
         (
             "heat maps",
             {"input": {"size": [64, 64], "resize": 80}},
-            "centre crop: what lies outside would never be seen",
+            "so that a centre crop hides the image's border from",
         ),
-        ("heat maps", {"stop": "certain"}, "stop: stop certain is not for keypoints, which knows all"),
+        ("heat maps", {"stop": "certain"}, "stop: stop certain is not available for keypoints; available: all"),
         (
             "regression",
             {"merge": "median", "stop": {"tolerance": 1}},
             "the standard error is that of merge mean, not of",
         ),
         ("regression", {"labels": ["a"]}, r"regression with 1 labels needs an output values of shape \[N, 1\]"),
-        ("embedding", {"labels": ["a"]}, "labels: embedding takes none"),
+        ("embedding", {"labels": ["a"]}, "labels has 1 names; embedding takes none"),
         (
             "multilabel",
             {"output": {"kind": "logits", "threshold": 1}},
@@ -416,6 +418,6 @@ def test_bundled_models_answer_black_and_tiny_images(bundled, name):
 
 def test_a_strip_is_too_large_for_the_mouse_and_can_be_counted(bundled):
     strip = noise(Size(16_000, 20))
-    with pytest.raises(TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; at most "):
+    with pytest.raises(TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; the limits are "):
         bundled("mouse").predict(strip)
     as_json(bundled("nuclei-count").predict(strip, budget_ms=30_000))

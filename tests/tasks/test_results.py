@@ -11,12 +11,16 @@ from tests.support.onnx_models import detector, write_model
 from tests.tasks.boxes.test_detection_served import CONFIG as BRIGHT
 from tests.tasks.boxes.test_detection_served import lit
 from tests.tasks.test_every_task import LABELS, TINY
-from tta_server.tasks.boxes.results import DetectionResult
-from tta_server.tasks.embedding import EmbeddingResult
-from tta_server.tasks.masks.results import MultilabelSegmentationResult, SegmentationResult
-from tta_server.tasks.points.results import KeypointsResult
-from tta_server.tasks.regression import RegressionResult
-from tta_server.tasks.scores.results import ClassificationResult, MultilabelResult
+from tta_server.tasks import (
+    ClassificationResult,
+    DetectionResult,
+    EmbeddingResult,
+    KeypointsResult,
+    MultilabelResult,
+    MultilabelSegmentationResult,
+    RegressionResult,
+    SegmentationResult,
+)
 from tta_server.views.geometry import Size
 
 MODELS = {**TINY, "detection": (detector(), BRIGHT)}

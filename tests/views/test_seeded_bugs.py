@@ -1,4 +1,4 @@
-"""What other libraries get wrong, done wrong here on purpose: for each a law or an example must fail."""
+"""Bugs of other libraries, seeded on purpose: for each, a law or an example must fail."""
 
 from dataclasses import replace
 
@@ -10,7 +10,8 @@ from tests.tasks.masks import test_maps
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
 from tta_server.imaging import preprocessing
-from tta_server.imaging.preprocessing import Placement, Preprocessing
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks.boxes import fusion
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.masks import maps
@@ -22,13 +23,13 @@ from tta_server.views.guarantees import contract
 
 
 def cell(view, output):
-    """The test of one cell of the contract."""
+    """Return the test of one guarantee."""
     (found,) = (c for c in contract() if (c.view, c.output) == (view, output))
     return lambda: test_contract.check(found, np.random.default_rng(5), 40)
 
 
 def placed(mistake):
-    """A mistake in where views lie: Placement, its geometry and its scale -> Placement."""
+    """Return a patch that changes placements; `mistake`: placement, geometry, scale -> placement."""
     real = preprocessing._place.__wrapped__
 
     def place(prep, geometry, scale, anchor, image, tile):
@@ -37,7 +38,7 @@ def placed(mistake):
     return lambda patch: patch.setattr(preprocessing, "_place", place)
 
 
-def turned_the_wrong_way(placement, geometry, scale):
+def rotated_the_wrong_way(placement, geometry, scale):
     width, height = placement.frame
     half_turn = Affine(-1, 0, width, 0, -1, height)
     return replace(placement, to_plain=half_turn.then(placement.to_plain)) if geometry.swaps else placement
@@ -115,8 +116,8 @@ def shearing(patch):
 BUGS = {
     "hflip forgets the pair swap: points": (no_pair_swap, cell("hflip", "point")),
     "hflip forgets the pair swap: heat maps": (no_pair_swap, cell("hflip", "heat map")),
-    "rot90 undone the wrong way: masks": (placed(turned_the_wrong_way), cell("rot90", "mask")),
-    "rot90 undone the wrong way: boxes": (placed(turned_the_wrong_way), cell("rot90", "box")),
+    "rot90 undone the wrong way: masks": (placed(rotated_the_wrong_way), cell("rot90", "mask")),
+    "rot90 undone the wrong way: boxes": (placed(rotated_the_wrong_way), cell("rot90", "box")),
     "W - 1 - x: points": (placed(one_pixel_less), cell("hflip", "point")),
     "W - 1 - x: boxes": (placed(one_pixel_less), cell("hflip", "box")),
     "W - 1 - x: masks": (placed(one_pixel_less), cell("hflip", "mask")),
@@ -147,7 +148,7 @@ BUGS = {
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_the_law_finds_it(name, monkeypatch):
+def test_a_seeded_bug_is_found(name, monkeypatch):
     mistake, law = BUGS[name]
     law()
     preprocessing._place.cache_clear()
@@ -157,8 +158,8 @@ def test_the_law_finds_it(name, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    """Where views lie is cached; nothing of a mistake may stay."""
+def clear_placement_cache():
+    """Clear the cache of placements after each bug."""
     yield
     cached = getattr(preprocessing._place, "cache_clear", lambda: None)
     cached()

@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Quote
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Plan, make_layout
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
 from tta_server.views.geometry import Size
 from tta_server.views.guarantees import contract
 from tta_server.views.presets import PRESETS, preset

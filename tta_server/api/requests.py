@@ -18,11 +18,12 @@ from tta_server.api.describe import describe_quote
 from tta_server.api.oip.semantics import PredictCommand
 from tta_server.application import Application
 from tta_server.errors import Cancelled, Overloaded, TTAError
-from tta_server.repository.loader import Model
-from tta_server.scheduling.costs import Track
+from tta_server.repository.model import Model
+from tta_server.scheduling.costs import CostEstimate
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Caller, Listener
-from tta_server.serving.plan import Options, Plan, is_quick, lays_out_quickly
+from tta_server.serving.layout import lays_out_quickly
+from tta_server.serving.plan import Options, Plan, is_quick
 from tta_server.serving.predictor import Ticket
 from tta_server.views.geometry import Size
 
@@ -139,7 +140,7 @@ class RequestHandler:
         self.intake = ByteBudget(application.settings.max_waiting_mb * 1_000_000)
         self._application = application
         self._predictor = application.predictor
-        self._handing_out = Track(HANDING_OUT)
+        self._handing_out = CostEstimate(HANDING_OUT)
         # One thread each: more would only take turns, and the event loop would wait for the turns of all.
         self.planner = ThreadPoolExecutor(1, "planner")
         self.quotes = ThreadPoolExecutor(1, "quotes")

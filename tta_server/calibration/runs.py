@@ -9,8 +9,8 @@ from tta_server.calibration.fit import Trail
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
-from tta_server.repository.loader import Model
-from tta_server.serving.executor import SeenImage, run_views
+from tta_server.repository.model import Model
+from tta_server.serving.executor import ViewPredictions, run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.plan import Options, Plan, make_plan
 
@@ -51,7 +51,7 @@ def logged(plan: Plan, paths: Sequence[Path], threads: int, limits: Limits | Non
         yield from pool.map(log, paths)
 
 
-def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> SeenImage:
+def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> ViewPredictions:
     """Through every view, by the code that requests run. Raises TTAError, for NaN too."""
     model, limits = plan.model, limits or Limits()
     source = read_source(encoded, limits, model.preprocessing.rendering)
@@ -59,7 +59,7 @@ def look(plan: Plan, encoded: bytes, limits: Limits | None = None) -> SeenImage:
     return run_views(plan, source)
 
 
-def trail(plan: Plan, seen: SeenImage) -> Trail:
+def trail(plan: Plan, seen: ViewPredictions) -> Trail:
     """What the views come to, merged one after the other."""
     merged = plan.model.task.accumulator(plan.merge, plan.wanted, seen.views.frame)
     margins, labels = [], []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from tta_server.errors import LONGEST, shown
@@ -56,6 +56,12 @@ CHOICES = ("enum", "literal_error")
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 OWN = ("value_error", "assertion_error")
 """Raised by validators of ours: their text is a sentence already."""
+
+
+class StrictModel(BaseModel):
+    """An immutable model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Which views share a batch, and what running it would do to the jobs that wait. Pure."""
+"""Which views share a batch, and whether running it would make a waiting job late. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Items = Sequence[tuple[Job[W], int]]
 
 @dataclass(frozen=True, slots=True)
 class BatchBuilder(Generic[W]):
-    """`open_jobs` are those of which only optional views wait."""
+    """Fills batches with views of several jobs; `open_jobs` are those of which only optional views wait."""
 
     estimates: Estimates
     slots: Slots
@@ -27,8 +27,10 @@ class BatchBuilder(Generic[W]):
     arrivals: ExpectedArrivals
 
     def fill(self, head: Job[W], now: float) -> list[tuple[Job[W], int]]:
-        """A batch around the head's next view: its own views, mandatory ones, optional ones. It is cut by halves while
-        it would make itself or a queued job late."""
+        """A batch of the head's next views, then those of queued jobs, then those of open jobs, up to the knee.
+
+        It is halved while it would make a job in it, or a queued one, late; at least the head's mandatory views stay.
+        """
         bucket = head.next_bucket
         limit = self.estimates.costs.knee(bucket)
         items = [(head, head.dispatched)]
@@ -38,14 +40,14 @@ class BatchBuilder(Generic[W]):
             if len(items) == limit:
                 break
             if job.phase is Phase.READY:
-                items += self._riders(job, head, bucket, limit - len(items))
+                items += self._views_to_add(job, head, bucket, limit - len(items))
         least = max(1, sum(job is head and view < head.mandatory for job, view in items))
         while len(items) > least and not self._fits(items, now):
             del items[max(least, len(items) // 2) :]
         return items
 
-    def _riders(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
-        """A job's next views of this bucket. A head that waits alone leaves idle slots their share of its views."""
+    def _views_to_add(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:
+        """At most `room` next views of a job in this bucket. A head that waits alone leaves idle slots their share."""
         first = job.dispatched + (job is head)
         if job is head and all(other is head for other in islice(self._queued, 2)):
             room = min(room, -(-(len(job.buckets) - job.dispatched) // self.slots.idle) - 1)
@@ -60,7 +62,7 @@ class BatchBuilder(Generic[W]):
     def _fits(self, items: Items[W], now: float) -> bool:
         """True if the batch makes neither a job in it nor a queued one late."""
         head = items[0][0]
-        answers = sum(self.estimates.finishing(job, now) for job in each_job(items))  # it may have to make all of them
+        answers = sum(self.estimates.finishing(job, now) for job in each_job(items))  # the slot may have to make all
         latest = now + self.estimates.costs.seconds(head.next_bucket, len(items), now) + answers
         if any(latest > job.deadline for job, _ in items):
             return False
@@ -70,14 +72,18 @@ class BatchBuilder(Generic[W]):
         return now + lead + rest <= head.deadline and self.first_delayed(head, items, now) is None
 
     def first_delayed(self, head: Job[W], items: Items[W], now: float) -> Job[W] | None:
-        """The first queued job that would miss its deadline, or miss it by more, if a free slot ran these views; where
-        there are none, if it did what comes next for `head`."""
+        """The first queued job that would miss its deadline, or miss it by more, if a free slot ran these views.
+
+        Without views: if a free slot ran the next step of `head`.
+        """
         step = self.estimates.next_step(head, items, now)
         return None if self.queue.trivially_feasible(step.total, now) else self.queue.first_delayed(head, step, now)
 
     def is_risky(self, items: Items[W], now: float) -> bool:
-        """True if a plain view that arrives now would miss its model's default budget only because a free slot runs
-        these views first. With every other slot idle the risk is taken, or nothing optional would ever run."""
+        """True if an expected arrival would miss its budget only because a free slot runs these views first.
+
+        The caller runs them nonetheless when every other slot is idle; otherwise no optional view would ever run.
+        """
         step = self.estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 

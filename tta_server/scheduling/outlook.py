@@ -1,4 +1,4 @@
-"""What can still become of a job: whether its views end in time, and when it has to be answered. Pure."""
+"""Whether more views of a job can end in time, and when the job has to be answered. Pure."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,27 +14,29 @@ W = TypeVar("W")
 
 @dataclass(frozen=True, slots=True)
 class Outlook(Generic[W]):
+    """Predicts from costs and queue whether a job gets more views before its deadline."""
+
     estimates: Estimates
     slots: Slots
     queue: MandatoryQueue[W]
 
     def ends_in_time(self, job: Job[W], now: float) -> bool:
-        """True if its next view would end early enough for its answer."""
-        return now + self.estimates.next_view(job, now) <= self.last_end(job, now) + EPSILON
+        """True if the job's next view, started now, leaves time for the answer."""
+        return now + self.estimates.next_view(job, now) <= self.latest_view_end(job, now) + EPSILON
 
-    def last_end(self, job: Job[W], now: float) -> float:
-        """When its last view has to end, so that its answer can be made."""
+    def latest_view_end(self, job: Job[W], now: float) -> float:
+        """The latest time at which a view may end so that the answer is made by the deadline."""
         return job.deadline - self.estimates.finishing(job, now)
 
     def outcome(self, job: Job[W], now: float, was_due: bool) -> StopReason | TTAError | None:
-        """Why a job is to be answered now, or the error that it fails with; None if more can arrive in time."""
+        """Why the job is answered now, or the error that it fails with; None if more views can end in time."""
         if not job.is_answerable:
-            if now <= self._hopeless_at(job) + EPSILON:
+            if now <= self._infeasible_at(job) + EPSILON:
                 return None
             return DeadlineExceeded("the budget ran out before the mandatory views were done")
         if job.is_complete:
             return StopReason.BACKEND_FAILED if job.progress.failed else StopReason.ALL_VIEWS
-        end = self.last_end(job, now)
+        end = self.latest_view_end(job, now)
         if job.running:
             return None if now < end - EPSILON else StopReason.DEADLINE
         cost = self.estimates.next_view(job, now)
@@ -43,21 +45,21 @@ class Outlook(Generic[W]):
         return StopReason.CAPACITY if self.queue.free_after_queue(now) + cost > end + EPSILON else None
 
     def changes_at(self, job: Job[W], now: float) -> float:
-        """The first moment past which `outcome` may differ, so that asking then always settles it."""
+        """The first time at which `outcome` may change, with a margin, so that it is not None then."""
         if not job.is_answerable:
-            last = self._hopeless_at(job)
+            last = self._infeasible_at(job)
         elif job.running:
-            last = self.last_end(job, now)
+            last = self.latest_view_end(job, now)
         else:
-            last = self.last_end(job, now) - self.estimates.next_view(job, now)
+            last = self.latest_view_end(job, now) - self.estimates.next_view(job, now)
         return last + 2 * EPSILON
 
-    def _hopeless_at(self, job: Job[W]) -> float:
-        """When a job's mandatory views can no longer be done in time; the deadline itself once they all run.
+    def _infeasible_at(self, job: Job[W]) -> float:
+        """The time after which mandatory views can't end in time; the deadline itself once all of them run.
 
-        By the least costs known: a slow spell must not fail those whom an idle pool admits, or its end would never be
-        seen.
+        It uses the lowest costs so far. With inflated estimates, every job that an idle pool admits would fail, and no
+        observation would correct them.
         """
         if job.phase is Phase.DECODING or job.mandatory_dispatched:
             return job.deadline
-        return job.deadline - self.estimates.alone(job, self.slots.number)
+        return job.deadline - self.estimates.on_idle_pool(job, self.slots.number)

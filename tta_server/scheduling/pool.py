@@ -1,4 +1,4 @@
-"""The state of a pool of slots: its live jobs, what waits, what runs, and how a job moves between these. Pure."""
+"""The state of a pool of slots: live, queued and open jobs, and how a job moves between these. Pure."""
 
 from typing import Generic, TypeVar
 
@@ -18,8 +18,11 @@ W = TypeVar("W")
 
 
 class Pool(Generic[W]):
-    """`live` has every job that is admitted and not finished. Those whose mandatory work waits are in `queue`; those
-    of which only optional views wait in `open_jobs`."""
+    """The state that all parts of the scheduler share.
+
+    `live` has every job that is admitted and not finished, `queue` those whose mandatory work waits, `open_jobs` those
+    of which only optional views wait.
+    """
 
     def __init__(self, costs: CostModel, slots: int, bounds: Bounds) -> None:
         self.costs = costs
@@ -37,50 +40,50 @@ class Pool(Generic[W]):
         self.watchdog: Watchdog[W] = Watchdog()
 
     def release(self, slot: int) -> None:
-        """A slot has ended its step."""
+        """Records that a slot has ended its step."""
         self.slots.release(slot)
         self.watchdog.ended(slot)
 
     def requeue(self, job: Job[W]) -> None:
-        """Moves a job whose mandatory views are dispatched from the queue to the open jobs, while optional views
-        wait."""
-        self.queue.leave(job)
+        """Moves a job whose mandatory views are dispatched to the open jobs, if optional views wait."""
+        self.queue.remove(job)
         if job.all_dispatched:
             self.open_jobs.pop(job, None)
         else:
             self.open_jobs[job] = None
 
     def set_due(self, job: Job[W], now: float) -> None:
+        """Sets when a job has to be checked again."""
         self.timers.set(job, self.outlook.changes_at(job, now))
 
-    def stays_open(self, job: Job[W], now: float) -> bool:
-        """Lets the answer of a job wait, so that more views of it may run first; False if there is no time for that."""
+    def keep_open(self, job: Job[W], now: float) -> bool:
+        """Keeps a job open for more views before its answer; False if a queued job would be late then."""
         if not job.running:
-            self._await_answer(job, now)
+            self._queue_answer(job, now)
             if self.queue.is_late(now):
                 return False
         self.set_due(job, now)
         return True
 
     def close(self, job: Job[W], reason: StopReason, now: float) -> None:
-        """No more views of it may run: a slot is to make its answer; at the last moment the caller of `due` does."""
+        """Ends the dispatch of a job's views: a slot makes the answer; if none is free in time, the caller of `due`."""
         job.progress = job.progress.close(reason)
         self.open_jobs.pop(job, None)
-        last = self.outlook.last_end(job, now)
+        last = self.outlook.latest_view_end(job, now)
         if job.running:
-            self._await_answer(job, now)
-            last = (now + job.deadline) / 2  # it is late already, and a slot is idle
+            self._queue_answer(job, now)
+            last = (now + job.deadline) / 2  # the answer is late already, but a slot is idle
         else:
-            self.queue.close(job)
+            self.queue.mark_closed(job)
         self.timers.set(job, last + 2 * EPSILON)
 
-    def _await_answer(self, job: Job[W], now: float) -> None:
-        """Its answer is what is left of its mandatory work."""
+    def _queue_answer(self, job: Job[W], now: float) -> None:
+        """Queues a job whose only mandatory work is its answer."""
         job.load = self.estimates.finishing(job, now)
-        self.queue.join(job)
+        self.queue.add(job)
 
     def finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
-        """Takes a live job out; empty if it is not live, so that each job is finished once."""
+        """Removes a live job and returns it as finished; empty if it is not live, so that each job is finished once."""
         if job not in self.live:
             return []
         self.live.remove(job)

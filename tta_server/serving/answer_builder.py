@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_server.imaging.decoding import Pixels
-from tta_server.imaging.samples import Levels
+from tta_server.imaging.formats.samples import Levels
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer, Receipt, view_entry
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Layout, Plan
+from tta_server.serving.layout import Layout
+from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame, Result
 from tta_server.tasks.render.rendering import render, renderer_of
 

@@ -1,4 +1,4 @@
-"""Runs views of images through a model: writes them into a batch, infers, moves the predictions back."""
+"""Runs views through a model: writes them into a batch, infers, maps the predictions back to the plain view."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,15 +11,17 @@ from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
 from tta_server.serving.image import ImageViews, Source, ViewError
-from tta_server.serving.job import ImageJob, Recorder
-from tta_server.serving.plan import Plan, make_layout
+from tta_server.serving.job import ImageJob
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
+from tta_server.serving.recorder import Recorder
 from tta_server.telemetry.observer import Observer, ViewsRan
 
 UNREADABLE = "the model's output for a view could not be read"
 
 
 class Executor:
-    """Runs batches of several jobs' views on the calling slot's thread. Each view has an outcome of its own."""
+    """Runs views of several jobs as one batch, on the calling thread, and merges each into its job."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -27,8 +29,11 @@ class Executor:
     def run(
         self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None = None
     ) -> list[Outcome]:
-        """All items have the same input size and one model's name. Where that model has just been reloaded, some are
-        of the version before, and either may fail alone. Raises BackendFailed where all failed."""
+        """Runs (job, entry) items of one model and input size; returns one outcome an item.
+
+        Just after a reload, items may belong to the old or the new model; each model's items are a batch that may fail
+        alone. Raises BackendFailed if all fail.
+        """
         models = dict.fromkeys(job.payload.model for job, _ in items)
         if len(models) == 1:
             return self._run(items, recorder, abort)
@@ -53,18 +58,18 @@ class Executor:
         self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
     ) -> list[Outcome]:
         lifetime = items[0][0].payload.model.lifetime
-        if not lifetime.begin():  # unloaded: then all of these jobs are settled, and nothing is to be done
+        if not lifetime.begin():  # unloaded, so all of these jobs are settled already
             return [Merged() for _ in items]
         try:
-            return self._run_open(items, recorder, abort)
+            return self._run_on_open_model(items, recorder, abort)
         finally:
             lifetime.end()
 
-    def _run_open(
+    def _run_on_open_model(
         self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
     ) -> list[Outcome]:
         for job, _ in items:
-            job.payload.times.dequeued()
+            job.payload.times.mark_dequeued()
         batch = run_batch([(job.payload.views, view) for job, view in items], abort)
         rows = zip(items, batch.predictions, strict=True)
         start = time.monotonic()
@@ -77,8 +82,11 @@ class Executor:
 
 @dataclass(frozen=True, slots=True)
 class BatchOfViews:
-    """`predictions` has one entry a row: a prediction in its image's plain view's frame, LOST for one that holds NaN or
-    infinity, or what was wrong with it. The rest is in seconds."""
+    """The predictions of one batch and its times in seconds.
+
+    `predictions` has one entry a row: a prediction in the frame of the image's plain view, LOST if it holds NaN or
+    infinity, or a ViewError.
+    """
 
     predictions: Sequence[Any | Lost | ViewError]
     prepare: float
@@ -87,61 +95,63 @@ class BatchOfViews:
 
 
 def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None) -> BatchOfViews:
-    """Runs (image, entry) pairs of one model and one input size as one batch. Raises BackendFailed where the model
-    failed, or gave another number of rows."""
+    """Runs (image, entry) pairs of one model and one input size as one batch.
+
+    Raises BackendFailed if the model fails or returns another number of rows.
+    """
     start = time.monotonic()
-    batch, failed = _written(items)
+    batch, failed = _write_batch(items)
     written = time.monotonic()
     outputs = items[0][0].model.backend.infer(batch, abort)
     inferred = time.monotonic()
-    predictions = [failed.get(i) or _read(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+    predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
     _check_rows(outputs, predictions)
     return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
 def infer(items: Sequence[tuple[ImageViews, int]]) -> Outputs:
-    """A model's raw outputs for these entries. Raises whatever writing them or the model raises."""
-    batch, failed = _written(items)
+    """A model's raw outputs for these entries. Raises any error of writing a view or of the model."""
+    batch, failed = _write_batch(items)
     for problem in failed.values():
         raise problem.error
     return items[0][0].model.backend.infer(batch)
 
 
 @dataclass(frozen=True, slots=True)
-class SeenImage:
-    """What each entry of a layout says of one image, moved back but not merged."""
+class ViewPredictions:
+    """One prediction for each entry of an image's layout, in the plain view's frame, not merged."""
 
     views: ImageViews
     predictions: Sequence[Any]
 
 
-def run_views(plan: Plan, source: Source) -> SeenImage:
-    """Runs all views of a plan on one image, without engine, deadline or metrics, by the code that requests run.
+def run_views(plan: Plan, source: Source) -> ViewPredictions:
+    """Runs all views of a plan on one image, with the code of requests, but without engine, deadline or metrics.
 
-    Raises TTAError: TooLarge as `make_layout` does, and BackendFailed that names the view for an output that holds NaN
-    or infinity.
+    Raises InvalidInput, UnsupportedMedia or TooLarge for the image, and BackendFailed that names the view for an output
+    that holds NaN or infinity.
     """
     views = ImageViews(plan, make_layout(plan, source.size), source.size)
     views.decode(source)
-    most = 1 if plan.model.backend.signature.shape[0] == 1 else len(plan.views)
+    max_rows = 1 if plan.model.backend.signature.shape[0] == 1 else len(plan.views)
     found: list[Any] = []
-    for entries in _batches(views, most):
+    for entries in _batches(views, max_rows):
         for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):
-            found.append(_sound(views, entry, prediction))
+            found.append(_checked(views, entry, prediction))
     views.close()
-    return SeenImage(views, found)
+    return ViewPredictions(views, found)
 
 
-def _batches(views: ImageViews, most: int) -> Iterator[list[int]]:
-    """Entries that follow one another and share a bucket, at most `most` at a time."""
+def _batches(views: ImageViews, max_rows: int) -> Iterator[list[int]]:
+    """Consecutive entries that share a bucket, at most `max_rows` at a time."""
     buckets = views.layout.buckets
     for _, group in groupby(range(len(buckets)), key=lambda entry: buckets[entry]):
         run = list(group)
-        yield from (run[start : start + most] for start in range(0, len(run), most))
+        yield from (run[start : start + max_rows] for start in range(0, len(run), max_rows))
 
 
-def _sound(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
-    """Raises BackendFailed for what is no prediction."""
+def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
+    """Returns a prediction; raises BackendFailed for LOST or a ViewError."""
     if prediction is LOST:
         raise BackendFailed(f"the model's output for view {views.view(entry).name!r} holds NaN or infinity")
     if isinstance(prediction, ViewError):
@@ -149,8 +159,8 @@ def _sound(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) ->
     return prediction
 
 
-def _written(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
-    """A batch with each entry in its row. The row of one that can't be made is zeros, and its mistake is returned."""
+def _write_batch(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
+    """A batch with one row an entry. If an entry can't be made, its row is zeros and its error is returned by row."""
     views, entry = items[0]
     batch = views.model.preprocessing.empty(len(items), views.input_size(entry))
     failed: dict[int, ViewError] = {}
@@ -163,7 +173,7 @@ def _written(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int,
     return batch, failed
 
 
-def _read(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lost | ViewError:
+def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lost | ViewError:
     try:
         prediction = views.read(entry, outputs, row)
         return prediction if views.model.task.is_sound(prediction) else LOST
@@ -172,9 +182,8 @@ def _read(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lo
 
 
 def _check_rows(outputs: Outputs, predictions: Iterable[Any | Lost | ViewError]) -> None:
-    """Raises BackendFailed where a view could not be read since the model gave another number of rows than it was
-    given: none of them can be trusted."""
+    """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
     found = list(predictions)
     failure = next((each.error for each in found if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != len(found) for values in outputs.values()):
-        raise BackendFailed("the model gave another number of outputs than it was given views") from failure
+        raise BackendFailed("the model returned another number of rows than the batch has views") from failure

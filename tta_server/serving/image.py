@@ -1,4 +1,4 @@
-"""One image of a request: what was sent, its canvases, and its views as a model's inputs and predictions."""
+"""One image of a request: its source, its canvases, and its views as model inputs and predictions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Header, Limits, Pixels, decode_picture, read_header
+from tta_server.imaging.decoding import Header, Limits, Pixels, decode_with_levels, read_header
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering
 from tta_server.imaging.inputs import check_pixels
-from tta_server.imaging.samples import DROP, Picture, Rendering
-from tta_server.serving.plan import Layout, Plan
+from tta_server.serving.layout import Layout
+from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
@@ -22,29 +23,32 @@ Image = bytes | NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the client sent: encoded bytes with their header, or upright RGB pixels (H, W, 3) uint8."""
+    """An image as the client sent it: encoded bytes with their header, or upright RGB pixels (H, W, 3) uint8.
+
+    `size` is that of the upright image in pixels.
+    """
 
     size: Size
     encoded: bytes = b""
     header: Header | None = None
     pixels: Pixels | None = None
-    rendering: Rendering = DROP
+    rendering: Rendering = DEFAULT_RENDERING
 
     @property
     def nbytes(self) -> int:
-        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
-        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
+        """The most memory that the image takes until it is decoded: its encoded bytes, samples and pixels."""
+        return len(self.encoded) + 3 * self.size.area + (self.header.sample_bytes if self.header else 0)
 
-    def open(self) -> Picture:
-        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
+    def open(self) -> DecodedImage:
+        """Upright RGB pixels and the applied levels. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         if self.pixels is not None:
-            return Picture(self.pixels)
+            return DecodedImage(self.pixels)
         assert self.header is not None
-        return decode_picture(self.encoded, self.header, self.rendering)
+        return decode_with_levels(self.encoded, self.header, self.rendering)
 
 
-def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
-    """Reads header and size, and checks them against the limits; decodes nothing. Raises as `read_header` does."""
+def read_source(image: Image, limits: Limits, rendering: Rendering = DEFAULT_RENDERING) -> Source:
+    """Reads and checks an image's header, without decoding. Raises InvalidInput, UnsupportedMedia or TooLarge."""
     if isinstance(image, bytes):
         header = read_header(image, limits, rendering)
         return Source(header.size, image, header, rendering=rendering)
@@ -53,29 +57,31 @@ def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> So
 
 @dataclass(frozen=True, slots=True)
 class ViewError:
-    """A view could not be made, or its output not be used, for an error of its own; `sentence` is the message to the
-    client if the view was mandatory."""
+    """A view could not be made or its output not be used, which fails this view alone.
+
+    `sentence` is the message to the client if the view is mandatory.
+    """
 
     error: Exception
     sentence: str
 
 
 class ImageViews:
-    """The views of a plan on one image. An entry is a view, or a tile of one, numbered as in the layout.
+    """The views of a plan on one image, as model inputs and predictions; thread-safe.
 
-    Methods may run on several threads.
+    An entry is a view, or a tile of one, numbered as in the layout.
     """
 
     def __init__(self, plan: Plan, layout: Layout, size: Size) -> None:
-        """`layout` is that of the plan for an upright image of that size."""
+        """`size` is that of the upright image, `layout` the plan's for this size."""
         self.plan = plan
         self.model = plan.model
         self.layout = layout
         self.frame = ImageFrame(size, layout.plain, layout.tiles)
         self._canvases = Canvases(plan.model.preprocessing, (view.scale for view in plan.views))
 
-    def decode(self, source: Source) -> Picture:
-        """Decodes the image and makes the plain view's canvas; other canvases wait until a view needs them.
+    def decode(self, source: Source) -> DecodedImage:
+        """Decodes the image and makes the plain view's canvas; other canvases are made when a view needs them.
 
         Raises InvalidInput, UnsupportedMedia or TooLarge.
         """
@@ -84,13 +90,15 @@ class ImageViews:
         return picture
 
     def view(self, entry: int) -> View:
+        """The view that an entry belongs to."""
         return self.plan.views[entry // self.layout.tiles]
 
     def input_size(self, entry: int) -> Size:
+        """The size of an entry as model input, in pixels."""
         return self.layout.placements[entry].tensor
 
     def write(self, entry: int, row: Tensor) -> None:
-        """Writes an entry into its row of a batch; zeros before `decode` and after `close`."""
+        """Writes an entry, preprocessed, into its row of a batch; zeros before `decode` and after `close`."""
         view = self.view(entry)
         canvas = self._canvases.get(view.scale)
         if canvas is None:
@@ -99,9 +107,9 @@ class ImageViews:
             self.model.preprocessing.write(canvas, view, self.layout.placements[entry], row)
 
     def read(self, entry: int, outputs: Outputs, row: int) -> Any:
-        """The prediction that this row of a model's outputs holds, moved back into the plain view's frame."""
+        """The prediction in this row of a model's outputs, mapped back to the plain view's frame."""
         return self.model.task.decode(outputs, row, self.layout.placements[entry], self.frame)
 
     def close(self) -> None:
-        """Frees all pixels; an entry that is written later is zeros."""
+        """Frees all pixels."""
         self._canvases.close()

@@ -11,7 +11,8 @@ from tta_server.repository.calibration import Calibration
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.jobs import Bounds
-from tta_server.serving.plan import Options, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.warmup import BATCHES, warm_up
 from tta_server.simulation.figures import Row, figures, pool_figures
 from tta_server.simulation.pool import Simulation

@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from tta_server.errors import TTAError
-from tta_server.scheduling.costs import Bucket, Track
+from tta_server.scheduling.costs import Bucket, CostEstimate
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.deadline import MOST_RESERVED
+from tta_server.serving.deadline import MAX_RESERVE_SHARE
 from tta_server.simulation.visits import Cost, Overhead, Request, SimulatedJob, warmed
 
 
@@ -53,7 +53,7 @@ class Simulation:
         self._exact = warmed(costs, margin=1.0)
         self._random = Random(f"{seed} pool")
         self._door = door or Overhead()
-        self._handing_out = Track(self._door.core / 2 + self._door.wait)
+        self._handing_out = CostEstimate(self._door.core / 2 + self._door.wait)
         self._door_free = 0.0
         self._slots = [Worker(number) for number in range(slots)]
         self._clock = Worker(-1)
@@ -74,7 +74,7 @@ class Simulation:
             elif wake is not None:
                 self.now = max(self.now, wake)
                 self._settle(self._clock, self.scheduler.due(self.now))
-                if self.scheduler.more:
+                if self.scheduler.has_more_work:
                     self._notify()
             else:
                 return visits
@@ -125,7 +125,7 @@ class Simulation:
     def _admit(self, visit: SimulatedJob) -> None:
         request = visit.request
         ask, cost = request.ask, self.costs[request.ask.model]
-        reserve = min(self._reserve, MOST_RESERVED * ask.budget)
+        reserve = min(self._reserve, MAX_RESERVE_SHARE * ask.budget)
         visit.job = Job(
             payload=visit,
             model=ask.model,
@@ -175,7 +175,7 @@ class Simulation:
             self._idle.append(slot)
             return
         self._begin(slot, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
-        if self.scheduler.more:
+        if self.scheduler.has_more_work:
             self._notify()
 
     def _settle(self, worker: Worker, finished: Sequence[Finished[SimulatedJob]]) -> None:

@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     PlainValidator,
     ValidationError,
@@ -17,7 +15,7 @@ from pydantic import (
 )
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.errors.validation import explain, explain_value, explain_yaml
+from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.scheduling.stopping import StopSpec, read_stop
 
 E = TypeVar("E", dict[Any, Any], tuple[Any, ...])
@@ -59,18 +57,14 @@ Whole = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JitterScenario(Strict):
+class JitterScenario(StrictModel):
     """A `share` of all runs takes `factor` times as long."""
 
     share: Share
     factor: Annotated[float, Field(ge=1, le=1e6)]
 
 
-class ModelScenario(Strict):
+class ModelScenario(StrictModel):
     """Costs are medians: stated (`view_ms` by batch size), or measured here, of a bundled model or of a folder.
 
     `noise` is the sigma of the lognormal that each true duration is multiplied by; `image` is [width, height].
@@ -107,7 +101,7 @@ class ModelScenario(Strict):
         return self.image[0] * self.image[1]
 
 
-class BurstScenario(Strict):
+class BurstScenario(StrictModel):
     """`base` arrivals a second, but `peak` in the last `for_s` of every `every_s` seconds."""
 
     base: NotNegative
@@ -122,7 +116,7 @@ class BurstScenario(Strict):
         return self
 
 
-class ArrivalScenario(Strict):
+class ArrivalScenario(StrictModel):
     """Arrivals a second at random, bursts of them, or a recorded trace."""
 
     poisson: Positive | None = None
@@ -136,14 +130,14 @@ class ArrivalScenario(Strict):
         return self
 
 
-class LeaveScenario(Strict):
+class LeaveScenario(StrictModel):
     """A `share` of clients hangs up so long after asking, if it has no answer by then."""
 
     share: Share
     after_ms: NotNegative
 
 
-class TrafficScenario(Strict):
+class TrafficScenario(StrictModel):
     model: str
     name: str = ""
     arrivals: ArrivalScenario
@@ -165,14 +159,14 @@ class TrafficScenario(Strict):
         return self.name or self.model
 
 
-class BoundsScenario(Strict):
+class BoundsScenario(StrictModel):
     """As `serve` has them."""
 
     max_waiting: Whole = 1024
     max_waiting_mb: Whole = 1000
 
 
-class DoorScenario(Strict):
+class DoorScenario(StrictModel):
     """`core_ms` is the time of a core that a request takes outside the slots: HTTP, parsing, clients on the same
     machine; `wait_ms` the median, and `noise` the sigma, of how long an answer waits besides."""
 
@@ -181,7 +175,7 @@ class DoorScenario(Strict):
     noise: Sigma = 0.0
 
 
-class Scenario(Strict):
+class Scenario(StrictModel):
     """Arrivals last for `duration_s`, or end after so many `requests`."""
 
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None

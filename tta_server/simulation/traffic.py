@@ -31,7 +31,7 @@ class Knowledge:
     threshold: float | None
 
     def worth(self, margin: float, done: int) -> float:
-        return self.calibration.worth(margin, done) if self.calibration else 1.0 - margin
+        return self.calibration.expected_gain(margin, done) if self.calibration else 1.0 - margin
 
     def rule(self, stop: StopSpec) -> StopRule:
         """Raises InvalidInput where nothing says at what margin to stop."""

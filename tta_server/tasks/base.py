@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks.shapes import Shapes
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
     FORBID_EXTRA,

@@ -1,4 +1,4 @@
-"""The seam between what happens and who counts or logs it: events, and observers that are notified of them."""
+"""The events of requests and batches, and the interface of observers that count or log them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ModelKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An image was not admitted, for lack of `time`, `jobs` or `bytes`, or because its `budget` is too small."""
+    """An image was not admitted; `reason` is `time`, `jobs`, `bytes`, or `budget` if that is too small."""
 
     model: str
     reason: str
@@ -20,9 +20,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class ViewsRan:
-    """A slot ran views of one model as a batch; `prepare`, `infer` and `merge` are seconds of the whole batch.
+    """A slot ran views of one model as a batch.
 
-    `images` has, for each view, the times of its image.
+    `prepare`, `infer` and `merge` are seconds of the whole batch; `images` has each view's image's stage times.
     """
 
     model: ModelKey
@@ -34,7 +34,7 @@ class ViewsRan:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A batch took `seconds` where `estimate` was expected; `is_risky` if a plain view may have had to wait for it."""
+    """A batch took `seconds`, with `estimate` seconds expected; `is_risky` if it could make an arrival late."""
 
     model: str
     views: int
@@ -45,7 +45,7 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A batch `failed`, or was `ended` because it took too long."""
+    """A batch failed; `kind` is `failed`, or `ended` if it took too long and was aborted."""
 
     model: str
     kind: str
@@ -53,14 +53,14 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class ViewDropped:
-    """A view's output held NaN or infinity, or could not be used."""
+    """A view was left out: its output held NaN or infinity, or it could not be made or merged."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class ImageAnswered:
-    """An image's answer is made, `seconds` after its request arrived, of which `stages_ms` were spent on each stage."""
+    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage."""
 
     model: str
     reason: str
@@ -85,7 +85,7 @@ class ClientLeft:
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """All images of a request are answered, `seconds` after it arrived; `stages_ms` are added up over its images."""
+    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images."""
 
     model: ModelKey
     seconds: float
@@ -94,7 +94,7 @@ class RequestAnswered:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """A request was refused, failed, or its client left."""
+    """A request was refused or failed, or its client left, `seconds` after it arrived."""
 
     model: ModelKey
     seconds: float
@@ -115,12 +115,14 @@ Event = (
 
 
 class Observer(Protocol):
+    """Receives all events, on several threads at once."""
+
     def notify(self, event: Event) -> None:
-        """Is called on the thread where it happens; returns at once, raises nothing, ignores events of no interest."""
+        """Called on the thread of the event: returns at once, raises nothing, ignores events of no interest."""
 
 
 class Observers:
-    """Notifies each of several observers, in their order; with none it ignores every event."""
+    """Notifies several observers in order; with none it ignores every event."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -131,7 +133,7 @@ class Observers:
 
 
 class ReceiptTimings:
-    """Shares a batch's seconds among the images whose views ran in it; their receipts list them."""
+    """An observer that divides a batch's seconds equally among its views' images, for their receipts."""
 
     def notify(self, event: Event) -> None:
         if isinstance(event, ViewsRan):

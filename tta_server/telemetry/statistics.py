@@ -1,4 +1,4 @@
-"""What each model has done since it was loaded, as the protocol's statistics extension counts it."""
+"""Each model's counts and times since it was loaded, as in the Open Inference Protocol's statistics extension."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tta_server.telemetry.observer import Event, RequestAnswered, RequestFailed,
 
 @dataclass(slots=True)
 class Duration:
-    """How often, and how long in all."""
+    """How often something happened, and how long it took in total, in ns."""
 
     count: int = 0
     ns: int = 0
@@ -43,8 +43,7 @@ class _ModelStatistics:
 
 
 class Statistics:
-    """An observer that counts requests, whatever the number of their images, views (`inference_count`), and batches of
-    them (`execution_count`)."""
+    """An observer that counts, by model, requests, views (`inference_count`) and batches (`execution_count`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,12 +85,12 @@ class Statistics:
                 stages[name].add(value)
 
     def forget(self, model: tuple[str, str]) -> None:
-        """It is loaded anew."""
+        """Resets a model's counts, for it was loaded again."""
         with self._lock:
             self._models.pop(model, None)
 
     def of(self, model: tuple[str, str]) -> dict[str, Any]:
-        """An entry of `model_stats`; times of batches are in ns, `last_inference` in ms since the epoch."""
+        """An entry of `model_stats`: durations in ns, `last_inference` in ms since the epoch."""
         with self._lock:
             of = self._of(model)
             return {

@@ -180,12 +180,15 @@ def test_a_ribbon_is_too_large(client: httpx.Client) -> None:
         ("include=masks", "unknown include 'masks'; bloodcells knows views, uncertainty, drawing"),
         ("include=views,probabilities", "unknown include 'probabilities'; bloodcells knows views"),
         ("merge=mean_probabilities", "unknown merge 'mean_probabilities'; bloodcells knows wbf, nms, soft_nms, nmw"),
-        ("stop=certain", "stop certain is not for detection, which knows all"),
-        ('stop={"epsilon":0.01}', "stop epsilon is not for detection, which knows all"),
-        ('stop={"open":0.01}', "stop open is not for detection, which knows all"),
-        ('stop={"tolerance":0.01}', "stop tolerance is not for detection, which knows all"),
+        ("stop=certain", "stop certain is not available for detection; available: all"),
+        ('stop={"epsilon":0.01}', "stop epsilon is not available for detection; available: all"),
+        ('stop={"open":0.01}', "stop open is not available for detection; available: all"),
+        ('stop={"tolerance":0.01}', "stop tolerance is not available for detection; available: all"),
         ("policy=d4", r"rot90.*\(its symmetries: hflip, vflip\)"),
-        ('policy=["identity",{"hflip":true,"weight":[1,2]}]', "has 2 weights; one is taken, or one for each of the 3"),
+        (
+            'policy=["identity",{"hflip":true,"weight":[1,2]}]',
+            "has 2 weights; give one number, or one for each of the 3",
+        ),
     ],
 )
 def test_what_detection_does_not_know_is_told_what_is_allowed(client: httpx.Client, query: str, told: str) -> None:

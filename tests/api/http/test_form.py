@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import pictures
+from tests.support.examples import times
 from tests.support.wording import FOREIGN, fit
 from tta_server.api.http.form import FIELD_BYTES, Upload, read_form
 from tta_server.errors import InvalidInput, TooLarge
@@ -106,7 +107,7 @@ def test_bytes_over_the_limit_are_too_many() -> None:
         read_form(body(IMAGE + bytes(LIMIT)), KIND, LIMIT)
 
 
-@settings(max_examples=500)
+@settings(max_examples=times(500))
 @given(data=st.binary(max_size=200) | st.lists(st.sampled_from([b"--b", b"\r\n", b":", b'name="', b"-", b"x"])))
 def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
     broken = data if isinstance(data, bytes) else b"".join(data)

@@ -179,7 +179,7 @@ def test_an_unknown_key_lists_the_known(client: httpx.Client) -> None:
         ({"policy": "nope"}, "unknown policy 'nope'"),
         ({"min_views": "9"}, "only 8 views"),
         ({"stop": "maybe"}, "unknown stop"),
-        ({"stop": '{"epsilon":0.0001}'}, "less than was calibrated for"),
+        ({"stop": '{"epsilon":0.0001}'}, "below every calibrated value"),
         ({"merge": "median"}, "unknown merge"),
         ({"include": "everything"}, "unknown include"),
     ],

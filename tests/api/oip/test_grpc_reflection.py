@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.support import pictures
+from tests.support.examples import times
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tests.support.wording import fit
 from tta_server.api.oip.semantics import OURS
@@ -188,7 +189,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=times(200))
 @given(st.dictionaries(st.sampled_from([*OURS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2))
 def test_no_parameter_over_grpc_meets_foreign_words(server: Server, parameters: dict[str, Message]) -> None:
     with grpc.insecure_channel(server.grpc) as channel:

@@ -14,6 +14,7 @@ from tests.support.boxes import (
     to_input,
 )
 from tests.support.detection import FREE, IMAGE, LABELS, decoded, merged, outputs_of, rows_of, task
+from tests.support.examples import times
 from tests.support.rendered import paint, rendered
 from tta_server.errors import InvalidInput
 from tta_server.tasks import ResponseSpec
@@ -24,7 +25,7 @@ from tta_server.views.spec import read_view
 SIDES = ("left", "right", "top", "bottom")
 FIELDS = ("xyxy", "score", "label", "found_by", "visible_in", "spread")
 
-half = settings(max_examples=50)
+half = settings(max_examples=times(50))
 """For laws of four preparations or merges."""
 merges = pytest.mark.parametrize("merge", MERGES)
 

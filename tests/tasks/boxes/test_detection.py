@@ -22,6 +22,7 @@ from tests.support.boxes import (
     to_input,
 )
 from tests.support.detection import FREE, IMAGE, THREE, decoded, merged, outputs_of, rows_of, rows_task, task
+from tests.support.examples import times
 from tests.support.rendered import rendered
 from tta_server.tasks import ResponseSpec
 from tta_server.tasks.boxes.detection import BoxesOutput, Detection
@@ -29,7 +30,7 @@ from tta_server.tasks.boxes.fusion import MERGES
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 
-half = settings(max_examples=50)
+half = settings(max_examples=times(50))
 """For laws of four preparations or merges."""
 prepared = pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
 merges = pytest.mark.parametrize("merge", MERGES)

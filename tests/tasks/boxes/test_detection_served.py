@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import pictures
+from tests.support.examples import times
 from tests.support.onnx_models import GREY, detector, write_model
 from tta_server import LoadedModel, load
 from tta_server.errors import BackendFailed, ConfigError, TooLarge
@@ -77,7 +78,7 @@ def scenes(draw: st.DrawFn) -> tuple[Size, list[tuple[int, tuple[int, int, int, 
 # ---- laws ----
 
 
-@settings(max_examples=25)
+@settings(max_examples=times(25))
 @given(scenes())
 def test_every_view_and_the_merge_give_exactly_the_plain_view_s_boxes(bright: LoadedModel, scene: tuple) -> None:  # type: ignore[type-arg]
     size, rectangles = scene
@@ -159,7 +160,7 @@ def test_an_image_of_one_pixel(bright: LoadedModel) -> None:
 
 
 def test_an_image_over_the_model_s_size_is_too_large(bright: LoadedModel) -> None:
-    with pytest.raises(TooLarge, match="the image is 16000x20; this model takes at most 1024 pixels on the long side"):
+    with pytest.raises(TooLarge, match="the image is 16000x20; this model's limit is 1024 pixels on the long side"):
         bright.predict(lit(Size(16_000, 20), (0, (4000, 0, 12_000, 20), 255)))
 
 
@@ -257,9 +258,9 @@ def test_nan_in_a_mandatory_view_fails(bright: LoadedModel) -> None:
             "tta.yaml: output: nms takes a number of at least 0 and under 1, not 2",
         ),
         ({"output": {"anchors": 3}}, "unknown key output.anchors; known: boxes, scores, labels, rows, "),
-        ({"merge": "mean"}, "merge 'mean' is not one of wbf, nms, soft_nms, nmw"),
-        ({"input": {"size": [48, 48], "resize": 64}}, "what lies outside would never be seen"),
-        ({"stop": "certain"}, "stop certain is not for detection, which knows all"),
+        ({"merge": "mean"}, "merge is 'mean'; allowed for this task: wbf, nms, soft_nms, nmw"),
+        ({"input": {"size": [48, 48], "resize": 64}}, "a centre crop hides the image's border from"),
+        ({"stop": "certain"}, "stop certain is not available for detection; available: all"),
     ],
 )
 def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:

@@ -21,13 +21,14 @@ from tests.support.boxes import (
     spread_out,
     to_input,
 )
+from tests.support.examples import times
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks.boxes.frames import CORNERS, Visibility, are_cut, clip_boxes, to_plain
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 
 FREE = Preprocessing(normalization=RAW)
-half = settings(max_examples=50)
+half = settings(max_examples=times(50))
 """For laws of four preparations or merges."""
 prepared = pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
 free = pytest.mark.parametrize("prep", [PREPARATIONS["free"], PREPARATIONS["free short"]], ids=["free", "free short"])

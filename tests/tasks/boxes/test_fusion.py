@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes, sort_boxes
 from tta_server.tasks.boxes.grouping import group, leader_stays, mean_moves
 
@@ -182,7 +183,7 @@ def box_by_box(ordered, iou, moves):
 
 
 @pytest.mark.parametrize(("group_box", "moves"), [(mean_moves, True), (leader_stays, False)])
-@settings(max_examples=60)
+@settings(max_examples=times(60))
 @given(scenes, thresholds)
 def test_groups_form_box_by_box(group_box, moves, views, iou):
     ordered = sort_boxes(views, [1.0] * len(views))

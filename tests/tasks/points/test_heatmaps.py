@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.heatmaps import REACH, peaks
 from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
@@ -115,7 +117,7 @@ def test_a_hill_in_a_view_s_own_map_comes_back_within_half_a_cell(prep, spec, im
 
 
 @prepared
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(views, images, offsets, seeds)
 def test_the_mean_of_one_view_s_heat_maps_is_within_a_cell_of_its_hills(prep, spec, image, offset, seed):
     """They are sampled once more, onto the plain view's grid."""
@@ -139,7 +141,7 @@ def test_the_mean_of_one_view_s_heat_maps_is_within_a_cell_of_its_hills(prep, sp
         (Preprocessing(Size(96, 72), Resize.EXACT, normalization=RAW), Size(31, 47)),
     ],
 )
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(seed=seeds)
 def test_flips_and_quarter_turns_of_heat_maps_are_undone_value_for_value(turn, prep, image, seed):
     """For any values in padding or bars."""
@@ -164,7 +166,7 @@ def around(placement, inner, source):
 
 
 @pytest.mark.parametrize("turn", TURNS)
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(whole_cells, seeds)
 def test_with_an_offset_of_0_flips_and_turns_are_undone_within_half_a_pixel(turn, image, seed):
     """The first cell's centre lies on the frame's edge then, and no cell's on the edge across."""
@@ -200,7 +202,7 @@ PLAIN = Preprocessing(normalization=RAW)
 
 @prepared
 @pytest.mark.parametrize("turn", ["hflip", "vflip", "rot180"])
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(images, seeds)
 def test_the_mean_of_a_view_and_its_flip_of_the_same_scene_is_the_view(prep, turn, image, seed):
     scene = scene_of(prep, image)
@@ -217,7 +219,7 @@ def test_the_mean_of_a_view_and_its_flip_of_the_same_scene_is_the_view(prep, tur
 
 @prepared
 @pytest.mark.parametrize("merge", ["mean_heatmaps", "mean_coordinates"])
-@settings(max_examples=40)
+@settings(max_examples=times(40))
 @given(st.lists(views, min_size=2, max_size=4), images, seeds, st.randoms(use_true_random=False))
 def test_order_does_not_matter(prep, merge, specs, image, seed, order):
     scene = scene_of(prep, image)

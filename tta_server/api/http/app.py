@@ -28,7 +28,7 @@ from tta_server.api.requests import RequestHandler, RequestInfo
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, TTAError
 from tta_server.serving.answer import Answer
-from tta_server.serving.health import unhealthy
+from tta_server.serving.health import unhealthy_message
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.render.rendering import DRAWING
 
@@ -148,8 +148,8 @@ class Routes:
 
     async def ready(self) -> dict[str, str]:
         self._application.check_ready()
-        if ill := self._application.health.ill:
-            raise NotReady("; ".join(map(unhealthy, sorted(ill))))
+        if ill := self._application.health.unhealthy:
+            raise NotReady("; ".join(map(unhealthy_message, sorted(ill))))
         return {"status": "ready"}
 
     async def metrics(self) -> Response:

@@ -73,7 +73,7 @@ class HealthService:
     def _status(self, service: str) -> int | None:
         application = self._application
         if service in ("", SERVICE):
-            serving = application.ready and not application.health.ill
+            serving = application.ready and not application.health.unhealthy
         elif service in application.models:
             serving = application.is_ready(service)
         else:

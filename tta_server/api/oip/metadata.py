@@ -10,7 +10,7 @@ from tta_server import __version__
 from tta_server.api.oip.tensors import DATATYPES, IMAGE, PIXELS, specs_of
 from tta_server.application import Application
 from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.tasks.base import TensorSpec
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from tta_server.api.oip.tensors import (
 )
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, TooLarge, shown
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.answer import Answer
 from tta_server.serving.image import Image

@@ -19,22 +19,22 @@ class MapAccumulator(NoEvidence):
         self._votes = votes
         self._frame = frame
         self._decoder = decoder
-        self._lattice = OutputGrid()
+        self._grid = OutputGrid()
 
     def add(self, prediction: ScoreMaps, weight: Weight) -> None:
-        self._lattice = prediction.grid
+        self._grid = prediction.grid
         for merged in (self._scores, self._votes):
             if merged is None:
                 continue
             if self._frame.tiles == 1:
                 merged.add(prediction.scores, weight, prediction.coverage)
             else:
-                cells = self._lattice.cells(self._frame.plain.whole)
+                cells = self._grid.cells(self._frame.plain.whole)
                 merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
 
     def result(self) -> ScoreMaps:
         votes = self._votes.result() if self._votes else None
-        return ScoreMaps(self._scores.result(), votes=votes, grid=self._lattice)
+        return ScoreMaps(self._scores.result(), votes=votes, grid=self._grid)
 
     def undecided(self, remaining: Remaining) -> float:
         """Share of the image's pixels that the remaining views could change, at the size of the mask."""
@@ -43,7 +43,7 @@ class MapAccumulator(NoEvidence):
         if not self._decoder.may_be_decided(float(reach.min())):
             return 1.0
         decided = 0
-        for _, strip in image_strips(np.concatenate([least, reach]), self._lattice, self._frame):
+        for _, strip in image_strips(np.concatenate([least, reach]), self._grid, self._frame):
             decided += int(np.count_nonzero(self._decoder.decided(strip[:-1], strip[-1])))
         return 1 - decided / self._frame.image.area
 
@@ -52,14 +52,14 @@ class MapAccumulator(NoEvidence):
         left = np.zeros((), np.float32)
         for placement, weight in remaining:
             assert not isinstance(weight, tuple)  # weights by class have no bound
-            coverage = view_coverage(placement, self._lattice)
+            coverage = view_coverage(placement, self._grid)
             part = np.float32(weight) * (np.float32(1) if coverage is None else coverage)
             if placement.tile is None:
                 left = left + part
                 continue
             if not left.ndim:
-                left = np.zeros(self._lattice.cells(placement.whole)[::-1], np.float32)
-            x, y = first_cell(placement.tile, self._lattice)
-            size = self._lattice.cells(placement.tile.size)
+                left = np.zeros(self._grid.cells(placement.whole)[::-1], np.float32)
+            x, y = first_cell(placement.tile, self._grid)
+            size = self._grid.cells(placement.tile.size)
             left[y : y + size.height, x : x + size.width] += part
         return left

@@ -7,7 +7,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.imaging.resampling import sample
 from tta_server.imaging.tiling import Tile
 from tta_server.tasks.base import Floats, ImageFrame

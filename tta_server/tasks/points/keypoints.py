@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, move_back, output_grid
 from tta_server.tasks.points.heatmaps import peaks

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
 from tta_server.tasks.masks.maps import MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import peaks
@@ -68,14 +68,14 @@ class PoseAccumulator(NoEvidence):
         self._weights: list[Doubles] = []
         self._total: Doubles | Floats | None = None
         self._weight: Doubles | Floats | None = None
-        self._lattice = OutputGrid()
+        self._grid = OutputGrid()
 
     def add(self, prediction: ViewPose, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
         pose = replace(prediction, maps=None)
         if self._merges_maps and prediction.maps is not None:
             self._add_maps(self._move(prediction.maps), w)
-            self._lattice = prediction.maps.grid
+            self._grid = prediction.maps.grid
         self._poses.append(pose)
         self._weights.append(w)
 
@@ -114,7 +114,7 @@ class PoseAccumulator(NoEvidence):
         assert self._total is not None
         assert self._weight is not None
         points, tops = peaks((self._total / np.maximum(self._weight, TINY)).astype(np.float32), identity)
-        return self._lattice.to_pixels.then(self._frame.to_image).apply(points), tops
+        return self._grid.to_pixels.then(self._frame.to_image).apply(points), tops
 
 
 def _mean(xy: Doubles, confidence: Doubles, weights: Doubles) -> tuple[Doubles, Doubles]:

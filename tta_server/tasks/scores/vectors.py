@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.scores.kinds import ScoreKind, check_kind
 from tta_server.tasks.scores.merging import check_bounded

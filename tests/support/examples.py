@@ -1,0 +1,27 @@
+"""How many examples a random test tries, by the hypothesis profile of the run (`--hypothesis-profile`)."""
+
+from hypothesis import HealthCheck, settings
+
+SHARES = {"fast": 0.1, "default": 0.25, "all": 2.0}
+"""Profile -> examples as a share of those that a test asks for."""
+USUAL = 100
+"""Examples of a test that asks for no number."""
+FEWEST = 5
+
+
+def register_profiles() -> None:
+    """Make the profiles known to hypothesis and load `default`. Only `all` draws other examples in each run."""
+    for name, share in SHARES.items():
+        settings.register_profile(
+            name,
+            max_examples=round(USUAL * share),
+            deadline=None,
+            derandomize=name != "all",
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+    settings.load_profile("default")
+
+
+def times(number: int) -> int:
+    """`number` of examples, scaled to the profile in use; at least FEWEST."""
+    return max(FEWEST, round(number * SHARES.get(settings.get_current_profile_name(), 1)))
