@@ -6,7 +6,6 @@ server's own code; then its stop rules and accumulators replay the log. Exits wi
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from tta_server.serving.executor import ViewPredictions
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 
 EIGHT = (
     '["identity","hflip",{"shift":[2,0]},{"shift":[-2,0]},{"shift":[0,2]},{"shift":[0,-2]},'
@@ -151,7 +150,7 @@ RULES: dict[str, tuple[StopRule, float]] = {
 
 
 def mask_of(task: Any, accumulator: Any, frame: ImageFrame) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], frame, ResponseSpec()).picture)))
+    return task.result(accumulator.result(), [], frame, ResponseSpec()).mask
 
 
 def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:

@@ -3,6 +3,7 @@
 import os
 import uuid
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from tta_server.serving.job import Caller
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings
+from tta_server.tasks import ResponseFormat
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"]
@@ -36,6 +38,7 @@ class LoadedModel:
     def predict(self, image: ImageLike, **options: Any) -> Answer:
         """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
 
+        `answer.result` has its arrays; `answer.prediction` is the JSON of them, made when it is first read.
         Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
         merge, stop, top_k, include (a list of names). Without budget_ms the budget is the model's longest,
         `budget.max_ms`: no other client waits. Raises TTAError, and OSError for a file that can't be read.
@@ -53,6 +56,7 @@ class LoadedModel:
         the future frees what is left of its views.
         """
         requested = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
+        requested = replace(requested, format=ResponseFormat.ARRAYS)
         data = copy_image(image, self._app.settings.limits)
         ticket = self._app.predictor.submit(self._name, data, requested, Caller(uuid.uuid4().hex))
         ticket.future.add_done_callback(partial(self._cancel_if_left, ticket))

@@ -35,6 +35,7 @@ from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
+from tta_server.tasks.render.rendering import Rendered
 from tta_server.views.presets import preset
 
 pytestmark = pytest.mark.timing
@@ -260,5 +261,5 @@ def test_images_of_a_batch_that_run_one_after_another_keep_their_budgets(applica
     receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
-        handler.record_sent([Answer("m", "1", "t", {}, receipt, made_at=now - late) for late in (9, 5, 0)])
+        handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])
     assert handler.reserve_seconds() < 1

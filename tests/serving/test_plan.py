@@ -116,12 +116,12 @@ def test_what_is_not_asked_for_is_the_models_own(clothing: Model) -> None:
     assert plan.policy is clothing.policy
     assert (plan.mandatory, plan.merge, budget_ms(clothing, None)) == (1, "mean_probabilities", 200)
     assert plan.wanted.top_k == 5
-    assert not plan.keeps_remarks
+    assert not plan.keeps_view_results
 
 
 @pytest.mark.parametrize("include", ["views", "agreement"])
-def test_remarks_are_kept_only_where_they_are_told(clothing: Model, include: str) -> None:
-    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_remarks
+def test_view_results_are_kept_only_where_they_are_included(clothing: Model, include: str) -> None:
+    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_view_results
 
 
 def test_more_classes_than_there_are_means_all(clothing: Model) -> None:

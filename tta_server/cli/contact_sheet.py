@@ -13,13 +13,14 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.model import Model
-from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.executor import run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, Plan, make_plan
-from tta_server.tasks import TaskAnswer
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks import Result
+from tta_server.tasks.masks.results import MaskResult
+from tta_server.tasks.render.palette import grey
+from tta_server.tasks.render.rendering import DRAWING, lines_of, renderer_of
 from tta_server.views.view import View
 
 CELL = 224
@@ -60,35 +61,36 @@ def draw_sheet(
     seen = run_views(plan, source)
     scene = seen.views.frame
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
-    cells, remarks = [], []
+    cells, kept = [], []
     rows = zip(plan.views, layout.placements, seen.predictions, strict=True)
     for index, (view, placement, prediction) in enumerate(rows):
         merged.add(prediction, view.weight)
-        remarks.append(model.task.remark(prediction))
+        kept.append(model.task.view_result(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted, scene)
         alone.add(prediction, 1.0)
-        own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
+        own = model.task.result(alone.result(), kept[-1:], scene, plan.wanted)
         pictures = (as_seen(model.preprocessing, pixels, view, placement), *_painted(model, pixels, own))
-        words = (f"{index + 1}. {view.name}", _weight(view.weight), *model.task.lines(own.prediction)[:LINES])
+        words = (f"{index + 1}. {view.name}", _weight(view.weight), *lines_of(own, plan.wanted.top_k)[:LINES])
         cells.append(Panel(tuple(map(_fit, pictures)), words))
-    answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
-    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, answered)])
+    result = model.task.result(merged.result(), kept, scene, plan.wanted)
+    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, result)])
 
 
-def _painted(model: Model, pixels: Pixels, own: TaskAnswer) -> list[Image.Image]:
-    """The image with what was said of it, where that has a place on it."""
+def _painted(model: Model, pixels: Pixels, result: Result) -> list[Image.Image]:
+    """The result painted on the image, where it has a place on it."""
     if DRAWING not in model.task.includes:
         return []
-    return [Image.fromarray(model.task.paint(pixels, own.prediction))]
+    return [Image.fromarray(renderer_of(result).paint(result, pixels))]
 
 
-def _last(model: Model, plan: Plan, pixels: Pixels, answered: TaskAnswer) -> Panel:
-    """The merged answer, where the views agree on it, and how far they do."""
-    pictures = _painted(model, pixels, answered) or [Image.fromarray(pixels)]
-    if isinstance(answered.prediction.get("agreement"), str):
-        pictures.append(decoded(answered.prediction["agreement"]))
-    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in answered.uncertainty.items() if isinstance(v, float)]
-    words = ("merged", f"{plan.merge} of {len(plan.views)}", *model.task.lines(answered.prediction)[:LINES], *unsure)
+def _last(model: Model, plan: Plan, pixels: Pixels, result: Result) -> Panel:
+    """The merged result, where the views agree on it, and how far they do."""
+    pictures = _painted(model, pixels, result) or [Image.fromarray(pixels)]
+    if isinstance(result, MaskResult) and result.agreement is not None:
+        pictures.append(grey(result.agreement))
+    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in result.uncertainty.items() if isinstance(v, float)]
+    merged = lines_of(result, plan.wanted.top_k)[:LINES]
+    words = ("merged", f"{plan.merge} of {len(plan.views)}", *merged, *unsure)
     return Panel(tuple(map(_fit, pictures)), words, framed=True)
 
 

@@ -26,8 +26,8 @@ from tta_server.cli.sources import read_settings
 from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks.render.png import from_base64
+from tta_server.tasks.render.rendering import DRAWING, lines_of
 
 LINES = 8
 """Of an answer, in the table."""
@@ -125,7 +125,7 @@ def _print_answers(
         if as_json:
             typer.echo(json.dumps({"image": str(image), **answer.to_dict()}))
         else:
-            table.add_row(str(image), *_row(answer, loaded.model.task.lines(answer.prediction)))
+            table.add_row(str(image), *_row(answer, lines_of(answer.result, options["top_k"])))
     if table.row_count:
         out.print(table)
     return not failures
@@ -139,5 +139,5 @@ def _row(answer: Answer, lines: Sequence[str]) -> list[str]:
 
 
 def _save_drawing(answer: Answer, to: Path) -> None:
-    save_picture(decoded(answer.prediction.pop(DRAWING)), to)
+    save_picture(from_base64(answer.prediction.pop(DRAWING)), to)
     err.print(f"{to}: drawn")
