@@ -135,7 +135,9 @@ class TiffLayout:
 def read_layout(tags: Tags) -> TiffLayout:
     """Read the layout; raise UnsupportedMedia naming an unsupported feature, ValueError for invalid tags."""
     if tags.integer(Tag.SUBFILE, 0) & 1 or tags.integer(Tag.OLD_SUBFILE, 1) == 2:
-        raise unsupported("a first page that is a preview of another (as in camera RAW and DNG)", "the full image as first page")
+        raise unsupported(
+            "a first page that is a preview of another (as in camera RAW and DNG)", "the full image as first page"
+        )
     width, height = tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)
     photometric, compression = _photometric(tags), _compression(tags)
     bands = tags.integer(Tag.SAMPLES, 1)
