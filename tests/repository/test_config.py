@@ -106,7 +106,7 @@ def test_a_file_that_is_not_a_mapping_is_refused(refused, text, sentence):
 
 
 def test_keys_that_are_not_text_are_refused(refused):
-    assert refused({**CLASSIFICATION, 5: "x"}).startswith("5 is ")
+    assert refused({**CLASSIFICATION, 5: "x"}) == "the key 5 is not text"
 
 
 @pytest.mark.parametrize("text", ["identity", "- {zoom: ", "- {crop: {1: 2, a: 3}}", "", "- identity\n- {zoom: 0}"])
