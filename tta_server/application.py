@@ -25,6 +25,7 @@ from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.logs import RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
@@ -64,8 +65,8 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        observer = Observers(self.metrics, self.statistics, ReceiptTimings())
-        self._executor = Executor(observer)
+        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog())
+        self._executor = Executor(self.observer)
         self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()
         self._costs = CostModel()
@@ -75,11 +76,11 @@ class Application:
         self._engine: Engine[ImageJob] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
             self._executors,
-            observer,
+            self.observer,
             self.health,
             lambda reason: self.on_fatal(reason),
         )
-        self.predictor = Predictor(self.models, self._engine, settings.limits, observer, self.health)
+        self.predictor = Predictor(self.models, self._engine, settings.limits, self.observer, self.health)
         self._probe = ModelProbe(self.predictor, self.health)
         self._add_gauges()
         self._warmed = False
