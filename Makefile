@@ -69,8 +69,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/tiles.py
 	$(BIN)/python benchmarks/stopping.py
 	$(BIN)/python benchmarks/faults.py
-	$(BIN)/python benchmarks/doors.py
-	$(BIN)/python benchmarks/crowd.py
+	$(BIN)/python benchmarks/protocols.py
+	$(BIN)/python benchmarks/isolation.py
 	$(BIN)/python benchmarks/hostile.py
 	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/prediction.py

@@ -1,11 +1,10 @@
-"""Accuracy of the bundled models, plain and with TTA, beside reference figures made by independent code.
+"""Accuracy of the bundled models without and with TTA, against reference figures of an independent implementation.
 
-Needs the labelled images (--data, by default ../shared/data). Runs the same Predictor that serves requests, with
-stop=all and min_views=all. Prints one row a figure; exits 1 if one differs by more than its tolerance.
+Needs the labelled images (--data, by default ../shared/data). Runs the Predictor that serves requests, with stop=all
+and min_views=all. Prints a row for each figure; exits with 1 if one differs by more than its tolerance.
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,13 +13,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from variants import variant
 
+from benchmarks.datasets import Sample, blood_smears, classes, counts, mice, nuclei
+from benchmarks.metrics import (
+    Answers,
+    Metrics,
+    average_precision,
+    classification,
+    count_error,
+    foreground_iou,
+    pixel_error,
+)
+from benchmarks.variants import variant
 from tta_server import Answer, LoadedModel, load
 
 BUDGET_MS = 10_000
@@ -30,7 +37,7 @@ SHIFTS = ["identity", "hflip", *({"shift": s} for s in ([-2, 0], [2, 0], [0, -2]
 
 @dataclass(frozen=True)
 class Column:
-    """One way to use the model, and its reference figure a set; policy None is the model's own."""
+    """A policy and a merge, and the reference figure by set; policy None is the model's own."""
 
     name: str
     policy: str | None
@@ -38,18 +45,10 @@ class Column:
     reference: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image and its truth: a class, a mask's file, boxes as (label, x1, y1, x2, y2), points as (x, y), a count."""
-
-    path: Path
-    label: Any
-
-
 def predicted(
     model: LoadedModel, samples: Sequence[Sample], column: Column, include: str
 ) -> Iterator[tuple[Sample, Answer]]:
-    """Answers in order, a few requests at a time so that both cores are busy."""
+    """Answers in order; IN_FLIGHT requests at a time keep all cores busy."""
     waiting: list[tuple[Sample, Future[Answer]]] = []
     for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
         waiting.append((sample, model.submit(
@@ -61,120 +60,6 @@ def predicted(
             yield done, future.result()
     for done, future in waiting:
         yield done, future.result()
-
-
-def classes(folder: Path, labels: Sequence[str]) -> list[Sample]:
-    return [
-        Sample(path, index) for index, label in enumerate(labels) for path in sorted((folder / label).glob("*.jpg"))
-    ]
-
-
-def nuclei(folder: Path, split: str) -> list[Sample]:
-    rows = csv.DictReader((folder / "index.csv").open())
-    return [
-        Sample(folder / "images" / f"{row['id']}.png", folder / "labels" / f"{row['id']}.png")
-        for row in rows
-        if row["split"] == split
-    ]
-
-
-def counts(folder: Path, split: str) -> list[Sample]:
-    rows = csv.DictReader((folder / "index.csv").open())
-    return [Sample(folder / "images" / f"{row['id']}.png", int(row["nuclei"])) for row in rows if row["split"] == split]
-
-
-def smears(folder: Path, split: str) -> list[Sample]:
-    boxes: dict[str, list[tuple[str, float, float, float, float]]] = {}
-    for row in csv.DictReader((folder / "boxes.csv").open()):
-        corners = [float(row[key]) for key in ("xmin", "ymin", "xmax", "ymax")]
-        boxes.setdefault(row["file"], []).append((row["label"], *corners))
-    rows = csv.DictReader((folder / "index.csv").open())
-    return [
-        Sample(folder / "images" / row["file"], boxes.get(row["file"], [])) for row in rows if row["split"] == split
-    ]
-
-
-def mice(folder: Path, split: str) -> list[Sample]:
-    names = ("snout", "leftear", "rightear", "tailbase")
-    rows = [row for row in csv.DictReader((folder / "points.csv").open()) if row["split"] == split]
-    return [
-        Sample(folder / "images" / row["file"], {n: (float(row[f"{n}_x"]), float(row[f"{n}_y"])) for n in names})
-        for row in rows
-    ]
-
-
-def accuracy(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
-    hits, losses = [], []
-    for sample, answer in answers:
-        hits.append(answer.prediction["top"][0]["index"] == sample.label)
-        losses.append(-np.log(max(answer.prediction["probabilities"][sample.label], 1e-12)))
-    return {"accuracy": float(np.mean(hits)), "NLL": float(np.mean(losses))}
-
-
-def foreground_iou(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
-    """Mean over images of the IoU of 'class is not background'."""
-    scores = []
-    for sample, answer in answers:
-        found = mask_of(answer) > 0
-        truth = np.asarray(Image.open(sample.label)) > 0
-        scores.append((found & truth).sum() / max(1, (found | truth).sum()))
-    return {"IoU": float(np.mean(scores))}
-
-
-def average_precision(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
-    """Mean over classes of the area under precision against recall, all points, a hit having an IoU of 0.5 or more with
-    its best true box, each of which is hit once (Pascal VOC)."""
-    found = [(sample.label, answer.prediction["boxes"]) for sample, answer in answers]
-    labels = sorted({box[0] for truth, _ in found for box in truth})
-    return {"mAP50": float(np.mean([_precision_of(label, found) for label in labels]))}
-
-
-def _precision_of(label: str, found: Sequence[tuple[Any, Any]]) -> float:
-    hits, total = [], 0
-    for truth, boxes in found:
-        true = np.array([box[1:] for box in truth if box[0] == label]).reshape(-1, 4)
-        total += len(true)
-        taken = set()
-        for box in boxes:
-            if box["label"] != label:
-                continue
-            ious = _ious(np.array(box["box"]), true)
-            best = int(ious.argmax()) if len(ious) else -1
-            hits.append((box["score"], best >= 0 and ious[best] >= 0.5 and best not in taken))
-            if hits[-1][1]:
-                taken.add(best)
-    right = np.array([hit for _, hit in sorted(hits, key=lambda entry: -entry[0])], float)
-    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((envelope * right).sum() / total)
-
-
-def _ious(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    shared = np.clip(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0, None).prod(axis=1)
-    areas = [(b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (box, others)]
-    return shared / (areas[0] + areas[1] - shared)
-
-
-def pixel_error(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
-    """Distances of all points of all images from the true ones."""
-    far = [
-        np.hypot(point["x"] - sample.label[point["label"]][0], point["y"] - sample.label[point["label"]][1])
-        for sample, answer in answers
-        for point in answer.prediction["keypoints"]
-        if point["label"] in sample.label
-    ]
-    return {"mean px": float(np.mean(far)), "median px": float(np.median(far))}
-
-
-def count_error(answers: Iterator[tuple[Sample, Answer]]) -> dict[str, float]:
-    return {"MAE": float(np.mean([abs(answer.prediction["values"]["nuclei"] - s.label) for s, answer in answers]))}
-
-
-def mask_of(answer: Answer) -> np.ndarray:
-    import io
-
-    assert answer.picture is not None
-    return np.asarray(Image.open(io.BytesIO(answer.picture)))
 
 
 CLOTHING = (
@@ -228,13 +113,15 @@ CLOTHING_NLL = {
 
 @dataclass(frozen=True)
 class Study:
+    """A model, its columns, its sets of images, and how answers are judged."""
+
     model: str
     columns: Sequence[Column]
     sets: Callable[[Path, Sequence[str]], dict[str, list[Sample]]]
-    judge: Callable[[Iterator[tuple[Sample, Answer]]], dict[str, float]]
+    metrics: Callable[[Answers], Metrics]
     include: str
     output: dict[str, Any] = field(default_factory=dict)
-    """What the references were made with, where tta.yaml says otherwise."""
+    """Keys of `output` that the references were made with, where tta.yaml differs."""
 
 
 STUDIES = (
@@ -242,14 +129,14 @@ STUDIES = (
         "clothing",
         (*CLOTHING, OWN),
         lambda data, labels: {s: classes(data / "clothing" / s, labels) for s in ("validation", "test")},
-        accuracy,
+        classification,
         "probabilities",
     ),
     Study(
         "cifar10",
         CIFAR10,
         lambda data, labels: {"all": classes(data / "cifar10", labels)},
-        accuracy,
+        classification,
         "probabilities",
     ),
     Study(
@@ -262,7 +149,7 @@ STUDIES = (
     Study(
         "bloodcells",
         BLOODCELLS,
-        lambda data, labels: {"test": smears(data / "bloodcells", "test")},
+        lambda data, labels: {"test": blood_smears(data / "bloodcells", "test")},
         average_precision,
         "",
         {"min_score": 0.02},
@@ -270,7 +157,7 @@ STUDIES = (
     Study(
         "bloodcells",
         (Column("plain, as shipped", "plain", "wbf", {}), Column("flips, wbf, as shipped", "flips", "wbf", {})),
-        lambda data, labels: {s: smears(data / "bloodcells", s) for s in ("val", "test")},
+        lambda data, labels: {s: blood_smears(data / "bloodcells", s) for s in ("val", "test")},
         average_precision,
         "",
     ),
@@ -296,7 +183,7 @@ def reference(study: Study, column: Column, metric: str, name: str) -> float | N
 
 
 TOLERANCE = {"mean px": 0.0005, "median px": 0.0005, "MAE": 0.0005}
-"""Half of the last digit given."""
+"""By metric: half of the last digit of the reference; 0.00005 for the others."""
 
 
 def is_same(metric: str, found: float, expected: float | None) -> bool:
@@ -304,18 +191,15 @@ def is_same(metric: str, found: float, expected: float | None) -> bool:
 
 
 def compared(metric: str, found: float, expected: float | None) -> tuple[str, str]:
-    """The reference as shown, and whether the figure is the same; both empty where there is none."""
+    """The reference and whether the figure equals it, as shown; both empty where there is no reference."""
     if expected is None:
         return "", ""
     shown = f"{expected:.4f}" if metric not in TOLERANCE else f"{expected:.3f}"
     return shown, "yes" if is_same(metric, found, expected) else f"[red]off by {abs(found - expected):.4f}"
 
 
-def changed(models: Path, study: Study, scratch: str) -> Path:
-    return variant(models / study.model, Path(scratch), output=study.output) if study.output else models / study.model
-
-
 def run(study: Study, models: Path, data: Path, table: Table) -> bool:
+    """Add the study's rows; returns whether all figures agree with their references."""
     agrees = True
     with (
         TemporaryDirectory() as scratch,
@@ -323,7 +207,7 @@ def run(study: Study, models: Path, data: Path, table: Table) -> bool:
     ):
         for name, samples in study.sets(data, model.model.config.labels).items():
             for column in study.columns:
-                figures = study.judge(predicted(model, samples, column, study.include))
+                figures = study.metrics(predicted(model, samples, column, study.include))
                 for metric, found in figures.items():
                     expected = reference(study, column, metric, name)
                     agrees &= is_same(metric, found, expected)

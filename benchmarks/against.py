@@ -1,38 +1,43 @@
-"""What a change costs: this checkout against another commit over HTTP, in pairs, beside that commit against itself.
+"""What a change costs: this checkout against another commit over HTTP, in pairs, with that commit against itself.
 
-Three servers run, idle but for the one that is asked: the other commit, the same commit again, and this checkout. In
-each round all three answer one connection with one view (p50), then eight connections with eight views (answers/s). A
-ratio is that of a pair of one round, over 1 where this checkout is better; the ratios of the commit against itself
-(A/A) say what the machine's noise makes of nothing. Met where the median ratio is at least 0.98, or within the A/A
-interval, from the 10th to the 90th percentile. Needs git, and the environment of this checkout to fit the other commit.
+Three servers run, of which one at a time gets requests: the other commit, the same commit again, and this checkout. In
+each round all three answer one connection with one view (p50), then eight connections with eight views (answers per
+second); then a fourth, fifth and sixth server are started, one after the other, and the time until each is ready is
+taken. Ratios are taken within a round and exceed 1 where this checkout is better. The ratios of the commit against
+itself (A/A) show the machine's noise. The target is met where the median ratio is at least 0.98, or lies within the A/A
+interval from the 10th to the 90th percentile. Needs git, and an environment that fits both commits.
 """
 
 import argparse
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway import VIEWS, Case, cases, load
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
+from benchmarks.gateway import VIEWS, Case, cases, load
+from benchmarks.server import DATA, ROOT, served
+
 TARGET = 0.98
 ALL_VIEWS = f"stop=all&min_views=all&max_views={VIEWS}&budget_ms=5000"
 NAMES = ("before", "again", "here")
+MODEL = "cifar10"
+"""The model that servers are started with to time that."""
 
 
 @contextmanager
 def checkout(commit: str) -> Iterator[Path]:
+    """A temporary git worktree of that commit."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        git = ["git", "-C", str(HERE), "worktree"]
+        git = ["git", "-C", str(ROOT), "worktree"]
         subprocess.run([*git, "add", "--quiet", "--detach", str(tree), commit], check=True)
         try:
             yield tree
@@ -41,20 +46,10 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 @contextmanager
-def served(tree: Path) -> Iterator[int]:
-    """The port of that tree's own server, ready."""
-    command = [sys.executable, "-m", "tta_server", "serve", "--port", "0", "--models", str(tree / "models")]
-    env = os.environ | {"PYTHONPATH": str(tree), "TTA_GRPC_PORT": "0"}
-    process = subprocess.Popen(command, cwd=tree, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        ready = next((line for line in process.stderr if line.startswith("ready")), None)
-        if ready is None:
-            raise SystemExit("the server did not start")
-        yield int(ready.split("http://")[1].split()[0].rpartition(":")[2])
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+def serving(tree: Path) -> Iterator[int]:
+    """The port of a server that runs that checkout's code and models."""
+    with served("--models", str(tree / "models"), tree=tree) as endpoints:
+        yield endpoints.http[1]
 
 
 def p50(port: int, case: Case, seconds: float) -> float:
@@ -68,12 +63,21 @@ def rate(port: int, case: Case, seconds: float) -> float:
     return float(load(port, case, ALL_VIEWS, VIEWS, 8, seconds)["answers"]) / seconds  # type: ignore[arg-type]
 
 
+def start(tree: Path) -> float:
+    """Seconds until a server of that checkout is ready with one model, which it has measured by then."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / MODEL).symlink_to(tree / "models" / MODEL)
+        began = time.perf_counter()
+        with served("--models", folder, tree=tree):
+            return time.perf_counter() - began
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[round(share * (len(values) - 1))]
 
 
 def report(console: Console, about: str, ratios: Sequence[float], noise: Sequence[float]) -> bool:
-    """Whether the target is met."""
+    """Print the ratios; returns whether the target is met."""
     low, high = percentile(noise, 0.1), percentile(noise, 0.9)
     median = statistics.median(ratios)
     met = median >= TARGET or low <= median <= high
@@ -87,41 +91,66 @@ def report(console: Console, about: str, ratios: Sequence[float], noise: Sequenc
     return met
 
 
+@dataclass(frozen=True)
+class Figures:
+    """By server name, one value a round: p50 of one view in ms, answers per second with all views, seconds to start."""
+
+    times: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    rates: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
+    starts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
+
+    def start_ratios(self, name: str) -> list[float]:
+        return [before / value for before, value in zip(self.starts["before"], self.starts[name], strict=True)]
+
+    def time_ratios(self, name: str) -> list[float]:
+        return [before / value for before, value in zip(self.times["before"], self.times[name], strict=True)]
+
+    def rate_ratios(self, name: str) -> list[float]:
+        return [value / before for before, value in zip(self.rates["before"], self.rates[name], strict=True)]
+
+
+def measure(case: Case, commit: str, rounds: int, seconds: float) -> Figures:
+    found = Figures()
+    with ExitStack() as stack:
+        tree = stack.enter_context(checkout(commit))
+        trees = {"before": tree, "again": tree, "here": ROOT}
+        ports = {name: stack.enter_context(serving(trees[name])) for name in NAMES}
+        for port in ports.values():
+            load(port, case, "max_views=1", 1, 1, 1)
+        for number in range(rounds):
+            order = [NAMES[(number + k) % 3] for k in range(3)]  # each comes first equally often
+            for name in order:
+                found.times[name].append(p50(ports[name], case, seconds))
+            for name in order:
+                found.rates[name].append(rate(ports[name], case, seconds))
+            for name in order:
+                found.starts[name].append(start(trees[name]))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit", help="the other commit")
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", default="clothing")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=2.5, help="of each of a round's six measurements")
     args = parser.parse_args()
     case = next(case for case in cases(args.data) if case.model == args.model)
-    times: dict[str, list[float]] = {name: [] for name in NAMES}
-    rates: dict[str, list[float]] = {name: [] for name in NAMES}
-    with ExitStack() as stack:
-        tree = stack.enter_context(checkout(args.commit))
-        trees = {"before": tree, "again": tree, "here": HERE.parent}
-        ports = {name: stack.enter_context(served(trees[name])) for name in NAMES}
-        for port in ports.values():
-            load(port, case, "max_views=1", 1, 1, 1)
-        for number in range(args.rounds):
-            order = [NAMES[(number + k) % 3] for k in range(3)]  # each comes first as often
-            for name in order:
-                times[name].append(p50(ports[name], case, args.seconds))
-            for name in order:
-                rates[name].append(rate(ports[name], case, args.seconds))
+    found = measure(case, args.commit, args.rounds, args.seconds)
     console = Console()
-    table = Table(f"{args.model}, {args.rounds} rounds", "one view, p50 ms", "eight views, answers/s")
+    table = Table(f"{args.model}, {args.rounds} rounds", "one view, p50 ms", "eight views, answers/s", "start, s")
     for name in NAMES:
-        table.add_row(name, f"{statistics.median(times[name]):.2f}", f"{statistics.median(rates[name]):.1f}")
+        table.add_row(
+            name,
+            f"{statistics.median(found.times[name]):.2f}",
+            f"{statistics.median(found.rates[name]):.1f}",
+            f"{statistics.median(found.starts[name]):.2f}",
+        )
     console.print(table)
-
-    def ratios(over: dict[str, list[float]], name: str, smaller_is_better: bool) -> list[float]:
-        pairs = zip(over["before"], over[name], strict=True)
-        return [before / value if smaller_is_better else value / before for before, value in pairs]
-
-    met = report(console, "one view", ratios(times, "here", True), ratios(times, "again", True))
-    met &= report(console, "eight views", ratios(rates, "here", False), ratios(rates, "again", False))
+    met = report(console, "one view", found.time_ratios("here"), found.time_ratios("again"))
+    met &= report(console, "eight views", found.rate_ratios("here"), found.rate_ratios("again"))
+    met &= report(console, "start", found.start_ratios("here"), found.start_ratios("again"))
     return 0 if met else 1
 
 

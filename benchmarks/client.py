@@ -1,6 +1,6 @@
-"""A closed-loop HTTP client in a process of its own: every connection sends its next image when an answer has come.
+"""A closed-loop HTTP client: every connection sends its next image when it has the answer to the last.
 
-Prints one JSON line: answers, views, seconds, latencies in ms. Checks every receipt to hold the views asked for.
+Prints one line of JSON: answers, views, seconds, latencies in ms. Checks that every receipt holds the requested views.
 """
 
 import argparse
@@ -20,7 +20,7 @@ class Tally:
 
 
 class Connection(asyncio.Protocol):
-    """Keeps one request under way until the time is up; answers are kept whole and checked afterwards."""
+    """Keeps one request in flight until `end`; answers are stored whole and checked afterwards."""
 
     def __init__(self, requests: list[bytes], offset: int, end: float, tally: Tally) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -68,7 +68,7 @@ async def connection(port: int, requests: list[bytes], offset: int, end: float, 
 
 
 def check(answer: bytes, views: int) -> float:
-    """The answer's own elapsed_ms; ends the run unless its receipt holds that many views."""
+    """Returns the receipt's elapsed_ms; ends the run unless the receipt holds that many views."""
     head, body = answer.split(b"\r\n\r\n", 1)
     if b" 200 " not in head[:16]:
         raise SystemExit(f"the server answered {body.decode()}")

@@ -1,15 +1,16 @@
-"""Counts what the decoder makes of image files: equal to independent readers, refused, or wrong.
+"""Checks the decoder on many image files: pixels equal to those of independent readers, refused, or wrong.
 
     python benchmarks/decoding.py [--cells 25000] [--runs 3] [--perturbed MODULE]
     python benchmarks/decoding.py --worst
 
-1. One TIFF for each cell of the table of layouts, against its own samples and tifffile.
-2. Files of all formats, whole, cut off and with bytes changed, against Pillow, OpenCV and tifffile.
-3. Such files in two processes whose malloc fills memory differently (MALLOC_PERTURB_ 85 and 170): the same pixels.
+1. One TIFF for each cell of the table of layouts, compared with the samples it was made from and with tifffile.
+2. Files of all formats, whole, cut off and with bytes changed, compared with Pillow, OpenCV and tifffile.
+3. The same files in two processes whose malloc fills memory differently (MALLOC_PERTURB_ 85 and 170): pixels must be
+   equal, or memory was read that the decoder did not write.
 
 Exits with 1 if a file of 1 or 2 is wrong or one of 3 differs. `--perturbed` names another decoder's module for 3.
-`--worst` prints instead what the costliest files of each format cost at the default limits, and exits with 1 if one
-takes more than 3 seconds of a CPU.
+`--worst` prints instead what the costliest known file of each format costs at the default limits, and exits with 1 if
+one takes more than 3 seconds of a CPU.
 """
 
 import argparse
@@ -23,17 +24,16 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from tests.imaging.test_unwritten import digests
+from tests.imaging.test_decoding_memory import digests
 from tests.support.corpus import corpus
 from tests.support.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
 from tests.support.layouts import as_rgb, by_tifffile, table, values, written
-from tests.support.worst import MOST_SECONDS, WORST, seconds
+from tests.support.worst import MAX_SECONDS, WORST, seconds
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
 
 
 def cells(number: int) -> Counter[str]:
+    """Decode TIFFs of that many random cells of the table of layouts; counts by outcome."""
     found: Counter[str] = Counter()
     every = list(table())
     source = np.random.default_rng(0)
@@ -54,6 +54,7 @@ def cells(number: int) -> Counter[str]:
 
 
 def damaged(files: list[tuple[str, bytes]]) -> Counter[str]:
+    """Compare each file with independent readers; counts by outcome."""
     found: Counter[str] = Counter()
     for name, data in files:
         outcome = compare(data)
@@ -64,7 +65,7 @@ def damaged(files: list[tuple[str, bytes]]) -> Counter[str]:
 
 
 def perturbed(files: list[tuple[str, bytes]], module: str) -> tuple[list[str], Counter[str]]:
-    """The names of the files whose pixels differ between two fillings of memory, and how files end."""
+    """Returns the names of the files whose pixels differ between the two processes, and how decoding ended."""
     with tempfile.TemporaryDirectory() as folder:
         first, second = digests(files, Path(folder), module)
     names = [name for (name, _), a, b in zip(files, first, second, strict=True) if a != b]
@@ -72,7 +73,7 @@ def perturbed(files: list[tuple[str, bytes]], module: str) -> tuple[list[str], C
 
 
 def worst() -> bool:
-    """Prints a row for each file; whether all keep to the target."""
+    """Print a row for each file; returns whether all meet the target."""
     print(f"{'file':<42}{'MB':>8}{'header, ms':>12}{'pixels, s':>11}  outcome")
     most = 0.0
     for name, make in WORST.items():
@@ -80,8 +81,8 @@ def worst() -> bool:
         header, pixels, end = seconds(data)
         most = max(most, header + pixels)
         print(f"{name:<42}{len(data) / 1e6:8.2f}{header * 1000:12.1f}{pixels:11.2f}  {end[:100]}", flush=True)
-    print(f"most: {most:.2f} s of a CPU (target: {MOST_SECONDS})")
-    return most <= MOST_SECONDS
+    print(f"most: {most:.2f} s of a CPU (target: {MAX_SECONDS})")
+    return most <= MAX_SECONDS
 
 
 def main() -> None:
@@ -98,13 +99,13 @@ def main() -> None:
     whole = cells(options.cells)
     print("cells:", sum(whole.values()), dict(whole), flush=True)
     files = corpus(options.runs)
-    hurt = damaged(files)
-    print("files, whole and damaged:", sum(hurt.values()), dict(hurt), flush=True)
+    torn = damaged(files)
+    print("files, whole and damaged:", sum(torn.values()), dict(torn), flush=True)
     differ, ends = perturbed(files, options.perturbed)
     print("files under MALLOC_PERTURB_:", len(files), dict(ends), "differ:", len(differ))
     print(*differ[:20], sep="\n")
-    print(f"wrong: {whole[WRONG] + hurt[WRONG]} (target: 0); differ under MALLOC_PERTURB_: {len(differ)} (target: 0)")
-    sys.exit(bool(whole[WRONG] or hurt[WRONG] or differ))
+    print(f"wrong: {whole[WRONG] + torn[WRONG]} (target: 0); differ under MALLOC_PERTURB_: {len(differ)} (target: 0)")
+    sys.exit(bool(whole[WRONG] or torn[WRONG] or differ))
 
 
 if __name__ == "__main__":

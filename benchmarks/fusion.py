@@ -1,7 +1,7 @@
-"""What merging the boxes of eight views costs: each merge, beside ensemble_boxes where that is installed.
+"""What merging the boxes of eight views costs: each merge, against ensemble_boxes where that is installed.
 
-A drawn scene: every view sees every object, moved and resized by a few hundredths of its size, and some boxes that no
-other view sees. All boxes lie in one 1000x1000 frame. One core; on a shared one, look at the quickest runs.
+The boxes are random: every view has every object, moved and resized by a few hundredths of its size, and some boxes of
+its own. All boxes lie in one 1000x1000 frame. Runs on one core; where others use it too, read the quickest runs.
 """
 
 import argparse
@@ -30,7 +30,7 @@ THEIRS = {
 
 
 def scene(seed: int, classes: int, views: int, objects: int, noise: int) -> list[Boxes]:
-    """Sides of 20 to 200 pixels, scores of 0.05 to 1."""
+    """The boxes of each view, with sides of 20 to 200 pixels and scores of 0.05 to 1."""
     rng = np.random.default_rng(seed)
 
     def draw(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
@@ -42,7 +42,7 @@ def scene(seed: int, classes: int, views: int, objects: int, noise: int) -> list
         resized = size * np.exp(rng.normal(0, 0.03, size.shape))
         other_center, other_size, other_label = draw(noise)
         middle, half = np.vstack((moved, other_center)), np.vstack((resized, other_size)) / 2
-        score = np.append(sureness + rng.normal(0, 0.08, objects), rng.uniform(0.05, 0.5, noise))
+        score = np.append(confidence + rng.normal(0, 0.08, objects), rng.uniform(0.05, 0.5, noise))
         return Boxes(
             np.clip(np.hstack((middle - half, middle + half)), 0, SIDE).astype(np.float32),
             np.clip(score, 0.05, 1).astype(np.float32),
@@ -50,7 +50,7 @@ def scene(seed: int, classes: int, views: int, objects: int, noise: int) -> list
         )
 
     center, size, label = draw(objects)
-    sureness = rng.uniform(0.3, 0.95, objects)
+    confidence = rng.uniform(0.3, 0.95, objects)
     return [view() for _ in range(views)]
 
 

@@ -1,22 +1,19 @@
-"""What serving costs: views/s over HTTP against a bare ONNX Runtime loop, and the latency of one view.
+"""What serving costs: views per second over HTTP against a bare ONNX Runtime loop, and the latency of one view.
 
-Bare: one thread a core, each with a single-threaded session, on ready tensors. Served: `tta-server serve`, a client
-in its own process, 8 connections, K = 8, every receipt checked. Both take turns in one run; the ratio is that of the
-medians. Needs the labelled images (--data); without them it uses drawn samples.
+Bare: one thread per core, each with a single-threaded session, on ready tensors. Served: `tta-server serve` and a
+client in its own process with 8 connections, K = 8, every receipt checked. Both take turns in one run; the ratio is
+that of the medians. Uses the labelled images (--data), or the drawn samples where there are none.
 """
 
 import argparse
+import http.client
 import json
 import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -27,14 +24,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-HERE = Path(__file__).parent
-
+from benchmarks.server import DATA, MODELS, served
 
 VIEWS = 8
 FLIPS_AND_SHIFTS = json.dumps(
     ["identity", "hflip", "vflip", {"rot90": 2}, *({"shift": s} for s in ([8, 8], [-8, 8], [8, -8], [-8, -8]))]
 )
-"""Eight views of one input size, for a model whose labels only flips keep."""
+"""Eight views of one input size, for a model whose labels are invariant to flips only."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,11 @@ def cases(data: Path) -> list[Case]:
     square = [p for p in nuclei if Image.open(p).size == (256, 256)]
     smears = sorted((data / "bloodcells" / "images").glob("*.jpg"))
     mice = sorted((data / "mouse" / "images").glob("*.png"))
-    sample = HERE.parent / "models"
     return [
-        Case("clothing", (3, 128, 128), clothing[::4] or [sample / "clothing" / "sample.jpg"], 0.85),
-        Case("nuclei", (3, 256, 256), square or [sample / "nuclei" / "sample.png"], 0.93),
-        Case("bloodcells", (3, 256, 320), smears or [sample / "bloodcells" / "sample.jpg"], 0.85, FLIPS_AND_SHIFTS),
-        Case("mouse", (3, 240, 320), mice or [sample / "mouse" / "sample.jpg"], 0.85, "d4"),
+        Case("clothing", (3, 128, 128), clothing[::4] or [MODELS / "clothing" / "sample.jpg"], 0.85),
+        Case("nuclei", (3, 256, 256), square or [MODELS / "nuclei" / "sample.png"], 0.93),
+        Case("bloodcells", (3, 256, 320), smears or [MODELS / "bloodcells" / "sample.jpg"], 0.85, FLIPS_AND_SHIFTS),
+        Case("mouse", (3, 240, 320), mice or [MODELS / "mouse" / "sample.jpg"], 0.85, "d4"),
     ]
 
 
@@ -68,7 +63,7 @@ def session(models: Path, model: str) -> ort.InferenceSession:
 
 
 class Bare:
-    """Views/s of the model alone: a thread and a session for each core, one view a run."""
+    """The model alone: a thread and a session for each core, one view a run."""
 
     def __init__(self, models: Path, case: Case) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -103,51 +98,31 @@ class Bare:
         return statistics.median(seen)
 
 
-@contextmanager
-def served(models: Path) -> Iterator[int]:
-    """A real server on a free port, ready; interrupted at the end."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def load(port: int, case: Case, query: str, views: int, connections: int, seconds: float) -> dict[str, object]:
+    """Run client.py against the server; returns what it prints."""
+    path = f"/v1/models/{case.model}/predict?{query}"
     command = [
         sys.executable,
-        "-m",
-        "tta_server",
-        "serve",
-        "--models",
-        str(models),
+        str(Path(__file__).with_name("client.py")),
         "--port",
         str(port),
-        "--grpc-port",
-        "0",
+        "--path",
+        path,
+        "--views",
+        str(views),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("ready"):
-                break
-        else:
-            raise SystemExit("the server did not start")
-        yield port
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
-
-
-def load(port: int, case: Case, query: str, views: int, connections: int, seconds: float) -> dict[str, object]:
-    path = f"/v1/models/{case.model}/predict?{query}"
-    command = [sys.executable, str(HERE / "client.py"), "--port", str(port), "--path", path, "--views", str(views)]
     command += ["--connections", str(connections), "--seconds", str(seconds), *map(str, case.images)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
 
 def throughput(models: Path, case: Case, rounds: int, seconds: float) -> tuple[float, float]:
-    """Median views/s bare and served, taking turns."""
+    """Median views per second, bare and served; both are measured in turns."""
     bare, direct, over_http = Bare(models, case), [], []
     query = f"stop=all&min_views=all&max_views={VIEWS}&budget_ms=10000"
     query += f"&policy={quote(case.policy)}" if case.policy else ""
-    with served(models) as port:
+    with served("--models", str(models)) as endpoints:
+        port = endpoints.http[1]
         load(port, case, query, VIEWS, 8, 1.5)
         for _ in range(rounds):
             direct.append(bare.views_per_second(seconds))
@@ -157,11 +132,12 @@ def throughput(models: Path, case: Case, rounds: int, seconds: float) -> tuple[f
 
 
 def latency(models: Path, case: Case, rounds: int) -> dict[str, float]:
-    """p50 of one view over HTTP, of the bare session, and where the difference goes."""
+    """Medians in ms: one view over HTTP (`served`), on a bare session (`bare`), and the parts of the difference."""
     bare, alone, whole, inside = Bare(models, case), [], [], []
     photos = [p for p in case.images if Image.open(p).size == (400, 533)] or case.images
     case = Case(case.model, case.shape, photos, 0)
-    with served(models) as port:
+    with served("--models", str(models)) as endpoints:
+        port = endpoints.http[1]
         load(port, case, "max_views=1", 1, 1, 1)
         for _ in range(rounds):
             alone.append(bare.p50_ms(300))
@@ -179,8 +155,7 @@ def latency(models: Path, case: Case, rounds: int) -> dict[str, float]:
 
 
 def stage_medians(port: int, case: Case) -> dict[str, float]:
-    import http.client
-
+    """Medians over 200 requests of one view, in ms, by the receipt's stages."""
     link = http.client.HTTPConnection("127.0.0.1", port)
     seen: dict[str, list[float]] = {}
     for number in range(200):
@@ -193,8 +168,8 @@ def stage_medians(port: int, case: Case) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
-    parser.add_argument("--models", type=Path, default=HERE.parent / "models")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--only", choices=["clothing", "nuclei", "bloodcells", "mouse"])

@@ -1,8 +1,8 @@
-"""Whether requests with many views of many tiles hold up other clients, or fill the memory.
+"""Whether requests with many views of many tiles delay other clients or fill the memory.
 
-A real server with a segmentation model that looks at large images in tiles. In each round 40 clients ask at once for a
-quote, or for a prediction, each with a policy and an image size of its own, while one more client asks for /livez all
-the while. Prints how late /livez was answered and what the process grew by; exits with 1 where a target is missed.
+The server has a segmentation model that processes large images in tiles. In each round 40 clients request a quote or a
+prediction at once, each with another policy and image size, while one more client requests /livez repeatedly. Prints
+how long /livez took and how much memory the process gained; exits with 1 where a target is missed.
 """
 
 import argparse
@@ -23,17 +23,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import onnx
-from crowd import served
 from onnx import TensorProto, helper
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.server import Endpoints, memory_mb, served
+
 CLIENTS = 40
 LATE_MS, GROWTH_MB = 300.0, 100.0
-"""Targets: the longest wait for /livez, and the growth of the process from before its first round on."""
+"""Targets: the longest wait for /livez, and the growth of the process since before the first round."""
 EVERY = 0.01
-"""Seconds between two questions for /livez."""
+"""Seconds between two requests for /livez."""
 CONFIG = """\
 task: segmentation
 labels: [red, green, blue]
@@ -44,11 +45,11 @@ budget: {default_ms: 60000, max_ms: 600000}
 """
 
 Ask = Callable[[httpx.Client, int], httpx.Request]
-"""The request of the client of that number."""
+"""Builds the request of the client with that number."""
 
 
 def write_model(folder: Path) -> None:
-    """The image itself: red, green and blue are the scores of three classes."""
+    """A model that returns the image itself: red, green and blue are the scores of three classes."""
     shape: list[int | str] = ["n", 3, "h", "w"]
     kinds = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("image", "maps")]
     graph = helper.make_graph([helper.make_node("Identity", ["image"], ["maps"])], "tiled", kinds[:1], kinds[1:])
@@ -59,12 +60,12 @@ def write_model(folder: Path) -> None:
 
 
 def rotations(views: int, number: int) -> str:
-    """Another policy for each number."""
+    """A JSON policy, another for each number."""
     return json.dumps(["identity", *({"rotate": round(0.1 * i + number / 1000, 3)} for i in range(1, views))])
 
 
 def scales(views: int, number: int) -> str:
-    """Each view has a canvas of its own size."""
+    """A JSON policy in which each view has a canvas of its own size."""
     return json.dumps(["identity", *({"scale": round(1 + 0.004 * i + number / 1e5, 5)} for i in range(1, views))])
 
 
@@ -102,7 +103,7 @@ ROUNDS: dict[str, Ask] = {
 
 
 class Watch:
-    """A process of its own that asks for /livez until it is stopped; `waits` then has each answer's milliseconds."""
+    """Requests /livez from a process of its own until it is stopped; `waits` then has each answer's milliseconds."""
 
     def __init__(self, url: str) -> None:
         self.waits: list[float] = []
@@ -112,12 +113,12 @@ class Watch:
         command = [sys.executable, __file__, "--watch", self._url]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        self._process.stdout.readline()  # it has begun
+        self._process.stdout.readline()  # wait until it has begun
         return self
 
     def __exit__(self, *_: object) -> None:
-        said, _ = self._process.communicate()  # the end of its input stops it
-        self.waits = [float(line) for line in said.split()]
+        output, _ = self._process.communicate()  # the end of its input stops it
+        self.waits = [float(wait) for wait in output.split()]
 
 
 def watch(url: str) -> None:
@@ -137,13 +138,8 @@ def watch(url: str) -> None:
     print(*waits)
 
 
-def resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS:"))
-
-
 def run(url: str, ask: Ask) -> tuple[list[float], float, Counter[int]]:
-    """The waits for /livez in milliseconds, the seconds until the last answer, and the answers' statuses."""
+    """Returns the waits for /livez in ms, the seconds until the last answer, and the answers by status."""
     context = ssl.create_default_context()
     ready = [httpx.Client(base_url=url, timeout=120, verify=context) for _ in range(CLIENTS)]
     asked = [ask(client, number) for number, client in enumerate(ready)]
@@ -156,6 +152,24 @@ def run(url: str, ask: Ask) -> tuple[list[float], float, Counter[int]]:
     return watched.waits, seconds, statuses
 
 
+def measure(endpoints: Endpoints, only: str, table: Table) -> bool:
+    """Add a row for each round whose name holds `only`; returns whether all targets are met."""
+    for _ in range(20):
+        httpx.get(f"{endpoints.url}/livez")
+    before, all_met = memory_mb(endpoints.pid), True
+    for name, ask in ROUNDS.items():
+        if only not in name:
+            continue
+        waits, seconds, statuses = run(endpoints.url, ask)
+        late, grown = max(waits), memory_mb(endpoints.pid) - before
+        met = late <= LATE_MS and (grown <= GROWTH_MB or name.startswith("predictions"))
+        all_met &= met
+        answers = ", ".join(f"{number} of {status}" for status, number in sorted(statuses.items()))
+        figures = (f"{seconds:.2f}", f"{np.median(waits):.1f}", f"{late:.1f}", f"{grown:.1f}")
+        table.add_row(name, answers, *figures, style="" if met else "red")
+    return all_met
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="rounds whose names hold this text")
@@ -164,29 +178,14 @@ def main() -> None:
     if arguments.watch:
         watch(arguments.watch)
         return
-    only = arguments.only
     table = Table("round", "answers", "all in s", "livez p50 ms", "livez max ms", "grown by MB")
-    missed = False
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder))
-        with served("--models", folder) as doors:
-            url = f"http://{doors.http[0]}:{doors.http[1]}"
-            for _ in range(20):
-                httpx.get(f"{url}/livez")
-            before = resident_mb(doors.pid)
-            for name, ask in ROUNDS.items():
-                if only not in name:
-                    continue
-                waits, seconds, statuses = run(url, ask)
-                late, grown = max(waits), resident_mb(doors.pid) - before
-                met = late <= LATE_MS and (grown <= GROWTH_MB or name.startswith("predictions"))
-                missed |= not met
-                answers = ", ".join(f"{number} of {status}" for status, number in sorted(statuses.items()))
-                figures = (f"{seconds:.2f}", f"{np.median(waits):.1f}", f"{late:.1f}", f"{grown:.1f}")
-                table.add_row(name, answers, *figures, style="" if met else "red")
+        with served("--models", folder) as endpoints:
+            met = measure(endpoints, arguments.only, table)
     Console(width=140).print(table)
     print(f"targets: /livez within {LATE_MS:g} ms; after quotes the process has grown by at most {GROWTH_MB:g} MB")
-    sys.exit(missed)
+    sys.exit(not met)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Peak memory of one 1024x1024 segmentation at K = 2 and K = 32, each in a process of its own; also start to ready.
+"""Peak memory of one 1024x1024 segmentation at K = 2 and K = 32, each in a process of its own; and the start-up time.
 
-On one slot, where the peak is that of one view and of what is merged. Several slots add a view's memory each, and
-more or less of it at a time as their runs happen to overlap. The image is drawn: only its size matters here.
+On one slot the peak is the memory of one view and of the merged sums. Each further slot adds up to one view's memory,
+depending on how runs overlap. The image is random: only its size matters here.
 """
 
 import argparse
@@ -10,25 +10,23 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.server import MODELS, served
 from tta_server import load
-
-MODELS = Path(__file__).parent.parent / "models"
 
 
 def views(count: int) -> list[object]:
-    """Plain, the other seven symmetries, then rotations: some are copied, some interpolated."""
+    """The plain view, the other seven symmetries (copied), then rotations (interpolated)."""
     symmetries = ["identity", "hflip", "vflip", {"rot90": 2}, {"rot90": 1}, {"rot90": 3}, "transpose", "antitranspose"]
     return [*symmetries, *({"rotate": angle} for angle in range(-36, 39, 3) if angle)][:count]
 
 
 def print_peak(count: int, slots: int) -> None:
-    """Prints this process's peak after one request of that many views."""
+    """Print this process's peak after one request of that many views."""
     image = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), np.uint8)
     with load(MODELS / "nuclei", slots=slots) as model:
         answer = model.predict(image, policy=views(count), min_views="all", budget_ms=60_000)
@@ -44,18 +42,10 @@ def peaks(count: int, slots: int, rounds: int) -> list[float]:
 
 
 def seconds_to_ready() -> float:
-    """From the command to the line that says ready, with the bundled models."""
+    """From the command to the message `ready`, with the bundled models."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "tta_server", "serve", "--port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("ready"):
-            break
-    seconds = time.perf_counter() - start
-    process.terminate()
-    process.wait(20)
-    return seconds
+    with served():
+        return time.perf_counter() - start
 
 
 def main() -> None:

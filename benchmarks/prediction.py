@@ -1,16 +1,15 @@
-"""What `tta-server simulate` predicts, beside what a real run on this machine shows: clothing at three loads.
+"""What `tta-server simulate` predicts against a real run on this machine: the model clothing at three loads.
 
-Before and after each load, two closed loops of 8 connections, with one view and with all K, tell by their rates what a
-view and what a request takes of the cores, and by their receipts how much of that is decoding and how much it varies.
-In between the load itself runs, as `loadtest.openloop` does it; then the simulator is asked about the same rate. Both
-take the cores of this machine as slots; load generator, event loop and slots share them.
+The costs come from two closed loops of 8 connections before and after each load, one with one view and one with all K
+views: their rates give the core time of a view and of a request, their receipts the share of decoding and the variance.
+In between the load itself runs as in `loadtest.openloop`; then the simulator runs the same rate. Both use the cores of
+this machine as slots; load generator, event loop and slots share them.
 """
 
 import argparse
 import json
 import math
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,33 +22,31 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from loadtest.cases import BUDGETS_MS, DATA, IMAGES, MODELS, Case  # noqa: E402
-from loadtest.generator import closed_loop, open_loop, poisson  # noqa: E402
-from loadtest.openloop import PATIENCE_S  # noqa: E402
-from loadtest.report import Point, Row, outcome, quantile, row  # noqa: E402
-from loadtest.server import address, max_budget_ms, served  # noqa: E402
-from tta_server.serving.cores import available_cores  # noqa: E402
-from tta_server.simulation.forecast import Forecast, priced  # noqa: E402
-from tta_server.simulation.scenario import read_scenario  # noqa: E402
+from loadtest.cases import BUDGETS_MS, DATA, IMAGES, MODELS, Case
+from loadtest.generator import closed_loop, open_loop, poisson
+from loadtest.openloop import PATIENCE_S
+from loadtest.report import Point, Row, outcome, quantile, row
+from loadtest.server import address, max_budget_ms, served
+from tta_server.serving.cores import available_cores
+from tta_server.simulation.forecast import Forecast
+from tta_server.simulation.profiles import profile_model
+from tta_server.simulation.scenario import read_scenario
 
 MODEL = "clothing"
 WARM_S = 1.5
 FINISH_MS = 0.1
-"""Making an answer on a slot, as receipts tell (part of `merge`)."""
+"""The time to make an answer on a slot, as seen in receipts (part of `merge`)."""
 SHOWN = {"slo": "{:.3f}", "goodput_per_s": "{:.1f}", "mean_views": "{:.2f}", "refused_share": "{:.3f}"}
-"""The figures that are compared, and how they are shown."""
+"""The figures that are compared, and their format."""
 AIM = 0.1
-"""Aimed at: predictions of all but refusals within 10 %."""
+"""Target: predictions of all figures but refusals within 10 %."""
 DISTURBED = 0.15
-"""Others use the cores of this machine if a view's cost moves by more between two measurements of a minute."""
+"""A view's cost that changes by a larger share within a point shows that other processes use the cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A closed loop: answers a second; in milliseconds, each answer's stages, and its time outside the server."""
+    """A closed loop: answers per second; in ms, each answer's stages, and its time outside the server."""
 
     per_s: float
     stages: Sequence[dict[str, float]]
@@ -67,12 +64,15 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """In milliseconds: of a core, on average, a `view`, to `decode`, and all else that a request takes at the `door`;
-    how long an answer `waits` there besides (median). Noise: sigmas of the logarithms of a view and of that wait."""
+    """What a request costs, in ms.
+
+    Mean core time of a `view`, of `decode`, and of the HTTP `front` (all else); the median time that an answer `waits`
+    there without using a core. Noise: sigmas of the logarithms of a view's time and of that wait.
+    """
 
     view: float
     decode: float
-    door: float
+    front: float
     waits: float
     view_noise: float
     wait_noise: float
@@ -84,13 +84,13 @@ class Costs:
         view = (with_all - with_one) / (views - 1)
         decode = statistics.fmean(stages["decode"] for stages in one.stages)
         looks = [stages["prepare"] + stages["infer"] for stages in one.stages]
-        door = max(0.0, with_one - view - decode - FINISH_MS)
+        front = max(0.0, with_one - view - decode - FINISH_MS)
         beside, slow = (quantile(one.beside, share) for share in (0.5, 0.95))
-        waits = max(beside / 2, beside - door)
-        return cls(view, decode, door, waits, _sigma(looks), math.log(slow / beside) / 1.645)
+        waits = max(beside / 2, beside - front)
+        return cls(view, decode, front, waits, _sigma(looks), math.log(slow / beside) / 1.645)
 
-    def moved(self, later: "Costs") -> float:
-        """By what share a view's cost did."""
+    def drift(self, later: "Costs") -> float:
+        """The share by which a view's cost changed."""
         return abs(later.view / self.view - 1)
 
     @classmethod
@@ -98,14 +98,14 @@ class Costs:
         return cls(**{name: (value + getattr(after, name)) / 2 for name, value in asdict(before).items()})
 
     def scenario(self, case: Case, per_s: float, options: argparse.Namespace) -> dict[str, object]:
-        """A scenario states medians: of a lognormal, less than its mean."""
+        """The scenario of that rate. It states medians, which are below the means for lognormal costs."""
         median = math.exp(-(self.view_noise**2) / 2)
         model = {"view_ms": {1: self.view * median}, "decode_ms": self.decode * median, "finish_ms": FINISH_MS}
-        door = {"core_ms": self.door, "wait_ms": self.waits, "noise": self.wait_noise}
+        front = {"core_ms": self.front, "wait_ms": self.waits, "noise": self.wait_noise}
         asked = {"arrivals": {"poisson": per_s}, "budget_ms": case.budget_ms, "views": case.views, "model": case.model}
         return {
             "slots": available_cores(),
-            "door": door,
+            "door": front,
             "models": {case.model: model | {"noise": self.view_noise}},
             "traffic": [asked],
             "duration_s": options.simulated_seconds,
@@ -114,13 +114,13 @@ class Costs:
 
 
 def _sigma(values: Sequence[float]) -> float:
-    """Of the logarithms, from the middle half, which rare slow runs leave alone."""
+    """The sigma of the logarithms, from their quartiles, which rare slow runs do not affect."""
     low, _, high = statistics.quantiles([math.log(value) for value in values], n=4)
     return (high - low) / 1.349
 
 
 def measured(url: str, case: Case, seconds: float) -> tuple[Costs, float]:
-    """Costs, and the answers a second with all views."""
+    """Costs, and answers per second with all views."""
     budget = max_budget_ms(url, case.model)
     one, whole = replace(case, views=1).requests("fixed", budget), case.requests("fixed", budget)
     loops = Loop.of(url, one, seconds), Loop.of(url, whole, seconds)
@@ -135,41 +135,45 @@ def real(url: str, point: Point, seed: int) -> Row:
 
 
 def simulated(scenario: dict[str, object]) -> Row:
-    """Through a file, as a user would ask."""
+    """The simulator's row, from a scenario file as users write it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scenario.yaml"
         path.write_text(yaml.safe_dump(scenario))
         found = read_scenario(path)
-    models = {name: priced(name, model, MODELS, available_cores()) for name, model in found.models.items()}
-    (told,) = Forecast(found, models).rows(1.0, available_cores())
-    return told
+    models = {name: profile_model(name, model, MODELS, available_cores()) for name, model in found.models.items()}
+    (predicted,) = Forecast(found, models).rows(1.0, available_cores())
+    return predicted
 
 
 def compared(url: str, case: Case, options: argparse.Namespace, console: Console) -> Iterator[tuple[Row, Row]]:
-    """For each load what happened, and what was predicted."""
+    """For each load the real and the predicted row."""
     Loop.of(url, case.requests("fixed", max_budget_ms(url, case.model)), WARM_S)
     closed_per_s = None
     for load in map(float, options.loads.split(",")):
         before, per_s = measured(url, case, options.cost_seconds)
         closed_per_s = closed_per_s or per_s
-        happened = real(url, Point(case, "adaptive", "sweep", None, closed_per_s, load, options.seconds), options.seed)
+        measured_row = real(
+            url, Point(case, "adaptive", "sweep", None, closed_per_s, load, options.seconds), options.seed
+        )
         after, _ = measured(url, case, options.cost_seconds)
         costs = Costs.mean(before, after)
-        told = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in asdict(costs).items())
-        console.print(f"{load:g}x: {told}", highlight=False)
-        if before.moved(after) > DISTURBED:
-            console.print(f"  [yellow]a view's cost moved by {before.moved(after):.0%} meanwhile: not to be trusted")
-        yield happened, simulated(costs.scenario(case, float(happened["offered_per_s"]), options))
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in asdict(costs).items())
+        console.print(f"{load:g}x: {shown}", highlight=False)
+        if before.drift(after) > DISTURBED:
+            console.print(
+                f"  [yellow]a view's cost changed by {before.drift(after):.0%} meanwhile: do not trust this point"
+            )
+        yield measured_row, simulated(costs.scenario(case, float(measured_row["offered_per_s"]), options))
 
 
 def table(points: Sequence[tuple[Row, Row]]) -> Table:
     shown = Table("load", "offered/s", "figure", "real", "predicted", "difference", box=SIMPLE_HEAD)
-    for happened, told in points:
+    for actual, predicted in points:
         for name, form in SHOWN.items():
-            was, said = float(happened[name]), float(told[name])
-            head = (f"{happened['load']:g}x", f"{happened['offered_per_s']:.1f}") if name == "slo" else ("", "")
-            difference = f"{said / was - 1:+.1%}" if was else ""
-            shown.add_row(*head, name.replace("_", " "), form.format(was), form.format(said), difference)
+            a, p = float(actual[name]), float(predicted[name])
+            head = (f"{actual['load']:g}x", f"{actual['offered_per_s']:.1f}") if name == "slo" else ("", "")
+            difference = f"{p / a - 1:+.1%}" if a else ""
+            shown.add_row(*head, name.replace("_", " "), form.format(a), form.format(p), difference)
         shown.add_section()
     return shown
 
@@ -188,8 +192,8 @@ def main() -> None:
         points = list(compared(url, case, options, console))
     console.print(table(points))
     worst = max(
-        abs(float(told[name]) / float(happened[name]) - 1)
-        for happened, told in points
+        abs(float(predicted[name]) / float(actual[name]) - 1)
+        for actual, predicted in points
         for name in ("slo", "goodput_per_s", "mean_views")
     )
     console.print(f"largest difference in SLO attainment, goodput and mean K: {worst:.1%} (aim: within {AIM:.0%})")

@@ -1,4 +1,4 @@
-"""Stop rules and accumulators fed from logged or drawn views, as a request would feed them. Used by stopping.py."""
+"""Replays of stop rules and accumulators on logged or random predictions, view by view as in a request."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SEED = 11
 
 @dataclass
 class Progress:
-    """What a rule is asked about: an answer so far, and the views still to come."""
+    """What a stop rule reads: the merged views so far, and the views still to come."""
 
     accumulator: Any
     remaining: Sequence[tuple[Any, Weight]]
@@ -33,7 +33,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Stopped:
-    """One image: views until the rule stopped, the top class then, that of all views, and the plain view's."""
+    """One image: the views until the rule stopped; the top class then, of all views, and of the plain view."""
 
     views: int
     label: int
@@ -42,7 +42,7 @@ class Stopped:
 
 
 def replayed(rule: StopRule, merged: Any, views: Sequence[tuple[Any, Weight]]) -> Stopped:
-    """Views (prediction, weight) merged one by one; `merged` is a fresh accumulator of classes."""
+    """Merge views (prediction, weight) one by one into `merged`, an empty accumulator of classes."""
     remaining = [(None, weight) for _, weight in views]
     stop, labels = len(views), []
     for done, (prediction, weight) in enumerate(views, 1):
@@ -55,7 +55,7 @@ def replayed(rule: StopRule, merged: Any, views: Sequence[tuple[Any, Weight]]) -
 
 @dataclass(frozen=True)
 class Drawn:
-    """A simulated image: how its views are merged, and what each says (prediction, weight)."""
+    """A simulated image: how its views are merged and weighted, and each view's (prediction, weight)."""
 
     merge: str
     weighting: str
@@ -64,7 +64,7 @@ class Drawn:
 
 
 def simulated(images: int) -> Iterator[Drawn]:
-    """2 to 16 views, 2 to 20 classes, from doubtful to sure; a third with equal weights, by view, by class each."""
+    """Images of 2 to 16 views and 2 to 20 classes, with small to large margins; each way of weighting for a third."""
     source = np.random.default_rng(SEED)
     for number in range(images):
         views, classes = int(source.integers(2, 17)), int(source.integers(2, 21))
@@ -79,7 +79,7 @@ def simulated(images: int) -> Iterator[Drawn]:
 
 
 def _by_class(source: np.random.Generator, views: int, classes: int) -> list[Weight]:
-    """One weight in ten is 0, but not all of a view's."""
+    """One weight in ten is 0, but never all of a view's."""
     weights = np.exp(source.normal(0, 1, (views, classes))) * (source.random((views, classes)) < 0.9)
     weights[:, 0] = np.maximum(weights[:, 0], 1e-3)
     return [tuple(row) for row in weights.tolist()]
@@ -90,4 +90,4 @@ WEIGHTS: dict[str, Callable[[np.random.Generator, int, int], Sequence[Weight]]] 
     "by view": lambda source, views, classes: np.exp(source.normal(0, 1, views)).tolist(),
     "by class": _by_class,
 }
-"""How views may be weighted: (source, views, classes) -> a weight each."""
+"""Ways to weight views: (source, views, classes) -> a weight for each view."""

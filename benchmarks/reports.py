@@ -1,7 +1,7 @@
-"""Whether public reports of failures that concern files, threads and requests are mended here.
+"""Whether known failures with files, threads and requests, from public bug reports, are absent here.
 
-Runs the small scripts of ../shared/hunt that are named after such reports, each of which builds its own tiny model or
-image, asks the server or the Python API, and says PASS or FAIL. Exits with 1 where one fails.
+Runs the scripts of ../shared/hunt that reproduce such reports. Each builds a small model or image, uses the server or
+the Python API, and prints PASS or FAIL. Exits with 1 where one fails.
 
     .venv/bin/python benchmarks/reports.py [--scripts DIR]
 """
@@ -18,7 +18,7 @@ from rich.console import Console
 ROOT = Path(__file__).parents[1]
 NAMED = ("tiff_", "png_", "base64_", "form_", "head_", "fork_", "submit_", "drone_", "full_hd_")
 NEW_KEY = ("max_size: 1333", "max_long_side: 1333, max_size: 1344")
-"""full_hd_* was written before the key that it asks for had a name."""
+"""full_hd_* was written before this key had its final name."""
 
 
 def verdict(script: Path) -> str:

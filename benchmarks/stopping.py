@@ -1,12 +1,11 @@
-"""What stopping before the last view saves, and what it changes: the stop rules replayed on logged views.
+"""What stopping early saves and what it changes: the stop rules replayed on logged predictions.
 
-Needs the labelled images (--data, by default ../shared/data). Every image is run once through all views, by the code
-that requests run; then the rules and accumulators themselves are fed from the log. Exits 1 if a target is missed.
+Needs the labelled images (--data, by default ../shared/data). Every image is run once through all views by the
+server's own code; then its stop rules and accumulators replay the log. Exits with 1 if a target is missed.
 """
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,44 +15,43 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from replays import BOUNDED, SEED, WEIGHTS, Progress, Stopped, replayed, simulated
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.application import tame_libraries
-from tta_server.calibration.fit import Logs, replay, select_threshold
-from tta_server.calibration.runs import Seen, look, trail
+from benchmarks.replays import BOUNDED, SEED, WEIGHTS, Progress, Stopped, replayed, simulated
+from tta_server.application import configure_libraries
+from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
+from tta_server.calibration.runs import merge_views, predict_views
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
+from tta_server.serving.executor import ViewPredictions
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 
 EIGHT = (
     '["identity","hflip",{"shift":[2,0]},{"shift":[-2,0]},{"shift":[0,2]},{"shift":[0,-2]},'
     '["hflip",{"shift":[2,0]}],["hflip",{"shift":[-2,0]}]]'
 )
-"""Plain, mirrored, four shifts by 2 pixels, two of them mirrored."""
+"""The plain view, its mirror image, four shifts by 2 pixels, two of them mirrored too."""
 EPSILON = 0.002
 SIMULATED = 100_000
 NUCLEI, LARGEST = 24, 512
 HALVINGS = 200
 
 
-def looked(plan: Plan, paths: Sequence[Path]) -> list[Seen]:
-    """Every image through all views, the cores side by side."""
+def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
+    """Run every image through all views, on all cores."""
     with ThreadPoolExecutor(available_cores()) as pool:
-        seen = pool.map(lambda path: look(plan, path.read_bytes()), paths)
+        seen = pool.map(lambda path: predict_views(plan, path.read_bytes()), paths)
         return list(track(seen, f"{plan.model.name}, {len(plan.views)} views", len(paths), transient=True))
 
 
-# ---- certain ----
-
-
-def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen]) -> bool:
+def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[ViewPredictions]) -> bool:
+    """Add a row for each merge and weighting; returns whether no label changed."""
     task, views = plan.model.task, len(plan.views)
     holds = True
     for merge in BOUNDED:
@@ -62,7 +60,7 @@ def certain_on_images(table: Table, name: str, plan: Plan, seen: Sequence[Seen])
             found = [
                 replayed(
                     Certain(),
-                    task.accumulator(merge, ResponseSpec(), image.scene),
+                    task.accumulator(merge, ResponseSpec(), image.views.frame),
                     list(zip(image.predictions, weights, strict=True)),
                 )
                 for image in track(seen, f"certain, {merge}, {weighting}", transient=True)
@@ -83,10 +81,10 @@ def certain_on_simulated(table: Table) -> bool:
         c: Classification([str(i) for i in range(c)], ScoresOutput("probabilities"), {"scores": (None, c)})
         for c in range(2, 21)
     }
-    scene: Any = None
+    frame: Any = None
     found: dict[tuple[str, str], list[tuple[Stopped, int]]] = {}
     for image in track(simulated(SIMULATED), "simulated", SIMULATED, transient=True):
-        accumulator = tasks[image.classes].accumulator(image.merge, ResponseSpec(), scene)
+        accumulator = tasks[image.classes].accumulator(image.merge, ResponseSpec(), frame)
         stopped = replayed(Certain(), accumulator, image.views)
         found.setdefault((image.merge, image.weighting), []).append((stopped, len(image.views)))
     holds = True
@@ -96,17 +94,14 @@ def certain_on_simulated(table: Table) -> bool:
     return holds
 
 
-# ---- epsilon ----
-
-
-def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Sequence[int]) -> bool:
-    """Calibrated on every second image by sorted name, the first among them; judged on the others."""
-    logs = Logs.of([trail(plan, image) for image in seen])
+def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions], truth: Sequence[int]) -> bool:
+    """Calibrate on every second image by sorted path, from the first on; judge on the others."""
+    logs = Runs.of([merge_views(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
             Confident(learnt.threshold),
-            plan.model.task.accumulator(plan.merge, plan.wanted, image.scene),
+            plan.model.task.accumulator(plan.merge, plan.wanted, image.views.frame),
             [(prediction, view.weight) for prediction, view in zip(image.predictions, plan.views, strict=True)],
         )
         for image in seen[1::2]
@@ -117,8 +112,8 @@ def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Seq
         100 * np.mean([getattr(stopped, which) == label for stopped, label in zip(found, truth[1::2], strict=True)])
         for which in ("label", "final", "plain")
     )
-    said = f"{learnt.threshold:g} ({learnt.disagreements} of {len(seen[::2])} changed)"
-    table.add_row("threshold", said, "")
+    shown = f"{learnt.threshold:g} ({learnt.disagreements} of {len(seen[::2])} changed)"
+    table.add_row("threshold", shown, "")
     table.add_row(f"answers changed, of {len(found)}", f"{changed:.4f}", f"at most {EPSILON}")
     table.add_row("share of views", f"{share:.3f} ({share * len(plan.views):.2f} of {len(plan.views)})", "at most 0.25")
     table.add_row("the same for random halves", halvings(logs), "")
@@ -128,25 +123,22 @@ def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[Seen], truth: Seq
     return bool(changed <= EPSILON and share <= 0.25 and abs(early - full) <= 0.1)
 
 
-def some(logs: Logs, which: Any) -> Logs:
-    return Logs(logs.margins[which], logs.labels[which])
+def some(logs: Runs, which: Any) -> Runs:
+    return Runs(logs.margins[which], logs.labels[which])
 
 
-def halvings(logs: Logs) -> str:
-    """Share of views, and how often the promise was broken, over HALVINGS random choices of the half to learn from."""
+def halvings(logs: Runs) -> str:
+    """Share of views, and how often more answers changed than promised, over HALVINGS random halves."""
     source = np.random.default_rng(SEED)
     shares, broken = [], 0
     for _ in range(HALVINGS):
         order = source.permutation(logs.images)
         learn, judge = np.array_split(order, 2)
-        met = replay(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
+        met = apply_threshold(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
         shares.append(met.mean_views / logs.views)
         broken += met.disagreements > EPSILON * len(judge)
     low, middle, high = np.quantile(shares, (0.05, 0.5, 0.95))
     return f"{middle:.3f} (5-95 %: {low:.3f}-{high:.3f}); {broken} of {HALVINGS} over {EPSILON}"
-
-
-# ---- masks ----
 
 
 RULES: dict[str, tuple[StopRule, float]] = {
@@ -154,32 +146,32 @@ RULES: dict[str, tuple[StopRule, float]] = {
     "open 0.001": (Settled(0.001), 0.001),
     "open 0.01": (Settled(0.01), 0.01),
 }
-"""Each with the share of an image's pixels that it may change."""
+"""Each rule with the share of an image's pixels that it may change."""
 
 
-def mask_of(task: Any, accumulator: Any, scene: ImageFrame) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], scene, ResponseSpec()).picture)))
+def mask_of(task: Any, accumulator: Any, frame: ImageFrame) -> Any:
+    return task.result(accumulator.result(), [], frame, ResponseSpec()).mask
 
 
-def masked(plan: Plan, seen: Seen) -> dict[str, tuple[int, float]]:
-    """For each rule the views until it stopped, and the share of pixels that differ from the mask of all views."""
+def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
+    """For each rule: the views until it stopped, and the share of pixels that differ from the mask of all views."""
     task, views = plan.model.task, len(plan.views)
-    merged = task.accumulator(plan.merge, plan.wanted, seen.scene)
-    remaining = [(place, view.weight) for place, view in zip(seen.placements, plan.views, strict=True)]
+    merged = task.accumulator(plan.merge, plan.wanted, seen.views.frame)
+    remaining = [(place, view.weight) for place, view in zip(seen.views.layout.placements, plan.views, strict=True)]
     stops: dict[str, tuple[int, Any]] = {}
     for done, prediction in enumerate(seen.predictions, 1):
         merged.add(prediction, remaining[done - 1][1])
         progress = Progress(merged, remaining[done:], done)
         for name, (rule, _) in RULES.items():
             if name not in stops and (done == views or rule.decide(progress)):
-                stops[name] = done, mask_of(task, merged, seen.scene)
-    final = mask_of(task, merged, seen.scene)
+                stops[name] = done, mask_of(task, merged, seen.views.frame)
+    final = mask_of(task, merged, seen.views.frame)
     return {name: (done, float(np.mean(mask != final))) for name, (done, mask) in stops.items()}
 
 
 def masks(table: Table, plan: Plan, paths: Sequence[Path]) -> bool:
     with ThreadPoolExecutor(available_cores()) as pool:
-        runs = pool.map(lambda path: masked(plan, look(plan, path.read_bytes())), paths)
+        runs = pool.map(lambda path: masked(plan, predict_views(plan, path.read_bytes())), paths)
         found = list(track(runs, "masks", len(paths), transient=True))
     holds = True
     for name, (_, allowed) in RULES.items():
@@ -191,9 +183,6 @@ def masks(table: Table, plan: Plan, paths: Sequence[Path]) -> bool:
         table.add_row(name, f"{share:.3f}", f"{early} of {len(found)}", f"{np.mean(changed):.6f}", most, f"{allowed:g}")
         holds &= max(changed) <= allowed
     return holds
-
-
-# ---- data ----
 
 
 def clothing(data: Path) -> list[Path]:
@@ -213,7 +202,7 @@ def nuclei(data: Path) -> list[Path]:
 
 
 def planned(folder: Path, policy: str | None, work: Callable[[Plan], bool]) -> bool:
-    """`work` with a model's plan of all views."""
+    """Call `work` with the model's plan of all views; returns its result."""
     model = load_model(folder)
     with closing(model.backend):
         return work(make_plan(model, Options(policy=policy, min_views="all", stop="all")))
@@ -227,7 +216,7 @@ def main() -> None:
     if not args.data.is_dir():
         print(f"stopping: skipped, there is no folder {args.data} of labelled images (--data)")
         return
-    tame_libraries()
+    configure_libraries()
     certain = Table(
         "images", "merge", "weights", "n", "labels changed", "target", "share of views", title="stop certain"
     )
@@ -237,11 +226,11 @@ def main() -> None:
     )
 
     def on_clothing(plan: Plan) -> bool:
-        return certain_on_images(certain, "clothing", plan, looked(plan, clothing(args.data)))
+        return certain_on_images(certain, "clothing", plan, run_all_views(plan, clothing(args.data)))
 
     def on_cifar10(plan: Plan) -> bool:
         paths = cifar10(args.data)
-        seen = looked(plan, paths)
+        seen = run_all_views(plan, paths)
         truth = [plan.model.config.labels.index(path.parent.name) for path in paths]
         return all([certain_on_images(certain, "cifar10", plan, seen), epsilon_on_halves(epsilon, plan, seen, truth)])
 

@@ -1,8 +1,8 @@
-"""Images larger than a model takes: how much memory tiles need, how long they take, and what they change.
+"""Images larger than a model takes: the memory and time of tiles, and what they change in the answer.
 
-Memory and time: the drawn nuclei sample, repeated to a size, in a process of its own; peak resident memory over that of
-the process with the model loaded. Change: the labelled nuclei images (--data) of over 512 pixels, whole and in tiles
-of 256 and 512 pixels, the IoU of both against the labels and how many pixels differ; without them that part is skipped.
+Memory and time: the drawn nuclei sample, repeated to a size, in a process of its own; the rise of peak resident memory
+over the process with the model loaded. Change: the labelled nuclei images (--data) of over 512 pixels, whole and in
+tiles of 256 and 512 pixels: the IoU against the labels and the share of pixels that differ; skipped without --data.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from variants import variant
 
+from benchmarks.server import DATA, MODELS
+from benchmarks.variants import variant
 from tta_server import load
 
-HERE = Path(__file__).parent
 SIZES = ((1500, 1125), (2000, 1500), (3000, 2250), (4000, 3000))
 
 
 def repeated(sample: Path, width: int, height: int) -> bytes:
-    """The sample side by side, as a PNG."""
+    """The sample tiled to that size, as a PNG."""
     piece = Image.open(sample).convert("RGB")
     whole = Image.new("RGB", (width, height))
     for x in range(0, width, piece.width):
@@ -45,7 +45,7 @@ def peak_mb() -> float:
 
 
 def one(models: Path, width: int, height: int, views: int) -> None:
-    """In a process of its own: prints tiles, seconds, and how far the peak rose, in MB."""
+    """Runs in a process of its own: print tiles, seconds, and the rise of peak memory in MB."""
     image = repeated(models / "nuclei" / "sample.png", width, height)
     with load(models / "nuclei") as model:
         model.predict(models / "nuclei" / "sample.png", min_views="all")
@@ -99,8 +99,8 @@ def compared(models: Path, data: Path) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=HERE.parent / "models")
-    parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--one", type=int, nargs=3, metavar=("WIDTH", "HEIGHT", "VIEWS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

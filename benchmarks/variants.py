@@ -1,4 +1,4 @@
-"""A model folder as it is but for some keys of its tta.yaml."""
+"""A copy of a model folder with some keys of its tta.yaml changed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 
 def variant(source: Path, scratch: Path, **changes: dict[str, Any]) -> Path:
-    """Below `scratch`, under the same name, with each section's changed keys."""
+    """Write the copy into `scratch` under the same name; `changes` are by section, and the model file is linked."""
     config = yaml.safe_load((source / "tta.yaml").read_text())
     for section, keys in changes.items():
         config[section] |= keys

@@ -1,1 +1,1 @@
-"""Load tests: an open loop that asks at stated rates (`openloop`), and a mix of users for locust (`locustfile`)."""
+"""Load tests: an open loop with stated arrival rates (`openloop`), and a mix of users for locust (`locustfile`)."""

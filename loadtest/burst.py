@@ -1,4 +1,4 @@
-"""A burst between two spells of base load: how long until answers have all their views again."""
+"""A burst between two periods of base load, and the time until answers have all their views again."""
 
 import csv
 import math
@@ -12,7 +12,7 @@ from loadtest.report import Outcome
 
 WINDOW_S = 0.5
 BACK = 0.99
-"""Mean K is back when a window has this share of what it was before."""
+"""Mean K has recovered when a window has this share of the value before the burst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Burst:
     burst_seconds: float
 
     def phases(self) -> dict[str, tuple[float, float, float]]:
-        """By name: load, start and length, in seconds from the first."""
+        """By name: load; start and length in seconds, from the first arrival."""
         end = self.seconds + self.burst_seconds
         return {
             "before": (self.base, 0.0, self.seconds),
@@ -51,7 +51,7 @@ class Window:
 
 
 def windows(outcomes: Sequence[Outcome], burst_end: float) -> list[Window]:
-    """All windows from the first request to the last, the empty ones too; `burst_end` on the requests' clock."""
+    """All windows from the first request to the last, also empty ones; `burst_end` is on the clock of `intended`."""
     found: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
         found.setdefault(math.floor((outcome.intended - burst_end) / WINDOW_S), []).append(outcome)
@@ -66,7 +66,7 @@ def _window(number: int, outcomes: Sequence[Outcome]) -> Window:
 
 
 def recovery_s(seen: Sequence[Window], before: float) -> float:
-    """Seconds from the burst's end to the end of the first window at BACK of `before`; nan if none got there."""
+    """Seconds from the burst's end to the end of the first window at BACK of `before`; nan if there is none."""
     back = (found.t_s + WINDOW_S for found in seen if found.t_s >= 0 and found.mean_views >= BACK * before)
     return next(back, math.nan)
 

@@ -1,4 +1,4 @@
-"""What a load run asks for: a model, its images, a budget and K; and the bytes of its requests."""
+"""What a load test requests: a model, its images, a budget and K; and the bytes of the HTTP requests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ MODES: dict[str, dict[str, str]] = {
     "adaptive": {},
     "fixed": {"stop": "all", "min_views": "all"},
 }
-"""By the CSV's `mode`: what its requests ask beyond budget, K and stop rule. Fixed: all K views or no answer."""
+"""By the CSV's `mode`: query parameters beyond budget, K and stop rule. Fixed: all K views or no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`budget_ms` is what every request states; `views` the most it may get (K); `stop` the query's stop rule."""
+    """`budget_ms`, `views` (K, at most that many) and `stop` are those of every request."""
 
     model: str
     images: tuple[Path, ...]
@@ -29,7 +29,7 @@ class Case:
     stop: str = "all"
 
     def requests(self, mode: str, budget_ms: float | None = None) -> list[bytes]:
-        """One whole HTTP request for each image; `budget_ms` in place of the case's own."""
+        """An HTTP request, head and body, for each image; `budget_ms` replaces the case's own."""
         budget = self.budget_ms if budget_ms is None else budget_ms
         query = {"budget_ms": f"{budget:g}", "max_views": str(self.views), "stop": self.stop} | MODES[mode]
         path = f"/v1/models/{self.model}/predict?{urlencode(query)}"
@@ -48,7 +48,7 @@ def clothing_images(data: Path, models: Path) -> list[Path]:
 
 
 def nuclei_images(data: Path, models: Path) -> list[Path]:
-    """The labelled images of 256x256 pixels, all equally dear; the drawn sample where there are none."""
+    """The labelled images of 256x256 pixels, which all cost the same; the drawn sample where there are none."""
     found = sorted((data / "nuclei" / "images").glob("*.png"))
     return [path for path in found if _size(path) == (256, 256)] or [models / "nuclei" / "sample.png"]
 
@@ -59,7 +59,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 IMAGES: dict[str, Callable[[Path, Path], list[Path]]] = {"clothing": clothing_images, "nuclei": nuclei_images}
-"""By model: from the data folder and the models folder to the images to send."""
+"""By model: (data folder, models folder) -> the images to send."""
 
 BUDGETS_MS = {"clothing": 100.0, "nuclei": 400.0}
-"""By model: the budget of a case unless another is asked for."""
+"""By model: the default budget of a case."""

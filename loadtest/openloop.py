@@ -1,10 +1,10 @@
-"""An open-loop load test: what arrives does not wait for what was answered.
+"""An open-loop load test: requests arrive at stated rates, whether or not earlier ones are answered.
 
-Clients arrive at random (Poisson) at stated rates, and every latency counts from the time at which the request was
-due, so a server that stalls is charged for all who would have come meanwhile. For each load: goodput, SLO attainment,
-mean K (views per answer) and refusals, as a table, a CSV and a plot; beside them the same loads with all K views
-demanded (stop=all&min_views=all). Loads are multiples of what a closed loop of 8 connections gets answered with all
-K views, measured first, in the same run.
+Arrivals are random (Poisson), and every latency counts from the time at which the request was due, so that a server
+that stalls is charged for all requests that were due meanwhile. For each load: goodput, SLO attainment, mean K (views
+per answer) and refusals, as a table, a CSV and a plot; for comparison the same loads with all K views required
+(stop=all&min_views=all). Loads are multiples of the rate of a closed loop of 8 connections with all K views, which is
+measured first, in the same run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.console import Console
 from loadtest import plot
 from loadtest.burst import Burst, Window, recovery_s, windows, write_windows
 from loadtest.cases import BUDGETS_MS, DATA, HERE, IMAGES, MODELS, MODES, Case
-from loadtest.generator import closed_loop, foremost, open_loop, poisson
+from loadtest.generator import closed_loop, open_loop, poisson, real_time_priority
 from loadtest.report import COLUMNS, LATE_MS, Outcome, Point, Row, outcome, row, sentence, table, write_csv
 from loadtest.server import address, max_budget_ms, served
 
@@ -37,8 +37,8 @@ EXAMPLES = """
 examples:
   python -m loadtest.openloop                                 both models, 30 s a point: about 20 minutes
   python -m loadtest.openloop --only clothing --seconds 3 --loads 0.5,1,2 --no-until-refusals
-  python -m loadtest.openloop --only clothing --burst         0.5x, 3x, 0.5x: how soon K is back
-  python -m loadtest.openloop --url http://127.0.0.1:8000     a server that runs already
+  python -m loadtest.openloop --only clothing --burst         0.5x, 3x, 0.5x: how soon K recovers
+  python -m loadtest.openloop --url http://127.0.0.1:8000     a server that is running already
 
 It writes openloop.csv (burst.csv) and a PNG for each model into --out. Columns of the CSV:
 """
@@ -46,17 +46,17 @@ It writes openloop.csv (burst.csv) and a PNG for each model into --out. Columns 
 
 @dataclass
 class Session:
-    """One run against one server; `rows` grows by one a point and is written out each time."""
+    """One run against one server; each point adds a row to `rows` and rewrites the CSV."""
 
     url: str
     options: argparse.Namespace
     csv: Path
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
     rows: list[Row] = field(default_factory=list)
-    ahead: bool = False
+    real_time: bool = False
 
     def closed_per_s(self, case: Case) -> float:
-        """Answers/s with all K views, after a short spell that warms caches and the server's own estimates."""
+        """Answers per second with all K views, after a short run that warms caches and the server's estimates."""
         requests = case.requests("fixed", max_budget_ms(self.url, case.model))
         seconds = min(CLOSED_S, self.options.seconds)
         self.console.print(f"{case.model}: closed loop, 8 connections, K = {case.views}, {seconds:g} s ...")
@@ -64,35 +64,35 @@ class Session:
         shots = uvloop.run(closed_loop(address(self.url), requests, seconds))
         failed = [shot for shot in shots if outcome(shot).status != 200]
         if failed:
-            raise SystemExit(f"the closed loop got no answer: {failed[0].answer[-300:].decode(errors='replace')}")
+            raise SystemExit(f"the closed loop got an error: {failed[0].answer[-300:].decode(errors='replace')}")
         rate = len(shots) / (max(shot.ended for shot in shots) - min(shot.sent for shot in shots))
         self.console.print(f"  1x is {rate:.1f} answers/s")
         return rate
 
     def measure(self, point: Point, times: Sequence[float]) -> list[Outcome]:
-        """Sends a request at each of `times` (seconds), and says what became of it."""
+        """Send a request at each of `times` (seconds); returns the outcome of each."""
         self.console.print(f"  {point.mode} {point.load:.3g}x: {point.per_s:.1f}/s for {point.seconds:g} s ...", end="")
         patience, requests = point.case.budget_ms / 1e3 + PATIENCE_S, point.case.requests(point.mode)
-        with foremost() as self.ahead:
+        with real_time_priority() as self.real_time:
             shots = uvloop.run(open_loop(address(self.url), requests, times, patience))
         time.sleep(PAUSE_S)
         return [outcome(shot) for shot in shots]
 
     def report(self, point: Point, outcomes: Sequence[Outcome], recovery: float | str = "") -> Row:
-        """The point's row, kept, written and said."""
+        """Returns the point's row; stores, writes and prints it."""
         found = row(point, outcomes) | {"recovery_s": recovery}
         self.rows.append(found)
         write_csv(self.csv, self.rows)
         self.console.print(f" {sentence(found)}")
         if float(found["send_late_p99_ms"]) > LATE_MS:
-            why = "" if self.ahead else "; it needs CAP_SYS_NICE to go before others"
+            why = "" if self.real_time else "; it needs CAP_SYS_NICE for real-time priority"
             late = f"{found['send_late_p99_ms']:.1f} ms late at p99{why}"
-            self.console.print(f"    [yellow]the generator itself fell behind: it sent {late}")
+            self.console.print(f"    [yellow]the generator was late: it sent {late}")
         return found
 
 
 def next_load(listed: Sequence[float], done: Sequence[tuple[float, float]], most_steps: int) -> float | None:
-    """The load after those `done` (load, share refused): the listed ones, then x1.25 until two in a row refuse."""
+    """The load after those `done` (load, share refused): first those listed, then x1.25 until two in a row refuse."""
     if len(done) < len(listed):
         return listed[len(done)]
     refusing = [share > REFUSING for _, share in done[-2:]]
@@ -102,7 +102,7 @@ def next_load(listed: Sequence[float], done: Sequence[tuple[float, float]], most
 
 
 def sweep(session: Session, case: Case) -> None:
-    """Rows and a plot of one model over all loads; both modes of a load see the same arrivals."""
+    """Measure one model over all loads and plot it; both modes of a load get the same arrivals."""
     options, done = session.options, list[tuple[float, float]]()
     closed, first = session.closed_per_s(case), len(session.rows)
     steps = MOST_STEPS if options.until_refusals else 0
@@ -117,7 +117,7 @@ def sweep(session: Session, case: Case) -> None:
 
 
 def burst(session: Session, case: Case) -> None:
-    """Rows for before, burst and after, windows of half a second, and a plot."""
+    """Measure one model before, during and after a burst; write windows of half a second, and plot them."""
     options = session.options
     shape = Burst(options.base, options.burst, options.seconds, options.burst_seconds)
     closed, seen = session.closed_per_s(case), dict[str, list[Window]]()
@@ -141,7 +141,7 @@ def _report_phases(
         recovery = recovery_s(seen, before) if phase == "after" else ""
         found = session.report(point, inside, recovery)
         before = float(found["mean_views"]) if phase == "before" else before
-    session.console.print(f"  mean K was back {recovery:g} s after the burst")
+    session.console.print(f"  mean K had recovered {recovery:g} s after the burst")
     return seen
 
 
@@ -155,7 +155,7 @@ def _loads(text: str) -> list[float]:
     except ValueError:
         loads = [0]
     if min(loads) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r}; it takes numbers over 0, like 0.5,1,2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers over 0, like 0.5,1,2")
     return loads
 
 
@@ -169,27 +169,27 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     yes_no = argparse.BooleanOptionalAction
-    what = made.add_argument_group("what is asked")
+    what = made.add_argument_group("requests")
     what.add_argument("--only", choices=list(IMAGES), help="one model instead of both")
     what.add_argument("--budget-ms", type=float, help="the budget; default: clothing 100, nuclei 400")
     what.add_argument("--views", type=int, default=8, metavar="K", help="most views an answer may have (8)")
     what.add_argument("--stop", default="all", help="the query's stop rule, of the adaptive runs (all)")
     what.add_argument("--data", type=Path, default=DATA, help="folder of labelled images; without them: drawn samples")
-    load = made.add_argument_group("how much")
+    load = made.add_argument_group("load")
     load.add_argument("--seconds", type=float, default=30, help="of arrivals a point (30)")
     load.add_argument("--loads", type=_loads, default="0.5,1,1.5,2,3,4", help="of the closed loop (0.5,1,1.5,2,3,4)")
     load.add_argument("--until-refusals", action=yes_no, default=True,
-                      help="after these go on, x1.25 each, until two loads in a row refuse over 1 %%")  # fmt: skip
-    load.add_argument("--fixed", action=yes_no, default=True, help="run each load with all K views demanded, too")
+                      help="after these continue, x1.25 each, until two loads in a row refuse over 1 %%")  # fmt: skip
+    load.add_argument("--fixed", action=yes_no, default=True, help="also run each load with all K views required")
     load.add_argument("--seed", type=int, default=0, help="of the arrival times (0)")
     load.add_argument("--burst", type=float, nargs="?", const=3.0, metavar="LOAD",
                       help="instead of a sweep: base load, a burst of this load (3), base load again")  # fmt: skip
     load.add_argument("--base", type=float, default=0.5, metavar="LOAD", help="load before and after a burst (0.5)")
     load.add_argument("--burst-seconds", type=float, default=5, help="length of a burst (5)")
-    server = made.add_argument_group("the server")
-    server.add_argument("--url", help="one that runs already; default: start one, on a free port, and end it")
+    server = made.add_argument_group("server")
+    server.add_argument("--url", help="a running server; default: start one on a free port, and end it")
     server.add_argument("--models", type=Path, default=MODELS, help="folder of models for the server that is started")
-    server.add_argument("--slots", type=int, help="its worker threads; default: one for each core")
+    server.add_argument("--slots", type=int, help="its slots; default: one for each core")
     made.add_argument("--out", type=Path, default=HERE / "results", help="folder for CSV and plots (loadtest/results)")
     return made
 
@@ -206,7 +206,7 @@ def main() -> None:
             for case in cases:
                 run(session, case)
         except KeyboardInterrupt:
-            session.console.print("\ninterrupted; this is what there is so far:")
+            session.console.print("\ninterrupted; the results so far:")
     _show(session)
 
 

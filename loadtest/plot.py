@@ -1,8 +1,8 @@
-"""Draws the CSV of an open loop: goodput, SLO attainment, mean K and refusals against offered load.
+"""Plots the CSV of an open loop: goodput, SLO attainment, mean K and refusals against offered load.
 
     python -m loadtest.plot loadtest/results/openloop.csv more.csv ...
 
-draws again what was measured, and beside it whatever other rows have the same columns: each `mode` is a line.
+plots the rows of all files that have these columns, with one curve for each `mode`.
 """
 
 import argparse
@@ -38,20 +38,20 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def check() -> None:
-    """Ends the run now, rather than after an hour of measuring, if plots can't be drawn."""
+    """Exit if plots can't be drawn, before an hour of measuring."""
     _figure(1, 1)
 
 
 def draw_sweep(rows: Sequence[Row], path: Path) -> None:
-    """One model's rows of phase `sweep`, a line a mode, as a PNG."""
+    """Plot one model's rows of phase `sweep`, a curve for each mode, as a PNG."""
     figure = _figure(10, 7)
     panels = figure.subplots(2, 2, sharex=True)
     for axes, (name, title) in zip(panels.flat, PANELS.items(), strict=True):
         _dress(axes, title)
-        for mode, line in _by_mode(rows).items():
-            axes.plot(*_points(line, name), marker="o", ms=4, lw=2, label=mode, color=_color(mode, rows))
-            if name == "slo" and "slo_by_receipt" in line[0]:
-                axes.plot(*_points(line, "slo_by_receipt"), lw=1, ls="--", color=_color(mode, rows))
+        for mode, curve in _by_mode(rows).items():
+            axes.plot(*_points(curve, name), marker="o", ms=4, lw=2, label=mode, color=_color(mode, rows))
+            if name == "slo" and "slo_by_receipt" in curve[0]:
+                axes.plot(*_points(curve, "slo_by_receipt"), lw=1, ls="--", color=_color(mode, rows))
         _scale(axes, name, rows)
     for axes in panels[1]:
         axes.set_xlabel("offered requests / s", fontsize=9, color=INK)
@@ -65,8 +65,8 @@ def draw_sweep(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path)
 
 
-def _points(line: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    ordered = sorted((float(row["offered_per_s"]), float(row[name])) for row in line)
+def _points(curve: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    ordered = sorted((float(row["offered_per_s"]), float(row[name])) for row in curve)
     return [x for x, _ in ordered], [y for _, y in ordered]
 
 
@@ -90,7 +90,7 @@ def _dress(axes: "Axes", title: str) -> None:
 
 
 def _scale(axes: "Axes", name: str, rows: Sequence[Row]) -> None:
-    """Where a panel's axes end, with the closed loop's rate as an upright line."""
+    """Set the limits of a panel's axes; mark the closed loop's rate with a vertical line."""
     most = max(float(row["offered_per_s"]) for row in rows)
     axes.set_xlim(0, most * 1.05)
     axes.axvline(float(rows[0]["closed_per_s"]), color=INK, lw=0.8, ls=":")
@@ -113,18 +113,18 @@ def _scale_goodput(axes: "Axes", most: float, closed: float) -> None:
 
 
 def draw_burst(seen: dict[str, list[Window]], settings: Row, burst_s: float, path: Path) -> None:
-    """Mean K and answers by windows of half a second, a line a mode, the burst shaded, as a PNG."""
+    """Plot mean K and answers in windows of half a second, a curve for each mode, the burst shaded, as a PNG."""
     figure = _figure(10, 6)
     views, answers = figure.subplots(2, 1, sharex=True)
     _dress(views, PANELS["mean_views"])
     _dress(answers, "answers / s (dashed: offered)")
     for axes in (views, answers):
         axes.axvspan(-burst_s, 0, color=FAINT, alpha=0.5, lw=0)
-    for mode, line in seen.items():
-        middle = [window.t_s + WINDOW_S / 2 for window in line]
+    for mode, curve in seen.items():
+        middle = [window.t_s + WINDOW_S / 2 for window in curve]
         color = COLORS[mode]
-        views.plot(middle, [window.mean_views for window in line], marker=".", lw=1.5, label=mode, color=color)
-        answers.plot(middle, [window.answered / WINDOW_S for window in line], lw=1.5, color=color)
+        views.plot(middle, [window.mean_views for window in curve], marker=".", lw=1.5, label=mode, color=color)
+        answers.plot(middle, [window.answered / WINDOW_S for window in curve], lw=1.5, color=color)
     offered = next(iter(seen.values()))
     middle = [window.t_s + WINDOW_S / 2 for window in offered]
     answers.plot(middle, [window.offered / WINDOW_S for window in offered], color=INK, lw=0.8, ls="--", zorder=1)
@@ -141,8 +141,8 @@ def draw_burst(seen: dict[str, list[Window]], settings: Row, burst_s: float, pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw an open loop's CSV again, with other rows beside it.")
-    parser.add_argument("csv", nargs="+", type=Path, help="with the columns of openloop.csv; every mode is a line")
+    parser = argparse.ArgumentParser(description="Plot the CSV of an open loop, with other rows for comparison.")
+    parser.add_argument("csv", nargs="+", type=Path, help="with the columns of openloop.csv; a curve for each mode")
     parser.add_argument("--out", type=Path, help="folder for the PNGs; default: beside the first CSV")
     args = parser.parse_args()
     rows = [row for path in args.csv for row in read_csv(path)]

@@ -1,4 +1,4 @@
-"""From shots to the figures of a point: one row of the CSV, one line of the table."""
+"""From requests to the figures of a point: one row of the CSV and of the table."""
 
 import csv
 import json
@@ -15,28 +15,28 @@ from loadtest.cases import Case
 from loadtest.generator import Shot
 
 Row = dict[str, str | float]
-"""A point by the names of COLUMNS; a share or a quantile of nothing is nan."""
+"""A point's figures by the names of COLUMNS; a share or a quantile of no values is nan."""
 
 COLUMNS = {
-    "model": "which model was asked",
+    "model": "the model",
     "mode": "adaptive: 1 to K views, as load allows; fixed: all K or no answer (stop=all&min_views=all)",
     "phase": "sweep; or before, burst and after",
-    "stop": "the stop rule asked for",
+    "stop": "the stop rule of the requests",
     "budget_ms": "the budget of every request",
-    "max_views": "K, the most views asked for",
-    "slots": "worker threads the server was started with; empty: its default, or a server that ran already",
-    "closed_per_s": "answers/s of a closed loop of 8 connections with all K views, seen in this run: the load 1",
+    "max_views": "K, the most views an answer may have",
+    "slots": "the server's slots; empty: its default, or a server that was running already",
+    "closed_per_s": "answers/s of a closed loop of 8 connections with all K views, measured in this run: load 1",
     "load": "mean rate of the arrivals, as a multiple of closed_per_s",
-    "seconds": "how long requests arrived",
-    "offered": "requests that arrived, counted",
-    "offered_per_s": "the same in a second",
+    "seconds": "length of the period of arrivals",
+    "offered": "requests that arrived",
+    "offered_per_s": "the same per second",
     "admitted": "offered without the refused (429), not_ready (503) and invalid (400)",
     "answered": "answers with status 200",
     "in_budget": "of them within the budget by the client's clock, from the intended send time",
     "in_budget_by_receipt": "of them with receipt.elapsed_ms within the budget",
     "slo": "in_budget / admitted",
     "slo_by_receipt": "in_budget_by_receipt / admitted",
-    "goodput_per_s": "in_budget in a second of arrivals",
+    "goodput_per_s": "in_budget per second of arrivals",
     "goodput_share": "in_budget / offered",
     "mean_views": "mean K: views merged, over all answered",
     "latency_p50_ms": "of answered, from the intended send time",
@@ -53,8 +53,8 @@ COLUMNS = {
     "invalid": "400",
     "other": "any other status",
     "lost": "no answer within the budget and 2 s more, or the connection broke",
-    "send_late_p99_ms": "how late the generator itself sent; over 5 the point is not to be trusted",
-    "recovery_s": "after a burst: seconds until mean K was back; empty otherwise",
+    "send_late_p99_ms": "how late the generator sent; do not trust the point if over 5",
+    "recovery_s": "after a burst: seconds until mean K had recovered; empty otherwise",
     "stop_all_views": "answered, by receipt.stop_reason: one column each",
     "stop_deadline": "",
     "stop_capacity": "",
@@ -69,7 +69,7 @@ LATE_MS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request. `status` 0: no answer. Latencies in ms; the receipt's part is empty unless 200."""
+    """One request's outcome. `status` 0: no answer. Latencies in ms; figures of the receipt only with status 200."""
 
     intended: float
     status: int
@@ -83,7 +83,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What was asked for at one load; `load` in multiples of `closed_per_s`."""
+    """One load of a run; `load` in multiples of `closed_per_s`."""
 
     case: Case
     mode: str
@@ -117,7 +117,7 @@ def outcome(shot: Shot) -> Outcome:
 
 
 def row(point: Point, outcomes: Sequence[Outcome]) -> Row:
-    """The point's line of the CSV."""
+    """The point's row of the CSV."""
     answered = [found for found in outcomes if found.status == 200]
     refused = [found for found in outcomes if found.status == 429]
     return {
@@ -169,13 +169,13 @@ def _quantiles(name: str, values: Iterable[float]) -> Row:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed; nan of nothing."""
+    """The smallest value that at least `share` of all do not exceed; nan if there are none."""
     found = sorted(values)
     return found[max(0, math.ceil(share * len(found)) - 1)] if found else math.nan
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a point, columns in the order of COLUMNS, counts of stop reasons that none had as 0."""
+    """One row for each point, columns in the order of COLUMNS; missing counts of stop reasons are 0."""
     extra = sorted({name for row in rows for name in row} - set(COLUMNS))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -193,7 +193,7 @@ def read_csv(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-SAID = {
+SUMMARY = {
     "goodput_per_s": "goodput {:.1f}/s",
     "slo": "SLO {:.1%}",
     "mean_views": "mean K {:.2f}",
@@ -202,11 +202,11 @@ SAID = {
     "too_late": "{} times 504",
     "lost": "{} lost",
 }
-"""What is said of a point as soon as it is over, without what is 0 or nan."""
+"""What is printed after each point, but for values that are 0 or nan."""
 
 
 def sentence(row: Row) -> str:
-    return ", ".join(form.format(row[name]) for name, form in SAID.items() if row[name] and row[name] == row[name])
+    return ", ".join(form.format(row[name]) for name, form in SUMMARY.items() if row[name] and row[name] == row[name])
 
 
 SHOWN = {
@@ -228,7 +228,7 @@ SHOWN = {
     "send_late_p99_ms": ("sent\nlate ms", "{:.1f}"),
     "recovery_s": ("K back\nin s", "{}"),
 }
-"""The columns that the table shows: their heads and how a value is written."""
+"""The columns of the table: head and format."""
 IN_BURSTS = ("phase", "recovery_s")
 
 
@@ -246,5 +246,5 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def written(form: str, value: str | float) -> str:
-    """A dash for nan."""
+    """The value in that format; a dash for nan."""
     return "-" if value != value else form.format(value)

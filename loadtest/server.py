@@ -1,4 +1,4 @@
-"""A real server to load, in a process of its own, and the little that is asked of it beside predictions."""
+"""Starts a server to load, in a process of its own, and reads what a load test needs to know of it."""
 
 import http.client
 import json
@@ -18,13 +18,13 @@ DRAIN_SECONDS = 20
 
 @contextmanager
 def served(models: Path, slots: int | None = None) -> Iterator[str]:
-    """The URL of a fresh, warmed server on a free port of this machine; interrupted at the end, however that comes.
+    """Start a server on a free port and wait until it is ready; yields its URL, and interrupts it at the end.
 
-    It has a session of its own: Ctrl-C is for the load test, which then interrupts the server once.
+    It has a session of its own, so that Ctrl-C reaches only the load test, which then interrupts the server once.
     """
     command = [sys.executable, "-m", "tta_server", "serve", "--models", str(models), "--port", "0", "--grpc-port", "0"]
     command += [] if slots is None else ["--slots", str(slots)]
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -39,12 +39,12 @@ def served(models: Path, slots: int | None = None) -> Iterator[str]:
             signal.signal(number, handler)
 
 
-def _leave(number: int, _: FrameType | None) -> NoReturn:
+def _exit(number: int, _: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
 def _ready(lines: Iterable[str]) -> str:
-    """The address in the line that says so; what came before it is shown only if the server never gets there."""
+    """The URL from the message `ready`; earlier messages are shown if the server exits before it."""
     seen = []
     for line in lines:
         if line.startswith("ready: "):
@@ -70,7 +70,7 @@ def address(url: str) -> tuple[str, int]:
 
 
 def max_budget_ms(url: str, model: str) -> float:
-    """The longest budget that the server takes for that model."""
+    """The model's maximum budget on that server."""
     link = http.client.HTTPConnection(*address(url), timeout=10)
     try:
         link.request("GET", f"/v1/models/{model}")
@@ -80,5 +80,5 @@ def max_budget_ms(url: str, model: str) -> float:
     finally:
         link.close()
     if "budget" not in found:
-        raise SystemExit(f"the server at {url} can't be asked about {model}: {found.get('error')}")
+        raise SystemExit(f"the server at {url} does not serve {model}: {found.get('error')}")
     return float(found["budget"]["max_ms"])

@@ -1,55 +1,33 @@
-"""Draws one sample input for each bundled model, with numpy and Pillow alone: python models/draw_samples.py
+"""Draws one sample input for each bundled model, with numpy and Pillow: python models/draw_samples.py
 
-Nothing is photographed: every picture is made of shapes, gradients and seeded noise, and is the same at every run.
+No photo is used: every picture is made of shapes, gradients and seeded noise, and is the same in every run.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from drawing import (
+    Point,
+    apart,
+    clouds,
+    curve,
+    glow,
+    lumpy,
+    mask,
+    mirrored,
+    nucleus,
+    oval,
+    over,
+    picture,
+    seams,
+    tapered,
+    within,
+)
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 HERE = Path(__file__).parent
 SEED = 7
-FINE = 4
-"""The T-shirt is drawn this many times finer, then reduced."""
-
-Point = tuple[float, float]
-
-
-def picture(values: np.ndarray) -> Image.Image:
-    """An image of floats, (H, W) or (H, W, 3) in [0, 1], clipped and rounded to bytes."""
-    return Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
-
-
-def clouds(rng: np.random.Generator, width: int, height: int, cell: int) -> np.ndarray:
-    """Smooth noise (H, W) with mean 0 and deviation 1 at the knots, which lie `cell` pixels apart."""
-    knots = rng.standard_normal((height // cell + 2, width // cell + 2)).astype(np.float32)
-    return np.asarray(Image.fromarray(knots).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def elliptic(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point, angle: float) -> np.ndarray:
-    """Distance (H, W) from the centre that is 1 on an ellipse; half axes in pixels, angle in radians."""
-    dx, dy = x - centre[0], y - centre[1]
-    along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    return np.hypot(along / axes[0], across / axes[1])
-
-
-def within(radius: np.ndarray, size: float, softness: float) -> np.ndarray:
-    """Coverage (H, W) in [0, 1] of what lies inside radius 1; `size` pixels to the edge, `softness` pixels wide."""
-    return 1 / (1 + np.exp(np.clip((radius - 1) * size / softness, -30, 30)))
-
-
-def glow(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point) -> np.ndarray:
-    """A patch of light (H, W): 1 in the middle, 1/e at the half axes."""
-    return np.exp(-(elliptic(x, y, centre, axes, 0.0) ** 2))
-
-
-def nucleus(x: np.ndarray, y: np.ndarray, centre: Point, axes: Point, angle: float) -> np.ndarray:
-    """A soft-edged ellipse (H, W) in [0, 1]; half axes in pixels, angle in radians."""
-    radius = elliptic(x, y, centre, axes, angle)
-    edge = np.clip((radius - 1) * min(axes) / 1.2, -30, 30)
-    return (1 - 0.25 * np.minimum(radius, 1) ** 2) / (1 + np.exp(edge))
 
 
 def scattered(rng: np.random.Generator, count: int, width: int, height: int) -> list[Point]:
@@ -76,38 +54,6 @@ def draw_nuclei(width: int = 320, height: int = 256) -> Image.Image:
     background = 0.04 + 0.03 * x / width + 0.02 * y / height
     noise = rng.standard_normal(light.shape) * (0.008 + 0.02 * np.sqrt(light))
     return picture(background + light + noise)
-
-
-def curve(points: Sequence[Point], steps: int = 16) -> list[Point]:
-    """A smooth line (Catmull-Rom) through the points; its first and last point only steer its ends."""
-    p = np.asarray(points, dtype=np.float64)
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    line = [
-        0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
-    ]
-    return [(float(x), float(y)) for x, y in np.concatenate([*line, p[-2:-1]])]
-
-
-def mirrored(points: Sequence[Point]) -> list[Point]:
-    """The right half of an outline about x = 0, from the top down, closed by its mirror image."""
-    return [*points, *((-x, y) for x, y in reversed(points))]
-
-
-def mask(outline: Sequence[Point], width: int, height: int) -> Image.Image:
-    """A filled outline; its x counts from the middle of the picture."""
-    fine = Image.new("L", (width * FINE, height * FINE))
-    ImageDraw.Draw(fine).polygon([((x + width / 2) * FINE, y * FINE) for x, y in outline], fill=255)
-    return fine.reduce(FINE)
-
-
-def seams(lines: Sequence[Sequence[Point]], width: int, height: int) -> Image.Image:
-    """Thin lines; their x counts from the middle of the picture."""
-    fine = Image.new("L", (width * FINE, height * FINE))
-    draw = ImageDraw.Draw(fine)
-    for line in lines:
-        draw.line([((x + width / 2) * FINE, y * FINE) for x, y in line], fill=255, width=FINE + FINE // 2)
-    return fine.reduce(FINE)
 
 
 def draw_clothing(width: int = 400, height: int = 533) -> Image.Image:
@@ -168,33 +114,6 @@ def draw_cifar10(size: int = 32) -> Image.Image:
     return image.reduce(side // size)
 
 
-def apart(rng: np.random.Generator, sizes: Sequence[float], gap: float, width: int, height: int) -> list[Point]:
-    """A centre for each radius, in this order: two lie at least `gap` times the sum of their radii apart."""
-    centres: list[Point] = []
-    for size in sizes:
-        free = False
-        while not free:
-            x, y = rng.uniform(0.6 * size, width - 0.6 * size), rng.uniform(0.6 * size, height - 0.6 * size)
-            others = zip(centres, sizes, strict=False)
-            free = all(np.hypot(x - a, y - b) > gap * (size + other) for (a, b), other in others)
-        centres.append((x, y))
-    return centres
-
-
-def lumpy(
-    rng: np.random.Generator, x: np.ndarray, y: np.ndarray, centre: Point, size: float, lump: float
-) -> np.ndarray:
-    """Distance (H, W) from the centre that is 1 on an irregular outline of about `size` pixels."""
-    angle = np.arctan2(y - centre[1], x - centre[0])
-    waves = sum(rng.normal(0, lump / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
-    return np.hypot(x - centre[0], y - centre[1]) / (size * (1 + waves))
-
-
-def over(canvas: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Paints a colour, (3,) or (H, W, 3), over the canvas (H, W, 3) where alpha (H, W) covers it."""
-    return canvas * (1 - alpha[..., None]) + colour * alpha[..., None]
-
-
 WHITE = (88, 62)
 """Radii of the two white cells: a granulocyte, whose nucleus has lobes, and a lymphocyte, whose nucleus fills it."""
 RED = 17
@@ -238,31 +157,16 @@ def draw_bloodcells(width: int = 640, height: int = 480) -> Image.Image:
 
 
 MOUSE = {"snout": (0, 0), "leftear": (-10, 17), "rightear": (10, 17), "tailbase": (0, 128)}
-"""The four points in the mouse's own frame: pixels, the snout at (0, 0), y along its back."""
+"""The four points in the mouse's own frame, in pixels: the snout at (0, 0), y along its back."""
 
 
 def posed(points: Sequence[Point]) -> list[Point]:
-    """From the mouse's frame to the picture's: the hind part bent aside, turned, and put on the floor."""
+    """Points from the mouse's frame to the picture's: the hind part bent aside, the whole turned and moved."""
     p = np.asarray(points, dtype=np.float64)
     x, y = p[:, 0] + 0.0016 * np.maximum(p[:, 1] - 30, 0) ** 2, p[:, 1]
     turn = np.radians(38)
     across, along = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
     return [(float(a), float(b)) for a, b in zip(384 + across, 160 + along, strict=True)]
-
-
-def tapered(line: Sequence[Point], thick: float, thin: float) -> list[Point]:
-    """The outline of a line, so many pixels wide at its start and its end."""
-    p = np.asarray(line, dtype=np.float64)
-    run = np.gradient(p, axis=0)
-    side = np.stack([-run[:, 1], run[:, 0]], 1) / np.hypot(run[:, 0], run[:, 1])[:, None]
-    side *= np.linspace(thick, thin, len(p))[:, None] / 2
-    return [(float(x), float(y)) for x, y in np.concatenate([p + side, (p - side)[::-1]])]
-
-
-def oval(centre: Point, axes: Point) -> list[Point]:
-    """The outline of an ellipse along the axes."""
-    turns = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    return [(centre[0] + axes[0] * float(np.cos(t)), centre[1] + axes[1] * float(np.sin(t))) for t in turns]
 
 
 def arena(rng: np.random.Generator, width: int, height: int) -> np.ndarray:

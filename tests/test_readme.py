@@ -1,4 +1,4 @@
-"""Every command and snippet of the README does what it says."""
+"""Every command and snippet of the README and the docs does what it says; links and paths exist."""
 
 import json
 import re
@@ -18,29 +18,34 @@ from tta_server.views.spec import PRIMITIVES
 ROOT = MODELS.parent
 
 
-def blocks(language: str, page: str = "README.md") -> list[str]:
+def blocks(language: str, page: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
-PROTOCOL = "docs/protocol.md"
+README, USAGE, PROTOCOL = "README.md", "docs/usage.md", "docs/protocol.md"
+PAGES = [
+    *(ROOT / page for page in (README, "CHANGELOG.md", "benchmarks/README.md")),
+    *(page for folder in ("docs", "models") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 TOO_LATE = ('"deadline_exceeded"', '"overloaded"', "give a budget of at least")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder in which the README's paths exist and its commands may write."""
+    """A folder in which the paths of the pages exist and their commands may write."""
     (tmp_path / "models").symlink_to(MODELS)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     return tmp_path
 
 
 @pytest.mark.timing
-@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="the README's commands need curl")
+@pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="the commands need curl")
 @pytest.mark.parametrize(
     "block",
     [
         pytest.param(block, marks=pytest.mark.slow) if "simulate" in block else block
-        for block in (*blocks("sh"), *blocks("sh", PROTOCOL))
+        for page in (README, USAGE, PROTOCOL)
+        for block in blocks("sh", page)
     ],
 )
 def test_commands_run(block: str, server: Server, checkout: Path) -> None:
@@ -74,10 +79,11 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "says"),
     [
-        *zip(blocks("python"), (r"t-shirt [1-8]\n", r"t-shirt 10\n"), strict=True),
+        *zip(blocks("python", README), (r"t-shirt 10\n",), strict=True),
+        *zip(blocks("python", USAGE), (r"t-shirt [1-8]\n", r"\d+ \['model', 'prediction', .*\]\n"), strict=True),
         *zip(blocks("python", PROTOCOL), (r"\(1, 256, 320\)\n",), strict=True),
     ],
-    ids=["grpc", "load", "http"],
+    ids=["load", "grpc", "load with options", "http"],
 )
 def test_python_runs(block: str, says: str, server: Server, checkout: Path) -> None:
     script = block.replace("127.0.0.1:8001", server.grpc).replace("127.0.0.1:8000", server.url.partition("//")[2])
@@ -87,7 +93,7 @@ def test_python_runs(block: str, says: str, server: Server, checkout: Path) -> N
 
 
 def test_the_answer_shown_has_the_fields_of_a_real_one(server: Server) -> None:
-    (shown,) = blocks("json")
+    (shown,) = blocks("json", README)
     with server.client() as http:
         image = (MODELS / "clothing" / "sample.jpg").read_bytes()
         real = http.post("/v1/models/clothing/predict", content=image).json()
@@ -98,7 +104,7 @@ def test_the_answer_shown_has_the_fields_of_a_real_one(server: Server) -> None:
 
 
 def test_the_yaml_shown_loads(tmp_path: Path) -> None:
-    (shown,) = blocks("yaml")
+    (shown,) = blocks("yaml", README)
     folder = tmp_path / "mine"
     shutil.copytree(MODELS / "nuclei" / "1", folder / "1")
     (folder / "tta.yaml").write_text(shown)
@@ -110,12 +116,39 @@ def test_the_docs_name_every_primitive_and_merge() -> None:
     assert not [name for name in (*PRIMITIVES, *MERGES) if f"`{name}`" not in text]
 
 
-def test_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+def test_links_lead_to_files() -> None:
     dead = [
         (page.name, link)
-        for page in pages
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert not dead
+
+
+def test_paths_in_the_docs_exist() -> None:
+    """Those in code style that begin with a folder of this repository; <name> stands for any name."""
+    folders = "tta_server|tests|benchmarks|loadtest|models|docs"
+    found = [
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(rf"`((?:{folders})/[\w/.-]*)`", page.read_text())
+        if not (ROOT / path).exists()
+    ]
+    assert not found
+
+
+def test_structure_has_every_folder_of_the_package() -> None:
+    text = (ROOT / "docs" / "structure.md").read_text()
+    packages = [path.parent.relative_to(ROOT) for path in (ROOT / "tta_server").rglob("__init__.py")]
+    assert not [path for path in packages if path.name != "tta_server" and f"| `{path}/` |" not in text]
+    assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == list("12345678")
+
+
+def test_decisions_are_listed() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(path.name for path in folder.glob("0*.md"))
+    assert re.findall(r"\]\((0[\w-]+\.md)\)", (folder / "README.md").read_text()) == pages
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    heads = ["## Context", "## Decision", "## Figures", "## Consequences"]
+    assert not [name for name in pages if re.findall(r"^## .*", (folder / name).read_text(), re.MULTILINE) != heads]

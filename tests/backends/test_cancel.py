@@ -1,4 +1,4 @@
-"""Whoever loses patience with a run ends it: at once, or as soon as it has said how."""
+"""An abort calls the run's callback exactly once, whichever thread is first."""
 
 import threading
 from collections.abc import Callable
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.timing
 Act = Callable[[Abort, Callable[[], None]], None]
 
 
-def told(*acts: Act) -> int:
-    """How often the run was told to end."""
+def calls_after(*acts: Act) -> int:
+    """Return how often the run's callback was called."""
     count = 0
 
     def end() -> None:
@@ -26,28 +26,30 @@ def told(*acts: Act) -> int:
     return count
 
 
-def say(abort: Abort, end: Callable[[], None]) -> None:
-    abort.ends_by(end)
+def register(abort: Abort, end: Callable[[], None]) -> None:
+    abort.on_request(end)
 
 
-def ask(abort: Abort, end: Callable[[], None]) -> None:
+def request(abort: Abort, end: Callable[[], None]) -> None:
     abort.request()
 
 
-@pytest.mark.parametrize(("acts", "times"), [([say], 0), ([ask], 0), ([say, ask], 1), ([ask, say], 1)])
-def test_a_run_is_told_to_end_when_it_has_said_how_and_somebody_asks(acts: list[Act], times: int) -> None:
-    assert told(*acts) == times
+@pytest.mark.parametrize(
+    ("acts", "times"), [([register], 0), ([request], 0), ([register, request], 1), ([request, register], 1)]
+)
+def test_the_callback_is_called_once_it_is_registered_and_requested(acts: list[Act], times: int) -> None:
+    assert calls_after(*acts) == times
 
 
-def test_it_remembers_that_it_was_requested() -> None:
+def test_a_request_is_remembered() -> None:
     abort = Abort()
     assert not abort.requested
     abort.request()
     assert abort.requested
 
 
-def test_whichever_thread_is_first_the_run_is_told_once() -> None:
-    """Both threads start together, 300 times over."""
+def test_the_callback_is_called_once_whichever_thread_is_first() -> None:
+    """Both threads start together, 300 times."""
     for _ in range(300):
         abort, calls, start = Abort(), list[int](), threading.Barrier(2)
 
@@ -57,7 +59,7 @@ def test_whichever_thread_is_first_the_run_is_told_once() -> None:
             start: threading.Barrier = start,
         ) -> None:
             start.wait(10)
-            abort.ends_by(lambda: calls.append(1))
+            abort.on_request(lambda: calls.append(1))
 
         runner = threading.Thread(target=run)
         runner.start()
@@ -67,9 +69,9 @@ def test_whichever_thread_is_first_the_run_is_told_once() -> None:
         assert calls == [1]
 
 
-def test_a_run_may_ask_of_itself_while_it_says_how() -> None:
-    """The end that is called may look at the abort again: no lock is held meanwhile."""
+def test_the_callback_may_read_the_abort() -> None:
+    """No lock is held while it is called."""
     abort, seen = Abort(), list[bool]()
     abort.request()
-    abort.ends_by(lambda: seen.append(abort.requested))
+    abort.on_request(lambda: seen.append(abort.requested))
     assert seen == [True]

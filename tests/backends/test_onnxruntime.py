@@ -1,4 +1,4 @@
-"""ONNX Runtime's backend with real files: what ends a run, and what fails it."""
+"""The ONNX Runtime backend with real files: aborts and failures."""
 
 import threading
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def scores(backend: OnnxRuntimeBackend, images: Batch, abort: Abort | None = Non
 
 
 def end(backend: OnnxRuntimeBackend, abort: Abort) -> None:
-    """Starts an endless run, and ends it."""
+    """Start an endless run, and abort it."""
     with ThreadPoolExecutor(1) as slot:
         run = slot.submit(backend.infer, batch("endless"), abort)
         with pytest.raises(TimeoutError):
@@ -47,14 +47,14 @@ def end(backend: OnnxRuntimeBackend, abort: Abort) -> None:
             run.result(timeout=PATIENCE)
 
 
-def test_an_endless_run_ends_when_it_is_asked_to_and_the_runtime_prints_nothing(
+def test_an_aborted_endless_run_ends_and_the_runtime_prints_nothing(
     backend: OnnxRuntimeBackend, capfd: pytest.CaptureFixture[str]
 ) -> None:
     end(backend, Abort())
     assert capfd.readouterr().err == ""
 
 
-def test_other_runs_of_the_session_go_on_and_so_does_the_session(backend: OnnxRuntimeBackend) -> None:
+def test_an_abort_does_not_affect_other_runs_of_the_session(backend: OnnxRuntimeBackend) -> None:
     alone, ended = scores(backend, batch(None)), threading.Event()
 
     def others() -> list[Batch]:
@@ -73,19 +73,19 @@ def test_other_runs_of_the_session_go_on_and_so_does_the_session(backend: OnnxRu
         assert np.array_equal(found, alone)
 
 
-def test_a_run_that_was_to_end_before_it_began_does_not_begin(backend: OnnxRuntimeBackend) -> None:
+def test_a_run_aborted_before_its_start_does_not_start(backend: OnnxRuntimeBackend) -> None:
     abort = Abort()
     abort.request()
     with ThreadPoolExecutor(1) as slot, pytest.raises(BackendFailed):
         slot.submit(backend.infer, batch("endless"), abort).result(timeout=PATIENCE)
 
 
-def test_an_abort_that_nobody_requests_changes_nothing(backend: OnnxRuntimeBackend) -> None:
+def test_an_abort_that_is_not_requested_changes_nothing(backend: OnnxRuntimeBackend) -> None:
     images = batch(None, None, shade=60)
     assert np.array_equal(scores(backend, images, Abort()), scores(backend, images))
 
 
-def test_what_fails_is_told_without_the_runtimes_own_words(backend: OnnxRuntimeBackend) -> None:
+def test_a_failure_does_not_quote_the_runtime(backend: OnnxRuntimeBackend) -> None:
     with pytest.raises(BackendFailed) as caught:
         backend.infer(batch(None, "fails"))
     assert str(caught.value) == "the model failed on this image"

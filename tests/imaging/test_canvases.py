@@ -1,4 +1,4 @@
-"""Canvases are made once for all threads, and let go at once."""
+"""Canvases are made once for all threads, and released by `close`."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ LARGER = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Slow(Preprocessing):
-    """Makes larger canvases only when it may."""
+    """Waits for `release` before it makes a scaled canvas."""
 
     entered: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
@@ -38,20 +38,20 @@ def slow() -> Slow:
     return Slow(size=Size(8, 8), resize=Resize.EXACT)
 
 
-def test_each_is_made_once_whoever_asks_at_the_same_time(slow: Slow) -> None:
+def test_concurrent_calls_make_each_canvas_once(slow: Slow) -> None:
     canvases = Canvases(slow, [1.0, LARGER])
     canvases.open(PIXELS)
     with ThreadPoolExecutor(4) as slots:
         asked = [slots.submit(canvases.get, LARGER) for _ in range(4)]
         assert slow.entered.wait(PATIENCE)
-        assert canvases.get(1.0) is not None  # one that is there is not waited for
+        assert canvases.get(1.0) is not None  # an existing canvas is returned without waiting
         slow.release.set()
         found = {id(one.result(PATIENCE)) for one in asked}
     assert len(found) == 1
     assert slow.made == [1.0, LARGER]
 
 
-def test_closing_does_not_wait_for_one_that_is_being_made(slow: Slow) -> None:
+def test_close_does_not_wait_for_a_canvas_being_made(slow: Slow) -> None:
     canvases = Canvases(slow, [1.0, LARGER])
     canvases.open(PIXELS)
     with ThreadPoolExecutor(1) as slots:
@@ -64,8 +64,8 @@ def test_closing_does_not_wait_for_one_that_is_being_made(slow: Slow) -> None:
     assert canvases.get(LARGER) is None
 
 
-def test_what_is_closed_stays_closed(slow: Slow) -> None:
-    """Its image may have been being decoded when the client left."""
+def test_open_after_close_keeps_nothing(slow: Slow) -> None:
+    """As when the client disconnects during decoding."""
     canvases = Canvases(slow, [1.0])
     assert canvases.get(1.0) is None
     canvases.close()
@@ -73,7 +73,7 @@ def test_what_is_closed_stays_closed(slow: Slow) -> None:
     assert canvases.get(1.0) is None
 
 
-def test_pixels_that_no_view_needs_are_not_kept(slow: Slow) -> None:
+def test_the_image_is_kept_only_if_a_scale_needs_it(slow: Slow) -> None:
     slow.release.set()
     plain, scaled = Canvases(slow, [1.0, 1.0]), Canvases(slow, [1.0, LARGER])
     for canvases in (plain, scaled):

@@ -17,7 +17,7 @@ from tta_server.views.view import View
 SIZE = Size(21, 13)
 LOSSLESS = ["PNG", "BMP", "TIFF", "WEBP"]
 ORIENTATION = 274
-hostile = pytest.mark.filterwarnings("ignore")  # Pillow warns about metadata it can't read, which is no failure
+hostile = pytest.mark.filterwarnings("ignore")  # Pillow warns about metadata that it can't read
 
 
 def read(data, limits=None):
@@ -56,7 +56,7 @@ def thin_png(width):
 
 
 @pytest.mark.parametrize("form", LOSSLESS)
-def test_lossless_formats_give_the_pixels_back(form):
+def test_lossless_formats_keep_the_pixels(form):
     pixels = noise(SIZE)
     data = encoded(pixels, form)
     header = read_header(data, Limits())
@@ -65,7 +65,7 @@ def test_lossless_formats_give_the_pixels_back(form):
 
 
 @pytest.mark.parametrize("options", [{}, {"quality": 30}, {"subsampling": 0}, {"progressive": True}])
-def test_jpeg_pixels_are_pillow_s(options):
+def test_jpeg_pixels_equal_pillow(options):
     data = encoded(smooth(Size(53, 37)), "JPEG", **options)
     assert read_header(data, Limits()).size == Size(53, 37)
     np.testing.assert_array_equal(read(data), np.asarray(Image.open(io.BytesIO(data))))
@@ -91,12 +91,12 @@ STORED = {
     7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
     8: lambda a: np.rot90(a, -1),
 }
-"""How a camera held that way stores an upright picture (each the inverse of what a viewer does)."""
+"""Orientation -> how a camera stores an upright image (the inverse of what a viewer does)."""
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_orientation_comes_out_upright(form, orientation):
+def test_every_orientation_is_decoded_upright(form, orientation):
     upright = noise(SIZE)
     data = encoded(np.ascontiguousarray(STORED[orientation](upright)), form, exif=exif(orientation))
     assert read_header(data, Limits()).size == SIZE
@@ -104,7 +104,7 @@ def test_every_orientation_comes_out_upright(form, orientation):
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_orientation_of_a_jpeg_comes_out_upright(orientation):
+def test_every_orientation_of_a_jpeg_is_decoded_upright(orientation):
     upright = smooth(Size(48, 32))
     stored = np.ascontiguousarray(STORED[orientation](upright))
     data = encoded(stored, "JPEG", quality=100, subsampling=0, exif=exif(orientation))
@@ -113,7 +113,7 @@ def test_every_orientation_of_a_jpeg_comes_out_upright(orientation):
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_orientation_of_a_tiff_of_16_bits_comes_out_upright(orientation):
+def test_every_orientation_of_a_16_bit_tiff_is_decoded_upright(orientation):
     upright = noise(SIZE, 1)[:, :, 0].astype(np.uint16)
     stored = STORED[orientation](upright[:, :, None])[:, :, 0] * 257
     data = encoded(np.ascontiguousarray(stored), "TIFF", tiffinfo={ORIENTATION: orientation})
@@ -122,7 +122,7 @@ def test_every_orientation_of_a_tiff_of_16_bits_comes_out_upright(orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 1000])
-def test_an_orientation_that_does_not_exist_is_ignored(orientation):
+def test_an_invalid_orientation_is_ignored(orientation):
     pixels = noise(SIZE)
     np.testing.assert_array_equal(read(encoded(pixels, "PNG", exif=exif(orientation))), pixels)
 
@@ -170,7 +170,7 @@ def test_one_bit_is_black_and_white(form):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
-def test_cmyk_comes_out_in_its_colours(form):
+def test_cmyk_is_converted_as_in_pillow(form):
     image = Image.fromarray(smooth(Size(48, 32))).convert("CMYK")
     expected = np.asarray(image.convert("RGB")).astype(int)
     found = read(encoded(image, form, **({"quality": 95} if form == "JPEG" else {})))
@@ -243,8 +243,8 @@ def test_several_frames_or_pages_are_refused(form):
     ],
     ids=["jpeg 2000", "ppm", "svg", "psd", "mp4", "one byte"],
 )
-def test_other_formats_are_refused_naming_ours(data):
-    with pytest.raises(UnsupportedMedia, match="not an image in JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIC"):
+def test_other_formats_are_refused_naming_the_supported_ones(data):
+    with pytest.raises(UnsupportedMedia, match=r"supported: JPEG, PNG, WEBP, BMP, TIFF, GIF, AVIF, HEIC$"):
         read_header(data, Limits())
 
 
@@ -253,8 +253,8 @@ def test_an_empty_body_is_refused():
         read_header(b"", Limits())
 
 
-def test_too_many_bytes_are_refused_unread():
-    with pytest.raises(TooLarge, match="has 11 bytes; at most 10"):
+def test_too_many_bytes_are_refused():
+    with pytest.raises(TooLarge, match="has 11 bytes; the limit is 10"):
         read_header(b"\x89PNG\r\n\x1a\nxxx", Limits(max_bytes=10))
 
 
@@ -262,17 +262,17 @@ def test_too_many_bytes_are_refused_unread():
 def test_too_many_pixels_are_refused_from_the_header(form):
     data = encoded(noise(SIZE), form)
     assert read(data, Limits(max_pixels=SIZE.area)).shape == (13, 21, 3)
-    with pytest.raises(TooLarge, match="the image is 21x13, 273 pixels; at most 272 are taken"):
+    with pytest.raises(TooLarge, match="the image is 21x13, 273 pixels; the limit is 272"):
         read_header(data, Limits(max_pixels=SIZE.area - 1))
 
 
 @pytest.mark.parametrize("side", [6000, 10_000, 60_000, 2**31 - 1])
-def test_a_header_that_promises_a_huge_image_is_too_large(side):
+def test_a_header_of_a_huge_image_is_too_large(side):
     with pytest.raises(TooLarge):
         read_header(png_header(side, side) + png_chunk(b"IDAT", b""), Limits())
 
 
-def test_a_thin_bomb_passes_its_header_and_fails_the_preprocessing():
+def test_a_thin_image_that_resizing_would_blow_up_is_refused_by_preprocessing():
     header = read_header(thin_png(60_000), Limits())
     assert header.size == Size(60_000, 1)
     with pytest.raises(TooLarge, match="would be 8760000x146 after resizing"):

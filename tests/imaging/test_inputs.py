@@ -1,4 +1,4 @@
-"""What Python callers may give as an image: taken as it was when it was given, or refused in one clear sentence."""
+"""Images of Python callers are copied, or refused in one clear sentence."""
 
 import io
 import os
@@ -15,14 +15,14 @@ from tests.support import pictures
 from tests.support.serving import PATIENCE
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.inputs import own_image
+from tta_server.imaging.inputs import copy_image
 
 PIXELS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 LIMITS = Limits(max_bytes=1000, max_pixels=100)
 
 
 class Readonly:
-    """A writeable array, and one of its memory that can't be written to."""
+    """A writeable array, and a read-only view of its memory."""
 
     def __init__(self) -> None:
         self.base = PIXELS.copy()
@@ -30,19 +30,19 @@ class Readonly:
         self.array.setflags(write=False)
 
 
-# ---- what is taken is ours ----
+# ---- accepted images are copied ----
 
 
-def test_pixels_do_not_see_what_is_written_later() -> None:
+def test_an_array_is_not_affected_by_later_writes() -> None:
     given = PIXELS.copy()
-    own = own_image(given, LIMITS)
+    own = copy_image(given, LIMITS)
     given[:] = 0
     assert np.array_equal(own, PIXELS)
 
 
-def test_pixels_that_can_only_be_written_to_elsewhere_are_copied_too() -> None:
+def test_a_read_only_view_is_copied_too() -> None:
     given = Readonly()
-    own = own_image(given.array, LIMITS)
+    own = copy_image(given.array, LIMITS)
     given.base[:] = 0
     assert np.array_equal(own, PIXELS)
 
@@ -57,8 +57,8 @@ def test_pixels_that_can_only_be_written_to_elsewhere_are_copied_too() -> None:
         np.frombuffer(PIXELS.tobytes(), np.uint8).reshape(4, 5, 3),
     ],
 )
-def test_pixels_may_lie_in_any_order(given: np.ndarray) -> None:
-    own = own_image(given, LIMITS)
+def test_an_array_may_have_any_strides(given: np.ndarray) -> None:
+    own = copy_image(given, LIMITS)
     assert isinstance(own, np.ndarray)
     assert own.flags.c_contiguous
     assert own.flags.owndata
@@ -66,15 +66,15 @@ def test_pixels_may_lie_in_any_order(given: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))], ids=["bytearray", "memoryview"])
-def test_a_buffer_does_not_see_what_is_written_later(kind: Any) -> None:
+def test_a_buffer_is_not_affected_by_later_writes(kind: Any) -> None:
     given = kind(b"some file")
-    own = own_image(given, LIMITS)
+    own = copy_image(given, LIMITS)
     given[0:4] = b"none"
     assert own == b"some file"
 
 
-def test_a_part_of_a_buffer_is_its_bytes() -> None:
-    assert own_image(memoryview(b"s-o-m-e")[::2], LIMITS) == b"some"
+def test_a_strided_buffer_is_copied_as_its_bytes() -> None:
+    assert copy_image(memoryview(b"s-o-m-e")[::2], LIMITS) == b"some"
 
 
 def entry(path: Path) -> os.DirEntry[str]:
@@ -86,35 +86,35 @@ def entry(path: Path) -> os.DirEntry[str]:
 def test_a_path_may_be_of_any_kind(kind: Any, tmp_path: Path) -> None:
     path = tmp_path / "pictüre"
     path.write_bytes(b"some file")
-    assert own_image(kind(path), LIMITS) == b"some file"
+    assert copy_image(kind(path), LIMITS) == b"some file"
 
 
-# ---- what is refused ----
+# ---- refusals ----
 
 
-def test_a_file_that_is_too_large_is_not_read_whole(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(TooLarge, match="more than the 1000 bytes"):
-        own_image(path, LIMITS)
+    with pytest.raises(TooLarge, match="more than 1000 bytes"):
+        copy_image(path, LIMITS)
 
 
-def test_a_bound_takes_no_memory(tmp_path: Path) -> None:
+def test_a_large_limit_needs_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "small"
     path.write_bytes(b"some file")
-    assert own_image(path, Limits(max_bytes=1 << 60)) == b"some file"
+    assert copy_image(path, Limits(max_bytes=1 << 60)) == b"some file"
 
 
-def test_what_has_no_end_is_too_large() -> None:
-    with pytest.raises(TooLarge, match="more than the 1000 bytes"):
-        own_image("/dev/zero", LIMITS)
+def test_an_endless_device_is_too_large() -> None:
+    with pytest.raises(TooLarge, match="more than 1000 bytes"):
+        copy_image("/dev/zero", LIMITS)
 
 
 def test_a_pipe_without_a_writer_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInput, match="a pipe without a writer"):
-        own_image(tmp_path / "pipe", LIMITS)
+        copy_image(tmp_path / "pipe", LIMITS)
 
 
 @pytest.mark.parametrize("early", [b"", b"some "])
@@ -122,7 +122,7 @@ def test_a_pipe_is_read_to_its_end(early: bytes) -> None:
     reading, writing = os.pipe()
     os.write(writing, early)
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(own_image, f"/dev/fd/{reading}", LIMITS)
+        found = pool.submit(copy_image, f"/dev/fd/{reading}", LIMITS)
         os.write(writing, b"file")
         os.close(writing)
         assert found.result(PATIENCE) == early + b"file"
@@ -132,7 +132,7 @@ def test_a_pipe_is_read_to_its_end(early: bytes) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (None, "an image is a path.* not NoneType"),
+        (None, "an image must be a path.* not NoneType"),
         (5, "not int"),
         (array("B", b"1"), "not array"),
         ([PIXELS, PIXELS], "one image at a time"),
@@ -140,7 +140,7 @@ def test_a_pipe_is_read_to_its_end(early: bytes) -> None:
         (io.BytesIO(b"some"), r"file\.read\(\)"),
         (Image.fromarray(PIXELS), r"PIL image.*exif_transpose"),
         (np.ma.masked_array(PIXELS), r"filled\(0\)"),
-        (PIXELS.astype(np.float32), "uint8, from 0 to 255, not float32"),
+        (PIXELS.astype(np.float32), "uint8, values from 0 to 255, not float32"),
         (PIXELS.astype(np.uint16), "not uint16"),
         (PIXELS.astype(np.int8), "not int8"),
         (PIXELS > 3, "not bool"),
@@ -149,19 +149,19 @@ def test_a_pipe_is_read_to_its_end(early: bytes) -> None:
         (PIXELS.transpose(2, 0, 1), r"not \(3, 4, 5\); the channels come last"),
         (np.zeros((4, 5, 4), np.uint8), "drop the alpha"),
         (np.zeros((4, 5, 1), np.uint8), r"not \(4, 5, 1\)"),
-        (PIXELS[None], r"not \(1, 4, 5, 3\); give one image"),
+        (PIXELS[None], r"not \(1, 4, 5, 3\); pass one image"),
         (PIXELS.ravel(), r"array\.tobytes\(\)"),
         (np.zeros((), np.uint8), r"not \(\)"),
         (np.zeros((0, 5, 3), np.uint8), r"not \(0, 5, 3\)"),
         (memoryview(PIXELS), "one dimension"),
         (memoryview(array("i", [1, 2])), "one dimension"),
-        ("null\0byte", "is no path"),
+        ("null\0byte", "is not a path"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value[:12],
 )
-def test_what_is_no_image_is_refused_in_one_sentence(given: Any, sentence: str) -> None:
+def test_an_invalid_image_is_refused_in_one_sentence(given: Any, sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence) as caught:
-        own_image(given, LIMITS)
+        copy_image(given, LIMITS)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -170,17 +170,16 @@ def test_a_released_buffer_is_refused() -> None:
     given = memoryview(b"some")
     given.release()
     with pytest.raises(InvalidInput, match="released"):
-        own_image(given, LIMITS)
+        copy_image(given, LIMITS)
 
 
 def test_an_array_that_is_too_large_is_refused_before_it_is_copied() -> None:
     huge = np.broadcast_to(np.uint8(0), (10**6, 10**6, 3))
-    with pytest.raises(TooLarge, match="at most 100 pixels"):
-        own_image(huge, LIMITS)
+    with pytest.raises(TooLarge, match="the limit is 100"):
+        copy_image(huge, LIMITS)
 
 
-def test_what_a_pil_image_is_told_to_become_is_taken() -> None:
-    """The sentence's own advice works, and turns as a file of it is turned."""
+def test_the_advice_for_a_pil_image_works() -> None:
     image = pictures.opened(pictures.png(5, 4))
     given = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    assert np.array_equal(own_image(given, LIMITS), given)
+    assert np.array_equal(copy_image(given, LIMITS), given)

@@ -40,7 +40,7 @@ def padded(source, reach, border):
 
 
 def bilinear(source, to_source, size, border, reach):
-    """The textbook in float64; nothing may lie further than `reach` pixels beyond the source."""
+    """Interpolate bilinearly in float64; no point may lie more than `reach` pixels beyond the source."""
     wide = padded(np.asarray(source, np.float64), reach + 2, border)
     y, x = np.mgrid[0 : size.height, 0 : size.width] + 0.5
     u = to_source.xx * x + to_source.xy * y + to_source.tx - 0.5
@@ -57,7 +57,7 @@ def bilinear(source, to_source, size, border, reach):
 
 
 @given(st.sampled_from(list(NUMPY)), sizes)
-def test_symmetries_equal_numpy_s(name, size):
+def test_symmetries_equal_numpy(name, size):
     source = planes(size)
     g = symmetry(name)
     seen = sample(source, g.at(size).inverse(), g.frame(size), Border.CONSTANT)
@@ -75,7 +75,7 @@ def test_whole_pixel_shifts_equal_padding_and_slicing(dx, dy, size, border):
 
 
 @given(st.sampled_from(list(NUMPY)), st.integers(-15, 15), st.integers(-15, 15), sizes, borders)
-def test_a_shift_then_a_symmetry_equals_numpy_s_of_the_shifted(name, dx, dy, size, border):
+def test_a_shift_then_a_symmetry_equals_numpy_on_the_shifted_source(name, dx, dy, size, border):
     source = planes(size)
     g = shift(dx, dy).then(symmetry(name))
     shifted = sample(source, shift(dx, dy).at(size).inverse(), size, border)
@@ -108,7 +108,7 @@ def test_the_source_is_never_written(border, name, dx):
 
 
 @given(lengths, borders)
-def test_border_index_equals_padding_a_line(length, border):
+def test_border_index_equals_padding_one_axis(length, border):
     line = np.arange(length)
     reach = 3 * length + 2
     found = border_index(np.arange(-reach, length + reach), length, border)
@@ -160,7 +160,7 @@ def test_a_quarter_turn_about_a_half_pixel_is_not_exact():
     st.builds(Size, st.integers(2, 14), st.integers(2, 14)),
     borders,
 )
-def test_interpolation_equals_the_textbook_s(degrees, factor, moved, size, border):
+def test_interpolation_equals_the_reference(degrees, factor, moved, size, border):
     source = planes(size)
     to_source = rotation(degrees).then(zoom(factor)).then(shift(*moved)).at(size).inverse()
     seen = sample(source, to_source, size, border)
@@ -169,7 +169,7 @@ def test_interpolation_equals_the_textbook_s(degrees, factor, moved, size, borde
 
 
 @given(st.sampled_from(list(NUMPY)), st.builds(Size, st.integers(1, 30), st.integers(1, 30)), borders)
-def test_interpolation_meets_the_exact_maps_in_the_limit(name, size, border):
+def test_interpolation_converges_to_the_exact_maps(name, size, border):
     source = planes(size)
     g = symmetry(name)
     to_source = g.at(size).inverse()
@@ -189,7 +189,7 @@ def test_half_a_pixel_by_hand():
 @pytest.mark.parametrize(("border", "last"), [("reflect101", 40), ("reflect", 0), ("replicate", 0), ("constant", 0)])
 def test_twice_as_large_by_hand(border, last):
     source = np.array([[[0, 40]]], np.uint8)
-    # centres of the four pixels lie at -0.25, 0.25, 0.75, 1.25 of the pixels' own
+    # the centres of the four pixels lie at -0.25, 0.25, 0.75, 1.25 source pixels
     seen = sample(source, Affine.stretch(0.5, 1), Size(4, 1), Border(border))
     beyond = {"reflect101": 0, "reflect": 40, "replicate": 40, "constant": 0}[border]
     expected = [0.25 * last, 10, 30, 0.75 * 40 + 0.25 * beyond]

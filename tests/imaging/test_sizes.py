@@ -1,4 +1,4 @@
-"""Sizes of resized images: the integers of torchvision's Resize."""
+"""Sizes of resized images equal torchvision's Resize."""
 
 import pytest
 from hypothesis import given
@@ -30,12 +30,12 @@ sides = st.integers(1, 5000)
     ],
 )
 def test_a_short_side_of_800_and_at_most_1333(image, expected):
-    """By torchvision 0.29's `_compute_resized_output_size((h, w), [800], 1333)`."""
+    """Expected: `_compute_resized_output_size((h, w), [800], 1333)` of torchvision 0.29."""
     assert short_side(image, 800, 1333) == expected
 
 
 @given(sides, sides, st.integers(1, 1200), st.integers(1, 1200))
-def test_the_limit_binds_only_where_the_long_side_would_exceed_it(width, height, length, more):
+def test_the_limit_applies_only_if_the_long_side_exceeds_it(width, height, length, more):
     image, longest = Size(width, height), length + more
     limited, free = short_side(image, length, longest), short_side(image, length)
     assert max(limited) <= longest

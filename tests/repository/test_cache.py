@@ -1,4 +1,4 @@
-"""A cache bounded by bytes."""
+"""The cache is bounded in bytes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ def test_the_least_recently_used_go_first():
     assert cache.nbytes == 30
 
 
-def test_what_exceeds_the_capacity_alone_is_not_kept():
+def test_a_value_over_the_capacity_is_not_stored():
     cache = ByteCache(30)
     put(cache, "a")
     assert put(cache, "b", 31) == ["b"]
@@ -38,7 +38,7 @@ def test_what_exceeds_the_capacity_alone_is_not_kept():
     assert cache.nbytes == 10
 
 
-def test_what_could_not_be_made_is_not_kept():
+def test_a_failed_value_is_not_stored():
     cache = ByteCache(30)
     with pytest.raises(ZeroDivisionError):
         cache.get("a", lambda: 1 // 0, lambda _: 1)
@@ -46,7 +46,7 @@ def test_what_could_not_be_made_is_not_kept():
     assert put(cache, "a") == ["a"]
 
 
-def test_a_closed_cache_keeps_nothing():
+def test_a_closed_cache_stores_nothing():
     cache = ByteCache(30)
     put(cache, "a")
     cache.close()
@@ -55,7 +55,7 @@ def test_a_closed_cache_keeps_nothing():
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
-def test_of_values_made_at_the_same_time_all_get_the_first():
+def test_concurrent_callers_get_the_first_value():
     cache, both = ByteCache(100), threading.Barrier(2)
 
     def make():

@@ -1,4 +1,4 @@
-"""What is retired is closed with its last use, once."""
+"""A retired resource is closed once, after its last use."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ def lifetime(closed):
     return Lifetime(lambda: closed.append(threading.current_thread().name))
 
 
-def test_what_is_not_used_is_closed_when_it_is_retired(lifetime, closed):
+def test_an_unused_resource_is_closed_when_it_is_retired(lifetime, closed):
     lifetime.retire()
     assert len(closed) == 1
     lifetime.retire()
@@ -28,19 +28,19 @@ def test_what_is_not_used_is_closed_when_it_is_retired(lifetime, closed):
     assert not lifetime.begin()
 
 
-def test_it_is_closed_with_its_last_use(lifetime, closed):
+def test_a_retired_resource_is_closed_after_its_last_use(lifetime, closed):
     assert lifetime.begin()
     assert lifetime.begin()
     lifetime.retire()
     lifetime.end()
     assert not closed
-    assert lifetime.begin()  # it is open still
+    assert lifetime.begin()  # still open
     lifetime.end()
     lifetime.end()
     assert len(closed) == 1
 
 
-def test_uses_end_before_it_is_retired(lifetime, closed):
+def test_the_end_of_a_use_does_not_close_before_retirement(lifetime, closed):
     assert lifetime.begin()
     lifetime.end()
     assert not closed
@@ -57,7 +57,7 @@ def test_an_error_on_closing_is_logged(caplog):
     assert "could not be closed" in caplog.text
 
 
-def test_of_many_threads_one_closes_it(lifetime, closed):
+def test_one_of_many_threads_closes_the_resource(lifetime, closed):
     number, together = 8, threading.Barrier(9)
 
     def use():

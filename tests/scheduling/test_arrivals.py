@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.support.simulator import PIXELS, A, Arrival, B, C, D, Pool, cost_model, flat, linear
-from tta_server.scheduling.arrivals import RECENT, ExpectedArrivals
+from tta_server.scheduling.arrivals import RECENT_SECONDS, ExpectedArrivals
 from tta_server.scheduling.jobs import Batch, Decode, Job
 from tta_server.scheduling.scheduler import Scheduler
 
@@ -14,7 +14,7 @@ def newcomers(*met: tuple[str, float, float, float]) -> ExpectedArrivals:
     """Each of (model, patience, plain, now)."""
     lately = ExpectedArrivals()
     for model, patience, plain, now in met:
-        lately.met(Job(None, model, (A,), 1, math.inf, PIXELS, patience=patience), plain, now)
+        lately.observe(Job(None, model, (A,), 1, math.inf, PIXELS, default_budget=patience), plain, now)
     return lately
 
 
@@ -22,7 +22,7 @@ def newcomers(*met: tuple[str, float, float, float]) -> ExpectedArrivals:
 
 
 def least(lately: ExpectedArrivals, now: float) -> float:
-    return min((newcomer.spare for newcomer in lately.expected(now)), default=math.inf)
+    return min((newcomer.slack for newcomer in lately.expected(now)), default=math.inf)
 
 
 def test_nobody_is_expected_before_anybody_came() -> None:
@@ -41,7 +41,7 @@ def test_the_last_of_a_model_stands_for_the_next() -> None:
     assert least(newcomers(("m", 0.1, 0.05, 0.0), ("m", 0.2, 0.01, 1.0)), 1.0) == pytest.approx(0.19)
 
 
-@pytest.mark.parametrize(("later", "patience"), [(RECENT, 0.15), (RECENT + 0.001, math.inf)])
+@pytest.mark.parametrize(("later", "patience"), [(RECENT_SECONDS, 0.15), (RECENT_SECONDS + 0.001, math.inf)])
 def test_a_model_is_forgotten_after_ten_seconds(later: float, patience: float) -> None:
     assert least(newcomers(("m", 0.2, 0.05, 3.0)), 3.0 + later) == pytest.approx(patience)
 
@@ -55,7 +55,7 @@ def test_who_would_be_late_anyway_does_not_count() -> None:
 
 def risks(pool: Pool) -> list[tuple[tuple[int, int], bool]]:
     """Each batch by its first view as (number of the arrival, view), and whether it was risky."""
-    return [((batch.items[0][0].work.number, batch.items[0][1]), batch.risky) for _, batch in pool.batches]
+    return [((batch.items[0][0].payload.number, batch.items[0][1]), batch.is_risky) for _, batch in pool.batches]
 
 
 def test_on_a_single_slot_the_risk_is_taken_and_told() -> None:
@@ -77,7 +77,7 @@ def test_the_last_free_slot_of_a_busy_pool_takes_no_risk() -> None:
     pool = Pool({A: linear(8), B: linear(15), D: linear(15)}, slots=2)
     history = [Arrival(0, 300, (A, B, B), patience_ms=12), Arrival(0, 300, (D,))]
     pool.run(history)
-    starts = [(round(at * 1e3, 3), batch.items[0][0].work.number, batch.items[0][1]) for at, batch in pool.batches]
+    starts = [(round(at * 1e3, 3), batch.items[0][0].payload.number, batch.items[0][1]) for at, batch in pool.batches]
     assert starts[2:] == [(15, 0, 1), (30, 0, 2)]
     assert not any(risky for _, risky in risks(pool))
 
@@ -112,11 +112,11 @@ def test_a_model_that_nobody_wants_any_more_is_no_risk() -> None:
 
 def test_mandatory_work_is_never_a_risk() -> None:
     scheduler: Scheduler[str] = Scheduler(cost_model({A: flat(30)}), 1)
-    job = Job("a", "m", (A,) * 8, 8, 1.0, PIXELS, patience=0.031)
+    job = Job("a", "m", (A,) * 8, 8, 1.0, PIXELS, default_budget=0.031)
     scheduler.admit(job, 0.0)
     decode = scheduler.next_batch(0, 0.0)
     assert isinstance(decode, Decode)
     scheduler.ready(decode, 0.0, 0.0)
     batch = scheduler.next_batch(0, 0.0)
     assert isinstance(batch, Batch)
-    assert not batch.risky
+    assert not batch.is_risky

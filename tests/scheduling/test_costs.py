@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.scheduling.costs import (
-    ENOUGH,
-    HALF_LIFE,
+    HALF_LIFE_SECONDS,
     MARGIN,
     MAX_BUCKETS,
-    OVERHEAD,
+    MIN_OBSERVATIONS,
+    OVERHEAD_PIXELS,
     WINDOW,
     Bucket,
+    CostEstimate,
     CostModel,
-    Track,
 )
 
 A = Bucket("m", 100, 100)
@@ -43,11 +43,11 @@ def test_what_is_adopted_takes_the_place_of_all_that_was_known_of_a_model() -> N
     costs.warm(other, {1: 0.5})
     for model in ("m", "n"):
         costs.warm_stage("decode", model, 0, 0.5)
-    seen(costs, [9.0] * ENOUGH)
+    seen(costs, [9.0] * MIN_OBSERVATIONS)
     costs.observe(wide, 1, 9.0, 0.0)
     fresh = warmed({1: 0.002, 2: 0.002})
     fresh.warm_stage("decode", "m", 0, 0.001)
-    costs.adopt("m", fresh)
+    costs.replace_model("m", fresh)
     assert costs.seconds(A, 1, 0.0) == fresh.seconds(A, 1, 0.0)
     assert costs.seconds(wide, 1, 0.0) == fresh.seconds(wide, 1, 0.0)
     assert costs.knee(A) == 2
@@ -59,17 +59,17 @@ def test_what_is_adopted_takes_the_place_of_all_that_was_known_of_a_model() -> N
 # ---- laws ----
 
 
-@given(seconds, st.lists(seconds, max_size=ENOUGH - 1))
+@given(seconds, st.lists(seconds, max_size=MIN_OBSERVATIONS - 1))
 def test_too_few_observations_change_nothing(warm: float, few: list[float]) -> None:
-    track = Track(warm)
+    track = CostEstimate(warm)
     for value in few:
         track.observe(value, 0.0)
     assert track.estimate(0.0) == warm * MARGIN
 
 
-@given(seconds, st.lists(seconds, min_size=ENOUGH, max_size=3 * WINDOW))
+@given(seconds, st.lists(seconds, min_size=MIN_OBSERVATIONS, max_size=3 * WINDOW))
 def test_an_estimate_covers_nine_of_ten_of_what_was_seen_lately(warm: float, values: list[float]) -> None:
-    track = Track(warm)
+    track = CostEstimate(warm)
     for value in values:
         track.observe(value, 0.0)
     recent = values[-WINDOW:]
@@ -82,8 +82,8 @@ def test_an_estimate_covers_nine_of_ten_of_what_was_seen_lately(warm: float, val
 def test_without_observations_an_estimate_only_goes_back_towards_warm_up(
     warm: float, value: float, early: float, late: float
 ) -> None:
-    track = Track(warm)
-    for _ in range(ENOUGH):
+    track = CostEstimate(warm)
+    for _ in range(MIN_OBSERVATIONS):
         track.observe(value, 0.0)
     first, second = (track.estimate(now) for now in sorted((early, late)))
     low, high = sorted((warm * MARGIN, value))
@@ -138,7 +138,7 @@ def test_old_observations_leave_the_window() -> None:
 @pytest.mark.parametrize(("half_lives", "estimate"), [(0, 0.113), (1, 0.063), (2, 0.038), (3, 0.0255)])
 def test_an_estimate_goes_half_the_way_back_every_two_seconds(half_lives: int, estimate: float) -> None:
     costs = seen(warmed(), [0.113] * 20, now=7.0)
-    assert costs.seconds(A, 1, 7.0 + half_lives * HALF_LIFE) == pytest.approx(estimate)
+    assert costs.seconds(A, 1, 7.0 + half_lives * HALF_LIFE_SECONDS) == pytest.approx(estimate)
 
 
 def test_a_fast_spell_is_forgotten_too() -> None:
@@ -198,17 +198,17 @@ def test_the_sizes_that_are_remembered_are_bounded_and_the_oldest_is_forgotten_f
 
 def test_stages_cost_by_the_pixel_with_a_fixed_part() -> None:
     costs = CostModel()
-    costs.warm_stage("decode", "m", OVERHEAD, 0.002)
-    assert costs.stage_seconds("decode", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
+    costs.warm_stage("decode", "m", OVERHEAD_PIXELS, 0.002)
+    assert costs.stage_seconds("decode", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.0026)
     assert costs.stage_seconds("decode", "m", 0, 0.0) == pytest.approx(0.0013)
-    assert costs.stage_seconds("decode", "m", 3 * OVERHEAD, 0.0) == pytest.approx(0.0052)
+    assert costs.stage_seconds("decode", "m", 3 * OVERHEAD_PIXELS, 0.0) == pytest.approx(0.0052)
     for _ in range(20):
-        costs.observe_stage("decode", "m", 3 * OVERHEAD, 0.012, 0.0)
-    assert costs.stage_seconds("decode", "m", OVERHEAD, 0.0) == pytest.approx(0.006)
+        costs.observe_stage("decode", "m", 3 * OVERHEAD_PIXELS, 0.012, 0.0)
+    assert costs.stage_seconds("decode", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.006)
 
 
 def test_an_idle_pool_hopes_for_the_least_that_was_ever_seen() -> None:
-    costs = seen(warmed(), [0.004] * ENOUGH)
+    costs = seen(warmed(), [0.004] * MIN_OBSERVATIONS)
     assert costs.seconds(A, 1, float("inf")) == pytest.approx(0.004)
     seen(costs, [0.050] * WINDOW, now=1.0)
     assert costs.seconds(A, 1, float("inf")) == pytest.approx(0.004), "a slow spell does not raise it"
@@ -220,40 +220,40 @@ def test_an_idle_pool_hopes_for_the_least_that_was_ever_seen() -> None:
 
 def answers(finish: float = 0.002) -> CostModel:
     costs = CostModel()
-    costs.warm_stage("finish", "m", OVERHEAD, finish)
+    costs.warm_stage("finish", "m", OVERHEAD_PIXELS, finish)
     return costs
 
 
 def answered(costs: CostModel, stage: str, seconds: float) -> CostModel:
     for _ in range(20):
-        costs.observe_stage(stage, "m", OVERHEAD, seconds, 0.0)
+        costs.observe_stage(stage, "m", OVERHEAD_PIXELS, seconds, 0.0)
     return costs
 
 
 def test_an_answer_with_more_in_it_costs_like_a_plain_one_until_it_is_met() -> None:
-    assert answers().stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
-    assert answered(answers(), "finish", 0.004).stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(
-        0.004
-    )
+    assert answers().stage_seconds("finish+include", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.0026)
+    assert answered(answers(), "finish", 0.004).stage_seconds(
+        "finish+include", "m", OVERHEAD_PIXELS, 0.0
+    ) == pytest.approx(0.004)
 
 
 def test_answers_with_more_in_them_are_measured_by_themselves() -> None:
     costs = answered(answered(answers(), "finish+include", 0.050), "finish+include+other", 0.080)
-    assert costs.stage_seconds("finish", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
-    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.050)
-    assert costs.stage_seconds("finish+include+other", "m", OVERHEAD, 0.0) == pytest.approx(0.080)
+    assert costs.stage_seconds("finish", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.0026)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.050)
+    assert costs.stage_seconds("finish+include+other", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.080)
 
 
 def test_an_answer_with_more_in_it_goes_back_to_what_warm_up_found_for_a_plain_one() -> None:
     costs = answered(answered(answers(), "finish", 0.9), "finish+include", 0.050)
-    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 1e6) == pytest.approx(0.0026)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD_PIXELS, 1e6) == pytest.approx(0.0026)
 
 
 def test_a_few_answers_with_more_in_them_change_nothing_yet() -> None:
     costs = answers()
-    for _ in range(ENOUGH - 1):
-        costs.observe_stage("finish+include", "m", OVERHEAD, 0.9, 0.0)
-    assert costs.stage_seconds("finish+include", "m", OVERHEAD, 0.0) == pytest.approx(0.0026)
+    for _ in range(MIN_OBSERVATIONS - 1):
+        costs.observe_stage("finish+include", "m", OVERHEAD_PIXELS, 0.9, 0.0)
+    assert costs.stage_seconds("finish+include", "m", OVERHEAD_PIXELS, 0.0) == pytest.approx(0.0026)
 
 
 # ---- the least that is known ----
@@ -273,7 +273,7 @@ def test_a_slow_spell_does_not_change_the_least() -> None:
 
 @given(seconds, st.lists(st.tuples(seconds, st.floats(0, 20)), max_size=2 * WINDOW))
 def test_no_estimate_is_below_the_least(warm: float, values: list[tuple[float, float]]) -> None:
-    track, now = Track(warm), 0.0
+    track, now = CostEstimate(warm), 0.0
     for value, later in values:
         now += later
         track.observe(value, now)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_server.scheduling.costs import Bucket, CostModel
-from tta_server.scheduling.estimates import Estimates, put, put_all
+from tta_server.scheduling.estimates import Estimates, assign, assign_all
 from tta_server.scheduling.jobs import Job
 
 times = st.floats(0, 20, width=32)
@@ -14,8 +14,8 @@ times = st.floats(0, 20, width=32)
 @given(st.lists(times, min_size=1, max_size=5), times, st.floats(0.001, 3), st.integers(1, 60))
 def test_equal_pieces_are_put_as_if_one_by_one(free, start, seconds, number):
     one_by_one, at_once = sorted(free), sorted(free)
-    expected = max(put(one_by_one, start, seconds) for _ in range(number))
-    assert put_all(at_once, start, seconds, number) == pytest.approx(expected, abs=1e-9)
+    expected = max(assign(one_by_one, start, seconds) for _ in range(number))
+    assert assign_all(at_once, start, seconds, number) == pytest.approx(expected, abs=1e-9)
     assert at_once == pytest.approx(one_by_one, abs=1e-9)
     assert at_once == sorted(at_once)
 
@@ -48,6 +48,6 @@ def test_tiles_of_one_bucket_are_priced_once():
     ]
     assert sum(prices.views(job, 0, 2001, 0.0)) == pytest.approx(1001 * 0.00832 + 1000 * 0.03328)
     costs.priced.clear()
-    end = prices.placed([0.0, 0.0], job, 0.0, 0.0)
+    end = prices.schedule_job([0.0, 0.0], job, 0.0, 0.0)
     assert end == pytest.approx((1001 * 0.00832 + 1000 * 0.03328) / 2, rel=0.01)
     assert len(costs.priced) == 3

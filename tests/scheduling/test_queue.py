@@ -13,6 +13,7 @@ from tests.support.laws import in_crowd
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
 from tta_server.scheduling.estimates import Estimates, Occupancy, Slots
 from tta_server.scheduling.jobs import Job, Phase, Priority
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.queue import EXACT_LIMIT, MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
 
@@ -36,7 +37,7 @@ class Desk:
             self.slots.take(slot, until / 1e3)
         self.line: MandatoryQueue[str] = MandatoryQueue(self.prices, self.slots)
         for views, deadline_ms in jobs:
-            self.line.join(self.job(views, deadline_ms, batch))
+            self.line.add(self.job(views, deadline_ms, batch))
 
     def job(self, views: int, deadline_ms: float, batch: bool = False) -> Job[str]:
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
@@ -45,15 +46,17 @@ class Desk:
         return job
 
     def refusal_ms(self, views: int, deadline_ms: float, batch: bool = False) -> float:
-        return round(self.line.refusal(self.job(views, deadline_ms, batch), 0.0) * 1e3, 6)
+        return round(self.line.retry_after(self.job(views, deadline_ms, batch), 0.0) * 1e3, 6)
 
 
 def test_an_answer_waits_for_a_view_that_runs_and_is_made_on_its_slot() -> None:
     """Slots are free at 51 and 58 ms, where a view of the job ends; its last view takes 2 ms, its answer 1."""
     prices = Estimates(cost_model({A: linear(2)}, 0, 1))
-    job = Job("", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, handed=1, running=1, last_end=0.058)
+    job = Job(
+        "", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, progress=Progress(dispatched=1, running=1), last_end=0.058
+    )
     free = [0.051, 0.058]
-    assert prices.placed(free, job, 0.050, 0.050) == pytest.approx(0.059)
+    assert prices.schedule_job(free, job, 0.050, 0.050) == pytest.approx(0.059)
     assert free == pytest.approx([0.053, 0.059])
 
 
@@ -69,9 +72,9 @@ def test_a_relaxed_line_has_nobody_late(
 ) -> None:
     """The short way to say so says nothing else than the long one."""
     desk = Desk(jobs, slots, until[:slots])
-    if desk.line.is_relaxed(more / 1e3, 0.0):
+    if desk.line.trivially_feasible(more / 1e3, 0.0):
         free = desk.slots.free(0.0, Occupancy(more / 1e3, {}))
-        assert all(desk.prices.placed(free, job, 0.0, 0.0) <= job.deadline + 1e-9 for job in desk.line)
+        assert all(desk.prices.schedule_job(free, job, 0.0, 0.0) <= job.deadline + 1e-9 for job in desk.line)
 
 
 @given(waiting, st.permutations(range(12)), st.integers(0, 12))
@@ -81,11 +84,11 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     desk, other = Desk(jobs), Desk()
     for number in order:
         if number < len(jobs):
-            other.line.join(other.job(*jobs[number]))
+            other.line.add(other.job(*jobs[number]))
     for line in (desk.line, other.line):
         for job in list(line)[:leaving]:
-            line.leave(job)
-            line.leave(job)  # who has left already is let be
+            line.remove(job)
+            line.remove(job)  # who has left already is let be
     assert [job.deadline for job in desk.line] == [job.deadline for job in other.line]
     assert desk.line.load == pytest.approx(other.line.load, abs=1e-9)
 
@@ -103,10 +106,10 @@ def test_a_crowd_is_bounded_from_above(
     """Whoever is admitted to a crowd makes nobody late in the list schedule that is too dear to lay out."""
     desk = Desk(jobs, slots, until[:slots])
     job = desk.job(1, deadline)
-    if desk.line.refusal(job, 0.0) == 0:
-        desk.line.join(job)
+    if desk.line.retry_after(job, 0.0) == 0:
+        desk.line.add(job)
         free = desk.slots.free(0.0)
-        assert all(desk.prices.placed(free, other, 0.0, 0.0) <= other.deadline + 1e-9 for other in desk.line)
+        assert all(desk.prices.schedule_job(free, other, 0.0, 0.0) <= other.deadline + 1e-9 for other in desk.line)
 
 
 def test_some_histories_of_the_benchmark_are_crowds() -> None:
@@ -128,7 +131,7 @@ def is_crowded(history: History) -> bool:
 def test_interactive_jobs_stand_before_batch_jobs_and_each_by_deadline() -> None:
     desk = Desk([(1, 300), (1, 100)])
     for deadline, batch in ((50, True), (200, False), (40, True)):
-        desk.line.join(desk.job(1, deadline, batch))
+        desk.line.add(desk.job(1, deadline, batch))
     assert [round(job.deadline * 1e3) for job in desk.line] == [100, 200, 300, 40, 50]
 
 
@@ -202,11 +205,11 @@ def test_the_slot_that_is_free_first_gets_the_lead() -> None:
 
 def test_an_empty_line_is_relaxed_for_ever() -> None:
     desk = Desk()
-    assert desk.line.is_relaxed(1e9, 0.0)
+    assert desk.line.trivially_feasible(1e9, 0.0)
     assert desk.line.load == 0.0
-    assert desk.line.then_free(3.0) == 3.0
-    assert not desk.line.is_relaxed(1.0, 0.0, 0.5)
-    assert desk.line.is_relaxed(0.5, 0.0, math.inf)
+    assert desk.line.free_after_queue(3.0) == 3.0
+    assert not desk.line.trivially_feasible(1.0, 0.0, 0.5)
+    assert desk.line.trivially_feasible(0.5, 0.0, math.inf)
 
 
 # ---- a crowd by hand ----

@@ -373,7 +373,7 @@ def test_drop_all_answers_everybody_once() -> None:
     for number in range(5):
         scheduler.admit(Job(number, "m", (A,), 1, 10.0, PIXELS), 0.0)
     dropped = scheduler.drop_all(NotReady("closing"))
-    assert sorted(done.job.work for done in dropped) == [0, 1, 2, 3, 4]
+    assert sorted(done.job.payload for done in dropped) == [0, 1, 2, 3, 4]
     assert scheduler.drop_all(NotReady("closing")) == []
     assert scheduler.wake_at() is None
     assert scheduler.next_batch(0, 0.0) is None
@@ -394,4 +394,4 @@ def test_a_line_that_is_late_anyway_leaves_no_slot_idle() -> None:
     first, second = (scheduler.next_batch(slot, 0.035) for slot in (0, 1))
     assert isinstance(first, Decode)
     assert isinstance(second, Decode)
-    assert [first.job.work, second.job.work] == ["a", "b"]
+    assert [first.job.payload, second.job.payload] == ["a", "b"]

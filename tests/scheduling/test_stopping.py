@@ -1,6 +1,5 @@
 """Stop rules keep their promises, whatever the views that did not run would have said."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
@@ -16,7 +14,7 @@ from tta_server.scheduling.stopping import All, Certain, Confident, Settled, Sto
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View, Weight
@@ -167,9 +165,9 @@ class Scenery:
         tensor = self.placements[index].tensor
         return 3, tensor.height // self._stride, tensor.width // self._stride
 
-    def drawn(self, index: int, source: np.random.Generator, doubt: float) -> Any:
+    def drawn(self, index: int, source: np.random.Generator, request_reprice: float) -> Any:
         shape = self.shape(index)
-        scores = source.random(shape) * doubt
+        scores = source.random(shape) * request_reprice
         scores[2, : shape[1] // 2] += 1
         scores[1, shape[1] // 2 :] += 1
         return self.prediction(index, np.float32(scores / scores.sum(axis=0)))
@@ -186,20 +184,21 @@ class Scenery:
         return accumulator
 
     def mask(self, accumulator: Any) -> Any:
-        answered = SEGMENTATION.answer(accumulator.result(), [], self.scene, ResponseSpec())
-        return np.asarray(Image.open(io.BytesIO(answered.picture or b"")))
+        return SEGMENTATION.result(accumulator.result(), [], self.scene, ResponseSpec()).mask
 
 
 @BOUNDED
 @pytest.mark.parametrize("stride", [1, 4])
 @pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
-@given(seed=st.integers(0, 2**32 - 1), doubt=st.sampled_from([0.02, 0.3, 1.5]), done=st.integers(1, len(POLICY)))
+@given(
+    seed=st.integers(0, 2**32 - 1), request_reprice=st.sampled_from([0.02, 0.3, 1.5]), done=st.integers(1, len(POLICY))
+)
 def test_no_more_pixels_change_than_were_undecided(
-    merge: str, stride: int, prep: Preprocessing, seed: int, doubt: float, done: int
+    merge: str, stride: int, prep: Preprocessing, seed: int, request_reprice: float, done: int
 ) -> None:
     """At the image's own size, with views that see only a part, whatever follows."""
     source, scenery = np.random.default_rng(seed), Scenery(prep, stride)
-    ran = [scenery.drawn(index, source, doubt) for index in range(done)]
+    ran = [scenery.drawn(index, source, request_reprice) for index in range(done)]
     now = scenery.merged(merge, ran)
     remaining = [(scenery.placements[i], POLICY[i].weight) for i in range(done, len(POLICY))]
     undecided, mask = now.undecided(remaining), scenery.mask(now)

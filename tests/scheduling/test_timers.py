@@ -34,39 +34,39 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
     dates: dict[int, float] = {}
     for action, name, at in steps:
         if action == "put":
-            agenda.put(jobs[name], at)
+            agenda.set(jobs[name], at)
             dates[name] = at
         elif action == "remove":
             agenda.remove(jobs[name])
             dates.pop(name, None)
         else:
-            taken = [dates.pop(each.work) for each in agenda.take_due(at)]
+            taken = [dates.pop(each.payload) for each in agenda.take_due(at)]
             assert taken == sorted(taken)
             assert all(date <= at for date in taken)
             assert all(date > at for date in dates.values())
-        assert agenda.first() == min(dates.values(), default=None)
+        assert agenda.next_due() == min(dates.values(), default=None)
 
 
 def test_an_agenda_forgets_outdated_dates() -> None:
     """However often dates move, and in whatever order."""
     agenda, one, other = DueTimers[int](), job(1), job(2)
-    agenda.put(other, 0.0)
+    agenda.set(other, 0.0)
     for at in range(10_000):
-        agenda.put(one, 10_000.0 - at)
-        agenda.put(other, float(at))
-    assert [each.work for each in agenda.take_due(math.inf)] == [1, 2]
-    assert agenda.first() is None
+        agenda.set(one, 10_000.0 - at)
+        agenda.set(other, float(at))
+    assert [each.payload for each in agenda.take_due(math.inf)] == [1, 2]
+    assert agenda.next_due() is None
 
 
 def test_who_is_put_again_while_the_due_are_taken_comes_again_only_if_due() -> None:
     agenda, one = DueTimers[int](), job(1)
-    agenda.put(one, 1.0)
+    agenda.set(one, 1.0)
     taken = []
     for each in agenda.take_due(5.0):
         taken.append(each)
-        agenda.put(each, 3.0 if len(taken) == 1 else 7.0)
+        agenda.set(each, 3.0 if len(taken) == 1 else 7.0)
     assert taken == [one, one]
-    assert agenda.first() == 7.0
+    assert agenda.next_due() == 7.0
 
 
 # ---- what runs ----
@@ -77,7 +77,7 @@ def test_a_step_is_overdue_at_ten_times_its_estimate_and_not_before_a_second(est
     assert after == max(OVERDUE_SECONDS, OVERDUE_FACTOR * estimate)
     watch, step = Watchdog[int](), batch(0, estimate)
     watch.started(step, 5.0)
-    assert watch.look_at() == pytest.approx(5.0 + after)
+    assert watch.check_at() == pytest.approx(5.0 + after)
     assert watch.overdue(5.0 + after - 1e-6) == []
     assert watch.overdue(5.0 + after + 1e-6) == [step]
 
@@ -96,11 +96,11 @@ def test_a_slot_is_stuck_ten_seconds_after_its_step_was_to_be_ended_and_told_onc
     watch.started(batch(3, 0.1), 0.0)
     assert len(watch.overdue(2.0)) == 1
     assert watch.stuck(2.0) == []
-    assert watch.look_at() == pytest.approx(2.0 + STUCK_SECONDS)
+    assert watch.check_at() == pytest.approx(2.0 + STUCK_SECONDS)
     assert watch.stuck(11.9) == []
     assert watch.overdue(12.0) == []
     assert watch.stuck(12.0) == [3]
-    assert watch.look_at() is None
+    assert watch.check_at() is None
     assert watch.stuck(30.0) == []
 
 
@@ -113,14 +113,14 @@ def test_a_step_that_came_back_is_neither_overdue_nor_stuck() -> None:
     assert len(watch.overdue(3.5)) == 1
     watch.ended(0)
     assert watch.stuck(30.0) == []
-    assert watch.look_at() is None
+    assert watch.check_at() is None
 
 
 @given(
     st.lists(st.tuples(st.sampled_from(["start", "end", "look"]), st.integers(0, 3), st.floats(0.01, 5)), max_size=60)
 )
 def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int, float]]) -> None:
-    """Every step that runs past its time is told at `look_at`, and asking then always moves it."""
+    """Every step that runs past its time is told at `check_at`, and asking then always moves it."""
     watch, now, running, told = Watchdog[int](), 0.0, dict[int, tuple[Batch[int], float]](), set[int]()
     for action, slot, seconds in steps:
         if action == "start" and slot not in running:
@@ -130,17 +130,17 @@ def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int,
             running.pop(slot, None)
             told.discard(slot)
             watch.ended(slot)
-        at = watch.look_at()
+        at = watch.check_at()
         if action == "look" and at is not None:
             now = max(now, at)
             overdue, stuck = watch.overdue(now), watch.stuck(now)
             assert not told & {step.slot for step in overdue}
             told |= {step.slot for step in overdue}
-            after = watch.look_at()
+            after = watch.check_at()
             assert overdue or stuck or after is None or after > at
         now += seconds / 10
         late = {s for s, (step, start) in running.items() if now > start + max(1.0, 10 * step.estimate)}
-        look = watch.look_at()
+        look = watch.check_at()
         assert late <= told or (look is not None and look <= now)
 
 

@@ -22,10 +22,13 @@ from tta_server.errors import (
     TTAError,
 )
 from tta_server.scheduling.jobs import LOST, Bounds, Failed, Job, Merged, Outcome
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.engine import Engine, Runner
+from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.steps import Runner
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
@@ -53,7 +56,10 @@ class PaperWork:
     def decode(self) -> None:
         self._decode()
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def notify_progress(self, progress: Progress) -> None:
+        pass
+
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         self.outcomes.append(outcome)
         self.done.set()
 
@@ -65,7 +71,7 @@ class PaperWork:
         return outcome
 
 
-Items = Sequence[tuple[PaperWork, int]]
+Items = Sequence[tuple[Job[PaperWork], int]]
 
 
 def merged(items: Items) -> list[Outcome]:
@@ -89,7 +95,7 @@ class PaperRunner:
     def __init__(self, behave: Callable[[Items], Sequence[Outcome]]) -> None:
         self.behave = behave
 
-    def run(self, items: Items, abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
         return self.behave(items)
 
 
@@ -101,11 +107,11 @@ class EndlessRunner:
         self.told = 0
         self.started = threading.Event()
 
-    def run(self, items: Items, abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
         if not any(view in self._views for _, view in items):
             return merged(items)
         end = threading.Event()
-        abort.ends_by(end.set)
+        abort.on_request(end.set)
         self.started.set()
         assert end.wait(PATIENCE), "nobody ended it"
         self.told += 1
@@ -257,9 +263,9 @@ def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:
     threads: list[str] = []
 
     class Named(PaperWork):
-        def settle(self, outcome: StopReason | TTAError) -> None:
+        def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
             threads.append(threading.current_thread().name)
-            super().settle(outcome)
+            super().settle(outcome, progress)
 
     work = Named()
     opened(slots=2, view_ms=50).submit([job(work, views=200, budget=1.0)])
@@ -545,8 +551,8 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
         work = PaperWork()
         engine.submit([job(work, views=2, mandatory=2)])
         assert work.outcome
-        health.condemn("m")
-        assert health.ill == ill
+        health.mark_unhealthy("m")
+        assert health.unhealthy == ill
 
 
 # ---- leaving ----

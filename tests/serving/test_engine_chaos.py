@@ -14,10 +14,12 @@ from tests.support.simulator import PIXELS, A, cost_model, linear
 from tta_server.backends.cancel import Abort
 from tta_server.errors import InternalError, InvalidInput, TTAError
 from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
+from tta_server.serving.recorder import Recorder
 from tta_server.telemetry.prometheus import Metrics
 
 SURVIVED = ["work.decode", "work.settle", "runner.run"]
@@ -25,7 +27,7 @@ SURVIVED = ["work.decode", "work.settle", "runner.run"]
 SCHEDULER = "admit_all cancel completed due failed finished more next_batch overdue ready stuck wake_at watch_at"
 FATAL = [
     *(f"scheduler.{call}" for call in SCHEDULER.split()),
-    *(f"metrics.{call}" for call in ("batch", "expired", "fault")),
+    "observer.notify",
     *(f"health.{call}" for call in ("failed", "worked")),
 ]
 """After these nobody knows the scheduler's state."""
@@ -86,7 +88,10 @@ class Work:
         if self._broken:
             raise InvalidInput("not an image")
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def notify_progress(self, progress: Progress) -> None:
+        pass
+
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         self._wires.touch("work.settle")
         self.outcomes.append(outcome)
         self.done.set()
@@ -100,7 +105,7 @@ class Runner:
         self._count = 0
         self._lock = threading.Lock()
 
-    def run(self, items: Sequence[tuple[Work, int]], abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Sequence[tuple[Job[Work], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
         self._wires.touch("runner.run")
         with self._lock:
             self._count += 1
@@ -118,8 +123,8 @@ class Shop:
         self.health = Health()
         self.fatal: list[str] = []
         scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "more")
-        metrics, health = Wired(wires, "metrics", Metrics()), Wired(wires, "health", self.health)
-        parts: Any = scheduler, {"m": Runner(wires)}, metrics, health
+        observer, health = Wired(wires, "observer", Metrics()), Wired(wires, "health", self.health)
+        parts: Any = scheduler, {"m": Runner(wires)}, observer, health
         self.engine: Engine[Work] = Engine(*parts, self.fatal.append)
         self.engine.start()
         self.admitted: list[Work] = []
@@ -171,7 +176,7 @@ def test_what_a_job_raises_costs_that_job_at_most(name: str, number: int) -> Non
         assert not shop.fatal
         after = shop.submit()
         assert after
-        assert after.work.done.wait(PATIENCE)
+        assert after.payload.done.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -189,7 +194,7 @@ def test_what_the_shell_cannot_survive_settles_all_and_is_said(name: str, number
                 shop.engine.submit([Job(Work(wires), "m", (A,), 1, time.monotonic() + 30, PIXELS)])
 
 
-@pytest.mark.parametrize("name", ["scheduler.completed", "scheduler.next_batch", "scheduler.due", "metrics.batch"])
+@pytest.mark.parametrize("name", ["scheduler.completed", "scheduler.next_batch", "scheduler.due", "observer.notify"])
 def test_an_error_of_our_own_ends_no_thread_silently(name: str) -> None:
     with opened(Wires(name, 1, Misplaced)) as shop:
         shop.visit()
@@ -204,5 +209,4 @@ def test_the_lists_above_have_every_call_that_the_engine_makes() -> None:
         shop.visit()
         check_settled(shop)
     assert set(wires.calls) <= known | {"scheduler.drop_all"}
-    rare = {"metrics.expired"}
-    assert known - rare <= set(wires.calls)
+    assert known <= set(wires.calls)

@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 
 from tests.support import pictures
+from tests.support.jobs import SingleJob, run
 from tests.support.toys import trap_model, trapped
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.preprocessing import Canvas, Placement, Preprocessing
-from tta_server.repository.loader import Model, load_model
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Canvas, Preprocessing
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Failed, Merged
 from tta_server.scheduling.stopping import Evidence, StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.job import ImageJob
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
 from tta_server.telemetry.prometheus import Metrics
@@ -52,9 +54,9 @@ class Breaking(Classification):
         self._break("is_sound", prediction)
         return super().is_sound(prediction)
 
-    def remark(self, prediction: Any) -> Any:
-        self._break("remark", prediction)
-        return super().remark(prediction)
+    def view_result(self, prediction: Any) -> Any:
+        self._break("view_result", prediction)
+        return super().view_result(prediction)
 
     def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
         real = super().accumulator(merge, wanted, scene)
@@ -121,15 +123,15 @@ def broken(toy: Model, where: str) -> Model:
     return replace(toy, task=task)
 
 
-def job(model: Model, shade: int, metrics: Metrics, listener: Callable[[], None] | None = None) -> ImageJob:
+def job(model: Model, shade: int, metrics: Metrics, listener: Callable[[], None] | None = None) -> SingleJob:
     source = read_source(pictures.encoded(trapped(shade=shade)), Limits())
     caller = Caller("test", listener)
-    work = make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics).work
+    work = SingleJob(make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics))
     work.decode()
     return work
 
 
-def answered(work: ImageJob) -> list[float]:
+def answered(work: SingleJob) -> list[float]:
     work.settle(StopReason.ALL_VIEWS)
     return list(work.future.result().prediction["probabilities"])
 
@@ -146,24 +148,23 @@ def failure(outcome: Any) -> TTAError:
 # ---- one job's exception ----
 
 
-@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add", "write"])
+@pytest.mark.parametrize("where", ["decode", "is_sound", "view_result", "add", "write"])
 def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     toy: Model, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, metrics = broken(toy, where), Metrics()
     before, bad, after = (job(model, shade, metrics) for shade in (SOUND, BROKEN, SOUND))
     alone = job(toy, SOUND, Metrics())
-    runner = Executor()
     with caplog.at_level(logging.WARNING):
         for view in (0, 1):
-            first, mistake, last = runner.run([(before, view), (bad, view), (after, view)])
+            first, mistake, last = run([(before, view), (bad, view), (after, view)])
             assert isinstance(first, Merged)
             assert isinstance(last, Merged)
             error = failure(mistake)
             assert isinstance(error, BackendFailed)
             assert SECRET not in str(error)
             assert "\n" not in str(error)
-            runner.run([(alone, view)])
+            run([(alone, view)])
     expected = answered(alone)
     for neighbour in (before, after):
         np.testing.assert_allclose(answered(neighbour), expected, atol=1e-6)
@@ -171,13 +172,12 @@ def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
 
 
-@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add"])
+@pytest.mark.parametrize("where", ["decode", "is_sound", "view_result", "add"])
 def test_an_optional_view_that_fails_is_dropped_and_counted(toy: Model, where: str) -> None:
     """The plain view is sound; the second one is another image's."""
     model, metrics = broken(toy, where), Metrics()
     work = job(model, SOUND, metrics)
-    runner = Executor()
-    assert isinstance(runner.run([(work, 0)])[0], Merged)
+    assert isinstance(run([(work, 0)])[0], Merged)
     failure(work.merge(1, {"scores": np.full((1, 3), BROKEN / 64, np.float32)}, 0))
     work.settle(StopReason.ALL_VIEWS)
     receipt = work.future.result().receipt
@@ -188,9 +188,9 @@ def test_an_optional_view_that_fails_is_dropped_and_counted(toy: Model, where: s
 def test_a_stop_rule_that_raises_stops_nothing(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     neighbour, bad = job(toy, SOUND, metrics), job(toy, BROKEN, metrics)
-    bad.plan = replace(bad.plan, rule=BreakingRule())
+    bad.payload.plan = replace(bad.payload.plan, rule=BreakingRule())
     for view in (0, 1):
-        assert [type(outcome) for outcome in Executor().run([(bad, view), (neighbour, view)])] == [Merged, Merged]
+        assert [type(outcome) for outcome in run([(bad, view), (neighbour, view)])] == [Merged, Merged]
     for work in (bad, neighbour):
         work.settle(StopReason.ALL_VIEWS)
         assert len(work.future.result().receipt.views) == 2
@@ -201,7 +201,7 @@ def test_a_margin_that_raises_stops_nothing(toy: Model) -> None:
     model, metrics = broken(toy, "margin"), Metrics()
     neighbour, bad = job(model, SOUND, metrics), job(model, BROKEN, metrics)
     for view in (0, 1):
-        outcomes = Executor().run([(bad, view), (neighbour, view)])
+        outcomes = run([(bad, view), (neighbour, view)])
         assert [type(outcome) for outcome in outcomes] == [Merged, Merged]
 
 
@@ -217,13 +217,15 @@ def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
     four = make_plan(toy, replace(OPTIONS, policy='["identity", "hflip", {"shift": [1, 0]}, {"shift": [2, 0]}]'))
     metrics, heard = Metrics(), []
     bad, neighbour = (
-        make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics).work
+        SingleJob(
+            make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics)
+        )
         for listener in (listen, lambda: heard.append(1))
     )
     for work in (bad, neighbour):
         work.decode()
     for view in range(4):
-        outcomes = Executor().run([(bad, view), (neighbour, view)])
+        outcomes = run([(bad, view), (neighbour, view)])
         assert [type(outcome) for outcome in outcomes] == [Merged, Merged]
     assert (len(calls), len(heard)) == (1, 3)
     np.testing.assert_allclose(answered(bad), answered(neighbour))
@@ -233,7 +235,7 @@ def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
 def test_a_listener_hears_once_of_a_batch_with_several_views_of_its_job(toy: Model) -> None:
     heard: list[int] = []
     work = job(toy, SOUND, Metrics(), lambda: heard.append(1))
-    Executor().run([(work, 0), (work, 0)])
+    run([(work, 0), (work, 0)])
     assert heard == [1]
 
 
@@ -257,8 +259,8 @@ class Short(Backend):
 def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> None:
     model, metrics = replace(toy, backend=Short(toy.backend)), Metrics()
     works = [job(model, SOUND, metrics) for _ in range(3)]
-    with pytest.raises(BackendFailed, match="another number of outputs"):
-        Executor().run([(work, 0) for work in works])
+    with pytest.raises(BackendFailed, match="another number of rows"):
+        run([(work, 0) for work in works])
 
 
 class Broken(Short):
@@ -277,7 +279,7 @@ def test_a_model_that_was_loaded_anew_does_not_fail_with_its_old_form(toy: Model
     """Views of both ride together for a moment."""
     models = (toy, replace(toy, backend=Broken(toy.backend)))
     works = [job(models[which], SOUND, Metrics()) for which in order]
-    outcomes = Executor().run([(work, 0) for work in works])
+    outcomes = run([(work, 0) for work in works])
     assert [isinstance(outcome, Merged) for outcome in outcomes] == [which == 0 for which in order]
     assert {str(failure(o)) for o in outcomes if isinstance(o, Failed)} == {"the model failed on this image"}
 
@@ -287,7 +289,7 @@ def test_where_both_forms_fail_or_the_run_is_ended_the_batch_fails_whole(toy: Mo
     works = [job(replace(toy, backend=backend), SOUND, Metrics()) for _ in range(2)]
     works.append(job(toy, SOUND, Metrics()))
     with pytest.raises(BackendFailed):
-        Executor().run([(work, 0) for work in works[:2]])
+        run([(work, 0) for work in works[:2]])
     backend.ends = True
     with pytest.raises(BackendFailed):
-        Executor().run([(work, 0) for work in works], Abort())
+        run([(work, 0) for work in works], Abort())

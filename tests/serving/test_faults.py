@@ -13,7 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.faults import TROUBLES, Load, measure
+from benchmarks.faults import measure
+from benchmarks.faulty_server import FAULTS
+from benchmarks.leaving_clients import Load
 from tests.support import pictures
 from tests.support.gated import GatedServer
 from tests.support.serving import PATIENCE, Server, until
@@ -106,7 +108,7 @@ def check_deadlines(server: Server, client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [pytest.param(name, marks=[] if name == "third" else [pytest.mark.slow]) for name in TROUBLES]
+    "trouble", [pytest.param(name, marks=[] if name == "third" else [pytest.mark.slow]) for name in FAULTS]
 )
 def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble: str) -> None:
     """benchmarks/faults.py in short: a tenth of a minute instead of ten, and no word on memory."""

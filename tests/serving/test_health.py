@@ -13,7 +13,9 @@ pytestmark = pytest.mark.timing
 
 PATIENCE = 20
 MODELS = ("a", "b")
-events = st.lists(st.tuples(st.sampled_from(["worked", "failed", "condemn"]), st.sampled_from(MODELS)), max_size=40)
+events = st.lists(
+    st.tuples(st.sampled_from(["worked", "failed", "mark_unhealthy"]), st.sampled_from(MODELS)), max_size=40
+)
 
 
 def suspects(health: Health) -> list[str]:
@@ -36,17 +38,17 @@ def test_a_model_is_ill_from_a_failed_canary_until_a_batch_works(history: list[t
     for model in MODELS:
         own = [event for event, name in history if name == model]
         since = own[len(own) - own[::-1].index("worked") :] if "worked" in own else own
-        failed_first = "failed" in since and "condemn" in since[since.index("failed") :]
-        assert (model in health.ill) == failed_first
+        failed_first = "failed" in since and "mark_unhealthy" in since[since.index("failed") :]
+        assert (model in health.unhealthy) == failed_first
 
 
 @given(st.lists(st.booleans(), min_size=FAILURES, max_size=20))
 def test_one_batch_that_works_clears_a_model_whatever_was_before(worked: list[bool]) -> None:
-    health = happened([("worked" if good else "failed", "a") for good in worked] + [("condemn", "a")])
+    health = happened([("worked" if good else "failed", "a") for good in worked] + [("mark_unhealthy", "a")])
     health.worked("a")
-    assert not health.ill
-    health.condemn("a")  # the canary's failure comes after that: it is of no account
-    assert not health.ill
+    assert not health.unhealthy
+    health.mark_unhealthy("a")  # the canary's failure comes after that: it is of no account
+    assert not health.unhealthy
 
 
 def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
@@ -61,7 +63,7 @@ def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
 
 
 def test_the_ill_stay_suspects_so_that_they_are_asked_again() -> None:
-    assert suspects(happened([("failed", "a")] * FAILURES + [("condemn", "a")])) == ["a"]
+    assert suspects(happened([("failed", "a")] * FAILURES + [("mark_unhealthy", "a")])) == ["a"]
 
 
 def waiting(health: Health, act: Callable[[], None]) -> list[str]:
@@ -90,6 +92,6 @@ def test_who_waits_hears_of_a_suspect_and_of_the_end() -> None:
 def test_the_first_fatal_reason_stands() -> None:
     health = Health()
     assert not health.fatal
-    health.die("slot 1 is stuck")
-    health.die("slot 0 is stuck")
+    health.mark_fatal("slot 1 is stuck")
+    health.mark_fatal("slot 0 is stuck")
     assert health.fatal == "slot 1 is stuck"

@@ -10,18 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import pictures
+from tests.support.jobs import SingleJob, job_of, run
 from tests.support.references import MODELS
 from tests.support.toys import trap_model, trapped
 from tta_server.errors import Cancelled
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import LOST, Failed, Merged
 from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.job import ImageJob, Source
+from tta_server.serving.image import Source, read_source
+from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
 from tta_server.telemetry.prometheus import Metrics
@@ -33,10 +34,10 @@ def clothing() -> Model:
     return load_model(MODELS / "clothing")
 
 
-def decoded(model: Model, seed: int) -> ImageJob:
+def decoded(model: Model, seed: int) -> SingleJob:
     plan = make_plan(model, Options(policy="plain", include=frozenset(["probabilities"])))
     source = read_source(pictures.jpeg(seed=seed), Limits())
-    work = make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()).work
+    work = SingleJob(make_job(plan, source, Deadline.after(1000), Caller("test"), Metrics()))
     work.decode()
     return work
 
@@ -44,9 +45,8 @@ def decoded(model: Model, seed: int) -> ImageJob:
 def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
     stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
     leaves.settle(Cancelled("the client has left"))
-    runner = Executor()
-    assert runner.run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
-    runner.run([(alone, 0)])
+    assert run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
+    run([(alone, 0)])
     for work in (stays, alone):
         work.settle(StopReason.ALL_VIEWS)
     together, single = (work.future.result().prediction["probabilities"] for work in (stays, alone))
@@ -82,9 +82,9 @@ class LateTask(Classification):
 def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) -> None:
     task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
     model = replace(clothing, task=task)
-    work, runner = decoded(model, 3), Executor()
-    task.arrives = lambda: runner.run([(work, 0)])
-    runner.run([(work, 0)])
+    work = decoded(model, 3)
+    task.arrives = lambda: run([(work, 0)])
+    run([(work, 0)])
     work.settle(StopReason.DEADLINE)
     assert len(work.future.result().receipt.views) == 1
 
@@ -94,7 +94,7 @@ def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: M
     task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
     work = decoded(replace(clothing, task=task), 3)
     task.arrives = lambda: None
-    Executor().run([(work, 0)])
+    run([(work, 0)])
     name = next(iter(clothing.backend.signature.outputs))
     values = np.full((1, 10), np.nan, np.float32) if late is LOST else np.empty((1, 0), np.float32)
     task.arrives = lambda: work.merge(0, {name: values}, 0)
@@ -114,16 +114,16 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(trap_model(tmp_path_factory.mktemp("models") / "toy", batch="n"))
 
 
-def four_views(model: Model, tiles: int = 1, **more: Any) -> ImageJob:
+def four_views(model: Model, tiles: int = 1, **more: Any) -> SingleJob:
     """A job of VIEWS views, each of them so many entries of its layout; nothing is decoded."""
     plan = make_plan(model, Options(policy=FOUR, include=more.pop("include", frozenset())))
     source = read_source(trapped(), Limits())
-    work = make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()).work
+    work = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()))
     if tiles == 1:
         return work
-    placements = tuple(placement for placement in work.layout.placements for _ in range(tiles))
-    layout = replace(work.layout, placements=placements, buckets=work.layout.buckets * tiles, tiles=tiles)
-    return ImageJob(plan, layout, source, Deadline.after(60_000), "test", Metrics())
+    known = work.payload.views.layout
+    placements = tuple(placement for placement in known.placements for _ in range(tiles))
+    return job_of(plan, replace(known, placements=placements, buckets=known.buckets * tiles, tiles=tiles), source)
 
 
 def scores(*values: float) -> dict[str, Any]:
@@ -146,13 +146,13 @@ def test_views_in_order_are_whole_views_of_the_policy_s_beginning(
     tiles, order, lost = drawn
     work = four_views(toy, tiles)
     merged: set[int] = set()
-    assert work.views_in_order() == 0
+    assert work.job.progress.views_in_order(tiles) == 0
     for index in order:
         outcome = work.merge(index, spoilt if index in lost else EVEN, 0)
         assert isinstance(outcome, Merged) == (index not in lost)
         merged |= {index} - lost
         prefix = merged == set(range(len(merged))) and len(merged) % tiles == 0
-        assert work.views_in_order() == (len(merged) // tiles if prefix else 0)
+        assert work.job.progress.views_in_order(tiles) == (len(merged) // tiles if prefix else 0)
 
 
 @pytest.mark.parametrize(("lost", "outcome"), [(NAN, LOST), (TOO_FEW, None)])
@@ -161,7 +161,7 @@ def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[st
 
     def stops(second: dict[str, Any]) -> StopReason | None:
         work = four_views(toy)
-        work.plan = replace(work.plan, rule=Confident(0.4))
+        work.payload.plan = replace(work.payload.plan, rule=Confident(0.4))
         first = work.merge(0, EVEN, 0)
         assert isinstance(first, Merged)
         assert first.stop is None
@@ -189,8 +189,8 @@ def test_pixels_that_are_decoded_after_the_client_has_left_are_let_go(toy: Model
 
     known = four_views(toy)
     source = Leaving(Size(8, 8), pixels=trapped())
-    work = ImageJob(known.plan, known.layout, source, Deadline.after(60_000), "test", Metrics())
+    work = job_of(known.payload.plan, known.payload.views.layout, source)
     work.decode()
     row = np.ones((3, 8, 8), np.float32)
-    work.write(0, row)
+    work.payload.views.write(0, row)
     assert not row.any()

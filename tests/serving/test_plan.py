@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from tests.support.references import MODELS
 from tta_server.errors import InvalidInput
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
-from tta_server.serving.plan import Options, budget_ms, make_layout, make_plan
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, budget_ms, make_plan
 from tta_server.views.geometry import Size
 from tta_server.views.presets import PRESETS
 
@@ -114,12 +116,12 @@ def test_what_is_not_asked_for_is_the_models_own(clothing: Model) -> None:
     assert plan.policy is clothing.policy
     assert (plan.mandatory, plan.merge, budget_ms(clothing, None)) == (1, "mean_probabilities", 200)
     assert plan.wanted.top_k == 5
-    assert not plan.keeps_remarks
+    assert not plan.keeps_view_results
 
 
 @pytest.mark.parametrize("include", ["views", "agreement"])
-def test_remarks_are_kept_only_where_they_are_told(clothing: Model, include: str) -> None:
-    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_remarks
+def test_view_results_are_kept_only_where_they_are_included(clothing: Model, include: str) -> None:
+    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_view_results
 
 
 def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
@@ -132,8 +134,8 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
         (Options(policy="nope"), "presets: plain, hflip"),
         (Options(policy="flips"), "vflip.*symmetries: hflip"),
         (Options(policy='["identity", "vflip"]'), "vflip.*symmetries: hflip"),
-        (Options(policy='["hflip"]'), "starts with the plain view"),
-        (Options(policy="[]"), "at least one view"),
+        (Options(policy='["hflip"]'), "it must be the plain view, 'identity'"),
+        (Options(policy="[]"), "it needs at least the plain view"),
         (Options(policy='["identity"'), "JSON"),
         (Options(policy='{"identity": true}'), "list of views"),
         (Options(policy="[" * 8000), "JSON"),
@@ -141,7 +143,7 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
         (Options(policy='["identity", {"rotate": 31}]'), "rotation.*limit of 30"),
         (Options(policy='["identity", {"zoom": 3}]'), "zoom.*limit of 2"),
         (Options(policy='["identity", {"shift": [40, 0]}]'), "shift.*limit of 32"),
-        (Options(policy=json.dumps(["identity"] * 257)), "at most 256 views"),
+        (Options(policy=json.dumps(["identity"] * 257)), "the limit is 256"),
         (Options(policy='["identity", {"steps": ["hflip"], "weight": [1, 2]}]'), "2 weights.*10 labels"),
         (Options(max_views=0), "max_views.*at least 1"),
         (Options(min_views=0), "min_views.*'all'"),

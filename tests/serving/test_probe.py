@@ -11,7 +11,8 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, metric, serving, switchable, trap_model, trapped
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.health import FAILURES, Health
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
@@ -166,7 +167,7 @@ def test_closing_does_not_wait_for_the_canary(models: list[Model]) -> None:
     with serving(toy) as client:
         switch.mode = "fails"
         fall_ill(client)
-    until(lambda: all(thread.name != "canary" for thread in threading.enumerate()))
+    until(lambda: all(thread.name != "probe" for thread in threading.enumerate()))
 
 
 def test_an_error_that_nobody_foresaw_does_not_end_the_canary() -> None:

@@ -19,10 +19,12 @@ from tta_server.application import Application
 from tta_server.backends import BACKENDS
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError, NotReady, Overloaded, TTAError, UnknownModel
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.plan import Options, make_layout, make_plan
-from tta_server.serving.predictor import Caller
+from tta_server.serving.job import Caller
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Options, make_plan
 from tta_server.settings import Settings
 
 IMAGE = np.full((8, 8, 3), 90, np.uint8)
@@ -143,7 +145,7 @@ def test_a_request_that_arrived_before_the_model_was_closed_is_answered_by_the_n
     application.load_model("moody")
     (ticket,) = application.predictor.submit_all(old, [IMAGE], options, Caller("test"), plan)
     assert ticket.future.result(PATIENCE).receipt.views
-    assert ticket.job.work.model is application.models["moody"]
+    assert ticket.job.payload.model is application.models["moody"]
     application.unload_model("moody")
     with pytest.raises(UnknownModel):
         application.predictor.submit_all(old, [IMAGE], options, Caller("test"), plan)

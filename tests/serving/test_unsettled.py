@@ -8,6 +8,7 @@ import pytest
 from tests.support.simulator import PIXELS, A
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.unsettled import Unsettled
 
@@ -21,7 +22,7 @@ class Work:
         self._raises = raises
         self.outcomes: list[StopReason | TTAError] = []
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         if self._raises:
             self._raises -= 1
             raise LookupError("nobody foresaw this")
@@ -58,7 +59,7 @@ def test_what_was_never_added_is_not_settled() -> None:
     _, (job,) = of(Work())
     other, _ = of()
     assert not other.settle(Finished(job, DONE))
-    assert not job.work.outcomes
+    assert not job.payload.outcomes
 
 
 def test_an_answer_that_can_not_be_handed_out_is_told() -> None:
@@ -75,5 +76,5 @@ def test_where_even_that_fails_it_is_raised_and_the_others_are_told_all_the_same
         unsettled.settle(Finished(first, DONE))
     unsettled, (first, second) = of(hopeless, good)
     unsettled.fail_all(InternalError("over"))
-    assert [str(outcome) for outcome in second.work.outcomes] == ["over"]
+    assert [str(outcome) for outcome in second.payload.outcomes] == ["over"]
     assert not unsettled

@@ -12,7 +12,7 @@ from tests.support.onnx_models import graph, write_model
 from tests.support.toys import SLOW_SECONDS, switchable, trap_model
 from tta_server import load
 from tta_server.errors import ConfigError
-from tta_server.imaging.preprocessing import Placement
+from tta_server.imaging.placement import Placement
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests

@@ -1,12 +1,13 @@
-"""Where boxes lie in views, by their corners or by the ellipses that fill them: what the task is held against.
+"""Reference for boxes in views, by their corners or by their inscribed ellipses.
 
-Boxes are (N, 4) as left, top, right, below.
+Boxes are (N, 4) as left, top, right, bottom.
 """
 
 import numpy as np
 from hypothesis import strategies as st
 
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import View
@@ -18,7 +19,7 @@ PREPARATIONS = {
     "free": Preprocessing(multiple=16, normalization=RAW),
     "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
 }
-"""Every way that detection takes images."""
+"""Every kind of preprocessing of detection."""
 
 FULL_VIEWS = [
     "identity",
@@ -33,7 +34,7 @@ FULL_VIEWS = [
     {"scale": 0.8},
     [{"scale": 1.25}, "transpose"],
 ]
-"""Views that show the whole image where the input's size is free."""
+"""Views that show the whole image if the input's size is free."""
 PARTIAL_VIEWS = [
     {"shift": [5, -3]},
     {"shift": [-8, 6], "border": "constant"},
@@ -45,7 +46,7 @@ PARTIAL_VIEWS = [
     ["transpose", {"zoom": 1.5}, {"shift": [0, 7]}],
     [{"scale": 1.25}, {"window": "bottom_right"}, "hflip"],
 ]
-"""Views without rotation that leave something out."""
+"""Views without rotation that hide a part of the image."""
 TURNED_VIEWS = [
     {"rotate": 11},
     {"rotate": -27, "border": "replicate"},
@@ -66,7 +67,7 @@ def scene_of(prep, image):
 
 
 def spread_out(parts, size):
-    """Boxes of 6 pixels a side, or any larger, anywhere in a frame of that size: each from four numbers in [0, 1]."""
+    """Return boxes with sides of at least 6 pixels in a frame of that size, each from four numbers in [0, 1]."""
     x, y, w, h = np.array(parts, np.float64).reshape(-1, 4).T
     w, h = 6 + w * (size[0] - 6), 6 + h * (size[1] - 6)
     left, top = x * (size[0] - w), y * (size[1] - h)
@@ -74,20 +75,20 @@ def spread_out(parts, size):
 
 
 def moderate(boxes):
-    """Those up to four times as long as wide, or as wide as long."""
+    """Return the boxes whose sides differ at most by a factor of four."""
     width, height = (boxes[:, 2:] - boxes[:, :2]).T
     return boxes[np.maximum(width, height) <= 4 * np.minimum(width, height)]
 
 
 def by_corners(boxes, affine):
-    """The boxes of the moved boxes' corners."""
+    """Return the bounding boxes of the moved boxes' corners."""
     x1, y1, x2, y2 = boxes.T
     corners = np.stack([affine.apply(np.stack(at, axis=1)) for at in ((x1, y1), (x2, y1), (x1, y2), (x2, y2))])
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)], axis=1)
 
 
 def by_ellipses(boxes, affine):
-    """The boxes of the moved ellipses that fill the boxes: x = xx a cos u + xy b sin u is at most its amplitude."""
+    """Return the bounding boxes of the moved inscribed ellipses: |xx a cos u + xy b sin u| <= hypot(xx a, xy b)."""
     middle = affine.apply((boxes[:, :2] + boxes[:, 2:]) / 2)
     a, b = (boxes[:, 2:] - boxes[:, :2]).T / 2
     half = np.stack([np.hypot(affine.xx * a, affine.xy * b), np.hypot(affine.yx * a, affine.yy * b)], axis=1)
@@ -95,12 +96,12 @@ def by_ellipses(boxes, affine):
 
 
 def to_input(placement):
-    """The plain view's frame -> a view's input."""
+    """Return the map from the plain view's frame to a view's input."""
     return placement.to_plain.inverse().then(Affine.shift(*placement.inset))
 
 
 def inside(boxes, placement):
-    """How far boxes of a view's input lie inside the view's frame at the nearest edge; negative beyond it, (N,)."""
+    """Return the distance (N,) of boxes in a view's input from the frame's nearest edge; negative outside it."""
     (x, y), (width, height) = placement.inset, placement.frame
     left, top, right, below = (boxes - np.array([x, y, x, y])).T
     return np.minimum.reduce([left, top, width - right, height - below])

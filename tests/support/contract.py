@@ -1,5 +1,6 @@
-"""The contract of views and outputs, checked through real pixels: a model that sees nothing but the view's own pixels,
-and a task that undoes what it says. Not through placements: a view that is made and undone wrongly alike must be found.
+"""Check the guarantees of views by pixels: a model reads only a view's pixels, and a task undoes its prediction.
+
+Placements are not compared, so that a view that is made and undone with the same mistake is found.
 """
 
 from dataclasses import dataclass, replace
@@ -7,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tests.support.patterns import blob, noise
-from tta_server.imaging.preprocessing import Normalization, Preprocessing, Resize
+from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.imaging.resampling import is_exact
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.boxes.detection import BoxesOutput, Detection
@@ -32,7 +34,7 @@ SIGMA = 3.0
 
 @dataclass(frozen=True)
 class Case:
-    """An image of that size, prepared and looked at through one view; `seed` says what is on it."""
+    """An image of that size, its preprocessing and one view; `seed` determines its content."""
 
     prep: Preprocessing
     view: View
@@ -51,7 +53,7 @@ class Case:
 
     @property
     def fits(self):
-        """Whether the model's input takes the view: a letterbox that is not square can't be turned."""
+        """Whether the view fits the model's input: a letterbox that is not square can't be rotated."""
         return not (self.view.geometry.swaps and self.prep.resize is Resize.LETTERBOX)
 
     def placement(self, view):
@@ -61,7 +63,7 @@ class Case:
         return ImageFrame(self.image, self.placement(View()))
 
     def tensor(self, pixels, view):
-        """(3, H, W), all that a model gets to see; colours are left out, of which nothing is undone."""
+        """Return the model's input, (3, H, W); the view's colour map, which is not undone, is left out."""
         placement, view = self.placement(view), replace(view, color=color.IDENTITY)
         batch = self.prep.empty(1, placement.tensor)
         self.prep.write(self.prep.canvas(pixels, view.scale), view, placement, batch[0])
@@ -72,14 +74,14 @@ class Case:
 
 
 class Unseen(Exception):
-    """What was drawn does not lie whole inside the view: nothing is promised."""
+    """The drawn objects are not fully inside the view: there is no guarantee."""
 
 
-# ---- models that look at pixels ----
+# ---- models that read pixels ----
 
 
 def moments(plane, inset, frame):
-    """Centre (2,) and standard deviations (2,) of a hill's brightness inside the frame; Unseen near its edge."""
+    """Return centre (2,) and standard deviations (2,) of a blob inside the frame; raise Unseen near its edge."""
     (left, top), (width, height) = inset, frame
     inside = np.maximum(plane[top : top + height, left : left + width] - 2, 0)
     if inside.sum() < 100 or max(inside[0].max(), inside[-1].max(), inside[:, 0].max(), inside[:, -1].max()) > 2:
@@ -92,7 +94,7 @@ def moments(plane, inset, frame):
 
 
 def hills(case, sigma=SIGMA):
-    """An image with a hill in each channel, well apart, around its middle."""
+    """Return an image with a blob in each channel, well apart, around its centre."""
     source, size = case.random(), case.image
     middle = np.array(size) / 2 + source.uniform(-3, 3, 2)
     turn = source.uniform(0, 2 * np.pi)
@@ -101,21 +103,21 @@ def hills(case, sigma=SIGMA):
 
 
 def named(nose, one, other):
-    """An ear is left if it lies to the left of who looks along the nose: all that a model can tell by."""
+    """Return (left, right) ear: the left ear is on the left when looking towards the nose."""
     ahead = nose - (one + other) / 2
     aside = one - other
     return (one, other) if ahead[0] * aside[1] - ahead[1] * aside[0] < 0 else (other, one)
 
 
 def pointed(case, pixels, view):
-    """(3, 3): where a model says that nose, left and right ear are in a view's input, and confidence 1."""
+    """Return (3, 3): x, y of nose, left and right ear in a view's input, and confidence 1."""
     tensor, placement = case.tensor(pixels, view), case.placement(view)
     nose, one, other = (moments(plane, placement.inset, placement.frame)[0] for plane in tensor)
     left, right = named(nose, one, other)
     return np.column_stack([np.stack([nose, left, right]), np.ones(3)])
 
 
-# ---- one check a kind of output; each gives the distance, in pixels of the input, from the plain view's ----
+# ---- one check per kind of output, which returns the distance from the plain view's output in pixels of the input ----
 
 
 def point(case):
@@ -138,7 +140,7 @@ def heat_map(case):
         at = [moments(plane, placement.inset, placement.frame)[0] for plane in tensor]
         same = named(*at)[0] is at[1]
         maps = np.stack([nose, one, other] if same else [nose, other, one])[None].astype(np.float32)
-        found.append(task.moved(task.decode({"maps": maps}, 0, placement, case.scene()).maps))
+        found.append(task.move_maps(task.decode({"maps": maps}, 0, placement, case.scene()).maps))
     if _is_index(case):
         seen = np.broadcast_to(_seen(found[1]), found[0].scores.shape)
         np.testing.assert_array_equal(found[1].scores[seen], found[0].scores[seen])
@@ -151,7 +153,7 @@ def heat_map(case):
 
 
 def mask(case):
-    """Scores are the pixels: noise where they are equal, else their own places, two grey levels a pixel."""
+    """Scores are the pixels: noise for exact views, else ramps of two grey levels per pixel."""
     task = Segmentation(("x", "y", "z"), MapsOutput("logits"), {"maps": (None, 3, None, None)})
     width, height = case.image
     y, x = np.mgrid[0:height, 0:width] + 0.5
@@ -176,7 +178,7 @@ def mask(case):
 
 
 def box(case):
-    """An object is a hill wider than it is high, or the reverse; its box reaches two deviations each way."""
+    """An object is an elongated blob; its box extends two standard deviations in each direction."""
     task = Detection(("thing",), BoxesOutput("boxes", "scores", "labels"), BOX_SHAPES)
     source, size = case.random(), case.image
     y, x = np.mgrid[0 : size.height, 0 : size.width] + 0.5
@@ -197,7 +199,7 @@ def box(case):
 
 
 def roundness(case):
-    """How far from round a round hill is in the view's own pixels, as a ratio of its deviations; 1 is round."""
+    """Return the ratio of a round blob's standard deviations in the view's pixels; 1 is round."""
     placement = case.placement(case.view)
     _, spread = moments(case.tensor(hills(case), case.view)[0], placement.inset, placement.frame)
     _, before = moments(case.tensor(hills(case), View())[0], case.placement(View()).inset, case.placement(View()).frame)
@@ -219,7 +221,7 @@ CHECKS = {"mask": mask, "heat map": heat_map, "point": point, "box": box, "vecto
 
 
 def _is_index(case):
-    """Whether the view moves no pixel between others: then maps are equal, value for value."""
+    """Whether the view only copies pixels, so that maps are equal."""
     placement = case.placement(case.view)
     return placement.exact and is_exact(placement.to_plain)
 
@@ -230,7 +232,7 @@ def _seen(moved):
 
 
 def _inner(seen):
-    """Cells away from what was not seen, and from the frame's edge, where borders are interpolated."""
+    """Return the cells that are away from unseen cells and from the frame's edge, where borders are interpolated."""
     inner = np.zeros_like(seen)
     inner[2:-2, 2:-2] = seen[2:-2, 2:-2]
     for dy in (-2, 0, 2):
@@ -240,7 +242,7 @@ def _inner(seen):
 
 
 def _far(undone, case):
-    """The farthest that two lots of points of the image are apart, in pixels of the input."""
+    """Return the largest distance between corresponding points of the image, in pixels of the input."""
     canvas = case.scene().plain.canvas
     scale = np.array([canvas.width / case.image.width, canvas.height / case.image.height])
     return float((np.abs(undone[0] - undone[1]) * scale).max())

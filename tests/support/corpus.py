@@ -1,9 +1,9 @@
-"""Image files of all formats: whole, cut off, and with bytes changed. Run as a program, it decodes such files.
+"""Image files of all formats: intact, truncated, and with changed bytes. Run as a program, it decodes such files.
 
     python -m tests.support.corpus FILES [MODULE]
 
-decodes each of the pickled FILES with MODULE and writes a digest of the pixels, or the name of the error, a line each.
-A picture of another colour is decoded before each of them, so that freed memory holds something to leak.
+decodes each of the pickled FILES with MODULE, and writes one line each: a digest of the pixels, or the error's name.
+An image of one colour is decoded before each file, so that freed memory holds data that could leak.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from tests.support.patterns import smooth
 from tests.support.pictures import chunk
 
 SIZES = [(31, 17), (160, 120), (640, 520)]
-"""Width and height: of 1.6 kB, 58 kB and 1 MB of pixels; numpy keeps blocks under 1 kB to itself, unfilled."""
+"""Width and height: 1.6 kB, 58 kB and 1 MB of pixels; blocks under 1 kB are cached by numpy, not filled by malloc."""
 
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-"""Left, top and steps of the passes of an interlaced PNG."""
+"""Left, top, horizontal and vertical step of the passes of an interlaced PNG."""
 
 LONGER = int(os.environ.get("TTA_DECODING_RUNS", "1"))
-"""How many times as many files as usual."""
+"""Factor by which the number of files is increased."""
 
 
 def by_pillow(picture, form, **options):
@@ -43,7 +43,10 @@ def by_pillow(picture, form, **options):
 
 
 def interlaced_png(pixels, depth, color):
-    """A PNG of Adam7, whose pixels no writer at hand makes; `pixels` (height, width, bands) of 8 or 16 bits."""
+    """Return a PNG with Adam7 interlacing, which no library here writes.
+
+    `pixels` (height, width, bands) have 8 or 16 bits.
+    """
     height, width = pixels.shape[:2]
     rows = []
     for left, top, across, down in ADAM7:
@@ -66,7 +69,7 @@ def with_tifffile(pixels, **options):
 
 
 def common(size):
-    """Files as ordinary writers make them: {name: bytes}."""
+    """Return files as common writers make them: {name: bytes}."""
     picture = Image.fromarray(smooth(size))
     clear = picture.copy()
     clear.putalpha(Image.fromarray(smooth(size)[..., 1]))
@@ -109,7 +112,7 @@ def heic(picture):
 
 
 def layouts(size, number):
-    """TIFFs of `number` cells of the table, the same in every run."""
+    """Yield TIFFs of `number` layouts of the table, the same in every run."""
     cells = list(table())
     source = np.random.default_rng(size[0])
     for k in source.choice(len(cells), number, replace=False):
@@ -117,7 +120,7 @@ def layouts(size, number):
 
 
 def damaged(name, data, source, number):
-    """The file, `number` times cut off, and three times as often with up to four bytes changed."""
+    """Yield the file, `number` truncated copies, and three times as many with up to four changed bytes."""
     yield name, data
     for share in source.uniform(0.05, 1, number):
         yield f"{name} | cut off", data[: int(len(data) * share)]
@@ -126,14 +129,14 @@ def damaged(name, data, source, number):
         reach = min(len(data), 200) if near else len(data)
         for at in source.integers(0, reach, source.integers(1, 5)):
             changed[at] = source.choice([0, 1, 2, 3, 16, 255, source.integers(256)])
-        if "tiff" in name and near:  # the tags stand at the end
+        if "tiff" in name and near:  # the tags are at the end
             changed = bytearray(data)
             changed[-int(source.integers(1, min(len(data), 260)))] = source.integers(256)
         yield f"{name} | changed", bytes(changed)
 
 
 def corpus(longer=LONGER):
-    """[(name, bytes)], for the same `longer` the same."""
+    """Return [(name, bytes)], the same for equal `longer`."""
     source = np.random.default_rng(7)
     found = []
     for size, cells, number in zip(SIZES, (100, 24, 3), (2, 1, 1), strict=True):
@@ -143,7 +146,7 @@ def corpus(longer=LONGER):
 
 
 def secrets(shade):
-    """Pictures of one colour in each size that are decoded in between."""
+    """Yield images of one colour in each size, which are decoded in between."""
     for size in SIZES:
         plain = Image.new("RGB", size, (shade,) * 3)
         deep = np.full((size[1], size[0], 3), shade * 257, np.uint16)
@@ -154,7 +157,7 @@ def outcome(module, data):
     levels = {"rendering": module.Rendering(levels="auto")} if hasattr(module, "Rendering") else {}
     try:
         pixels = module.decode(data, module.read_header(data, module.Limits(max_pixels=2_000_000)), **levels)
-    except Exception as error:  # noqa: BLE001 - also what the decoder did not mean to raise
+    except Exception as error:  # noqa: BLE001 - includes unintended errors
         return type(error).__name__
     return f"{pixels.shape} {pixels.dtype} {hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()}"
 

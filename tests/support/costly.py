@@ -1,4 +1,4 @@
-"""Files that cost the most for their bytes and pixels, of each format, at the limits of 20 MB and 25 million pixels."""
+"""Builders of files that are costly to decode for their bytes and pixels, up to the limits of 20 MB and 25 Mpx."""
 
 import struct
 
@@ -10,7 +10,7 @@ def segment(marker, body):
 
 
 def table(kind, symbols):
-    """Huffman codes of two bits (kind 0 DC, 0x10 AC) for up to three symbols."""
+    """Return a table of Huffman codes of two bits (kind 0 DC, 0x10 AC) for up to three symbols."""
     return segment(0xC4, bytes([kind, 0, len(symbols)]) + bytes(14) + bytes(symbols))
 
 
@@ -25,7 +25,7 @@ def scan(components, start=0, end=63, precision=0):
 
 
 def skipped(blocks):
-    """Codes of runs of empty blocks, as many as there are."""
+    """Return the codes of runs of that number of empty blocks."""
     bits = ""
     while blocks:
         run = min(blocks, (1 << 15) - 1)
@@ -37,8 +37,10 @@ def skipped(blocks):
 
 
 def jpeg(scans, size=(SIDE, SIDE), kind=0xC2, components=3, between=b""):
-    """A JPEG of `scans` scans behind the first; of kind 0xC2 (progressive) they hold runs of blocks without a value,
-    of 0xC0 (sequential) no bytes at all."""
+    """Return a JPEG of `scans` scans behind the first.
+
+    Scans of kind 0xC2 (progressive) hold runs of empty blocks, those of 0xC0 (sequential) no bytes.
+    """
     quantization = segment(0xDB, b"\0" + b"\1" * 64)
     head = b"\xff\xd8" + quantization + frame(size, components, kind) + table(0, [0, 1]) + table(0x10, [0xE0, 0, 1])
     if kind == 0xC2:
@@ -56,14 +58,14 @@ def jpeg(scans, size=(SIDE, SIDE), kind=0xC2, components=3, between=b""):
 
 
 def arithmetic_jpeg(scans, size=(SIDE, SIDE)):
-    """A progressive JPEG of arithmetic coding, whose scans refine the lowest frequency and have no bytes."""
+    """Return a progressive JPEG with arithmetic coding, whose scans refine the lowest frequency and have no bytes."""
     head = b"\xff\xd8" + segment(0xDB, b"\0" + b"\1" * 64) + frame(size, 3, 0xCA)
     numbers = range(1, 4)
     return head + scan(numbers, 0, 0) + scan(numbers, 0, 0, 0x10) * scans + b"\xff\xd9"
 
 
 def tiff(body, tags):
-    """A TIFF of LONGs whose `tags` {number: values} stand behind `body`, which starts at byte 8."""
+    """Return a TIFF of LONGs whose `tags` {number: values} follow `body`, which starts at byte 8."""
     start = 8 + len(body) + len(body) % 2
     free = start + 2 + 12 * len(tags) + 4
     entries, rest = b"", b""
@@ -77,7 +79,7 @@ def tiff(body, tags):
 
 
 def tiles(body, length, side, block=1, compression=8):
-    """A grey picture of side * side tiles of block * block pixels, all of them the first `length` bytes of `body`."""
+    """Return a grey TIFF of side * side tiles of block * block pixels, all of them `body`'s first `length` bytes."""
     number = side * side
     shape = {256: [side * block], 257: [side * block], 322: [block], 323: [block]}
     kind = {258: [8], 259: [compression], 262: [1], 277: [1]}

@@ -1,4 +1,4 @@
-"""What an independent reader makes of a file, whole or damaged, against what the decoder makes of it."""
+"""Compare the decoder with an independent reader, on intact and damaged files."""
 
 import io
 
@@ -17,7 +17,7 @@ LIMITS = Limits(max_pixels=2_000_000)
 
 
 def by_pillow(data, form):
-    """Upright RGB as Pillow's usual way sees it."""
+    """Decode to upright RGB by Pillow's `Image.open`."""
     if form == "HEIC":
         import pillow_heif
 
@@ -32,7 +32,7 @@ def by_pillow(data, form):
 
 
 def by_opencv(data):
-    """RGB of a PNG of 16 bits, rounded to 8, not turned."""
+    """Decode a PNG of 16 bits to RGB, rounded to 8 bits, not turned upright."""
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if found is None or found.dtype != np.uint16:
         raise ValueError("OpenCV can't read it")
@@ -41,7 +41,7 @@ def by_opencv(data):
 
 
 def levels_seen(data):
-    """LEVELS, unless the samples have up to 8 bits or are of a palette, CMYK or YCbCr, which levels leave alone."""
+    """Return LEVELS; None for samples that levels do not apply to: up to 8 bits, palette, CMYK, YCbCr."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         plain = page.photometric in (3, 5, 6) or (page.bitspersample <= 8 and (page.sampleformat or 1) == 1)
@@ -49,7 +49,7 @@ def levels_seen(data):
 
 
 def is_fax(data):
-    """CCITT has no checksums: of a damaged file readers make different pictures, and libtiff's is the decoder's too."""
+    """Return whether a TIFF is CCITT: it has no checksums, so readers other than libtiff differ on damaged files."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         return int(file.pages[0].compression) in (2, 3, 4)
 
@@ -63,7 +63,7 @@ def expected(data, header):
 
 
 def compare(data):
-    """EQUAL, REFUSED (415), BROKEN (400), UNKNOWN where the reference cannot read what is taken, or WRONG."""
+    """Return EQUAL, REFUSED (415), BROKEN (400), WRONG, or UNKNOWN if the reference can't read an accepted file."""
     rendering = Rendering(levels=LEVELS) if sniff_or_none(data) == "TIFF" else Rendering()
     try:
         header = read_header(data, LIMITS, rendering)
@@ -74,7 +74,7 @@ def compare(data):
         return REFUSED
     try:
         wanted = expected(data, header)
-    except Exception:  # noqa: BLE001 - readers refuse in all kinds
+    except Exception:  # noqa: BLE001 - readers raise all kinds of errors
         return UNKNOWN
     return EQUAL if np.array_equal(found, wanted) else WRONG
 

@@ -1,4 +1,4 @@
-"""HEICs whose picture is a grid of tiles; no writer at hand makes such."""
+"""HEIC files whose image is a grid of tiles, which no library here writes."""
 
 import struct
 
@@ -14,7 +14,7 @@ def full(kind, body, version=0, flags=0):
 
 
 def content(data, *path):
-    """Of the box at the end of the path of names."""
+    """Return the content of the box at the end of a path of names."""
     for name in path:
         at = 0
         while data[at + 4 : at + 8] != name:
@@ -25,8 +25,10 @@ def content(data, *path):
 
 
 def grid(tile, canvas, rows, columns, items=(1,), stated=None):
-    """A picture of `canvas` (width, height) made of rows * columns times `tile`, a Pillow picture. Its properties state
-    the tile's size as `stated`. `items` are the references, one after another."""
+    """Return a HEIC of size `canvas` (width, height) whose grid repeats `tile`, a Pillow image.
+
+    Its properties state the tile's size as `stated`. `items` are the references, which are repeated in order.
+    """
     one = heic(tile)["heic"]
     head, pixels = one[: int.from_bytes(one[:4], "big")], content(one, b"mdat")
     count = rows * columns

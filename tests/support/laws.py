@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.list_schedule import ROUNDED, lateness, schedule, slots_free
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
-from tta_server.scheduling.arrivals import RECENT
+from tta_server.scheduling.arrivals import RECENT_SECONDS
 from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job, Step
 from tta_server.scheduling.queue import EXACT_LIMIT
 from tta_server.scheduling.stopping import StopReason
@@ -86,24 +86,24 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
         _check_finish(pool, step)
         return
     if isinstance(step, Decode):
-        head = step.job.work
+        head = step.job.payload
         require(head.live, Law.ANSWERED, f"arrival {head.number} is answered and gets decoded")
         require(not head.decode_started, Law.ONCE_IN_ORDER, f"arrival {head.number} is decoded twice")
     else:
         _check_views(pool, step)
-        head = step.items[0][0].work
+        head = step.items[0][0].payload
     if isinstance(step, Batch) and not head.lines_up:
         _check_optional(pool, step)
     else:
         _check_mandatory(pool, head)
-        risky = isinstance(step, Batch) and step.risky
+        risky = isinstance(step, Batch) and step.is_risky
         require(not risky, Law.RISK, "mandatory work is called a risk")
 
 
 def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
     """What is answered although a view of it could still end in time makes room: some work would make its answer, or
     another that waits, late."""
-    record = step.job.work
+    record = step.job.payload
     complete = record.merged_mandatory == record.arrival.mandatory
     require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
     if not pool.truthful or in_crowd(pool) or record not in in_time(pool):
@@ -117,10 +117,10 @@ def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
 def _check_views(pool: "Pool", batch: "Batch[Record]") -> None:
     given: dict[Record, list[int]] = {}
     for job, view in batch.items:
-        require(job.work.live, Law.ANSWERED, f"arrival {job.work.number} is answered and gets more views")
-        require(job.work.decoded, Law.ONCE_IN_ORDER, f"arrival {job.work.number} runs before it is decoded")
+        require(job.payload.live, Law.ANSWERED, f"arrival {job.payload.number} is answered and gets more views")
+        require(job.payload.decoded, Law.ONCE_IN_ORDER, f"arrival {job.payload.number} runs before it is decoded")
         require(job.buckets[view] == batch.bucket, Law.ONCE_IN_ORDER, "a batch has views of two buckets")
-        given.setdefault(job.work, []).append(view)
+        given.setdefault(job.payload, []).append(view)
     for record, views in given.items():
         first = len(record.handed)
         expected = list(range(first, first + len(views)))
@@ -135,7 +135,7 @@ def _check_in_time(pool: "Pool", batch: "Batch[Record]") -> None:
     for job, view in batch.items:
         end = pool.now + seconds + pool.stage_seconds(job.finish, job)
         late = view >= job.mandatory and end > job.deadline + TOLERANCE
-        require(not late, Law.IN_TIME, f"view {view} of arrival {job.work.number} ends too late")
+        require(not late, Law.IN_TIME, f"view {view} of arrival {job.payload.number} ends too late")
 
 
 def _check_mandatory(pool: "Pool", head: "Record") -> None:
@@ -180,7 +180,7 @@ def rank(pool: "Pool", record: "Record") -> tuple[bool, float, int, float]:
 
 
 def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
-    head = batch.items[0][0].work
+    head = batch.items[0][0].payload
     for record in pool.live:
         waits = record.waits and not record.is_batch
         found = f"a view of arrival {head.number} starts while {record.number} waits"
@@ -202,12 +202,12 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
         return
     answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
     lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
-    spared = list(_newcomers(pool, lead, {job.work for job, _ in batch.items}))
+    spared = list(_newcomers(pool, lead, {job.payload for job, _ in batch.items}))
     if None in spared:
         return
     alone = not pool.runs and not pool.finishing
     require(alone or all(spared), Law.RISK, "a plain view that arrives now is made late")
-    require(batch.risky == (not all(spared)), Law.RISK, f"risky is {batch.risky}")
+    require(batch.is_risky == (not all(spared)), Law.RISK, f"risky is {batch.is_risky}")
 
 
 def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
@@ -215,7 +215,7 @@ def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterab
     were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
     decides."""
     for seen, job in pool.met.values():
-        if pool.now - seen > RECENT or job.patience == math.inf:
+        if pool.now - seen > RECENT_SECONDS or job.default_budget == math.inf:
             continue
         guest = _guest(pool, job)
         before, after = (
@@ -227,9 +227,9 @@ def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterab
 
 
 def _guest(pool: "Pool", job: "Job[Record]") -> "Record":
-    arrival = job.work.arrival
-    guest = type(job.work)(
-        type(arrival)(pool.now * 1e3, job.patience * 1e3, arrival.buckets[:1], patience_ms=arrival.patience_ms)
+    arrival = job.payload.arrival
+    guest = type(job.payload)(
+        type(arrival)(pool.now * 1e3, job.default_budget * 1e3, arrival.buckets[:1], patience_ms=arrival.patience_ms)
     )
     guest.job = guest.arrival.job(guest, pool.now)
     return guest
@@ -252,14 +252,14 @@ def check_idle(pool: "Pool") -> None:
 
 def _is_safe(pool: "Pool") -> bool:
     """Whether no optional view is a risk that may not be taken."""
-    return not (pool.runs or pool.finishing) or all(job.patience == math.inf for _, job in pool.met.values())
+    return not (pool.runs or pool.finishing) or all(job.default_budget == math.inf for _, job in pool.met.values())
 
 
 # ---- answers ----
 
 
 def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
-    record = done.job.work
+    record = done.job.payload
     require(record.live, Law.ANSWERED, f"arrival {record.number} is answered twice")
     in_time = pool.now <= record.job.deadline + TOLERANCE
     require(in_time, Law.ANSWERED, f"arrival {record.number} is answered after its deadline")
@@ -296,12 +296,12 @@ def _one_more(pool: "Pool", record: "Record") -> float:
 def check_made(pool: "Pool", job: "Job[Record]", end: float) -> None:
     """An answer is made at `end` on a slot."""
     late = pool.truthful and end > job.deadline + TOLERANCE
-    require(not late, Law.PROMISED, f"the answer of arrival {job.work.number} is made too late")
+    require(not late, Law.PROMISED, f"the answer of arrival {job.payload.number} is made too late")
 
 
 def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
     """Whoever has all mandatory views is answered with what there is; who lacks one by it fails; others go on."""
-    outcomes = {done.job.work: done.outcome for done in finished}
+    outcomes = {done.job.payload: done.outcome for done in finished}
     for record in hit:
         outcome = outcomes.pop(record, None)
         if record.merged_mandatory == record.arrival.mandatory:
@@ -324,7 +324,7 @@ def check_between(pool: "Pool") -> None:
     for record in pool.live if pool.truthful else ():
         if record.lines_up or record.merged_mandatory < record.arrival.mandatory or record.running:
             continue
-        if record.job.closing and not pool.idle:
+        if record.job.progress.stop and not pool.idle:
             continue  # its answer waits for a slot
         enough = record.arrival.stops_after is not None and record.merged >= record.arrival.stops_after
         require(record.open and not enough, Law.PROMPT, f"arrival {record.number} has all it needs and no answer")
@@ -348,7 +348,7 @@ def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
     """What the clock hands out."""
     for done in finished if pool.truthful else ():
         made = isinstance(done.outcome, StopReason)
-        require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.work.number}")
+        require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.payload.number}")
 
 
 def check_undue(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:

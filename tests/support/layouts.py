@@ -1,4 +1,4 @@
-"""TIFF files of any layout, and what an independent reader makes of them."""
+"""TIFF files of any layout, and their pixels by an independent reader."""
 
 import io
 import itertools
@@ -26,7 +26,7 @@ LETTERS = {1: "u", 2: "i", 3: "f"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A cell of the table; `block` is (rows, None) of strips or (rows, columns) of tiles."""
+    """One layout of the table; `block` is (rows, None) for strips or (rows, columns) for tiles."""
 
     order: str = "<"
     big: bool = False
@@ -52,7 +52,7 @@ class Layout:
 
 
 def values(layout, width, height, seed=0):
-    """(height, width, bands), over the whole range of the samples."""
+    """Return random samples, (height, width, bands), over their full range."""
     source = np.random.default_rng(seed)
     shape = (height, width, layout.bands)
     if layout.form == 3:
@@ -72,7 +72,7 @@ def color_map(layout):
 
 
 def packed(block, layout):
-    """Rows of samples to bytes as the layout stores them, before compression."""
+    """Convert rows of samples to bytes as the layout stores them, before compression."""
     rows, columns, bands = block.shape
     if layout.depth in (1, 2, 4):
         padded = np.pad(block[..., 0], ((0, 0), (0, -columns % (8 // layout.depth)))).astype(np.uint8)
@@ -90,7 +90,7 @@ def packed(block, layout):
 
 
 def blocks(array, layout):
-    """The strips or tiles of all planes, uncompressed."""
+    """Yield the strips or tiles of all planes, uncompressed."""
     height, width, bands = array.shape
     planes = [array[..., k : k + 1] for k in range(bands)] if layout.separate else [array]
     rows, columns = layout.block
@@ -104,7 +104,7 @@ def blocks(array, layout):
 
 
 def written(array, layout, changes=None):
-    """The bytes of a TIFF; `changes` are tags that are replaced, or left out where None."""
+    """Return the bytes of a TIFF; `changes` replaces tags, or omits those that are None."""
     height, width, bands = array.shape
     parts = [ENCODERS[layout.compression](part) for part in blocks(array, layout)]
     head = 16 if layout.big else 8
@@ -151,11 +151,11 @@ def _file(body, tags, layout):
 
 
 def by_tifffile(data, levels=None):
-    """Upright RGB (height, width, 3) of the first page as tifffile reads samples and tags; raises what it raises."""
+    """Return upright RGB (height, width, 3) of the first page by tifffile; raise tifffile's errors."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         if any(tag.dtype == 1 and tag.code < 340 for tag in page.tags):
-            raise ValueError("tifffile takes a number of type BYTE for text")
+            raise ValueError("tifffile reads a number of type BYTE as text")
         samples = page.asarray()
         samples = samples.astype(np.uint8) if samples.dtype == bool else samples
         if samples.ndim == 2:
@@ -176,7 +176,7 @@ def by_tifffile(data, levels=None):
 
 
 def as_rgb(samples, layout, levels=None, colors_of=None):
-    """What samples (height, width, bands) show: RGB (height, width, 3), computed in floats and rounded once."""
+    """Convert samples (height, width, bands) to RGB (height, width, 3), computed in floats and rounded once."""
     count = COLORS[layout.photometric]
     full = (1 << layout.depth) - 1
     if layout.photometric == PALETTE:
@@ -223,7 +223,7 @@ BLOCKS = [(7, None), (1000, None), (16, 16), (32, 48)]
 
 
 def fits(layout):
-    """Whether the cell is one that the table takes."""
+    """Return whether the layout is supported."""
     if layout.depth < 8 and layout.extras:
         return False
     if layout.separate and layout.bands == 1:
@@ -238,7 +238,7 @@ def fits(layout):
 
 
 def table():
-    """Every cell that is taken."""
+    """Yield every supported layout."""
     arrangements = list(itertools.product("<>", (False, True), (False, True), ENCODERS, (1, 2, 3), BLOCKS))
     for (photometric, depth, form), arrangement in itertools.product(SAMPLES, arrangements):
         order, big, separate, compression, predictor, block = arrangement

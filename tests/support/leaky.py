@@ -1,4 +1,4 @@
-"""A decoder that leaves the last row of its pixels unwritten, to see that the test of unwritten memory sees that."""
+"""A decoder that leaves the last row of its pixels uninitialised, to test the test of uninitialised memory."""
 
 import numpy as np
 

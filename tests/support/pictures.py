@@ -1,4 +1,4 @@
-"""Images drawn for tests: photos that a model has an opinion on are not needed, only ones that differ."""
+"""Synthetic images for tests, which need different images but no photos."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ Pixels = NDArray[np.uint8]
 
 
 def pixels(width: int = 160, height: int = 200, seed: int = 0) -> Pixels:
-    """Gradients, a disc and grain, another for each seed; (height, width, 3) uint8."""
+    """Return gradients, a disc and grain, (height, width, 3) uint8; each seed makes another image."""
     source = np.random.default_rng(seed)
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     tone = source.uniform(20, 235, (4, 3))
@@ -41,7 +41,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def nuclei(width: int = 96, height: int = 80, seed: int = 0) -> Pixels:
-    """Bright blobs on a dark ground, as cells look under a fluorescence microscope."""
+    """Return bright blobs on a dark background, like cells under a fluorescence microscope."""
     source = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     light = np.full((height, width), 12.0)
@@ -56,14 +56,14 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_that_says(width: int, height: int) -> bytes:
-    """A PNG whose header states a size; its pixels are one short row, so that decoding it would fail."""
+    """Return a PNG with that size in its header, but one short row of pixels, so that decoding it fails."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(b"\0" * 64)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def true_png(width: int, height: int) -> bytes:
-    """A whole black PNG of any size, built without its pixels in memory as an image."""
+    """Return a valid black PNG of any size, made without its pixels in memory."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = zlib.compress(b"\0" * (width + 1) * height, 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

@@ -84,7 +84,7 @@ class Arrival:
 
     def job(self, work: Any, now: float) -> Job[Any]:
         return Job(
-            work=work,
+            payload=work,
             model=self.buckets[0].model,
             buckets=self.buckets,
             mandatory=self.mandatory,
@@ -92,7 +92,7 @@ class Arrival:
             pixels=PIXELS,
             nbytes=self.nbytes,
             priority=self.priority,
-            patience=self.patience_ms / 1e3,
+            default_budget=self.patience_ms / 1e3,
         )
 
     def merged(self, number: int) -> Merged:
@@ -231,7 +231,7 @@ class Pool:
 
     def handed(self) -> list[list[tuple[int, int]]]:
         """Batches as (number of the arrival, view)."""
-        return [[(job.work.number, view) for job, view in batch.items] for _, batch in self.batches]
+        return [[(job.payload.number, view) for job, view in batch.items] for _, batch in self.batches]
 
     # ---- true costs ----
 
@@ -387,7 +387,7 @@ class Pool:
 
     def _decoding(self, step: "Decode[Record]") -> Run:
         seconds = self.stage_seconds("decode", step.job)
-        record = step.job.work
+        record = step.job.payload
         record.decode_started, record.decoded_at = True, self.now + seconds
         return Run(step, self.now, seconds, self.now + seconds)
 
@@ -402,14 +402,14 @@ class Pool:
             self._answering(run, job, len(views[job])).until += self.answer_seconds([job])
         self.batches.append((self.now, step))
         for job, given in views.items():
-            job.work.handed += given
-            job.work.running += len(given)
+            job.payload.handed += given
+            job.payload.running += len(given)
         return run
 
     def _answering(self, run: Run, job: "Job[Record]", views: int) -> Run:
         """The batch after which a job's answer may be made: one with its last mandatory view, or an earlier one with
         other mandatory views that ends later; none while mandatory views wait."""
-        record = job.work
+        record = job.payload
         if len(record.handed) + views < job.mandatory:
             return Run(run.step, 0.0, 0.0, 0.0)
         if not record.lines_up:
@@ -445,22 +445,22 @@ class Pool:
         step = run.step
         assert isinstance(step, Decode)
         if run.fails:
-            step.job.work.hit_by_failure = True
+            step.job.payload.hit_by_failure = True
             return self.scheduler.failed(step, BackendFailed("it took too long"), self.now)
-        step.job.work.decoded = True
+        step.job.payload.decoded = True
         self.scheduler.ready(step, run.seconds, self.now)
         return []
 
     def _ran(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
         for job, view in batch.items:
-            job.work.running -= 1
-            job.work.hit_by_failure |= run.fails and view < job.mandatory
+            job.payload.running -= 1
+            job.payload.hit_by_failure |= run.fails and view < job.mandatory
         if run.fails:
-            live = [job.work for job in dict.fromkeys(job for job, _ in batch.items) if job.work.live]
+            live = [job.payload for job in dict.fromkeys(job for job, _ in batch.items) if job.payload.live]
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
             laws.check_failed(live, finished)
             return finished
-        outcomes = [self._merge(job.work, view) for job, view in batch.items]
+        outcomes = [self._merge(job.payload, view) for job, view in batch.items]
         return self.scheduler.completed(batch, outcomes, run.seconds, self.now)
 
     def _merge(self, record: Record, view: int) -> Outcome:
@@ -471,12 +471,12 @@ class Pool:
         record.merged += 1
         record.merged_mandatory += view < record.arrival.mandatory
         merged = record.arrival.merged(record.merged)
-        record.worth = merged.worth
+        record.worth = merged.expected_gain
         return merged
 
     def _answered(self, finished: "Sequence[Finished[Record]]") -> None:
         for done in finished:
-            record = done.job.work
+            record = done.job.payload
             laws.check_answer(self, done)
             self.live.pop(record, None)
             record.answers.append((self.now, done.outcome))

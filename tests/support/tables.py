@@ -1,4 +1,4 @@
-"""The tables of docs/images.md, made by asking the decoder. Run as a program, it writes them into the page.
+"""The tables of docs/images.md, made by running the decoder. Run as a program, it writes them into the page.
 
 python -m tests.support.tables
 """
@@ -39,8 +39,8 @@ SIZE = Size(48, 32)
 YES, NO, LEVELS = "yes", "no", "with levels"
 
 
-def taken(data):
-    """YES, LEVELS for what is taken only through `input.levels`, or NO for what is refused by name."""
+def support(data):
+    """Return YES, LEVELS if a file needs `input.levels`, or NO if it is refused by name."""
     for answer, rendering in ((YES, Rendering()), (LEVELS, Rendering(levels=(0, 1)))):
         try:
             decode(data, read_header(data, Limits(), rendering), rendering)
@@ -99,7 +99,9 @@ def formats():
         "16 bit": lambda form: with_opencv(deep, f".{form.lower()}"),
         "several frames": lambda form: frames(form, picture),
     }
-    rows = [[form, *(taken(made[kind](form)) if form in has else "" for kind, has in kinds.items())] for form in MAGIC]
+    rows = [
+        [form, *(support(made[kind](form)) if form in has else "" for kind, has in kinds.items())] for form in MAGIC
+    ]
     return table(["format", *kinds], rows)
 
 
@@ -113,7 +115,7 @@ PREFIX = {1: "", 2: "signed ", 3: "float "}
 
 
 def probe(layout, tags=None):
-    return taken(written(values(layout, 16, 16), layout, tags))
+    return support(written(values(layout, 16, 16), layout, tags))
 
 
 def samples():
@@ -159,9 +161,9 @@ def compressions():
     rows = [[n, *(probe(replace(cell, compression=c)) for cell in COLUMNS.values())] for n, c in WRITTEN.items()]
     picture = Image.fromarray(smooth(SIZE)).convert("1")
     for name, (word, number) in FAX.items():
-        rows.append([name, taken(by_pillow(picture, "TIFF", compression=word)), *stated(number, *list(COLUMNS)[1:])])
+        rows.append([name, support(by_pillow(picture, "TIFF", compression=word)), *stated(number, *list(COLUMNS)[1:])])
     bit, _, *deep = COLUMNS
-    eight = taken(by_tifffile(photometric="rgb", compression="jpeg"))
+    eight = support(by_tifffile(photometric="rgb", compression="jpeg"))
     rows.append(["JPEG", *stated(7, bit), eight, *stated(7, *deep)])
     rows += [[name, *stated(number)] for name, number in STATED.items()]
     return table(["", *COLUMNS], rows)
@@ -191,9 +193,9 @@ ARRANGEMENTS = {
 
 def arrangements():
     rows = [[name, probe(layout)] for name, layout in ARRANGEMENTS.items()]
-    rows.append(["YCbCr with JPEG", taken(by_tifffile(photometric="ycbcr", compression="jpeg"))])
+    rows.append(["YCbCr with JPEG", support(by_tifffile(photometric="ycbcr", compression="jpeg"))])
     pages = Image.fromarray(smooth(SIZE))
-    rows.append(["several pages", taken(by_pillow(pages, "TIFF", save_all=True, append_images=[pages]))])
+    rows.append(["several pages", support(by_pillow(pages, "TIFF", save_all=True, append_images=[pages]))])
     return table(["", "taken"], rows)
 
 

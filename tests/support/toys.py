@@ -18,9 +18,9 @@ from tests.support.serving import PATIENCE, until
 from tta_server.application import Application
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.errors import BackendFailed
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.settings import Settings
 
 CONFIG = """\
@@ -217,7 +217,7 @@ class Switchable:
             end = self.release if self.mode == "stuck" else threading.Event()
             self.entered.set()
             if abort is not None and self.mode == "hangs":
-                abort.ends_by(end.set)
+                abort.on_request(end.set)
             end.wait(PATIENCE)
             raise BackendFailed("the model failed on this image") from RuntimeError("ended")
         if self.mode == "slow":

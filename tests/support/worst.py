@@ -1,4 +1,4 @@
-"""The files of each format that are known to cost the most, at the limits of 20 MB and 25 million pixels."""
+"""The costliest known files of each format, at the limits of 20 MB and 25 million pixels."""
 
 import io
 import struct
@@ -17,13 +17,13 @@ from tests.support.heifs import grid
 from tests.support.pictures import chunk
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits, Rendering, decode, read_header
-from tta_server.imaging.jpeg import MAX_SCANS, MAX_SEGMENTS
+from tta_server.imaging.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
 
-MOST_SECONDS = 3.0
-"""Of a CPU, for each of these; the target."""
+MAX_SECONDS = 3.0
+"""Target for the CPU time of each file."""
 
 TEAL = Rendering(background=(0, 128, 128), levels="auto")
-"""The rendering that costs the most."""
+"""The costliest rendering."""
 
 
 def noisy(height, width, bands=3):
@@ -31,7 +31,7 @@ def noisy(height, width, bands=3):
 
 
 def interlaced():
-    """16 bits and alpha, all rows filtered by the costliest."""
+    """Return a PNG of 16 bits and alpha, all of whose rows have the costliest filter."""
     rows = b""
     for left, top, across, down in ADAM7:
         width, height = len(range(left, SIDE, across)), len(range(top, SIDE, down))
@@ -41,10 +41,11 @@ def interlaced():
     return b"\x89PNG\r\n\x1a\n" + pixels + chunk(b"IEND", b"")
 
 
-def png(width, height, depth, color, rows, part=1 << 20, more=b""):
+def png(header, rows, chunk_bytes=1 << 20, more=b""):
+    """Return a PNG; `header` is (width, height, depth, color type), `more` are chunks before IDAT."""
     body = zlib.compress(rows, 1)
-    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    pixels = b"".join(chunk(b"IDAT", body[at : at + part]) for at in range(0, len(body), part))
+    head = struct.pack(">IIBBBBB", *header, 0, 0, 0)
+    pixels = b"".join(chunk(b"IDAT", body[at : at + chunk_bytes]) for at in range(0, len(body), chunk_bytes))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + pixels + chunk(b"IEND", b"")
 
 
@@ -77,7 +78,7 @@ def of_heif(pixels):
 
 
 def equal_tiles(side, block, compression, one):
-    """As many tiles as may share their bytes."""
+    """Return a TIFF of as many tiles as may share their bytes."""
     return tiles(one + bytes(len(one) * side * side // 2), len(one), side, block, compression)
 
 
@@ -87,7 +88,7 @@ def scans_in_tiff():
 
 
 def overlapping():
-    """The file that tiles without a limit would decode for hours: it is refused by the header."""
+    """Return a TIFF that would decode for hours if tiles could share bytes without limit."""
     return tiles(zlib.compress(noisy(4000, 4000, 1).tobytes(), 0), 16_000_000, 360)
 
 
@@ -95,11 +96,11 @@ def bomb():
     packed = zlib.compress(bytes(1 << 20), 9)
     names = [b"exif", b"app1", b"APP1", b"xmp"] + [b"%05d" % number for number in range(8000)]
     texts = b"".join(chunk(b"zTXt", b"Raw profile type " + name + b"\0\0" + packed) for name in names)
-    return png(8, 8, 8, 2, bytes(25 * 8), more=texts)
+    return png((8, 8, 8, 2), bytes(25 * 8), more=texts)
 
 
 def exif_jpeg():
-    """EXIF and XMP in as many segments as there may be."""
+    """Return a JPEG with EXIF and XMP in as many segments as are allowed."""
     data = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG")
     exif = segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000))
     xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b"tiff:Orientation " * 3800)
@@ -121,11 +122,11 @@ WORST = {
     "JPEG of the most scans, arithmetic": lambda: arithmetic_jpeg(MAX_SCANS - 1),
     "JPEG of noise, progressive": progressive_noise,
     "JPEG of metadata": exif_jpeg,
-    "PNG of 16 bits and alpha": lambda: png(SIDE, SIDE, 16, 6, (b"\4" + b"\5" * 8 * SIDE) * SIDE),
+    "PNG of 16 bits and alpha": lambda: png((SIDE, SIDE, 16, 6), (b"\4" + b"\5" * 8 * SIDE) * SIDE),
     "PNG of 16 bits, interlaced": interlaced,
-    "PNG of 8 bits and alpha": lambda: png(SIDE, SIDE, 8, 6, (b"\4" + b"\5" * 4 * SIDE) * SIDE),
-    "PNG of small chunks": lambda: png(2500, 2400, 8, 2, noise_rows(), 320),
-    "PNG of empty chunks": lambda: png(8, 8, 8, 2, bytes(25 * 8), more=chunk(b"junk", b"") * 65_000),
+    "PNG of 8 bits and alpha": lambda: png((SIDE, SIDE, 8, 6), (b"\4" + b"\5" * 4 * SIDE) * SIDE),
+    "PNG of small chunks": lambda: png((2500, 2400, 8, 2), noise_rows(), 320),
+    "PNG of empty chunks": lambda: png((8, 8, 8, 2), bytes(25 * 8), more=chunk(b"junk", b"") * 65_000),
     "PNG of packed texts": bomb,
     "WEBP of noise, lossless": lambda: by_pillow(
         Image.fromarray(noisy(2500, 2600)), "WEBP", lossless=True, method=0, quality=0
@@ -163,7 +164,7 @@ WORST = {
 
 
 def seconds(data):
-    """(seconds of CPU for the header, seconds for the pixels, how it ended) of a file."""
+    """Return CPU seconds for the header, CPU seconds for the pixels, and `decoded` or `refused: ...`."""
     begin, end = time.process_time(), "decoded"
     try:
         header = read_header(data, Limits(), TEAL)

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support import pictures
 from tests.support.serving import Server, until
 from tests.support.toys import metric, runs_that_end, serving, switchable, trap_model, trapped
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 
 pytestmark = pytest.mark.timing
 

@@ -18,10 +18,12 @@ from tta_server.api.oip.metadata import describe_statistics
 from tta_server.application import Application
 from tta_server.errors import BackendFailed, InvalidInput, TTAError, UnknownModel
 from tta_server.repository.loader import load_model
+from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Caller
 from tta_server.settings import Settings
+from tta_server.telemetry.observer import RequestAnswered, RequestFailed, ViewsRan
 from tta_server.telemetry.statistics import Statistics
+from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
 
 KEY = ("toy", "1")
@@ -37,6 +39,10 @@ REQUEST = (
     "cache_miss",
 )
 DONE = Options(budget_ms=10_000, policy="hflip", min_views="all", stop="all")
+
+
+def batch_of(views: int, prepare: float, infer: float, merge: float) -> ViewsRan:
+    return ViewsRan(KEY, prepare, infer, merge, [StageTimes(0.0)] * views)
 
 
 # ---- the counting itself ----
@@ -58,7 +64,7 @@ def test_a_model_of_which_nothing_is_known_has_done_nothing() -> None:
 
 def test_an_answer_by_hand() -> None:
     statistics = Statistics()
-    statistics.answered(KEY, 0.5, STAGES_MS)
+    statistics.notify(RequestAnswered(KEY, 0.5, STAGES_MS))
     told = statistics.of(KEY)["inference_stats"]
     assert {stage: entry["ns"] for stage, entry in told.items()} == {
         "success": 500_000_000,
@@ -75,7 +81,7 @@ def test_an_answer_by_hand() -> None:
 
 def test_a_failure_by_hand() -> None:
     statistics = Statistics()
-    statistics.failed(KEY, 0.25)
+    statistics.notify(RequestFailed(KEY, 0.25))
     told = statistics.of(KEY)["inference_stats"]
     assert told["fail"] == {"count": 1, "ns": 250_000_000}
     assert all(entry["count"] == 0 for stage, entry in told.items() if stage != "fail")
@@ -85,7 +91,7 @@ def test_a_failure_by_hand() -> None:
 def test_batches_are_counted_by_their_size(batches: list[tuple[int, int, int, int]]) -> None:
     statistics = Statistics()
     for views, prepare, infer, merge in batches:
-        statistics.batch(KEY, views, prepare / 1e3, infer / 1e3, merge / 1e3)
+        statistics.notify(batch_of(views, prepare / 1e3, infer / 1e3, merge / 1e3))
     told = statistics.of(KEY)
     assert told["inference_count"] == sum(batch[0] for batch in batches)
     assert told["execution_count"] == len(batches)
@@ -99,7 +105,7 @@ def test_batches_are_counted_by_their_size(batches: list[tuple[int, int, int, in
 
 def test_models_and_versions_are_counted_apart() -> None:
     statistics = Statistics()
-    statistics.failed(KEY, 1)
+    statistics.notify(RequestFailed(KEY, 1))
     assert statistics.of(("toy", "2"))["inference_stats"]["fail"]["count"] == 0
     assert statistics.of(("other", "1"))["inference_stats"]["fail"]["count"] == 0
     statistics.forget(KEY)
@@ -111,8 +117,8 @@ def test_threads_lose_nothing() -> None:
 
     def work() -> None:
         for _ in range(500):
-            statistics.batch(KEY, 2, 0, 1e-3, 0)
-            statistics.answered(KEY, 1e-3, STAGES_MS)
+            statistics.notify(batch_of(2, 0, 1e-3, 0))
+            statistics.notify(RequestAnswered(KEY, 1e-3, STAGES_MS))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:

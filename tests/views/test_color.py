@@ -54,7 +54,7 @@ def test_hue_and_saturation_keep_luma(degrees, factor, rgb):
 
 
 @given(st.floats(-90, 90), colors)
-def test_hue_turns_back(degrees, rgb):
+def test_opposite_hues_cancel(degrees, rgb):
     np.testing.assert_allclose(applied(hue(degrees).then(hue(-degrees)), rgb), rgb, atol=1e-6)
 
 
@@ -87,12 +87,12 @@ def test_others_are_not_the_identity(active):
         (contrast(0.5).then(brightness(2)), (227.5, 177.5, 137.5)),
     ],
 )
-def test_what_becomes_of_100_50_10(some, expected):
+def test_maps_of_100_50_10(some, expected):
     # luma is 0.299 * 100 + 0.587 * 50 + 0.114 * 10 = 60.39
     np.testing.assert_allclose(applied(some, np.array([100, 50, 10])), expected, atol=1e-9)
 
 
-def test_a_third_of_the_hue_circle_takes_red_towards_green_or_blue():
+def test_a_third_of_the_hue_circle_moves_red_towards_green_or_blue():
     r, g, b = np.clip(applied(hue(120), np.array([255.0, 0, 0])), 0, 255) / 255
     turned = colorsys.rgb_to_hsv(r, g, b)[0] * 360
     assert min(abs(turned - 120), abs(turned - 240)) < 30

@@ -13,7 +13,7 @@ from tta_server.views.geometry import (
     Geometry,
     Size,
     crop,
-    generated,
+    generated_group,
     rotation,
     shift,
     symmetry,
@@ -99,7 +99,7 @@ def test_rotation_and_zoom_keep_the_centre(degrees, factor, size):
 
 
 @given(st.sampled_from(list(SYMMETRIES)), sizes)
-def test_symmetries_take_the_window_s_corners_to_the_frame_s(name, size):
+def test_symmetries_map_the_window_s_corners_to_the_frame_s(name, size):
     g = symmetry(name)
     frame = g.frame(size)
     corners = {(x, y) for x, y in product((0.0, size.width), (0.0, size.height))}
@@ -127,7 +127,7 @@ def test_nearest_symmetry_of_a_symmetry_and_a_small_rotation_is_that_symmetry(na
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(SYMMETRIES, repeat=2)))
-def test_composed_symmetries_are_a_symmetry_on_quarters_and_geometries_alike(first, second):
+def test_composed_symmetries_are_a_symmetry(first, second):
     quarter = SYMMETRIES[first].then(SYMMETRIES[second])
     composed = symmetry(first).then(symmetry(second))
     assert quarter in SYMMETRIES.values()
@@ -136,12 +136,12 @@ def test_composed_symmetries_are_a_symmetry_on_quarters_and_geometries_alike(fir
 
 
 @given(st.lists(st.sampled_from(list(SYMMETRIES))))
-def test_generated_is_the_smallest_group_with_its_generators(names):
-    group = generated(names)
+def test_the_generated_group_is_the_smallest_with_its_generators(names):
+    group = generated_group(names)
     assert SYMMETRIES["identity"] in group
     assert {SYMMETRIES[n] for n in names} <= group
     assert {a.then(b) for a, b in product(group, repeat=2)} == group
-    assert all(group <= generated([*names, extra]) for extra in SYMMETRIES)
+    assert all(group <= generated_group([*names, extra]) for extra in SYMMETRIES)
 
 
 @given(st.floats(1, 4), st.floats(-180, 180))
@@ -166,7 +166,7 @@ def test_magnification_is_the_zoom(factor, degrees):
     ],
 )
 def test_generated_groups(names, members):
-    assert generated(names) == {SYMMETRIES[m] for m in members}
+    assert generated_group(names) == {SYMMETRIES[m] for m in members}
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_generated_groups(names, members):
         ("antitranspose", (4, 9)),
     ],
 )
-def test_where_a_symmetry_takes_the_point_1_2_of_a_10_by_6_window(name, there):
+def test_a_symmetry_of_the_point_1_2_of_a_10_by_6_window(name, there):
     np.testing.assert_array_equal(symmetry(name).at(Size(10, 6)).apply(np.array([(1, 2)])), [there])
 
 
@@ -218,6 +218,6 @@ def test_a_size_reads_as_width_by_height():
     assert Size(3, 4).swapped == Size(4, 3)
 
 
-def test_negative_zero_never_tells_two_geometries_apart():
+def test_negative_zero_does_not_make_geometries_differ():
     assert repr(Geometry(offset=(-0.0, 0.0))) == repr(Geometry())
     assert rotation(360) == IDENTITY

@@ -27,13 +27,13 @@ def test_every_preset_starts_plain_and_repeats_neither_a_view_nor_a_name(name, c
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_same_digest_each_time_and_no_other_preset_has_it(name):
+def test_each_preset_has_its_own_stable_digest(name):
     assert preset(name, True).digest == preset(name, True).digest
     assert preset(name, True).digest not in {preset(other, True).digest for other in PRESETS if other != name}
 
 
 @pytest.mark.parametrize("crops", CROPS)
-def test_an_inline_list_has_the_digest_of_the_preset_that_says_the_same(crops):
+def test_an_inline_list_has_the_digest_of_the_preset_with_the_same_views(crops):
     spec = PRESETS["ten_crop"][1](crops)
     assert read_policy(spec, crops).name == "inline"
     assert read_policy(spec, crops).digest == preset("ten_crop", crops).digest
@@ -43,7 +43,7 @@ def test_an_inline_list_has_the_digest_of_the_preset_that_says_the_same(crops):
 
 
 @pytest.mark.parametrize(("name", "views"), list(SHAPES.items()))
-def test_how_many_views_a_preset_has(name, views):
+def test_number_of_views_of_a_preset(name, views):
     assert len(preset(name, True).views) == len(preset(name, False).views) == views
 
 
@@ -52,7 +52,7 @@ def test_d4_is_the_whole_group():
 
 
 @pytest.mark.parametrize(("crops", "five", "ten"), [(True, 5, 10), (False, 6, 12)])
-def test_crops_keep_the_plain_view_beside_the_centre_window_where_nothing_is_cropped(crops, five, ten):
+def test_crops_keep_the_plain_view_besides_the_centre_window_if_preprocessing_does_not_crop(crops, five, ten):
     assert len(preset("five_crop", crops).views) == five
     assert len(preset("ten_crop", crops).views) == ten
 
@@ -80,13 +80,15 @@ def test_ten_crop_ends_with_the_mirrored_windows():
         assert mirrored.name == f"{straight.name}+hflip"
 
 
-def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidInput, match=r"^unknown policy 'd5'; presets: plain, hflip, .*; or a list of views$"):
+def test_an_unknown_preset_is_refused_naming_the_known_ones():
+    with pytest.raises(
+        InvalidInput, match=r"^unknown policy 'd5'; presets: plain, hflip, .*; or give a list of views$"
+    ):
         read_policy("d5", True)
 
 
 @pytest.mark.parametrize("spec", [None, 3, {"hflip": True}, [], ["hflip"]])
-def test_what_is_no_policy_is_refused(spec):
+def test_an_invalid_policy_is_refused(spec):
     with pytest.raises(InvalidInput, match="policy"):
         read_policy(spec, True)
 

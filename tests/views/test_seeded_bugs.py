@@ -1,33 +1,35 @@
-"""What other libraries get wrong, done wrong here on purpose: for each a law or an example must fail."""
+"""Bugs of other libraries, seeded on purpose: for each, a law or an example must fail."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.tasks.boxes import test_detection, test_fusion
-from tests.tasks.masks import test_segmentation
+from tests.tasks.boxes import test_accumulator, test_fusion
+from tests.tasks.masks import test_maps
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
 from tta_server.imaging import preprocessing
-from tta_server.imaging.preprocessing import Placement, Preprocessing
+from tta_server.imaging.placement import Placement
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks.boxes import fusion
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.masks import maps
 from tta_server.tasks.scores import merging
+from tta_server.tasks.scores.kinds import softmax
 from tta_server.tasks.scores.merging import Merge
 from tta_server.views.geometry import Affine, Geometry
 from tta_server.views.guarantees import contract
 
 
 def cell(view, output):
-    """The test of one cell of the contract."""
+    """Return the test of one guarantee."""
     (found,) = (c for c in contract() if (c.view, c.output) == (view, output))
     return lambda: test_contract.check(found, np.random.default_rng(5), 40)
 
 
 def placed(mistake):
-    """A mistake in where views lie: Placement, its geometry and its scale -> Placement."""
+    """Return a patch that changes placements; `mistake`: placement, geometry, scale -> placement."""
     real = preprocessing._place.__wrapped__
 
     def place(prep, geometry, scale, anchor, image, tile):
@@ -36,7 +38,7 @@ def placed(mistake):
     return lambda patch: patch.setattr(preprocessing, "_place", place)
 
 
-def turned_the_wrong_way(placement, geometry, scale):
+def rotated_the_wrong_way(placement, geometry, scale):
     width, height = placement.frame
     half_turn = Affine(-1, 0, width, 0, -1, height)
     return replace(placement, to_plain=half_turn.then(placement.to_plain)) if geometry.swaps else placement
@@ -76,25 +78,25 @@ def bars_flipped_too(patch):
 
 
 def no_rescaling(patch):
-    real = fusion.ballot
+    real = fusion.count_votes
 
-    def ballot(line, groups, corner, seen):
-        voted = real(line, groups, corner, seen).voted
-        return fusion.Ballot(voted, voted)
+    def count_votes(boxes, groups, corner, visible):
+        found = real(boxes, groups, corner, visible).found
+        return fusion.Votes(found, found)
 
-    patch.setattr(fusion, "ballot", ballot)
+    patch.setattr(fusion, "count_votes", count_votes)
 
 
 def coverage_of_maps_ignored(patch):
-    patch.setattr(maps, "cells_seen", lambda placement, lattice: None)
+    patch.setattr(maps, "view_coverage", lambda placement, grid: None)
 
 
 def coverage_of_boxes_ignored(patch):
-    patch.setattr(Visibility, "sees", lambda self, xyxy: np.ones(len(xyxy), bool))
+    patch.setattr(Visibility, "shows", lambda self, xyxy: np.ones(len(xyxy), bool))
 
 
 def softmax_first(patch):
-    wrong = Merge(lambda kind, z: kind.probabilities(z), merging.softmax)
+    wrong = Merge(lambda kind, z: kind.probabilities(z), softmax)
     patch.setitem(merging.MERGES, "mean_logits", wrong)
 
 
@@ -114,8 +116,8 @@ def shearing(patch):
 BUGS = {
     "hflip forgets the pair swap: points": (no_pair_swap, cell("hflip", "point")),
     "hflip forgets the pair swap: heat maps": (no_pair_swap, cell("hflip", "heat map")),
-    "rot90 undone the wrong way: masks": (placed(turned_the_wrong_way), cell("rot90", "mask")),
-    "rot90 undone the wrong way: boxes": (placed(turned_the_wrong_way), cell("rot90", "box")),
+    "rot90 undone the wrong way: masks": (placed(rotated_the_wrong_way), cell("rot90", "mask")),
+    "rot90 undone the wrong way: boxes": (placed(rotated_the_wrong_way), cell("rot90", "box")),
     "W - 1 - x: points": (placed(one_pixel_less), cell("hflip", "point")),
     "W - 1 - x: boxes": (placed(one_pixel_less), cell("hflip", "box")),
     "W - 1 - x: masks": (placed(one_pixel_less), cell("hflip", "mask")),
@@ -124,15 +126,15 @@ BUGS = {
     "scale undone half a pixel off: masks": (placed(half_a_pixel_off), cell("scale", "mask")),
     "WBF score not rescaled": (
         no_rescaling,
-        test_fusion.test_views_that_could_see_a_box_and_did_not_lower_its_score,
+        test_fusion.test_views_that_show_a_box_and_do_not_find_it_lower_its_score,
     ),
     "coverage ignored for crops: masks": (
         coverage_of_maps_ignored,
-        lambda: test_segmentation.test_a_crop_changes_only_what_it_saw("mean_probabilities"),
+        lambda: test_maps.test_a_crop_changes_only_what_it_shows("mean_probabilities"),
     ),
     "coverage ignored for crops: boxes": (
         coverage_of_boxes_ignored,
-        test_detection.test_a_box_left_out_as_cut_does_not_count_against_itself,
+        test_accumulator.test_a_box_left_out_as_cut_does_not_lower_its_own_score,
     ),
     "softmax before mean_logits": (
         softmax_first,
@@ -146,7 +148,7 @@ BUGS = {
 
 
 @pytest.mark.parametrize("name", BUGS)
-def test_the_law_finds_it(name, monkeypatch):
+def test_a_seeded_bug_is_found(name, monkeypatch):
     mistake, law = BUGS[name]
     law()
     preprocessing._place.cache_clear()
@@ -156,8 +158,8 @@ def test_the_law_finds_it(name, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    """Where views lie is cached; nothing of a mistake may stay."""
+def clear_placement_cache():
+    """Clear the cache of placements after each bug."""
     yield
     cached = getattr(preprocessing._place, "cache_clear", lambda: None)
     cached()

@@ -45,8 +45,8 @@ anything = st.recursive(
 )
 
 
-def looks(view):
-    """What a view does, without its name."""
+def effect(view):
+    """Return all of a view but its name."""
     return view.geometry, view.color, view.border, view.scale, view.anchor, view.weight
 
 
@@ -60,14 +60,14 @@ def test_every_primitive_has_an_example_here():
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_every_primitive_reads_as_its_view(name):
     value, expected = EXAMPLES[name]
-    assert looks(read_view({name: value})) == looks(expected)
-    assert looks(read_view([{name: value}])) == looks(expected)
-    assert looks(read_view({"steps": [{name: value}]})) == looks(expected)
+    assert effect(read_view({name: value})) == effect(expected)
+    assert effect(read_view([{name: value}])) == effect(expected)
+    assert effect(read_view({"steps": [{name: value}]})) == effect(expected)
 
 
 @pytest.mark.parametrize("word", BARE)
 def test_a_bare_word_is_its_primitive(word):
-    assert looks(read_view(word)) == looks(read_view({word: 1 if word == "rot90" else True}))
+    assert effect(read_view(word)) == effect(read_view({word: 1 if word == "rot90" else True}))
 
 
 @given(st.lists(st.sampled_from(list(EXAMPLES)), max_size=4))
@@ -75,16 +75,16 @@ def test_a_list_applies_its_steps_in_order(names):
     whole = View()
     for name in names:
         whole = whole.then(EXAMPLES[name][1])
-    assert looks(read_view([{name: EXAMPLES[name][0]} for name in names])) == looks(whole)
+    assert effect(read_view([{name: EXAMPLES[name][0]} for name in names])) == effect(whole)
 
 
 @given(anything)
-def test_any_json_is_a_view_or_one_clear_sentence(spec):
+def test_any_json_is_a_view_or_refused_in_one_sentence(spec):
     assert_reads_or_refuses(read_view, spec)
 
 
 @given(anything)
-def test_any_json_is_a_list_of_views_or_one_clear_sentence(spec):
+def test_any_json_is_a_list_of_views_or_refused_in_one_sentence(spec):
     assert_reads_or_refuses(read_views, spec)
     assert_reads_or_refuses(read_views, [spec])
     assert_reads_or_refuses(read_views, [{"random": spec}])
@@ -113,15 +113,15 @@ def test_random_expands_to_the_same_views_every_time_and_within_its_ranges(n, se
     assert len({view.name for view in first}) == n
 
 
-def test_random_draws_what_it_always_drew():
+def test_random_draws_are_stable_across_versions():
     spec = [{"random": {"n": 2, "seed": 7, "ranges": {"rotate": [-10, 10], "brightness": [0.8, 1.2]}}}]
     rotate = [-3.5233, 3.0187]
     brightness = [0.8603, 0.829]
     expected = [read_view([{"rotate": r}, {"brightness": b}]) for r, b in zip(rotate, brightness, strict=True)]
-    assert [looks(view) for view in read_views(spec)] == [looks(view) for view in expected]
+    assert [effect(view) for view in read_views(spec)] == [effect(view) for view in expected]
 
 
-def test_random_with_another_seed_draws_others():
+def test_random_with_another_seed_draws_other_views():
     one, other = ([{"random": {"n": 3, "seed": s, "ranges": {"rotate": [-10, 10]}}}] for s in (1, 2))
     assert {v.geometry for v in read_views(one)}.isdisjoint(v.geometry for v in read_views(other))
 
@@ -131,7 +131,7 @@ def test_random_within_narrow_ranges_stays_there():
         assert all(-2 <= v <= 5 for v in view.geometry.offset)
 
 
-def test_random_stands_among_other_views_in_order():
+def test_random_keeps_its_place_among_other_views():
     views = read_views(["identity", {"random": {"n": 2, "seed": 1, "ranges": {"zoom": [1, 1.2]}}}, "hflip"])
     assert [view.name for view in views] == ["plain", "random 1.1", "random 1.2", "hflip"]
 
@@ -228,11 +228,11 @@ MISTAKES = [
     ({"hflip": True, "border": ["reflect"]}, "border takes one of reflect101, "),
     ({"hflip": True, "weight": 0}, "weight takes a number from 1e-06 to 1e+06, not 0"),
     ({"hflip": True, "weight": [1, -1]}, "weight takes a number from 0 to 1e+06, not -1"),
-    ({"hflip": True, "weight": [0, 0]}, "a view's weights may not all be 0"),
-    ({"hflip": True, "weight": []}, "a view's weights may not all be 0"),
-    ({"hflip": True, "name": ""}, "a view's name is a text of 1 to 64 characters, not ''"),
-    ({"hflip": True, "name": "a\nb"}, "a view's name is a text of 1 to 64 characters, not 'a\\nb'"),
-    ({"hflip": True, "name": "x" * 65}, "a view's name is a text of 1 to 64 characters, not 'xxx"),
+    ({"hflip": True, "weight": [0, 0]}, "the weights of the view are all 0"),
+    ({"hflip": True, "weight": []}, "the weights of the view are all 0"),
+    ({"hflip": True, "name": ""}, "a view's name must be text of 1 to 64 printable characters, not ''"),
+    ({"hflip": True, "name": "a\nb"}, "a view's name must be text of 1 to 64 printable characters, not 'a\\nb'"),
+    ({"hflip": True, "name": "x" * 65}, "a view's name must be text of 1 to 64 printable characters, not 'xxx"),
     ({"steps": ["hflip"], "rotate": 3}, "a view with steps takes the keys name, steps, border, weight, not 'rotate'"),
 ]
 
@@ -246,10 +246,10 @@ def test_a_mistake_in_a_view_is_one_sentence(spec, sentence):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("hflip", "a policy is a preset's name or a list of views, not 'hflip'"),
-        ({"hflip": True}, 'a policy is a preset\'s name or a list of views, not {"hflip": true}'),
+        ("hflip", "a policy must be a preset's name or a list of views, not 'hflip'"),
+        ({"hflip": True}, 'a policy must be a preset\'s name or a list of views, not {"hflip": true}'),
         (["identity", {"zoom": 0}], "view 2: zoom takes a number from 1 to 10, not 0"),
-        (["identity"] * (MAX_VIEWS + 1), "a policy has at most 256 views; this one has 257"),
+        (["identity"] * (MAX_VIEWS + 1), "the policy has 257 views; the limit is 256"),
         ([{"random": 4}], "view 1: random takes exactly n, seed and ranges"),
         ([{"random": {"n": 4, "seed": 1}}], "view 1: random takes exactly n, seed and ranges"),
         (
@@ -278,14 +278,14 @@ def test_a_number_too_large_for_a_float_is_refused_like_any_other(key):
         read_views([spec])
 
 
-def test_keys_that_only_yaml_can_hold_are_refused_too():
+def test_keys_that_only_yaml_allows_are_refused():
     with pytest.raises(InvalidInput, match="crop takes fraction, anchor or center"):
         read_view({"crop": {1: 0.5, "corner": 2}})
     with pytest.raises(InvalidInput, match="unknown primitive 1 in a view"):
         read_view({1: True})
 
 
-def test_random_views_are_counted_before_there_are_too_many():
+def test_random_views_count_towards_the_limit():
     burst = {"random": {"n": MAX_VIEWS, "seed": 1, "ranges": {"zoom": [1, 2]}}}
-    with pytest.raises(InvalidInput, match="at most 256 views"):
+    with pytest.raises(InvalidInput, match="the limit is 256"):
         read_views(["identity", burst])

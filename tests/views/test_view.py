@@ -49,7 +49,7 @@ def test_digest_depends_on_the_order():
     assert digest(FLIP, CHANGES["color"]) != digest(CHANGES["color"], FLIP)
 
 
-def test_digest_is_the_same_on_every_machine_and_day():
+def test_digest_is_that_of_the_canonical_json():
     canonical = (
         '[{"anchor":null,"border":"reflect101",'
         '"color":{"rows":[[1.0,0.0,0.0,0.0],[0.0,1.0,0.0,0.0],[0.0,0.0,1.0,0.0]]},'
@@ -59,7 +59,7 @@ def test_digest_is_the_same_on_every_machine_and_day():
     assert digest() == "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def test_two_ways_to_the_same_view_have_one_digest():
+def test_equal_views_have_equal_digests():
     half_turn = View(geometry=geometry.symmetry("rot90").then(geometry.symmetry("rot90")))
     assert digest(half_turn) == digest(View(geometry=geometry.symmetry("rot180")))
     assert digest(View(geometry=geometry.rotation(180))) == digest(View(geometry=geometry.symmetry("rot180")))
@@ -69,23 +69,23 @@ def test_two_ways_to_the_same_view_have_one_digest():
 
 
 def test_a_policy_without_views_is_refused():
-    with pytest.raises(InvalidInput, match="needs at least one view"):
+    with pytest.raises(InvalidInput, match="the policy is empty"):
         Policy("p", ())
 
 
 def test_a_policy_starts_with_the_plain_view():
-    with pytest.raises(InvalidInput, match="starts with the plain view 'identity', but its first view is 'flip'"):
+    with pytest.raises(InvalidInput, match="the first view of the policy is 'flip'; it must be the plain view"):
         Policy("p", (FLIP, PLAIN))
 
 
-def test_a_policy_has_a_largest_number_of_views():
+def test_the_number_of_views_is_limited():
     assert Policy("p", (PLAIN,) * MAX_VIEWS)
-    with pytest.raises(InvalidInput, match="at most 256 views; this one has 257"):
+    with pytest.raises(InvalidInput, match="the policy has 257 views; the limit is 256"):
         Policy("p", (PLAIN,) * (MAX_VIEWS + 1))
 
 
 @pytest.mark.parametrize("what", ["geometry", "swaps", "color", "scale", "anchor"])
-def test_a_view_that_looks_elsewhere_is_not_plain(what):
+def test_a_view_that_changes_pixels_is_not_plain(what):
     assert not CHANGES[what].is_plain
 
 
@@ -106,7 +106,7 @@ def test_views_compose_in_every_part(first, second):
     assert (both.name, both.border, both.weight) == (a.name, a.border, a.weight)
 
 
-# ---- which views keep labels ----
+# ---- symmetries of a model ----
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_views_compose_in_every_part(first, second):
         (("hflip", "transpose"), ["vflip", {"rot90": 1}, {"rot90": 3}, "antitranspose"], []),
     ],
 )
-def test_what_symmetries_keep(names, kept, refused):
+def test_views_beyond_the_symmetries_are_refused(names, kept, refused):
     symmetries = Symmetries(names)
     for spec in kept:
         symmetries.check(read_view(spec))
@@ -141,7 +141,7 @@ def test_what_symmetries_keep(names, kept, refused):
         ({"name": "mirror", "steps": ["hflip", {"rotate": 179}]}, r"view 'mirror' contains vflip, "),
     ],
 )
-def test_what_is_refused_names_the_view_what_was_found_and_the_limit(spec, message):
+def test_a_refusal_names_the_view_what_was_found_and_the_limit(spec, message):
     with pytest.raises(InvalidInput, match=message):
         Symmetries(("hflip",)).check(read_view(spec))
 
@@ -162,12 +162,12 @@ def test_what_is_refused_names_the_view_what_was_found_and_the_limit(spec, messa
         {"scale": 1.25},
     ],
 )
-def test_what_lies_within_the_limits_passes(spec):
+def test_views_within_the_limits_pass(spec):
     Symmetries(("hflip",)).check(read_view(spec))
 
 
 @given(st.sets(st.sampled_from(list(SYMMETRIES))), st.sampled_from(list(SYMMETRIES)), st.floats(-29, 29))
-def test_a_small_rotation_never_changes_what_is_kept(names, name, degrees):
+def test_a_small_rotation_does_not_change_whether_labels_are_kept(names, name, degrees):
     symmetries = Symmetries(tuple(names))
     straight = View(geometry=geometry.symmetry(name))
     tilted = View(geometry=geometry.symmetry(name).then(geometry.rotation(degrees)))

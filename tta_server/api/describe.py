@@ -1,12 +1,13 @@
-"""What `GET /v1/models` and `GET /v1/policies` say."""
+"""Models, policies and quotes as JSON, for the HTTP interface and the command line."""
 
 import math
 from typing import Any
 
-from tta_server.repository.loader import Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Quote
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Plan, make_layout
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
 from tta_server.views.geometry import Size
 from tta_server.views.guarantees import contract
 from tta_server.views.presets import PRESETS, preset
@@ -41,8 +42,8 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
-    """What `GET /v1/models/{name}/quote` says: upper estimates, as the scheduler itself uses them. A view is done with
-    the last of its tiles."""
+    """The answer of `GET /v1/models/{name}/quote`: the scheduler's upper estimates. A view is done when its last tile
+    is."""
     known, tiles = plan.calibration, make_layout(plan, size).tiles
     by_views = [
         {
@@ -67,8 +68,8 @@ def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> 
 
 
 def describe_policies() -> dict[str, Any]:
-    """The presets, as they are for a model whose preprocessing crops, what a list of views may hold, and what undoing
-    them is promised to do."""
+    """The presets (of a model whose preprocessing crops), the primitives and border rules of views, and the guarantees
+    of undoing them."""
     return {
         "presets": [
             {"name": name, "description": about, "views": [v.name for v in preset(name, crops=True).views]}

@@ -1,4 +1,4 @@
-"""Backends by name: a new one is one file here and one entry below."""
+"""Backends by name. A new backend adds one module and one entry in BACKENDS."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The backend seam: what runs a batch."""
+"""The interface of a backend, which runs batches of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model file says of itself: its one input and its outputs by name; None is a free axis."""
+    """Input name, shape and dtype, and output shapes by name, as the model file declares them; None is a free axis."""
 
     input: str
     shape: tuple[int | None, ...]
@@ -24,12 +24,15 @@ class Signature:
 
 
 class Backend(Protocol):
+    """A loaded model. `infer` may run on several threads at once."""
+
     signature: Signature
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
-        """Runs a batch; outputs have its leading size, in the same order. Blocking, on the calling slot's thread.
+        """Run a batch on the calling thread; outputs have the batch's leading size, in the same order.
 
-        Raises BackendFailed; soon after `abort` is requested, too.
+        Raises BackendFailed, also soon after `abort` is requested.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model; no run may be active."""

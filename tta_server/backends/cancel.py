@@ -1,28 +1,41 @@
-"""Asks a run on another thread to end."""
+"""Abort a run on another thread."""
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+log = logging.getLogger(__name__)
 
 
 class Abort:
-    """What runs says how it is ended; whoever loses patience requests it."""
+    """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._end: Callable[[], None] | None = None
+        self._callback: Callable[[], None] | None = None
         self.requested = False
 
-    def ends_by(self, end: Callable[[], None]) -> None:
-        """Called from the thread that asks, or at once if that was earlier."""
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Register `callback`: it is called by the thread that requests the abort, or now if that happened already."""
         with self._lock:
-            self._end = end
-            late = self.requested
-        if late:
-            end()
+            self._callback = callback
+            requested = self.requested
+        if requested:
+            callback()
 
     def request(self) -> None:
+        """Request the abort and call the registered callback; no lock is held during the call."""
         with self._lock:
             self.requested = True
-            end = self._end
-        if end is not None:
-            end()
+            callback = self._callback
+        if callback is not None:
+            callback()
+
+
+def request_all(aborts: Iterable[Abort]) -> None:
+    """Requests each; a backend that can't end its run does not keep the others from ending."""
+    for abort in aborts:
+        try:
+            abort.request()
+        except Exception:
+            log.exception("a run could not be ended")

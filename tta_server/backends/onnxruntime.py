@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: one session a model, shared by all slots, each run on its caller's one thread."""
+"""ONNX Runtime on the CPU: one session per model, shared by all slots; each run uses one thread, its caller's."""
 
 import logging
 from functools import partial
@@ -21,10 +21,10 @@ DTYPES = {
 
 
 class OnnxRuntimeBackend:
-    """A session with single-threaded runs: as many at once as there are slots, the weights in memory once."""
+    """A session with single-threaded runs, as many at once as there are slots; weights are in memory once."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ConfigError for a file that is no model, or one with more than an image for input."""
+        """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
@@ -32,19 +32,20 @@ class OnnxRuntimeBackend:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own exceptions share no public base
             log.debug("ONNX Runtime refused %s", path, exc_info=error)
-            first = str(error).splitlines()[0]
-            raise ConfigError(f"{path}: ONNX Runtime can't load it: {first}") from error
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{path}: ONNX Runtime can't load the file: {reason}") from error
         self.signature = self._read_signature(path)
 
     def _read_signature(self, path: Path) -> Signature:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             found = ", ".join(i.name for i in inputs)
-            raise ConfigError(f"{path}: the model must have one input, an image; it has {found}")
+            raise ConfigError(f"{path}: the model has the inputs {found}; it must have one, an image")
         (image,) = inputs
         if image.type not in DTYPES or len(image.shape) != 4:
             raise ConfigError(
-                f"{path}: input {image.name} must be 4-D {', '.join(DTYPES)}; it is {len(image.shape)}-D {image.type}"
+                f"{path}: input {image.name} is {len(image.shape)}-D {image.type}; it must be 4-D, "
+                f"of {', '.join(DTYPES)}"
             )
         return Signature(
             image.name,
@@ -54,12 +55,13 @@ class OnnxRuntimeBackend:
         )
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
         names = list(self.signature.outputs)
         options = None
         if abort is not None:
             options = ort.RunOptions()
-            options.log_severity_level = 4  # what it has to say is in the exception
-            abort.ends_by(partial(setattr, options, "terminate", True))
+            options.log_severity_level = 4  # the exception has the message
+            abort.on_request(partial(setattr, options, "terminate", True))
         try:
             values = self._session.run(names, {self.signature.input: batch}, options)
         except Exception as error:
@@ -67,7 +69,7 @@ class OnnxRuntimeBackend:
         return dict(zip(names, values, strict=True))
 
     def close(self) -> None:
-        """Nothing to close: the session goes with its last reference."""
+        """Do nothing: the session is released with its last reference."""
 
 
 def _free(shape: list[int | str | None]) -> tuple[int | None, ...]:

@@ -1,1 +1,1 @@
-"""Image files to pixels."""
+"""From image files to model inputs."""

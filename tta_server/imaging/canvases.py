@@ -1,4 +1,4 @@
-"""One image's canvases, made when a view needs them."""
+"""The canvases of one image, made on first use."""
 
 import threading
 from collections.abc import Iterable
@@ -8,51 +8,53 @@ from tta_server.imaging.preprocessing import Canvas, Preprocessing
 
 
 class Canvases:
-    """One canvas for each content size, straight from the image, made once. Methods may run on several threads; `close`
-    never waits for a canvas that is being made."""
+    """One canvas per content size, each resized from the original image.
+
+    Thread-safe. `close` does not wait for a canvas that is being made.
+    """
 
     def __init__(self, preprocessing: Preprocessing, scales: Iterable[float]) -> None:
-        """`scales` are all content sizes that may be asked for."""
+        """`scales` are the content sizes that `get` may be called with."""
         self._preprocessing = preprocessing
         self._needs_pixels = any(scale != 1 for scale in scales)
-        self._making = threading.Lock()
+        self._making_lock = threading.Lock()
         self._lock = threading.Lock()
         self._pixels: Pixels | None = None
-        self._made: dict[float, Canvas] = {}
+        self._canvases: dict[float, Canvas] = {}
         self._closed = False
 
     def open(self, pixels: Pixels) -> None:
-        """Makes the plain view's canvas, and keeps the image where others may be needed."""
+        """Make the plain view's canvas, and keep the image if other scales may need it."""
         plain = self._preprocessing.canvas(pixels, 1.0)
         with self._lock:
             if not self._closed:
-                self._made[1.0] = plain
+                self._canvases[1.0] = plain
                 self._pixels = pixels if self._needs_pixels else None
 
     def get(self, scale: float) -> Canvas | None:
-        """None before `open` and after `close`."""
-        made, pixels = self._look(scale)
+        """Return the canvas for a scale, made on the first call; None before `open` and after `close`."""
+        made, pixels = self._lookup(scale)
         if made is not None or pixels is None:
             return made
-        with self._making:
-            made, pixels = self._look(scale)
+        with self._making_lock:
+            made, pixels = self._lookup(scale)
             if made is not None or pixels is None:
                 return made
             made = self._preprocessing.canvas(pixels, scale)
             with self._lock:
                 if self._closed:
                     return None
-                self._made[scale] = made
+                self._canvases[scale] = made
             return made
 
-    def _look(self, scale: float) -> tuple[Canvas | None, Pixels | None]:
-        """The canvas if it is there, and what it could be made from."""
+    def _lookup(self, scale: float) -> tuple[Canvas | None, Pixels | None]:
+        """Return the canvas if it exists, and the image that it can be made from."""
         with self._lock:
-            return self._made.get(scale), self._pixels
+            return self._canvases.get(scale), self._pixels
 
     def close(self) -> None:
-        """Lets go of all pixels."""
+        """Release all pixels."""
         with self._lock:
             self._closed = True
             self._pixels = None
-            self._made.clear()
+            self._canvases.clear()

@@ -1,97 +1,99 @@
-"""Encoded bytes to upright RGB: format and size from the header first, pixels after admission."""
+"""Decode an image file to upright RGB: header before admission, pixels after it."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
-from tta_server.imaging import jpeg, plugins, png, tiff, webp
-from tta_server.imaging.header import BOMBS, BROKEN, Header, Limits, Pixels
-from tta_server.imaging.orientation import UPRIGHT
-from tta_server.imaging.samples import DROP, Picture, Rendering, Samples, from_image, rendered
+from tta_server.imaging.formats import jpeg, plugins, png, tiff, webp
+from tta_server.imaging.formats.header import BOMB_ERRORS, PARSE_ERRORS, Header, Limits, Pixels
+from tta_server.imaging.formats.orientation import TO_UPRIGHT
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering, Samples, render, render_image
 from tta_server.views.geometry import Size
 
-__all__ = ["MAGIC", "Header", "Limits", "Pixels", "Rendering", "decode", "decode_picture", "read_header", "sniff"]
+__all__ = ["MAGIC", "Header", "Limits", "Pixels", "Rendering", "decode", "decode_with_levels", "read_header", "sniff"]
 
 MAGIC: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": lambda b: b.startswith(b"\xff\xd8\xff"),
-    "PNG": lambda b: b.startswith(b"\x89PNG\r\n\x1a\n"),
-    "WEBP": lambda b: b[:4] == b"RIFF" and b[8:12] == b"WEBP",
-    "BMP": lambda b: b.startswith(b"BM"),
-    "TIFF": lambda b: b[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "GIF": lambda b: b[:6] in (b"GIF87a", b"GIF89a"),
-    "AVIF": lambda b: plugins.brand(b) == "AVIF",
-    "HEIC": lambda b: plugins.brand(b) == "HEIC",
+    "JPEG": lambda head: head.startswith(b"\xff\xd8\xff"),
+    "PNG": lambda head: head.startswith(b"\x89PNG\r\n\x1a\n"),
+    "WEBP": lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+    "BMP": lambda head: head.startswith(b"BM"),
+    "TIFF": lambda head: head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "GIF": lambda head: head[:6] in (b"GIF87a", b"GIF89a"),
+    "AVIF": lambda head: plugins.format_by_brand(head) == "AVIF",
+    "HEIC": lambda head: plugins.format_by_brand(head) == "HEIC",
 }
-"""The formats that are taken, by their first bytes."""
+"""Supported format -> test of a file's first bytes."""
 
 
 def sniff(data: bytes) -> str:
-    """The format's name; raises UnsupportedMedia for any that is not taken."""
+    """Return the name of the file's format; raise UnsupportedMedia for an unsupported one."""
     head = data[:64]
     for name, matches in MAGIC.items():
         if matches(head):
             return name
-    raise UnsupportedMedia(f"this is not an image in {', '.join(MAGIC)}")
+    raise UnsupportedMedia(f"this is not an image in a supported format; supported: {', '.join(MAGIC)}")
 
 
 def read_header(data: bytes, limits: Limits, rendering: Rendering | None = None) -> Header:
-    """Format, upright size and orientation without decoding a pixel; with a `rendering`, also whether it suffices.
+    """Read format, upright size and orientation without decoding a pixel.
 
-    Raises UnsupportedMedia, TooLarge, or InvalidInput for a header that makes no sense.
+    Raises TooLarge; InvalidInput for an invalid header; UnsupportedMedia for an unsupported format or layout, and for
+    samples that need levels which `rendering`, if given, does not have.
     """
     if not data:
         raise InvalidInput("the image is empty: send the bytes of an image file")
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken (--max-bytes)")
+        raise TooLarge(f"the image has {len(data)} bytes; the limit is {limits.max_bytes} (--max-bytes)")
     name = sniff(data)
     try:
-        header = READERS[name](data, limits)
-    except BROKEN as error:
+        header = HEADER_READERS[name](data, limits)
+    except PARSE_ERRORS as error:
         raise InvalidInput(f"the {name} image is broken: its header can't be read") from error
-    except BOMBS as error:
+    except BOMB_ERRORS as error:
         raise TooLarge(f"the {name} image has frames that are too large") from error
     if rendering is not None:
         rendering.check(name, header.unscaled)
     return header
 
 
-READERS: dict[str, Callable[[bytes, Limits], Header]] = {
+HEADER_READERS: dict[str, Callable[[bytes, Limits], Header]] = {
     "JPEG": jpeg.read_header,
     "PNG": png.read_header,
     "TIFF": tiff.read_header,
     "WEBP": webp.read_header,
-    **plugins.READERS,
+    **plugins.HEADER_READERS,
 }
 
 
-def decode(data: bytes, header: Header, rendering: Rendering = DROP) -> Pixels:
-    """Upright RGB, (height, width, 3) uint8; see `decode_picture`."""
-    return decode_picture(data, header, rendering).pixels
+def decode(data: bytes, header: Header, rendering: Rendering = DEFAULT_RENDERING) -> Pixels:
+    """Decode to upright RGB, (height, width, 3) uint8; raises as `decode_with_levels` does."""
+    return decode_with_levels(data, header, rendering).pixels
 
 
-def decode_picture(data: bytes, header: Header, rendering: Rendering = DROP) -> Picture:
-    """Upright RGB and the levels applied; samples of n bits become round(v * 255 / (2^n - 1)) where there are none.
+def decode_with_levels(data: bytes, header: Header, rendering: Rendering = DEFAULT_RENDERING) -> DecodedImage:
+    """Decode to upright RGB, and return the levels that were applied.
 
-    Raises InvalidInput for an image that breaks off or makes no sense, UnsupportedMedia for samples that need levels.
+    Without levels, samples of n bits become round(v * 255 / (2^n - 1)). Raises InvalidInput for a truncated or invalid
+    file, UnsupportedMedia for samples that need levels.
     """
     rendering.check(header.format, header.unscaled)
     try:
-        stored = _stored(data, header, rendering)
-    except BROKEN as error:
+        stored = _decode_stored(data, header, rendering)
+    except PARSE_ERRORS as error:
         raise InvalidInput(f"the {header.format} image is broken: its pixels can't be read") from error
-    except BOMBS as error:
+    except BOMB_ERRORS as error:
         raise TooLarge(f"the {header.format} image has frames that are too large") from error
-    pixels = UPRIGHT[header.orientation](stored.pixels) if header.orientation > 1 else stored.pixels
+    pixels = TO_UPRIGHT[header.orientation](stored.pixels) if header.orientation > 1 else stored.pixels
     if Size(pixels.shape[1], pixels.shape[0]) != header.size:
-        raise InvalidInput(f"the {header.format} image is broken: its header gives another size")
-    return Picture(np.ascontiguousarray(pixels), stored.levels)
+        raise InvalidInput(f"the {header.format} image is broken: its pixels have another size than its header states")
+    return DecodedImage(np.ascontiguousarray(pixels), stored.levels)
 
 
-def _stored(data: bytes, header: Header, rendering: Rendering) -> Picture:
+def _decode_stored(data: bytes, header: Header, rendering: Rendering) -> DecodedImage:
     if header.format == "JPEG":
-        return Picture(jpeg.decode(data))
+        return DecodedImage(jpeg.decode(data))
     if header.format == "TIFF":
-        return rendered(tiff.decode(data), rendering)
+        return render(tiff.decode(data), rendering)
     found = png.decode(data) if header.format == "PNG" else plugins.decode(data, header.format)
-    return rendered(found, rendering) if isinstance(found, Samples) else from_image(found, rendering)
+    return render(found, rendering) if isinstance(found, Samples) else render_image(found, rendering)

@@ -1,4 +1,4 @@
-"""What Python callers may give as an image, made our own before it is used."""
+"""Images as Python callers pass them: paths, bytes or arrays, copied before use."""
 
 import os
 import stat
@@ -14,107 +14,110 @@ from tta_server.views.geometry import Size
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8]
 
-PART = 1 << 20
-"""Bytes of a file that are read at a time."""
+CHUNK_BYTES = 1 << 20
+"""Bytes read from a file at a time."""
 
-TAKEN = "an image is a path, the bytes of a file, or an array (height, width, 3) of uint8, RGB and upright"
+ACCEPTED = "an image must be a path, the bytes of a file, or an upright RGB array (height, width, 3) of uint8"
 
 
-def own_image(image: object, limits: Limits) -> bytes | NDArray[np.uint8]:
-    """An image as it was when it was given: encoded bytes, or a copy of the pixels (H, W, 3).
+def copy_image(image: object, limits: Limits) -> bytes | NDArray[np.uint8]:
+    """Return encoded bytes, or a copy of the pixels (H, W, 3) uint8, that later changes by the caller do not affect.
 
-    Raises InvalidInput that says what is taken, TooLarge, and the system's own error for a file that can't be read.
+    Raises InvalidInput for another type or shape, TooLarge, and OSError for a file that can't be read.
     """
     if isinstance(image, str | os.PathLike):
         return read_file(image, limits)
     if isinstance(image, bytes):
         return image
     if isinstance(image, bytearray | memoryview):
-        return _own_bytes(image)
+        return _copy_bytes(image)
     if isinstance(image, np.ndarray):
         check_pixels(image, limits)
         return np.array(image, np.uint8, order="C")
-    raise InvalidInput(_refusal(image))
+    raise InvalidInput(_type_hint(image))
 
 
 def read_file(path: str | os.PathLike[Any], limits: Limits) -> bytes:
-    """Never more than `max_bytes` of a file, whatever it is: a device, a pipe. Raises InvalidInput, TooLarge and
-    OSError."""
+    """Read a file, device or pipe of at most `max_bytes`; raise InvalidInput, TooLarge or OSError."""
     try:
-        with open(os.fsdecode(path), "rb", opener=_opened) as file:
-            data = _taken(file, limits.max_bytes + 1)
+        with open(os.fsdecode(path), "rb", opener=_open_nonblocking) as file:
+            data = _read_up_to(file, limits.max_bytes + 1)
     except ValueError as error:  # a null byte, say
-        raise InvalidInput(f"{str(path)[:64]!r} is no path: {error}") from None
+        raise InvalidInput(f"{str(path)[:64]!r} is not a path: {error}") from None
     if len(data) > limits.max_bytes:
-        raise TooLarge(f"the file has more than the {limits.max_bytes} bytes that an image may have (--max-bytes)")
+        raise TooLarge(f"the file has more than {limits.max_bytes} bytes, the limit for an image (--max-bytes)")
     return data
 
 
 def unreadable(error: OSError) -> str:
-    """The end of a sentence that begins with the path of the file."""
+    """Return the reason, as the end of a sentence that begins with the file's path."""
     return f"can't be read: {error.strerror or error}"
 
 
-def _opened(path: str, flags: int) -> int:
-    """A pipe is opened at once: one that has no writer would be waited for without end."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open without blocking: a pipe that has no writer would block for ever."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _taken(file: IO[bytes], most: int) -> bytes:
-    """The first `most` bytes, in parts: a read of so many at once would take their memory before any is there."""
+def _read_up_to(file: IO[bytes], max_bytes: int) -> bytes:
+    """Return the first `max_bytes` bytes, read in chunks: one large read allocates its whole buffer in advance."""
     is_pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-    parts = [_first_of_pipe(file.fileno())] if is_pipe else []
+    chunks = [_first_pipe_byte(file.fileno())] if is_pipe else []
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(file.fileno(), True)
-    taken = sum(map(len, parts))
-    while taken < most and (part := file.read(min(PART, most - taken))):
-        parts.append(part)
-        taken += len(part)
-    return b"".join(parts)
+    size = sum(map(len, chunks))
+    while size < max_bytes and (chunk := file.read(min(CHUNK_BYTES, max_bytes - size))):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
 
 
-def _first_of_pipe(pipe: int) -> bytes:
-    """A byte, or none while its writer has none yet. Raises InvalidInput for a pipe without a writer."""
+def _first_pipe_byte(pipe: int) -> bytes:
+    """Return one byte, or none if the writer has sent none yet; raise InvalidInput for a pipe without a writer."""
     try:
         first = os.read(pipe, 1)
     except BlockingIOError:
         first = None
     if first == b"":
-        raise InvalidInput("this is a pipe without a writer")
+        raise InvalidInput("the file is a pipe without a writer; start the writer first")
     return first or b""
 
 
-def _own_bytes(image: bytearray | memoryview) -> bytes:
+def _copy_bytes(image: bytearray | memoryview) -> bytes:
     try:
         if isinstance(image, memoryview) and (image.ndim, image.itemsize) != (1, 1):
-            raise InvalidInput(f"a memoryview is taken if it has one dimension, of bytes, not {image.shape}; {TAKEN}")
+            raise InvalidInput(
+                f"a memoryview must have one dimension of bytes, not shape {image.shape} of {image.format}; {ACCEPTED}"
+            )
         return bytes(image)
     except ValueError:
-        raise InvalidInput(f"this memoryview is released already; {TAKEN}") from None
+        raise InvalidInput(f"the memoryview is already released; {ACCEPTED}") from None
 
 
 def check_pixels(image: object, limits: Limits) -> Size:
-    """The size of an array (H, W, 3) of uint8; raises InvalidInput for anything else, and TooLarge."""
+    """Return the size of an array (H, W, 3) of uint8; raise InvalidInput for anything else, and TooLarge."""
     if not isinstance(image, np.ndarray) or isinstance(image, np.ma.MaskedArray):
-        raise InvalidInput(_refusal(image))
+        raise InvalidInput(_type_hint(image))
     if image.dtype != np.uint8:
-        raise InvalidInput(f"an array image has values of type uint8, from 0 to 255, not {image.dtype}")
+        raise InvalidInput(f"an array image must have dtype uint8, values from 0 to 255, not {image.dtype}")
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InvalidInput(f"an array image has shape (height, width, 3), not {image.shape}{_advice(image.shape)}")
+        hint = _shape_hint(image.shape)
+        raise InvalidInput(f"an array image must have shape (height, width, 3), not {image.shape}{hint}")
     size = Size(image.shape[1], image.shape[0])
     check_area(size, limits)
     return size
 
 
 def check_area(size: Size, limits: Limits) -> None:
-    """Raises TooLarge."""
+    """Raise TooLarge for more than `max_pixels` pixels."""
     if size.area > limits.max_pixels:
-        raise TooLarge(f"the image is {size}; at most {limits.max_pixels} pixels are taken (--max-pixels)")
+        raise TooLarge(f"the image is {size}, {size.area} pixels; the limit is {limits.max_pixels} (--max-pixels)")
 
 
-def _advice(shape: tuple[int, ...]) -> str:
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    """Return how to convert an array of that shape, as the end of a sentence."""
     if len(shape) == 1:
-        return "; give the bytes of a file as bytes: array.tobytes()"
+        return "; pass the bytes of a file as bytes: array.tobytes()"
     if len(shape) == 2:
         return "; repeat a grey image: np.stack([array] * 3, axis=2)"
     if len(shape) == 3 and shape[0] == 3:
@@ -122,18 +125,18 @@ def _advice(shape: tuple[int, ...]) -> str:
     if len(shape) == 3 and shape[2] == 4:
         return "; drop the alpha channel: array[..., :3]"
     if len(shape) == 4:
-        return "; give one image at a time"
+        return "; pass one image at a time"
     return ""
 
 
-def _refusal(image: object) -> str:
-    """What to give instead."""
+def _type_hint(image: object) -> str:
+    """Return what is accepted instead of that type of image."""
     if isinstance(image, Image.Image):
-        return 'give a PIL image as an array: np.asarray(ImageOps.exif_transpose(image).convert("RGB"))'
+        return 'convert a PIL image to an array: np.asarray(ImageOps.exif_transpose(image).convert("RGB"))'
     if isinstance(image, np.ma.MaskedArray):
-        return "a masked array is not taken; fill it: array.filled(0)"
+        return "a masked array is not supported; fill it: array.filled(0)"
     if isinstance(image, list | tuple):
-        return f"{TAKEN}; give one image at a time, not {type(image).__name__}"
+        return f"{ACCEPTED}; pass one image at a time, not {type(image).__name__}"
     if hasattr(image, "read"):
-        return f"{TAKEN}; of an open file give file.read()"
-    return f"{TAKEN}, not {type(image).__name__}"
+        return f"{ACCEPTED}; for an open file, pass file.read()"
+    return f"{ACCEPTED}, not {type(image).__name__}"

@@ -1,7 +1,7 @@
-"""From an upright image to model inputs: sizes, canvases, and where each view lies.
+"""From an upright image to model inputs: sizes, canvases, and the placement of each view.
 
-The plain view equals the usual offline preprocessing (torchvision on Pillow images): antialiased resize, centre
-crop, (x / scale - mean) / std. One canvas is made for each content size that the views use, straight from the image.
+The plain view equals offline preprocessing with torchvision on Pillow images: antialiased resize, centre crop,
+(x / scale - mean) / std. Each content size that views use has its own canvas, resized straight from the image.
 """
 
 import math
@@ -10,40 +10,34 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering
+from tta_server.imaging.normalization import Channels, Normalization, apply_color
+from tta_server.imaging.placement import Placement, Window, view_maps
 from tta_server.imaging.resampling import border_index, is_exact, sample
-from tta_server.imaging.samples import DROP, Rendering
 from tta_server.imaging.sizes import scaled, short_side
-from tta_server.imaging.tiling import Grid, Tile, cut, tile_count
-from tta_server.views.color import LUMA, ColorMap
-from tta_server.views.geometry import Affine, Geometry, Size
+from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
+from tta_server.views.geometry import Geometry, Size
 from tta_server.views.view import Border, View
 
 Tensor = NDArray[np.generic]
 
-KEPT_VALUES = 3 << 20
-"""Normalised canvases up to 1024x1024 are kept: most views are then one copy, not four passes."""
+MAX_CACHED_VALUES = 3 << 20
+"""Normalised canvases up to 1024x1024 RGB are cached: most views are then one copy, not four passes."""
 
 
 class Resize(StrEnum):
-    """How an image becomes the canvas: as it is; short side to a length; to a size exactly; to fit inside a size."""
+    """How an image becomes the canvas: unchanged; short side to a length; to an exact size; to fit inside a size."""
 
     NONE = "none"
     SHORT = "short"
     EXACT = "exact"
     LETTERBOX = "letterbox"
-
-
-class Channels(StrEnum):
-    RGB = "RGB"
-    BGR = "BGR"
-    GREY = "grey"
 
 
 INTERPOLATIONS = {
@@ -54,57 +48,8 @@ INTERPOLATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one view lies for one image size.
-
-    `to_canvas` takes a point of the view's frame to the canvas of size `canvas`; `to_plain` takes it to the plain
-    view's frame, which is how a prediction is undone; that frame's size is `whole`. `exact` says that pixels are
-    copied, not interpolated. The model sees `tensor`: the frame, moved by `inset`, padded. `tile` is what it looks at
-    of an image that is looked at in parts.
-    """
-
-    canvas: Size
-    whole: Size
-    frame: Size
-    tensor: Size
-    inset: tuple[int, int]
-    to_canvas: Affine
-    to_plain: Affine
-    exact: bool
-    tile: Tile | None = None
-
-    @property
-    def mirrors(self) -> bool:
-        """True where left and right have changed places, so that paired labels must too."""
-        return self.to_plain.determinant < 0
-
-
-@dataclass(frozen=True, slots=True)
-class Normalization:
-    """(x / scale - mean) / std, by channel, in the model's channel order."""
-
-    scale: float = 255.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def apply(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Of planes (C, H, W), in place."""
-        if self.scale != 1:
-            planes /= np.float32(self.scale)
-        if any(self.mean):
-            planes -= _per_channel(self.mean)
-        if any(s != 1 for s in self.std):
-            planes /= _per_channel(self.std)
-        return planes
-
-
-def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
-    return np.array(values, np.float32).reshape(-1, 1, 1)
-
-
 class Canvas:
-    """One image at one content size: `planes` (C, H, W) uint8 in the model's channel order."""
+    """An image at one content size: `planes` (C, H, W) uint8 in the model's channel order."""
 
     __slots__ = ("_preprocessing", "_values", "planes")
 
@@ -115,21 +60,21 @@ class Canvas:
 
     @property
     def values(self) -> NDArray[np.generic] | None:
-        """The planes as the model wants their values, kept for the next view; None where they are too large for it."""
+        """Normalised planes (C, H, W), cached for the next view; None if they are too large for that."""
         if self._values is None and self._preprocessing.dtype == np.uint8:
             return self.planes
-        if self._values is None and self.planes.size <= KEPT_VALUES:
+        if self._values is None and self.planes.size <= MAX_CACHED_VALUES:
             self._values = self._preprocessing.normalized(self.planes.astype(np.float32))
         return self._values
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
-    """What a model wants to see. `size` is the input's; None means that the model takes any size.
+    """How images become inputs of a model. Lengths are in pixels.
 
-    `resize_to` is the short side's length for SHORT and unused elsewhere, and `max_long_side` the most that the long
-    side may then have, 0 meaning any. Images over `max_size` are looked at in tiles of `tile` pixels a side that
-    overlap by `overlap` or more, a tile of 0 meaning not at all.
+    `size` is the input's size; None means any size. `resize_to` is the short side's length for SHORT, and then
+    `max_long_side` bounds the long side (0: unbounded). An image with a side over `max_size` is cut into tiles of side
+    `tile` (0: refused) that overlap by `overlap`. Inputs of any size are padded to a multiple of `multiple`.
     """
 
     size: Size | None = None
@@ -146,22 +91,22 @@ class Preprocessing:
     normalization: Normalization = field(default_factory=Normalization)
     layout: str = "NCHW"
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
-    rendering: Rendering = DROP
+    rendering: Rendering = DEFAULT_RENDERING
 
     @property
     def crops(self) -> bool:
-        """True where the plain window is a part of the canvas."""
+        """True if the plain view's window is a part of the canvas."""
         return self.resize is Resize.SHORT and self.size is not None
 
     @property
     def depth(self) -> int:
-        """Number of channels that the model sees."""
+        """Number of channels of the model's input."""
         return 1 if self.channels is Channels.GREY else 3
 
     # ---- sizes ----
 
     def canvas_size(self, image: Size, scale: float = 1.0) -> Size:
-        """The canvas for an upright image of that size, content `scale` times as large as usual."""
+        """Return the size of the canvas of an upright image whose content is enlarged `scale` times."""
         if self.resize is Resize.NONE:
             return scaled(image, scale)
         if self.resize is Resize.SHORT:
@@ -172,78 +117,81 @@ class Preprocessing:
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
         return scaled(image, fit)
 
-    def window(self, canvas: Size, anchor: tuple[float, float] | None, plain: Size) -> tuple[tuple[int, int], Size]:
-        """(left, top) and size of the window on a canvas; `plain` is the plain view's canvas.
+    def window(self, canvas: Size, anchor: tuple[float, float] | None, plain: Size) -> Window:
+        """Return the window on a canvas; `plain` is the size of the plain view's canvas.
 
-        The centre is rounded as torchvision does. A model of free size sees the whole canvas, unless a window of the
-        plain view's size is asked for.
+        The centre is rounded as torchvision rounds it. A model of free size gets the whole canvas, unless `anchor`
+        selects a window of the plain view's size.
         """
-        most = self.size or (canvas if anchor is None else plain)
-        size = Size(min(canvas.width, most.width), min(canvas.height, most.height))
+        bound = self.size or (canvas if anchor is None else plain)
+        size = Size(min(canvas.width, bound.width), min(canvas.height, bound.height))
         x, y = anchor or (0.5, 0.5)
-        return (round((canvas.width - size.width) * x), round((canvas.height - size.height) * y)), size
+        left, top = round((canvas.width - size.width) * x), round((canvas.height - size.height) * y)
+        return Window(canvas, left, top, size)
 
     def tensor_size(self, frame: Size) -> Size:
-        """What the model is given for a frame: letterbox bars or padding to the multiple included."""
+        """Return the size of the model's input for a frame, with letterbox bars or padding to the multiple."""
         if self.resize is Resize.LETTERBOX and self.size is not None:
             return self.size
-        up = self.multiple
-        return Size(-(-frame.width // up) * up, -(-frame.height // up) * up)
+        step = self.multiple
+        return Size(-(-frame.width // step) * step, -(-frame.height // step) * step)
 
     def is_tiled(self, image: Size) -> bool:
-        """True for an image that is too large to be looked at whole and is looked at in tiles."""
+        """True for an image that is too large for one input and is cut into tiles."""
         return bool(self.tile) and self.size is None and max(self.canvas_size(image)) > self.max_size
 
     def tiles(self, image: Size) -> Sequence[Tile]:
-        """The parts of an image that is too large to be looked at whole; empty for others."""
+        """Return the tiles of an image that is too large for one input; empty for others."""
         return self._grid(image) if self.is_tiled(image) else ()
 
     def tile_count(self, image: Size) -> int:
-        """Inputs for each view of an image: its tiles, or 1. They are counted, not made."""
+        """Return the number of inputs per view: the number of tiles, or 1. No tile is made."""
         return tile_count(self.canvas_size(image), self.tile, self.overlap) if self.is_tiled(image) else 1
 
     def _grid(self, image: Size) -> Grid:
-        return cut(self.canvas_size(image), self.tile, self.overlap, self.multiple)
+        return make_grid(self.canvas_size(image), self.tile, self.overlap, self.multiple)
 
     def input_sizes(self, view: View, image: Size) -> list[Size]:
-        """What the model is given for a view: an input's size for each tile, or one. Equal for views of the same scale
-        and anchor of which both or neither swap width and height."""
+        """Return the size of each input of a view: one per tile, or one.
+
+        Views of the same scale and anchor, both or neither of which swap width and height, have equal sizes.
+        """
         plain = self.canvas_size(image)
-        window = self.window(self.canvas_size(image, view.scale), view.anchor, plain)[1]
+        window = self.window(self.canvas_size(image, view.scale), view.anchor, plain).size
         windows = self._grid(image).sizes_within(window) if self.is_tiled(image) else [window]
         inputs = {part: self.tensor_size(view.geometry.frame(part)) for part in set(windows)}
         return [inputs[part] for part in windows]
 
     def place(self, view: View, image: Size, tile: Tile | None = None) -> Placement:
-        """Where `view` lies for an upright image of that size, or for a tile of it."""
+        """Return where `view` lies for an upright image of that size, or for a tile of it."""
         return _place(self, view.geometry, view.scale, view.anchor, image, tile)
 
     def check(self, views: Sequence[View], image: Size, limits: Limits) -> None:
-        """Raises TooLarge for an image whose canvas or input would be too large, before it is decoded."""
+        """Raise TooLarge if a canvas or an input of a view would be too large; works before decoding."""
         plain = self.canvas_size(image)
         for scale, anchor in dict.fromkeys((view.scale, view.anchor) for view in views):
             canvas = self.canvas_size(image, scale)
             if canvas.area > limits.canvas_pixels or max(canvas) > limits.canvas_side:
                 raise TooLarge(
-                    f"the image is {image} and would be {canvas} after resizing; at most {limits.canvas_pixels} pixels "
-                    f"(--max-pixels raises this) and {limits.canvas_side} on a side are taken"
+                    f"the image is {image} and would be {canvas} after resizing; the limits are {limits.canvas_pixels} "
+                    f"pixels (--max-pixels raises this) and {limits.canvas_side} on a side"
                 )
-            seen = self._seen_at_once(image, plain, self.window(canvas, anchor, plain)[1])
-            if seen.area > limits.input_pixels or max(seen) > limits.input_side:
+            largest = self._largest_input(image, plain, self.window(canvas, anchor, plain).size)
+            if largest.area > limits.input_pixels or max(largest) > limits.input_side:
                 raise TooLarge(
-                    f"the image is {image} and the model would be given {seen} of it at once; at most "
-                    f"{limits.input_pixels} pixels and {limits.input_side} on a side are, which no option raises: send "
-                    "a smaller image, or state a smaller input.resize or input.tile in the model's tta.yaml"
+                    f"the image is {image} and the model would be given {largest} at once; the limits are "
+                    f"{limits.input_pixels} pixels and {limits.input_side} on a side, which no option raises: send a "
+                    "smaller image, or set a smaller input.resize or input.tile in the model's tta.yaml"
                 )
         if self.size is None and max(plain) > self.max_size and not self.tile:
             found = f"{image}" if plain == image else f"{image} and {plain} after resizing"
             raise TooLarge(
-                f"the image is {found}; this model takes at most {self.max_size} pixels on the long side: its tta.yaml "
-                "may raise input.max_size, or state input.resize with input.max_long_side"
+                f"the image is {found}; this model's limit is {self.max_size} pixels on the long side: send a smaller "
+                "image, or set a larger input.max_size, or input.resize with input.max_long_side, in its tta.yaml"
             )
 
-    def _seen_at_once(self, image: Size, plain: Size, window: Size) -> Size:
-        """The input for a window of a canvas, or for the largest tile of it; `plain` is the plain view's canvas."""
+    def _largest_input(self, image: Size, plain: Size, window: Size) -> Size:
+        """Return the input size of a window of a canvas, or of its largest tile; `plain` is the plain view's canvas."""
         if self.is_tiled(image):
             part = min(1.0, self.tile / plain.width), min(1.0, self.tile / plain.height)
             window = Size(math.ceil(window.width * part[0]), math.ceil(window.height * part[1]))
@@ -252,62 +200,51 @@ class Preprocessing:
     # ---- pixels ----
 
     def canvas(self, pixels: Pixels, scale: float) -> Canvas:
-        """The image resized for one content size."""
+        """Resize an image, (H, W, 3) uint8 RGB, to the canvas of one content size."""
         size = self.canvas_size(Size(pixels.shape[1], pixels.shape[0]), scale)
         grey = self.channels is Channels.GREY
         if grey or size != (pixels.shape[1], pixels.shape[0]):
-            picture = Image.fromarray(pixels)
-            picture = picture.convert("L") if grey else picture
-            if picture.size != size:
-                picture = picture.resize(size, INTERPOLATIONS[self.interpolation])
-            pixels = np.asarray(picture).reshape(size.height, size.width, -1)
+            image = Image.fromarray(pixels)
+            image = image.convert("L") if grey else image
+            if image.size != size:
+                image = image.resize(size, INTERPOLATIONS[self.interpolation])
+            pixels = np.asarray(image).reshape(size.height, size.width, -1)
         planes = pixels.transpose(2, 0, 1)
         planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
         return Canvas(planes, self)
 
     def empty(self, n: int, size: Size) -> Tensor:
-        """A batch to be written, in the model's layout and dtype."""
+        """Return an uninitialised batch of `n` inputs in the model's layout and dtype."""
         planes, pixels = (self.depth,), (size.height, size.width)
         shape = pixels + planes if self.layout == "NHWC" else planes + pixels
         return np.empty((n, *shape), self.dtype)
 
     def write(self, canvas: Canvas, view: View, placement: Placement, out: Tensor) -> None:
-        """Writes one view as the model sees it into `out`, one row of a batch in the model's layout and dtype."""
+        """Write one view's input into `out`, one row of a batch in the model's layout and dtype."""
         out = out.transpose(2, 0, 1) if self.layout == "NHWC" else out
         x, y = placement.inset
         width, height = placement.frame
         target = out[:, y : y + height, x : x + width]
-        where = (placement.to_canvas, placement.frame, view.border)
-        ready = canvas.values if view.color.is_identity and view.border is not Border.CONSTANT else None
-        if placement.exact and ready is not None:
-            target[...] = sample(ready, *where)
+        region = (placement.to_canvas, placement.frame, view.border)
+        normalized = canvas.values if view.color.is_identity and view.border is not Border.CONSTANT else None
+        if placement.exact and normalized is not None:
+            target[...] = sample(normalized, *region)
         else:
-            values = sample(canvas.planes, *where).astype(np.float32, copy=False)
+            values = sample(canvas.planes, *region).astype(np.float32, copy=False)
             if not view.color.is_identity:
-                np.clip(self._colored(values, view.color), 0, 255, out=values)
+                np.clip(apply_color(values, view.color, self.channels), 0, 255, out=values)
             target[...] = self.normalized(values)
         if placement.frame != placement.tensor:
             self._pad(out, placement)
 
     def normalized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values in [0, 255] as the model wants them; models that take uint8 round. In place, and returned."""
+        """Normalise values in [0, 255] in place, and return them; they are rounded for a model of dtype uint8."""
         if self.dtype == np.uint8:
             return np.rint(values, out=values)
         return self.normalization.apply(values)
 
-    def _colored(self, values: NDArray[np.float32], colors: ColorMap) -> NDArray[np.float32]:
-        """The colour map, expressed in the model's channels."""
-        m = colors.matrix
-        if self.channels is Channels.GREY:
-            luma = np.array(LUMA)
-            return values * np.float32(luma @ m[:, :3].sum(axis=1)) + np.float32(luma @ m[:, 3])
-        if self.channels is Channels.BGR:
-            m = m[::-1][:, [2, 1, 0, 3]]
-        rows = cv2.transform(values.reshape(1, 3, -1).transpose(0, 2, 1), m.astype(np.float32))
-        return np.ascontiguousarray(rows[0].T).reshape(values.shape)
-
     def _pad(self, out: Tensor, placement: Placement) -> None:
-        """Letterbox bars around the frame, or its reflection to the right and below."""
+        """Fill letterbox bars around the frame, or reflect the frame to the right and below."""
         x, y = placement.inset
         width, height = placement.frame
         if self.resize is Resize.LETTERBOX:
@@ -321,7 +258,7 @@ class Preprocessing:
         out[:, height:] = out[:, rows]
 
 
-@lru_cache(maxsize=1024)  # entries take about 2 kB each, so all together 2 MB
+@lru_cache(maxsize=1024)  # an entry has about 2 kB
 def _place(
     prep: Preprocessing,
     geometry: Geometry,
@@ -330,19 +267,25 @@ def _place(
     image: Size,
     tile: Tile | None,
 ) -> Placement:
-    canvas = prep.canvas_size(image, scale)
     plain_canvas = prep.canvas_size(image)
-    (left, top), window = prep.window(canvas, anchor, plain_canvas)
-    (plain_left, plain_top), whole = prep.window(plain_canvas, None, plain_canvas)
+    plain = prep.window(plain_canvas, None, plain_canvas)
+    window = prep.window(prep.canvas_size(image, scale), anchor, plain_canvas)
     if tile is not None:
-        (left, top), window = tile.within((left, top), window, whole)
-    to_frame = Affine.shift(-left, -top).then(geometry.at(window))
-    to_canvas = to_frame.inverse()
-    to_plain = to_canvas.then(
-        Affine.stretch(plain_canvas.width / canvas.width, plain_canvas.height / canvas.height)
-    ).then(Affine.shift(-plain_left, -plain_top))
-    frame = geometry.frame(window)
+        (left, top), part = tile.within((window.left, window.top), window.size, plain.size)
+        window = Window(window.canvas, left, top, part)
+    to_canvas, to_plain = view_maps(geometry, window, plain)
+    frame = geometry.frame(window.size)
     tensor = prep.tensor_size(frame)
     boxed = prep.resize is Resize.LETTERBOX
     inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2) if boxed else (0, 0)
-    return Placement(canvas, whole, frame, tensor, inset, to_canvas, to_plain, is_exact(to_canvas), tile)
+    return Placement(
+        canvas=window.canvas,
+        whole=plain.size,
+        frame=frame,
+        tensor=tensor,
+        inset=inset,
+        to_canvas=to_canvas,
+        to_plain=to_plain,
+        exact=is_exact(to_canvas),
+        tile=tile,
+    )

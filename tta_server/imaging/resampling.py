@@ -1,6 +1,6 @@
-"""Moves pixels by an affine map: exact index operations where they serve, bilinear interpolation elsewhere.
+"""Resample pixels by an affine map: index operations for whole-pixel maps, bilinear interpolation for others.
 
-One function for both ways: views are sampled from the canvas, predictions are sampled back. Arrays are planar,
+The same function samples views from a canvas and predictions back to the plain view's frame. Arrays are planar,
 (channels, height, width).
 """
 
@@ -24,11 +24,11 @@ CV_BORDER = {
 }
 
 TOLERANCE = 1e-6
-"""How far, in pixels, a map may be from whole pixels and still be done by index."""
+"""Distance from whole pixels, in pixels, up to which a map is done by index."""
 
 
 def border_index(index: NDArray[np.intp], length: int, border: Border) -> NDArray[np.intp]:
-    """Positions on a line of any extent -> positions in [0, length), by the border rule; -1 for black."""
+    """Map positions beyond an axis to positions in [0, length) by the border rule; -1 is black."""
     if border is Border.REPLICATE or (length == 1 and border is not Border.CONSTANT):
         return np.clip(index, 0, length - 1)
     if border is Border.CONSTANT:
@@ -39,7 +39,7 @@ def border_index(index: NDArray[np.intp], length: int, border: Border) -> NDArra
 
 
 def is_exact(to_source: Affine) -> bool:
-    """True for members of the square's symmetry group moved by whole pixels."""
+    """True for the square's symmetries combined with shifts by whole pixels."""
     m = to_source
     linear = (m.xx, m.xy, m.yx, m.yy)
     return all(abs(v - round(v)) < TOLERANCE for v in (*linear, m.tx, m.ty)) and sorted(
@@ -48,13 +48,13 @@ def is_exact(to_source: Affine) -> bool:
 
 
 def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Planes:
-    """What a frame of `size` shows when its point q lies at `to_source`(q) of `source` (C, H, W).
+    """Return (C, size.height, size.width): each point q of the frame shows `source` (C, H, W) at `to_source`(q).
 
-    Exact maps keep dtype and values and may return a view of `source`; others return float32.
+    Exact maps keep dtype and values, and may return a numpy view of `source`; others return float32.
     """
     if is_exact(to_source):
         return _gather(source, to_source, size, border)
-    source, to_source = _cut(source, to_source, size)
+    source, to_source = _crop_source(source, to_source, size)
     matrix = np.array(
         [
             [to_source.xx, to_source.xy, to_source.tx + (to_source.xx + to_source.xy - 1) / 2],
@@ -74,19 +74,22 @@ def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Pla
     return out
 
 
-def _cut(source: Planes, to_source: Affine, size: Size) -> tuple[Planes, Affine]:
-    """The part of a source much larger than what a frame shows of it, and the map to that part."""
+def _crop_source(source: Planes, to_source: Affine, size: Size) -> tuple[Planes, Affine]:
+    """Cut a source that is much larger than the part that a frame shows; return the part and the map to it."""
     length = (source.shape[2], source.shape[1])
     if length[0] * length[1] <= 4 * size.area:
         return source, to_source
     corners = to_source.apply(np.array([(0, 0), (size.width, 0), (0, size.height), tuple(size)]))
-    spans = [_span(low, high, n) for low, high, n in zip(corners.min(axis=0), corners.max(axis=0), length, strict=True)]
+    spans = [
+        _visible_span(low, high, n)
+        for low, high, n in zip(corners.min(axis=0), corners.max(axis=0), length, strict=True)
+    ]
     (left, right), (top, below) = spans
     return source[:, top:below, left:right], to_source.then(Affine.shift(-left, -top))
 
 
-def _span(low: float, high: float, length: int) -> tuple[int, int]:
-    """Of a line, the part that is looked at from `low` to `high`; with what a border rule may show beyond its ends."""
+def _visible_span(low: float, high: float, length: int) -> tuple[int, int]:
+    """Return the part of an axis needed to sample from `low` to `high`, with the pixels that a border rule reflects."""
     first, last = math.floor(low) - 2, math.ceil(high) + 2
     if first < 0:
         last = max(last, -first)
@@ -96,13 +99,13 @@ def _span(low: float, high: float, length: int) -> tuple[int, int]:
 
 
 def _gather(source: Planes, m: Affine, size: Size, border: Border) -> Planes:
-    """The exact case: each axis of the frame runs along one axis of the source, forwards or backwards."""
-    turned = abs(m.xx) < 0.5
-    source = source.transpose(0, 2, 1) if turned else source
+    """Sample by index: each axis of the frame runs along one axis of the source, forwards or backwards."""
+    swaps = abs(m.xx) < 0.5
+    source = source.transpose(0, 2, 1) if swaps else source
     # After the transpose the frame's x runs along the last axis.
-    (step_x, start_x), (step_y, start_y) = ((m.yx, m.ty), (m.xy, m.tx)) if turned else ((m.xx, m.tx), (m.yy, m.ty))
-    columns = _line(step_x, start_x, size.width, source.shape[2], border)
-    rows = _line(step_y, start_y, size.height, source.shape[1], border)
+    (step_x, start_x), (step_y, start_y) = ((m.yx, m.ty), (m.xy, m.tx)) if swaps else ((m.xx, m.tx), (m.yy, m.ty))
+    columns = _axis_index(step_x, start_x, size.width, source.shape[2], border)
+    rows = _axis_index(step_y, start_y, size.height, source.shape[1], border)
     out = source[:, rows, :][:, :, columns]
     for axis, index in ((1, rows), (2, columns)):
         if not isinstance(index, slice) and border is Border.CONSTANT:
@@ -112,8 +115,8 @@ def _gather(source: Planes, m: Affine, size: Size, border: Border) -> Planes:
     return out
 
 
-def _line(step: float, start: float, count: int, length: int, border: Border) -> Index:
-    """Source positions of `count` pixels along one axis: a slice where all lie inside."""
+def _axis_index(step: float, start: float, count: int, length: int, border: Border) -> Index:
+    """Return the source positions of `count` pixels along one axis; a slice if all lie inside."""
     sign = round(step)
     first = round(start) if sign > 0 else round(start) - 1
     last = first + sign * (count - 1)

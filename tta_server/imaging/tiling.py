@@ -1,4 +1,4 @@
-"""How an image that is too large to be looked at whole is cut into tiles that overlap."""
+"""Overlapping tiles of an image that is too large for one model input. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import overload
 from tta_server.views.geometry import Size
 
 Span = tuple[int, int, int, int]
-"""Along one side: from, to, overlap before, overlap after."""
+"""A tile along one axis, in pixels: start, end, overlap before, overlap after."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A part of the plain view's frame, and by how many pixels it overlaps its neighbours: left, top, right, below."""
+    """A part of the plain view's frame; `overlaps` are the pixels shared with neighbours: left, top, right, bottom."""
 
     left: int
     top: int
@@ -20,14 +20,17 @@ class Tile:
     overlaps: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def within(self, corner: tuple[int, int], window: Size, plain: Size) -> tuple[tuple[int, int], Size]:
-        """The part of a view's window, at `corner` of its canvas, that corresponds to this one of the plain view's."""
-        left, right = _enlarged(self.left, self.left + self.size.width, window.width / plain.width)
-        top, below = _enlarged(self.top, self.top + self.size.height, window.height / plain.height)
+        """Return corner and size of the corresponding part of a view's window.
+
+        `corner` and `window` are the view's window on its canvas; `plain` is the size of the plain view's frame.
+        """
+        left, right = _scale_span(self.left, self.left + self.size.width, window.width / plain.width)
+        top, below = _scale_span(self.top, self.top + self.size.height, window.height / plain.height)
         return (corner[0] + left, corner[1] + top), Size(right - left, below - top)
 
 
 class Grid(Sequence[Tile]):
-    """The tiles of a frame, row by row, each made when it is asked for: memory grows with rows and columns only."""
+    """The tiles of a frame, row by row. Tiles are made on access, so memory grows with rows plus columns."""
 
     def __init__(self, frame: Size, columns: Sequence[Span], rows: Sequence[Span]) -> None:
         self._frame = frame
@@ -50,26 +53,28 @@ class Grid(Sequence[Tile]):
         return Tile(left, top, Size(right - left, below - top), (before_x, before_y, after_x, after_y))
 
     def sizes_within(self, window: Size) -> list[Size]:
-        """The size that `Tile.within` gives for each tile in a view's window."""
+        """Return the size that `Tile.within` returns for each tile, for a view's window of that size."""
         x, y = window.width / self._frame.width, window.height / self._frame.height
-        widths = [right - left for left, right in (_enlarged(span[0], span[1], x) for span in self._columns)]
-        heights = [below - top for top, below in (_enlarged(span[0], span[1], y) for span in self._rows)]
+        widths = [right - left for left, right in (_scale_span(span[0], span[1], x) for span in self._columns)]
+        heights = [below - top for top, below in (_scale_span(span[0], span[1], y) for span in self._rows)]
         known = {(width, height): Size(width, height) for width in set(widths) for height in set(heights)}
         return [known[width, height] for height in heights for width in widths]
 
 
-def _enlarged(start: int, end: int, factor: float) -> tuple[int, int]:
+def _scale_span(start: int, end: int, factor: float) -> tuple[int, int]:
     return round(start * factor), round(end * factor)
 
 
-def cut(frame: Size, side: int, overlap: int, multiple: int) -> Grid:
-    """Tiles of at most `side` pixels, row by row, that begin at multiples and overlap by `overlap`, less what
-    that takes away."""
+def make_grid(frame: Size, side: int, overlap: int, multiple: int) -> Grid:
+    """Return tiles of at most `side` pixels a side that overlap by `overlap`.
+
+    Tiles start at multiples of `multiple`; rounding to these may reduce an overlap.
+    """
     return Grid(frame, _spans(frame.width, side, overlap, multiple), _spans(frame.height, side, overlap, multiple))
 
 
 def tile_count(frame: Size, side: int, overlap: int) -> int:
-    """How many tiles `cut` makes."""
+    """Return the number of tiles of `make_grid`."""
     return _count(frame.width, side, overlap) * _count(frame.height, side, overlap)
 
 

@@ -1,1 +1,1 @@
-"""Model folders to models."""
+"""Load models from their folders."""

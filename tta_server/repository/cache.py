@@ -1,4 +1,4 @@
-"""A cache bounded by the bytes of what it holds."""
+"""A least-recently-used cache bounded in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -9,7 +9,7 @@ V = TypeVar("V")
 
 
 class ByteCache:
-    """Least recently used entries go first once all together exceed `capacity` bytes. Thread-safe."""
+    """Evicts the least recently used entries once all exceed `capacity` bytes. Thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -18,31 +18,35 @@ class ByteCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], V], nbytes: Callable[[V], int]) -> V:
-        """The value of a key, made and kept where it is missing. `nbytes` says what it takes, its key included; one
-        that exceeds the capacity is returned and not kept. `make` runs outside of the lock, and what it raises is
-        raised; of values made at the same time the first is kept and returned to all."""
+        """Return the value of a key; if it is missing, make and store it.
+
+        `nbytes` returns a value's size with its key; a value over the capacity is returned without being stored.
+        `make` runs outside the lock, and its exceptions are raised. Of values made concurrently, the first is stored
+        and returned to all.
+        """
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
                 found: V = self._entries[key][0]
                 return found
         made = make()
-        return self._kept(key, made, nbytes(made))
+        return self._store(key, made, nbytes(made))
 
-    def _kept(self, key: Hashable, made: V, size: int) -> V:
+    def _store(self, key: Hashable, made: V, size: int) -> V:
+        """Store a value unless the key has one, evict others, and return the stored value."""
         with self._lock:
             if size > self._capacity:
                 return made
-            kept: V = self._entries.setdefault(key, (made, size))[0]
-            if kept is made:
+            stored: V = self._entries.setdefault(key, (made, size))[0]
+            if stored is made:
                 self._nbytes += size
             while self._nbytes > self._capacity:
                 _, (_, freed) = self._entries.popitem(last=False)
                 self._nbytes -= freed
-        return kept
+        return stored
 
     def close(self) -> None:
-        """Lets go of everything, and keeps nothing from now on."""
+        """Release all entries; nothing is stored from now on."""
         with self._lock:
             self._capacity, self._nbytes = -1, 0
             self._entries.clear()
@@ -55,5 +59,5 @@ class ByteCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all entries, as they were stated."""
+        """Bytes of all entries."""
         return self._nbytes

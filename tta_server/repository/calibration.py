@@ -1,6 +1,6 @@
-"""`calibration.json` beside `tta.yaml`: what further views were worth on images of a model's own field.
+"""`calibration.json` beside `tta.yaml`: how often further views changed the answer on a model's own images.
 
-`tta-server calibrate` makes it; it holds for one model file, policy and merge, which it names by their digests.
+`tta-server calibrate` writes it. It is valid for one model file, policy and merge, which it names by digest.
 """
 
 import hashlib
@@ -9,23 +9,21 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.errors.validation import explain, explain_value
+from tta_server.errors.validation import StrictModel, explain, explain_value
 
 FILE = "calibration.json"
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class StrictModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Threshold(StrictModel):
-    """Stopping where the margin times the root of the number of views is at least `threshold` disagreed with all views
-    in `disagreements` images, in `bound` of all images at most with the confidence of the file, and took `mean_views`.
+    """The effect of stopping once margin times the square root of the number of views is at least `threshold`.
+
+    The answer differed from that of all views in `disagreements` images; in at most a share `bound` of all images, with
+    the file's confidence. `mean_views` were run on average.
     """
 
     epsilon: Annotated[float, Field(gt=0, lt=1)]
@@ -36,10 +34,10 @@ class Threshold(StrictModel):
 
 
 class Calibration(StrictModel):
-    """What K `views` came to, after k of them.
+    """How the top class after k views relates to that after all K `views`.
 
-    `disagreement[k - 1]` is the share of images whose top class is not that of all K, and `flips[k - 1][b]` the chance
-    of that where the margin lies in bin b, from `edges[b - 1]` up to `edges[b]`.
+    `disagreement[k - 1]` is the share of images whose top class after k views is not that of all K; `flips[k - 1][b]`
+    is that share among images whose margin lies in bin b, from `edges[b - 1]` up to `edges[b]`.
     """
 
     version: Literal[1] = 1
@@ -57,31 +55,40 @@ class Calibration(StrictModel):
     @model_validator(mode="after")
     def _complete(self) -> "Calibration":
         if len(self.disagreement) != self.views or len(self.flips) != self.views:
-            raise ValueError(f"disagreement and flips need one entry for each of the {self.views} views")
-        if any(len(row) != len(self.edges) + 1 for row in self.flips) or list(self.edges) != sorted(self.edges):
-            raise ValueError("each row of flips needs one entry more than there are edges, which must be in order")
+            raise ValueError(
+                f"disagreement has {len(self.disagreement)} entries and flips {len(self.flips)}; both should have one "
+                f"for each of the {self.views} views"
+            )
+        if any(len(row) != len(self.edges) + 1 for row in self.flips):
+            raise ValueError(f"each row of flips should have {len(self.edges) + 1} entries, one more than edges")
+        if list(self.edges) != sorted(self.edges):
+            raise ValueError("edges should be in ascending order")
         return self
 
     def matches(self, policy: str, merge: str) -> bool:
+        """Return whether the calibration is valid for a policy, by its digest, and a merge."""
         return (policy, merge) == (self.policy, self.merge)
 
     def threshold(self, epsilon: float) -> float:
-        """Of the boldest promise that is not above `epsilon`; raises InvalidInput where there is none."""
+        """Return the threshold of the largest calibrated epsilon <= `epsilon`; raise InvalidInput if there is none."""
         kept = [t for t in self.thresholds if t.epsilon <= epsilon]
         if not kept:
             known = ", ".join(f"{t.epsilon:g}" for t in self.thresholds)
-            raise InvalidInput(f"stop epsilon {epsilon:g} is less than was calibrated for ({known})")
+            raise InvalidInput(f"stop epsilon {epsilon:g} is below every calibrated value ({known})")
         return max(kept, key=lambda t: t.epsilon).threshold
 
-    def worth(self, margin: float, done: int) -> float:
-        """The chance, for each view still to run, that the top class is not yet that of all views."""
+    def expected_gain(self, margin: float, done: int) -> float:
+        """Return the chance that the top class after `done` views is not the final one, per remaining view."""
         if done >= self.views:
             return 0.0
         return self.flips[done - 1][bisect_right(self.edges, margin)] / (self.views - done)
 
 
 def read_calibration(folder: Path, model: str, policy: str) -> Calibration | None:
-    """None where there is no file; raises ConfigError for one that was made for another model file or policy."""
+    """Read a model's calibration; None if there is no file.
+
+    Raises ConfigError for an invalid file, and for one that was made for another model file or policy.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
@@ -91,20 +98,20 @@ def read_calibration(folder: Path, model: str, policy: str) -> Calibration | Non
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except ConfigError as mistake:
         raise ConfigError(f"{path}: {mistake}") from None
-    for what, made_for, is_now in (
+    for what, expected, actual in (
         ("model file, input or output", found.model, model),
         ("policy", found.policy, policy),
     ):
-        if made_for != is_now:
+        if expected != actual:
             raise ConfigError(
-                f"{path} was made for another {what} ({made_for[:19]}..., now {is_now[:19]}...); "
-                f"run `tta-server calibrate` again, or delete it"
+                f"{path} was made for another {what} ({expected[:19]}..., now {actual[:19]}...); "
+                f"run `tta-server calibrate` again, or delete the file"
             )
     return found
 
 
 def parse_calibration(text: bytes) -> Calibration:
-    """Raises ConfigError without the file's name."""
+    """Parse `calibration.json`; raise ConfigError without the file's name."""
     try:
         given = from_json(text)
     except ValueError:
@@ -116,14 +123,14 @@ def parse_calibration(text: bytes) -> Calibration:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """As JSON for eyes too: a row of numbers is one line. Raises OSError."""
+    """Write JSON with one line per row of numbers; raise OSError."""
     text = calibration.model_dump_json(indent=2)
     rows = re.sub(r"\[[^][{}]+\]", lambda row: " ".join(row[0].split()).replace("[ ", "[").replace(" ]", "]"), text)
     path.write_text(rows + "\n", "utf-8")
 
 
 def digest_of(model_file: Path, config: BaseModel) -> str:
-    """Of the model and of how it is fed and read: what its tta.yaml says of `input` and `output`."""
+    """Return the digest of a model file and of the keys `input` and `output` of its tta.yaml."""
     digest = hashlib.sha256(model_file.read_bytes())
     digest.update(config.model_dump_json(include={"input", "output"}, exclude_defaults=True).encode())
     return f"sha256:{digest.hexdigest()}"

@@ -1,17 +1,18 @@
-"""`tta.yaml`: what a model's author states about it, validated once, at load."""
+"""The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
+from collections import Counter
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
+from pydantic import Field, PlainValidator, ValidationError, create_model, model_validator
 
 from tta_server.errors import ConfigError, InvalidInput, shown
-from tta_server.errors.validation import explain, explain_value, explain_yaml
+from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.scheduling.stopping import StopSpec, read_stop
-from tta_server.tasks import TASKS
+from tta_server.tasks import TASKS, Description
 from tta_server.views.geometry import SYMMETRIES
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -19,14 +20,13 @@ Level = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[int, Field(gt=0, le=16_384)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class InputConfig(StrictModel):
+    """How images become the model's input; lengths are in pixels.
 
-
-class InputConfig(Strict):
-    """`size` is [height, width], or `free` for a model that takes any; `resize` is the short side's length before the
+    `size` is [height, width], or `free` for a model that takes any size. `resize` is the short side's length before the
     centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
-    more than 8 bits."""
+    more than 8 bits to [0, 255].
+    """
 
     size: Literal["free"] | tuple[Positive, Positive]
     resize: Literal["none", "exact", "letterbox"] | Positive | None = None
@@ -49,61 +49,78 @@ class InputConfig(Strict):
     def _consistent(self) -> "InputConfig":
         channels = 1 if self.color == "grey" else 3
         for key in ("mean", "std"):
-            if len(getattr(self, key)) not in (1, channels):
-                raise ValueError(f"{key} takes 1 or {channels} numbers for {self.color}")
-        if self.size == "free" and self.resize in ("exact", "letterbox"):
-            raise ValueError(f"resize {self.resize} needs a fixed size; size: free takes none or a short side")
-        if self.size != "free" and self.resize == "none":
-            raise ValueError("resize none needs size: free; a fixed size takes exact, letterbox or a short side")
-        if self.size != "free" and isinstance(self.resize, int) and self.resize < max(self.size):
-            raise ValueError(f"resize {self.resize} leaves less than the centre crop of {max(self.size)}")
+            if (found := len(getattr(self, key))) not in (1, channels):
+                allowed = "1" if channels == 1 else f"1 or {channels}"
+                raise ValueError(f"{key} has {found} numbers; color {self.color} allows {allowed}")
+        self._check_resize()
         self._check_long_side()
         if isinstance(self.levels, tuple) and self.levels[0] >= self.levels[1]:
-            raise ValueError(f"levels takes [low, high] or auto; {list(self.levels)} does not go up")
+            raise ValueError(f"levels is {list(self.levels)}; it should be [low, high] with low under high, or auto")
         self._check_tiles()
         return self
+
+    def _check_resize(self) -> None:
+        if self.size == "free":
+            if self.resize in ("exact", "letterbox"):
+                raise ValueError(
+                    f"resize {self.resize} needs a fixed size; size free allows resize: none, or a number, the short "
+                    "side's length"
+                )
+            return
+        if self.resize == "none":
+            raise ValueError(
+                "resize none needs size: free; a fixed size allows resize: exact, letterbox, or a number, the short "
+                "side's length"
+            )
+        if isinstance(self.resize, int) and self.resize < max(self.size):
+            raise ValueError(
+                f"resize {self.resize} is smaller than the centre crop; it should be at least {max(self.size)}"
+            )
 
     def _check_long_side(self) -> None:
         if self.max_long_side is None:
             return
         if self.size != "free":
             raise ValueError(
-                "max_long_side is for size: free; with a fixed size the centre crop could be larger than the image"
+                "max_long_side needs size: free; with a fixed size the centre crop could exceed the image; remove it"
             )
         if not isinstance(self.resize, int):
             raise ValueError("max_long_side needs resize: a number, the short side's length")
         if self.max_long_side <= self.resize:
-            raise ValueError(f"max_long_side {self.max_long_side} must be over the short side's length {self.resize}")
+            raise ValueError(
+                f"max_long_side is {self.max_long_side}; it should be over the short side's length, {self.resize}"
+            )
 
     @property
-    def largest(self) -> int:
-        """Pixels on the long side up to which an image is taken whole: `max_size`, or `max_long_side` where only that
-        is stated and is more."""
+    def max_whole_side(self) -> int:
+        """Longest side of an image that is one input: `max_size`, or `max_long_side` if only that is given and more."""
         return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.max_long_side or 0)
 
     def _check_tiles(self) -> None:
         if self.tile is None:
             return
         if self.size != "free":
-            raise ValueError("tile is for size: free; a fixed size takes every image whole")
-        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.largest:
+            raise ValueError("tile needs size: free; a fixed size takes every image whole; remove it")
+        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.max_whole_side:
             raise ValueError(
-                f"tile {self.tile} must be a multiple of {self.multiple}, at most max_size {self.largest}, and over "
-                f"twice the overlap of {self.overlap}"
+                f"tile is {self.tile}; it should be a multiple of {self.multiple}, over {2 * self.overlap} (twice the "
+                f"overlap), and at most {self.max_whole_side} (max_size)"
             )
 
     @property
     def tile_side(self) -> int:
-        """What is stated, else TILE or the largest multiple under max_size; 0 where that is too small to overlap."""
-        side = self.tile or min(TILE, self.largest) // self.multiple * self.multiple
+        """Side of a tile: `tile`, else the largest multiple up to TILE and max_size; 0 if too small to overlap."""
+        side = self.tile or min(TILE, self.max_whole_side) // self.multiple * self.multiple
         return side if side > 2 * self.overlap else 0
 
 
 TILE = 512
-"""Pixels of a tile's side where none is stated."""
+"""Default side of a tile, in pixels."""
 
 
-class BudgetConfig(Strict):
+class BudgetConfig(StrictModel):
+    """Time budgets of a request in milliseconds, and the number of mandatory views."""
+
     default_ms: Annotated[float, Field(gt=0)] = 200
     max_ms: Annotated[float, Field(gt=0, le=600_000)] = 5000
     min_views: Annotated[int, Field(ge=1)] | Literal["all"] = 1
@@ -111,26 +128,28 @@ class BudgetConfig(Strict):
     @model_validator(mode="after")
     def _ordered(self) -> "BudgetConfig":
         if self.default_ms > self.max_ms:
-            raise ValueError(f"default_ms {self.default_ms:g} is over max_ms {self.max_ms:g}")
+            raise ValueError(f"default_ms is {self.default_ms:g}; it should be at most max_ms, {self.max_ms:g}")
         return self
 
 
-class LimitsConfig(Strict):
-    """How far a view may go and still keep the label: degrees, enlargement, pixels of the model's input."""
+class LimitsConfig(StrictModel):
+    """Bounds within which a view keeps the label: degrees, enlargement, pixels of the model's input."""
 
     rotate: Annotated[float, Field(ge=0, le=45)] = 30.0
     zoom: Annotated[float, Field(ge=1, le=10)] = 2.0
     shift: Annotated[float, Field(ge=0, le=512)] = 32.0
 
 
-def _stop(spec: Any) -> StopSpec:
+def _parse_stop(spec: Any) -> StopSpec:
     try:
         return read_stop(spec)
     except InvalidInput as mistake:
         raise ValueError(str(mistake)) from None
 
 
-class ModelConfig(Strict):
+class ModelConfig(StrictModel):
+    """The keys of `tta.yaml`; the type of `output` depends on the task."""
+
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
     labels: tuple[str, ...] = ()
     description: str = ""
@@ -142,35 +161,42 @@ class ModelConfig(Strict):
     symmetries: tuple[Literal[tuple(SYMMETRIES)], ...] = ()  # type: ignore[valid-type]
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
-    stop: Annotated[StopSpec, PlainValidator(_stop)] = StopSpec("all")
+    stop: Annotated[StopSpec, PlainValidator(_parse_stop)] = StopSpec("all")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must differ from one another")
         task = TASKS[self.task]
-        if bool(self.labels) != bool(task.labels_are):
-            takes = f"one name for each {task.labels_are}, which is missing" if task.labels_are else "none"
-            raise ValueError(f"labels: {self.task} takes {takes}")
+        if duplicates := [label for label, count in Counter(self.labels).items() if count > 1]:
+            raise ValueError(f"labels has {shown(duplicates[0])} more than once; labels must be unique")
+        if task.labels_are and not self.labels:
+            raise ValueError(f"labels is missing; {self.task} needs one name for each {task.labels_are}")
+        if self.labels and not task.labels_are:
+            raise ValueError(f"labels has {len(self.labels)} names; {self.task} takes none; remove the key")
         cropped = self.input.size != "free" and isinstance(self.input.resize, int)
         if cropped and not task.sees_crops:
             raise ValueError(
-                f"input.resize is a short side with a centre crop: what lies outside would never be seen; "
-                f"{self.task} takes size: free, or resize: exact or letterbox"
+                f"input.resize is a number, so that a centre crop hides the image's border from {self.task}; allowed: "
+                "size: free, or resize: exact or letterbox"
             )
-        longest = self.input.max_long_side or 0
-        if longest > self.input.largest and not task.can_tile:
-            raise ValueError(
-                f"input.max_size {self.input.largest} is under max_long_side {longest}, so images between the two "
-                f"would be refused: {self.task} sees every image whole"
-            )
-        if self.input.tile and not task.can_tile:
-            raise ValueError(f"input.tile is for segmentation; {self.task} sees every image whole")
+        self._check_tiling(task)
         return self
+
+    def _check_tiling(self, task: type[Description]) -> None:
+        """Raise ValueError if `input` needs tiles that the task does not support."""
+        if task.can_tile:
+            return
+        longest = self.input.max_long_side or 0
+        if longest > self.input.max_whole_side:
+            raise ValueError(
+                f"input.max_size is {self.input.max_whole_side}, under max_long_side, {longest}; {self.task} does not "
+                "tile, so it should be at least that"
+            )
+        if self.input.tile:
+            raise ValueError(f"input.tile is not available for {self.task}, which does not tile; remove the key")
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Reads `tta.yaml`; raises ConfigError naming file, key, what was found and what is allowed."""
+    """Read `tta.yaml`; raise ConfigError naming file, key, what was found and what is allowed."""
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -178,7 +204,7 @@ def read_config(path: Path) -> ModelConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {explain_yaml(error)}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds {shown(found)}, not keys like 'task' and 'input'")
+        raise ConfigError(f"{path}: the file holds {shown(found)}; it should hold keys like 'task' and 'input'")
     kind = _config_of(found.get("task"))
     try:
         return kind.model_validate(found)
@@ -191,13 +217,14 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def _config_of(task: object) -> type[ModelConfig]:
-    """With `output` as that task wants it; an unknown task is told of by the validation."""
+    """Return ModelConfig with the task's type of `output`; validation reports an unknown task."""
     if not isinstance(task, str) or task not in TASKS:
         return ModelConfig
     return create_model("ModelConfig", __base__=ModelConfig, output=(TASKS[task].Output, ...))
 
 
 def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are allowed at a place, a path of keys from the top."""
     for part in place:
         model = model.model_fields[str(part)].annotation
     return [field.name for field in fields(model)] if is_dataclass(model) else list(model.model_fields)

@@ -1,4 +1,4 @@
-"""Closes what is shared between threads once it is retired and its last use has ended."""
+"""Reference count of a shared resource, which is closed after its last use."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ log = logging.getLogger(__name__)
 
 
 class Lifetime:
-    """Counts uses. `close` is called once, outside of the lock, when the last use ends after `retire`."""
+    """Counts uses; calls `close` once, outside the lock, when no use is left after `retire`. Thread-safe."""
 
     def __init__(self, close: Callable[[], None]) -> None:
         self._close = close
@@ -18,35 +18,36 @@ class Lifetime:
         self._closed = False
 
     def begin(self) -> bool:
-        """One more use, which `end` ends; False where it is closed already."""
+        """Begin a use, which `end` must end; return False if the resource is already closed."""
         with self._lock:
             if not self._closed:
                 self._uses += 1
             return not self._closed
 
     def end(self) -> None:
+        """End a use that `begin` allowed."""
         with self._lock:
             self._uses -= 1
-            last = self._is_over()
+            last = self._claim_close()
         if last:
-            self._finish()
+            self._close_logged()
 
     def retire(self) -> None:
-        """Closes it now, or with its last use; another time it does nothing."""
+        """Close the resource now or after its last use; repeated calls do nothing."""
         with self._lock:
             self._retired = True
-            last = self._is_over()
+            last = self._claim_close()
         if last:
-            self._finish()
+            self._close_logged()
 
-    def _is_over(self) -> bool:
-        """Whether it is to be closed by the caller. Under the lock."""
+    def _claim_close(self) -> bool:
+        """Return whether the caller must close the resource; at most one caller does. The lock must be held."""
         if not self._retired or self._uses or self._closed:
             return False
         self._closed = True
         return True
 
-    def _finish(self) -> None:
+    def _close_logged(self) -> None:
         try:
             self._close()
         except Exception:

@@ -1,4 +1,4 @@
-"""Plain views that may arrive any moment: what an optional view should leave room for. Pure."""
+"""Jobs that may arrive at any moment, for whose plain views optional views should leave room. Pure."""
 
 import math
 from collections.abc import Iterator
@@ -8,31 +8,34 @@ from typing import TypeVar
 from tta_server.scheduling.jobs import Job
 
 W = TypeVar("W")
-RECENT = 10.0
-"""Seconds for which a model that was asked for is expected to be asked for again."""
+RECENT_SECONDS = 10.0
+"""A model whose last job is older than this is not expected to get another."""
 
 
 @dataclass(slots=True)
 class ExpectedArrival:
-    """One more like the last: its budget, its model's default, and how long it may wait for a slot and keep it."""
+    """Another job like a model's last one; all in seconds.
+
+    `budget` is the model's default budget, `slack` how long the job may wait for a slot, `seen` when the last one came.
+    """
 
     budget: float
-    spare: float
+    slack: float
     seen: float
 
 
 class ExpectedArrivals:
-    """The last job of each model stands for the next."""
+    """Predicts each model's next job from its last one."""
 
     def __init__(self) -> None:
         self._last: dict[str, ExpectedArrival] = {}
 
-    def met(self, job: Job[W], plain: float, now: float) -> None:
-        """An admitted job; its decoding, its plain view and an answer of that take `plain` seconds."""
-        self._last[job.model] = ExpectedArrival(job.patience, job.patience - plain, now)
+    def observe(self, job: Job[W], plain: float, now: float) -> None:
+        """Records an admitted job; decoding, the plain view and the answer take `plain` seconds."""
+        self._last[job.model] = ExpectedArrival(job.default_budget, job.default_budget - plain, now)
 
     def expected(self, now: float) -> Iterator[ExpectedArrival]:
-        """One of each model met lately, except those that would be late on an idle pool too, or never."""
-        for newcomer in self._last.values():
-            if 0 <= newcomer.spare < math.inf and now - newcomer.seen <= RECENT:
-                yield newcomer
+        """One arrival for each model with a recent job, if it has a deadline that an idle pool meets."""
+        for arrival in self._last.values():
+            if 0 <= arrival.slack < math.inf and now - arrival.seen <= RECENT_SECONDS:
+                yield arrival

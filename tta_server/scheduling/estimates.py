@@ -1,4 +1,4 @@
-"""What is left of jobs costs, and when the slots of a pool are free to do it. Pure."""
+"""What the remaining work of jobs costs, and when the slots of a pool are free to do it. Pure."""
 
 import math
 from bisect import bisect_left, bisect_right, insort
@@ -17,39 +17,44 @@ EPSILON = 1e-7
 
 
 class Estimates:
-    """Upper estimates in seconds for what is left of a job. At `now` = infinity they are the least that are known."""
+    """Upper estimates in seconds for the remaining work of a job; the lowest estimates so far at `now` = infinity."""
 
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
 
     def decoding(self, job: Job[W], now: float) -> float:
+        """Seconds to decode a job's image."""
         return self.costs.stage_seconds("decode", job.model, job.pixels, now)
 
     def finishing(self, job: Job[W], now: float) -> float:
+        """Seconds to make a job's answer."""
         return self.costs.stage_seconds(job.finish, job.model, job.pixels, now)
 
     def next_view(self, job: Job[W], now: float) -> float:
+        """Seconds of a job's next view as a batch of its own."""
         return self.costs.seconds(job.next_bucket, 1, now)
 
     def next_step(self, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
-        """Of these views as one batch; if there are none, of the job's answer or the decoding of its image."""
+        """The occupancy of these views as one batch; without any, of the job's answer or its decoding."""
         if items:
             return self._batch(items, now)
-        if job.mandatory_handed:
+        if job.mandatory_dispatched:
             return Occupancy(self.finishing(job, now), {job: 0})
         return Occupancy(self.decoding(job, now), {})
 
     def _batch(self, items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
-        """An answer that it may complete is made by its slot, or, where another batch with mandatory views of the job
-        ends later, by the slot of that one."""
+        """The batch's slot also makes the answers that the batch may complete.
+
+        If another batch with mandatory views of such a job ends later, that batch's slot makes the answer.
+        """
         bucket, views = items[0][0].next_bucket, Counter(job for job, _ in items)
         seconds = busy = self.costs.seconds(bucket, len(items), now)
         elsewhere: dict[int, float] = {}
         for job, count in views.items():
-            if job.handed + count < job.mandatory:
+            if job.dispatched + count < job.mandatory:
                 continue
             answer = self.finishing(job, now)
-            if job.running and not job.mandatory_handed and job.last_end > now + seconds:
+            if job.running and not job.mandatory_dispatched and job.last_end > now + seconds:
                 elsewhere[job.last_slot] = elsewhere.get(job.last_slot, 0.0) + answer
             else:
                 busy += answer
@@ -61,8 +66,7 @@ class Estimates:
             yield from repeat(seconds, batches)
 
     def runs(self, job: Job[W], first: int, end: int, now: float) -> Iterator[tuple[float, int]]:
-        """The same as (seconds of one batch, number of such batches): views of one bucket that follow one another, such
-        as an image's tiles, are priced once."""
+        """The same as (seconds of one batch, number of such batches): views in a row of one bucket are priced once."""
         if end - first == 1:
             yield self.costs.seconds(job.buckets[first], 1, now), 1
             return
@@ -75,50 +79,56 @@ class Estimates:
                 yield self.costs.seconds(bucket, rest, now), 1
 
     def load(self, job: Job[W], views: int, now: float) -> float:
-        """Seconds of one slot for what is left of a job up to that many views, and its answer."""
+        """Slot seconds for the remaining work of a job up to that many views, and its answer."""
         decoding = self.decoding(job, now) if job.phase is Phase.WAITING else 0.0
-        return decoding + sum(self.views(job, job.handed, views, now)) + self.finishing(job, now)
+        return decoding + sum(self.views(job, job.dispatched, views, now)) + self.finishing(job, now)
 
-    def rest(self, job: Job[W], first: int, now: float) -> float:
-        """Seconds of one slot for its mandatory views from `first` on, and its answer; 0 if there are none."""
+    def remaining_mandatory(self, job: Job[W], first: int, now: float) -> float:
+        """Slot seconds for the mandatory views from `first` on and the answer; 0 without such views."""
         views = sum(self.views(job, first, job.mandatory, now))
         return views + self.finishing(job, now) if first < job.mandatory else 0.0
 
-    def alone(self, job: Job[W], slots: int) -> float:
-        """What is left of its mandatory work on an idle pool, by the least costs that are known."""
-        return self.placed([0.0] * slots, job, 0.0, math.inf)
+    def on_idle_pool(self, job: Job[W], slots: int) -> float:
+        """Seconds until an idle pool has done the remaining mandatory work, at the lowest costs so far."""
+        return self.schedule_job([0.0] * slots, job, 0.0, math.inf)
 
-    def decoded(self, free: list[float], job: Job[W], start: float, now: float) -> float:
-        """When its image is decoded, by the slot that is free first from `start` on."""
+    def schedule_decode(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+        """When the image is decoded if the slot that is free first does it from `start` on."""
         if job.phase is Phase.DECODING:
             return max(start, job.ready_at)
-        return put(free, start, self.decoding(job, now)) if job.phase is Phase.WAITING else start
+        return assign(free, start, self.decoding(job, now)) if job.phase is Phase.WAITING else start
 
-    def placed(self, free: list[float], job: Job[W], start: float, now: float) -> float:
-        """When a job is answered if its mandatory work goes, from `start` on, to the slots that are free first.
+    def schedule_job(self, free: list[float], job: Job[W], start: float, now: float) -> float:
+        """When a job is answered if the slots that are free first do its mandatory work from `start` on.
 
-        `free` has when each slot is, in order, and is brought up to date.
+        `free` has the time at which each slot is free, in ascending order, and is updated.
         """
-        return self.viewed(free, job, job.handed, self.decoded(free, job, start, now), now)
+        return self.schedule_views(free, job, job.dispatched, self.schedule_decode(free, job, start, now), now)
 
-    def viewed(
+    def schedule_views(
         self, free: list[float], job: Job[W], first: int, start: float, now: float, running_until: float = 0.0
     ) -> float:
-        """The same from a view on, its image decoded at `start`. Views of it that run already are waited for, but not
-        on an idle pool. Where no mandatory view is left, its answer goes to the slot that is free first."""
+        """The same from view `first` on, with the image decoded at `start`.
+
+        The answer waits for views that run already, except on an idle pool (`now` = infinity). If no mandatory view is
+        left, the slot that is free first makes the answer.
+        """
         if first >= job.mandatory:
-            return put(free, start, self.finishing(job, now))
+            return assign(free, start, self.finishing(job, now))
         end = max(start, job.last_end, running_until) if job.running and now < math.inf else max(start, running_until)
         for seconds, batches in self.runs(job, first, job.mandatory, now):
-            end = max(end, put_all(free, start, seconds, batches))
-        return answered(free, end, self.finishing(job, now))
+            end = max(end, assign_all(free, start, seconds, batches))
+        return schedule_answer(free, end, self.finishing(job, now))
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy(Generic[W]):
-    """What a step takes of the slots, in seconds: `busy`, its own slot with the answers that it may make; `views`, how
-    many views of each job (none of a job whose answer it is); `seconds`, until these are done; `elsewhere`, answers
-    that other slots make after what they run now."""
+    """How long a step keeps slots busy, in seconds.
+
+    `busy` is the time of its own slot, including answers that the slot may make; `seconds` the time until its views are
+    done; `elsewhere` the time of answers that other slots make after their current step, by slot. `views` counts the
+    views of each job in the step, 0 for a job whose answer it makes.
+    """
 
     busy: float
     views: Mapping[Job[W], int]
@@ -127,14 +137,15 @@ class Occupancy(Generic[W]):
 
     @property
     def total(self) -> float:
+        """Seconds of all slots together."""
         return self.busy + sum(self.elsewhere.values())
 
 
-def put(free: list[float], start: float, seconds: float) -> float:
-    """When a piece of work is done, from `start` on.
+def assign(free: list[float], start: float, seconds: float) -> float:
+    """When work that may begin at `start` is done; updates `free`, which is in ascending order.
 
-    It goes to the slot that is free last before `start`, so that none stands idle, or else to the one that is free
-    first; `free` is in order.
+    The work goes to the slot that becomes free last before `start`, so that the least time is idle, or else to the slot
+    that is free first.
     """
     slot = max(0, bisect_right(free, start) - 1)
     end = max(start, free.pop(slot)) + seconds
@@ -142,11 +153,11 @@ def put(free: list[float], start: float, seconds: float) -> float:
     return end
 
 
-def put_all(free: list[float], start: float, seconds: float, number: int) -> float:
-    """When the last of that many equal pieces is done, each put where `put` puts it, one after the other.
+def assign_all(free: list[float], start: float, seconds: float, number: int) -> float:
+    """When the last of `number` equal pieces of work is done, if `assign` places them one after the other.
 
-    Once no slot stands idle before `start` and no two differ by more than one piece, the slots take turns: whole turns
-    need not be put piece by piece.
+    Once no slot is idle before `start` and no two slots differ by more than one piece, the slots take turns, and whole
+    turns are added at once.
     """
     end = start
     while number:
@@ -154,13 +165,13 @@ def put_all(free: list[float], start: float, seconds: float, number: int) -> flo
             turns = number // len(free) - 1
             free[:] = [time + turns * seconds for time in free]
             number -= turns * len(free)
-        end = max(end, put(free, start, seconds))
+        end = max(end, assign(free, start, seconds))
         number -= 1
     return end
 
 
-def answered(free: list[float], end: float, seconds: float) -> float:
-    """When an answer is made whose last view ends at `end`: by that slot, before whatever else is to run there."""
+def schedule_answer(free: list[float], end: float, seconds: float) -> float:
+    """When an answer is made if the slot that ends its last view, at `end`, makes it before any other work."""
     slot = min(bisect_left(free, end), len(free) - 1)
     insort(free, free.pop(slot) + seconds)
     return end + seconds
@@ -174,10 +185,11 @@ class Slots:
         self._busy: dict[int, float] = {}
 
     def take(self, slot: int, until: float) -> None:
+        """A slot is expected to be busy until then."""
         self._busy[slot] = until
 
     def delay(self, slot: int, seconds: float) -> None:
-        """A slot that is busy has more to do after it."""
+        """A busy slot has that much more work; an idle slot is left as it is."""
         if slot in self._busy:
             self._busy[slot] += seconds
 
@@ -186,36 +198,37 @@ class Slots:
 
     @property
     def idle(self) -> int:
+        """The number of idle slots."""
         return self.number - len(self._busy)
 
     def free(self, now: float, step: "Occupancy[W] | None" = None) -> list[float]:
-        """One time a slot, in order; if the one that is free first did this step."""
+        """The time at which each slot is free, in ascending order, if the slot that is free first did this step."""
         if step is None:
-            times = [now] * self.idle + [_expected(end, now) for end in self._busy.values()]
+            times = [now] * self.idle + [_expected_end(end, now) for end in self._busy.values()]
             times.sort()
             return times
         more = step.elsewhere
         times = [now] * self.idle + sorted(
-            _expected(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
+            _expected_end(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
         )
         times[0] += step.busy
         times.sort()
         return times
 
     def mean_free(self, now: float) -> float:
-        """When they would be free if they shared what runs."""
+        """When all slots would be free if they shared the running work equally."""
         return sum(self.free(now)) / self.number
 
     def all_free(self, now: float) -> float:
         """When the last slot is free."""
-        return max((_expected(end, now) for end in self._busy.values()), default=now)
+        return max((_expected_end(end, now) for end in self._busy.values()), default=now)
 
 
-def _expected(end: float, now: float) -> float:
-    """A slot that is late already is expected to be late by as much again."""
+def _expected_end(end: float, now: float) -> float:
+    """A slot past its expected end is expected to take as long again as it is late."""
     return end if end > now else now + (now - end)
 
 
 def each_job(items: Sequence[tuple[Job[W], int]]) -> Iterable[Job[W]]:
-    """Those that have views in a batch, each once."""
+    """The jobs that have views in a batch, each once."""
     return [items[0][0]] if len(items) == 1 else dict.fromkeys(job for job, _ in items)

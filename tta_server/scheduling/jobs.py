@@ -1,4 +1,4 @@
-"""What a scheduler and its shell pass to one another: jobs, what a slot is to do, what is finished. Pure."""
+"""The values that the scheduler and the engine exchange: jobs, steps of slots, outcomes. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -7,20 +7,22 @@ from typing import Generic, TypeVar
 
 from tta_server.errors import TTAError
 from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.progress import NOTHING_DONE, Progress
 from tta_server.scheduling.stopping import StopReason
 
 W = TypeVar("W")
 
 
 class Priority(StrEnum):
-    """Batch jobs come after all interactive mandatory work, and before optional views only as far as their own
-    deadlines need."""
+    """Batch jobs run after interactive mandatory work, and before optional views only if late otherwise."""
 
     INTERACTIVE = "interactive"
     BATCH = "batch"
 
 
 class Phase(Enum):
+    """Whether a job's image waits to be decoded, is being decoded, or is decoded."""
+
     WAITING = auto()
     DECODING = auto()
     READY = auto()
@@ -28,15 +30,19 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """One view of a batch is merged. `worth` is how much one more of its job's views is expected to change; `stop` is
-    set when no more are needed."""
+    """A view of a batch is merged.
 
-    worth: float = 1.0
+    `expected_gain` is how much one more view is expected to change the answer; `stop` is the reason why no more views
+    are needed, None if more are; `open_share` is the undecided share of the answer, None if no stop rule computed it.
+    """
+
+    expected_gain: float = 1.0
     stop: StopReason | None = None
+    open_share: float | None = None
 
 
 class Lost(Enum):
-    """One view's output held NaN or infinity."""
+    """A view's output holds NaN or infinity."""
 
     LOST = auto()
 
@@ -46,26 +52,25 @@ LOST = Lost.LOST
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One view could not be made, or its output not be merged: a matter of its own job, not of its batch."""
+    """A view could not be made or its output not be merged, which concerns its job but not its batch."""
 
     error: TTAError
 
 
 Outcome = Merged | Lost | Failed
-"""What became of one view of a batch."""
+"""The result of one view of a batch."""
 
 
 @dataclass(eq=False, slots=True)
 class Job(Generic[W]):
     """One image of one request.
 
-    `buckets` has one entry a view, in policy order, or one for each of its `tiles`; `mandatory` counts entries.
-    `patience` is its model's default budget in seconds; `finish` names what making its answer costs; `reserve` seconds
-    are taken off the deadline already, for its door. The rest, from `phase` on, is the scheduler's; `closing` is set
-    once no more views may run and its answer waits for a slot.
+    `buckets` has one entry for each of the `tiles` of each view, in policy order; `mandatory` counts entries.
+    `default_budget` is the model's default budget in seconds; `finish` is the cost model's stage for making the answer;
+    `deadline` already leaves `reserve` seconds for the protocol. The fields from `phase` on belong to the scheduler.
     """
 
-    work: W
+    payload: W
     model: str
     buckets: tuple[Bucket, ...]
     mandatory: int
@@ -73,19 +78,13 @@ class Job(Generic[W]):
     pixels: int
     nbytes: int = 0
     priority: Priority = Priority.INTERACTIVE
-    patience: float = math.inf
+    default_budget: float = math.inf
     finish: str = "finish"
     reserve: float = 0.0
     tiles: int = 1
     phase: Phase = Phase.WAITING
-    handed: int = 0
-    running: int = 0
-    merged: int = 0
-    mandatory_merged: int = 0
-    lost: int = 0
-    failed: bool = False
-    worth: float = 1.0
-    closing: StopReason | None = None
+    progress: Progress = NOTHING_DONE
+    expected_gain: float = 1.0
     load: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
@@ -97,26 +96,51 @@ class Job(Generic[W]):
         return self.priority is Priority.BATCH
 
     @property
+    def dispatched(self) -> int:
+        return self.progress.dispatched
+
+    @property
+    def running(self) -> int:
+        return self.progress.running
+
+    @property
     def next_bucket(self) -> Bucket:
-        return self.buckets[self.handed]
+        return self.buckets[self.progress.dispatched]
 
     @property
-    def all_handed(self) -> bool:
-        return self.handed == len(self.buckets)
+    def all_dispatched(self) -> bool:
+        return self.progress.dispatched == len(self.buckets)
 
     @property
-    def mandatory_handed(self) -> bool:
-        return self.handed >= self.mandatory
+    def mandatory_dispatched(self) -> bool:
+        return self.progress.dispatched >= self.mandatory
 
     @property
     def is_open(self) -> bool:
-        """True while only optional views could still run for it; then nothing but its answer is mandatory work."""
-        return self.mandatory_handed and self.closing is None
+        """True while only optional views can still be dispatched; the only mandatory work left is the answer."""
+        return self.mandatory_dispatched and self.progress.stop is None
 
     @property
-    def answerable(self) -> bool:
-        """True once every mandatory view is merged; optional ones may come back before them."""
-        return self.mandatory_merged >= self.mandatory
+    def is_answerable(self) -> bool:
+        """True once every mandatory view is merged; optional views may be merged before them."""
+        return self.progress.has_merged_first(self.mandatory)
+
+    @property
+    def is_complete(self) -> bool:
+        """True once all views are merged, lost or failed, and none runs."""
+        return not self.progress.running and self.progress.has_returned_first(len(self.buckets))
+
+    def merge(self, view: int) -> Progress | None:
+        """Records a view as merged. Returns the new progress; None if the job is settled, and then records nothing."""
+        if self.progress.settled:
+            return None
+        self.progress = self.progress.merge(view)
+        return self.progress
+
+    def lose(self, view: int) -> None:
+        """Records that a view has no usable output; does nothing once the job is settled."""
+        if not self.progress.settled:
+            self.progress = self.progress.lose(view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,28 +151,44 @@ class Decode(Generic[W]):
     job: Job[W]
     estimate: float = 0.0
 
+    @property
+    def model(self) -> str:
+        return self.job.model
+
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[W]):
-    """A slot runs views of one bucket: (job, index of the view) in order, in about `estimate` seconds. `risky`: a plain
-    view that arrives now could come too late for it."""
+    """A slot runs views of one bucket, (job, index of the view) in order, in about `estimate` seconds.
+
+    `is_risky` is true if it could make the plain view of an expected arrival late.
+    """
 
     slot: int
     bucket: Bucket
     items: tuple[tuple[Job[W], int], ...]
     estimate: float = 0.0
-    risky: bool = False
+    is_risky: bool = False
+
+    @property
+    def model(self) -> str:
+        return self.bucket.model
 
 
 @dataclass(frozen=True, slots=True)
 class Finish(Generic[W]):
-    """A slot makes a job's answer from what is merged, in about `estimate` seconds; `reason` is why no more views run.
-    The job is not live any more."""
+    """A slot makes the answer of a job, which is no longer live, from its merged views in about `estimate` seconds.
+
+    `reason` is why no more views run.
+    """
 
     slot: int
     job: Job[W]
     reason: StopReason
     estimate: float = 0.0
+
+    @property
+    def model(self) -> str:
+        return self.job.model
 
 
 Step = Decode[W] | Batch[W] | Finish[W]
@@ -157,7 +197,7 @@ Step = Decode[W] | Batch[W] | Finish[W]
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[W]):
-    """A job that is to be answered now: with what is merged and a reason, or with an error."""
+    """A job to settle now: an answer from the merged views with a stop reason, or an error."""
 
     job: Job[W]
     outcome: StopReason | TTAError
@@ -165,8 +205,11 @@ class Finished(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a job would get now: `ends` has, for each number of views from the mandatory ones on, the seconds until its
-    answer if no deadline cut it short; `views` as many as end in time; `wait` is 0, or when it would be admitted."""
+    """What a job would get now.
+
+    `views` is the number of views that end in time, `wait` the seconds until it would be admitted, and `ends` the
+    seconds until its answer without a deadline, for each number of views from the mandatory ones on.
+    """
 
     views: int
     wait: float
@@ -175,7 +218,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may wait in a pool."""
+    """The most jobs and bytes that may be live in a pool."""
 
     jobs: int = 1024
     nbytes: int = 1_000_000_000
@@ -183,7 +226,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is live in a pool: jobs, seconds of one slot for the mandatory work that waits, bytes."""
+    """The live jobs of a pool: their number, slot seconds of waiting mandatory work, and bytes."""
 
     jobs: int
     seconds: float

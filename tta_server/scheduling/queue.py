@@ -1,4 +1,4 @@
-"""The line of jobs whose mandatory work waits, laid out on the slots of a pool. Pure.
+"""The queue of jobs whose mandatory work waits, and a simulation of when a pool answers them. Pure.
 
 The answer of a job whose mandatory views are merged is mandatory work too, until a slot makes it.
 """
@@ -18,19 +18,22 @@ from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
 EXACT_LIMIT = 64
-"""A longer line is not laid out job by job, but bounded (see `_late_in_crowd`): laying out 1,000 jobs took 5 ms."""
+"""The longest queue that is simulated job by job: 1,000 jobs took 5 ms. For longer ones, see `_lateness_bound`."""
 
 
 class MandatoryQueue(Generic[W]):
-    """Interactive jobs in deadline order, then batch jobs in theirs; list scheduling in this order says who would be
-    late. Answers that no interactive view has to wait for take their turn among the batch jobs, by deadline."""
+    """Interactive jobs in deadline order, then batch jobs in deadline order.
 
-    def __init__(self, prices: Estimates, slots: Slots) -> None:
-        self._prices = prices
+    List scheduling in this order predicts which jobs are late. Answers at the end of the interactive jobs delay no
+    interactive view, so they are scheduled among the batch jobs, by deadline.
+    """
+
+    def __init__(self, estimates: Estimates, slots: Slots) -> None:
+        self._estimates = estimates
         self._slots = slots
         self._jobs: list[Job[W]] = []
         self.waiting: dict[Job[W], None] = {}
-        """Those for which a slot could do mandatory work: all but the open ones."""
+        """The queued jobs that are not open: a slot could do mandatory work of them."""
         self._ranks: list[tuple[bool, float, int]] = []
         self._sequence = count(1)
         self._total = 0.0
@@ -38,81 +41,85 @@ class MandatoryQueue(Generic[W]):
         self._deadlines = array("d")
 
     def __iter__(self) -> Iterator[Job[W]]:
-        return iter(self._order(self._jobs))
+        return iter(self._schedule_order(self._jobs))
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     @property
     def load(self) -> float:
-        """Seconds of one slot for all that waits."""
+        """Slot seconds of all waiting mandatory work."""
         return self._total
 
-    def join(self, job: Job[W]) -> None:
+    def add(self, job: Job[W]) -> None:
+        """Adds a job with `job.load` slot seconds of mandatory work."""
         job.rank = (job.is_batch, job.deadline, job.rank[2] or next(self._sequence))
-        place = bisect_left(self._ranks, job.rank)
-        self._ranks.insert(place, job.rank)
-        self._jobs.insert(place, job)
-        self._loads.insert(place, job.load)
-        self._deadlines.insert(place, job.deadline)
+        index = bisect_left(self._ranks, job.rank)
+        self._ranks.insert(index, job.rank)
+        self._jobs.insert(index, job)
+        self._loads.insert(index, job.load)
+        self._deadlines.insert(index, job.deadline)
         self._total += job.load
         if not job.is_open:
             self.waiting[job] = None
 
-    def close(self, job: Job[W]) -> None:
-        """No more views of a job in line may run: its answer is to be made."""
+    def mark_closed(self, job: Job[W]) -> None:
+        """Records that no more views of a queued job may run, so that a slot can make its answer."""
         self.waiting[job] = None
 
-    def leave(self, job: Job[W]) -> None:
-        place = self._place(job)
-        if place is None:
+    def remove(self, job: Job[W]) -> None:
+        """Removes a job; does nothing if it is not queued."""
+        index = self._index(job)
+        if index is None:
             return
-        del self._ranks[place], self._jobs[place], self._loads[place], self._deadlines[place]
+        del self._ranks[index], self._jobs[index], self._loads[index], self._deadlines[index]
         self.waiting.pop(job, None)
         self._total = self._total - job.load if self._jobs else 0.0
 
-    def work(self, job: Job[W], now: float) -> float:
-        """Seconds of slots that its mandatory work takes: all but one of those that share its views may have to wait
-        for its image."""
-        seconds = self._prices.load(job, job.mandatory, now)
+    def mandatory_seconds(self, job: Job[W], now: float) -> float:
+        """Slot seconds that a job's mandatory work takes.
+
+        If several slots share its views, all but one may be idle until the image is decoded, which counts.
+        """
+        seconds = self._estimates.load(job, job.mandatory, now)
         if job.mandatory == 1 or job.phase is Phase.READY or self._slots.number == 1:
             return seconds
-        batches = sum(number for _, number in self._prices.runs(job, job.handed, job.mandatory, now))
+        batches = sum(number for _, number in self._estimates.runs(job, job.dispatched, job.mandatory, now))
         shared = min(self._slots.number, batches)
-        return seconds + (shared - 1) * self._prices.decoding(job, now)
+        return seconds + (shared - 1) * self._estimates.decoding(job, now)
 
-    def lightened(self, job: Job[W], now: float) -> None:
-        """Some of its work is handed out."""
-        place = self._place(job)
-        if place is not None:
+    def reprice(self, job: Job[W], now: float) -> None:
+        """Updates a queued job's load after a part of its work was dispatched."""
+        index = self._index(job)
+        if index is not None:
             self._total -= job.load
-            job.load = self._loads[place] = self.work(job, now)
+            job.load = self._loads[index] = self.mandatory_seconds(job, now)
             self._total += job.load
 
-    def _place(self, job: Job[W]) -> int | None:
-        place = bisect_left(self._ranks, job.rank)
-        return place if place < len(self._jobs) and self._jobs[place] is job else None
+    def _index(self, job: Job[W]) -> int | None:
+        index = bisect_left(self._ranks, job.rank)
+        return index if index < len(self._jobs) and self._jobs[index] is job else None
 
     @staticmethod
-    def _order(jobs: list[Job[W]]) -> list[Job[W]]:
-        """Those of the line, by rank, in the order in which they are laid out."""
+    def _schedule_order(jobs: list[Job[W]]) -> list[Job[W]]:
+        """Jobs that are sorted by rank, in the order in which they are scheduled."""
         batch = bisect_left(jobs, True, key=lambda job: job.is_batch)
         last = batch
-        while last and jobs[last - 1].mandatory_handed:
+        while last and jobs[last - 1].mandatory_dispatched:
             last -= 1
         if last == batch or batch == len(jobs):
             return jobs
         return [*jobs[:last], *sorted(jobs[last:], key=lambda job: job.deadline)]
 
-    def is_relaxed(self, more: float, now: float, deadline: float = math.inf) -> bool:
-        """Whether one slot alone could do all of the line, and `more`, from when all are free to the first deadline.
+    def trivially_feasible(self, more: float, now: float, deadline: float = math.inf) -> bool:
+        """True if one slot alone, once all are free, could do the queue and `more` seconds before the first deadline.
 
-        Then nobody is late on any schedule, and there is no need to lay one out.
+        Then no job is late in any schedule, and none has to be simulated.
         """
         return self._slots.all_free(now) + self._total + more <= min(deadline, self._first_deadline())
 
     def is_done_by(self, time: float, step: Occupancy[W], now: float) -> bool:
-        """Whether one slot alone could do all of the line, and this step, by then."""
+        """True if one slot alone could do the whole queue and this step by that time."""
         return self._slots.all_free(now) + self._total + step.total <= time
 
     def _first_deadline(self) -> float:
@@ -122,126 +129,131 @@ class MandatoryQueue(Generic[W]):
         return min(rank[1] for rank in (self._ranks[0], self._ranks[min(first_batch, len(self._ranks) - 1)]))
 
     def first_delayed(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
-        """The first job that would miss its deadline, or miss it by more, if the first free slot did this step of
-        `head`."""
+        """The first job that would be late, or later, if the slot that is free first did this step of `head`."""
         if len(self._jobs) > EXACT_LIMIT:
-            return self._first_delayed_in_crowd(head, step, now)
+            return self._first_delayed_bounded(head, step, now)
         free, late = self._slots.free(now, step), {}
         for job in self:
             if job in step.views:
-                first = job.handed + step.views[job]
+                first = job.dispatched + step.views[job]
                 if first >= job.mandatory:
                     continue
-                end = self._prices.viewed(free, job, first, now, now, now + step.seconds)
+                end = self._estimates.schedule_views(free, job, first, now, now, now + step.seconds)
             elif job is head:
-                end = self._prices.viewed(free, job, job.handed, now + step.busy, now)
+                end = self._estimates.schedule_views(free, job, job.dispatched, now + step.busy, now)
             else:
-                end = self._prices.placed(free, job, now, now)
+                end = self._estimates.schedule_job(free, job, now, now)
             if end > job.deadline + EPSILON:
                 late[job] = end
         if not late:
             return None
-        before = dict(self._laid_out(self, self._slots.free(now), now))
+        before = dict(self._schedule(self, self._slots.free(now), now))
         return next((job for job, end in late.items() if end > before[job] + EPSILON), None)
 
     def is_late(self, now: float) -> bool:
-        """True if a job misses its deadline when all of the line is laid out."""
-        if self.is_relaxed(0.0, now):
+        """True if a queued job misses its deadline as things stand."""
+        if self.trivially_feasible(0.0, now):
             return False
         if len(self._jobs) > EXACT_LIMIT:
-            _, loads, deadlines = self._crowd()
-            return bool(np.any(self._late_in_crowd(loads, deadlines, 0.0, now) > EPSILON))
-        return any(end > job.deadline + EPSILON for job, end in self._laid_out(self, self._slots.free(now), now))
+            _, loads, deadlines = self._arrays()
+            return bool(np.any(self._lateness_bound(loads, deadlines, 0.0, now) > EPSILON))
+        return any(end > job.deadline + EPSILON for job, end in self._schedule(self, self._slots.free(now), now))
 
-    def refusal(self, job: Job[W], now: float) -> float:
-        """In how many seconds a job would be admitted; 0 for at once.
+    def retry_after(self, job: Job[W], now: float) -> float:
+        """Seconds until a job would be admitted; 0 for now.
 
-        Where only the job itself would be late, it is to come when it would not be even behind all others, for they may
-        have begun by then; where it would make another late, when all that waits now is done.
+        If only the job itself would be late: until it would be in time behind the whole queue, whose jobs may all run
+        by then. If it would make another job late: until the whole queue is done.
         """
-        place = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind its equals
+        index = bisect_left(self._ranks, (job.is_batch, job.deadline, math.inf))  # behind jobs of the same deadline
         if len(self._jobs) >= EXACT_LIMIT:
-            return self._refusal_in_crowd(job, place, now)
-        order = self._order([*self._jobs[:place], job, *self._jobs[place:]])
-        late = {other: end - other.deadline for other, end in self._laid_out(order, self._slots.free(now), now)}
+            return self._retry_after_bounded(job, index, now)
+        order = self._schedule_order([*self._jobs[:index], job, *self._jobs[index:]])
+        late = {other: end - other.deadline for other, end in self._schedule(order, self._slots.free(now), now)}
         own = late.pop(job)
         if all(seconds <= EPSILON for seconds in late.values()):
-            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
-        return max(end for _, end in self._laid_out(self, self._slots.free(now), now)) - now
+            return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
+        return max(end for _, end in self._schedule(self, self._slots.free(now), now)) - now
 
-    def last_after(self, job: Job[W], now: float) -> float:
-        """In how many seconds a job would be admitted even behind all of the line."""
+    def wait_behind_queue(self, job: Job[W], now: float) -> float:
+        """Seconds until a job would be admitted behind the whole queue."""
         free = self.slots_after(now)
-        late = self._prices.placed(free.copy(), job, now, now) - job.deadline
-        then = self._prices.placed(free.copy(), job, now + max(0.0, late), now)
+        late = self._estimates.schedule_job(free.copy(), job, now, now) - job.deadline
+        then = self._estimates.schedule_job(free.copy(), job, now + max(0.0, late), now)
         return late if then <= job.deadline + late + EPSILON else max(free) - now
 
-    def then_free(self, now: float) -> float:
-        """When the first slot is free once all of the line is placed."""
+    def free_after_queue(self, now: float) -> float:
+        """When the first slot is free after the whole queue is scheduled."""
         return self.slots_after(now)[0]
 
     def free_for_next(self, step: Occupancy[W], deadline: float, now: float) -> float:
-        """When the first slot is free for one more interactive job with that deadline, if the one that is free first
-        did this step."""
+        """When a slot is free for an interactive job with that deadline if the slot free first did this step."""
         if len(self._jobs) > EXACT_LIMIT:
             return self._slots.mean_free(now) + (self._total + step.total) / self._slots.number
         free = self._slots.free(now, step)
         before = takewhile(lambda job: not job.is_batch and job.deadline <= deadline, self._jobs)
-        for _ in self._laid_out((job for job in before if job not in step.views), free, now):
+        for _ in self._schedule((job for job in before if job not in step.views), free, now):
             pass
         return free[0]
 
     def slots_after(self, now: float) -> list[float]:
-        """A heap of when each slot is free once all of the line is placed."""
+        """The time at which each slot is free after the whole queue is scheduled, in ascending order."""
         if len(self._jobs) > EXACT_LIMIT:
             return [self._slots.all_free(now) + self._total / self._slots.number] * self._slots.number
         free = self._slots.free(now)
-        for _ in self._laid_out(self, free, now):
+        for _ in self._schedule(self, free, now):
             pass
         return free
 
-    def _laid_out(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
-        """Each job with when it is answered on slots that are `free` (a heap) from then on."""
+    def _schedule(self, jobs: Iterable[Job[W]], free: list[float], now: float) -> Iterator[tuple[Job[W], float]]:
+        """Each job with the time of its answer, scheduled on slots that are `free` at these times; updates `free`."""
         for job in jobs:
-            yield job, self._prices.placed(free, job, now, now)
+            yield job, self._estimates.schedule_job(free, job, now, now)
 
-    # ---- a crowd ----
+    # ---- long queues: bounds instead of a simulation ----
 
-    def _late_in_crowd(
+    def _lateness_bound(
         self, loads: NDArray[np.float64], deadlines: NDArray[np.float64], lead: float, now: float
     ) -> NDArray[np.float64]:
-        """By how much each job is late at most: it starts when the slots together have done what runs and all before
-        it, for a list schedule leaves none idle (Graham 1969)."""
+        """The most seconds by which each job can be late, negative if it is early.
+
+        List scheduling leaves no slot idle, so a job starts at the latest when the slots together have done the running
+        work and all jobs before it (Graham 1969).
+        """
         before = np.cumsum(loads) - loads + lead
         late: NDArray[np.float64] = self._slots.mean_free(now) + before / self._slots.number + loads - deadlines
         return late
 
-    def _first_delayed_in_crowd(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
-        order, loads, deadlines = self._crowd()
-        before = self._late_in_crowd(loads, deadlines, 0.0, now)
+    def _first_delayed_bounded(self, head: Job[W], step: Occupancy[W], now: float) -> Job[W] | None:
+        """As `first_delayed`, by upper bounds: a job that is returned may still be in time."""
+        order, loads, deadlines = self._arrays()
+        before = self._lateness_bound(loads, deadlines, 0.0, now)
         left, waits = loads.copy(), np.ones(len(order), bool)
         for job in step.views or [head]:
-            if self._place(job) is not None:
-                place, first = order.index(job), job.handed + step.views.get(job, 0)
-                left[place] = self._prices.rest(job, first, now) if step.views else job.load - step.busy
-                waits[place] = not step.views or first < job.mandatory
-        after = self._late_in_crowd(left, deadlines, step.total, now)
+            if self._index(job) is not None:
+                index, first = order.index(job), job.dispatched + step.views.get(job, 0)
+                left[index] = (
+                    self._estimates.remaining_mandatory(job, first, now) if step.views else job.load - step.busy
+                )
+                waits[index] = not step.views or first < job.mandatory
+        after = self._lateness_bound(left, deadlines, step.total, now)
         delayed = waits & (after > EPSILON) & (after > before + EPSILON)
         return order[int(np.argmax(delayed))] if delayed.any() else None
 
-    def _crowd(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
-        """The line as it is laid out, with loads and deadlines."""
-        order = self._order(self._jobs)
+    def _arrays(self) -> tuple[list[Job[W]], NDArray[np.float64], NDArray[np.float64]]:
+        """The jobs in the order in which they are scheduled, with their loads and deadlines."""
+        order = self._schedule_order(self._jobs)
         if order is self._jobs:
             return order, np.array(self._loads), np.array(self._deadlines)
         loads, deadlines = zip(*((job.load, job.deadline) for job in order), strict=True)
         return order, np.array(loads), np.array(deadlines)
 
-    def _refusal_in_crowd(self, job: Job[W], place: int, now: float) -> float:
-        loads = np.insert(np.array(self._loads), place, job.load)
-        deadlines = np.insert(np.array(self._deadlines), place, job.deadline)
-        late = self._late_in_crowd(loads, deadlines, 0.0, now)
-        if np.all(np.delete(late, place) <= EPSILON):
-            own = float(late[place])
-            return max(own, self.last_after(job, now)) if own > EPSILON else 0.0
+    def _retry_after_bounded(self, job: Job[W], index: int, now: float) -> float:
+        """As `retry_after`, by upper bounds, for a job that would be queued at `index`."""
+        loads = np.insert(np.array(self._loads), index, job.load)
+        deadlines = np.insert(np.array(self._deadlines), index, job.deadline)
+        late = self._lateness_bound(loads, deadlines, 0.0, now)
+        if np.all(np.delete(late, index) <= EPSILON):
+            own = float(late[index])
+            return max(own, self.wait_behind_queue(job, now)) if own > EPSILON else 0.0
         return self._slots.all_free(now) + self._total / self._slots.number - now

@@ -1,4 +1,4 @@
-"""Why a job stops, and the rules that say after each merge whether more views can still matter. Pure."""
+"""Why a job stops, and the rules that decide after each merge whether more views can matter. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from tta_server.errors import InvalidInput, shown
 
 MAX_SPEC = 64
-"""Characters of a request's own stop rule."""
+"""The most characters of a stop rule in a request."""
 
 
 class StopReason(StrEnum):
+    """Why no more views of a job run; the receipt's `stop_reason`."""
+
     ALL_VIEWS = "all_views"
     CERTAIN = "certain"
     CONFIDENT = "confident"
@@ -25,29 +27,31 @@ class StopReason(StrEnum):
 
 
 class Evidence(Protocol):
-    """What a rule may ask of an answer so far; computed when asked for."""
+    """Figures of the merged views that rules decide by; each is computed on demand."""
 
     def margin(self) -> float:
         """Lead of the top class over the second in merged probability, in [0, 1]."""
 
     def views_in_order(self) -> int:
-        """How many views are merged if they are the policy's first; 0 if others are, as slots may return them."""
+        """The number of merged views if they are the policy's first; 0 if views were merged out of order."""
 
     def undecided(self) -> float:
         """Share of the answer (its one label, or its pixels) whose top class the remaining views could change."""
 
     def standard_error(self) -> float:
-        """Of the mean over the views, in the answer's unit; infinite for one view."""
+        """Standard error of the mean over the views, in the answer's unit; infinite for one view."""
 
 
 class StopRule(Protocol):
+    """Decides after each merge whether to stop."""
+
     def decide(self, evidence: Evidence) -> StopReason | None:
-        """A reason to stop before the remaining views; None to go on."""
+        """The reason to stop before the remaining views; None to continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class All:
-    """Every view that the budget allows."""
+    """Never stops: every view that the budget allows runs."""
 
     def decide(self, evidence: Evidence) -> StopReason | None:
         return None
@@ -55,7 +59,7 @@ class All:
 
 @dataclass(frozen=True, slots=True)
 class Certain:
-    """When no rival can catch up: the top label, or the mask, is that of all views. Promises nothing else."""
+    """Stops when the remaining views can't change the top label, or the mask. Scores may still change."""
 
     def decide(self, evidence: Evidence) -> StopReason | None:
         return StopReason.CERTAIN if evidence.undecided() == 0 else None
@@ -63,7 +67,7 @@ class Certain:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """When at most a share of the pixels could still change."""
+    """Stops when at most `share` of the pixels can still change."""
 
     share: float
 
@@ -73,10 +77,11 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Confident:
-    """When the margin, times the root of the number of views, has reached a threshold learned by calibration.
+    """Stops when the margin times the square root of the number of views reaches a calibrated threshold.
 
-    The mean of more views strays less, so that the same margin says more: on cifar10 this takes a tenth fewer views
-    than one threshold for the margin alone, for the same promise. What was calibrated is merging in the policy's order.
+    The mean of more views varies less, so the same margin is stronger evidence: on cifar10 this takes a tenth fewer
+    views than a threshold on the margin alone, at the same error rate. Calibration merges in the policy's order, so
+    views merged out of order don't count.
     """
 
     threshold: float
@@ -88,7 +93,7 @@ class Confident:
 
 @dataclass(frozen=True, slots=True)
 class Precise:
-    """When the standard error of the mean over the views is at most `tolerance`, in the answer's unit."""
+    """Stops when the standard error of the mean over the views is at most `tolerance`, in the answer's unit."""
 
     tolerance: float
 
@@ -112,7 +117,7 @@ class StopSpec:
 
 WORDS = ("all", "certain")
 NUMBERS = {"epsilon": 1.0, "open": 1.0, "tolerance": inf}
-"""Rules with a number, over 0 and under this."""
+"""The rules that take a number, which is over 0 and under this limit."""
 KNOWN = (
     'all, certain, {"epsilon": a number between 0 and 1}, {"open": a number between 0 and 1}, '
     '{"tolerance": a number over 0}'
@@ -120,7 +125,7 @@ KNOWN = (
 
 
 def read_stop(spec: Any) -> StopSpec:
-    """A word, a mapping of one key, or such a mapping as JSON; raises InvalidInput."""
+    """Reads a word, a mapping of one key, or such a mapping as JSON. Raises InvalidInput."""
     if isinstance(spec, str) and len(spec) <= MAX_SPEC and spec.lstrip().startswith("{"):
         try:
             spec = json.loads(spec)

@@ -1,4 +1,4 @@
-"""How many cores this process may use: its CPU affinity, and the CPU quota of its container (cgroup v1 and v2)."""
+"""How many cores this process may use, by its CPU affinity and its container's CPU quota (cgroup v1 and v2)."""
 
 import os
 import re
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 QUOTA_FILES = {"cgroup2": ("cpu.max",), "cgroup": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
-"""By the file system's type: the files that hold quota and period in microseconds."""
+"""The files that hold quota and period in microseconds, by file system type."""
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """Cores for worker threads, at least 1: those of the process, or its container's CPU quota if that is less.
+    """Cores for worker threads, at least 1: the process's cores, or its container's CPU quota if that is less.
 
-    A quota is rounded down. With more busy threads than it allows, the kernel stops the whole container, event loop
-    included, for the rest of each period of usually 100 ms, and a view takes that much longer than estimated: 2 threads
-    on a quota of 1.5 stop for 25 ms of each 100. What is left over serves the threads that read and write requests.
+    A quota is rounded down. If more threads are busy than it allows, the kernel pauses the whole container, event loop
+    included, for the rest of each period (usually 100 ms): 2 threads on a quota of 1.5 pause for 25 ms of each 100, and
+    views take longer than estimated. The fraction of a core serves the threads that read and write requests.
     """
     quota = cpu_quota(root)
     count = process_cores(os.environ)
@@ -23,7 +23,7 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def process_cores(environ: Mapping[str, str]) -> int:
-    """PYTHON_CPU_COUNT where it is stated, as Python 3.13's `os.process_cpu_count` has it; else the CPU affinity."""
+    """PYTHON_CPU_COUNT if it is set, like Python 3.13's `os.process_cpu_count`; else the CPU affinity."""
     stated = environ.get("PYTHON_CPU_COUNT", "")
     if stated.isdecimal() and int(stated) > 0:
         return int(stated)
@@ -31,8 +31,10 @@ def process_cores(environ: Mapping[str, str]) -> int:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """The least quota, in cores, of this process's control group and of all groups above it that are visible; None
-    without one. Files are read below `root`; what is missing or unreadable counts as no quota."""
+    """The lowest quota, in cores, of this process's control group and its visible parents; None without one.
+
+    Files are read below `root`. A missing or unreadable file counts as no quota.
+    """
     groups = _groups(_lines(root / "proc/self/cgroup"))
     quotas = [
         quota
@@ -46,7 +48,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class _Mount:
-    """A mounted control group file system: `root` is the group that is seen at `point`."""
+    """A mounted control group file system: `point` is the folder of the group `root`."""
 
     type: str
     root: PurePosixPath
@@ -61,7 +63,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _groups(lines: list[str]) -> dict[str, PurePosixPath]:
-    """The process's group by file system type, from lines `number:controllers:path`; v2 has no controllers there."""
+    """The process's group by file system type, from lines `number:controllers:path`; v2 lists no controllers."""
     groups = {}
     for line in lines:
         number, _, rest = line.partition(":")
@@ -74,7 +76,7 @@ def _groups(lines: list[str]) -> dict[str, PurePosixPath]:
 
 
 def _mounts(lines: list[str]) -> Iterator[_Mount]:
-    """Those that may hold CPU quotas, from lines `id parent device root point options ... - type source options`."""
+    """Mounts that may hold CPU quotas, from lines `id parent device root point options ... - type source options`."""
     for line in lines:
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -86,12 +88,12 @@ def _mounts(lines: list[str]) -> Iterator[_Mount]:
 
 
 def _unescaped(field: str) -> str:
-    """Blanks and backslashes are written as three octal digits."""
+    """A field with its octal escapes decoded, which stand for blanks and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def _folders(mount: _Mount, group: PurePosixPath) -> Iterator[PurePosixPath]:
-    """The group's folder and all above it up to the mount point, which stands for a group that is not below it."""
+    """The group's folder and its parents up to the mount point; only the mount point for a group outside of it."""
     inside = group.relative_to(mount.root) if group.is_relative_to(mount.root) else PurePosixPath()
     if ".." in inside.parts:
         inside = PurePosixPath()
@@ -99,6 +101,7 @@ def _folders(mount: _Mount, group: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def _quota(folder: Path, kind: str) -> float | None:
+    """A folder's quota in cores; None if it has none."""
     words = [word for name in QUOTA_FILES[kind] for line in _lines(folder / name) for word in line.split()]
     if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[0]) and int(words[1]):
         return int(words[0]) / int(words[1])

@@ -1,16 +1,18 @@
-"""A client sends a budget; code carries a deadline."""
+"""The deadline that a client's budget sets."""
 
 import time
 from dataclasses import dataclass
 
-MOST_RESERVED = 0.2
-"""The share of a budget that its door may take."""
+MAX_RESERVE_SHARE = 0.2
+"""The largest share of a budget that the protocol may reserve for sending the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """`start` in seconds of the monotonic clock, the budget from then on, and the seconds of it that the door needs to
-    hand the answer out."""
+    """A budget in ms that counts from `start`, in seconds of the monotonic clock.
+
+    The protocol needs `reserve` seconds of it to send the answer.
+    """
 
     start: float
     budget_ms: float
@@ -18,12 +20,12 @@ class Deadline:
 
     @classmethod
     def after(cls, budget_ms: float, reserve: float = 0.0, start: float | None = None) -> "Deadline":
-        """From `start` on, else from now."""
+        """A budget that counts from `start`, by default from now."""
         return cls(
-            time.monotonic() if start is None else start, budget_ms, min(reserve, MOST_RESERVED * budget_ms / 1e3)
+            time.monotonic() if start is None else start, budget_ms, min(reserve, MAX_RESERVE_SHARE * budget_ms / 1e3)
         )
 
     @property
     def at(self) -> float:
-        """When the answer has to be made."""
+        """When the answer has to be made, in seconds of the monotonic clock."""
         return self.start + self.budget_ms / 1e3 - self.reserve

@@ -1,35 +1,48 @@
-"""Runs batches of several jobs' views, each of which has an outcome of its own."""
+"""Runs views through a model: writes them into a batch, infers, maps the predictions back to the plain view."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
-from tta_server.backends import Tensor
+from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
-from tta_server.scheduling.jobs import Failed, Merged, Outcome
+from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
+from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.job import ImageJob
-from tta_server.tasks import Outputs
-from tta_server.telemetry.statistics import Statistics
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
+from tta_server.serving.recorder import Recorder
+from tta_server.telemetry.observer import Observer, ViewsRan
+
+UNREADABLE = "the model's output for a view could not be read"
 
 
 class Executor:
-    """Runs views: write, infer, merge."""
+    """Runs views of several jobs as one batch, on the calling thread, and merges each into its job."""
 
-    def __init__(self, statistics: Statistics | None = None) -> None:
-        self._statistics = statistics or Statistics()
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
-    def run(self, items: Sequence[tuple[ImageJob, int]], abort: Abort | None = None) -> list[Outcome]:
-        """All items have the same input size and one model's name: where that model has just been loaded anew, some
-        are still of the old one, and either may fail alone. Raises BackendFailed."""
-        models = dict.fromkeys(work.model for work, _ in items)
+    def run(
+        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None = None
+    ) -> list[Outcome]:
+        """Runs (job, entry) items of one model and input size; returns one outcome an item.
+
+        Just after a reload, items may belong to the old or the new model; each model's items are a batch that may fail
+        alone. Raises BackendFailed if all fail.
+        """
+        models = dict.fromkeys(job.payload.model for job, _ in items)
         if len(models) == 1:
-            return self._run(items, abort)
+            return self._run(items, recorder, abort)
         outcomes: dict[int, Outcome] = {}
         failed: dict[int, Exception] = {}
         for model in models:
-            own = [i for i, (work, _) in enumerate(items) if work.model is model]
+            own = [i for i, (job, _) in enumerate(items) if job.payload.model is model]
             try:
-                outcomes |= zip(own, self._run([items[i] for i in own], abort), strict=True)
+                outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort), strict=True)
             except Exception as error:
                 if abort is not None and abort.requested:
                     raise
@@ -37,67 +50,140 @@ class Executor:
         if not outcomes:
             raise failed[0]
         for i, reason in failed.items():
-            work, view = items[i]
-            outcomes[i] = work.drop(view, reason, "the model failed on this image")
+            job, view = items[i]
+            outcomes[i] = job.payload.merge(job, view, ViewError(reason, "the model failed on this image"), recorder)
         return [outcomes[i] for i in range(len(items))]
 
-    def _run(self, items: Sequence[tuple[ImageJob, int]], abort: Abort | None) -> list[Outcome]:
-        lifetime = items[0][0].model.lifetime
-        if not lifetime.begin():  # unloaded: then all of these jobs are settled, and nothing is to be done
+    def _run(
+        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
+    ) -> list[Outcome]:
+        lifetime = items[0][0].payload.model.lifetime
+        if not lifetime.begin():  # unloaded, so all of these jobs are settled already
             return [Merged() for _ in items]
         try:
-            return self._run_open(items, abort)
+            return self._run_on_open_model(items, recorder, abort)
         finally:
             lifetime.end()
 
-    def _run_open(self, items: Sequence[tuple[ImageJob, int]], abort: Abort | None) -> list[Outcome]:
+    def _run_on_open_model(
+        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
+    ) -> list[Outcome]:
+        for job, _ in items:
+            job.payload.times.mark_dequeued()
+        batch = run_batch([(job.payload.views, view) for job, view in items], abort)
+        rows = zip(items, batch.predictions, strict=True)
         start = time.monotonic()
-        batch = self._empty(items)
-        failed = self._write(items, batch)
-        written = time.monotonic()
-        model = items[0][0].model
-        outputs = model.backend.infer(batch, abort)
-        inferred = time.monotonic()
-        outcomes = [failed.get(i) or work.merge(view, outputs, i) for i, (work, view) in enumerate(items)]
-        _check_rows(outputs, outcomes)
-        merged = time.monotonic()
-        self._statistics.batch(model.key, len(items), written - start, inferred - written, merged - inferred)
-        for work, _ in items:
-            work.times.add(
-                prepare=(written - start) / len(items),
-                infer=(inferred - written) / len(items),
-                merge=(merged - inferred) / len(items),
-            )
-        for work in dict.fromkeys(work for work, _ in items):
-            work.tell()
+        outcomes = [job.payload.merge(job, view, found, recorder) for (job, view), found in rows]
+        merging = batch.read + time.monotonic() - start
+        key, times = items[0][0].payload.model.key, [job.payload.times for job, _ in items]
+        self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times))
         return outcomes
 
-    def _write(self, items: Sequence[tuple[ImageJob, int]], batch: Tensor) -> dict[int, Failed]:
-        """Writes each view into its row; the row of one that can't be made is zeros, and its outcome returned."""
-        failed: dict[int, Failed] = {}
-        for i, (work, index) in enumerate(items):
-            try:
-                work.write(index, batch[i])
-            except Exception as error:  # noqa: BLE001 - logged by `drop`
-                batch[i].fill(0)
-                failed[i] = work.drop(index, error, "a view of the image could not be made")
-        return failed
 
-    def infer(self, items: Sequence[tuple[ImageJob, int]]) -> Outputs:
-        """The model's raw outputs for these views, merged nowhere."""
-        batch = self._empty(items)
-        for row, (work, index) in zip(batch, items, strict=True):
-            work.write(index, row)
-        return items[0][0].model.backend.infer(batch)
+@dataclass(frozen=True, slots=True)
+class BatchOfViews:
+    """The predictions of one batch and its times in seconds.
 
-    def _empty(self, items: Sequence[tuple[ImageJob, int]]) -> Tensor:
-        work, index = items[0]
-        return work.model.preprocessing.empty(len(items), work.layout.placements[index].tensor)
+    `predictions` has one entry a row: a prediction in the frame of the image's plain view, LOST if it holds NaN or
+    infinity, or a ViewError.
+    """
+
+    predictions: Sequence[Any | Lost | ViewError]
+    prepare: float
+    infer: float
+    read: float
 
 
-def _check_rows(outputs: Outputs, outcomes: Sequence[Outcome]) -> None:
-    """Raises BackendFailed where a view could not be read since the model gave another number of rows than it was
-    given: none of them can be trusted."""
-    failure = next((outcome.error for outcome in outcomes if isinstance(outcome, Failed)), None)
-    if failure and any(not values.ndim or len(values) != len(outcomes) for values in outputs.values()):
-        raise BackendFailed("the model gave another number of outputs than it was given views") from failure.__cause__
+def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None) -> BatchOfViews:
+    """Runs (image, entry) pairs of one model and one input size as one batch.
+
+    Raises BackendFailed if the model fails or returns another number of rows.
+    """
+    start = time.monotonic()
+    batch, failed = _write_batch(items)
+    written = time.monotonic()
+    outputs = items[0][0].model.backend.infer(batch, abort)
+    inferred = time.monotonic()
+    predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+    _check_rows(outputs, predictions)
+    return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
+
+
+def infer(items: Sequence[tuple[ImageViews, int]]) -> Outputs:
+    """A model's raw outputs for these entries. Raises any error of writing a view or of the model."""
+    batch, failed = _write_batch(items)
+    for problem in failed.values():
+        raise problem.error
+    return items[0][0].model.backend.infer(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPredictions:
+    """One prediction for each entry of an image's layout, in the plain view's frame, not merged."""
+
+    views: ImageViews
+    predictions: Sequence[Any]
+
+
+def run_views(plan: Plan, source: Source) -> ViewPredictions:
+    """Runs all views of a plan on one image, with the code of requests, but without engine, deadline or metrics.
+
+    Raises InvalidInput, UnsupportedMedia or TooLarge for the image, and BackendFailed that names the view for an output
+    that holds NaN or infinity.
+    """
+    views = ImageViews(plan, make_layout(plan, source.size), source.size)
+    views.decode(source)
+    max_rows = 1 if plan.model.backend.signature.shape[0] == 1 else len(plan.views)
+    found: list[Any] = []
+    for entries in _batches(views, max_rows):
+        for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):
+            found.append(_checked(views, entry, prediction))
+    views.close()
+    return ViewPredictions(views, found)
+
+
+def _batches(views: ImageViews, max_rows: int) -> Iterator[list[int]]:
+    """Consecutive entries that share a bucket, at most `max_rows` at a time."""
+    buckets = views.layout.buckets
+    for _, group in groupby(range(len(buckets)), key=lambda entry: buckets[entry]):
+        run = list(group)
+        yield from (run[start : start + max_rows] for start in range(0, len(run), max_rows))
+
+
+def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
+    """Returns a prediction; raises BackendFailed for LOST or a ViewError."""
+    if prediction is LOST:
+        raise BackendFailed(f"the model's output for view {views.view(entry).name!r} holds NaN or infinity")
+    if isinstance(prediction, ViewError):
+        raise BackendFailed(prediction.sentence) from prediction.error
+    return prediction
+
+
+def _write_batch(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
+    """A batch with one row an entry. If an entry can't be made, its row is zeros and its error is returned by row."""
+    views, entry = items[0]
+    batch = views.model.preprocessing.empty(len(items), views.input_size(entry))
+    failed: dict[int, ViewError] = {}
+    for i, (views, entry) in enumerate(items):
+        try:
+            views.write(entry, batch[i])
+        except Exception as error:  # noqa: BLE001 - logged by the job
+            batch[i].fill(0)
+            failed[i] = ViewError(error, "a view of the image could not be made")
+    return batch, failed
+
+
+def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | Lost | ViewError:
+    try:
+        prediction = views.read(entry, outputs, row)
+        return prediction if views.model.task.is_sound(prediction) else LOST
+    except Exception as error:  # noqa: BLE001 - logged by the job
+        return ViewError(error, UNREADABLE)
+
+
+def _check_rows(outputs: Outputs, predictions: Iterable[Any | Lost | ViewError]) -> None:
+    """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
+    found = list(predictions)
+    failure = next((each.error for each in found if isinstance(each, ViewError)), None)
+    if failure and any(not values.ndim or len(values) != len(found) for values in outputs.values()):
+        raise BackendFailed("the model returned another number of rows than the batch has views") from failure

@@ -1,69 +1,72 @@
-"""Which models are unhealthy, and whether the process can go on."""
+"""Which models are unhealthy, and whether the process has to be restarted."""
 
 import threading
 
 FAILURES = 3
-"""So many failed batches in a row make a model suspect."""
+"""Failed batches in a row that make a model suspect."""
 
 
-def unhealthy(model: str) -> str:
-    """The message to a client whose model is unhealthy."""
+def unhealthy_message(model: str) -> str:
+    """The error sentence for a client whose model is unhealthy."""
     return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
 
 class Health:
-    """Told by the engine's threads and the canary, asked by the doors.
+    """The health of each model, reported by slots and the model probe, and read by the protocols.
 
-    A suspect model is ill only when the canary's image has failed too: a client whose images a model can't take must
-    not shut others out. One batch that works makes it well.
+    A model is suspect after FAILURES failed batches in a row, and unhealthy once a probe with a test card has failed
+    too: a client whose images a model can't process must not lock out others. One batch that works makes it healthy.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._failures: dict[str, int] = {}
-        self.ill: frozenset[str] = frozenset()
+        self.unhealthy: frozenset[str] = frozenset()
         self.fatal = ""
-        """Why only a new process helps; empty while this one works."""
-        self._doubted: dict[str, None] = {}
+        """Why the process has to be restarted; empty while it works."""
+        self._reprice_requested: dict[str, None] = {}
         self._closed = False
 
     def worked(self, model: str) -> None:
-        if model in self._failures:  # without the lock: this is asked after every batch
+        """A batch of a model worked."""
+        if model in self._failures:  # without the lock, for this runs after every batch
             with self._changed:
                 self._failures.pop(model, None)
-                self.ill -= {model}
+                self.unhealthy -= {model}
 
     def failed(self, model: str) -> None:
+        """A batch of a model failed."""
         with self._changed:
             self._failures[model] = self._failures.get(model, 0) + 1
             self._changed.notify_all()
 
-    def condemn(self, model: str) -> None:
-        """Its canary failed; not if a batch has worked since."""
+    def mark_unhealthy(self, model: str) -> None:
+        """A probe of a model failed; ignored if a batch has worked since its last failure."""
         with self._changed:
             if model in self._failures:
-                self.ill |= {model}
+                self.unhealthy |= {model}
 
-    def doubt(self, model: str) -> None:
-        """A budget was too small for what it is thought to cost, which may be outdated."""
-        if model not in self._doubted:
+    def request_reprice(self, model: str) -> None:
+        """A budget was too small for a model's estimated cost: asks for a new measurement, for it may be outdated."""
+        if model not in self._reprice_requested:
             with self._changed:
-                self._doubted[model] = None
+                self._reprice_requested[model] = None
                 self._changed.notify_all()
 
-    def die(self, reason: str) -> None:
+    def mark_fatal(self, reason: str) -> None:
+        """The process has to be restarted; the first reason is kept."""
         self.fatal = self.fatal or reason
 
     def wait_for_work(self) -> tuple[list[str], list[str]]:
-        """Models that failed so often, the ill among them, and those whose cost is in doubt; none when closed."""
+        """Waits for models to probe: returns the suspect and the outdated ones, both empty once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._suspects() or self._doubted)
-            doubted = list(self._doubted)
-            self._doubted.clear()
-            return ([], []) if self._closed else (self._suspects(), doubted)
+            self._changed.wait_for(lambda: self._closed or self._suspects() or self._reprice_requested)
+            outdated = list(self._reprice_requested)
+            self._reprice_requested.clear()
+            return ([], []) if self._closed else (self._suspects(), outdated)
 
     def close(self) -> None:
-        """Nobody waits any longer."""
+        """Ends `wait_for_work`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,6 +1,7 @@
-"""One image of one request as slots work on it: decode, write views, merge, answer."""
+"""The payload of a job: one image's pixels, its accumulator, and the future of its answer."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -8,250 +9,198 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from tta_server.backends import Tensor
+import numpy as np
+
 from tta_server.errors import BackendFailed, TTAError
-from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Header, Pixels, decode_picture
-from tta_server.imaging.samples import DROP, Levels, Picture, Rendering
+from tta_server.imaging.decoding import Pixels
+from tta_server.imaging.formats.samples import Levels
 from tta_server.repository.lifetime import Lifetime
-from tta_server.scheduling.jobs import LOST, Failed, Merged, Outcome
+from tta_server.scheduling.jobs import LOST, Failed, Job, Lost, Merged, Outcome, Priority
+from tta_server.scheduling.progress import Progress, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING, AnswerBuilder, Snapshot
+from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.plan import Layout, Plan
-from tta_server.tasks import ImageFrame, Outputs
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.serving.evidence import MergeEvidence
+from tta_server.serving.image import ImageViews, Source, ViewError
+from tta_server.serving.layout import make_layout
+from tta_server.serving.plan import Plan
+from tta_server.serving.recorder import Recorder
+from tta_server.tasks.render.rendering import DRAWING
+from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
-from tta_server.views.view import View
 
 log = logging.getLogger(__name__)
 
+Listener = Callable[[], None]
+"""Called when `ImageJob.partial` has a new answer; runs on a slot's thread and must not block it."""
+
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What the client sent: encoded bytes with their header, or upright RGB pixels (H, W, 3) uint8."""
+class Caller:
+    """The caller's side of a request.
 
-    size: Size
-    encoded: bytes = b""
-    header: Header | None = None
-    pixels: Pixels | None = None
-    rendering: Rendering = DROP
+    `listener` is called after each batch of views but the last. The protocol needs `reserve` seconds of the budget to
+    send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now.
+    """
 
-    @property
-    def nbytes(self) -> int:
-        """What it may hold while it waits and is decoded: its bytes, its samples and its pixels."""
-        return len(self.encoded) + 3 * self.size.area + (self.header.unpacked if self.header else 0)
-
-    def open(self) -> Picture:
-        """Its pixels and the levels applied. Raises InvalidInput, UnsupportedMedia or TooLarge."""
-        if self.pixels is not None:
-            return Picture(self.pixels)
-        assert self.header is not None
-        return decode_picture(self.encoded, self.header, self.rendering)
-
-
-Listener = Callable[[], None]
-"""Called on a slot's thread, which it must not hold, when `ImageJob.partial` has more to say."""
+    request_id: str
+    listener: Listener | None = None
+    reserve: float = 0.0
+    received: float | None = None
 
 
 class ImageJob:
-    """Settles `future` exactly once.
+    """One image on its way to an answer: decodes it, merges its views, settles `future` exactly once.
 
-    Methods run on slots' threads and on readers' of partial answers, several at a time: `_lock` guards all that
-    changes. Nothing is merged after `settle`.
+    Thread-safe: slots and readers of partial answers call it at the same time. `_lock` is held from before a view is
+    recorded as merged until the accumulator has it; a thread that holds it finds in the accumulator exactly the views
+    that the job's progress names. The engine's lock may be taken under `_lock`, never the other way round.
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        layout: Layout,
-        source: Source,
-        deadline: Deadline,
-        request_id: str,
-        metrics: Metrics,
-        listener: Listener | None = None,
+        self, views: ImageViews, source: Source, deadline: Deadline, caller: Caller, observer: Observer
     ) -> None:
         self.future: Future[Answer] = Future()
+        self.views = views
+        self.plan = plan = views.plan
         self.model = model = plan.model
-        self.plan = plan
-        self.layout = layout
         self.times = StageTimes(deadline.start)
         self._source: Source | None = source
-        self._scene = ImageFrame(source.size, layout.plain, layout.tiles)
-        self._builder = AnswerBuilder(plan, layout, self._scene, deadline, request_id)
-        self._metrics = metrics
-        self._listener = listener
+        self._builder = AnswerBuilder(plan, views.layout, views.frame, deadline, caller.request_id)
+        self._observer = observer
+        self._listener = caller.listener
         self._lock = threading.Lock()
         self._picture: Pixels | None = None
-        self._canvases = Canvases(model.preprocessing, (view.scale for view in plan.views))
-        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, self._scene)
-        self._merged: list[tuple[int, Any]] = []
-        self._furthest = -1
-        self._waiting = set(range(len(layout.placements)))
-        self._dropped = 0
-        self._open: float | None = None
-        self._stops = False
+        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, views.frame)
+        self._view_results: dict[int, Any] = {}
         self._levels: Levels | None = None
-        self._settled = False
+        self._closed = False
         self._has_logged = False
-        self._held: Lifetime | None = None
+        self._backend_hold: Lifetime | None = None
 
-    def hold(self) -> bool:
-        """Keeps the model's backend open until the job is settled, or `release`; False where it is closed already."""
+    def hold_backend(self) -> bool:
+        """Keeps the model's backend open until the job is settled or releases it; False if it is closed already."""
         lifetime = self.model.lifetime
-        self._held = lifetime if lifetime.begin() else None
-        return self._held is not None
+        self._backend_hold = lifetime if lifetime.begin() else None
+        return self._backend_hold is not None
 
-    def release(self) -> None:
-        """Once; then it does nothing."""
+    def release_backend(self) -> None:
+        """Lets the backend be closed; does nothing the second time."""
         with self._lock:
-            held, self._held = self._held, None
+            held, self._backend_hold = self._backend_hold, None
         if held is not None:
             held.end()
 
-    # ---- pixels ----
+    # ---- steps, on slots' threads ----
 
     def decode(self) -> None:
-        """The image and the plain view's canvas; the other canvases wait until a view needs them. Raises TTAError."""
-        start = self.times.dequeued()
+        """Decodes the image and makes the plain view's canvas; does nothing once settled. Raises TTAError."""
+        start = self.times.mark_dequeued()
         with self._lock:
             source, self._source = self._source, None
         if source is None:
             return
-        picture = source.open()
-        self._canvases.open(picture.pixels)
+        picture = self.views.decode(source)
         with self._lock:
             self._levels = picture.levels
-            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._settled else None
-        self.times.decoded(start)
+            self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._closed else None
+        self.times.mark_decoded(start)
 
-    def write(self, index: int, row: Tensor) -> None:
-        """Writes a view into its row of a batch; nothing matters there if the job is settled already."""
-        self.times.dequeued()
-        view = self._view(index)
-        canvas = self._canvases.get(view.scale)
-        if canvas is None:
-            row.fill(0)
-        else:
-            self.model.preprocessing.write(canvas, view, self.layout.placements[index], row)
+    def merge(self, job: Job[Any], view: int, found: Any | Lost | ViewError, recorder: Recorder) -> Outcome:
+        """Merges the prediction of a view; LOST if it holds NaN or infinity, Failed if it can't be merged.
 
-    # ---- predictions ----
-
-    def merge(self, index: int, outputs: Outputs, row: int) -> Outcome:
-        """Moves a view's prediction back and merges it: LOST where it holds NaN, Failed where it can't be merged.
-        Raises nothing, since others' views came back in the same batch."""
-        task, view = self.model.task, self._view(index)
-        try:
-            prediction = task.decode(outputs, row, self.layout.placements[index], self._scene)
-            is_sound = task.is_sound(prediction)
-            remark = task.remark(prediction) if is_sound and self._builder.keeps_remarks else None
-        except Exception as error:  # noqa: BLE001 - logged by `drop`
-            return self.drop(index, error, "the model's output for a view could not be read")
-        if not is_sound:
-            log.warning("the output of %s for view %r holds NaN or infinity", self.model.name, view.name)
-            self._drop(index)
+        Raises nothing, for the batch holds other jobs' views too.
+        """
+        if found is LOST:
+            log.warning(
+                "the output of %s for view %r holds NaN or infinity", self.model.name, self.views.view(view).name
+            )
+            self._lose_view(job, view, recorder)
             return LOST
+        if isinstance(found, ViewError):
+            return self._fail_view(job, view, found, recorder)
+        try:
+            result = self.model.task.view_result(found) if self._builder.keeps_view_results else None
+        except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
+            return self._fail_view(
+                job, view, ViewError(error, "the model's output for a view could not be read"), recorder
+            )
         with self._lock:
-            if self._settled:
+            progress = recorder.merge(job, view)
+            if progress is None:
                 return Merged()
             try:
-                self._accumulator.add(prediction, view.weight)
-            except Exception as error:  # noqa: BLE001 - logged by `drop`
-                unmerged = error
+                self._accumulator.add(found, self.views.view(view).weight)
+            except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
+                recorder.lose(job, view)
+                problem = ViewError(error, "the model's output for a view could not be merged")
             else:
-                self._merged.append((index, remark))
-                self._furthest = max(self._furthest, index)
-                self._waiting.discard(index)
-                return self._judged()
-        return self.drop(index, unmerged, "the model's output for a view could not be merged")
+                self._view_results[view] = result
+                return self._judge(progress)
+        return self._fail_view(job, view, problem, recorder)
 
-    def _judged(self) -> Merged:
-        """What the views so far say of those to come; a stop rule that raises stops nothing. Under the lock."""
-        views, rest = divmod(len(self._merged), self.layout.tiles)
-        if not self._waiting or rest or not views:
+    def _judge(self, progress: Progress) -> Merged:
+        """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""
+        views = progress.whole_views(self.views.layout.tiles)
+        if not views or progress.has_returned_first(len(self.views.layout.buckets)):
             return Merged()
+        evidence = MergeEvidence(self._accumulator, self.views, progress)
         try:
-            worth = self.plan.worth(self.margin(), views)
-            stop = self.plan.rule.decide(self)
+            gain = self.plan.expected_gain(evidence.margin(), views)
+            stop = self.plan.rule.decide(evidence)
         except Exception as error:  # noqa: BLE001
-            self._log_once("whether to stop could not be decided", error)
+            self._log_once("the stop rule failed", error)
             return Merged()
-        mandatory = range(self.plan.mandatory * self.layout.tiles)
-        self._stops = stop is not None and self._waiting.isdisjoint(mandatory)
-        return Merged(worth, stop)
+        return Merged(gain, stop, evidence.open_share)
 
-    def drop(self, index: int, error: Exception, sentence: str) -> Failed:
-        """A view that is not merged for an error of its own: counted, and logged with its traceback, once a job.
-        `sentence` is the message to the client if the view was mandatory."""
-        self._drop(index)
+    def _fail_view(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
+        """Counts a view that failed alone; the first error of a job is logged with its traceback."""
+        self._lose_view(job, view, recorder)
         with self._lock:
-            self._log_once(sentence, error)
-        if isinstance(error, BackendFailed):
-            return Failed(error)
-        failure = BackendFailed(sentence)
-        failure.__cause__ = error
+            self._log_once(problem.sentence, problem.error)
+        if isinstance(problem.error, BackendFailed):
+            return Failed(problem.error)
+        failure = BackendFailed(problem.sentence)
+        failure.__cause__ = problem.error
         return Failed(failure)
 
-    def _drop(self, index: int) -> None:
-        self._metrics.dropped(self.model.name)
-        with self._lock:
-            if not self._settled:
-                self._dropped += 1
-                self._waiting.discard(index)
+    def _lose_view(self, job: Job[Any], view: int, recorder: Recorder) -> None:
+        self._observer.notify(ViewDropped(self.model.name))
+        recorder.lose(job, view)
 
     def _log_once(self, sentence: str, error: Exception) -> None:
         if not self._has_logged:
             log.error("%s: %s", self.model.name, sentence, exc_info=error)
         self._has_logged = True
 
-    # ---- what stop rules may ask, under the lock ----
-
-    def margin(self) -> float:
-        return self._accumulator.margin()
-
-    def views_in_order(self) -> int:
-        views, rest = divmod(len(self._merged), self.layout.tiles)
-        return views if not rest and len(self._merged) == self._furthest + 1 else 0
-
-    def undecided(self) -> float:
-        placements = self.layout.placements
-        self._open = self._accumulator.undecided([(placements[i], self._view(i).weight) for i in self._waiting])
-        return self._open
-
-    def standard_error(self) -> float:
-        return self._accumulator.standard_error()
-
-    def _view(self, index: int) -> View:
-        return self.plan.views[index // self.layout.tiles]
-
     # ---- answers ----
 
-    def tell(self) -> None:
-        """After each batch, from the plain view on: calls the listener, unless the answer follows. One that raises is
-        not called again."""
+    def notify_progress(self, progress: Progress) -> None:
+        """Calls the listener if there is a partial answer; a listener that raises is not called again."""
         listener = self._listener
-        if listener is None:
+        if listener is None or not self._has_partial(progress):
             return
-        with self._lock:
-            has_news = self._has_news()
         try:
-            if has_news:
-                listener()
+            listener()
         except Exception:
             log.exception("a listener to %s failed", self.model.name)
             self._listener = None
 
-    def partial(self, seen: int) -> tuple[int, Answer] | None:
-        """The answer so far, with how many entries of the layout are merged in it; None where these are no more than
-        `seen`, where the answer itself follows, and where it can't be made, which is logged."""
+    def partial(self, job: Job[Any], seen: int) -> tuple[int, Answer] | None:
+        """The number of merged entries, and the answer from them; `seen` is the caller's last number.
+
+        None if no more entries are merged, if the final answer follows at once, or if making the answer fails, which is
+        logged.
+        """
         start = time.monotonic()
         try:
             with self._lock:
-                if not self._has_news() or len(self._merged) <= seen:
+                progress = job.progress
+                if not self._has_partial(progress) or progress.merged_count <= seen:
                     return None
-                snapshot = self._snapshot()
+                snapshot = self._snapshot(progress)
             answer = self._builder.answer(snapshot, None, start)
         except Exception:
             log.exception("a partial answer of %s could not be made", self.model.name)
@@ -259,32 +208,38 @@ class ImageJob:
         self.times.add(merge=time.monotonic() - start)
         return len(snapshot.views), answer
 
-    def _has_news(self) -> bool:
-        """Whether a partial answer may be given: the plain view is merged and the answer does not follow at once. Under
-        the lock."""
-        whole = self._waiting.isdisjoint(range(self.layout.tiles))
-        return bool(self._merged and self._waiting and whole and not self._settled and not self._stops)
+    def _has_partial(self, progress: Progress) -> bool:
+        """True if the plain view is merged and the final answer does not follow at once."""
+        if progress.settled or progress.stop or not progress.merged:
+            return False
+        layout = self.views.layout
+        return progress.has_returned_first(layout.tiles) and not progress.has_returned_first(len(layout.buckets))
 
-    def _snapshot(self) -> Snapshot:
-        """Under the lock; or once settled, when nothing is merged any more and nobody has to wait for it."""
-        views = sorted(self._merged, key=lambda entry: entry[0])
-        merged = self._accumulator.result()
-        times = self.times.so_far()
-        return Snapshot(merged, views, self._dropped, self._open, times, self._levels, self._picture)
+    def _snapshot(self, progress: Progress) -> Snapshot:
+        """What the answer is made of. Under the lock, or once the job is settled and nothing is merged any more."""
+        return Snapshot(
+            merged=self._accumulator.result(),
+            views=[(entry, self._view_results[entry]) for entry in entries(progress.merged)],
+            dropped=progress.lost.bit_count(),
+            open=progress.open_share,
+            stages=self.times.seconds_so_far(),
+            levels=self._levels,
+            pixels=self._picture,
+        )
 
-    def settle(self, outcome: StopReason | TTAError) -> None:
-        """Answers with what is merged, or fails; a client that has left hears nothing."""
-        with self._lock:
-            self._settled, self._source = True, None
-        self._canvases.close()
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+        """Resolves the future with the answer from the merged views, or with the error, and frees all resources."""
+        with self._lock:  # after this every view that is recorded as merged is in the accumulator
+            self._closed, self._source = True, None
+        self.views.close()
         try:
-            result = self._answer(outcome) if isinstance(outcome, StopReason) else outcome
+            result = self._answer(outcome, progress) if isinstance(outcome, StopReason) else outcome
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
         with self._lock:
             self._picture = None
-        self.release()
+        self.release_backend()
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, Answer):
@@ -292,9 +247,43 @@ class ImageJob:
         else:
             self.future.set_exception(result)
 
-    def _answer(self, reason: StopReason) -> Answer:
+    def _answer(self, reason: StopReason, progress: Progress) -> Answer:
         start = time.monotonic()
-        answer = self._builder.answer(self._snapshot(), reason, start)
+        answer = self._builder.answer(self._snapshot(progress), reason, start)
         receipt = answer.receipt
-        self._metrics.answer(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+        self._observer.notify(
+            ImageAnswered(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+        )
         return answer
+
+
+def make_job(
+    plan: Plan,
+    source: Source,
+    deadline: Deadline,
+    caller: Caller,
+    observer: Observer,
+    priority: Priority = Priority.INTERACTIVE,
+) -> Job[ImageJob]:
+    """A job for one image, not admitted yet. Raises TooLarge if views times tiles exceed MAX_ENTRIES."""
+    layout = make_layout(plan, source.size)
+    return Job(
+        payload=ImageJob(ImageViews(plan, layout, source.size), source, deadline, caller, observer),
+        model=plan.model.name,
+        buckets=layout.buckets,
+        mandatory=plan.mandatory * layout.tiles,
+        deadline=deadline.at,
+        pixels=source.size.area,
+        nbytes=source.nbytes + layout.nbytes(plan) + _tensor_bytes(plan, source.size),
+        priority=priority,
+        default_budget=plan.model.config.budget.default_ms / 1e3,
+        finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
+        reserve=deadline.reserve,
+        tiles=layout.tiles,
+    )
+
+
+def _tensor_bytes(plan: Plan, image: Size) -> int:
+    """Bytes of the requested tensors with a value for every pixel: the arrays and their encoded copies."""
+    specs = [s for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
+    return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)

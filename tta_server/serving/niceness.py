@@ -1,4 +1,4 @@
-"""Lower priority for a thread of ours; only Linux knows such a thing."""
+"""Lowers the priority of single threads, which only Linux supports."""
 
 import logging
 import os
@@ -7,14 +7,14 @@ import threading
 
 log = logging.getLogger(__name__)
 
-SLOTS = 5
-"""Slots yield to the event loop: with both cores busy it then answers 0.2 ms late at p99, not 3.4 ms."""
-PREPARATION = 10
-"""What prepares a model yields to the slots, which answer requests meanwhile."""
+SLOT_NICENESS = 5
+"""Niceness of slots, which yield to the event loop: with both cores busy it is 0.2 ms late at p99, not 3.4 ms."""
+PREPARATION_NICENESS = 10
+"""Niceness of threads that prepare a model, which yield to slots that answer requests."""
 
 
 def lower_priority(niceness: int) -> None:
-    """Of the calling thread and of those that it starts from now on; `niceness` is added to what it has."""
+    """Adds `niceness` to that of the calling thread and of the threads that it starts later; only on Linux."""
     if sys.platform != "linux":
         return
     try:

@@ -1,123 +1,125 @@
-"""The one use case behind every door: an image and options in, an answer out."""
+"""The use case of every protocol: images and options in, answers out."""
 
-import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
-from tta_server.imaging.decoding import Limits, read_header
-from tta_server.imaging.inputs import check_area, check_pixels
-from tta_server.imaging.samples import DROP, Rendering
-from tta_server.repository.loader import Model
+from tta_server.imaging.decoding import Limits
+from tta_server.imaging.inputs import check_area
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.engine import Engine
-from tta_server.serving.health import Health, unhealthy
-from tta_server.serving.job import ImageJob, Listener, Source
-from tta_server.serving.plan import Options, Plan, budget_ms, make_layout, make_plan
-from tta_server.telemetry.prometheus import STAGES, Metrics
-from tta_server.telemetry.statistics import Statistics
+from tta_server.serving.health import Health, unhealthy_message
+from tta_server.serving.image import Image, Source, read_source
+from tta_server.serving.job import Caller, ImageJob, make_job
+from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
+from tta_server.telemetry.observer import (
+    ClientLeft,
+    Observer,
+    Observers,
+    Refused,
+    RequestAnswered,
+    RequestFailed,
+)
+from tta_server.telemetry.timings import STAGES
 from tta_server.views.geometry import Size
-
-Image = bytes | NDArray[np.uint8]
-"""An encoded image, or upright RGB pixels (H, W, 3)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: `listener` is told after each batch of views but the last; the door needs `reserve` seconds of the
-    budget to hand the answer out. The budget counts from `received` on, else from now."""
-
-    request_id: str
-    listener: Listener | None = None
-    reserve: float = 0.0
-    received: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An image on its way: `future` gives its answer or raises its TTAError."""
+    """An admitted image; `future` has its answer or raises its TTAError."""
 
     future: Future[Answer]
     job: Job[ImageJob]
 
+    @property
+    def model(self) -> Model:
+        return self.job.payload.model
+
+    def partial(self, seen: int) -> tuple[int, Answer] | None:
+        """The number of merged entries and the answer from them, if more than `seen` are merged, else None."""
+        return self.job.payload.partial(self.job, seen)
+
 
 class Predictor:
+    """Plans, checks and submits requests to the engine, and reports how they end to the observer."""
+
     def __init__(
         self,
         models: Mapping[str, Model],
         engine: Engine[ImageJob],
         limits: Limits,
-        metrics: Metrics,
+        observer: Observer,
         health: Health,
-        statistics: Statistics,
     ) -> None:
         self.models = models
         self.limits = limits
         self._engine = engine
-        self._metrics = metrics
+        self._observer = observer
         self._health = health
-        self._statistics = statistics
 
     def model(self, name: str) -> Model:
-        """Raises UnknownModel that names the known ones."""
+        """The model of that name. Raises UnknownModel, which names the known ones."""
         if name not in self.models:
             raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
         return self.models[name]
 
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
-        """A request of one image: see `submit_all`."""
+        """Submits a request of one image, as `submit_all` does. Raises UnknownModel too."""
         (ticket,) = self.submit_all(self.model(name), [image], options, caller)
         return ticket
 
     def plan(self, model: Model, options: Options) -> Plan:
-        """What `submit_all` would make of these options. Raises InvalidInput or NotReady, and counts it as a failed
-        request."""
+        """The plan of these options. Raises InvalidInput or NotReady, which counts as a failed request."""
         started = time.monotonic()
         try:
-            self._check_well(model.name)
+            self._check_healthy(model.name)
             return make_plan(model, options)
         except TTAError:
-            self._statistics.failed(model.key, time.monotonic() - started)
+            self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise
 
     def submit_all(
         self, model: Model, images: Sequence[Image], options: Options, caller: Caller, plan: Plan | None = None
     ) -> list[Ticket]:
-        """A request: as many jobs as images, with one deadline, all of them admitted or none; nothing is decoded yet.
-        Where `plan` has made one of these options already, it serves. Raises InvalidInput, UnsupportedMedia, TooLarge,
-        Overloaded or NotReady at once."""
+        """Submits a request: one job an image, with one deadline, all admitted or none. Images are decoded later.
+
+        `plan` is that of these options, if the caller has made it. Raises InvalidInput, UnsupportedMedia, TooLarge,
+        Overloaded or NotReady.
+        """
         self._engine.check()
         started = time.monotonic()
         try:
-            self._check_well(model.name)
-            jobs = self._held_jobs(plan or make_plan(model, options), images, options, caller)
+            self._check_healthy(model.name)
+            jobs = self._jobs_on_open_model(plan or make_plan(model, options), images, options, caller)
             self._admit(model.name, jobs)
         except BudgetTooSmall as error:
-            self._statistics.failed(model.key, time.monotonic() - started)
+            self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise _with_default(error, model, options) from None
         except TTAError:
-            self._statistics.failed(model.key, time.monotonic() - started)
+            self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise
-        _Tally(self._statistics, model, jobs, started)
-        return [Ticket(job.work.future, job) for job in jobs]
+        _RequestReporter(self._observer, model, jobs, started)
+        return [Ticket(job.payload.future, job) for job in jobs]
 
-    def _held_jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageJob]]:
-        """As `_jobs`, each of which keeps its model's backend open. Where the plan's model was replaced and closed
-        since the plan was made, of the model in its place. Raises UnknownModel where there is none, NotReady where that
-        has another version or all are closed."""
+    def _jobs_on_open_model(
+        self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller
+    ) -> list[Job[ImageJob]]:
+        """Makes the jobs, each of which keeps its model's backend open.
+
+        If the plan's model was replaced and closed since, the jobs are of the new model. Raises UnknownModel if there
+        is none, NotReady if it has another version or the server is shutting down.
+        """
         while True:
             jobs = self._jobs(plan, images, options, caller)
-            if all(job.work.hold() for job in jobs):
+            if all(job.payload.hold_backend() for job in jobs):
                 return jobs
-            _release(jobs)
+            _release_backends(jobs)
             model = self.model(plan.model.name)
             if model is plan.model:
                 raise NotReady("the server is shutting down")
@@ -131,69 +133,71 @@ class Predictor:
         for source in sources:
             plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
-        return [make_job(plan, source, deadline, caller, self._metrics, options.priority) for source in sources]
+        return [make_job(plan, source, deadline, caller, self._observer, options.priority) for source in sources]
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageJob]]) -> None:
         try:
             self._engine.submit(jobs)
         except TTAError as error:
-            _release(jobs)
+            _release_backends(jobs)
             if isinstance(error, Overloaded):
-                self._metrics.refused(name, error.reason)
+                self._observer.notify(Refused(name, error.reason))
             if isinstance(error, BudgetTooSmall):
-                self._metrics.refused(name, "budget")
-                self._health.doubt(name)
+                self._observer.notify(Refused(name, "budget"))
+                self._health.request_reprice(name)
             raise
 
-    def _check_well(self, name: str) -> None:
-        """Raises NotReady for a model that is ill."""
-        if name in self._health.ill:
-            raise NotReady(unhealthy(name))
+    def _check_healthy(self, name: str) -> None:
+        """Raises NotReady for an unhealthy model."""
+        if name in self._health.unhealthy:
+            raise NotReady(unhealthy_message(name))
 
     def quote(self, name: str, size: Size, options: Options, caller: Caller) -> tuple[Plan, Deadline, Quote]:
-        """What an image of that size would get now; nothing is admitted. Raises as `submit` does, except Overloaded."""
+        """What an image of this size would get now; nothing is admitted. Raises as `submit`, except Overloaded."""
         model = self.model(name)
-        self._check_well(name)
+        self._check_healthy(name)
         plan = make_plan(model, options)
         deadline = Deadline.after(budget_ms(model, options.budget_ms), caller.reserve)
         check_area(size, self.limits)
         model.preprocessing.check(plan.views, size, self.limits)
-        job = make_job(plan, Source(size), deadline, caller, self._metrics, options.priority)
+        job = make_job(plan, Source(size), deadline, caller, self._observer, options.priority)
         try:
             return plan, deadline, self._engine.quote(job)
         except BudgetTooSmall as error:
             raise _with_default(error, model, options) from None
 
     def probe(self, name: str, image: bytes) -> None:
-        """Runs the plain view when nothing interactive waits, ill or not; it is nobody's request. Raises any
-        TTAError."""
+        """Runs the plain view of a model, even an unhealthy one, when no interactive work waits.
+
+        It is not counted as a request. Raises TTAError if it fails.
+        """
         model = self.model(name)
         plan = make_plan(model, Options(max_views=1, stop="all"))
         deadline = Deadline.after(model.config.budget.max_ms)
-        job = make_job(plan, read_source(image, self.limits), deadline, Caller("canary"), Metrics(), Priority.BATCH)
-        if not job.work.hold():
+        job = make_job(plan, read_source(image, self.limits), deadline, Caller("probe"), Observers(), Priority.BATCH)
+        if not job.payload.hold_backend():
             raise NotReady(f"{name} was reloaded")
         try:
             self._engine.submit([job])
         except TTAError:
-            job.work.release()
+            job.payload.release_backend()
             raise
-        job.work.future.result()
+        job.payload.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
-        """The client has left."""
+        """Cancels the job of a client that has left."""
         if self._engine.cancel(ticket.job):
-            self._metrics.left(ticket.job.model)
+            self._observer.notify(ClientLeft(ticket.job.model))
 
 
-def _release(jobs: Sequence[Job[ImageJob]]) -> None:
-    """Of jobs that were not admitted; those that are settled have let go of their backends already."""
+def _release_backends(jobs: Sequence[Job[ImageJob]]) -> None:
+    """Releases the backends of jobs that were not admitted; settled jobs have released theirs."""
     for job in jobs:
-        job.work.release()
+        job.payload.release_backend()
 
 
 def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> BudgetTooSmall:
-    """Where the request stated no budget, the sentence says which one counted."""
+    """The error with the model's default budget in its sentence, if the request states no budget."""
     if options.budget_ms is not None:
         return error
     budget = model.config.budget
@@ -203,39 +207,39 @@ def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> Budg
     )
 
 
-class _Tally:
-    """Counts a request once its last image is settled."""
+class _RequestReporter:
+    """Notifies the observer once the last image of a request is settled."""
 
-    def __init__(self, statistics: Statistics, model: Model, jobs: Sequence[Job[ImageJob]], started: float) -> None:
-        self._statistics = statistics
+    def __init__(self, observer: Observer, model: Model, jobs: Sequence[Job[ImageJob]], started: float) -> None:
+        self._observer = observer
         self._key = model.key
         self._started = started
         self._lock = threading.Lock()
-        self._left = len(jobs)
+        self._unsettled = len(jobs)
         self._stages = dict.fromkeys(STAGES, 0.0)
         self._failed = False
         for job in jobs:
-            job.work.future.add_done_callback(self._settled)
+            job.payload.future.add_done_callback(self._settled)
 
     def _settled(self, future: Future[Answer]) -> None:
         with self._lock:
-            self._left -= 1
+            self._unsettled -= 1
             if future.cancelled() or future.exception():
                 self._failed = True
             else:
                 for stage, spent in future.result().receipt.stages_ms.items():
                     self._stages[stage] += spent
-            if self._left:
+            if self._unsettled:
                 return
         seconds = time.monotonic() - self._started
         if self._failed:
-            self._statistics.failed(self._key, seconds)
+            self._observer.notify(RequestFailed(self._key, seconds))
         else:
-            self._statistics.answered(self._key, seconds, self._stages)
+            self._observer.notify(RequestAnswered(self._key, seconds, self._stages))
 
 
 def _check_sizes(plan: Plan, sources: Sequence[Source]) -> None:
-    """Raises InvalidInput where images would have to be stacked that have several sizes."""
+    """Raises InvalidInput for per-pixel tensors of images of different sizes, which can't be stacked."""
     per_pixel = [s.name for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
     sizes = list(dict.fromkeys(source.size for source in sources))
     if per_pixel and len(sizes) > 1:
@@ -243,42 +247,3 @@ def _check_sizes(plan: Plan, sources: Sequence[Source]) -> None:
             f"{per_pixel[0]} has a value for every pixel, so the images of one request must have one size, but they "
             f"are {sizes[0]} and {sizes[1]}; send them one by one"
         )
-
-
-def make_job(
-    plan: Plan,
-    source: Source,
-    deadline: Deadline,
-    caller: Caller,
-    metrics: Metrics,
-    priority: Priority = Priority.INTERACTIVE,
-) -> Job[ImageJob]:
-    layout = make_layout(plan, source.size)
-    return Job(
-        work=ImageJob(plan, layout, source, deadline, caller.request_id, metrics, caller.listener),
-        model=plan.model.name,
-        buckets=layout.buckets,
-        mandatory=plan.mandatory * layout.tiles,
-        deadline=deadline.at,
-        pixels=source.size.area,
-        nbytes=source.nbytes + layout.nbytes(plan) + _tensor_bytes(plan, source.size),
-        priority=priority,
-        patience=plan.model.config.budget.default_ms / 1e3,
-        finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
-        reserve=deadline.reserve,
-        tiles=layout.tiles,
-    )
-
-
-def _tensor_bytes(plan: Plan, image: Size) -> int:
-    """What those take that have a value for every pixel, as an array and as what is sent."""
-    specs = [s for s in plan.model.task.tensor_specs if s.per_pixel and s.name in plan.wanted.tensors]
-    return sum(2 * np.dtype(s.dtype).itemsize * image.area * math.prod(d for d in s.shape if d) for s in specs)
-
-
-def read_source(image: Image, limits: Limits, rendering: Rendering = DROP) -> Source:
-    """Header and size of what came, checked against the limits; nothing is decoded."""
-    if isinstance(image, bytes):
-        header = read_header(image, limits, rendering)
-        return Source(header.size, image, header, rendering=rendering)
-    return Source(check_pixels(image, limits), pixels=np.ascontiguousarray(image))

@@ -1,4 +1,4 @@
-"""Asks models in the background: those that fail, until they answer; those whose cost is in doubt."""
+"""Probes models in the background: suspect ones until they work, and those whose costs may be outdated."""
 
 import contextlib
 import logging
@@ -6,66 +6,71 @@ import threading
 from collections.abc import Callable
 
 from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
-from tta_server.scheduling.costs import ENOUGH
+from tta_server.scheduling.costs import MIN_OBSERVATIONS
 from tta_server.serving.health import Health
 from tta_server.serving.predictor import Predictor
-from tta_server.serving.warmup import card_for
+from tta_server.serving.warmup import make_test_card
 
 log = logging.getLogger(__name__)
 
-SECONDS = 1.0
-"""Between two rounds."""
+INTERVAL_SECONDS = 1.0
+"""The pause between two rounds of probes: how soon a repaired model is found healthy."""
 
 
 class ModelProbe:
-    """A thread that sends a suspect model the plain view of a test card: an answer clears it, a failure condemns."""
+    """A thread that runs the plain view of a test card on suspect models; a failure makes the model unhealthy."""
 
     def __init__(self, predictor: Predictor, health: Health) -> None:
         self._predictor = predictor
         self._health = health
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="canary", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def close(self) -> None:
+        """Ends the thread after the running probe, without waiting for it."""
         self._closed.set()
         self._health.close()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._closed.is_set():
-            suspects, doubted = self._health.wait_for_work()
-            for ask, names in ((self._try, suspects), (self._price, doubted)):
+            suspects, outdated = self._health.wait_for_work()
+            for action, names in ((self._probe, suspects), (self._reprice, outdated)):
                 for name in names:
-                    self._survive(ask, name)
-            self._closed.wait(SECONDS)
+                    self._call_logged(action, name)
+            self._closed.wait(INTERVAL_SECONDS)
 
     @staticmethod
-    def _survive(ask: Callable[[str], None], name: str) -> None:
-        """Whatever one model raises, the others are still to be asked, and it again in the next round."""
+    def _call_logged(action: Callable[[str], None], name: str) -> None:
+        """Logs what a model raises, so that the other models are probed too, and this one in the next round."""
         try:
-            ask(name)
+            action(name)
         except Exception:
-            log.exception("%s could not be asked", name)
+            log.exception("model %s could not be probed", name)
 
-    def _try(self, name: str) -> None:
+    def _probe(self, name: str) -> None:
         try:
-            self._predictor.probe(name, card_for(self._predictor.model(name)))
+            self._predictor.probe(name, make_test_card(self._predictor.model(name)))
         except UnknownModel:
-            self._health.worked(name)  # it was unloaded meanwhile: nobody is to be warned of it
+            self._health.worked(name)  # it was unloaded since, so it is not unhealthy
         except (Overloaded, NotReady):
-            pass  # it could not be asked
+            pass  # no probe ran, so nothing is known
         except TTAError as error:
-            log.warning("model %s is unhealthy, it fails on a test card too: %s", name, error)
-            self._health.condemn(name)
+            log.warning("model %s is unhealthy: a probe failed: %s", name, error)
+            self._health.mark_unhealthy(name)
         else:
-            log.warning("%s answers a test card: it is well", name)
+            log.warning("model %s is healthy: a probe succeeded", name)
 
-    def _price(self, name: str) -> None:
-        """Has an idle pool observe the model's cost anew: a warm-up on a busy machine may have found too much, and
-        nobody would ever correct it if all budgets are refused for that."""
+    def _reprice(self, name: str) -> None:
+        """Observes a model's cost again.
+
+        Warm-up on a busy machine may have overestimated it, and if all budgets are refused for that, no request
+        corrects it.
+        """
         with contextlib.suppress(TTAError):
-            card = card_for(self._predictor.model(name))
-            for _ in range(ENOUGH):
+            card = make_test_card(self._predictor.model(name))
+            for _ in range(MIN_OBSERVATIONS):
                 self._predictor.probe(name, card)

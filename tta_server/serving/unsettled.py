@@ -1,4 +1,4 @@
-"""The jobs that were admitted and are not settled yet."""
+"""The admitted jobs that are not settled yet."""
 
 import logging
 from collections.abc import Sequence
@@ -6,13 +6,16 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
+from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 
 log = logging.getLogger(__name__)
 
 
 class Settleable(Protocol):
-    def settle(self, outcome: StopReason | TTAError) -> None:
+    """A payload that resolves its job's future."""
+
+    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         """Makes the answer and resolves the job's future."""
 
 
@@ -20,8 +23,10 @@ W = TypeVar("W", bound=Settleable)
 
 
 class Unsettled(Generic[W]):
-    """Settles each of its jobs exactly once, whichever threads ask for it at once. It needs no lock: taking an
-    entry out of a dict is atomic."""
+    """Settles each of its jobs exactly once, even if several threads try at once.
+
+    It needs no lock, for removing an entry from a dict is atomic.
+    """
 
     def __init__(self) -> None:
         self._jobs: dict[Job[Any], bool] = {}
@@ -30,22 +35,26 @@ class Unsettled(Generic[W]):
         return bool(self._jobs)
 
     def add(self, jobs: Sequence[Job[W]]) -> None:
+        """Adds admitted jobs."""
         self._jobs.update(dict.fromkeys(jobs, True))
 
     def settle(self, done: Finished[W]) -> bool:
-        """False if it was settled already. If the answer can't be delivered, the job is settled with an InternalError;
-        if that fails too, the error is raised."""
+        """Settles a job; False if it was settled already.
+
+        If that raises, the job is settled with an InternalError; if that raises too, the error is raised.
+        """
         if not self._jobs.pop(done.job, False):
             return False
         try:
-            done.job.work.settle(done.outcome)
+            done.job.payload.settle(done.outcome, done.job.progress)
         except Exception:
-            log.exception("an answer of %s could not be handed out", done.job.model)
-            done.job.work.settle(InternalError("internal error: the answer could not be handed out"))
+            log.exception("an answer of %s could not be delivered", done.job.model)
+            failure = InternalError("internal error: the answer could not be delivered")
+            done.job.payload.settle(failure, done.job.progress)
         return True
 
     def fail_all(self, error: TTAError) -> None:
-        """Settles all jobs with this error; a job that raises does not keep the others from it."""
+        """Settles all jobs with this error; if one raises, that is logged and the others are settled."""
         for job in list(self._jobs):
             try:
                 self.settle(Finished(job, error))

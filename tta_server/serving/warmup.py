@@ -1,6 +1,7 @@
-"""Measures what a model costs here, through the very code that requests run, with all slots busy."""
+"""Measures a model's costs on this machine, with the code of requests and all slots busy."""
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,109 +11,116 @@ import simplejpeg
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import WARM_SIZE, Model
+from tta_server.repository.model import WARM_SIZE, Model
 from tta_server.scheduling.costs import Bucket, CostModel
-from tta_server.scheduling.jobs import Failed
+from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
-from tta_server.serving.job import ImageJob
+from tta_server.serving.executor import Executor, infer
+from tta_server.serving.image import read_source
+from tta_server.serving.job import Caller, ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.serving.predictor import Caller, make_job, read_source
+from tta_server.serving.recorder import LockedRecorder
 from tta_server.tasks import Outputs
-from tta_server.telemetry.prometheus import Metrics
+from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.views.geometry import Size
 
 Clock = Callable[[], float]
 Action = Callable[[], object]
 BATCHES = (1, 2, 4)
+"""Batch sizes that are measured."""
 REPEATS = 5
 ENOUGH_SECONDS = 0.15
-"""Each thing is timed REPEATS times, or for so long, but at least twice."""
+"""Each measurement is the median of REPEATS runs, or of fewer, but at least 2, that take this long together."""
 
 
 def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
-    """Runs the model at each input size of its policy on as many threads as there are slots; raises ConfigError if it
-    can't, or if its outputs don't fit its task."""
-    probe = _Probe(model, clock)
+    """Sets a model's costs: runs it at each input size of its policy, on as many threads as there are slots.
+
+    `clock` returns seconds. Raises ConfigError if the model can't run or its outputs don't fit its task.
+    """
+    requests = _TestRequests(model, clock)
     try:
-        _check_outputs(model, probe)
-        _measure(model, probe, costs, slots)
+        _check_outputs(model, requests)
+        _measure(model, requests, costs, slots)
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
-        raise ConfigError(f"model {model.name}: its file can't run views of {probe.size}: {reason}") from error
+        raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
 
 
 def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
-    """The same on this thread alone, in time of the processor: slots that answer requests meanwhile make it wait, which
-    is no cost of the model's."""
+    """The same on this thread alone, in CPU seconds, for slots that answer requests at the same time slow it down."""
     warm_up(model, costs, 1, time.thread_time)
 
 
-def _measure(model: Model, probe: "_Probe", costs: CostModel, slots: int) -> None:
-    pixels = probe.size.area
-    costs.warm_stage("decode", model.name, pixels, _median_of(probe.decoding_seconds))
+def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> None:
+    pixels = requests.size.area
+    costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
-        for index, bucket in probe.buckets():
+        for index, bucket in requests.buckets():
             sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
-            runs = [pool.submit(_medians, [probe.batch(index, n) for n in sizes], probe.seconds) for _ in range(slots)]
+            runs = [
+                pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
+            ]
             by_size = zip(*(run.result() for run in runs), strict=True)
             costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
-    costs.warm_stage("finish", model.name, pixels, _median_of(probe.finishing_seconds))
+    costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
 
 
-class _Probe:
-    """Requests of a test card: a JPEG of about the size that the model's input comes from."""
+class _TestRequests:
+    """Makes and times jobs of a test card, with all views of the model's policy; times in seconds of `clock`."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
         self._model = model
         self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = _card_size(model)
-        self._card = card_for(model)
-        self._runner = Executor()
+        self._card = make_test_card(model)
+        self._executor = Executor(ReceiptTimings())
 
-    def work(self) -> ImageJob:
+    def job(self) -> Job[ImageJob]:
+        """A job that is not decoded."""
         source = read_source(self._card, Limits())
         deadline = Deadline.after(self._model.config.budget.max_ms)
-        return make_job(self._plan, source, deadline, Caller("warm-up"), Metrics()).work
+        return make_job(self._plan, source, deadline, Caller("warm-up"), Observers())
 
     def buckets(self) -> list[tuple[int, Bucket]]:
-        """Each bucket of the policy with the index of a view in it."""
-        layout = self.work().layout
-        first = {bucket: index for index, bucket in reversed(list(enumerate(layout.buckets)))}
+        """Each bucket of the policy, after the index of a view in it."""
+        first = {bucket: index for index, bucket in reversed(list(enumerate(self.job().buckets)))}
         return [(index, bucket) for bucket, index in first.items()]
 
     def batch(self, index: int, n: int) -> Callable[[], object]:
-        """Something that runs one view n times as a batch."""
-        work = self.decoded()
-        return lambda: self._run([(work, index)] * n)
+        """An action that runs one view n times as a batch."""
+        job = self.decoded()
+        return lambda: self._run([(job, index)] * n)
 
-    def _run(self, items: Sequence[tuple[ImageJob, int]]) -> None:
-        """Raises BackendFailed for a view that fails, as for a batch that does."""
-        for outcome in self._runner.run(items):
+    def _run(self, items: Sequence[tuple[Job[ImageJob], int]]) -> None:
+        """Raises BackendFailed if the batch or any view fails."""
+        for outcome in self._executor.run(items, LockedRecorder(threading.Lock())):
             if isinstance(outcome, Failed):
                 raise outcome.error
 
-    def decoded(self) -> ImageJob:
-        work = self.work()
-        work.decode()
-        return work
+    def decoded(self) -> Job[ImageJob]:
+        """A decoded job."""
+        job = self.job()
+        job.payload.decode()
+        return job
 
     def outputs(self) -> tuple[Outputs, Size]:
-        """What the model gives for the plain view, and the size of the input that it was given."""
-        work = self.decoded()
-        return self._runner.infer([(work, 0)]), work.layout.placements[0].tensor
+        """The model's raw outputs for the plain view, and the size of its input in pixels."""
+        views = self.decoded().payload.views
+        return infer([(views, 0)]), views.input_size(0)
 
     def finishing_seconds(self) -> float:
-        """Of two views where there are as many: one alone has nothing to be fused with."""
-        work = self.decoded()
-        for index in range(min(2, len(work.layout.placements))):
-            self._run([(work, index)])
-        return self.seconds(lambda: work.settle(StopReason.ALL_VIEWS))
+        """The time to make an answer of two views, if the policy has two: a single view has nothing to fuse."""
+        job = self.decoded()
+        for index in range(min(2, len(job.buckets))):
+            self._run([(job, index)])
+        return self.seconds(lambda: job.payload.settle(StopReason.ALL_VIEWS, job.progress))
 
     def decoding_seconds(self) -> float:
-        return self.seconds(self.work().decode)
+        """The time to decode the test card."""
+        return self.seconds(self.job().payload.decode)
 
     def seconds(self, action: Callable[[], object]) -> float:
         start = self.clock()
@@ -125,8 +133,8 @@ def _card_size(model: Model) -> Size:
     return Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
 
 
-def card_for(model: Model) -> bytes:
-    """A JPEG of gradients and grain, neither flat nor noise, so that it decodes like a photo."""
+def make_test_card(model: Model) -> bytes:
+    """A JPEG of gradients and grain, which decodes like a photo, of about the size of a usual request's image."""
     size = _card_size(model)
     x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
     grain = np.random.default_rng(0).normal(0, 8, (size.height, size.width))
@@ -134,17 +142,17 @@ def card_for(model: Model) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.clip(card, 0, 255).astype(np.uint8), 90))
 
 
-def _check_outputs(model: Model, probe: _Probe) -> None:
+def _check_outputs(model: Model, requests: _TestRequests) -> None:
     try:
-        model.task.check(*probe.outputs())
-    except ConfigError as mistake:
-        raise ConfigError(f"model {model.name}: {mistake}") from None
+        model.task.check(*requests.outputs())
+    except ConfigError as error:
+        raise ConfigError(f"model {model.name}: {error}") from None
 
 
 def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[float]:
-    """In turns, so that what else keeps the machine busy bears on all alike: their ratio decides on the knee."""
+    """The median of each action. They run in turns, so that other load slows all alike: the knee depends on ratios."""
     for action in actions:
-        action()  # pays for what is lazy
+        action()  # does lazy initialisation
     rounds: list[list[float]] = []
     while len(rounds) < 2 or (len(rounds) < REPEATS and sum(map(sum, rounds)) < ENOUGH_SECONDS * len(actions)):
         rounds.append([seconds(action) for action in actions])
@@ -152,9 +160,9 @@ def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> l
 
 
 def _median_of(seconds: Callable[[], float]) -> float:
-    """The first run, which pays for what is lazy, does not count."""
+    """The median without the first run, which does lazy initialisation."""
     seconds()
-    seen: list[float] = []
-    while len(seen) < 2 or (len(seen) < REPEATS and sum(seen) < ENOUGH_SECONDS):
-        seen.append(seconds())
-    return statistics.median(seen)
+    runs: list[float] = []
+    while len(runs) < 2 or (len(runs) < REPEATS and sum(runs) < ENOUGH_SECONDS):
+        runs.append(seconds())
+    return statistics.median(runs)

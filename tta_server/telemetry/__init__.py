@@ -1,1 +1,1 @@
-"""What happened, as metrics, statistics, logs and timings."""
+"""What happened, as events, and the observers that count them: metrics, statistics, timings of receipts."""

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics, for Prometheus."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,22 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from tta_server.telemetry.observer import (
+    ClientLeft,
+    ErrorSent,
+    Event,
+    Expired,
+    ImageAnswered,
+    Refused,
+    StepFailed,
+    StepFinished,
+    ViewDropped,
+)
+from tta_server.telemetry.timings import STAGES
+
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
-
-STAGES = ("decode", "prepare", "queue", "infer", "merge")
-"""What an answer's time is divided into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,82 +38,85 @@ M = TypeVar("M", Counter, Histogram)
 
 
 class Metrics:
-    """Its own registry, so that several applications may live in one process."""
+    """An observer that counts events in a registry of its own, so that one process may run several applications."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._answers = self._new(Counter, "tta_answers", "Answers by stop reason", "model", "stop_reason")
         self._errors = self._new(Counter, "tta_errors", "Errors by code", "model", "code")
-        self._refusals = self._new(Counter, "tta_refusals", "Refused: no time, jobs or bytes left", "model", "reason")
-        self._expired = self._new(Counter, "tta_expired", "Admitted, but not answered in time", "model")
+        self._refusals = self._new(
+            Counter, "tta_refusals", "Images refused for lack of time, jobs, bytes or budget", "model", "reason"
+        )
+        self._expired = self._new(Counter, "tta_expired", "Admitted images that were not answered in time", "model")
         self._left = self._new(Counter, "tta_left", "Clients that left before their answer", "model")
         self._faults = self._new(
-            Counter, "tta_faults", "Batches that failed, or took too long and were ended", "model", "kind"
+            Counter, "tta_faults", "Batches that failed, or took too long and were aborted", "model", "kind"
         )
         self._risks = self._new(
-            Counter, "tta_risks", "Optional views that newcomers might have had to wait for", "model"
+            Counter, "tta_risks", "Optional batches that could make an arriving request late", "model"
         )
         self._dropped = self._new(
             Counter, "tta_dropped_views", "Views whose output held NaN or infinity or could not be merged", "model"
         )
         self._elapsed = self._new(
-            Histogram, "tta_answer_seconds", "From the whole request read to its answer made", "model", buckets=SECONDS
+            Histogram, "tta_answer_seconds", "Seconds from a request's arrival to its answer", "model", buckets=SECONDS
         )
         self._stages = self._new(
-            Histogram, "tta_stage_seconds", "Time per stage of an answer", "model", "stage", buckets=SECONDS
+            Histogram, "tta_stage_seconds", "Seconds per stage of an answer", "model", "stage", buckets=SECONDS
         )
         self._views = self._new(Histogram, "tta_views", "Views per answer", "model", buckets=COUNTS)
         self._batch_size = self._new(Histogram, "tta_batch_size", "Views per batch", "model", buckets=COUNTS)
-        self._batch_seconds = self._new(Histogram, "tta_batch_seconds", "Time per batch", "model", buckets=SECONDS)
+        self._batch_seconds = self._new(Histogram, "tta_batch_seconds", "Seconds per batch", "model", buckets=SECONDS)
         self._cost_ratio = self._new(
-            Histogram, "tta_cost_ratio", "Time of a batch over its estimate", "model", buckets=RATIOS
+            Histogram, "tta_cost_ratio", "Seconds of a batch over their estimate", "model", buckets=RATIOS
         )
         self._bound: dict[str, _ModelMetrics] = {}
         self._gauges: dict[str, Gauge] = {}
 
-    def _new(self, kind: type[M], name: str, about: str, *labels: str, **options: Any) -> M:
-        return kind(name, about, labels, registry=self.registry, **options)
+    def _new(self, kind: type[M], name: str, description: str, *labels: str, **options: Any) -> M:
+        return kind(name, description, labels, registry=self.registry, **options)
 
-    def gauge(self, name: str, about: str, read: Callable[[], float], **labels: str) -> None:
-        """A value that is read whenever somebody asks."""
+    def gauge(self, name: str, description: str, read: Callable[[], float], **labels: str) -> None:
+        """Adds a gauge whose value `read` returns at each scrape."""
         gauge = self._gauges.get(name)
         if gauge is None:
-            gauge = self._gauges[name] = Gauge(name, about, list(labels), registry=self.registry)
+            gauge = self._gauges[name] = Gauge(name, description, list(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
 
-    def answer(self, model: str, reason: str, views: int, seconds: float, stages_ms: Mapping[str, float]) -> None:
-        self._answers.labels(model, reason).inc()
-        bound = self._of(model)
-        bound.views.observe(views)
-        bound.elapsed.observe(seconds)
-        for stage, milliseconds in stages_ms.items():
+    def notify(self, event: Event) -> None:
+        match event:
+            case StepFinished():
+                self._step_finished(event)
+            case ImageAnswered():
+                self._image_answered(event)
+            case Refused(model, reason):
+                self._refusals.labels(model, reason).inc()
+            case Expired(model):
+                self._expired.labels(model).inc()
+            case ClientLeft(model):
+                self._left.labels(model).inc()
+            case StepFailed(model, kind):
+                self._faults.labels(model, kind).inc()
+            case ErrorSent(model=str(model), code=code):
+                self._errors.labels(model, code).inc()
+            case ViewDropped(model):
+                self._dropped.labels(model).inc()
+
+    def _image_answered(self, event: ImageAnswered) -> None:
+        self._answers.labels(event.model, event.reason).inc()
+        bound = self._of(event.model)
+        bound.views.observe(event.views)
+        bound.elapsed.observe(event.seconds)
+        for stage, milliseconds in event.stages_ms.items():
             bound.stages[stage].observe(milliseconds / 1e3)
 
-    def error(self, model: str, code: str) -> None:
-        self._errors.labels(model, code).inc()
-
-    def refused(self, model: str, reason: str) -> None:
-        self._refusals.labels(model, reason).inc()
-
-    def expired(self, model: str) -> None:
-        self._expired.labels(model).inc()
-
-    def left(self, model: str) -> None:
-        self._left.labels(model).inc()
-
-    def fault(self, model: str, kind: str) -> None:
-        self._faults.labels(model, kind).inc()
-
-    def dropped(self, model: str) -> None:
-        self._dropped.labels(model).inc()
-
-    def batch(self, model: str, views: int, seconds: float, ratio: float, risks: int) -> None:
-        bound = self._of(model)
-        bound.batch_size.observe(views)
-        bound.batch_seconds.observe(seconds)
-        bound.cost_ratio.observe(ratio)
-        if risks:
-            self._risks.labels(model).inc(risks)
+    def _step_finished(self, event: StepFinished) -> None:
+        bound = self._of(event.model)
+        bound.batch_size.observe(event.views)
+        bound.batch_seconds.observe(event.seconds)
+        bound.cost_ratio.observe(event.seconds / event.estimate)
+        if event.is_risky:
+            self._risks.labels(event.model).inc()
 
     def _of(self, model: str) -> "_ModelMetrics":
         """The histograms of one model, looked up once."""
@@ -119,5 +132,5 @@ class Metrics:
         return self._bound[model]
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,15 +1,16 @@
-"""What each model has done since it was loaded, as the protocol's statistics extension counts it."""
+"""Each model's counts and times since it was loaded, as in the Open Inference Protocol's statistics extension."""
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from tta_server.telemetry.observer import Event, RequestAnswered, RequestFailed, ViewsRan
 
 
 @dataclass(slots=True)
 class Duration:
-    """How often, and how long in all."""
+    """How often something happened, and how long it took in total, in ns."""
 
     count: int = 0
     ns: int = 0
@@ -42,50 +43,54 @@ class _ModelStatistics:
 
 
 class Statistics:
-    """Requests, whatever the number of their images; views (`inference_count`), and batches of them
-    (`execution_count`). Told by slots' threads and doors."""
+    """An observer that counts, by model, requests, views (`inference_count`) and batches (`execution_count`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[tuple[str, str], _ModelStatistics] = {}
 
-    def batch(self, model: tuple[str, str], views: int, prepare: float, infer: float, merge: float) -> None:
-        """A batch of a model (name, version) has run; the three are seconds."""
+    def notify(self, event: Event) -> None:
+        match event:
+            case ViewsRan():
+                self._views_ran(event)
+            case RequestAnswered():
+                self._request_answered(event)
+            case RequestFailed(model, seconds):
+                with self._lock:
+                    self._of(model).stages["fail"].add(seconds)
+
+    def _views_ran(self, event: ViewsRan) -> None:
+        views = len(event.images)
         with self._lock:
-            of = self._of(model)
+            of = self._of(event.model)
             of.inference_count += views
             of.execution_count += 1
             of.last_inference = time.time_ns() // 1_000_000
             stages = of.batches.setdefault(views, _durations(*BATCH_STAGES))
-            for name, seconds in zip(BATCH_STAGES, (prepare, infer, merge), strict=True):
+            for name, seconds in zip(BATCH_STAGES, (event.prepare, event.infer, event.merge), strict=True):
                 stages[name].add(seconds)
 
-    def answered(self, model: tuple[str, str], seconds: float, stages_ms: Mapping[str, float]) -> None:
-        """A request is answered; its images' stages are added up, as receipts have them."""
+    def _request_answered(self, event: RequestAnswered) -> None:
+        stages_ms = event.stages_ms
         spent = {
-            "success": seconds,
+            "success": event.seconds,
             "queue": stages_ms["queue"] / 1e3,
             "compute_input": (stages_ms["decode"] + stages_ms["prepare"]) / 1e3,
             "compute_infer": stages_ms["infer"] / 1e3,
             "compute_output": stages_ms["merge"] / 1e3,
         }
         with self._lock:
-            stages = self._of(model).stages
+            stages = self._of(event.model).stages
             for name, value in spent.items():
                 stages[name].add(value)
 
-    def failed(self, model: tuple[str, str], seconds: float) -> None:
-        """A request was refused, went wrong, or its client left."""
-        with self._lock:
-            self._of(model).stages["fail"].add(seconds)
-
     def forget(self, model: tuple[str, str]) -> None:
-        """It is loaded anew."""
+        """Resets a model's counts, for it was loaded again."""
         with self._lock:
             self._models.pop(model, None)
 
     def of(self, model: tuple[str, str]) -> dict[str, Any]:
-        """An entry of `model_stats`; times of batches are in ns, `last_inference` in ms since the epoch."""
+        """An entry of `model_stats`: durations in ns, `last_inference` in ms since the epoch."""
         with self._lock:
             of = self._of(model)
             return {

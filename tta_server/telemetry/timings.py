@@ -1,23 +1,23 @@
-"""How long one image took at each stage."""
+"""How long one image spends at each stage."""
 
 import threading
 import time
 
-from tta_server.telemetry.prometheus import STAGES
+STAGES = ("decode", "prepare", "queue", "infer", "merge")
+"""The stages of an answer."""
 
 
 class StageTimes:
-    """Seconds by stage, added up over all threads that work on an image. Methods may run on several threads."""
+    """Seconds by stage, summed over all threads that work on an image; thread-safe."""
 
     def __init__(self, queued_since: float) -> None:
-        """It waits for a slot since then, in seconds of the monotonic clock."""
+        """The image waits for a slot since `queued_since`, in seconds of the monotonic clock."""
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._queued_since: float | None = queued_since
 
-    def dequeued(self) -> float:
-        """Ends a spell of waiting for a slot, of which there are two: for decoding, and for the first view. Returns the
-        time."""
+    def mark_dequeued(self) -> float:
+        """Ends the wait for a slot, if the image waits: for its decoding, or for its first view. Returns the time."""
         now = time.monotonic()
         with self._lock:
             if self._queued_since is not None:
@@ -25,18 +25,19 @@ class StageTimes:
                 self._queued_since = None
         return now
 
-    def decoded(self, start: float) -> None:
-        """It was decoded from `start` until now, and waits for its first view."""
+    def mark_decoded(self, start: float) -> None:
+        """The image was decoded from `start` until now, and waits for its first view."""
         with self._lock:
             self._queued_since = time.monotonic()
             self._seconds["decode"] += self._queued_since - start
 
     def add(self, **seconds: float) -> None:
-        """Time spent on stages by name."""
+        """Adds seconds to stages by name."""
         with self._lock:
             for stage, spent in seconds.items():
                 self._seconds[stage] += spent
 
-    def so_far(self) -> dict[str, float]:
+    def seconds_so_far(self) -> dict[str, float]:
+        """Seconds of each stage until now."""
         with self._lock:
             return dict(self._seconds)

@@ -1,1 +1,1 @@
-"""Views and policies as values: geometry, colour, presets. Pure."""
+"""Views and policies as values: geometry, colour, presets, guarantees. Pure."""

@@ -1,6 +1,6 @@
-"""Affine maps of the plane: exact composition and inverse, for points, boxes and pixels alike.
+"""Affine maps of the plane, with composition and inverse, for points, boxes and pixels alike.
 
-Coordinates are continuous pixels, x to the right, y down: pixel i covers [i, i + 1) and its centre is i + 0.5.
+Coordinates are in continuous pixels, x to the right, y down: pixel i covers [i, i + 1), and its centre is i + 0.5.
 """
 
 import math
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Matrix entries are kept to 12 decimals, so that a quarter turn is exactly one and digests agree across machines.
 DECIMALS = 12
+"""Decimals of matrix entries, so that quarter turns are exact and digests agree across machines."""
 
 
 class Size(NamedTuple):
@@ -23,10 +23,12 @@ class Size(NamedTuple):
 
     @property
     def area(self) -> int:
+        """Number of pixels."""
         return self.width * self.height
 
     @property
     def swapped(self) -> "Size":
+        """Height and width exchanged."""
         return Size(self.height, self.width)
 
     def __str__(self) -> str:
@@ -35,7 +37,7 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """(x, y) -> (xx x + xy y + tx, yx x + yy y + ty), in pixels; the origin is a frame's top left corner."""
+    """(x, y) -> (xx x + xy y + tx, yx x + yy y + ty), in pixels from a frame's top left corner."""
 
     xx: float = 1.0
     xy: float = 0.0
@@ -46,18 +48,21 @@ class Affine:
 
     @classmethod
     def shift(cls, x: float, y: float) -> "Affine":
+        """Make a translation by x to the right and y down."""
         return cls(tx=x, ty=y)
 
     @classmethod
     def stretch(cls, x: float, y: float) -> "Affine":
+        """Make a scaling about the origin."""
         return cls(xx=x, yy=y)
 
     @property
     def determinant(self) -> float:
+        """Determinant of the linear part; negative for a mirror."""
         return self.xx * self.yy - self.xy * self.yx
 
     def then(self, after: "Affine") -> "Affine":
-        """First this map, then `after`."""
+        """Compose: first this map, then `after`."""
         return Affine(
             after.xx * self.xx + after.xy * self.yx,
             after.xx * self.xy + after.xy * self.yy,
@@ -68,6 +73,7 @@ class Affine:
         )
 
     def inverse(self) -> "Affine":
+        """Return the inverse map."""
         d = self.determinant
         xx, xy, yx, yy = self.yy / d, -self.xy / d, -self.yx / d, self.xx / d
         return Affine(
@@ -80,21 +86,22 @@ class Affine:
         )
 
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Points (N, 2) as x, y -> where they land, (N, 2)."""
+        """Map points (N, 2) as x, y in pixels; return (N, 2) float64."""
         x, y = np.asarray(points, np.float64).T
         return np.stack([self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty], axis=1)
 
 
-class Quarter(NamedTuple):
-    """One of the square's eight symmetries, as the linear part of an affine map with entries -1, 0, 1."""
+class SquareSymmetry(NamedTuple):
+    """One of the square's eight symmetries: the linear part of an affine map, with entries -1, 0, 1."""
 
     xx: int
     xy: int
     yx: int
     yy: int
 
-    def then(self, after: "Quarter") -> "Quarter":
-        return Quarter(
+    def then(self, after: "SquareSymmetry") -> "SquareSymmetry":
+        """Compose: first this symmetry, then `after`."""
+        return SquareSymmetry(
             after.xx * self.xx + after.xy * self.yx,
             after.xx * self.xy + after.xy * self.yy,
             after.yx * self.xx + after.yy * self.yx,
@@ -102,21 +109,21 @@ class Quarter(NamedTuple):
         )
 
 
-SYMMETRIES: dict[str, Quarter] = {
-    "identity": Quarter(1, 0, 0, 1),
-    "hflip": Quarter(-1, 0, 0, 1),
-    "vflip": Quarter(1, 0, 0, -1),
-    "rot90": Quarter(0, 1, -1, 0),
-    "rot180": Quarter(-1, 0, 0, -1),
-    "rot270": Quarter(0, -1, 1, 0),
-    "transpose": Quarter(0, 1, 1, 0),
-    "antitranspose": Quarter(0, -1, -1, 0),
+SYMMETRIES: dict[str, SquareSymmetry] = {
+    "identity": SquareSymmetry(1, 0, 0, 1),
+    "hflip": SquareSymmetry(-1, 0, 0, 1),
+    "vflip": SquareSymmetry(1, 0, 0, -1),
+    "rot90": SquareSymmetry(0, 1, -1, 0),
+    "rot180": SquareSymmetry(-1, 0, 0, -1),
+    "rot270": SquareSymmetry(0, -1, 1, 0),
+    "transpose": SquareSymmetry(0, 1, 1, 0),
+    "antitranspose": SquareSymmetry(0, -1, -1, 0),
 }
-"""Counter-clockwise turns as a viewer sees them (y points down): rot90 moves the right edge to the top."""
+"""Name -> symmetry. Rotations are counter-clockwise as seen on screen (y points down): rot90 moves right to top."""
 
 
-def generated(names: Sequence[str]) -> frozenset[Quarter]:
-    """The group that these symmetries generate: what can be composed of them, the identity included."""
+def generated_group(names: Sequence[str]) -> frozenset[SquareSymmetry]:
+    """Return the group generated by these symmetries: all their compositions, with the identity."""
     group = {SYMMETRIES["identity"]}
     while True:
         grown = group | {g.then(SYMMETRIES[n]) for g in group for n in names}
@@ -127,11 +134,11 @@ def generated(names: Sequence[str]) -> frozenset[Quarter]:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """An affine map that fits a window of any size: it moves the window's content to the view's frame.
+    """An affine map from a window of any size to the view's frame.
 
-    With p from the window's centre and q from the frame's centre, both in pixels,
-    q = linear p + relative (width, height) + offset. `swaps` says that the frame is the window turned,
-    height x width. Matrices are row-major: (xx, xy, yx, yy).
+    With p relative to the window's centre and q to the frame's centre, both in pixels,
+    q = linear p + relative (width, height) + offset. `swaps`: the frame is height x width of the window. Matrices are
+    row-major: (xx, xy, yx, yy).
     """
 
     linear: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
@@ -146,23 +153,24 @@ class Geometry:
 
     @property
     def determinant(self) -> float:
+        """Determinant of the linear part; negative for a mirror."""
         xx, xy, yx, yy = self.linear
         return xx * yy - xy * yx
 
     @property
     def mirrors(self) -> bool:
-        """True where left and right change places, so that paired labels must too."""
+        """True if left and right are swapped, so that paired labels must be swapped too."""
         return self.determinant < 0
 
     @property
     def magnification(self) -> float:
-        """How many times content is enlarged: the square root of |determinant|."""
+        """Linear enlargement of the content: the square root of |determinant|."""
         return math.sqrt(abs(self.determinant))
 
     def then(self, after: "Geometry") -> "Geometry":
-        """First this, then `after`, whose window is this one's frame."""
+        """Compose: first this, then `after`, whose window is this one's frame."""
         a, t = after.linear, after.relative
-        if self.swaps:  # `after` measures by the turned frame: its width is the window's height
+        if self.swaps:  # the width of `after`'s window is the height of this window
             t = (t[1], t[0], t[3], t[2])
         moved = _product(a, self.relative)
         return Geometry(
@@ -176,11 +184,11 @@ class Geometry:
         )
 
     def frame(self, window: Size) -> Size:
-        """The size of what comes out of a window of that size."""
+        """Return the size of the frame for a window of that size."""
         return window.swapped if self.swaps else window
 
     def at(self, window: Size) -> Affine:
-        """The map from a window of that size to its frame, both with the origin at the top left."""
+        """Return the map from a window of that size to its frame, in pixels from their top left corners."""
         xx, xy, yx, yy = self.linear
         rx, ry, sx, sy = self.relative
         w, h = window
@@ -194,20 +202,18 @@ class Geometry:
             frame.height / 2 - (yx * w + yy * h) / 2 + sx * w + sy * h + self.offset[1],
         )
 
-    def nearest_symmetry(self) -> tuple[Quarter, float]:
-        """The closest of the square's symmetries, and the degrees of rotation that remain beyond it."""
+    def nearest_symmetry(self) -> tuple[SquareSymmetry, float]:
+        """Return the closest of the square's symmetries, and the remaining rotation in degrees."""
         xx, xy, yx, yy = self.linear
         mirror = -1.0 if self.mirrors else 1.0
-        # Undo a mirror first: what is left is a counter-clockwise turn [[c, s], [-s, c]] times a zoom.
+        # After undoing a mirror, a counter-clockwise rotation [[c, s], [-s, c]] times a zoom remains.
         angle = math.degrees(math.atan2(xy - mirror * yx, mirror * xx + yy))
         turns = round(angle / 90)
         quarter = SYMMETRIES["identity"]
         for _ in range(turns % 4):
             quarter = quarter.then(SYMMETRIES["rot90"])
-        if self.mirrors:
-            # linear = turn . hflip, so the mirror comes first
-            flip = SYMMETRIES["hflip"]
-            quarter = flip.then(quarter)
+        if self.mirrors:  # linear = rotation . hflip, so the mirror comes first
+            quarter = SYMMETRIES["hflip"].then(quarter)
         return quarter, abs(angle - 90 * turns)
 
 
@@ -217,6 +223,7 @@ IDENTITY = Geometry()
 def _product(
     a: tuple[float, float, float, float], b: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
+    """Return the matrix product of two row-major 2x2 matrices."""
     return (
         a[0] * b[0] + a[1] * b[2],
         a[0] * b[1] + a[1] * b[3],
@@ -226,29 +233,29 @@ def _product(
 
 
 def symmetry(name: str) -> Geometry:
-    """One of `SYMMETRIES` as a geometry; turns and transposes swap width and height."""
+    """Return one of SYMMETRIES; quarter turns and transposes swap width and height."""
     quarter = SYMMETRIES[name]
     return Geometry(linear=tuple(map(float, quarter)), swaps=quarter.xx == 0)  # type: ignore[arg-type]
 
 
 def rotation(degrees: float) -> Geometry:
-    """Counter-clockwise about the window's centre; the frame stays as it is."""
+    """Rotate counter-clockwise about the window's centre; the frame has the window's size."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return Geometry(linear=(c, s, -s, c))
 
 
 def zoom(factor: float) -> Geometry:
-    """Content enlarged about the window's centre."""
+    """Enlarge content about the window's centre."""
     return Geometry(linear=(factor, 0.0, 0.0, factor))
 
 
 def shift(x: float, y: float) -> Geometry:
-    """Content moved right by x and down by y pixels of the model's input."""
+    """Move content right by x and down by y pixels of the model's input."""
     return Geometry(offset=(x, y))
 
 
 def crop(fraction: float, x: float, y: float) -> Geometry:
-    """A part of the window, `fraction` of each side, centred on (x, y) in [0, 1], enlarged to the whole frame."""
+    """Enlarge a part of the window, `fraction` of each side, centred on (x, y) in [0, 1], to the whole frame."""
     return Geometry(
         linear=(1 / fraction, 0.0, 0.0, 1 / fraction),
         relative=(-(x - 0.5) / fraction, 0.0, 0.0, -(y - 0.5) / fraction),

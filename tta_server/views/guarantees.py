@@ -1,20 +1,22 @@
-"""What undoing each kind of view is promised to do to each kind of output: a table for programs and for people.
+"""The accuracy with which each kind of view is undone on each kind of output, as a table.
 
-`tests/test_contract.py` makes a test of every cell, through real preprocessing and real tasks.
+`tests/views/test_guarantees.py` tests every entry with real preprocessing and real tasks.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-HALF = 0.5
+HALF_PIXEL = 0.5
 """Pixels of the model's input."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """`undo` says how far, in pixels of the model's input, an undone output may lie from the plain view's: 0 where it
-    is equal, value for value."""
+class Guarantee:
+    """One entry: `undo` is the largest distance of an undone output from the plain view's, in pixels of the input.
+
+    0 means equal values.
+    """
 
     view: str
     example: Any
@@ -23,6 +25,7 @@ class Cell:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
         return asdict(self)
 
 
@@ -56,32 +59,32 @@ EXAMPLES: dict[str, tuple[Any, str]] = {
     "hue": ({"hue": 10}, "no pixel moves"),
     "grayscale": ("grayscale", "no pixel moves"),
 }
-"""Each primitive -> a view made of it, and how that is done."""
+"""Primitive -> an example view, and how its pixels are moved."""
 
 MIRRORS = frozenset(["hflip", "vflip", "transpose", "antitranspose"])
-CUTS = frozenset(["zoom", "crop", "shift", "shift, parts of a pixel", "rotate"])
+PARTIAL_VIEWS = frozenset(["zoom", "crop", "shift", "shift, parts of a pixel", "rotate"])
 
 
-def contract() -> Iterator[Cell]:
-    """Every cell, view by view."""
+def contract() -> Iterator[Guarantee]:
+    """Yield all entries, view by view."""
     for view, (example, how) in EXAMPLES.items():
         exact = how != SAMPLED
         for output in OUTPUTS:
             lossless = exact or output in ("point", "vector") or (output == "box" and view != "rotate")
-            yield Cell(view, example, output, 0.0 if lossless else HALF, _note(view, output, how))
+            yield Guarantee(view, example, output, 0.0 if lossless else HALF_PIXEL, _note(view, output, how))
 
 
 def _note(view: str, output: str, how: str) -> str:
     if output == "vector":
         return "nothing to undo"
     if view == "rotate" and output == "box":
-        return "the box of an upright ellipse that fills it; up to 39 degrees"
+        return "the box of the upright ellipse inscribed in it; up to 39 degrees"
     notes = [how] if output in ("mask", "heat map") else []
     if view in MIRRORS and output in ("point", "heat map"):
-        notes.append("paired labels change places")
-    if view in CUTS:
-        cut = {"mask": "unseen pixels do not count", "heat map": "unseen cells do not count"}
-        notes.append(cut.get(output, "what it could not see is not missed"))
-    if view in CUTS and output == "box":
-        notes.append("boxes cut by the view's edge are left out")
+        notes.append("paired labels are swapped")
+    if view in PARTIAL_VIEWS:
+        unseen = {"mask": "unseen pixels do not count", "heat map": "unseen cells do not count"}
+        notes.append(unseen.get(output, "unseen objects do not count"))
+    if view in PARTIAL_VIEWS and output == "box":
+        notes.append("boxes cut by the view's edge are dropped")
     return "; ".join(notes)

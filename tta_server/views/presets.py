@@ -1,4 +1,4 @@
-"""Presets by name: the policies that the field uses, best first."""
+"""Preset policies, by name; views are ordered most useful first."""
 
 from collections.abc import Callable
 
@@ -11,11 +11,11 @@ ROT90 = {"name": "rot90", "steps": ["rot90"]}
 ROT180 = {"name": "rot180", "steps": [{"rot90": 2}]}
 ROT270 = {"name": "rot270", "steps": [{"rot90": 3}]}
 ENLARGED = 1 / 0.875
-"""224 to 256: the enlargement from which windows are cut where preprocessing crops nothing."""
+"""224 to 256: the enlargement from which windows are cut if preprocessing does not crop."""
 
 
 def _windows(crops: bool) -> dict[str, list[object]]:
-    """Name -> steps: plain, then the windows at the centre (where it is not the plain one) and the corners."""
+    """Return name -> steps: plain, the centre window (unless it is the plain one), the corner windows."""
     enlarge: list[object] = [] if crops else [{"scale": ENLARGED}]
     center = {} if crops else {"center": [*enlarge, {"window": "center"}]}
     return {"plain": ["identity"], **center, **{c: [*enlarge, {"window": c}] for c in CORNERS}}
@@ -85,23 +85,23 @@ PRESETS: dict[str, tuple[str, Callable[[bool], list[object]]]] = {
         _fixed("identity", "hflip", {"crop": 0.9}, {"brightness": 1.1}, {"contrast": 1.1}),
     ),
 }
-"""Name -> (what it is, its views as they would be written; the argument says whether preprocessing crops)."""
+"""Name -> (description, function from whether preprocessing crops to the views in their written form)."""
 
 
 def preset(name: str, crops: bool) -> Policy:
-    """The preset for a model whose preprocessing crops, or does not."""
+    """Return a preset; `crops`: the model's preprocessing crops. Raises InvalidInput for an unknown name."""
     if name not in PRESETS:
-        raise InvalidInput(f"unknown policy {name[:64]!r}; presets: {', '.join(PRESETS)}; or a list of views")
+        raise InvalidInput(f"unknown policy {name[:64]!r}; presets: {', '.join(PRESETS)}; or give a list of views")
     return Policy(name, read_views(PRESETS[name][1](crops)))
 
 
 def read_policy(spec: object, crops: bool) -> Policy:
-    """A preset's name, a mapping of name, version and views, or a list of views, which is then named 'inline'."""
+    """Read a preset's name, a mapping of name, version and views, or a list of views, which is named 'inline'."""
     if isinstance(spec, str):
         return preset(spec, crops)
     if isinstance(spec, dict):
         texts = [spec.get("name", "inline"), spec.get("version", "1")]
         if set(spec) - {"name", "version", "views"} or not all(isinstance(t, str) and t for t in texts):
-            raise InvalidInput("a policy's mapping takes name and version, both texts, and views, a list of views")
+            raise InvalidInput("a policy takes the keys name and version, both text, and views, a list of views")
         return Policy(texts[0], read_views(spec.get("views")), texts[1])
     return Policy("inline", read_views(spec))

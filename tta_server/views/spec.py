@@ -1,6 +1,6 @@
-"""How views are written in YAML and JSON.
+"""Read views from YAML and JSON.
 
-A view is `"hflip"`, `{"rotate": 10}`, a list of such (applied in the order listed), or
+A view is `"hflip"`, `{"rotate": 10}`, a list of these (applied in order), or
 `{"name": "tilted", "steps": [...], "border": "replicate", "weight": 0.5}`.
 """
 
@@ -46,7 +46,7 @@ def _anchor(key: str, value: Any) -> tuple[float, float]:
 
 
 def _crop(key: str, value: Any) -> View:
-    """A fraction, or {fraction, anchor} (which corner it touches) or {fraction, center} (in [0, 1])."""
+    """Read a fraction, or {fraction, anchor} (the corner that it touches), or {fraction, center} (in [0, 1])."""
     spec = value if isinstance(value, dict) else {"fraction": value}
     if unknown := set(spec) - {"fraction", "anchor", "center"}:
         raise InvalidInput(f"{key} takes fraction, anchor or center, not {shown(min(unknown, key=str))}")
@@ -65,7 +65,7 @@ def _quarter_turns(key: str, value: Any) -> View:
     return View(geometry=geometry.symmetry(f"rot{90 * int(value)}"))
 
 
-def _symmetry(name: str) -> Callable[[str, Any], View]:
+def _symmetry_reader(name: str) -> Callable[[str, Any], View]:
     def read(key: str, value: Any) -> View:
         if value is not True:
             raise InvalidInput(f"{key} takes true, not {shown(value)}")
@@ -74,46 +74,46 @@ def _symmetry(name: str) -> Callable[[str, Any], View]:
     return read
 
 
-def _geometric(make: Callable[[float], Geometry], low: float, high: float) -> Callable[..., View]:
+def _geometry_reader(make: Callable[[float], Geometry], low: float, high: float) -> Callable[..., View]:
     return lambda key, value: View(geometry=make(_number(key, value, low, high)))
 
 
-def _colored(make: Callable[[float], ColorMap], low: float, high: float) -> Callable[..., View]:
+def _color_reader(make: Callable[[float], ColorMap], low: float, high: float) -> Callable[..., View]:
     return lambda key, value: View(color=make(_number(key, value, low, high)))
 
 
 def _grayscale(key: str, value: Any) -> View:
-    return View(color=_symmetry("identity")(key, value).color.then(color.grayscale()))
+    return View(color=_symmetry_reader("identity")(key, value).color.then(color.grayscale()))
 
 
 PRIMITIVES: dict[str, Callable[[str, Any], View]] = {
-    **{name: _symmetry(name) for name in ("identity", "hflip", "vflip")},
+    **{name: _symmetry_reader(name) for name in ("identity", "hflip", "vflip")},
     "rot90": _quarter_turns,
-    "transpose": _symmetry("transpose"),
-    "antitranspose": _symmetry("antitranspose"),
-    "rotate": _geometric(geometry.rotation, -360, 360),
-    "zoom": _geometric(geometry.zoom, 1, 10),
+    "transpose": _symmetry_reader("transpose"),
+    "antitranspose": _symmetry_reader("antitranspose"),
+    "rotate": _geometry_reader(geometry.rotation, -360, 360),
+    "zoom": _geometry_reader(geometry.zoom, 1, 10),
     "shift": lambda key, value: View(geometry=geometry.shift(*_pair(key, value, -512, 512))),
     "crop": _crop,
     "scale": lambda key, value: View(scale=_number(key, value, 0.25, 4)),
     "window": lambda key, value: View(anchor=_anchor(key, value)),
-    "brightness": _colored(color.brightness, 0, 4),
-    "contrast": _colored(color.contrast, 0, 4),
-    "saturation": _colored(color.saturation, 0, 4),
-    "hue": _colored(color.hue, -180, 180),
+    "brightness": _color_reader(color.brightness, 0, 4),
+    "contrast": _color_reader(color.contrast, 0, 4),
+    "saturation": _color_reader(color.saturation, 0, 4),
+    "hue": _color_reader(color.hue, -180, 180),
     "grayscale": _grayscale,
 }
-"""What a step of a view may be: name -> reader of its value."""
+"""Step of a view -> reader of its value."""
 
 BARE = ("identity", "hflip", "vflip", "rot90", "transpose", "antitranspose", "grayscale")
-"""Primitives that may be written as a word alone; rot90 is then one turn."""
+"""Primitives that may be written without a value; rot90 then means one quarter turn."""
 
 MAX_STEPS = 32
 VIEW_KEYS = ("name", "steps", "border", "weight")
 
 
 def read_view(spec: Any) -> View:
-    """One view from what YAML or JSON gave; raises InvalidInput naming what is wrong and what is allowed."""
+    """Read one view; raise InvalidInput naming what was found and what is allowed."""
     if isinstance(spec, dict) and "steps" in spec:
         if unknown := [key for key in spec if key not in VIEW_KEYS]:
             raise InvalidInput(f"a view with steps takes the keys {', '.join(VIEW_KEYS)}, not {shown(unknown[0])}")
@@ -126,11 +126,11 @@ def read_view(spec: Any) -> View:
     view = View()
     steps = steps if isinstance(steps, list) else [steps]
     if len(steps) > MAX_STEPS:
-        raise InvalidInput(f"a view has at most {MAX_STEPS} steps; this one has {len(steps)}")
+        raise InvalidInput(f"the view has {len(steps)} steps; the limit is {MAX_STEPS}")
     for step in steps:
         view = view.then(_read_step(step))
     if view.geometry.magnification < 1 - 1e-9:
-        raise InvalidInput("a view never shrinks its content; use scale for a smaller image")
+        raise InvalidInput("a view may not shrink its content; use scale for a smaller image")
     return replace(
         view,
         name=_name(options.get("name"), steps),
@@ -169,11 +169,11 @@ def _border(value: Any) -> Border:
 
 
 def _weight(value: Any) -> Weight:
-    """A positive number, or one number of at least 0 for each class, not all 0."""
+    """Read a positive number, or a list of numbers of at least 0, one per class, not all 0."""
     if isinstance(value, list):
         weights = tuple(_number("weight", v, 0, 1e6) for v in value)
         if not any(weights):
-            raise InvalidInput("a view's weights may not all be 0")
+            raise InvalidInput("the weights of the view are all 0; at least one must be positive")
         return weights
     return _number("weight", value, 1e-6, 1e6)
 
@@ -181,13 +181,13 @@ def _weight(value: Any) -> Weight:
 def _name(given: Any, steps: Sequence[Any]) -> str:
     if given is not None:
         if not isinstance(given, str) or not 0 < len(given) <= 64 or not given.isprintable():
-            raise InvalidInput(f"a view's name is a text of 1 to 64 characters, not {shown(given)}")
+            raise InvalidInput(f"a view's name must be text of 1 to 64 printable characters, not {shown(given)}")
         return given
-    words = [word for step in steps for word in (_words(step) if isinstance(step, dict) else [str(step)])]
+    words = [word for step in steps for word in (_step_names(step) if isinstance(step, dict) else [str(step)])]
     return "plain" if words == ["identity"] else ("+".join(words) or "plain")[:64]
 
 
-def _words(step: Mapping[str, Any]) -> list[str]:
+def _step_names(step: Mapping[str, Any]) -> list[str]:
     return [
         key if value is True else f"{key} {json.dumps(value, separators=(',', ':'))}" for key, value in step.items()
     ]
@@ -203,15 +203,15 @@ RANDOM_RANGES: dict[str, tuple[float, float]] = {
     "saturation": (0, 4),
     "hue": (-180, 180),
 }
-"""What `random` may draw, and from what widest range; shift draws x and y."""
+"""Primitive that `random` may draw -> its widest range; shift draws x and y."""
 
 
 def read_views(spec: Any) -> tuple[View, ...]:
-    """Views from a list; an entry `{random: {n, seed, ranges}}` expands to n fixed views."""
+    """Read a list of views; an entry `{random: {n, seed, ranges}}` expands to n fixed views."""
     if not isinstance(spec, list):
-        raise InvalidInput(f"a policy is a preset's name or a list of views, not {shown(spec)}")
+        raise InvalidInput(f"a policy must be a preset's name or a list of views, not {shown(spec)}")
     if len(spec) > MAX_VIEWS:
-        raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; this one has {len(spec)}")
+        raise InvalidInput(f"the policy has {len(spec)} views; the limit is {MAX_VIEWS}")
     views: list[View] = []
     for number, entry in enumerate(spec, start=1):
         try:
@@ -220,14 +220,14 @@ def read_views(spec: Any) -> tuple[View, ...]:
             else:
                 views.append(read_view(entry))
             if len(views) > MAX_VIEWS:
-                raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; with this one there are {len(views)}")
+                raise InvalidInput(f"the policy has {len(views)} views up to this one; the limit is {MAX_VIEWS}")
         except InvalidInput as mistake:
             raise InvalidInput(f"view {number}: {mistake}") from None
     return tuple(views)
 
 
 def read_random(entry: Mapping[str, Any]) -> list[View]:
-    """`{random: {n: 4, seed: 7, ranges: {rotate: [-10, 10]}}}`: the same n views for the same seed, always."""
+    """Read `{random: {n: 4, seed: 7, ranges: {rotate: [-10, 10]}}}`: a seed always gives the same n views."""
     spec = entry["random"]
     if len(entry) != 1 or not isinstance(spec, dict) or set(spec) != {"n", "seed", "ranges"}:
         raise InvalidInput("random takes exactly n, seed and ranges")
@@ -243,7 +243,7 @@ def read_random(entry: Mapping[str, Any]) -> list[View]:
 
 
 def _draw(source: random.Random, bounds: Mapping[str, tuple[float, float]]) -> list[dict[str, Any]]:
-    """One drawn view's steps; 4 decimals, so that a listing shows them whole."""
+    """Draw the steps of one view, with 4 decimals, so that a listing shows them in full."""
 
     def one(low: float, high: float) -> float:
         return round(low + (high - low) * source.random(), 4)

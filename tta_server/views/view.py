@@ -1,4 +1,4 @@
-"""Views and policies as values, and which views keep a model's labels."""
+"""Views and policies as values, and the views that keep a model's labels."""
 
 import hashlib
 import json
@@ -15,10 +15,11 @@ from tta_server.views.geometry import Geometry
 
 MAX_VIEWS = 256
 Weight = float | tuple[float, ...]
+"""The weight of a view in the merge: one number, or one per class."""
 
 
 class Border(StrEnum):
-    """What lies beyond the canvas: gfedcb|abcdefgh|gfedcba, fedcba|abcdefgh|hgfedc, aaaaaa|abcdefgh|hhhhhh, black."""
+    """Pixels beyond the canvas: gfedcb|abcdefgh|gfedcba, fedcba|abcdefgh|hgfedc, aaaaaa|abcdefgh|hhhhhh, black."""
 
     REFLECT101 = "reflect101"
     REFLECT = "reflect"
@@ -28,11 +29,10 @@ class Border(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One deterministic way to look at an image.
+    """A deterministic transform of an image.
 
-    `scale` resizes the content before the window is cut. `anchor` cuts a window of the plain view's size: at (0, 0) in
-    the canvas's top left corner, at (0.5, 0.5) in its middle; None leaves the window to preprocessing.
-    `weight` is what its prediction counts in the merge, one number or one for each class.
+    `scale` resizes the content before the window is cut. `anchor` (x, y) in [0, 1] places a window of the plain view's
+    size on the canvas: (0, 0) is the top left corner, (0.5, 0.5) the centre; None leaves it to preprocessing.
     """
 
     name: str = "plain"
@@ -45,11 +45,12 @@ class View:
 
     @property
     def is_plain(self) -> bool:
+        """True if the view changes nothing; name, border and weight do not count."""
         anchor = None if self.anchor == (0.5, 0.5) else self.anchor
         return replace(self, name="plain", border=Border.REFLECT101, weight=1.0, anchor=anchor) == View()
 
     def then(self, after: "View") -> "View":
-        """First this, then `after`; name, border and weight stay."""
+        """Compose: first this, then `after`; name, border and weight are this one's."""
         return replace(
             self,
             geometry=self.geometry.then(after.geometry),
@@ -61,7 +62,7 @@ class View:
 
 @dataclass(frozen=True)
 class Policy:
-    """Views in the order of their worth, `views[0]` the plain one."""
+    """Views in order, most useful first; `views[0]` is the plain view. `digest` identifies the views."""
 
     name: str
     views: tuple[View, ...]
@@ -70,18 +71,18 @@ class Policy:
 
     def __post_init__(self) -> None:
         if not self.views:
-            raise InvalidInput("a policy needs at least one view, the plain one: 'identity'")
+            raise InvalidInput("the policy is empty; it needs at least the plain view, 'identity'")
         if not self.views[0].is_plain:
             raise InvalidInput(
-                f"a policy starts with the plain view 'identity', but its first view is {self.views[0].name!r}"
+                f"the first view of the policy is {self.views[0].name!r}; it must be the plain view, 'identity'"
             )
         if len(self.views) > MAX_VIEWS:
-            raise InvalidInput(f"a policy has at most {MAX_VIEWS} views; this one has {len(self.views)}")
+            raise InvalidInput(f"the policy has {len(self.views)} views; the limit is {MAX_VIEWS}")
         object.__setattr__(self, "digest", _digest(self.views))
 
 
 def _digest(views: Sequence[View]) -> str:
-    """sha256 of the canonical JSON: keys sorted, numbers in shortest round-trip form. Names do not count."""
+    """Return the sha256 of canonical JSON: sorted keys, numbers in shortest round-trip form, without view names."""
     plain = [{f.name: getattr(v, f.name) for f in fields(View) if f.name != "name"} for v in views]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=_as_mapping)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
@@ -93,7 +94,10 @@ def _as_mapping(value: Geometry | ColorMap) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Symmetries:
-    """Which views keep a model's labels: mirrors and quarter turns by name, the rest up to a limit."""
+    """The views that keep a model's labels: mirrors and quarter turns by name, other changes up to a limit.
+
+    `rotate` is in degrees, `zoom` an enlargement or reduction, `shift` in pixels of the model's input.
+    """
 
     names: tuple[str, ...] = ()
     rotate: float = 30.0
@@ -101,22 +105,22 @@ class Symmetries:
     shift: float = 32.0
 
     def check(self, view: View) -> None:
-        """Raises InvalidInput that names the view and what it would break."""
+        """Raise InvalidInput, naming the view and its transform, if a view may change the label."""
         quarter, rest = view.geometry.nearest_symmetry()
-        if quarter not in geometry.generated(self.names):
-            word = next(n for n, q in geometry.SYMMETRIES.items() if q == quarter)
+        if quarter not in geometry.generated_group(self.names):
+            name = next(n for n, q in geometry.SYMMETRIES.items() if q == quarter)
             allowed = ", ".join(self.names) or "none"
             raise InvalidInput(
-                f"view {view.name!r} contains {word}, which does not keep this model's labels "
+                f"view {view.name!r} contains {name}, which does not keep this model's labels "
                 f"(its symmetries: {allowed})"
             )
-        far = math.hypot(*view.geometry.offset)
-        enlarged = view.geometry.magnification * view.scale
+        distance = math.hypot(*view.geometry.offset)
+        enlargement = view.geometry.magnification * view.scale
         for what, found, limit in (
             ("rotation in degrees", rest, self.rotate),
-            ("zoom", enlarged, self.zoom),
-            ("reduction", 1 / enlarged, self.zoom),
-            ("shift in pixels", far, self.shift),
+            ("zoom", enlargement, self.zoom),
+            ("reduction", 1 / enlargement, self.zoom),
+            ("shift in pixels", distance, self.shift),
         ):
             if found > limit + 1e-9:
                 raise InvalidInput(

@@ -1,0 +1,1 @@
+"""Image file formats: one module per format, and the header, orientation and sample code that they share."""

@@ -1,0 +1,54 @@
+"""Checks of `tta.yaml` against the model file."""
+
+import numpy as np
+
+from tta_server.backends import Signature
+from tta_server.errors import ConfigError
+from tta_server.repository.config import InputConfig, ModelConfig
+
+
+def spatial_axes(signature: Signature, layout: str) -> tuple[int | None, int | None]:
+    """Return (height, width) of the model file's input; None is a free axis."""
+    first = 1 if layout == "NHWC" else 2
+    return signature.shape[first], signature.shape[first + 1]
+
+
+def check_min_views(config: ModelConfig, views: int) -> None:
+    """Raise ConfigError if more views are mandatory than the policy has."""
+    least = config.budget.min_views
+    if least != "all" and least > views:
+        raise ConfigError(f"budget.min_views is {least}, but the policy has {views} views; give at most {views}")
+
+
+def check_signature(config: InputConfig, signature: Signature) -> None:
+    """Raise ConfigError if `input` does not fit the channels, dtype, batch or size of the model file."""
+    channels = 1 if config.color == "grey" else 3
+    axis = 3 if config.layout == "NHWC" else 1
+    if signature.shape[axis] not in (None, channels):
+        raise ConfigError(
+            f"input.color {config.color} with layout {config.layout} means {channels} channels, but the model file "
+            f"has {signature.shape[axis]}"
+        )
+    if signature.dtype == np.uint8 and (unused := config.model_fields_set & {"scale", "mean", "std"}):
+        raise ConfigError(
+            f"input.{min(unused)} has no effect: the model file takes uint8, which is not normalised; remove the key"
+        )
+    if signature.shape[0] not in (None, 1):
+        raise ConfigError(
+            f"the model file has a fixed batch of {signature.shape[0]}; export it with a free batch axis, or with 1"
+        )
+    fixed = spatial_axes(signature, config.layout)
+    if config.size == "free" and fixed != (None, None):
+        raise ConfigError(f"input.size is free, but the model file takes only {_axes(fixed)}; set that size")
+    if config.size != "free":
+        multiple = 1 if config.resize == "letterbox" else config.multiple
+        padded = [-(-side // multiple) * multiple for side in config.size]
+        if any(s not in (None, p) for s, p in zip(fixed, padded, strict=True)):
+            raise ConfigError(
+                f"input.size is {list(config.size)}, but the model file takes {_axes(fixed)}; set that size"
+            )
+
+
+def _axes(sizes: tuple[int | None, int | None]) -> str:
+    """Return [height, width] as text."""
+    return f"[{', '.join('free' if size is None else str(size) for size in sizes)}]"

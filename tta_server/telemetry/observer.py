@@ -1,0 +1,171 @@
+"""The events of requests and batches, and the interface of observers that count or log them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tta_server.telemetry.timings import StageTimes
+
+ModelKey = tuple[str, str]
+"""A model's name and version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An image was not admitted; `reason` is `time`, `jobs`, `bytes`, or `budget` if that is too small."""
+
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewsRan:
+    """A slot ran views of one model as a batch.
+
+    `prepare`, `infer` and `merge` are seconds of the whole batch; `images` has each view's image's stage times.
+    """
+
+    model: ModelKey
+    prepare: float
+    infer: float
+    merge: float
+    images: Sequence[StageTimes]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A batch took `seconds`, with `estimate` seconds expected; `is_risky` if it could make an arrival late."""
+
+    model: str
+    views: int
+    seconds: float
+    estimate: float
+    is_risky: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """A batch failed; `kind` is `failed`, or `ended` if it took too long and was aborted."""
+
+    model: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ViewDropped:
+    """A view was left out: its output held NaN or infinity, or it could not be made or merged."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswered:
+    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage."""
+
+    model: str
+    reason: str
+    views: int
+    seconds: float
+    stages_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """An admitted image was not answered in time."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLeft:
+    """A client left before its answer."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images."""
+
+    model: ModelKey
+    seconds: float
+    stages_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """A request was refused or failed, or its client left, `seconds` after it arrived."""
+
+    model: ModelKey
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSent:
+    """An image's answer is on its way to the client; `budget_ms` and the rest are as in its receipt."""
+
+    request_id: str
+    model: str
+    views: int
+    planned: int
+    stop_reason: str | None
+    budget_ms: float
+    elapsed_ms: float
+    stages_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSent:
+    """A request got an error. `model` is empty if it named no loaded one, and None if models have nothing to do with
+    it; `status` is that of the protocol; `path` is the HTTP path or the gRPC method."""
+
+    request_id: str
+    path: str
+    model: str | None
+    status: int | str
+    code: str
+    error: str
+
+
+Event = (
+    Refused
+    | ViewsRan
+    | StepFinished
+    | StepFailed
+    | ViewDropped
+    | ImageAnswered
+    | Expired
+    | ClientLeft
+    | RequestAnswered
+    | RequestFailed
+    | AnswerSent
+    | ErrorSent
+)
+
+
+class Observer(Protocol):
+    """Receives all events, on several threads at once."""
+
+    def notify(self, event: Event) -> None:
+        """Called on the thread of the event: returns at once, raises nothing, ignores events of no interest."""
+
+
+class Observers:
+    """Notifies several observers in order; with none it ignores every event."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def notify(self, event: Event) -> None:
+        for observer in self._observers:
+            observer.notify(event)
+
+
+class ReceiptTimings:
+    """An observer that divides a batch's seconds equally among its views' images, for their receipts."""
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, ViewsRan):
+            views = len(event.images)
+            for times in event.images:
+                times.add(prepare=event.prepare / views, infer=event.infer / views, merge=event.merge / views)
