@@ -20,7 +20,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.api.oip.test_clients import MODULES, Triton, sample
+from tests.api.oip.test_clients import CLIENTS, Triton, sample
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tta_server.api.auth import Keys, read_tls
@@ -70,7 +70,7 @@ def locked(models: Path, file: Path) -> Iterator[Server]:
         assert not any(key in output for key in (ALICE, BOB, CAROL, "unknown-key"))
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, locked: Server) -> Triton:
     return Triton(request.param, locked)
 

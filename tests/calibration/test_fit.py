@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tta_server.calibration.fit import (
     CONFIDENCE,
     EDGES,
@@ -153,14 +154,15 @@ def test_a_smaller_epsilon_never_stops_earlier() -> None:
 
 
 def test_the_promise_is_broken_no_more_often_than_its_confidence_allows() -> None:
-    """Of 300 calibrations at most 5 % may promise too much; by 3 standard deviations of that count."""
+    """At most 5 % of the calibrations may promise too much; by 3 standard deviations of that count."""
+    calibrations = times(300)
     world, source = simulated(40_000, 1), np.random.default_rng(2)
     rates = {t: apply_threshold(world, t).disagreements / world.images for t in THRESHOLDS}
     broken = 0
-    for _ in range(300):
+    for _ in range(calibrations):
         drawn = source.integers(0, world.images, 600)
         broken += rates[select_threshold(Runs(world.margins[drawn], world.labels[drawn]), 0.02).threshold] > 0.02
-    assert broken <= 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
+    assert broken <= calibrations * 0.05 + 3 * math.sqrt(calibrations * 0.05 * 0.95)
     assert broken > 0, "a bound that never fails would be far too wide"
 
 

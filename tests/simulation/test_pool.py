@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from tests.support.examples import times
 from tta_server.calibration.fit import Run
 from tta_server.errors import Cancelled, InvalidInput, Overloaded
 from tta_server.scheduling.costs import Bucket
@@ -133,13 +134,14 @@ POOLS = [pytest.param(cost(CPU, decode=1.5, finish=0.1), slots, id=f"cpu-{slots}
 def test_every_request_is_answered_once_and_in_time_while_costs_are_true(
     costs: ModelCost, slots: int, load: float
 ) -> None:
-    requests = arriving(load * slots / costs.request_seconds(8), 3)
+    seconds = times(3000) / 1000
+    requests = arriving(load * slots / costs.request_seconds(8), seconds)
     pool = SimulatedPool({"m": costs}, slots)
     jobs = pool.run(requests)
     assert [job.request for job in jobs] == requests
     assert len(pool.scheduler) == 0
     assert not [job for job in jobs if job.outcome is None or math.isnan(job.latency)]
-    found = figures(jobs, 3)
+    found = figures(jobs, seconds)
     assert found["slo"] == 1
     assert found["too_late"] == 0
     assert float(found["answered"]) + float(found["refused"]) == len(requests)

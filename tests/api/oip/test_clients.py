@@ -39,6 +39,7 @@ MODULES: dict[str, ModuleType] = {
     "grpc": tritonclient.grpc,
     "grpc.aio": tritonclient.grpc.aio,
 }
+CLIENTS = [pytest.param(kind, marks=pytest.mark.slow) if kind.endswith("aio") else kind for kind in MODULES]
 ALL_VIEWS = {"tta_stop": "all", "tta_min_views": "all"}
 BUDGET_SECONDS = 10
 """A budget that a busy machine can keep."""
@@ -191,7 +192,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, server: Server) -> Triton:
     return Triton(request.param, server)
 
@@ -762,7 +763,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def tiny(request: pytest.FixtureRequest, zoo: Server) -> Triton:
     return Triton(request.param, zoo)
 
