@@ -420,8 +420,10 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 
 @pytest.mark.parametrize("second", [post(TOY, pictures.png(700, 500)), GET[:1]], ids=["whole", "begun"])
 def test_a_request_after_a_slow_one_is_not_timed_out(tmp_path: Path, second: bytes) -> None:
-    """The first takes longer than the time to receive. The server does not read the second body meanwhile, so its
-    client is not slow."""
+    """The first takes longer than the time to receive.
+
+    The server does not read the second body meanwhile, so its client is not slow.
+    """
     trap_model(tmp_path / "toy")
     with GatedServer(tmp_path, slots=1, receive_seconds=1.0) as server, connected(server) as connection:
         server.close_gate()

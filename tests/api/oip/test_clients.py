@@ -643,7 +643,7 @@ def test_an_image_over_the_limit_is_refused(triton: Triton, client: httpx.Client
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_a_message_far_over_the_limit_is_refused(triton: Triton) -> None:
-    """gRPC refuses it itself."""
+    """Over gRPC the library refuses it."""
     sentence = triton.refusal("clothing", triton.images(b"\xff\xd8" + bytes(5_000_000)))
     limit = MAX_BYTES if triton.is_http else MAX_BYTES + MESSAGE_OVERHEAD
     assert str(limit) in sentence, sentence

@@ -169,7 +169,7 @@ def test_an_error_does_not_end_a_stream(triton: Triton) -> None:
 
 
 def test_an_error_of_a_stream_names_its_request(stub: Any) -> None:
-    """tritonclient does not show it; other clients may."""
+    """Not shown by tritonclient; other clients may."""
     (response,) = stub.ModelStreamInfer(iter([pb.ModelInferRequest(model_name="nothing", id="mine")]))
     assert "unknown model 'nothing'" in response.error_message
     assert response.infer_response.id == "mine"
