@@ -12,13 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from tta_server.application import Application
-from tta_server.errors import ConfigError, TTAError, shown
-from tta_server.errors.validation import explain
+from tta_server.errors import ConfigError, TTAError
+from tta_server.errors.validation import explain, explain_option
 from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
-from tta_server.serving.cores import available_cores
 from tta_server.serving.job import Caller
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.predictor import Ticket
@@ -48,22 +47,22 @@ class LoadedModel:
         try:
             return future.result()
         finally:
-            future.cancel()  # of use where waiting was interrupted
+            future.cancel()  # frees its views if waiting was interrupted
 
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
-        """As `predict`, without waiting: for several images at a time.
+        """As `predict`, without waiting, to have several images predicted at a time.
 
         The image is as it was when this returns, whatever is written into the array or the buffer later. Cancelling
         the future frees what is left of its views.
         """
-        asked = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
-        asked = replace(asked, format=ResponseFormat.ARRAYS)
+        requested = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
+        requested = replace(requested, format=ResponseFormat.ARRAYS)
         data = copy_image(image, self._app.settings.limits)
-        ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
-        ticket.future.add_done_callback(partial(self._left, ticket))
+        ticket = self._app.predictor.submit(self._name, data, requested, Caller(uuid.uuid4().hex))
+        ticket.future.add_done_callback(partial(self._cancel_if_left, ticket))
         return ticket.future
 
-    def _left(self, ticket: Ticket, future: Future[Answer]) -> None:
+    def _cancel_if_left(self, ticket: Ticket, future: Future[Answer]) -> None:
         if future.cancelled():
             self._app.predictor.cancel(ticket)
 
@@ -90,24 +89,25 @@ def load(
     folder: str | os.PathLike[str],
     slots: int | None = None,
     *,
-    max_bytes: int = 20_000_000,
-    max_pixels: int = 25_000_000,
-    max_waiting_mb: int = 1000,
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+    max_waiting_mb: int | None = None,
 ) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError.
+    """Loads and warms the model in a folder like `models/clothing`. Raises ConfigError.
 
-    `max_bytes` and `max_pixels` bound one image, `max_waiting_mb` the memory of all that are not answered yet.
+    `slots` is the number of threads that run batches; `max_bytes` and `max_pixels` bound one image, `max_waiting_mb`
+    the memory of all images not yet answered. Defaults are those of `tta-server serve`.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such model folder")
-    given = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_waiting_mb": max_waiting_mb}
-    values = {"models": path.parent, "slots": available_cores() if slots is None else slots, **given}
+    given = {"slots": slots, "max_bytes": max_bytes, "max_pixels": max_pixels, "max_waiting_mb": max_waiting_mb}
+    values = {"models": path.parent} | {name: value for name, value in given.items() if value is not None}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         mistake = explain(error, values, Settings)[0]
-        raise ConfigError(f"{mistake.key} takes {mistake.text}, not {shown(mistake.found)}") from None
+        raise ConfigError(explain_option(mistake, mistake.key)) from None
     app = Application(settings, [load_model(path)])
     try:
         app.warm()

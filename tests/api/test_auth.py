@@ -1,4 +1,4 @@
-"""Who may ask (`--keys`), and over what (`--tls-cert`, `--tls-key`): the same at both ports."""
+"""Keys (`--keys`) and TLS (`--tls-cert`, `--tls-key`): the same on both ports."""
 
 import os
 import shutil
@@ -29,8 +29,8 @@ from tta_server.errors import ConfigError
 pytestmark = pytest.mark.timing
 
 ALICE, BOB, CAROL = (f"{name}-0123456789abcdef" for name in ("alice", "bob", "carol"))
-NEEDED = "a key is needed here: send the header Authorization: Bearer <key>"
-UNKNOWN = "this key is not known here"
+NEEDED = "this server requires a key; send the header Authorization: Bearer <key>"
+UNKNOWN = "unknown key; ask the operator of this server for a valid one"
 PREDICT = "/v1/models/cifar10/predict"
 
 Headers = dict[str, str]
@@ -48,12 +48,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys"
-    write(path, f"# whom we know\n\n{ALICE}\n  {BOB}  # a friend\n")
+    write(path, f"# known clients\n\n{ALICE}\n  {BOB}  # a friend\n")
     return path
 
 
 def write(path: Path, text: str) -> None:
-    """At once, as whoever changes a file that is read should."""
+    """Replace the file atomically."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.rename(path)
@@ -65,9 +65,9 @@ def locked(models: Path, file: Path) -> Iterator[Server]:
     with Server(*arguments) as running:
         assert running.url
         yield running
-        said = "".join(running.lines["stderr"] + running.lines["stdout"])
-        assert "Traceback" not in said
-        assert not any(key in said for key in (ALICE, BOB, CAROL, "somebody"))
+        output = "".join(running.lines["stderr"] + running.lines["stdout"])
+        assert "Traceback" not in output
+        assert not any(key in output for key in (ALICE, BOB, CAROL, "unknown-key"))
 
 
 @pytest.fixture(params=MODULES)
@@ -102,23 +102,23 @@ def call(triton: Triton, method: str, headers: Headers) -> Any:
 
 
 @pytest.mark.parametrize("method", CALLS)
-def test_nothing_is_told_without_a_key(triton: Triton, method: str) -> None:
-    strangers = {"": NEEDED, f"Basic {ALICE}": NEEDED, ALICE: NEEDED, "Bearer": NEEDED, "Bearer somebody": UNKNOWN}
-    for header, sentence in strangers.items():
+def test_every_method_needs_a_key(triton: Triton, method: str) -> None:
+    headers = {"": NEEDED, f"Basic {ALICE}": NEEDED, ALICE: NEEDED, "Bearer": NEEDED, "Bearer unknown-key": UNKNOWN}
+    for header, sentence in headers.items():
         with pytest.raises(InferenceServerException) as caught:
             call(triton, method, {"authorization": header} if header else {})
         assert caught.value.message() == sentence
         assert caught.value.status() == ("401" if triton.is_http else "StatusCode.UNAUTHENTICATED")
 
 
-@pytest.mark.parametrize("key", [ALICE[:-1], ALICE + "0", ALICE.upper(), "# whom we know", "", f"{ALICE} {BOB}", "*"])
-def test_what_resembles_a_key_is_none(triton: Triton, key: str) -> None:
+@pytest.mark.parametrize("key", [ALICE[:-1], ALICE + "0", ALICE.upper(), "# known clients", "", f"{ALICE} {BOB}", "*"])
+def test_a_similar_key_is_refused(triton: Triton, key: str) -> None:
     with pytest.raises(InferenceServerException, match="key"):
         call(triton, "get_server_metadata", bearer(key))
 
 
 @pytest.mark.parametrize("header", [f"Bearer {ALICE}", f"bearer {BOB}", f"Bearer  {ALICE}"])
-def test_a_key_lets_in(triton: Triton, header: str) -> None:
+def test_a_key_is_accepted(triton: Triton, header: str) -> None:
     for method in CALLS:
         if method != "unload_model":
             call(triton, method, {"authorization": header})
@@ -130,7 +130,7 @@ PATHS = ["/v1/models", "/v1/models/cifar10", "/v1/policies", "/metrics", "/docs"
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/v1/models/cifar10/quote", "/livez/", "//livez", "/v2/models/cifar10/ready"])
-def test_no_page_is_open(client: httpx.Client, path: str) -> None:
+def test_every_page_needs_a_key(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     assert (response.status_code, response.json()) == (401, {"error": NEEDED, "code": "unauthenticated"})
     assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -138,19 +138,19 @@ def test_no_page_is_open(client: httpx.Client, path: str) -> None:
     assert client.get(path, headers=bearer(BOB)).status_code != 401
 
 
-def test_the_plain_door_takes_keys_too(client: httpx.Client) -> None:
+def test_predict_needs_a_key(client: httpx.Client) -> None:
     image = sample("cifar10")
     assert client.post(PREDICT, content=image).status_code == 401
     assert client.post(PREDICT, content=image, headers=bearer(CAROL)).json()["error"] == UNKNOWN
     assert client.post(PREDICT, content=image, headers=bearer(ALICE)).status_code == 200
 
 
-def test_a_header_that_is_not_text_is_no_key(client: httpx.Client) -> None:
+def test_a_header_that_is_not_text_is_refused(client: httpx.Client) -> None:
     response = client.get("/v2", headers={b"Authorization": b"Bearer \xff\xfe\xf0" + ALICE.encode()})
     assert (response.status_code, response.json()["error"]) == (401, UNKNOWN)
 
 
-def test_health_is_open(triton: Triton, locked: Server, client: httpx.Client) -> None:
+def test_health_checks_need_no_key(triton: Triton, locked: Server, client: httpx.Client) -> None:
     assert triton.call("is_server_live") is True
     assert triton.call("is_server_ready") is True
     for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
@@ -164,7 +164,7 @@ def test_a_stream_needs_a_key(locked: Server) -> None:
     request = pb.ModelInferRequest(model_name="nothing")
     with grpc.insecure_channel(locked.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for metadata, sentence in ((None, NEEDED), ([("authorization", "Bearer somebody")], UNKNOWN)):
+        for metadata, sentence in ((None, NEEDED), ([("authorization", "Bearer unknown-key")], UNKNOWN)):
             with pytest.raises(grpc.RpcError) as caught:
                 list(stub.ModelStreamInfer(iter([request]), metadata=metadata))
             assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, sentence)
@@ -173,19 +173,19 @@ def test_a_stream_needs_a_key(locked: Server) -> None:
 
 
 def test_a_refusal_is_logged_and_counted(client: httpx.Client, locked: Server) -> None:
-    client.get("/v2", headers={"X-Request-Id": "stranger-1", **bearer("somebody else's key")})
+    client.get("/v2", headers={"X-Request-Id": "stranger-1", **bearer("an unknown key")})
     line = locked.wait_for('.*"request_id": "stranger-1".*', "stdout").group()
     assert '"code": "unauthenticated"' in line
-    told = client.get("/metrics", headers=bearer(ALICE)).text
-    assert 'code="unauthenticated"' in told
+    payload = client.get("/metrics", headers=bearer(ALICE)).text
+    assert 'code="unauthenticated"' in payload
 
 
-def test_keys_are_read_again_when_their_file_changes(locked: Server, file: Path) -> None:
-    """One that can't be read leaves them as they were."""
-    doors = [Triton("http", locked), Triton("grpc", locked)]
+def test_keys_are_reloaded_when_their_file_changes(locked: Server, file: Path) -> None:
+    """A file that can't be read leaves the previous keys valid."""
+    clients = [Triton("http", locked), Triton("grpc", locked)]
 
     def knows(key: str) -> list[bool]:
-        return [_knows(triton, key) for triton in doors]
+        return [_knows(triton, key) for triton in clients]
 
     before = file.read_text()
     try:
@@ -195,10 +195,10 @@ def test_keys_are_read_again_when_their_file_changes(locked: Server, file: Path)
         assert knows(ALICE) == [False, False]
         spoiled = (lambda: write(file, ""), lambda: write(file, "short\n"), lambda: file.write_bytes(b"\xff"))
         for spoil in (*spoiled, file.unlink):
-            said = len(locked.lines["stderr"])
+            lines = len(locked.lines["stderr"])
             spoil()
-            until(lambda: knows(CAROL) and len(locked.lines["stderr"]) > said)  # noqa: B023 - asked at once
-            assert "the keys stay as they were" in locked.lines["stderr"][said]
+            until(lambda: knows(CAROL) and len(locked.lines["stderr"]) > lines)  # noqa: B023 - called at once
+            assert "the previous keys stay valid" in locked.lines["stderr"][lines]
             assert (knows(CAROL), knows(ALICE)) == ([True, True], [False, False])
     finally:
         write(file, before)
@@ -215,62 +215,62 @@ def _knows(triton: Triton, key: str) -> bool:
     return True
 
 
-# ---- mistakes at start ----
+# ---- errors at start ----
 
 
 def refusal(*arguments: str) -> str:
-    """What a server says that ends at once with status 2."""
+    """The error of a server that exits with status 2 at start."""
     with Server("--port", "0", *arguments) as server:
         assert server.exit_status() == 2
-        said = "".join(server.lines["stderr"])
-    assert "Traceback" not in said
-    return " ".join(said.split())
+        output = "".join(server.lines["stderr"])
+    assert "Traceback" not in output
+    return " ".join(output.split())
 
 
-def test_a_file_of_keys_that_is_missing_is_told_at_start(models: Path, tmp_path: Path) -> None:
-    said = refusal("--models", str(models), "--keys", str(tmp_path / "keys"))
-    assert said.endswith("keys: the file of keys can't be read: No such file or directory")
+def test_a_missing_key_file_is_refused_at_start(models: Path, tmp_path: Path) -> None:
+    error = refusal("--models", str(models), "--keys", str(tmp_path / "keys"))
+    assert error.endswith("keys: the key file can't be read: No such file or directory")
 
 
-def test_an_empty_file_of_keys_is_told_at_start(models: Path, tmp_path: Path) -> None:
+def test_an_empty_key_file_is_refused_at_start(models: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").touch()
     assert refusal("--models", str(models), "--keys", str(tmp_path / "keys")).endswith(
-        "holds no key: one a line is expected"
+        "the key file holds no key; write one per line"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"# nobody\n\n", "holds no key: one a line is expected"),
-        (b"a-key-long-enough-to-be-one\nshort # key\n", "the key in line 2 has under 16 characters"),
-        (b"\xff\xfe", "the file of keys can't be read"),
+        (b"# no key\n\n", "the key file holds no key; write one per line"),
+        (b"a-key-long-enough-to-be-one\nshort # key\n", "the key in line 2 has fewer than 16 characters"),
+        (b"\xff\xfe", "the key file can't be read"),
     ],
     ids=["comments", "short", "no text"],
 )
-def test_a_file_without_keys_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
+def test_a_key_file_without_valid_keys_is_refused(tmp_path: Path, content: bytes, sentence: str) -> None:
     path = tmp_path / "keys"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         Keys(path)
     assert sentence in str(caught.value)
-    assert "short" not in str(caught.value), "keys are told to nobody"
+    assert "short" not in str(caught.value), "an error must not contain keys"
 
 
 @pytest.mark.parametrize("flag", ["--tls-cert", "--tls-key"])
-def test_tls_takes_both_files(models: Path, certificate: tuple[Path, Path], flag: str) -> None:
-    said = refusal("--models", str(models), flag, str(certificate[0]))
-    assert said.endswith("error: TLS takes both, --tls-cert and --tls-key")
+def test_tls_needs_both_files(models: Path, certificate: tuple[Path, Path], flag: str) -> None:
+    error = refusal("--models", str(models), flag, str(certificate[0]))
+    assert error.endswith("error: TLS needs both --tls-cert and --tls-key")
 
 
 @pytest.mark.parametrize("spoiled", ["missing", "swapped", "no PEM"])
-def test_tls_takes_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp_path: Path, spoiled: str) -> None:
+def test_tls_needs_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp_path: Path, spoiled: str) -> None:
     cert, key = certificate
     (tmp_path / "no.pem").write_text("no PEM")
     pairs = {"missing": (cert, tmp_path / "nothing"), "swapped": (key, cert), "no PEM": (tmp_path / "no.pem", key)}
     with pytest.raises(ConfigError) as caught:
         read_tls(*pairs[spoiled])
-    assert ("No such file" if spoiled == "missing" else "not a certificate and its key in PEM") in str(caught.value)
+    assert ("No such file" if spoiled == "missing" else "not a PEM certificate and its key") in str(caught.value)
 
 
 # ---- TLS ----
@@ -278,10 +278,10 @@ def test_tls_takes_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that it has signed itself, and its key."""
+    """A self-signed certificate of 127.0.0.1, and its key."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("there is no openssl here to make a certificate with")
+        pytest.skip("needs openssl to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
     made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
@@ -312,7 +312,7 @@ def test_http_speaks_tls(https: str, certificate: tuple[Path, Path]) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def test_who_does_not_know_the_certificate_does_not_talk(https: str, secure: Server) -> None:
+def test_a_client_that_does_not_trust_the_certificate_fails(https: str, secure: Server) -> None:
     with httpx.Client(base_url=https, timeout=PATIENCE) as client, pytest.raises(httpx.ConnectError):
         client.get("/livez")
     with grpc.secure_channel(secure.grpc, grpc.ssl_channel_credentials()) as channel:
@@ -322,7 +322,7 @@ def test_who_does_not_know_the_certificate_does_not_talk(https: str, secure: Ser
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_without_tls_nobody_is_answered(https: str, secure: Server) -> None:
+def test_a_client_without_tls_fails(https: str, secure: Server) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.get(https.replace("https", "http") + "/livez", timeout=PATIENCE)
     with grpc.insecure_channel(secure.grpc) as channel, pytest.raises(grpc.RpcError) as caught:
@@ -336,8 +336,8 @@ def test_grpc_speaks_tls(secure: Server, certificate: tuple[Path, Path]) -> None
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        told = stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=[("authorization", f"Bearer {ALICE}")])
-        assert told.name == "tta-server"
+        payload = stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=[("authorization", f"Bearer {ALICE}")])
+        assert payload.name == "tta-server"
         with pytest.raises(grpc.RpcError) as caught:
             stub.ServerMetadata(pb.ServerMetadataRequest())
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

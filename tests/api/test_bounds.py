@@ -1,4 +1,4 @@
-"""Nobody can hold what is everybody's: connections, calls, memory, budgets, the loading of models."""
+"""No client can exhaust shared resources: connections, calls, memory, budgets, the loading of models."""
 
 import asyncio
 import os
@@ -22,12 +22,12 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.api.http.test_limits import connected, post
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
-from tta_server.api.http.body import read_body
-from tta_server.api.oip.grpc_codec import MOST_TENSORS, read_request
+from tta_server.api.http_request import read_body
+from tta_server.api.oip.grpc_codec import MAX_TENSORS, read_request
 from tta_server.api.oip.http_codec import Envelope, write_infer
 from tta_server.api.oip.metadata import load_model, unload_model
 from tta_server.api.oip.semantics import InferRequest
-from tta_server.api.oip.tensors import MOST_VALUES, OutputTensor
+from tta_server.api.oip.tensors import MAX_LISTED_VALUES, OutputTensor
 from tta_server.api.requests import ByteBudget, RequestHandler, Reservation
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, Overloaded
@@ -43,12 +43,12 @@ pytestmark = pytest.mark.timing
 SERVICE = "/inference.GRPCInferenceService/"
 KEY = "0123456789abcdef"
 WATCHES = 2
-"""One in eight of 20 calls."""
+"""An eighth of 20 calls."""
 
 
 @pytest.fixture(scope="module")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Takes few connections and calls, with a key, and gives a request a second to arrive."""
+    """Few connections and calls, a key, and one second to receive a request."""
     folder = tmp_path_factory.mktemp("locked")
     (folder / "keys").write_text(KEY)
     arguments = ("--port", "0", "--models", str(models_folder(folder, "cifar10", "nuclei")), "--max-connections", "20")
@@ -64,7 +64,7 @@ def channel(locked: Server) -> Iterator[grpc.Channel]:
 
 
 class Silence:
-    """Messages of a call that never come."""
+    """The messages of a call that sends none."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -88,7 +88,7 @@ class Silence:
     ],
 )
 def test_a_call_that_sends_nothing_ends(channel: grpc.Channel, method: str, code: grpc.StatusCode) -> None:
-    """At once where it has no key, else when its message should be here."""
+    """At once without a key, otherwise after `--receive-seconds`."""
     silence = Silence()
     call = channel.stream_stream(method)(iter(silence), timeout=PATIENCE)
     with pytest.raises(grpc.RpcError) as caught:
@@ -120,8 +120,8 @@ def test_few_calls_may_be_watches(channel: grpc.Channel) -> None:
     until(watched)
 
 
-def test_who_does_not_read_the_answer_is_cut_off(locked: Server) -> None:
-    """It has 12 MB, more than what a connection takes without its client."""
+def test_a_client_that_does_not_read_its_answer_is_disconnected(locked: Server) -> None:
+    """12 MB are more than the buffers of a connection hold."""
     body = pictures.encoded(np.zeros((1024, 1024, 3), np.uint8))
     head = (
         b'{"parameters":{"timeout":50000000,"tta_max_views":1},"outputs":[{"name":"PROBABILITIES",'
@@ -132,11 +132,11 @@ def test_who_does_not_read_the_answer_is_cut_off(locked: Server) -> None:
     more = (f"Inference-Header-Content-Length: {len(head)}", f"Authorization: Bearer {KEY}")
     open_files = f"/proc/{locked.process.pid}/fd"
     before = len(os.listdir(open_files))
-    with connected(locked) as line:
-        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        line.send(post("/v2/models/nuclei/infer", whole, *more))
-        assert line.heard(PATIENCE)
-        assert line.socket.recv(15) == b"HTTP/1.1 200 OK"
+    with connected(locked) as connection:
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.send(post("/v2/models/nuclei/infer", whole, *more))
+        assert connection.responds(PATIENCE)
+        assert connection.socket.recv(15) == b"HTTP/1.1 200 OK"
         until(lambda: len(os.listdir(open_files)) == before)
 
 
@@ -151,42 +151,42 @@ def request_of(body: bytes, **headers: str) -> Request:
     return Request({"type": "http", "headers": listed}, receive)
 
 
-def test_a_body_is_held_until_its_visit_ends() -> None:
-    intake = ByteBudget(100)
-    with intake.visit() as held:
+def test_a_body_counts_until_its_reservation_ends() -> None:
+    byte_budget = ByteBudget(100)
+    with byte_budget.reserve() as held:
         assert asyncio.run(read_body(request_of(b"x" * 60), 100, held)) == b"x" * 60
         assert held.size == 60
-        with pytest.raises(Overloaded), intake.visit() as other:
+        with pytest.raises(Overloaded), byte_budget.reserve() as other:
             asyncio.run(read_body(request_of(b"x" * 60), 100, other))
-    with intake.visit() as held:
-        held.take(100)
+    with byte_budget.reserve() as held:
+        held.acquire(100)
 
 
-def test_a_compressed_body_is_held_inflated() -> None:
+def test_a_compressed_body_counts_decompressed() -> None:
     body = zlib.compress(bytes(90))
     held = Reservation(ByteBudget(100 + len(body)))
     assert asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, held)) == bytes(90)
     assert held.size == 90
-    with pytest.raises(Overloaded):  # as much as it might inflate to
+    with pytest.raises(Overloaded):  # the limit is reserved until it is decompressed
         asyncio.run(read_body(request_of(body, content_encoding="deflate"), 100, Reservation(ByteBudget(99))))
 
 
-def test_an_answer_of_many_values_is_not_told_in_json() -> None:
-    tensor = OutputTensor("MASK", np.zeros((1, MOST_VALUES + 1), np.uint8))
+def test_an_answer_of_many_values_is_refused_in_json() -> None:
+    tensor = OutputTensor("MASK", np.zeros((1, MAX_LISTED_VALUES + 1), np.uint8))
     envelope = Envelope(InferRequest("m", "", []), {})
-    with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* ask for binary_data"):
+    with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* request binary_data"):
         write_infer(envelope, "1", [tensor], {})
     body, head = write_infer(Envelope(envelope.request, {"MASK": True}), "1", [tensor], {})
-    assert len(body) == head + MOST_VALUES + 1
+    assert len(body) == head + MAX_LISTED_VALUES + 1
 
 
-def test_what_is_sent_in_a_messages_many_parts_is_bounded() -> None:
+def test_the_parts_of_a_message_are_bounded() -> None:
     with pytest.raises(InvalidInput, match="one input"):
-        read_request(pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * (MOST_TENSORS + 1)))
+        read_request(pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * (MAX_TENSORS + 1)))
     tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1] * 1_000_000)
     with pytest.raises(InvalidInput, match="the shape of IMAGE"):
         read_request(pb.ModelInferRequest(inputs=[tensor]))
-    many = pb.InferTensorContents(bytes_contents=[b""] * (MOST_VALUES + 1))
+    many = pb.InferTensorContents(bytes_contents=[b""] * (MAX_LISTED_VALUES + 1))
     tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1], contents=many)
     with pytest.raises(InvalidInput, match="1000001 values"):
         read_request(pb.ModelInferRequest(inputs=[tensor]))
@@ -205,14 +205,14 @@ def application(tmp_path: Path) -> Iterator[Application]:
         opened.close()
 
 
-def test_models_are_loaded_only_when_all_are_warm(application: Application) -> None:
+def test_no_model_is_loaded_before_all_are_warm(application: Application) -> None:
     with pytest.raises(NotReady):
         load_model(application, "cifar10")
     with pytest.raises(NotReady):
         unload_model(application, "cifar10")
     application.warm()
     load_model(application, "cifar10")
-    application.retire()
+    application.stop_admitting()
     assert not application.ready
     with pytest.raises(NotReady):
         load_model(application, "cifar10")
@@ -229,16 +229,16 @@ def test_one_model_is_loaded_at_a_time(application: Application) -> None:
         return "loaded"
 
     def outcomes() -> set[str]:
-        """Of four that try at once: one at least has loaded it, and who met another has been refused."""
+        """Of four concurrent loads: at least one succeeds, those beside another one are refused."""
         with ThreadPoolExecutor(4) as clients:
             found = set(clients.map(load, range(4)))
         assert "loaded" in found
         return found
 
-    until(lambda: outcomes() == {"a model is being loaded; come back when that is done", "loaded"})
+    until(lambda: outcomes() == {"another model is being loaded; retry when that is done", "loaded"})
 
 
-def test_a_model_goes_by_the_name_of_its_link(application: Application) -> None:
+def test_a_linked_model_has_the_links_name(application: Application) -> None:
     application.warm()
     (application.settings.models / "small").symlink_to(application.settings.models / "cifar10")
     application.load_model("small")
@@ -256,10 +256,10 @@ def test_a_budget_counts_from_when_the_request_was_received(application: Applica
     assert ticket.future.result().receipt.elapsed_ms > 1000
 
 
-def test_a_batch_whose_images_are_done_one_after_another_takes_nobodys_budget(application: Application) -> None:
-    reception = RequestHandler(application)
+def test_images_of_a_batch_that_run_one_after_another_keep_their_budgets(application: Application) -> None:
+    handler = RequestHandler(application)
     receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
-        reception.handed_out([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])
-    assert reception.reserve() < 1
+        handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])
+    assert handler.reserve_seconds() < 1

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a status of the table, one sentence, a code and a request id; the server goes on."""
+"""Every invalid request gets a status of the table, one sentence, a code and a request id; the server goes on."""
 
 import asyncio
 import http.client
@@ -17,7 +17,7 @@ from tests.conftest import MAX_BYTES
 from tests.support import pictures, references
 from tests.support.serving import Server, models_folder
 from tests.support.toys import moody_model
-from tta_server.api.errors import STATUS, error_response
+from tta_server.api.errors import HTTP_STATUS, error_response
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
 from tta_server.errors import Code, Overloaded, TTAError
@@ -29,7 +29,7 @@ DEEP = '["identity",' + "[" * 3000 + "]" * 3000 + "]"
 
 
 def check_error(response: httpx.Response, status: int, code: str) -> str:
-    """The shape that every error has; returns its sentence."""
+    """Check what every error response has; return its sentence."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     assert response.headers["X-Request-Id"]
@@ -47,8 +47,8 @@ def check_error(response: httpx.Response, status: int, code: str) -> str:
 # ---- the table ----
 
 
-def test_the_table_is_total() -> None:
-    assert set(STATUS) == set(Code)
+def test_every_code_has_a_status() -> None:
+    assert set(HTTP_STATUS) == set(Code)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_the_table_is_total() -> None:
         ("deadline_exceeded", 504),
     ],
 )
-def test_statuses_are_the_designs(code: str, status: int) -> None:
-    assert STATUS[Code(code)] == status
+def test_each_code_has_its_status(code: str, status: int) -> None:
+    assert HTTP_STATUS[Code(code)] == status
 
 
 def family(error: type[TTAError]) -> list[type[TTAError]]:
@@ -73,10 +73,10 @@ def family(error: type[TTAError]) -> list[type[TTAError]]:
 
 
 @pytest.mark.parametrize("kind", family(TTAError), ids=lambda kind: kind.__name__)
-def test_every_error_of_the_family_has_an_answer(kind: type[TTAError]) -> None:
+def test_every_error_of_the_family_has_a_response(kind: type[TTAError]) -> None:
     error = Overloaded("busy", 0.2) if kind is Overloaded else kind("a sentence")
     response = error_response(error)
-    assert response.status_code == STATUS[kind.code]
+    assert response.status_code == HTTP_STATUS[kind.code]
     assert json.loads(bytes(response.body))["code"] == kind.code
 
 
@@ -94,7 +94,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         ("budget=100", "unknown key 'budget'; known: budget_ms, priority, policy"),
         ("Budget_ms=100", "unknown key"),
@@ -125,7 +125,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
         ("stop=maybe", "unknown stop 'maybe'; known: all, certain"),
         ("stop=certain&merge=max", "merge max has no bound"),
         ('stop={"epsilon":0.0001}', "below every calibrated value"),
-        ('stop={"open":0.01}', "is not for classification"),
+        ('stop={"open":0.01}', "is not available for classification"),
         ("include=everything", "unknown include 'everything'; clothing knows views"),
         ("policy=nope", "unknown policy 'nope'; presets: plain"),
         ("policy=", "unknown policy ''"),
@@ -133,7 +133,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
         ('policy=["identity","vflip"]', "vflip.*symmetries: hflip"),
         ('policy=["hflip"]', "it must be the plain view, 'identity'"),
         ('policy=["hflip","identity"]', "it must be the plain view, 'identity'"),
-        ("policy=[]", "at least one view"),
+        ("policy=[]", "it needs at least the plain view"),
         ('policy=["identity"', "JSON"),
         ('policy={"a":1}', "list of views"),
         ('policy=["identity",{"spin":1}]', "view 2: unknown primitive 'spin'"),
@@ -145,9 +145,9 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float, header: s
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_query_that_makes_no_sense_is_told_what_is_allowed(client: httpx.Client, query: str, told: str) -> None:
+def test_an_invalid_query_is_refused_with_what_is_allowed(client: httpx.Client, query: str, expected: str) -> None:
     response = client.post(f"{CLOTHING}?{query}", content=pictures.png(32, 32))
-    assert re.search(told, check_error(response, 400, "invalid_input"))
+    assert re.search(expected, check_error(response, 400, "invalid_input"))
 
 
 def test_long_values_are_not_echoed_whole(client: httpx.Client) -> None:
@@ -201,28 +201,28 @@ BODIES = {
     "tiff magic only": (b"II*\0" + bytes(10), 400, "invalid_input"),
     "webp magic only": (b"RIFF\0\0\0\0WEBP", 400, "invalid_input"),
     "png of 254 bytes that grows to 1.28 Gpx": (pictures.true_png(60_000, 1), 413, "too_large"),
-    "png that says 2 Gpx": (pictures.png_that_says(46_000, 46_000), 413, "too_large"),
-    "png that says the most": (pictures.png_that_says(2**31 - 1, 2**31 - 1), 413, "too_large"),
+    "png that declares 2 Gpx": (pictures.png_that_says(46_000, 46_000), 413, "too_large"),
+    "png that declares the largest size": (pictures.png_that_says(2**31 - 1, 2**31 - 1), 413, "too_large"),
     "png that lies about its size": (pictures.png_that_says(300, 300), 400, "invalid_input"),
     "png of no size": (pictures.png_that_says(0, 10), 400, "invalid_input"),
 }
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_is_no_image_for_us_is_refused(client: httpx.Client, name: str) -> None:
+def test_an_unsupported_body_is_refused(client: httpx.Client, name: str) -> None:
     body, status, code = BODIES[name]
     check_error(client.post(CLOTHING, content=body), status, code)
 
 
-def test_a_cut_jpeg_is_refused_or_answered_but_never_an_inner_error(client: httpx.Client) -> None:
+def test_a_truncated_jpeg_is_refused_or_answered_but_no_internal_error(client: httpx.Client) -> None:
     for part in range(1, 20):
         response = client.post(CLOTHING, content=JPEG[: len(JPEG) * part // 20], params={"policy": "plain"})
         assert response.status_code in (200, 400), response.text
 
 
-def test_a_picture_is_refused_where_there_is_none(client: httpx.Client) -> None:
+def test_a_task_without_a_picture_refuses_image_png(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=PNG, headers={"Accept": "image/png"})
-    assert "no picture" in check_error(response, 400, "invalid_input")
+    assert "no image/png answer" in check_error(response, 400, "invalid_input")
 
 
 def test_an_image_over_the_models_size_is_too_large(client: httpx.Client) -> None:
@@ -234,7 +234,7 @@ def test_an_image_over_the_models_size_is_too_large(client: httpx.Client) -> Non
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(server: Server) -> None:
-    """Only the Content-Length is sent, never the body: the answer comes all the same."""
+    """The response comes after the Content-Length, without the body."""
     url = httpx.URL(server.url)
     connection = http.client.HTTPConnection(url.host, url.port, timeout=30)
     connection.putrequest("POST", CLOTHING)
@@ -261,7 +261,7 @@ def test_too_many_bytes_in_multipart_are_refused(client: httpx.Client) -> None:
     check_error(client.post(CLOTHING, files=files), 413, "too_large")
 
 
-def test_as_many_bytes_as_are_taken_are_taken(client: httpx.Client) -> None:
+def test_a_body_of_exactly_the_limit_is_accepted(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=PNG + bytes(MAX_BYTES - len(PNG)), params={"policy": "plain"})
     assert response.status_code == 200, response.text
 
@@ -285,7 +285,7 @@ FORMS = {
     "nothing": (b"", "multipart/form-data; boundary=b"),
     "no boundary": (multipart(FILE), "multipart/form-data"),
     "another boundary": (multipart(FILE), "multipart/form-data; boundary=c"),
-    "cut off": (multipart(FILE)[:200], "multipart/form-data; boundary=b"),
+    "truncated": (multipart(FILE)[:200], "multipart/form-data; boundary=b"),
     "no headers": (multipart(b"\r\n" + PNG), "multipart/form-data; boundary=b"),
 }
 
@@ -303,23 +303,23 @@ def test_an_empty_file_in_a_form_is_an_empty_image(client: httpx.Client) -> None
 # ---- not ready, overloaded ----
 
 
-def test_until_models_are_warmed_it_is_alive_but_not_ready(tmp_path: Path) -> None:
+def test_until_models_are_warm_the_server_is_alive_but_not_ready(tmp_path: Path) -> None:
     app = create_app(Application.load(Settings(models=models_folder(tmp_path, "cifar10"))))
 
-    async def ask() -> list[httpx.Response]:
+    async def request_all() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
             predict = await client.post("/v1/models/cifar10/predict", content=pictures.png(32, 32))
             return [predict, await client.get("/readyz"), await client.get("/livez")]
 
-    predict, ready, live = asyncio.run(ask())
+    predict, ready, live = asyncio.run(request_all())
     check_error(predict, 503, "not_ready")
     check_error(ready, 503, "not_ready")
     assert live.status_code == 200
 
 
 @pytest.mark.timing
-def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
-    """With a model that gives NaN for black images and does not come back from white ones for seconds."""
+def test_nan_is_502_and_a_model_that_hangs_is_504(tmp_path: Path) -> None:
+    """The model gives NaN for black images and takes seconds for white ones."""
     moody_model(tmp_path / "moody")
     application = Application.load(Settings(models=tmp_path, slots=2))
     application.warm()
@@ -327,7 +327,7 @@ def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
 
     patient, hasty = {"budget_ms": "10000"}, {"budget_ms": "200", "max_views": "1"}
 
-    async def ask() -> list[httpx.Response]:
+    async def request_all() -> list[httpx.Response]:
         transport = httpx.ASGITransport(create_app(application))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             return [
@@ -336,7 +336,7 @@ def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
             ]
 
     try:
-        black, white, grey = asyncio.run(ask())
+        black, white, grey = asyncio.run(request_all())
     finally:
         application.close()
     check_error(black, 502, "backend_failed")
@@ -345,7 +345,7 @@ def test_nan_is_502_and_endless_work_is_504(tmp_path: Path) -> None:
 
 
 @pytest.mark.timing
-def test_a_crowd_is_answered_or_told_when_to_come_back(tmp_path: Path) -> None:
+def test_under_overload_requests_are_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
     folder = models_folder(tmp_path, "clothing")
     query = {"budget_ms": "10000", "min_views": "all", "include": "probabilities"}
     arguments = ["--port", "0", "--slots", "1", "--max-waiting", "1", "--models", str(folder)]
@@ -353,14 +353,14 @@ def test_a_crowd_is_answered_or_told_when_to_come_back(tmp_path: Path) -> None:
     with Server(*arguments) as server:
         start = threading.Barrier(12)
 
-        def visit(_: int) -> list[httpx.Response]:
+        def request_repeatedly(_: int) -> list[httpx.Response]:
             with server.client() as client:
                 start.wait(30)
                 return [client.post(CLOTHING, content=image, params=query) for _ in range(5)]
 
         assert server.url
-        with ThreadPoolExecutor(12) as crowd:
-            responses = [response for visits in crowd.map(visit, range(12)) for response in visits]
+        with ThreadPoolExecutor(12) as clients:
+            responses = [response for each in clients.map(request_repeatedly, range(12)) for response in each]
     assert {response.status_code for response in responses} == {200, 429}
     for response in responses:
         if response.status_code == 429:
@@ -371,12 +371,12 @@ def test_a_crowd_is_answered_or_told_when_to_come_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(answers, [answers[0]] * len(answers), atol=1e-5)
 
 
-# ---- after all that ----
+# ---- afterwards ----
 
 
 @pytest.mark.timing
-def test_after_a_storm_of_bad_requests_answers_are_right(server: Server, client: httpx.Client) -> None:
-    def storm(number: int) -> None:
+def test_after_many_bad_requests_answers_are_correct(server: Server, client: httpx.Client) -> None:
+    def send_bad_requests(number: int) -> None:
         with server.client() as own:
             for body, _, _ in list(BODIES.values())[number::4]:
                 own.post(CLOTHING, content=body)
@@ -384,9 +384,9 @@ def test_after_a_storm_of_bad_requests_answers_are_right(server: Server, client:
             for body, kind in list(FORMS.values())[number::4]:
                 own.post(CLOTHING, content=body, headers={"Content-Type": kind})
 
-    with ThreadPoolExecutor(4) as bad:
-        list(bad.map(storm, range(4)))
+    with ThreadPoolExecutor(4) as clients:
+        list(clients.map(send_bad_requests, range(4)))
     response = client.post(CLOTHING, content=JPEG, params={"policy": "plain", "include": "probabilities"})
-    said = np.array(response.json()["prediction"]["probabilities"], np.float32)
-    assert np.array_equal(said, references.clothing(pictures.opened(JPEG)))
+    probabilities = np.array(response.json()["prediction"]["probabilities"], np.float32)
+    assert np.array_equal(probabilities, references.clothing(pictures.opened(JPEG)))
     assert "Traceback" not in "".join(server.lines["stderr"])

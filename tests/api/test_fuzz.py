@@ -1,4 +1,4 @@
-"""Whatever bytes come, the parsers say what is wrong with them: no other exception, no memory kept."""
+"""For any bytes, the parsers raise only errors of the family and leak no memory."""
 
 import asyncio
 import gc
@@ -20,7 +20,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.support.examples import times
 from tests.support.onnx_models import classifier, write_model
 from tests.tasks.test_every_task import FIXED, config
-from tta_server.api.http.body import read_body, read_upload
+from tta_server.api.http.form import read_upload
+from tta_server.api.http_request import read_body
 from tta_server.api.oip.grpc_codec import read_request
 from tta_server.api.oip.http_codec import read_header_length, read_infer, read_object
 from tta_server.api.oip.semantics import parse_request
@@ -37,16 +38,16 @@ HUGE = 10**4000
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """It has a model and only has to understand: nothing runs."""
+    """An application with a model that only parses requests; nothing runs."""
     settings = config("classification", FIXED, {"kind": "probabilities"})
     folder = write_model(tmp_path_factory.mktemp("models") / "toy", classifier(), settings)
-    known = Application(Settings(models=folder.parent, slots=1, max_batch=4), [load_model(folder)])
+    known = Application(Settings(models=folder.parent, slots=1, max_images_per_request=4), [load_model(folder)])
     yield known
     known.close()
 
 
-def told(work: Callable[[], object]) -> str | None:
-    """None where it was understood, else the sentence; any other exception is the test's failure."""
+def refusal_of(work: Callable[[], object]) -> str | None:
+    """None if the request is valid, else the error's sentence; any other exception fails the test."""
     try:
         work()
     except TTAError as refusal:
@@ -56,7 +57,7 @@ def told(work: Callable[[], object]) -> str | None:
     return None
 
 
-# ---- what comes near to a request ----
+# ---- almost valid requests ----
 
 WORDS = st.sampled_from(
     [
@@ -83,7 +84,7 @@ def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def objects(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """JSON objects of these keys, nearly always with values that belong there."""
+    """JSON objects of these keys, mostly with valid values."""
     made = st.fixed_dictionaries(
         {key: mostly(value) for key, value in required.items()},
         optional={key: mostly(value) for key, value in optional.items()},
@@ -135,7 +136,7 @@ REQUESTS = objects(
 )
 
 
-def as_understood(application: Application, body: bytes, header: str | None) -> object:
+def parse(application: Application, body: bytes, header: str | None) -> object:
     length = read_header_length(header, len(body))
     return parse_request(application, read_infer(body, length, "toy", "").request)
 
@@ -145,15 +146,15 @@ def as_understood(application: Application, body: bytes, header: str | None) -> 
 
 @settings(max_examples=times(1500))
 @given(request=REQUESTS, data=st.data())
-def test_any_json_is_understood_or_refused(application: Application, request: Any, data: st.DataObject) -> None:
+def test_any_json_is_parsed_or_refused(application: Application, request: Any, data: st.DataObject) -> None:
     head = json.dumps(request).encode()
     behind = data.draw(st.just(b"") | st.just(bytes(stated_size(request))) | st.binary(max_size=8))
     header = data.draw(st.sampled_from([str(len(head)) if behind else None, str(len(head)), None, "9"]))
-    told(lambda: as_understood(application, head + behind, header))
+    refusal_of(lambda: parse(application, head + behind, header))
 
 
 def stated_size(request: Any) -> int:
-    """How many bytes the inputs say they have, as far as they say so in numbers."""
+    """The sum of the inputs' binary_data_size, as far as they are numbers."""
     try:
         return sum(entry["parameters"]["binary_data_size"] for entry in request["inputs"]) % 100
     except (TypeError, KeyError, OverflowError, ValueError):
@@ -164,9 +165,9 @@ def stated_size(request: Any) -> int:
 @given(body=st.binary(max_size=200), header=st.one_of(st.none(), st.text(max_size=25), st.integers(0, 200).map(str)))
 @example(body=b"{}", header="٠")
 @example(body=b"{}", header="0" * 5000)
-def test_any_bytes_are_understood_or_refused(application: Application, body: bytes, header: str | None) -> None:
-    told(lambda: as_understood(application, body, header))
-    told(lambda: read_object(body))
+def test_any_bytes_are_parsed_or_refused(application: Application, body: bytes, header: str | None) -> None:
+    refusal_of(lambda: parse(application, body, header))
+    refusal_of(lambda: read_object(body))
 
 
 PIXELS = json.dumps(
@@ -190,7 +191,7 @@ SOUND = [
 
 @st.composite
 def mutations(draw: st.DrawFn, whole: bytes) -> bytes:
-    """A few bits flipped, and pieces cut out, doubled or put in."""
+    """A few bits flipped, and pieces removed, duplicated or inserted."""
     found = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(found)))
@@ -211,19 +212,19 @@ def mutations(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("body", "length"), SOUND, ids=["pixels", "images", "listed", "encoded"])
-def test_the_requests_that_are_mutated_are_sound(application: Application, body: bytes, length: int | None) -> None:
-    assert told(lambda: as_understood(application, body, None if length is None else str(length))) is None
+def test_the_requests_before_mutation_are_valid(application: Application, body: bytes, length: int | None) -> None:
+    assert refusal_of(lambda: parse(application, body, None if length is None else str(length))) is None
 
 
 @settings(max_examples=times(1500))
 @given(data=st.data(), sound=st.sampled_from(SOUND), shift=st.sampled_from([0, 0, 0, 1, -1]))
-def test_a_mutated_request_is_understood_or_refused(
+def test_a_mutated_request_is_parsed_or_refused(
     application: Application, data: st.DataObject, sound: tuple[bytes, int | None], shift: int
 ) -> None:
     body, length = sound
     mutated = data.draw(mutations(body))
     header = None if length is None else str(max(length + len(mutated) - len(body) + shift, 0))
-    told(lambda: as_understood(application, mutated, header))
+    refusal_of(lambda: parse(application, mutated, header))
 
 
 # ---- gRPC ----
@@ -281,15 +282,15 @@ MESSAGES = st.builds(
 
 @settings(max_examples=times(1500))
 @given(message=MESSAGES)
-def test_any_message_is_understood_or_refused(application: Application, message: Any) -> None:
-    told(lambda: parse_request(application, read_request(message)))
+def test_any_message_is_parsed_or_refused(application: Application, message: Any) -> None:
+    refusal_of(lambda: parse_request(application, read_request(message)))
 
 
 # ---- bodies ----
 
 
 def request_of(chunks: list[bytes], headers: dict[str, str]) -> Request:
-    """A request whose body comes in these pieces."""
+    """A request whose body arrives in these chunks."""
     left = iter([{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks])
 
     async def receive() -> dict[str, Any]:
@@ -305,12 +306,12 @@ def cut(body: bytes, places: list[int]) -> list[bytes]:
 
 
 def image_of(chunks: list[bytes], headers: dict[str, str]) -> bytes:
-    intake = ByteBudget(10 * LIMIT)
+    byte_budget = ByteBudget(10 * LIMIT)
     try:
-        with intake.visit() as held:
+        with byte_budget.reserve() as held:
             return asyncio.run(read_upload(request_of(chunks, headers), LIMIT, held)).image
     finally:
-        intake.add(10 * LIMIT)  # all that it took has been given back
+        byte_budget.add(10 * LIMIT)  # all reserved bytes have been released
 
 
 FORM = (
@@ -339,12 +340,12 @@ def test_a_form_may_come_in_any_pieces(places: list[int]) -> None:
 @given(data=st.data(), kind=FORM_TYPES, places=PLACES)
 def test_a_mutated_form_is_read_or_refused(data: st.DataObject, kind: str, places: list[int]) -> None:
     body = data.draw(st.one_of(st.just(FORM), mutations(FORM), st.binary(max_size=100)))
-    told(lambda: image_of(cut(body, places), {"content-type": kind}))
+    refusal_of(lambda: image_of(cut(body, places), {"content-type": kind}))
 
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "punycode", "hex", "rot13", "utf-16", "utf-7", "\xff", '"'])
-def test_a_forms_charset_does_no_harm(charset: str) -> None:
-    told(lambda: image_of([FORM], {"content-type": f"{FORM_TYPE}; charset={charset}"}))
+def test_any_charset_of_a_form_is_accepted(charset: str) -> None:
+    refusal_of(lambda: image_of([FORM], {"content-type": f"{FORM_TYPE}; charset={charset}"}))
 
 
 @settings(max_examples=times(500))
@@ -366,13 +367,13 @@ def test_a_mutated_compressed_body_is_read_or_refused(
         )
         assert len(read) <= LIMIT
 
-    told(inflate)
+    refusal_of(inflate)
 
 
 @settings(max_examples=times(200))
 @given(name=st.text(LATIN, max_size=10), body=st.binary(max_size=20))
-def test_an_unknown_encoding_is_refused_in_a_sentence(name: str, body: bytes) -> None:
-    sentence = told(lambda: image_of([body], {"content-encoding": name}))
+def test_an_unknown_encoding_is_refused(name: str, body: bytes) -> None:
+    sentence = refusal_of(lambda: image_of([body], {"content-encoding": name}))
     known = name.strip().lower() in ("gzip", "deflate", "identity")
     assert known or sentence is not None
 
@@ -381,7 +382,7 @@ def test_an_unknown_encoding_is_refused_in_a_sentence(name: str, body: bytes) ->
 
 
 def rejected(application: Application, rounds: int) -> None:
-    """So many mistakes of many kinds, over and over."""
+    """Parse invalid requests of many kinds `rounds` times."""
     for index in range(rounds):
         name = f"{index % 100:x}" * 4
         bodies = [
@@ -392,13 +393,13 @@ def rejected(application: Application, rounds: int) -> None:
             b'{"id": "' + name.encode(),
         ]
         for body in bodies:
-            assert told(lambda body=body: as_understood(application, body, None)) is not None
+            assert refusal_of(lambda body=body: parse(application, body, None)) is not None
         with pytest.raises(InvalidInput):
             parse_request(application, read_request(pb.ModelInferRequest(model_name="toy", id=name)))
 
 
-def test_mistakes_leave_nothing_behind(application: Application) -> None:
-    """Six thousand after a thousand, which fill the JSON reader's cache of short texts."""
+def test_refused_requests_leak_no_memory(application: Application) -> None:
+    """Six thousand, after a thousand that fill the JSON parser's string cache."""
     tracemalloc.start()
     try:
         rejected(application, 200)

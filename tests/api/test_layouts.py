@@ -1,4 +1,4 @@
-"""Requests with many views of many tiles: bounded, and read and laid out where they delay no other request."""
+"""Requests with many views of many tiles are bounded, and parsed and laid out off the event loop."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ from tests.support.onnx_models import segmenter, write_model
 from tests.support.serving import PATIENCE, until
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
 
@@ -34,7 +34,7 @@ PREDICT, QUOTE = "/v1/models/tiled/predict", "/v1/models/tiled/quote?width=90&he
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """In this process, on one slot, ready."""
+    """A ready server in this process, with one slot."""
     folder = write_model(tmp_path / "tiled", segmenter(), CONFIG)
     settings = Settings(models=folder.parent, slots=1, drain_seconds=1.0, grpc_port=0)
     application = Application(settings, [load_model(folder)])
@@ -58,8 +58,8 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def reception(server: Server) -> RequestHandler:
-    return server._reception
+def handler(server: Server) -> RequestHandler:
+    return server._handler
 
 
 def rotations(views: int, number: int = 0) -> str:
@@ -67,8 +67,8 @@ def rotations(views: int, number: int = 0) -> str:
 
 
 @contextmanager
-def held(executor: Executor) -> Iterator[None]:
-    """Its one thread is busy inside."""
+def blocked(executor: Executor) -> Iterator[None]:
+    """Keep the executor's one thread busy."""
     gate, entered = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -83,7 +83,7 @@ def held(executor: Executor) -> Iterator[None]:
         gate.set()
 
 
-def test_views_times_tiles_over_the_bound_are_refused_in_one_sentence(client: httpx.Client) -> None:
+def test_too_many_views_times_tiles_are_refused(client: httpx.Client) -> None:
     sentence = (
         "the image is 1000x1000, which tiled looks at in 729 tiles; with 250 views these are 182250 inputs, and at "
         "most 4096 are taken: ask for max_views=5 or less, send a smaller image, or state a larger input.tile in the "
@@ -99,9 +99,11 @@ def test_views_times_tiles_over_the_bound_are_refused_in_one_sentence(client: ht
     assert client.get("/v1/models/tiled/quote", params=few).json()["planned"] == 5
 
 
-def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
+def test_while_a_list_of_views_is_parsed_other_requests_are_answered(
+    client: httpx.Client, handler: RequestHandler
+) -> None:
     with ThreadPoolExecutor(1) as clients:
-        with held(reception.planner):
+        with blocked(handler.planner):
             slow = clients.submit(client.post, PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
             assert client.get("/livez").status_code == 200
             assert client.get(QUOTE).status_code == 200
@@ -110,14 +112,14 @@ def test_while_a_list_of_views_is_read_others_are_answered(client: httpx.Client,
                 assert client.post(PREDICT, params={"policy": "hflip"}, content=image).status_code == 200
             assert not slow.done()
         assert slow.result(PATIENCE).status_code == 200
-    with held(reception.planner):  # it is known by now
+    with blocked(handler.planner):  # the policy is cached by now
         known = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
         assert known.status_code == 200
 
 
-def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, reception: RequestHandler) -> None:
+def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, handler: RequestHandler) -> None:
     with ThreadPoolExecutor(1) as clients:
-        with held(reception.quotes):
+        with blocked(handler.quotes):
             slow = clients.submit(client.get, QUOTE)
             assert client.get("/livez").status_code == 200
             answer = client.post(PREDICT, params={"policy": rotations(3)}, content=pictures.jpeg(90, 90))
@@ -126,7 +128,7 @@ def test_while_quotes_are_made_predictions_are_answered(client: httpx.Client, re
         assert slow.result(PATIENCE).status_code == 200
 
 
-def test_a_wrong_list_of_views_is_refused_from_its_thread(client: httpx.Client, server: Server) -> None:
+def test_an_error_of_the_planner_thread_is_a_refusal(client: httpx.Client, server: Server) -> None:
     response = client.post(PREDICT, params={"policy": '["identity", "vflip"]'}, content=pictures.jpeg(90, 90))
     assert response.status_code == 400
     assert "vflip" in response.json()["error"]

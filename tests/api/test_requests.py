@@ -1,4 +1,4 @@
-"""Who leaves while a request is being admitted, at whatever moment, has no views run for nobody."""
+"""A request that is cancelled while it is being admitted, at any moment, leaves no job behind."""
 
 import asyncio
 import threading
@@ -12,8 +12,7 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, switchable, trap_model, trapped
-from tta_server.api.oip.semantics import PredictCommand
-from tta_server.api.requests import LARGE_JPEGS, RequestHandler, has_slow_header
+from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHandler, has_slow_header
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.serving.plan import Options
@@ -43,8 +42,8 @@ def slow_header() -> SlowHeader:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[tuple[Application, Switchable]]:
-    """An application on one slot, which no view leaves before the model is released."""
+def blocked_application(folder: Path) -> Iterator[tuple[Application, Switchable]]:
+    """An application with one slot, in which a view stays until the model is released."""
     model, switch = switchable(load_model(trap_model(folder / "toy")))
     application = Application(Settings(models=folder, slots=1, drain_seconds=1.0), [model])
     application.warm()
@@ -58,11 +57,11 @@ def held(folder: Path) -> Iterator[tuple[Application, Switchable]]:
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    with held(tmp_path_factory.mktemp("models")) as (ready, _):
+    with blocked_application(tmp_path_factory.mktemp("models")) as (ready, _):
         yield ready
 
 
-def left(application: Application) -> float:
+def cancellations(application: Application) -> float:
     return application.metrics.registry.get_sample_value(LEFT, {"model": "toy"}) or 0.0
 
 
@@ -81,10 +80,10 @@ async def off_loop(wait: Callable[[], object]) -> None:
     await asyncio.get_running_loop().run_in_executor(None, wait)
 
 
-def test_who_leaves_while_his_header_is_read_has_his_views_cancelled(application: Application) -> None:
-    before = left(application)
+def test_cancelled_while_the_header_is_read_cancels_the_job(application: Application) -> None:
+    before = cancellations(application)
 
-    async def visit() -> None:
+    async def run() -> None:
         image = slow_header()
         task = submission(application, pictures.encoded(trapped()), image)
         await off_loop(lambda: image.entered.wait(PATIENCE))
@@ -92,23 +91,23 @@ def test_who_leaves_while_his_header_is_read_has_his_views_cancelled(application
         with pytest.raises(asyncio.CancelledError):
             await task
         image.release.set()
-        await off_loop(lambda: until(lambda: left(application) == before + 2))
+        await off_loop(lambda: until(lambda: cancellations(application) == before + 2))
 
-    asyncio.run(visit())
+    asyncio.run(run())
     assert jobs(application) == 0
 
 
 @pytest.mark.parametrize("turns", range(8))
-def test_who_leaves_just_when_he_is_admitted_has_his_views_cancelled(application: Application, turns: int) -> None:
-    """The tickets are made; the loop has turned so often since, at some of which they are on their way to the task."""
-    before = left(application)
+def test_cancelled_at_the_moment_of_admission_cancels_the_job(application: Application, turns: int) -> None:
+    """The tickets exist; the event loop has run `turns` iterations since, in some of which they are on their way."""
+    before = cancellations(application)
 
-    async def visit() -> None:
+    async def run() -> None:
         image = slow_header()
         task = submission(application, image)
         await off_loop(lambda: image.entered.wait(PATIENCE))
         image.release.set()
-        until(lambda: jobs(application) == 1)  # the loop stands still meanwhile
+        until(lambda: jobs(application) == 1)  # blocks the event loop
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
@@ -117,17 +116,17 @@ def test_who_leaves_just_when_he_is_admitted_has_his_views_cancelled(application
         except asyncio.CancelledError:
             pass
         else:
-            RequestHandler(application).leave(tickets)
-        await off_loop(lambda: until(lambda: left(application) == before + 1))
+            RequestHandler(application).cancel(tickets)
+        await off_loop(lambda: until(lambda: cancellations(application) == before + 1))
 
-    asyncio.run(visit())
+    asyncio.run(run())
     assert jobs(application) == 0
 
 
-def test_who_leaves_before_his_header_is_looked_at_is_never_admitted(application: Application) -> None:
-    before = left(application)
+def test_cancelled_before_the_header_is_read_is_never_admitted(application: Application) -> None:
+    before = cancellations(application)
 
-    async def visit() -> None:
+    async def run() -> None:
         image = slow_header()
         image.release.set()
         task = submission(application, image)
@@ -136,28 +135,28 @@ def test_who_leaves_before_his_header_is_looked_at_is_never_admitted(application
             await task
         assert not image.entered.is_set()
 
-    asyncio.run(visit())
-    assert (left(application), jobs(application)) == (before, 0)
+    asyncio.run(run())
+    assert (cancellations(application), jobs(application)) == (before, 0)
 
 
-@pytest.mark.parametrize(("images", "heard"), [(1, [1]), (2, [])])
-def test_answers_so_far_are_for_requests_of_one_image(tmp_path: Path, images: int, heard: list[int]) -> None:
-    """Of several nobody reads them."""
+@pytest.mark.parametrize(("images", "notified"), [(1, [1]), (2, [])])
+def test_only_requests_of_one_image_have_partial_answers(tmp_path: Path, images: int, notified: list[int]) -> None:
+    """With several images, no partial answers are made."""
     calls: list[int] = []
-    with held(tmp_path) as (application, switch):
+    with blocked_application(tmp_path) as (application, switch):
         switch.mode = "works"
 
-        async def visit() -> None:
+        async def run() -> None:
             pixels = [pictures.encoded(trapped())] * images
             tickets = await submission(application, *pixels, listener=lambda: calls.append(1))
-            await RequestHandler(application).answers(tickets)
+            await RequestHandler(application).wait_for_answers(tickets)
 
-        asyncio.run(visit())
-    assert calls == heard
+        asyncio.run(run())
+    assert calls == notified
 
 
 def test_headers_of_small_jpegs_alone_are_read_on_the_event_loop() -> None:
     jpeg, png = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 3)])
-    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEGS - 2)])
+    assert not has_slow_header([jpeg, jpeg.ljust(LARGE_JPEG_BYTES - 3)])
+    assert has_slow_header([jpeg, jpeg.ljust(LARGE_JPEG_BYTES - 2)])
     assert has_slow_header([jpeg, png])

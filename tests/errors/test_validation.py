@@ -1,5 +1,4 @@
-"""Whatever is wrong with given values, the sentence has no parser's words, and says the key, what was found, what is
-allowed."""
+"""For any invalid values, the sentence has no library text, and names the key, what was found, and what is allowed."""
 
 import json
 from pathlib import Path
@@ -13,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.support.onnx_models import classifier, write_model
 from tests.support.wording import fit
-from tta_server.api.oip.semantics import OURS, read_parameters
-from tta_server.cli.console import settings_of
+from tta_server.api.oip.semantics import TTA_PARAMETERS, read_parameters
+from tta_server.cli.sources import flag, read_settings
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.config import ModelConfig, read_config
 from tta_server.repository.loader import load_model
-from tta_server.serving.options import PredictQuery, QuoteQuery, read_options, validated
+from tta_server.serving.options import PredictQuery, QuoteQuery, read_options, validate
 from tta_server.settings import Settings
 from tta_server.tasks import TASKS
 
@@ -38,7 +37,7 @@ KEYS = sorted({*QuoteQuery.model_fields, "unknown", "max-views", "", "é"})
 
 
 def sentence_of(call: Any) -> str | None:
-    """The sentence that it meets, if any."""
+    """The error's sentence, None without one."""
     try:
         call()
     except (InvalidInput, ConfigError) as error:
@@ -47,32 +46,32 @@ def sentence_of(call: Any) -> str | None:
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
-def test_no_option_of_python_or_the_offline_scorer_meets_foreign_words(values: dict[str, Any]) -> None:
-    sentence_of(lambda: validated(QuoteQuery, values))
+def test_no_option_of_python_gets_library_text(values: dict[str, Any]) -> None:
+    sentence_of(lambda: validate(QuoteQuery, values))
     sentence_of(lambda: read_options(values))
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), TEXT | st.sampled_from(["-1", "1.5", "0", "9" * 5000]), min_size=1))
-def test_no_query_meets_foreign_words(values: dict[str, str]) -> None:
-    sentence = sentence_of(lambda: validated(PredictQuery, values))
+def test_no_query_gets_library_text(values: dict[str, str]) -> None:
+    sentence = sentence_of(lambda: validate(PredictQuery, values))
     assert sentence is None or any(key in sentence for key in values)
 
 
 @given(
     st.dictionaries(
-        st.sampled_from([*OURS, "timeout", "priority", "tta_unknown", "other"]),
+        st.sampled_from([*TTA_PARAMETERS, "timeout", "priority", "tta_unknown", "other"]),
         st.booleans() | st.integers() | st.floats() | TEXT,
         min_size=1,
     )
 )
-def test_no_parameter_of_the_protocol_meets_foreign_words(values: dict[str, Any]) -> None:
+def test_no_parameter_of_the_protocol_gets_library_text(values: dict[str, Any]) -> None:
     sentence_of(lambda: read_parameters(values))
 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), SCALARS)
-def test_no_setting_meets_foreign_words(key: str, value: Any) -> None:
-    sentence = sentence_of(lambda: settings_of(**{key: value}))
-    assert sentence is None or sentence.startswith(f"--{key.replace('_', '-')}")
+def test_no_setting_gets_library_text(key: str, value: Any) -> None:
+    sentence = sentence_of(lambda: read_settings(**{key: value}))
+    assert sentence is None or sentence.startswith(flag(key))
 
 
 SOUND = {
@@ -93,7 +92,7 @@ PLACES = [
 
 
 @given(st.sampled_from(sorted(TASKS)), st.sampled_from(PLACES), VALUES)
-def test_no_mistake_in_a_config_meets_foreign_words(
+def test_no_mistake_in_a_config_gets_library_text(
     tmp_path_factory: pytest.TempPathFactory, task: str, place: tuple[str, ...], value: Any
 ) -> None:
     config = json.loads(json.dumps(SOUND)) | {"task": task}
@@ -187,7 +186,7 @@ def test_a_value_is_quoted_as_json(value: Any, text: str) -> None:
     assert shown(value) == text
 
 
-def test_a_broken_policy_file_is_told_without_the_parsers_words(tmp_path: Path) -> None:
+def test_a_broken_policy_file_gets_no_parser_text(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "tiny", classifier(), {**SOUND, "policy": "own.yaml"})
     (folder / "own.yaml").write_text("- {zoom: ")
     with pytest.raises(ConfigError, match=r"policy: own\.yaml is not valid YAML in line 1, column 10"):

@@ -135,7 +135,7 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
         (Options(policy="flips"), "vflip.*symmetries: hflip"),
         (Options(policy='["identity", "vflip"]'), "vflip.*symmetries: hflip"),
         (Options(policy='["hflip"]'), "it must be the plain view, 'identity'"),
-        (Options(policy="[]"), "at least one view"),
+        (Options(policy="[]"), "it needs at least the plain view"),
         (Options(policy='["identity"'), "JSON"),
         (Options(policy='{"identity": true}'), "list of views"),
         (Options(policy="[" * 8000), "JSON"),

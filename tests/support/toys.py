@@ -18,7 +18,7 @@ from tests.support.serving import PATIENCE, until
 from tta_server.application import Application
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.errors import BackendFailed
 from tta_server.repository.model import Model
 from tta_server.settings import Settings

@@ -418,6 +418,8 @@ def test_bundled_models_answer_black_and_tiny_images(bundled, name):
 
 def test_a_strip_is_too_large_for_the_mouse_and_can_be_counted(bundled):
     strip = noise(Size(16_000, 20))
-    with pytest.raises(TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; the limits are "):
+    with pytest.raises(
+        TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; the limits are "
+    ):
         bundled("mouse").predict(strip)
     as_json(bundled("nuclei-count").predict(strip, budget_ms=30_000))

@@ -1,1 +1,1 @@
-"""Doors: each translates one protocol to the predictor and back."""
+"""The web interfaces: each translates one protocol to the predictor and back."""

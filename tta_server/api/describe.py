@@ -1,4 +1,4 @@
-"""What `GET /v1/models` and `GET /v1/policies` say."""
+"""Models, policies and quotes as JSON, for the HTTP interface and the command line."""
 
 import math
 from typing import Any
@@ -42,8 +42,8 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
-    """What `GET /v1/models/{name}/quote` says: upper estimates, as the scheduler itself uses them. A view is done with
-    the last of its tiles."""
+    """The answer of `GET /v1/models/{name}/quote`: the scheduler's upper estimates. A view is done when its last tile
+    is."""
     known, tiles = plan.calibration, make_layout(plan, size).tiles
     by_views = [
         {
@@ -68,8 +68,8 @@ def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> 
 
 
 def describe_policies() -> dict[str, Any]:
-    """The presets, as they are for a model whose preprocessing crops, what a list of views may hold, and what undoing
-    them is promised to do."""
+    """The presets (of a model whose preprocessing crops), the primitives and border rules of views, and the guarantees
+    of undoing them."""
     return {
         "presets": [
             {"name": name, "description": about, "views": [v.name for v in preset(name, crops=True).views]}

@@ -1,4 +1,4 @@
-"""Errors as HTTP and gRPC say them: a total table each."""
+"""Errors over HTTP and gRPC: one total table for each, and the responses."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse
 
 from tta_server.errors import Code, Overloaded, TTAError, Unauthenticated
 
-STATUS: dict[Code, int] = {
+HTTP_STATUS: dict[Code, int] = {
     Code.INVALID_INPUT: 400,
     Code.UNAUTHENTICATED: 401,
     Code.DISABLED: 403,
@@ -23,7 +23,7 @@ STATUS: dict[Code, int] = {
     Code.NOT_READY: 503,
     Code.DEADLINE_EXCEEDED: 504,
 }
-"""Every code has a status; 499 is never read, its client has left."""
+"""The status of every code; 499 appears in the log only, its client has disconnected."""
 
 GRPC_STATUS: dict[Code, grpc.StatusCode] = {
     Code.INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -40,16 +40,17 @@ GRPC_STATUS: dict[Code, grpc.StatusCode] = {
     Code.NOT_READY: grpc.StatusCode.UNAVAILABLE,
     Code.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""The same for gRPC."""
+"""The gRPC status of every code."""
 
-INTERNAL = "internal error; quote this request id to the operator"
+INTERNAL_ERROR = "internal error; quote this request id to the operator"
 """The message to a client for an unexpected error."""
 
-PLAIN_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 503: "overloaded"}
+STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 408: "too_slow", 503: "overloaded"}
+"""The `code` of a status that comes from no TTAError."""
 
 
 def error_body(error: TTAError) -> dict[str, Any]:
-    """`{"error", "code"}`; for Overloaded also when to come back."""
+    """`{"error", "code"}`, and `retry_after_ms` for Overloaded."""
     body: dict[str, Any] = {"error": str(error), "code": error.code}
     if isinstance(error, Overloaded):
         body["retry_after_ms"] = math.ceil(error.retry_after * 1e3)
@@ -62,13 +63,13 @@ def error_response(error: TTAError) -> JSONResponse:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), STATUS[error.code], headers)
+    return JSONResponse(error_body(error), HTTP_STATUS[error.code], headers)
 
 
-def plain_body(status: int, sentence: str) -> dict[str, Any]:
-    """For what is refused before it is anybody's request: unknown paths, wrong methods, too many connections."""
-    return {"error": sentence, "code": PLAIN_CODES.get(status, "invalid_input" if status < 500 else "internal")}
+def status_body(status: int, sentence: str) -> dict[str, Any]:
+    """As `error_body`, for an error that is no TTAError: an unknown path, too many connections."""
+    return {"error": sentence, "code": STATUS_CODES.get(status, "invalid_input" if status < 500 else "internal")}
 
 
-def plain_response(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse(plain_body(status, sentence), status)
+def status_response(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse(status_body(status, sentence), status)

@@ -1,4 +1,4 @@
-"""The contact sheet: every view as the model sees it, what the model says of it, and what they come to."""
+"""The contact sheet: every view as the model sees it, its own prediction, and the merged answer."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -26,7 +26,7 @@ from tta_server.views.view import View
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""
 LINES = 4
-"""Of a prediction, at most."""
+"""At most, of a prediction."""
 CAPTION = "Each view as the model sees it, and what the model says of it alone, moved back. Last: merged."
 MARGIN = 16
 TITLE = 58
@@ -38,7 +38,7 @@ INK, FAINT, PAPER, FRAME = (32, 32, 32), (110, 110, 110), (255, 255, 255), (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Pictures under one another, then lines of text."""
+    """A column of pictures with lines of text below."""
 
     pictures: tuple[Image.Image, ...]
     lines: tuple[str, ...]
@@ -108,7 +108,7 @@ def _weight(weight: float | tuple[float, ...]) -> str:
 
 
 def _fit(picture: Image.Image) -> Image.Image:
-    """Enlarged or shrunk so that the longer side is CELL; pixels of small images stay visible."""
+    """Resized so that the longer side is CELL; pixels of small images stay visible."""
     factor = CELL / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
@@ -119,39 +119,40 @@ def _title(model: Model, plan: Plan) -> str:
     return f"{model.name}: {model.task.name}, policy {plan.policy.name}, {len(plan.views)} views"
 
 
-def _compose(title: str, caption: str, cells: list[Panel]) -> Image.Image:
-    columns = -(-len(cells) // -(-len(cells) // COLUMNS))  # as even as rows of at most COLUMNS can be
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+def _compose(title: str, caption: str, panels: list[Panel]) -> Image.Image:
+    columns = -(-len(panels) // -(-len(panels) // COLUMNS))  # the fewest rows of at most COLUMNS, as even as possible
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     tops = list(accumulate((_height(row) for row in rows), initial=MARGIN + TITLE))
     sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, tops[-1]), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(20))
     draw.text((MARGIN, MARGIN + 28), caption, FAINT, ImageFont.load_default(14))
     for row, top in zip(rows, tops, strict=False):
-        for column, cell in enumerate(row):
-            _place(sheet, draw, cell, MARGIN + column * (CELL + MARGIN), top)
+        for column, panel in enumerate(row):
+            _place(sheet, draw, panel, MARGIN + column * (CELL + MARGIN), top)
     return sheet
 
 
 def _height(row: list[Panel]) -> int:
-    return MARGIN + max(sum(p.height + GAP for p in c.pictures) + LINE * len(c.lines) for c in row)
+    """Of the highest panel, with the margin below."""
+    return MARGIN + max(sum(p.height + GAP for p in panel.pictures) + LINE * len(panel.lines) for panel in row)
 
 
-def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Panel, left: int, top: int) -> None:
-    for picture in cell.pictures:
-        if cell.framed:
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int) -> None:
+    for picture in panel.pictures:
+        if panel.framed:
             box = (left - 3, top - 3, left + picture.width + 2, top + picture.height + 2)
             draw.rectangle(box, outline=FRAME, width=3)
         sheet.paste(picture, (left, top))
         top += picture.height + GAP
     font = ImageFont.load_default(14)
-    for number, line in enumerate(cell.lines):
-        ink = (FRAME if cell.framed else INK) if number == 0 else FAINT
+    for number, line in enumerate(panel.lines):
+        ink = (FRAME if panel.framed else INK) if number == 0 else FAINT
         draw.text((left, top + number * LINE), _clipped(draw, line, font), ink, font)
 
 
 def _clipped(draw: ImageDraw.ImageDraw, line: str, font: Any) -> str:
-    """The line, shortened to the width of a cell."""
+    """The line, shortened to the width of a panel."""
     if draw.textlength(line, font) <= CELL:
         return line
     while draw.textlength(line + "...", font) > CELL:

@@ -1,4 +1,7 @@
-"""One family of errors: each says what went wrong in one sentence and carries a code; doors say how."""
+"""One family of errors: each has a sentence for the client and a `code`.
+
+The tables `HTTP_STATUS` and `GRPC_STATUS` of `api/errors.py` map every code to its HTTP and gRPC status.
+"""
 
 import json
 from enum import StrEnum
@@ -9,7 +12,7 @@ LONGEST = 64
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence quotes it: text in quotes, the rest as JSON, cut after LONGEST characters."""
+    """A value as a sentence quotes it: text in quotes, anything else as JSON, cut after LONGEST characters."""
     if isinstance(value, str):
         text = repr(value[:LONGEST])
         return text if len(value) <= LONGEST else f"{text[:-1]}...{text[-1]}"
@@ -20,7 +23,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
+def printable(name: str) -> str:
+    """A name from a client for a sentence: cut after LONGEST characters, escaped if it is not printable."""
+    return name[:LONGEST] if name.isprintable() else ascii(name[:LONGEST])
+
+
 class Code(StrEnum):
+    """The `code` of an error's JSON."""
+
     INVALID_INPUT = "invalid_input"
     UNAUTHENTICATED = "unauthenticated"
     DISABLED = "disabled"
@@ -37,54 +47,68 @@ class Code(StrEnum):
 
 
 class TTAError(Exception):
-    """Its text is one sentence that may reach a client: no path, no traceback, no backend text."""
+    """The base class. Its text is one sentence that a client may read: without paths, tracebacks or library text."""
 
     code = Code.INTERNAL
 
 
 class InternalError(TTAError):
-    """A mistake of ours: the log has the traceback."""
+    """A bug, or a failure that only a restart repairs; the log has the traceback."""
 
 
 class InvalidInput(TTAError):
+    """A request's option, tensor or image is wrong; names it and what is allowed."""
+
     code = Code.INVALID_INPUT
 
 
 class BudgetTooSmall(InvalidInput):
-    """Not even an idle pool could keep it; the sentence names the smallest that would do."""
+    """Even an idle pool could not keep the budget; names the smallest that it could."""
 
 
 class Unauthenticated(TTAError):
+    """The key is missing or unknown."""
+
     code = Code.UNAUTHENTICATED
 
 
 class Disabled(TTAError):
-    """Offered only where whoever runs the server has said so."""
+    """The operation is switched off by the server's settings."""
 
     code = Code.DISABLED
 
 
 class ConfigError(TTAError):
-    """A mistake in `tta.yaml` or in a model file: names file, key, what was found, what is allowed."""
+    """A setting, a model folder or another file of the operator is wrong; names the file, the key, what was found and
+    what is allowed. Ends a command; loading a model over HTTP or gRPC turns it into InvalidInput."""
 
     code = Code.INVALID_CONFIG
 
 
 class UnknownModel(TTAError):
+    """No model of that name or version is loaded."""
+
     code = Code.UNKNOWN_MODEL
 
 
 class TooLarge(TTAError):
+    """Too many bytes, pixels, images or views for the limits."""
+
     code = Code.TOO_LARGE
 
 
 class UnsupportedMedia(TTAError):
+    """The image's format or layout, or the body's encoding, is not supported."""
+
     code = Code.UNSUPPORTED_MEDIA
 
 
 class Overloaded(TTAError):
-    """Refused at once; `retry_after` is the number of seconds after which it would be admitted, `reason` what was
-    short: time, jobs or bytes."""
+    """The request was refused at once, to be retried.
+
+    `retry_after` is the number of seconds after which it would be admitted, `reason` what is short: time, jobs or
+    bytes.
+    """
 
     code = Code.OVERLOADED
 
@@ -95,18 +119,24 @@ class Overloaded(TTAError):
 
 
 class BackendFailed(TTAError):
+    """The model failed on this image, or gave no finite prediction."""
+
     code = Code.BACKEND_FAILED
 
 
 class NotReady(TTAError):
+    """The server or the model is warming up, unhealthy or shutting down."""
+
     code = Code.NOT_READY
 
 
 class DeadlineExceeded(TTAError):
+    """The budget ended before the mandatory views were done, or the request was not received in time."""
+
     code = Code.DEADLINE_EXCEEDED
 
 
 class Cancelled(TTAError):
-    """The client has left; nobody reads this."""
+    """The client disconnected; only the log has this."""
 
     code = Code.CANCELLED

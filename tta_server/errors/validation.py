@@ -1,4 +1,4 @@
-"""What is wrong with given values, in words of our own: the words of pydantic and PyYAML stay out of every sentence."""
+"""Errors of pydantic and PyYAML as sentences of our own; their text reaches no client."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from tta_server.errors import LONGEST, shown
+from tta_server.errors import printable, shown
 
-WORDS: dict[str, str] = {
+ALLOWED: dict[str, str] = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "dataclass_type": "keys with values",
@@ -27,7 +27,7 @@ WORDS: dict[str, str] = {
     "string_unicode": "text in UTF-8",
     "tuple_type": "a list",
 }
-"""What is allowed where a value has failed with this error type of pydantic."""
+"""Error type of pydantic -> what is allowed."""
 
 NUMBERS: dict[str, str] = {
     "float_parsing": "a number",
@@ -38,7 +38,7 @@ NUMBERS: dict[str, str] = {
     "int_type": "a whole number",
 }
 DIGITS = 4300
-"""Of a whole number that is read from text."""
+"""The most of a whole number that Python reads from text."""
 LIMITS: dict[str, tuple[str, str]] = {
     "greater_than": ("gt", "over {}"),
     "greater_than_equal": ("ge", "of at least {}"),
@@ -54,8 +54,8 @@ LENGTHS: dict[str, tuple[str, str]] = {
 }
 CHOICES = ("enum", "literal_error")
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-OWN = ("value_error", "assertion_error")
-"""Raised by validators of ours: their text is a sentence already."""
+VALIDATOR = ("value_error", "assertion_error")
+"""Raised by our own validators: their text is a sentence already."""
 
 
 class StrictModel(BaseModel):
@@ -66,10 +66,10 @@ class StrictModel(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One wrong place: `place` is its keys and indices from the top, `kind` what is wrong with it.
+    """An error at one place: `place` is its keys and indices from the top, `found` the value there.
 
-    `text` is what is allowed for a `value`, and the sentence itself for what a validator of ours `stated`; empty for an
-    `unknown`, a `missing` and a `foreign` key, one that is not text.
+    `kind` is `value`, with what is allowed as `text`; `stated`, with our validator's sentence as `text`; or, without
+    text, `unknown`, `missing` or `not_text` for a key.
     """
 
     place: tuple[int | str, ...]
@@ -79,40 +79,39 @@ class Mistake:
 
     @property
     def key(self) -> str:
-        """Fit for a sentence, whatever a client has sent."""
-        text = ".".join(map(str, self.place))[:LONGEST]
-        return text if text.isprintable() else ascii(text)[1:-1]
+        """The place, printable."""
+        return printable(".".join(map(str, self.place)))
 
 
-def explain(error: ValidationError, given: Any, model: type[BaseModel] | None = None) -> list[Mistake]:
-    """The mistakes in `given`, one for each place; `model` adds the bounds of its own fields to what is allowed."""
+def explain(error: ValidationError, values: Any, model: type[BaseModel] | None = None) -> list[Mistake]:
+    """The mistakes in `values`, one for each place; `model` adds the bounds of its fields to what is allowed."""
     found: dict[tuple[int | str, ...], Mistake] = {}
     for entry in error.errors(include_url=False):
-        mistake = _mistake(dict(entry), given, model)
+        mistake = _mistake(dict(entry), values, model)
         before = found.get(mistake.place)
         found[mistake.place] = mistake if before is None else _either(before, mistake)
     return [mistake for place, mistake in found.items() if not any(_within(other, place) for other in found)]
 
 
-def _mistake(entry: dict[str, Any], given: Any, model: type[BaseModel] | None) -> Mistake:
+def _mistake(entry: dict[str, Any], values: Any, model: type[BaseModel] | None) -> Mistake:
     kind, value = entry["type"], entry["input"]
-    place = tuple(_place(entry["loc"], given, kind))
+    place = tuple(_place(entry["loc"], values, kind))
     if kind in UNKNOWN_KEY:
         return Mistake(place, "unknown", value)
     if kind in ("missing", "missing_argument"):
         return Mistake(place, "missing", None)
     if kind == "invalid_key":
-        return Mistake(place, "foreign", value)
+        return Mistake(place, "not_text", value)
     context = entry.get("ctx", {})
-    if kind in OWN:
+    if kind in VALIDATOR:
         return Mistake(place, "stated", value, str(context["error"]))
     limits = limits_of(model.model_fields[str(place[0])]) if model and len(place) == 1 else {}
     return Mistake(place, "value", value, allowed(kind, context, limits))
 
 
 def allowed(kind: str, context: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
-    """What is allowed where pydantic found an error of that type: `context` is the error's own, `limits` the bounds of
-    the field, as `ge`, `gt`, `le`, `lt`."""
+    """What is allowed, for an error type of pydantic: `context` is the error's, `limits` the bounds of the field, as
+    `ge`, `gt`, `le`, `lt`."""
     if kind in CHOICES:
         return str(context["expected"])
     if kind in LENGTHS:
@@ -127,7 +126,7 @@ def allowed(kind: str, context: Mapping[str, Any], limits: Mapping[str, Any]) ->
         if kind != "int_parsing_size" or {"le", "lt"} & set(limits):
             return words
         return f"{words} {'and' if limits else 'with'} at most {DIGITS} digits"
-    return WORDS.get(kind, "something else")
+    return ALLOWED.get(kind, "something else")
 
 
 def _bounded(noun: str, limits: Mapping[str, Any]) -> str:
@@ -142,33 +141,33 @@ def _digits(number: float) -> str:
 
 
 def limits_of(field: FieldInfo) -> dict[str, Any]:
-    """For `allowed`: the bounds of a field's numbers, also of those that a union holds."""
+    """For `allowed`: the bounds of a field's numbers, also inside a union."""
     inner = [part for choice in get_args(field.annotation) for part in getattr(choice, "__metadata__", ())]
     stated = [*field.metadata, *(entry for part in inner for entry in getattr(part, "metadata", [part]))]
     return {key: getattr(entry, key) for entry in stated for key, _ in LIMITS.values() if hasattr(entry, key)}
 
 
-def _place(location: Sequence[int | str], given: Any, kind: str) -> Iterator[int | str]:
-    """Without the branches of unions, which pydantic adds: what is not in the values that were given."""
+def _place(location: Sequence[int | str], values: Any, kind: str) -> Iterator[int | str]:
+    """The location without the branches of unions that pydantic adds: the parts that are in the values."""
     for number, part in enumerate(location, start=1):
-        inner = _part(given, part)
+        inner = _part(values, part)
         if inner is None and (number < len(location) or kind not in ("missing", "missing_argument", "invalid_key")):
             continue
-        given = inner[0] if inner else None
+        values = inner[0] if inner else None
         yield part
 
 
-def _part(given: Any, part: int | str) -> tuple[Any] | None:
-    """What is there under that key or index, None for nothing."""
-    if isinstance(given, Mapping) and part in given:
-        return (given[part],)
-    if isinstance(given, list | tuple) and isinstance(part, int) and part < len(given):
-        return (given[part],)
+def _part(values: Any, part: int | str) -> tuple[Any] | None:
+    """The value at that key or index, None if there is none."""
+    if isinstance(values, Mapping) and part in values:
+        return (values[part],)
+    if isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+        return (values[part],)
     return None
 
 
 def _either(one: Mistake, other: Mistake) -> Mistake:
-    """Of two branches of a union, for one value."""
+    """The mistake of two branches of a union for one value."""
     if one.kind != "value" or other.kind != "value":
         return one if one.kind == "stated" else other
     if one.text == other.text:
@@ -177,18 +176,25 @@ def _either(one: Mistake, other: Mistake) -> Mistake:
 
 
 def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    """A mistake in a part of a value says more than that the value has none of the other forms."""
+    """A mistake inside a value is more specific than that the value matches no other branch of a union."""
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
+def explain_option(mistake: Mistake, name: str) -> str:
+    """A sentence for an option or a setting; `name` is the user's name for it."""
+    if mistake.kind == "stated":
+        return f"{name}: {mistake.text}"
+    return f"{name} takes {mistake.text}, not {shown(mistake.found)}"
+
+
 def explain_value(mistake: Mistake, known: Sequence[str]) -> str:
-    """A sentence without a place of its own; `known` are the keys that are allowed beside an unknown one."""
+    """A sentence for a value in a file; `known` are the keys that are allowed in the place of an unknown one."""
     key = mistake.key or "the file"
     match mistake.kind:
         case "unknown":
             return f"unknown key {key}; known: {', '.join(known)}"
-        case "foreign":
-            return f"{key} is a key that is not text"
+        case "not_text":
+            return f"the key {key} is not text"
         case "missing":
             return f"{key} is missing"
         case "stated":
@@ -198,7 +204,7 @@ def explain_value(mistake: Mistake, known: Sequence[str]) -> str:
 
 
 def explain_yaml(error: Exception) -> str:
-    """Where a text stops being YAML."""
+    """Why a file is not YAML, as the end of a sentence that begins with its path."""
     if isinstance(error, UnicodeDecodeError):
         return "is not text in UTF-8"
     mark = getattr(error, "problem_mark", None)

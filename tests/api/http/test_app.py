@@ -1,4 +1,4 @@
-"""The HTTP door of a real server: answers are the model's, whoever else is asking."""
+"""The HTTP interface of a real server: answers are the model's, also with other clients."""
 
 import base64
 import json
@@ -29,36 +29,36 @@ POLICY = ["plain", "hflip", "shift [6,0]", "shift [-6,0]", "shift [0,6]", "shift
 POLICY += ["hflip+shift [6,0]", "hflip+shift [-6,0]"]
 
 
-def ask(client: httpx.Client, image: bytes, path: str = CLOTHING, **query: str) -> dict[str, Any]:
+def predict(client: httpx.Client, image: bytes, path: str = CLOTHING, **query: str) -> dict[str, Any]:
     response = client.post(path, content=image, params={**PATIENT, **query})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    payload: dict[str, Any] = response.json()
+    return payload
 
 
 def probabilities(client: httpx.Client, image: bytes, **query: str) -> np.ndarray:
-    return np.array(ask(client, image, include="probabilities", **query)["prediction"]["probabilities"], np.float32)
+    return np.array(predict(client, image, include="probabilities", **query)["prediction"]["probabilities"], np.float32)
 
 
 def counted(client: httpx.Client, sample: str, **labels: str) -> float:
-    """The value of one sample of /metrics, 0 if it is not there."""
+    """The value of one sample of /metrics, 0 without one."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = (s for family in families for s in family.samples)
     return next((s.value for s in samples if s.name == sample and s.labels.items() >= labels.items()), 0.0)
 
 
-# ---- what the model says ----
+# ---- predictions ----
 
 
 @pytest.mark.parametrize("make", [pictures.png, pictures.jpeg])
 @pytest.mark.parametrize("size", [(160, 200), (301, 140)])
-def test_one_view_is_what_the_model_says(client: httpx.Client, make: Any, size: tuple[int, int]) -> None:
+def test_one_view_is_the_models_own_output(client: httpx.Client, make: Any, size: tuple[int, int]) -> None:
     image = make(*size, seed=1)
     assert np.array_equal(probabilities(client, image, policy="plain"), references.clothing(pictures.opened(image)))
 
 
 def test_every_client_gets_the_answer_to_its_own_image(server: Server, client: httpx.Client) -> None:
-    """Eight clients with eight views each ride in each other's batches."""
+    """Eight clients with eight views each share batches."""
     images = [pictures.jpeg(seed=seed) for seed in range(16)]
     alone = [probabilities(client, image) for image in images]
     assert len({int(answer.argmax()) for answer in alone} | {round(float(a.max()), 6) for a in alone}) > 8
@@ -74,8 +74,8 @@ def test_every_client_gets_the_answer_to_its_own_image(server: Server, client: h
             np.testing.assert_allclose(answer, alone[(number + 2 * k) % 16], atol=1e-5)
 
 
-def test_the_door_and_the_python_api_name_the_same_views(client: httpx.Client) -> None:
-    assert [view["name"] for view in ask(client, pictures.jpeg())["receipt"]["views"]] == POLICY
+def test_http_and_the_python_api_name_the_same_views(client: httpx.Client) -> None:
+    assert [view["name"] for view in predict(client, pictures.jpeg())["receipt"]["views"]] == POLICY
 
 
 # ---- masks ----
@@ -97,9 +97,9 @@ def test_a_mask_has_the_images_own_size_and_is_the_models(client: httpx.Client) 
 def test_a_mask_as_a_picture_is_the_mask_in_json(client: httpx.Client, size: tuple[int, int]) -> None:
     image = pictures.encoded(pictures.nuclei(*size))
     picture = client.post(NUCLEI, content=image, params=PATIENT, headers={"Accept": "image/png"})
-    told = ask(client, image, NUCLEI)["prediction"]
-    in_json = pictures.opened(base64.b64decode(told["mask"]))
-    assert pictures.opened(picture.content).size == in_json.size == size == (told["width"], told["height"])
+    payload = predict(client, image, NUCLEI)["prediction"]
+    in_json = pictures.opened(base64.b64decode(payload["mask"]))
+    assert pictures.opened(picture.content).size == in_json.size == size == (payload["width"], payload["height"])
     assert np.mean(np.asarray(pictures.opened(picture.content)) != np.asarray(in_json)) < 1e-3
     assert picture.headers["TTA-Views"] == "8"
     assert picture.headers["TTA-Stop-Reason"] == "all_views"
@@ -115,54 +115,54 @@ def test_a_short_budget_answers_a_prefix(client: httpx.Client) -> None:
     (least,) = re.findall(r"(\d+) ms", refusal)
     params = {"budget_ms": str(1.5 * int(least))}
 
-    def answered() -> httpx.Response | None:  # a busy machine may miss so short a budget now and then
+    def answered() -> httpx.Response | None:  # a busy machine may miss such a short budget
         response = client.post(NUCLEI, content=image, params=params)
         return response if response.status_code == 200 else None
 
-    told = until(answered).json()
-    names = [view["name"] for view in told["receipt"]["views"]]
+    payload = until(answered).json()
+    names = [view["name"] for view in payload["receipt"]["views"]]
     policy = client.get("/v1/models/nuclei").json()["policy"]["views"]
     assert names == policy[: len(names)]
     assert 1 <= len(names) < 8
-    assert told["receipt"]["stop_reason"] in ("deadline", "capacity")
-    assert told["receipt"]["planned"] == 8
+    assert payload["receipt"]["stop_reason"] in ("deadline", "capacity")
+    assert payload["receipt"]["planned"] == 8
 
 
 @pytest.mark.parametrize("views", [1, 3, 8, 100])
 def test_max_views_is_a_prefix_of_that_length(client: httpx.Client, views: int) -> None:
-    receipt = ask(client, pictures.png(), max_views=str(views))["receipt"]
+    receipt = predict(client, pictures.png(), max_views=str(views))["receipt"]
     assert [view["name"] for view in receipt["views"]] == POLICY[:views]
     assert receipt["planned"] == min(views, 8)
     assert receipt["stop_reason"] == "all_views"
 
 
 @pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "geometric_mean", "max", "vote"])
-def test_every_listed_merge_is_taken(client: httpx.Client, merge: str) -> None:
+def test_every_listed_merge_is_accepted(client: httpx.Client, merge: str) -> None:
     assert merge in client.get("/v1/models/clothing").json()["merges"]
-    told = ask(client, pictures.png(), merge=merge)
-    assert told["receipt"]["merge"] == merge
+    payload = predict(client, pictures.png(), merge=merge)
+    assert payload["receipt"]["merge"] == merge
 
 
 def test_a_vote_counts_the_views_own_winners(client: httpx.Client) -> None:
-    told = ask(client, pictures.jpeg(seed=4), merge="vote", include="views,probabilities")
-    winners = [view["index"] for view in told["receipt"]["views"]]
+    payload = predict(client, pictures.jpeg(seed=4), merge="vote", include="views,probabilities")
+    winners = [view["index"] for view in payload["receipt"]["views"]]
     shares = np.bincount(winners, minlength=10) / 8
-    np.testing.assert_allclose(told["prediction"]["probabilities"], shares, atol=1e-6)
+    np.testing.assert_allclose(payload["prediction"]["probabilities"], shares, atol=1e-6)
 
 
 def test_include_adds_what_it_names_and_nothing_else(client: httpx.Client) -> None:
-    bare = ask(client, pictures.png())
+    bare = predict(client, pictures.png())
     assert set(bare["prediction"]) == {"top"}
     assert set(bare["receipt"]["views"][0]) == {"name", "weight"}
-    told = ask(client, pictures.png(), include="views, agreement,probabilities")
-    assert set(told["prediction"]) == {"top", "agreement", "probabilities"}
-    assert set(told["receipt"]["views"][0]) == {"name", "weight", "label", "index", "probability"}
-    assert sum(told["prediction"]["probabilities"]) == pytest.approx(1, abs=1e-5)
+    payload = predict(client, pictures.png(), include="views, agreement,probabilities")
+    assert set(payload["prediction"]) == {"top", "agreement", "probabilities"}
+    assert set(payload["receipt"]["views"][0]) == {"name", "weight", "label", "index", "probability"}
+    assert sum(payload["prediction"]["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("top_k", "listed"), [("1", 1), ("10", 10), ("99", 10)])
-def test_top_k_lists_so_many_classes_the_likeliest_first(client: httpx.Client, top_k: str, listed: int) -> None:
-    top = ask(client, pictures.png(), top_k=top_k)["prediction"]["top"]
+def test_top_k_limits_the_classes_most_probable_first(client: httpx.Client, top_k: str, listed: int) -> None:
+    top = predict(client, pictures.png(), top_k=top_k)["prediction"]["top"]
     assert len(top) == listed
     values = [entry["probability"] for entry in top]
     assert values == sorted(values, reverse=True)
@@ -170,18 +170,18 @@ def test_top_k_lists_so_many_classes_the_likeliest_first(client: httpx.Client, t
 
 def test_an_inline_policy_runs_its_own_views(client: httpx.Client) -> None:
     views = ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}], {"name": "dim", "steps": [{"brightness": 0.8}]}]
-    receipt = ask(client, pictures.png(), policy=json.dumps(views))["receipt"]
+    receipt = predict(client, pictures.png(), policy=json.dumps(views))["receipt"]
     assert [view["name"] for view in receipt["views"]] == ["plain", "rotate 10", "hflip+zoom 1.1", "dim"]
     assert receipt["policy"]["name"] == "inline"
-    same = ask(client, pictures.png(), policy=json.dumps(views, indent=2))["receipt"]
+    same = predict(client, pictures.png(), policy=json.dumps(views, indent=2))["receipt"]
     assert same["policy"]["digest"] == receipt["policy"]["digest"]
 
 
 @pytest.mark.parametrize(
     "name", ["plain", "hflip", "shifts", "five_crop", "ten_crop", "scales", "flip_scales", "light"]
 )
-def test_every_preset_that_keeps_the_labels_is_taken(client: httpx.Client, name: str) -> None:
-    receipt = ask(client, pictures.png(), policy=name)["receipt"]
+def test_every_preset_that_keeps_the_labels_is_accepted(client: httpx.Client, name: str) -> None:
+    receipt = predict(client, pictures.png(), policy=name)["receipt"]
     assert receipt["policy"]["name"] == name
     assert len(receipt["views"]) == receipt["planned"]
 
@@ -202,7 +202,7 @@ def test_every_preset_that_keeps_the_labels_is_taken(client: httpx.Client, name:
     ],
     ids=str,
 )
-def test_a_raw_body_is_taken_whatever_its_content_type(client: httpx.Client, headers: dict[str, str]) -> None:
+def test_a_raw_body_of_any_content_type_is_accepted(client: httpx.Client, headers: dict[str, str]) -> None:
     response = client.post(CLOTHING, content=pictures.png(), params={"policy": "plain"}, headers=headers)
     assert response.status_code == 200, response.text
 
@@ -232,10 +232,10 @@ def test_a_chunked_body_is_the_same_image(client: httpx.Client) -> None:
 # ---- receipts and headers ----
 
 
-def test_a_receipt_tells_what_was_done(client: httpx.Client) -> None:
+def test_a_receipt_describes_what_ran(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
-    told = response.json()
-    receipt = told["receipt"]
+    payload = response.json()
+    receipt = payload["receipt"]
     assert set(receipt) == {
         "views", "planned", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms", "elapsed_ms",
         "stages_ms", "policy", "request_id",
@@ -252,12 +252,12 @@ def test_every_answer_carries_a_request_id(client: httpx.Client, page: str) -> N
     assert client.get(page, headers={"X-Request-Id": "mine"}).headers.get("X-Request-Id") == "mine"
 
 
-def test_names_that_clients_make_up_do_not_become_labels(client: httpx.Client) -> None:
+def test_unknown_model_names_do_not_become_metric_labels(client: httpx.Client) -> None:
     client.post("/v1/models/made-up-name/predict", content=b"x")
     assert "made-up-name" not in client.get("/metrics").text
 
 
-def test_server_timing_says_what_the_receipt_says(client: httpx.Client) -> None:
+def test_server_timing_agrees_with_the_receipt(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
     timing = dict(re.findall(r"(\w+);dur=([\d.e-]+)", response.headers["Server-Timing"]))
     receipt = response.json()["receipt"]
@@ -269,7 +269,7 @@ def test_server_timing_says_what_the_receipt_says(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", [CLOTHING, "/v1/models/none/predict"])
 @pytest.mark.parametrize("given", ["a", "trace-7:span.2_x", "x" * 64])
-def test_a_sane_request_id_is_echoed(client: httpx.Client, given: str, path: str) -> None:
+def test_a_valid_request_id_is_echoed(client: httpx.Client, given: str, path: str) -> None:
     response = client.post(path, content=pictures.png(), headers={"X-Request-Id": given})
     assert response.headers["X-Request-Id"] == given
 
@@ -308,25 +308,25 @@ def test_models_are_listed(client: httpx.Client) -> None:
 
 
 def test_a_model_is_described_whole(client: httpx.Client) -> None:
-    told = client.get("/v1/models/clothing").json()
-    assert told["labels"] == list(references.CLOTHING)
-    assert told["policy"]["views"] == POLICY
-    assert told["symmetries"] == ["hflip"]
-    assert told["budget"]["default_ms"] == 200
-    assert told["input"]["size"] == [128, 128]
+    payload = client.get("/v1/models/clothing").json()
+    assert payload["labels"] == list(references.CLOTHING)
+    assert payload["policy"]["views"] == POLICY
+    assert payload["symmetries"] == ["hflip"]
+    assert payload["budget"]["default_ms"] == 200
+    assert payload["input"]["size"] == [128, 128]
 
 
 def test_policies_list_presets_and_primitives(client: httpx.Client) -> None:
-    told = client.get("/v1/policies").json()
-    presets = {preset["name"]: preset["views"] for preset in told["presets"]}
+    payload = client.get("/v1/policies").json()
+    presets = {preset["name"]: preset["views"] for preset in payload["presets"]}
     assert presets["hflip"] == ["plain", "hflip"]
     assert len(presets["d4"]) == 8
     assert len(presets["ten_crop"]) == 10
-    assert {"hflip", "rotate", "zoom", "brightness"} <= set(told["primitives"])
-    assert "reflect101" in told["borders"]
+    assert {"hflip", "rotate", "zoom", "brightness"} <= set(payload["primitives"])
+    assert "reflect101" in payload["borders"]
 
 
-def test_health_is_told(client: httpx.Client) -> None:
+def test_health_paths_answer(client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
 
@@ -355,7 +355,7 @@ def test_metrics_parse_and_count(client: httpx.Client) -> None:
 
     before = counts()
     for seed in range(3):
-        ask(client, pictures.png(32, 32, seed), "/v1/models/cifar10/predict")
+        predict(client, pictures.png(32, 32, seed), "/v1/models/cifar10/predict")
     client.post("/v1/models/cifar10/predict", content=b"no image")
     assert np.subtract(counts(), before).tolist() == [3, 18, 1]
     assert counted(client, "tta_jobs") == 0
@@ -364,7 +364,7 @@ def test_metrics_parse_and_count(client: httpx.Client) -> None:
 # ---- lifetime ----
 
 
-def test_who_leaves_makes_room(server: Server, client: httpx.Client) -> None:
+def test_a_disconnected_client_frees_its_slot(server: Server, client: httpx.Client) -> None:
     image = pictures.encoded(pictures.nuclei(512, 512))
     left = {"model": "nuclei", "code": "cancelled"}
     before = counted(client, "tta_errors_total", **left)
@@ -381,20 +381,20 @@ def test_who_leaves_makes_room(server: Server, client: httpx.Client) -> None:
 @pytest.mark.timing
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_answers_what_is_in_flight_and_exits_with_0(tmp_path: Path, number: signal.Signals) -> None:
-    """Three images wait at a gate, which opens when the signal has been sent."""
+def test_a_signal_drains_requests_and_exits_with_0(tmp_path: Path, number: signal.Signals) -> None:
+    """Three images wait in the model until the signal has been sent."""
     trap_model(tmp_path / "toy")
     query = {"budget_ms": "10000", "min_views": "all"}
     with GatedServer(tmp_path, slots=1) as server:
         url = server.url
         server.close_gate()
 
-        def ask(_: int) -> httpx.Response:
+        def predict(_: int) -> httpx.Response:
             image = pictures.encoded(trapped())
             return httpx.post(f"{url}/v1/models/toy/predict", content=image, params=query, timeout=PATIENCE)
 
         with ThreadPoolExecutor(3) as clients, httpx.Client(base_url=url, timeout=PATIENCE) as watcher:
-            under_way = [clients.submit(ask, index) for index in range(3)]
+            under_way = [clients.submit(predict, index) for index in range(3)]
             until(lambda: counted(watcher, "tta_jobs") == 3)
             server.tell(number)
             server.open_gate()
@@ -429,7 +429,7 @@ def test_every_example_of_the_docs_runs(client: httpx.Client) -> None:
         assert response.status_code == 200, (key, value, response.text)
 
 
-def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> None:
+def test_the_docs_page_loads_nothing_from_other_hosts(client: httpx.Client) -> None:
     page = client.get("/docs").text
     assets = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert assets
@@ -437,7 +437,7 @@ def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.Client) -> Non
         assert client.get(asset).status_code == 200, asset
 
 
-def test_a_wrong_method_is_told_the_right_one(client: httpx.Client) -> None:
+def test_a_wrong_method_gets_an_allow_header(client: httpx.Client) -> None:
     assert client.get(CLOTHING).headers["Allow"] == "POST"
 
 
@@ -455,6 +455,6 @@ def test_a_signal_while_models_are_warmed_ends_quietly() -> None:
         until(alive)
         server.tell(signal.SIGINT)
         assert server.exit_status() == 0
-        said = "".join(server.lines["stderr"])
-    assert "ready" not in said
-    assert "Traceback" not in said
+        output = "".join(server.lines["stderr"])
+    assert "ready" not in output
+    assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""Budgets, however they are given: the smallest counts, wrong ones are told, and priorities are taken."""
+"""Budgets from query and header: the smallest applies, invalid ones are refused; priorities."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -18,20 +18,20 @@ pytestmark = pytest.mark.timing
 CLOTHING = "/v1/models/clothing"
 HEADER = "X-Request-Timeout-Ms"
 IMAGE = pictures.png(64, 64)
-DOORS = ["POST predict", "GET quote"]
+ENDPOINTS = ["POST predict", "GET quote"]
 
 
-def send(client: httpx.Client, door: str, headers: dict[str, str] | None = None, **query: str) -> httpx.Response:
-    method, path = door.split()
+def send(client: httpx.Client, endpoint: str, headers: dict[str, str] | None = None, **query: str) -> httpx.Response:
+    method, path = endpoint.split()
     body = IMAGE if method == "POST" else None
     return client.request(method, f"{CLOTHING}/{path}", content=body, params=query, headers=headers)
 
 
 def budget(response: httpx.Response) -> float:
-    """What the server took the budget to be."""
+    """The budget that the server applied, in ms."""
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return float(told.get("receipt", told)["budget_ms"])
+    sentence: dict[str, Any] = response.json()
+    return float(sentence.get("receipt", sentence)["budget_ms"])
 
 
 def refused(response: httpx.Response) -> str:
@@ -43,14 +43,14 @@ def refused(response: httpx.Response) -> str:
     return str(body["error"])
 
 
-# ---- which one counts ----
+# ---- which one applies ----
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(
     ("query", "header", "taken"),
     [
-        (None, None, 200),  # the model's default, only here
+        (None, None, 200),  # the model's default
         ("5000", None, 5000),
         (None, "5000", 5000),
         ("5000", "3000", 3000),
@@ -64,14 +64,14 @@ def refused(response: httpx.Response) -> str:
     ],
 )
 def test_the_smallest_of_query_header_and_the_models_longest_counts(
-    client: httpx.Client, door: str, query: str | None, header: str | None, taken: float
+    client: httpx.Client, endpoint: str, query: str | None, header: str | None, taken: float
 ) -> None:
     headers = {} if header is None else {HEADER: header}
     asked = {} if query is None else {"budget_ms": query}
 
     def answered() -> httpx.Response | None:
         """A busy machine may be too late for the default."""
-        response = send(client, door, headers, **asked)
+        response = send(client, endpoint, headers, **asked)
         return None if response.status_code in (429, 504) else response
 
     assert budget(until(answered)) == taken
@@ -88,11 +88,11 @@ def test_the_headers_name_has_no_case(client: httpx.Client, name: str) -> None:
 
 
 def test_the_header_is_kept_as_a_deadline(client: httpx.Client) -> None:
-    """Half the time that eight views of a big image are quoted at."""
+    """Half of the quoted time of eight views of a large image."""
     path, image = "/v1/models/nuclei", pictures.encoded(pictures.nuclei(512, 512))
 
     def cut_short() -> bool:
-        """A busy machine may be too late for any view, or quicker than it was quoted."""
+        """A busy machine may be too late for any view, or faster than quoted."""
         quoted = client.get(f"{path}/quote", params={"budget_ms": "10000"}).json()
         half = round(quoted["ms"] / 2)
         response = client.post(f"{path}/predict", content=image, headers={HEADER: str(half)})
@@ -106,48 +106,46 @@ def test_the_header_is_kept_as_a_deadline(client: httpx.Client) -> None:
     until(cut_short)
 
 
-# ---- wrong ones ----
+# ---- invalid ones ----
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize(
     "header", ["", "soon", "0", "-5", "nan", "-inf", "1e-400", "1,000", "200ms", "0x10", "1 2", "٣٠٠".encode()], ids=str
 )
-def test_a_header_that_makes_no_sense_is_told(client: httpx.Client, door: str, header: Any) -> None:
-    assert HEADER in refused(send(client, door, {HEADER: header}))
+def test_an_invalid_header_is_refused(client: httpx.Client, endpoint: str, header: Any) -> None:
+    assert HEADER in refused(send(client, endpoint, {HEADER: header}))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_long_header_is_not_echoed_whole(client: httpx.Client, door: str) -> None:
-    assert len(refused(send(client, door, {HEADER: "9x" * 2000}))) < 300
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_long_header_is_not_echoed_whole(client: httpx.Client, endpoint: str) -> None:
+    assert len(refused(send(client, endpoint, {HEADER: "9x" * 2000}))) < 300
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("query", ["0", "-5", "nan", "-inf"])
 @pytest.mark.parametrize("header", [None, "300"])
-def test_a_wrong_query_is_told_with_a_sound_header_too(
-    client: httpx.Client, door: str, query: str, header: str | None
+def test_an_invalid_query_is_refused_with_a_valid_header(
+    client: httpx.Client, endpoint: str, query: str, header: str | None
 ) -> None:
     headers = {} if header is None else {HEADER: header}
-    assert "budget_ms takes" in refused(send(client, door, headers, budget_ms=query))
+    assert "budget_ms takes" in refused(send(client, endpoint, headers, budget_ms=query))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_wrong_header_is_told_with_a_sound_query_too(client: httpx.Client, door: str) -> None:
-    assert HEADER in refused(send(client, door, {HEADER: "soon"}, budget_ms="300"))
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_an_invalid_header_is_refused_with_a_valid_query(client: httpx.Client, endpoint: str) -> None:
+    assert HEADER in refused(send(client, endpoint, {HEADER: "soon"}, budget_ms="300"))
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("where", ["query", "header"])
-def test_too_small_a_budget_names_the_least_and_little_more_is_taken(
-    client: httpx.Client, door: str, where: str
-) -> None:
+def test_too_small_a_budget_names_the_smallest_possible_one(client: httpx.Client, endpoint: str, where: str) -> None:
     def ask(ms: str) -> httpx.Response:
-        return send(client, door, {HEADER: ms}) if where == "header" else send(client, door, budget_ms=ms)
+        return send(client, endpoint, {HEADER: ms}) if where == "header" else send(client, endpoint, budget_ms=ms)
 
-    told = refused(ask("0.01"))
-    assert "budget is too small" in told
-    least = int(told.split(" about ")[1].split(" ms")[0])
+    sentence = refused(ask("0.01"))
+    assert "budget is too small" in sentence
+    least = int(sentence.split(" about ")[1].split(" ms")[0])
     assert least >= 1
     assert "too small" not in ask(str(2 * least + 5)).text  # a busy machine may still be too late
 
@@ -161,19 +159,19 @@ def test_both_priorities_are_answered_alike_by_an_idle_server(client: httpx.Clie
     assert len(answered.json()["receipt"]["views"]) == 8
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("given", ["", "urgent", "Batch", "1"])
-def test_another_priority_is_told_the_two_there_are(client: httpx.Client, door: str, given: str) -> None:
-    told = refused(send(client, door, priority=given))
-    assert "'interactive' or 'batch'" in told
+def test_an_unknown_priority_lists_the_known_ones(client: httpx.Client, endpoint: str, given: str) -> None:
+    sentence = refused(send(client, endpoint, priority=given))
+    assert "'interactive' or 'batch'" in sentence
 
 
 def test_interactive_comes_before_batch(tmp_path: Path) -> None:
-    """Batch images wait at a gate, one of them in the only slot; interactive ones with later deadlines overtake."""
+    """Batch requests wait, one of them in the only slot; interactive ones with later deadlines overtake them."""
     trap_model(tmp_path / "toy")
     image = pictures.encoded(trapped())
 
-    def visit(url: str, priority: str, number: int, budget_ms: str) -> int:
+    def predict(url: str, priority: str, number: int, budget_ms: str) -> int:
         query = {"priority": priority, "budget_ms": budget_ms, "max_views": "1"}
         headers = {"X-Request-Id": f"{priority}-{number}"}
         return httpx.post(
@@ -186,9 +184,9 @@ def test_interactive_comes_before_batch(tmp_path: Path) -> None:
         ThreadPoolExecutor(8) as visitors,
     ):
         server.close_gate()
-        first = [visitors.submit(visit, server.url, "batch", number, "8000") for number in range(4)]
+        first = [visitors.submit(predict, server.url, "batch", number, "8000") for number in range(4)]
         until(lambda: metric(client, "tta_jobs") == 4)
-        second = [visitors.submit(visit, server.url, "interactive", number, "10000") for number in range(2)]
+        second = [visitors.submit(predict, server.url, "interactive", number, "10000") for number in range(2)]
         until(lambda: metric(client, "tta_jobs") == 6)
         server.open_gate()
         assert [future.result() for future in (*first, *second)] == [200] * 6
@@ -197,7 +195,7 @@ def test_interactive_comes_before_batch(tmp_path: Path) -> None:
     assert order == ["batch", "interactive", "interactive", "batch", "batch", "batch"]
 
 
-# ---- what the docs say ----
+# ---- OpenAPI ----
 
 
 @pytest.fixture
@@ -206,9 +204,9 @@ def paths(client: httpx.Client) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_openapi_lists_the_header_and_the_priorities(paths: dict[str, Any], door: str) -> None:
-    method, path = door.split()
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_openapi_lists_the_header_and_the_priorities(paths: dict[str, Any], endpoint: str) -> None:
+    method, path = endpoint.split()
     parameters = {(p["in"], p["name"]): p for p in paths[f"/v1/models/{{name}}/{path}"][method.lower()]["parameters"]}
     assert parameters["header", HEADER]["schema"] == {"type": "number", "exclusiveMinimum": 0}
     assert parameters["header", HEADER]["required"] is False

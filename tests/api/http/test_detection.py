@@ -1,4 +1,4 @@
-"""Boxes over HTTP: the blood cells of the bundled sample, what is told of them, and what is refused."""
+"""Boxes over HTTP: the blood cells of the bundled sample, their JSON, and refusals."""
 
 import base64
 import json
@@ -19,35 +19,35 @@ BLOODCELLS = "/v1/models/bloodcells/predict"
 SAMPLE = (MODELS / "bloodcells" / "sample.jpg").read_bytes()
 LABELS = ["RBC", "WBC", "Platelets"]
 DRAWN = {"RBC": 17, "WBC": 2, "Platelets": 4}
-"""What `models/draw_samples.py` drew."""
+"""The cells that `models/draw_samples.py` drew."""
 PATIENT = {"budget_ms": "10000", "min_views": "all"}
 
 
 @pytest.fixture(scope="module")
 def answer(server: Server) -> Iterator[dict[str, Any]]:
     with server.client() as client:
-        yield ask(client, include="views,uncertainty,drawing")
+        yield predict(client, include="views,uncertainty,drawing")
 
 
-def ask(client: httpx.Client, image: bytes = SAMPLE, **query: str) -> dict[str, Any]:
+def predict(client: httpx.Client, image: bytes = SAMPLE, **query: str) -> dict[str, Any]:
     response = client.post(BLOODCELLS, content=image, params={**PATIENT, **query})
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    payload: dict[str, Any] = response.json()
+    return payload
 
 
 def counted(boxes: list[dict[str, Any]]) -> Counter[str]:
     return Counter(box["label"] for box in boxes if box["score"] >= 0.5)
 
 
-# ---- what is told ----
+# ---- boxes ----
 
 
 def test_the_sample_s_cells_are_all_found(answer: dict[str, Any]) -> None:
     assert counted(answer["prediction"]["boxes"]) == DRAWN
 
 
-def test_boxes_are_told_the_surest_first_in_the_image_s_pixels(answer: dict[str, Any]) -> None:
+def test_boxes_come_in_pixels_most_confident_first(answer: dict[str, Any]) -> None:
     prediction = answer["prediction"]
     assert list(prediction) == ["height", "width", "boxes", "drawing"]
     assert (prediction["width"], prediction["height"]) == pictures.opened(SAMPLE).size == (640, 480)
@@ -64,7 +64,7 @@ def test_boxes_are_told_the_surest_first_in_the_image_s_pixels(answer: dict[str,
         assert box["spread"] >= 0
 
 
-def test_the_receipt_tells_each_view_s_own_boxes_and_how_far_they_differ(answer: dict[str, Any]) -> None:
+def test_the_receipt_has_each_views_boxes_and_their_differences(answer: dict[str, Any]) -> None:
     receipt = answer["receipt"]
     assert [view["name"] for view in receipt["views"]] == ["plain", "hflip", "vflip", "rot180"]
     for view in receipt["views"]:
@@ -75,15 +75,15 @@ def test_the_receipt_tells_each_view_s_own_boxes_and_how_far_they_differ(answer:
     assert 0 < receipt["confidence"] < 1
 
 
-def test_nothing_is_told_that_was_not_asked_for(client: httpx.Client) -> None:
-    told = ask(client, policy="plain")
-    assert list(told["prediction"]) == ["height", "width", "boxes"]
-    assert "boxes" not in told["receipt"]["views"][0]
-    assert not told["receipt"].get("uncertainty")
+def test_only_the_included_parts_are_answered(client: httpx.Client) -> None:
+    payload = predict(client, policy="plain")
+    assert list(payload["prediction"]) == ["height", "width", "boxes"]
+    assert "boxes" not in payload["receipt"]["views"][0]
+    assert not payload["receipt"].get("uncertainty")
 
 
-def test_plain_is_what_the_plain_view_says(client: httpx.Client, answer: dict[str, Any]) -> None:
-    boxes = ask(client, policy="plain")["prediction"]["boxes"]
+def test_the_policy_plain_is_the_plain_view_alone(client: httpx.Client, answer: dict[str, Any]) -> None:
+    boxes = predict(client, policy="plain")["prediction"]["boxes"]
     plain = answer["receipt"]["views"][0]["boxes"]
     assert [(box["label"], box["box"]) for box in boxes] == [(box["label"], box["box"]) for box in plain]
     np.testing.assert_allclose([box["score"] for box in boxes], [box["score"] for box in plain], atol=1e-5)
@@ -91,19 +91,19 @@ def test_plain_is_what_the_plain_view_says(client: httpx.Client, answer: dict[st
 
 @pytest.mark.parametrize("merge", ["wbf", "nms", "soft_nms", "nmw"])
 def test_every_merge_finds_the_white_cells(client: httpx.Client, merge: str) -> None:
-    told = ask(client, merge=merge)
-    assert told["receipt"]["merge"] == merge
-    white = [box for box in told["prediction"]["boxes"] if box["label"] == "WBC" and box["score"] >= 0.5]
+    payload = predict(client, merge=merge)
+    assert payload["receipt"]["merge"] == merge
+    white = [box for box in payload["prediction"]["boxes"] if box["label"] == "WBC" and box["score"] >= 0.5]
     assert len(white) == 2
     assert all((box["views"], box["of"]) == (4, 4) for box in white)
 
 
 def test_cells_keep_their_place_in_an_image_of_another_shape(client: httpx.Client, answer: dict[str, Any]) -> None:
-    """With 200 columns of ground on the right, the surest cells are where they were."""
+    """With 200 columns of background on the right, the most confident cells stay in place."""
     sample = np.asarray(pictures.opened(SAMPLE))
     ground = np.median(sample[::8, ::8].reshape(-1, 3), axis=0).astype(np.uint8)
     wide = np.concatenate([sample, np.broadcast_to(ground, (480, 200, 3))], axis=1)
-    boxes = ask(client, pictures.encoded(wide))["prediction"]["boxes"]
+    boxes = predict(client, pictures.encoded(wide))["prediction"]["boxes"]
     sure = [box for box in answer["prediction"]["boxes"] if box["score"] > 0.8 and box["box"][2] < 560]
     assert len(sure) >= 5
     for cell in sure:
@@ -115,7 +115,7 @@ def test_cells_keep_their_place_in_an_image_of_another_shape(client: httpx.Clien
 
 
 def around(box: dict[str, Any], width: int, height: int) -> np.ndarray:
-    """Where a box's outline and its name may be painted; the name may be moved to stay in the image."""
+    """Where a box's outline and name may be drawn; the name may be moved to stay in the image."""
     line, letter, tall = 4, 12, 26
     left, top, right, below = box["box"]
     near = np.zeros((height, width), bool)
@@ -144,10 +144,10 @@ def test_the_drawing_is_the_image_with_boxes_and_names(answer: dict[str, Any]) -
 
 
 def test_a_white_image_s_drawing_is_white(client: httpx.Client) -> None:
-    told = ask(client, pictures.encoded(np.full((60, 90, 3), 255, np.uint8)), include="drawing")
-    painting = np.asarray(pictures.opened(base64.b64decode(told["prediction"]["drawing"])))
+    payload = predict(client, pictures.encoded(np.full((60, 90, 3), 255, np.uint8)), include="drawing")
+    painting = np.asarray(pictures.opened(base64.b64decode(payload["prediction"]["drawing"])))
     assert painting.shape == (60, 90, 3)
-    if not any(box["score"] >= 0.3 for box in told["prediction"]["boxes"]):
+    if not any(box["score"] >= 0.3 for box in payload["prediction"]["boxes"]):
         assert (painting == 255).all()
 
 
@@ -155,8 +155,8 @@ def test_a_white_image_s_drawing_is_white(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (30, 31)])
-def test_small_images_have_an_answer(client: httpx.Client, size: tuple[int, int]) -> None:
-    prediction = ask(client, pictures.png(*size), policy="plain")["prediction"]
+def test_small_images_are_answered(client: httpx.Client, size: tuple[int, int]) -> None:
+    prediction = predict(client, pictures.png(*size), policy="plain")["prediction"]
     assert (prediction["width"], prediction["height"]) == size
     for box in prediction["boxes"]:
         assert 0 <= box["box"][0] <= box["box"][2] <= size[0]
@@ -175,7 +175,7 @@ def test_a_ribbon_is_too_large(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         ("include=masks", "unknown include 'masks'; bloodcells knows views, uncertainty, drawing"),
         ("include=views,probabilities", "unknown include 'probabilities'; bloodcells knows views"),
@@ -191,23 +191,25 @@ def test_a_ribbon_is_too_large(client: httpx.Client) -> None:
         ),
     ],
 )
-def test_what_detection_does_not_know_is_told_what_is_allowed(client: httpx.Client, query: str, told: str) -> None:
+def test_options_unknown_to_detection_are_refused_with_what_is_allowed(
+    client: httpx.Client, query: str, expected: str
+) -> None:
     response = client.post(f"{BLOODCELLS}?{query}", content=SAMPLE)
     assert response.status_code == 400, response.text
     assert response.json()["code"] == "invalid_input"
-    assert re.search(told, response.json()["error"]), response.json()["error"]
+    assert re.search(expected, response.json()["error"]), response.json()["error"]
 
 
-def test_there_is_no_picture_instead_of_json(client: httpx.Client) -> None:
+def test_detection_refuses_image_png(client: httpx.Client) -> None:
     response = client.post(BLOODCELLS, content=SAMPLE, headers={"Accept": "image/png"}, params=PATIENT)
     assert response.status_code == 400
-    assert "no picture" in response.json()["error"]
+    assert "no image/png answer" in response.json()["error"]
 
 
-def test_weights_by_class_work_at_the_door(client: httpx.Client) -> None:
-    """Two views, of which the second has no say in white cells: they are the plain view's own."""
+def test_weights_by_class_apply_over_http(client: httpx.Client) -> None:
+    """Of two views, the second has weight 0 for white cells, which are then those of the plain view."""
     policy = ["identity", {"hflip": True, "weight": [1, 0, 1]}]
-    boxes = ask(client, policy=json.dumps(policy), include="views")
+    boxes = predict(client, policy=json.dumps(policy), include="views")
     white = [box for box in boxes["prediction"]["boxes"] if box["label"] == "WBC" and box["score"] >= 0.5]
     plain = [box for box in boxes["receipt"]["views"][0]["boxes"] if box["label"] == "WBC" and box["score"] >= 0.5]
     assert len(white) == len(plain) == 2

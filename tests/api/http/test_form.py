@@ -1,4 +1,4 @@
-"""A form's options are the query's: read and validated alike, or refused by name."""
+"""The options of a form are those of the query: read, validated and refused alike."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support import pictures
 from tests.support.examples import times
 from tests.support.wording import FOREIGN, fit
-from tta_server.api.http.form import FIELD_BYTES, Upload, read_form
+from tta_server.api.http.form import MAX_FIELD_BYTES, Upload, read_form
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.serving.options import PredictQuery, read_options
 
@@ -47,7 +47,7 @@ def test_options_may_stand_before_and_behind_the_image(at: int) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(list(PredictQuery.model_fields)), st.text(max_size=200)), st.randoms())
-def test_every_text_comes_through_as_it_is(options: dict[str, str], order: Any) -> None:
+def test_every_text_is_read_unchanged(options: dict[str, str], order: Any) -> None:
     parts = [IMAGE, *(part(*option) for option in options.items())]
     order.shuffle(parts)
     boundary = "a-boundary-that-no-text-holds"
@@ -67,11 +67,11 @@ KNOWN = "known: image (the file), " + ", ".join(PredictQuery.model_fields)
         (body(IMAGE, part("top_k", "1"), part("top_k", "1")), "top_k is given more than once"),
         (
             body(IMAGE.replace(b'"image"', b'"file"')),
-            "the field 'file' holds a file; one file is taken, in the field 'image'",
+            "the field 'file' is a file; the form takes one file, in the field 'image'",
         ),
         (
             body(IMAGE, IMAGE.replace(b'"image"', b'"top_k"')),
-            "the field 'top_k' holds a file; one file is taken, in the field 'image'",
+            "the field 'top_k' is a file; the form takes one file, in the field 'image'",
         ),
         (body(part("image", "x")), "the field 'image' is text; send it as a file (curl -F image=@photo.jpg)"),
         (
@@ -79,17 +79,20 @@ KNOWN = "known: image (the file), " + ", ".join(PredictQuery.model_fields)
             "the multipart body has no file in a field 'image' (curl -F image=@photo.jpg)",
         ),
         (body(IMAGE, part("policy", b"\xff")), "policy is not text in UTF-8"),
-        (body(IMAGE, part("policy", b"x" * (FIELD_BYTES + 1))), f"policy has over {FIELD_BYTES} bytes, the most taken"),
-        (body(IMAGE)[:-8], "the multipart body breaks off: its last boundary is missing"),
+        (
+            body(IMAGE, part("policy", b"x" * (MAX_FIELD_BYTES + 1))),
+            f"policy exceeds the limit of {MAX_FIELD_BYTES} bytes",
+        ),
+        (body(IMAGE)[:-8], "the multipart body is truncated: its last boundary is missing"),
         (body(IMAGE, b"\r\nx"), "a part of the multipart body has no name"),
-        (b"", "the multipart body breaks off: its last boundary is missing"),
+        (b"", "the multipart body is truncated: its last boundary is missing"),
         (
             body(IMAGE.replace(b"\r\n\r\n", b"\r\nContent-Transfer-Encoding: base64\r\n\r\n")),
-            "the field 'image' is encoded for mail; send its bytes as they are",
+            "the field 'image' has a Content-Transfer-Encoding; send its bytes as they are",
         ),
     ],
 )
-def test_what_is_no_option_is_refused_by_name(data: bytes, sentence: str) -> None:
+def test_an_invalid_form_is_refused_with_its_reason(data: bytes, sentence: str) -> None:
     assert refused(data) == sentence
 
 
@@ -99,17 +102,17 @@ def test_a_boundary_is_needed(kind: str) -> None:
 
 
 def test_a_boundary_that_is_too_long_is_refused() -> None:
-    assert "can't be read" in refused(body(IMAGE), "multipart/form-data; boundary=" + "b" * 2000)
+    assert "malformed" in refused(body(IMAGE), "multipart/form-data; boundary=" + "b" * 2000)
 
 
 def test_bytes_over_the_limit_are_too_many() -> None:
-    with pytest.raises(TooLarge, match="the image has over 5000 bytes"):
+    with pytest.raises(TooLarge, match="the image exceeds the limit of 5000 bytes"):
         read_form(body(IMAGE + bytes(LIMIT)), KIND, LIMIT)
 
 
 @settings(max_examples=times(500))
 @given(data=st.binary(max_size=200) | st.lists(st.sampled_from([b"--b", b"\r\n", b":", b'name="', b"-", b"x"])))
-def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
+def test_no_broken_form_gets_library_text(data: bytes | list[bytes]) -> None:
     broken = data if isinstance(data, bytes) else b"".join(data)
     for candidate in (broken, body(broken, IMAGE), body(IMAGE)[:40] + broken):
         try:
@@ -120,7 +123,7 @@ def test_no_broken_form_meets_foreign_words(data: bytes | list[bytes]) -> None:
 
 @pytest.mark.timing
 def test_a_large_file_is_read_at_once() -> None:
-    """20 MB that look like boundaries all along."""
+    """20 MB that look like boundaries throughout."""
     start = time.monotonic()
     image = b"\r\n--a" * 4_000_000
     assert read_form(body(IMAGE + image), KIND, 2 * len(image)).image == b"xyz" + image
@@ -130,20 +133,20 @@ def test_a_large_file_is_read_at_once() -> None:
 # ---- over HTTP ----
 
 
-def asked(client: httpx.Client, form: Mapping[str, str], **query: str) -> httpx.Response:
+def post_form(client: httpx.Client, form: Mapping[str, str], **query: str) -> httpx.Response:
     return client.post(PREDICT, files={"image": ("a.png", pictures.png())}, data=dict(form), params=query)
 
 
 def test_a_forms_options_are_the_querys(client: httpx.Client) -> None:
     form = {**PATIENT, "max_views": "2", "top_k": "3", "include": "views", "policy": '["identity", "hflip"]'}
-    by_form, by_query = asked(client, form), asked(client, {}, **form)
+    by_form, by_query = post_form(client, form), post_form(client, {}, **form)
     assert by_form.status_code == by_query.status_code == 200, by_form.text
     assert by_form.json()["prediction"] == by_query.json()["prediction"]
     assert len(by_form.json()["receipt"]["views"]) == 2
 
 
 def test_query_and_form_go_together(client: httpx.Client) -> None:
-    answer = asked(client, {"max_views": "1"}, **PATIENT)
+    answer = post_form(client, {"max_views": "1"}, **PATIENT)
     assert len(answer.json()["receipt"]["views"]) == 1
     assert answer.json()["receipt"]["budget_ms"] == 5000
 
@@ -162,14 +165,14 @@ def test_query_and_form_go_together(client: httpx.Client) -> None:
 def test_wrong_options_of_a_form_are_refused(
     client: httpx.Client, form: dict[str, str], query: dict[str, str], sentence: str
 ) -> None:
-    answer = asked(client, form, **query)
+    answer = post_form(client, form, **query)
     assert answer.status_code == 400
     assert fit(answer.json()["error"]).startswith(sentence)
 
 
 @given(st.sampled_from(list(PredictQuery.model_fields)), st.text(max_size=20))
 def test_a_value_means_the_same_in_form_and_query(key: str, value: str) -> None:
-    """Through the readers that the handler uses."""
+    """With the functions that the handler uses."""
     form = read_form(body(IMAGE, part(key, value)).replace(b"--b", b"--bbbb"), KIND + "bbb", LIMIT)
     try:
         by_query = str(read_options({key: value}))
@@ -189,5 +192,5 @@ def test_the_docs_list_a_forms_options(client: httpx.Client) -> None:
     assert list(form["properties"]) == ["image", *PredictQuery.model_fields]
     assert form["additionalProperties"] is False
     assert json.dumps(form["properties"]["max_views"]) == json.dumps(
-        {"description": "At most this many of the policy's views.", "minimum": 1, "type": "integer"}
+        {"description": "Run at most this many of the policy's views.", "minimum": 1, "type": "integer"}
     )

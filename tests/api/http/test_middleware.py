@@ -1,4 +1,4 @@
-"""HEAD and OPTIONS everywhere; scripts of other origins where `--cors-origin` lets them in, errors too."""
+"""HEAD and OPTIONS on every path; cross-origin requests where `--cors-origin` allows them, errors too."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from tests.support.serving import Server, models_folder
 from tests.support.wording import fit
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
-from tta_server.cli.console import settings_of
+from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
 from tta_server.settings import Settings
 
@@ -41,13 +41,13 @@ def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1/models/nothing", "/v2/models/nothing"])
-def test_head_of_what_there_is_not_is_404(client: httpx.Client, path: str) -> None:
+def test_head_of_an_unknown_path_is_404(client: httpx.Client, path: str) -> None:
     head = client.head(path)
     assert (head.status_code, head.content) == (404, b"")
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_head_of_what_takes_a_body_is_405(client: httpx.Client, path: str) -> None:
+def test_head_of_a_post_path_is_405(client: httpx.Client, path: str) -> None:
     head = client.head(path)
     assert (head.status_code, head.content, head.headers["allow"]) == (405, b"", "POST")
 
@@ -59,7 +59,7 @@ def test_options_lists_the_methods(client: httpx.Client, paths: tuple[str, ...],
         assert (answer.status_code, answer.content, answer.headers["allow"]) == (204, b"", allowed), path
 
 
-def test_options_of_what_there_is_not_is_404(client: httpx.Client) -> None:
+def test_options_of_an_unknown_path_is_404(client: httpx.Client) -> None:
     assert client.options("/nothing").status_code == 404
 
 
@@ -78,7 +78,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def open_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Keys are needed, and two origins are let in."""
+    """Needs a key and allows two origins."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n")
     arguments = ("--models", str(models), "--port", "0", "--no-grpc", "--keys", str(keys), "--max-bytes", "100000")
@@ -88,7 +88,7 @@ def open_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def preflight(client: httpx.Client, origin: str, method: str = "POST") -> httpx.Response:
-    """As browsers send it: without a key, the headers named that the request will have."""
+    """As browsers send it: without a key, with the names of the request's headers."""
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": method,
@@ -120,11 +120,11 @@ def test_a_preflight_needs_no_key(open_server: Server, origin: str) -> None:
         (HERE, "DELETE"),
     ],
 )
-def test_a_preflight_of_others_is_refused(open_server: Server, origin: str, method: str) -> None:
+def test_a_preflight_of_another_origin_is_refused(open_server: Server, origin: str, method: str) -> None:
     with open_server.client() as client:
         answer = preflight(client, origin, method)
         assert answer.status_code == 400
-        assert fit(answer.json()["error"]).endswith("is not allowed here; see --cors-origin")
+        assert fit(answer.json()["error"]).endswith("is not allowed; see --cors-origin")
         if origin != HERE:
             assert "access-control-allow-origin" not in answer.headers
 
@@ -150,7 +150,7 @@ def test_answers_and_errors_may_be_read(open_server: Server) -> None:
             assert {"x-request-id", "server-timing", "retry-after", "tta-views"} <= set(exposed)
 
 
-def test_others_get_their_answers_without_leave_to_read_them(open_server: Server) -> None:
+def test_answers_to_other_origins_have_no_cross_origin_headers(open_server: Server) -> None:
     with open_server.client() as client:
         answer = client.get("/livez", headers={"Origin": "https://example.com"})
         assert answer.status_code == 200
@@ -158,7 +158,7 @@ def test_others_get_their_answers_without_leave_to_read_them(open_server: Server
         assert "access-control-allow-origin" not in client.get("/livez").headers
 
 
-def test_an_overload_may_be_read_by_all_where_all_are_let_in(models: Path) -> None:
+def test_an_overload_may_be_read_by_every_origin_with_a_star(models: Path) -> None:
     arguments = ("--models", str(models), "--port", "0", "--no-grpc", "--max-waiting-mb", "1")
     with Server(*arguments, env={"TTA_CORS_ORIGIN": "*"}) as server, server.client() as client:
         assert preflight(client, "https://anywhere.net").headers["access-control-allow-origin"] == "*"
@@ -188,7 +188,7 @@ def test_an_internal_error_may_be_read_and_is_one_sentence(models: Path) -> None
     assert answer.headers.get_list("x-request-id") == ["mine"]
 
 
-def test_without_the_option_no_other_origin_is_let_in(client: httpx.Client) -> None:
+def test_without_the_option_no_other_origin_is_allowed(client: httpx.Client) -> None:
     assert preflight(client, HERE).status_code == 204  # as any OPTIONS
     for answer in (preflight(client, HERE), client.get("/livez", headers={"Origin": HERE})):
         assert not any(name.startswith("access-control") for name in answer.headers)
@@ -208,7 +208,7 @@ def test_without_the_option_no_other_origin_is_let_in(client: httpx.Client) -> N
         ("chrome-extension://abc", "chrome-extension://abc"),
     ],
 )
-def test_an_origin_is_read_as_browsers_write_it(given: str, read: str) -> None:
+def test_an_origin_is_normalized_as_browsers_write_it(given: str, read: str) -> None:
     assert Settings(cors_origin=(given,)).cors_origin == (read,)
 
 
@@ -221,6 +221,6 @@ def test_an_origin_is_read_as_browsers_write_it(given: str, read: str) -> None:
         *("http://[::g]", "http://[1:2]", "http://::1", "http://u:p@a.org", "https://a.org\n", "null"),
     ],
 )
-def test_what_is_no_origin_is_refused(given: str) -> None:
+def test_an_invalid_origin_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match=r"^--cors-origin: .* is no origin.*separated by spaces, not commas"):
-        settings_of(cors_origin=[given])
+        read_settings(cors_origin=[given])

@@ -1,4 +1,4 @@
-"""What /openapi.json promises is true: schemathesis sends what it allows, and what it does not, to a real server."""
+"""The server keeps to /openapi.json: schemathesis sends valid and invalid requests to a real server."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.tasks.test_every_task import FIXED, config
 
 SCHEMATHESIS = Path(sys.executable).parent / "st"
 UNFIT = "positive_data_acceptance,ignored_auth"
-"""Checks that can't hold: no schema tells what an image is; keys are the server's to ask for, or not."""
+"""Checks that can't hold: no schema defines what an image is, and keys are optional."""
 SETTINGS = """\
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", 504]
@@ -23,7 +23,7 @@ DOCUMENTED_5XX = {"502", "503", "504"}
 
 
 def explore(url: str, folder: Path, *options: str, examples: int) -> None:
-    """Schemathesis's own examples, the edges of every schema, and so many random requests for each operation."""
+    """Send the schema's examples, the edges of every schema, and `examples` random requests for each operation."""
     (folder / "schemathesis.toml").write_text(SETTINGS)
     done = subprocess.run(
         [
@@ -45,7 +45,7 @@ def explore(url: str, folder: Path, *options: str, examples: int) -> None:
 @pytest.mark.slow
 @pytest.mark.timing
 def test_a_server_keeps_what_its_schema_promises(server: Server, tmp_path: Path) -> None:
-    """No undocumented status, no 500, no other content; every path, and every method that is none."""
+    """No undocumented status or content, no 500; for every path, and for undocumented methods."""
     explore(server.url, tmp_path, examples=20)
     with server.client() as client:
         assert client.get("/readyz").status_code == 200
@@ -53,8 +53,8 @@ def test_a_server_keeps_what_its_schema_promises(server: Server, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.timing
-def test_a_server_that_may_be_told_to_load_keeps_it_too(tmp_path: Path) -> None:
-    """Its one model is called as the schema's examples call it, and comes and goes meanwhile."""
+def test_a_server_with_model_control_keeps_what_its_schema_promises(tmp_path: Path) -> None:
+    """Its one model has the name of the schema's examples, and is loaded and unloaded meanwhile."""
     models = tmp_path / "models"
     write_model(models / "clothing", classifier(), config("classification", FIXED, {"kind": "probabilities"}))
     with Server("--port", "0", "--slots", "1", "--models", str(models), "--model-control") as running:
@@ -94,7 +94,7 @@ def test_every_path_that_answers_is_documented(client: httpx.Client) -> None:
         assert method in paths[path], path
 
 
-def test_only_true_server_errors_are_documented(client: httpx.Client) -> None:
+def test_only_expected_server_errors_are_documented(client: httpx.Client) -> None:
     for path, operations in documented(client).items():
         for method, operation in operations.items():
             statuses = set(operation["responses"])  # type: ignore[call-overload]
@@ -111,14 +111,14 @@ def test_only_true_server_errors_are_documented(client: httpx.Client) -> None:
         ("/v2/models/clothing/config", "application/json"),
     ],
 )
-def test_what_is_read_has_its_content_type(client: httpx.Client, path: str, kind: str) -> None:
+def test_each_response_has_its_content_type(client: httpx.Client, path: str, kind: str) -> None:
     response = client.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"].startswith(kind)
 
 
 def test_the_example_of_an_inference_can_be_sent(client: httpx.Client) -> None:
-    """/docs offers to try it out."""
+    """/docs has a button that sends it."""
     infer = documented(client)["/v2/models/{name}/infer"]["post"]
     example = infer["requestBody"]["content"]["application/json"]["example"]  # type: ignore[index]
     response = client.post("/v2/models/clothing/infer", json=example)

@@ -1,4 +1,4 @@
-"""`GET /v1/models/{name}/quote`: what a request would get now, in the terms in which it is then answered."""
+"""`GET /v1/models/{name}/quote`: estimates of what a request would get now."""
 
 import re
 import threading
@@ -24,22 +24,22 @@ SIZES = [(64, 64), (400, 533), (1200, 900)]
 def quote(client: httpx.Client, model: str = "clothing", **query: str) -> dict[str, Any]:
     response = client.get(f"/v1/models/{model}/quote", params=query)
     assert response.status_code == 200, response.text
-    told: dict[str, Any] = response.json()
-    return told
+    payload: dict[str, Any] = response.json()
+    return payload
 
 
-def check_consistent(told: dict[str, Any], least: int = 1) -> None:
-    """What holds for every quote, whatever the load."""
-    assert list(told) == FIELDS
-    assert [entry["views"] for entry in told["by_views"]] == list(range(least, told["planned"] + 1))
-    seconds = [entry["ms"] for entry in told["by_views"]]
+def check_consistent(payload: dict[str, Any], least: int = 1) -> None:
+    """Check what holds for every quote at any load."""
+    assert list(payload) == FIELDS
+    assert [entry["views"] for entry in payload["by_views"]] == list(range(least, payload["planned"] + 1))
+    seconds = [entry["ms"] for entry in payload["by_views"]]
     assert all(ms > 0 for ms in seconds)
     assert seconds == sorted(seconds)
-    by_views = {entry["views"]: entry["ms"] for entry in told["by_views"]}
-    assert told["ms"] == by_views.get(told["views"])
-    assert (told["ms"] is None) == (told["views"] == 0)
-    assert (told["ms"] or 0) <= told["budget_ms"]
-    assert told["admitted"] == (told["retry_after_ms"] == 0)
+    by_views = {entry["views"]: entry["ms"] for entry in payload["by_views"]}
+    assert payload["ms"] == by_views.get(payload["views"])
+    assert (payload["ms"] is None) == (payload["views"] == 0)
+    assert (payload["ms"] or 0) <= payload["budget_ms"]
+    assert payload["admitted"] == (payload["retry_after_ms"] == 0)
 
 
 # ---- idle ----
@@ -47,21 +47,21 @@ def check_consistent(told: dict[str, Any], least: int = 1) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_idle_server_quotes_every_view(client: httpx.Client, size: tuple[int, int]) -> None:
-    told = quote(client, width=str(size[0]), height=str(size[1]), budget_ms="5000")
-    check_consistent(told)
-    assert told["model"] == "clothing"
-    assert told["image"] == {"width": size[0], "height": size[1]}
-    assert told["budget_ms"] == 5000
-    assert (told["admitted"], told["retry_after_ms"]) == (True, 0)
-    assert told["views"] == told["planned"] == 8
-    assert told["ms"] == told["by_views"][-1]["ms"]
+    payload = quote(client, width=str(size[0]), height=str(size[1]), budget_ms="5000")
+    check_consistent(payload)
+    assert payload["model"] == "clothing"
+    assert payload["image"] == {"width": size[0], "height": size[1]}
+    assert payload["budget_ms"] == 5000
+    assert (payload["admitted"], payload["retry_after_ms"]) == (True, 0)
+    assert payload["views"] == payload["planned"] == 8
+    assert payload["ms"] == payload["by_views"][-1]["ms"]
 
 
-def disagreements(told: dict[str, Any]) -> list[float | None]:
-    return [entry["disagreement"] for entry in told["by_views"]]
+def disagreements(payload: dict[str, Any]) -> list[float | None]:
+    return [entry["disagreement"] for entry in payload["by_views"]]
 
 
-def test_disagreement_is_told_where_it_was_calibrated(client: httpx.Client) -> None:
+def test_a_calibrated_model_has_disagreements(client: httpx.Client) -> None:
     known = disagreements(quote(client, budget_ms="5000"))
     assert all(0 <= share < 0.1 for share in known if share is not None)
     assert None not in known
@@ -79,7 +79,7 @@ def test_disagreement_is_null_without_a_calibration(client: httpx.Client, model:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_budget_as_quoted_gets_the_views_as_quoted(client: httpx.Client, size: tuple[int, int]) -> None:
-    """Estimates are upper ones, so an idle server keeps them, once no other process has its cores."""
+    """Estimates are upper bounds, so an idle server keeps them when no other process uses its cores."""
     image = pictures.jpeg(*size)
 
     def is_kept() -> bool:
@@ -101,9 +101,9 @@ def test_a_smaller_budget_is_quoted_fewer_views(client: httpx.Client) -> None:
     check_consistent(whole)
     counts = []
     for entry in whole["by_views"]:
-        told = quote(client, "nuclei", width="512", height="512", budget_ms=str(1.2 * entry["ms"] + 20))
-        check_consistent(told)
-        counts.append(told["views"])
+        payload = quote(client, "nuclei", width="512", height="512", budget_ms=str(1.2 * entry["ms"] + 20))
+        check_consistent(payload)
+        counts.append(payload["views"])
     assert counts == sorted(counts)
     assert 1 <= counts[0] < counts[-1] == 8
 
@@ -111,17 +111,17 @@ def test_a_smaller_budget_is_quoted_fewer_views(client: httpx.Client) -> None:
 def test_the_plan_is_that_of_predict(client: httpx.Client) -> None:
     assert quote(client, max_views="3")["planned"] == 3
     assert quote(client, policy="five_crop")["planned"] == 5
-    told = quote(client, min_views="3", budget_ms="5000")
-    check_consistent(told, least=3)
+    payload = quote(client, min_views="3", budget_ms="5000")
+    check_consistent(payload, least=3)
     every = quote(client, min_views="all", budget_ms="5000")
     check_consistent(every, least=8)
     assert every["views"] == 8
 
 
 def test_without_a_size_or_a_budget_defaults_are_quoted(client: httpx.Client) -> None:
-    told = quote(client)
-    assert told["image"] == {"width": 512, "height": 512}
-    assert told["budget_ms"] == 200
+    payload = quote(client)
+    assert payload["image"] == {"width": 512, "height": 512}
+    assert payload["budget_ms"] == 200
 
 
 def test_a_quote_admits_nothing(client: httpx.Client) -> None:
@@ -135,7 +135,7 @@ def test_a_quote_admits_nothing(client: httpx.Client) -> None:
     assert metrics() == before
 
 
-# ---- mistakes ----
+# ---- invalid requests ----
 
 
 def refused(client: httpx.Client, model: str = "clothing", **query: str) -> tuple[int, str, str]:
@@ -147,30 +147,30 @@ def refused(client: httpx.Client, model: str = "clothing", **query: str) -> tupl
     return response.status_code, body["code"], body["error"]
 
 
-def test_too_small_a_budget_names_the_least(client: httpx.Client) -> None:
-    status, code, told = refused(client, budget_ms="0.1")
+def test_too_small_a_budget_names_the_smallest_possible_one(client: httpx.Client) -> None:
+    status, code, payload = refused(client, budget_ms="0.1")
     assert (status, code) == (400, "invalid_input")
-    assert "budget is too small: 1 view of clothing" in told
-    assert "ms; give a budget of at least that" in told
+    assert "budget is too small: 1 view of clothing" in payload
+    assert "ms; give a budget of at least that" in payload
 
 
 def test_more_mandatory_views_need_more(client: httpx.Client) -> None:
     def least(views: str) -> int:
-        told = refused(client, "nuclei", budget_ms="0.1", min_views=views)[2]
-        return int(told.split(" about ")[1].split(" ms")[0])
+        payload = refused(client, "nuclei", budget_ms="0.1", min_views=views)[2]
+        return int(payload.split(" about ")[1].split(" ms")[0])
 
-    until(lambda: least("1") < least("4") < least("all"))  # what views cost may change between two questions
+    until(lambda: least("1") < least("4") < least("all"))  # estimates may change between two requests
 
 
 def test_an_unknown_key_lists_the_known(client: httpx.Client) -> None:
-    status, code, told = refused(client, widht="4")
+    status, code, payload = refused(client, widht="4")
     assert (status, code) == (400, "invalid_input")
-    assert told.startswith("unknown key 'widht'; known: budget_ms, priority, policy")
-    assert told.endswith("width, height")
+    assert payload.startswith("unknown key 'widht'; known: budget_ms, priority, policy")
+    assert payload.endswith("width, height")
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "expected"),
     [
         ({"width": "0"}, "width takes"),
         ({"height": "-3"}, "height takes"),
@@ -185,19 +185,19 @@ def test_an_unknown_key_lists_the_known(client: httpx.Client) -> None:
     ],
     ids=str,
 )
-def test_a_query_that_makes_no_sense_is_told_what_is_allowed(
-    client: httpx.Client, query: dict[str, str], told: str
+def test_an_invalid_query_is_refused_with_what_is_allowed(
+    client: httpx.Client, query: dict[str, str], expected: str
 ) -> None:
     status, code, sentence = refused(client, **query)
     assert (status, code) == (400, "invalid_input")
 
-    assert re.search(told, sentence)
+    assert re.search(expected, sentence)
 
 
 def test_an_unknown_model_names_the_known_ones(client: httpx.Client) -> None:
-    status, code, told = refused(client, "none")
+    status, code, payload = refused(client, "none")
     assert (status, code) == (404, "unknown_model")
-    assert "bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in told
+    assert "bloodcells, cifar10, clothing, mouse, nuclei, nuclei-count" in payload
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,9 @@ def test_an_unknown_model_names_the_known_ones(client: httpx.Client) -> None:
         ("clothing", 5001, 5000),
     ],
 )
-def test_what_predict_finds_too_large_is_not_quoted(client: httpx.Client, model: str, width: int, height: int) -> None:
+def test_an_image_too_large_for_predict_is_not_quoted(
+    client: httpx.Client, model: str, width: int, height: int
+) -> None:
     status, code, _ = refused(client, model, width=str(width), height=str(height), budget_ms="10000")
     assert (status, code) == (413, "too_large")
     if width < 2**31:
@@ -223,22 +225,22 @@ def test_what_predict_finds_too_large_is_not_quoted(client: httpx.Client, model:
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> Iterator[httpx.Client]:
-    """One slot that four slow images wait for, until the gate opens."""
+    """A server with one slot, for which four requests wait."""
     trap_model(tmp_path / "toy")
     image = pictures.encoded(trapped("slow", "slow"))
     query = {"budget_ms": "9000", "min_views": "all"}
 
-    def visit(client: httpx.Client) -> int:
+    def predict(client: httpx.Client) -> int:
         return client.post("/v1/models/toy/predict", content=image, params=query).status_code
 
-    with GatedServer(tmp_path, slots=1) as server, server.client() as client, ThreadPoolExecutor(4) as crowd:
-        assert [visit(client) for _ in range(10)] == [200] * 10  # now it knows what they cost
+    with GatedServer(tmp_path, slots=1) as server, server.client() as client, ThreadPoolExecutor(4) as clients:
+        assert [predict(client) for _ in range(10)] == [200] * 10  # costs are measured now
         server.close_gate()
-        visits = [crowd.submit(visit, client) for _ in range(4)]
+        requests = [clients.submit(predict, client) for _ in range(4)]
         until(lambda: metric(client, "tta_jobs") == 4)
         yield client
         server.open_gate()
-        assert [each.result() for each in visits] == [200] * 4
+        assert [each.result() for each in requests] == [200] * 4
 
 
 @pytest.mark.slow
@@ -254,7 +256,7 @@ def test_under_load_fewer_views_or_none_are_quoted(loaded: httpx.Client) -> None
     assert (hasty["views"], hasty["ms"]) == (0, None)
 
 
-def test_quotes_hold_together_under_load_and_all_is_well_after_it(tmp_path: Path) -> None:
+def test_quotes_are_consistent_under_load_and_after_it(tmp_path: Path) -> None:
     folder = models_folder(tmp_path, "clothing")
     with Server("--port", "0", "--slots", "1", "--models", str(folder)) as server, server.client() as client:
         image, done = pictures.jpeg(), threading.Event()
@@ -264,24 +266,24 @@ def test_quotes_hold_together_under_load_and_all_is_well_after_it(tmp_path: Path
                 while not done.is_set():
                     own.post("/v1/models/clothing/predict", content=image, params={"budget_ms": "60"})
 
-        with ThreadPoolExecutor(6) as crowd:
-            busy = [crowd.submit(keep_busy) for _ in range(6)]
-            told = [quote(client, budget_ms="60") for _ in range(50)]
+        with ThreadPoolExecutor(6) as clients:
+            busy = [clients.submit(keep_busy) for _ in range(6)]
+            payload = [quote(client, budget_ms="60") for _ in range(50)]
             done.set()
         assert [each.result() for each in busy] == [None] * 6
-        for each in told:
+        for each in payload:
             check_consistent(each)
         until(lambda: quote(client, budget_ms="60")["admitted"])
 
 
-# ---- what the docs say ----
+# ---- OpenAPI ----
 
 
 def test_openapi_lists_the_quote(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()["paths"]["/v1/models/{name}/quote"]["get"]
     names = [p["name"] for p in document["parameters"] if p["in"] == "query"]
-    told = refused(client, widht="4")[2]
-    assert told.split("known: ")[1].split(", ") == names
+    payload = refused(client, widht="4")[2]
+    assert payload.split("known: ")[1].split(", ") == names
     assert {"200", "400", "404", "413", "503"} <= set(document["responses"])
     example = document["responses"]["200"]["content"]["application/json"]["example"]
     real = quote(client)

@@ -1,4 +1,4 @@
-"""Anytime answers: `Accept: text/event-stream` gives what the views so far come to, then the answer itself."""
+"""`Accept: text/event-stream`: partial answers, then the final one."""
 
 import asyncio
 import base64
@@ -23,7 +23,8 @@ from tests.support import pictures
 from tests.support.jobs import SingleJob, run
 from tests.support.serving import PATIENCE, Server, until
 from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
-from tta_server.api.http.sse import Progress, stream
+from tta_server.api.http.sse import stream_answers
+from tta_server.api.progress import Progress
 from tta_server.application import Application
 from tta_server.errors import Cancelled, TTAError
 from tta_server.imaging.decoding import Limits
@@ -55,7 +56,7 @@ class Event:
 
 
 def events_of(response: httpx.Response, start: float) -> Iterator[Event]:
-    """As the standard has it: lines `event:` and `data:`, an empty one at the end of each."""
+    """Parse as the standard says: lines `event:` and `data:`, an empty line at the end of each event."""
     name = ""
     for line in response.iter_lines():
         field, _, value = line.partition(": ")
@@ -79,7 +80,7 @@ def listen(client: httpx.Client, model: str, image: bytes, **query: str) -> list
 
 
 def check_order(events: list[Event], last: str = "answer") -> None:
-    """Partial answers of ever more views, then the last event."""
+    """Partial answers of increasing numbers of views, then the last event."""
     assert [event.name for event in events] == ["partial"] * (len(events) - 1) + [last]
     merged = [event for event in events if "receipt" in event.data]
     for earlier, later in pairwise(merged):
@@ -90,7 +91,7 @@ def check_order(events: list[Event], last: str = "answer") -> None:
     assert len({event.data["receipt"]["request_id"] for event in merged}) == 1
 
 
-# ---- what the events say ----
+# ---- events ----
 
 
 def test_the_last_event_is_the_answer(client: httpx.Client) -> None:
@@ -100,17 +101,17 @@ def test_the_last_event_is_the_answer(client: httpx.Client) -> None:
     check_order(events)
     plain = client.post("/v1/models/clothing/predict", content=image, params=query).json()
     assert list(last.data) == list(plain)
-    told, expected = last.data["prediction"], plain["prediction"]
-    np.testing.assert_allclose(told["probabilities"], expected["probabilities"], atol=1e-6)
-    assert [entry["label"] for entry in told["top"]] == [entry["label"] for entry in expected["top"]]
-    assert told["agreement"] == expected["agreement"]
+    payload, expected = last.data["prediction"], plain["prediction"]
+    np.testing.assert_allclose(payload["probabilities"], expected["probabilities"], atol=1e-6)
+    assert [entry["label"] for entry in payload["top"]] == [entry["label"] for entry in expected["top"]]
+    assert payload["agreement"] == expected["agreement"]
     assert last.views == [view["name"] for view in plain["receipt"]["views"]]
     assert list(last.data["receipt"]) == list(plain["receipt"])
     for key in ("planned", "merge", "stop", "stop_reason", "budget_ms", "policy"):
         assert last.data["receipt"][key] == plain["receipt"][key]
 
 
-def test_each_event_is_what_its_views_come_to(client: httpx.Client) -> None:
+def test_each_event_is_the_merge_of_its_views(client: httpx.Client) -> None:
     """A partial answer is the answer of a policy of just those views."""
     image = pictures.jpeg(seed=5)
 
@@ -130,13 +131,13 @@ def test_each_event_is_what_its_views_come_to(client: httpx.Client) -> None:
     assert prefixes[0].views == ["plain"] or len(prefixes) > 1
     for event in prefixes:
         query = {**PATIENT, "max_views": str(len(event.views)), "include": "probabilities"}
-        told = client.post("/v1/models/clothing/predict", content=image, params=query).json()
-        expected = told["prediction"]["probabilities"]
+        payload = client.post("/v1/models/clothing/predict", content=image, params=query).json()
+        expected = payload["prediction"]["probabilities"]
         np.testing.assert_allclose(event.data["prediction"]["probabilities"], expected, atol=1e-6)
 
 
 def test_masks_are_streamed_too(client: httpx.Client) -> None:
-    """A slow reader may miss any partial one, but hardly all of them five times."""
+    """A slow reader may miss a partial answer, but hardly all of them five times."""
     image = pictures.encoded(pictures.nuclei(250, 200))
     streams = [listen(client, "nuclei", image, **PATIENT) for _ in range(5)]
     assert max(map(len, streams)) > 1
@@ -144,10 +145,10 @@ def test_masks_are_streamed_too(client: httpx.Client) -> None:
     check_order(events)
     masks = [np.asarray(pictures.opened(base64.b64decode(event.data["prediction"]["mask"]))) for event in events]
     assert {mask.shape for mask in masks} == {(200, 250)}
-    told = client.post("/v1/models/nuclei/predict", content=image, params=PATIENT).json()["prediction"]
-    final = np.asarray(pictures.opened(base64.b64decode(told["mask"])))
+    payload = client.post("/v1/models/nuclei/predict", content=image, params=PATIENT).json()["prediction"]
+    final = np.asarray(pictures.opened(base64.b64decode(payload["mask"])))
     assert np.mean(masks[-1] != final) < 1e-3
-    assert events[-1].data["prediction"]["area"].keys() == told["area"].keys()
+    assert events[-1].data["prediction"]["area"].keys() == payload["area"].keys()
 
 
 def test_one_view_is_one_event(client: httpx.Client) -> None:
@@ -164,26 +165,26 @@ def test_a_stop_rule_ends_a_stream(client: httpx.Client) -> None:
 def test_many_streams_at_once_get_their_own_answers(server: Server, client: httpx.Client) -> None:
     images = [pictures.jpeg(seed=seed) for seed in range(8)]
 
-    def visit(image: bytes) -> list[Event]:
+    def listen_to(image: bytes) -> list[Event]:
         with server.client() as own:
             return listen(own, "clothing", image, **PATIENT, include="probabilities")
 
     with ThreadPoolExecutor(8) as clients:
-        streams = list(clients.map(visit, images))
+        streams = list(clients.map(listen_to, images))
     for image, events in zip(images, streams, strict=True):
         check_order(events)
         query = {**PATIENT, "include": "probabilities"}
-        told = client.post("/v1/models/clothing/predict", content=image, params=query).json()
-        expected = told["prediction"]["probabilities"]
+        payload = client.post("/v1/models/clothing/predict", content=image, params=query).json()
+        expected = payload["prediction"]["probabilities"]
         np.testing.assert_allclose(events[-1].data["prediction"]["probabilities"], expected, atol=1e-5)
 
 
-# ---- when they come, and what goes wrong ----
+# ---- timing and errors ----
 
 
 @pytest.fixture(scope="module")
 def traps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model whose mirrored view may be slow, fail, or never come back, on two slots."""
+    """Two slots; a model whose mirrored view is slow, fails, or never ends, as the image says."""
     folder = tmp_path_factory.mktemp("models")
     trap_model(folder / "toy")
     with Server("--port", "0", "--slots", "2", "--models", str(folder)) as running:
@@ -201,7 +202,7 @@ def trap(plain: str | None = None, mirrored: str | None = None) -> bytes:
 
 
 def test_the_first_event_does_not_wait_for_the_other_views(toy: httpx.Client) -> None:
-    """The mirrored view never comes back: it is ended, and left out of the answer."""
+    """The mirrored view never ends: it is terminated, and left out of the answer."""
     first, last = events = listen(toy, "toy", trap(None, "endless"), budget_ms="8000")
     check_order(events)
     assert (first.views, last.views) == (["plain"], ["plain"])
@@ -212,7 +213,7 @@ def test_the_first_event_does_not_wait_for_the_other_views(toy: httpx.Client) ->
 
 
 def test_an_error_after_the_first_event_is_an_event(toy: httpx.Client) -> None:
-    """Both views are mandatory: the plain one has been told when the other is ended."""
+    """Both views are mandatory; the other one is terminated after the event of the plain view."""
     first, last = listen(toy, "toy", trap(None, "endless"), budget_ms="8000", min_views="2")
     assert (first.name, first.views) == ("partial", ["plain"])
     assert last.name == "error"
@@ -253,20 +254,20 @@ def test_an_error_before_the_first_event_has_its_own_status(
     assert set(response.json()) == {"error", "code"}
 
 
-def test_a_stream_that_comes_to_nothing_hurts_nobody_in_its_batch(tmp_path: Path) -> None:
-    """The plain view of one gives NaN, and rides with that of another."""
-    model = load_model(trap_model(tmp_path / "crowd", batch="n"))
+def test_a_failed_stream_does_not_affect_others_in_its_batch(tmp_path: Path) -> None:
+    """The plain view of one gives NaN, and shares a batch with that of another."""
+    model = load_model(trap_model(tmp_path / "batch", batch="n"))
     plan = make_plan(model, Options())
-    heard: list[int] = []
+    events: list[int] = []
     works = []
     for number, image in enumerate((trap(), trap("nan"))):
-        caller = Caller("test", partial(heard.append, number))
+        caller = Caller("test", partial(events.append, number))
         works.append(SingleJob(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics())))
         works[-1].decode()
     sound, lost = run([(work, 0) for work in works])
     assert isinstance(sound, Merged)
     assert lost is LOST
-    assert heard == [0]
+    assert events == [0]
     seen, answer = works[0].partial(0)
     assert (seen, [view["name"] for view in answer.receipt.views]) == (1, ["plain"])
     assert works[0].partial(seen) is None
@@ -298,7 +299,7 @@ def test_the_log_has_one_line_for_each_stream(traps: Server, toy: httpx.Client) 
     assert (cut["stop_reason"], late["status"]) == ("deadline", 504)
 
 
-def test_who_closes_as_soon_as_he_has_the_answer_is_logged_as_answered(traps: Server) -> None:
+def test_a_client_that_closes_after_its_answer_is_logged_as_answered(traps: Server) -> None:
     for number in range(30):
         headers = {**STREAM, "X-Request-Id": f"close-{number}"}
         path = f"{traps.url}/v1/models/toy/predict"
@@ -310,12 +311,12 @@ def test_who_closes_as_soon_as_he_has_the_answer_is_logged_as_answered(traps: Se
     assert [entry["event"] for entry in entries(traps, "close-")] == ["answer"] * 30
 
 
-# ---- leaving ----
+# ---- disconnecting ----
 
 
-def leave(server: Server, image: bytes, name: str, read: float) -> list[str]:
-    """Hears the events of so many seconds, then goes."""
-    heard = []
+def disconnect(server: Server, image: bytes, name: str, read: float) -> list[str]:
+    """Read events for `read` seconds, then disconnect."""
+    events = []
     headers, timeout = {**STREAM, "X-Request-Id": name}, httpx.Timeout(60, read=read)
     query = {"budget_ms": "9000", "min_views": "all"}
     path = f"{server.url}/v1/models/toy/predict"
@@ -323,19 +324,19 @@ def leave(server: Server, image: bytes, name: str, read: float) -> list[str]:
         pytest.raises(httpx.ReadTimeout),
         httpx.stream("POST", path, content=image, params=query, headers=headers, timeout=timeout) as response,
     ):
-        heard.extend(event.name for event in events_of(response, 0))
-    return heard
+        events.extend(event.name for event in events_of(response, 0))
+    return events
 
 
-@pytest.mark.parametrize(("image", "heard"), [((None, "endless"), ["partial"]), (("endless", None), [])])
-def test_who_leaves_frees_his_views_and_is_counted(
-    traps: Server, toy: httpx.Client, image: tuple[str | None, str | None], heard: list[str]
+@pytest.mark.parametrize(("image", "events"), [((None, "endless"), ["partial"]), (("endless", None), [])])
+def test_a_disconnected_client_frees_its_views_and_is_counted(
+    traps: Server, toy: httpx.Client, image: tuple[str | None, str | None], events: list[str]
 ) -> None:
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(toy, left), metric(toy, cancelled)
-    name = f"gone-{len(heard)}"
+    name = f"gone-{len(events)}"
     with runs_that_end(toy, "toy", 1):
-        assert leave(traps, trap(*image), name, 0.3) == heard
+        assert disconnect(traps, trap(*image), name, 0.3) == events
         until(lambda: metric(toy, "tta_jobs") == 0)
         until(lambda: metric(toy, left) == before[0] + 1)
     assert metric(toy, cancelled) == before[1] + 1
@@ -343,15 +344,15 @@ def test_who_leaves_frees_his_views_and_is_counted(
 
 
 @pytest.mark.parametrize("version", ["2.3", "2.4"], ids=lambda v: f"ASGI {v}")
-def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Path, version: str) -> None:
-    """Nothing of the response has been sent, nor has it begun, when the client goes."""
+def test_a_client_that_disconnects_before_the_first_event_frees_its_views(tmp_path: Path, version: str) -> None:
+    """The client disconnects before the response has started."""
     model, switch = switchable(load_model(trap_model(tmp_path / "toy")))
     application = Application(Settings(models=tmp_path, slots=1, drain_seconds=1.0), [model])
     application.warm()
-    freed, told = threading.Event(), []
+    freed, payload = threading.Event(), []
     fate: list[TTAError | None] = []
 
-    async def visit() -> None:
+    async def listen_to() -> None:
         progress, stays = Progress(), asyncio.Event()
 
         def listener() -> None:  # on the slot's thread, before it takes the next view
@@ -363,10 +364,10 @@ def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Pat
             return {"type": "http.disconnect"}
 
         async def send(message: MutableMapping[str, Any]) -> None:
-            told.append(message["type"])
-            raise OSError("the client has left")
+            payload.append(message["type"])
+            raise OSError("the client disconnected")
 
-        def leave() -> None:
+        def disconnect() -> None:
             application.predictor.cancel(ticket)
             freed.set()
 
@@ -374,11 +375,11 @@ def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Pat
         ticket = application.predictor.submit("toy", trap(), Options(budget_ms=9000), caller)
         scope = {"type": "http", "asgi": {"spec_version": version}}
         request = Request(scope, receive)
-        response = await stream(
+        response = await stream_answers(
             request,
             ticket,
             progress,
-            leave,
+            disconnect,
             lambda answer: fate.append(None),
             lambda request, error: fate.append(error),
         )
@@ -388,39 +389,39 @@ def test_who_leaves_before_the_first_event_is_sent_frees_his_views(tmp_path: Pat
         assert await asyncio.to_thread(freed.wait, PATIENCE)
 
     try:
-        asyncio.run(visit())
+        asyncio.run(listen_to())
     finally:
         switch.release.set()
         application.close()
     assert [type(error) for error in fate] == [Cancelled]
 
 
-def test_nothing_of_all_that_is_an_error_of_ours(traps: Server, toy: httpx.Client) -> None:
-    """What a client does is no reason for the server's own log to complain."""
+def test_client_behaviour_is_not_logged_as_a_server_error(traps: Server, toy: httpx.Client) -> None:
+    """The server's own log has no warning about what clients do."""
     for number in range(10):
-        leave(traps, trap("slow" if number % 2 else None, "slow"), f"quiet-{number}", 0.03)
+        disconnect(traps, trap("slow" if number % 2 else None, "slow"), f"quiet-{number}", 0.03)
     until(lambda: toy.post("/v1/models/toy/predict", content=trap()).status_code == 200)
-    said = "".join(traps.lines["stderr"])
-    assert "Traceback" not in said
-    assert "never retrieved" not in said
+    output = "".join(traps.lines["stderr"])
+    assert "Traceback" not in output
+    assert "never retrieved" not in output
 
 
-# ---- other doors that say when to stop ----
+# ---- stop rules ----
 
 
-def test_certain_says_so_and_keeps_the_label(client: httpx.Client) -> None:
+def test_certain_is_the_stop_reason_and_keeps_the_label(client: httpx.Client) -> None:
     reasons = set()
     for seed in range(8):
         image = pictures.png(32, 32, seed)
         path, query = "/v1/models/cifar10/predict", {"budget_ms": "10000", "stop": "certain"}
-        told = client.post(path, content=image, params=query).json()
+        payload = client.post(path, content=image, params=query).json()
         whole = client.post(path, content=image, params={**query, "stop": "all"}).json()
-        receipt = told["receipt"]
+        receipt = payload["receipt"]
         reasons.add(receipt["stop_reason"])
         assert receipt["stop"] == "certain"
         assert receipt["stop_reason"] in ("certain", "all_views")
         assert len(receipt["views"]) == receipt["planned"] or receipt["stop_reason"] == "certain"
-        assert told["prediction"]["top"][0]["label"] == whole["prediction"]["top"][0]["label"]
+        assert payload["prediction"]["top"][0]["label"] == whole["prediction"]["top"][0]["label"]
         assert whole["receipt"]["stop"] == "all"
     assert "certain" in reasons
 
@@ -442,7 +443,7 @@ def test_what_did_not_settle_has_no_share(client: httpx.Client) -> None:
     assert "open" not in receipt
 
 
-# ---- what the docs say ----
+# ---- OpenAPI ----
 
 
 def test_openapi_names_the_stream(client: httpx.Client) -> None:

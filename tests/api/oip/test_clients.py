@@ -1,4 +1,4 @@
-"""tritonclient in its four forms: each gets over the Open Inference Protocol what the plain door answers."""
+"""tritonclient in its four forms: each gets what `/v1/models/{name}/predict` answers."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ from tests.support.onnx_models import write_model
 from tests.support.references import MODELS
 from tests.support.serving import Server
 from tests.tasks.test_every_task import TINY
-from tta_server.api.oip.grpc_server import FRAMING
+from tta_server.api.oip.grpc_server import MESSAGE_OVERHEAD
 
 MODULES: dict[str, ModuleType] = {
     "http": tritonclient.http,
@@ -40,8 +40,8 @@ MODULES: dict[str, ModuleType] = {
     "grpc.aio": tritonclient.grpc.aio,
 }
 ALL_VIEWS = {"tta_stop": "all", "tta_min_views": "all"}
-SECONDS = 10
-"""A budget that no machine is too busy for."""
+BUDGET_SECONDS = 10
+"""A budget that a busy machine can keep."""
 
 Array = NDArray[Any]
 
@@ -86,8 +86,8 @@ class Triton:
             gc.collect()
         return answer
 
-    def tell(self, method: str, *args: Any, **options: Any) -> Any:
-        """As JSON, in gRPC with its 64-bit numbers as texts."""
+    def call_json(self, method: str, *args: Any, **options: Any) -> Any:
+        """The response as JSON; over gRPC 64-bit numbers are strings."""
         answer = self.call(method, *args, **options)
         return answer if self.is_http else MessageToDict(answer, preserving_proto_field_name=True)
 
@@ -105,22 +105,27 @@ class Triton:
         tensor.set_shared_memory("region", 100)
         return tensor
 
-    def wish(self, name: str, **options: Any) -> Any:
+    def output(self, name: str, **options: Any) -> Any:
         return self._tensors.InferRequestedOutput(name, **options)
 
     def infer(
-        self, model: str, tensor: Any, wishes: Sequence[Any] = (), tta: dict[str, Any] | None = None, **options: Any
+        self,
+        model: str,
+        tensor: Any,
+        outputs: Sequence[Any] = (),
+        tta: dict[str, Any] | None = None,
+        **options: Any,
     ) -> "Result":
-        """All views, and time for them, unless `tta` or `options` say otherwise."""
-        options = {"timeout": SECONDS * 1_000_000, **options}
-        wishes = [self.wish(wish) if isinstance(wish, str) else wish for wish in wishes]
+        """Predict with all views and a long budget, unless `tta` or `options` say otherwise."""
+        options = {"timeout": BUDGET_SECONDS * 1_000_000, **options}
+        outputs = [self.output(output) if isinstance(output, str) else output for output in outputs]
         parameters = ALL_VIEWS if tta is None else tta
         return Result(
-            self.call("infer", model, [tensor], outputs=wishes or None, parameters=parameters or None, **options)
+            self.call("infer", model, [tensor], outputs=outputs or None, parameters=parameters or None, **options)
         )
 
     def refusal(self, model: str, tensor: Any, *args: Any, **options: Any) -> str:
-        """The sentence with which a request is refused, which names neither our files nor Python."""
+        """The sentence of a refusal, which contains no traceback."""
         with pytest.raises(InferenceServerException) as caught:
             self.infer(model, tensor, *args, **options)
         sentence = caught.value.message()
@@ -131,12 +136,12 @@ class Triton:
 
 
 class Result:
-    """What an infer call has answered, the same over both protocols."""
+    """The response of an infer call, the same over both protocols."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
         response = result.get_response()
-        self.told = response if isinstance(response, dict) else _as_dict(response)
+        self.payload = response if isinstance(response, dict) else _as_dict(response)
 
     def __getitem__(self, name: str) -> Array:
         found: Array | None = self.result.as_numpy(name)
@@ -148,7 +153,7 @@ class Result:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        return dict(self.told["parameters"])
+        return dict(self.payload["parameters"])
 
     @property
     def views(self) -> int:
@@ -156,19 +161,19 @@ class Result:
 
     @property
     def outputs(self) -> list[str]:
-        return [output["name"] for output in self.told["outputs"]]
+        return [output["name"] for output in self.payload["outputs"]]
 
 
 def _as_dict(response: Any) -> dict[str, Any]:
-    told: dict[str, Any] = MessageToDict(response, preserving_proto_field_name=True)
+    payload: dict[str, Any] = MessageToDict(response, preserving_proto_field_name=True)
     parameters = {key: getattr(v, v.WhichOneof("parameter_choice")) for key, v in response.parameters.items()}
-    return {**told, "parameters": parameters}
+    return {**payload, "parameters": parameters}
 
 
 @functools.cache
-def plain(client: httpx.Client, model: str, image: bytes, **query: str) -> dict[str, Any]:
-    """The plain door's answer of all views."""
-    query = {"budget_ms": str(SECONDS * 1000), "stop": "all", "min_views": "all", **query}
+def predict(client: httpx.Client, model: str, image: bytes, **query: str) -> dict[str, Any]:
+    """The answer of `/v1/models/{name}/predict` with all views."""
+    query = {"budget_ms": str(BUDGET_SECONDS * 1000), "stop": "all", "min_views": "all", **query}
     response = client.post(f"/v1/models/{model}/predict", content=image, params=query)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
@@ -199,12 +204,12 @@ def web(request: pytest.FixtureRequest, server: Server) -> Triton:
 # ---- every task ----
 
 
-def _classes(told: dict[str, Any]) -> dict[str, Any]:
-    top = told["top"][0]
-    return {"PROBABILITIES": told["probabilities"], "LABEL": [top["label"]], "INDEX": [top["index"]]}
+def _classes(payload: dict[str, Any]) -> dict[str, Any]:
+    top = payload["top"][0]
+    return {"PROBABILITIES": payload["probabilities"], "LABEL": [top["label"]], "INDEX": [top["index"]]}
 
 
-def _boxes(told: dict[str, Any]) -> dict[str, Any]:
+def _boxes(payload: dict[str, Any]) -> dict[str, Any]:
     names = {
         "BOXES": "box",
         "SCORES": "score",
@@ -214,22 +219,22 @@ def _boxes(told: dict[str, Any]) -> dict[str, Any]:
         "OF": "of",
         "SPREAD": "spread",
     }
-    columns = {name: [box[key] for box in told["boxes"]] for name, key in names.items()}
-    return {"COUNT": [len(told["boxes"])], **columns}
+    columns = {name: [box[key] for box in payload["boxes"]] for name, key in names.items()}
+    return {"COUNT": [len(payload["boxes"])], **columns}
 
 
-def _points(told: dict[str, Any]) -> dict[str, Any]:
+def _points(payload: dict[str, Any]) -> dict[str, Any]:
     names = {"CONFIDENCE": "confidence", "VISIBLE": "visible", "SPREAD": "spread", "VIEWS": "views"}
-    columns = {name: [point[key] for point in told["keypoints"]] for name, key in names.items()}
-    return {"KEYPOINTS": [[point["x"], point["y"]] for point in told["keypoints"]], **columns}
+    columns = {name: [point[key] for point in payload["keypoints"]] for name, key in names.items()}
+    return {"KEYPOINTS": [[point["x"], point["y"]] for point in payload["keypoints"]], **columns}
 
 
 def _picture(text: str) -> Array:
     return np.asarray(pictures.opened(base64.b64decode(text)))
 
 
-def _maps(told: dict[str, Any]) -> dict[str, Any]:
-    return {"MASK": _picture(told["mask"]), "AREA": list(told["area"].values())}
+def _maps(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"MASK": _picture(payload["mask"]), "AREA": list(payload["area"].values())}
 
 
 EXPECTED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -238,7 +243,7 @@ EXPECTED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "clothing": _classes,
     "mouse": _points,
     "nuclei": _maps,
-    "nuclei-count": lambda told: {"VALUES": list(told["values"].values())},
+    "nuclei-count": lambda payload: {"VALUES": list(payload["values"].values())},
 }
 ROUNDED = {"BOXES": 5.1e-4, "KEYPOINTS": 5.1e-4, "SPREAD": 5.1e-4}
 """JSON has these with 3 decimals."""
@@ -256,11 +261,11 @@ def check(result: Result, expected: dict[str, Any], row: int = 0) -> None:
 
 def expectation(client: httpx.Client, model: str, image: bytes) -> dict[str, Any]:
     include = "probabilities" if EXPECTED[model] is _classes else ""
-    return EXPECTED[model](plain(client, model, image, include=include)["prediction"])
+    return EXPECTED[model](predict(client, model, image, include=include)["prediction"])
 
 
 @pytest.mark.parametrize("model", EXPECTED)
-def test_every_output_is_what_the_plain_door_answers(triton: Triton, client: httpx.Client, model: str) -> None:
+def test_every_output_agrees_with_predict(triton: Triton, client: httpx.Client, model: str) -> None:
     image = sample(model)
     result, expected = triton.infer(model, triton.images(image)), expectation(client, model, image)
     assert result.outputs == list(expected)
@@ -269,7 +274,7 @@ def test_every_output_is_what_the_plain_door_answers(triton: Triton, client: htt
 
 @pytest.mark.parametrize("model", EXPECTED)
 def test_types_and_shapes_are_those_of_the_metadata(triton: Triton, model: str) -> None:
-    outputs = triton.tell("get_model_metadata", model)["outputs"]
+    outputs = triton.call_json("get_model_metadata", model)["outputs"]
     result = triton.infer(model, triton.images(sample(model)), [output["name"] for output in outputs])
     assert result.outputs == [output["name"] for output in outputs]
     for output in outputs:
@@ -279,46 +284,46 @@ def test_types_and_shapes_are_those_of_the_metadata(triton: Triton, model: str) 
         assert all(size in (-1, own) for size, own in zip(stated, found.shape, strict=True)), output
 
 
-def test_a_segmentation_tells_agreement_and_probabilities_where_asked(triton: Triton, client: httpx.Client) -> None:
+def test_a_segmentation_has_agreement_and_probabilities_on_request(triton: Triton, client: httpx.Client) -> None:
     image = pictures.encoded(pictures.nuclei())
-    told = plain(client, "nuclei", image, include="agreement,probabilities")["prediction"]
+    payload = predict(client, "nuclei", image, include="agreement,probabilities")["prediction"]
     result = triton.infer("nuclei", triton.images(image), ["AGREEMENT", "PROBABILITIES"])
     assert result.outputs == ["AGREEMENT", "PROBABILITIES"]
-    np.testing.assert_allclose(result["AGREEMENT"][0], _picture(told["agreement"]) / 255, atol=0.51 / 255)
-    assert result["AGREEMENT"].mean() == pytest.approx(told["mean_agreement"], abs=1e-5)
-    drawn = [_picture(picture) / 65_535 for picture in told["probabilities"].values()]
+    np.testing.assert_allclose(result["AGREEMENT"][0], _picture(payload["agreement"]) / 255, atol=0.51 / 255)
+    assert result["AGREEMENT"].mean() == pytest.approx(payload["mean_agreement"], abs=1e-5)
+    drawn = [_picture(picture) / 65_535 for picture in payload["probabilities"].values()]
     np.testing.assert_allclose(result["PROBABILITIES"][0], drawn, atol=1e-5)
     np.testing.assert_allclose(result["PROBABILITIES"].sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_receipt_is_told_where_asked(triton: Triton, client: httpx.Client) -> None:
+def test_a_receipt_comes_on_request(triton: Triton, client: httpx.Client) -> None:
     image = sample("clothing")
     (text,) = triton.infer("clothing", triton.images(image), ["RECEIPT"]).texts("RECEIPT")
-    receipt, expected = json.loads(text), plain(client, "clothing", image)["receipt"]
+    receipt, expected = json.loads(text), predict(client, "clothing", image)["receipt"]
     assert list(receipt) == list(expected)
     for key in ("views", "planned", "dropped", "merge", "stop", "stop_reason", "policy"):
         assert receipt[key] == expected[key]
     assert receipt["confidence"] == pytest.approx(expected["confidence"], abs=1e-5)
 
 
-def test_a_receipt_tells_views_and_uncertainty_where_asked(triton: Triton, client: httpx.Client) -> None:
+def test_a_receipt_has_views_and_uncertainty_on_request(triton: Triton, client: httpx.Client) -> None:
     image, include = sample("clothing"), "views,uncertainty"
     tta = ALL_VIEWS | {"tta_include": include}
     result = triton.infer("clothing", triton.images(image), ["RECEIPT", "LABEL"], tta)
     receipt = json.loads(result.texts("RECEIPT")[0])
-    told = plain(client, "clothing", image, include=include)
-    assert receipt["uncertainty"] == pytest.approx(told["receipt"]["uncertainty"], abs=1e-4)
-    assert [view["label"] for view in receipt["views"]] == [view["label"] for view in told["receipt"]["views"]]
-    assert result.texts("LABEL") == [told["prediction"]["top"][0]["label"]]
+    payload = predict(client, "clothing", image, include=include)
+    assert receipt["uncertainty"] == pytest.approx(payload["receipt"]["uncertainty"], abs=1e-4)
+    assert [view["label"] for view in receipt["views"]] == [view["label"] for view in payload["receipt"]["views"]]
+    assert result.texts("LABEL") == [payload["prediction"]["top"][0]["label"]]
 
 
-def test_only_the_outputs_asked_for_come(triton: Triton) -> None:
+def test_only_the_requested_outputs_come(triton: Triton) -> None:
     tensor = triton.images(sample("bloodcells"))
     assert triton.infer("bloodcells", tensor, ["SCORES", "COUNT"]).outputs == ["SCORES", "COUNT"]
     assert triton.infer("bloodcells", tensor, ["LABELS"]).outputs == ["LABELS"]
 
 
-# ---- the ways in and out ----
+# ---- formats ----
 
 
 def probabilities(result: Result) -> Array:
@@ -347,19 +352,22 @@ def test_tensors_may_be_json(web: Triton, client: httpx.Client, binary: bool) ->
         web.tensor("PIXELS", np.stack([array, array]), "UINT8", binary_data=False),
         web.images(file),
     ]
-    wishes = [web.wish(name, binary_data=binary) for name in ("LABEL", "PROBABILITIES", "INDEX")]
+    outputs = [web.output(name, binary_data=binary) for name in ("LABEL", "PROBABILITIES", "INDEX")]
     for tensor in tensors:
-        result = web.infer("clothing", tensor, wishes)
-        assert ["data" in output for output in result.told["outputs"]] == [not binary] * 3
+        result = web.infer("clothing", tensor, outputs)
+        assert ["data" in output for output in result.payload["outputs"]] == [not binary] * 3
         check(result, expectation(client, "clothing", file))
 
 
 def test_an_output_may_be_json_beside_others_in_bytes(web: Triton, client: httpx.Client) -> None:
     file = sample("bloodcells")
     names = ("COUNT", "BOXES", "LABELS", "SCORES")
-    wishes = [web.wish(name, binary_data=name in ("BOXES", "LABELS")) for name in names]
-    result, expected = web.infer("bloodcells", web.images(file), wishes), expectation(client, "bloodcells", file)
-    assert ["data" in output for output in result.told["outputs"]] == [True, False, False, True]
+    outputs = [web.output(name, binary_data=name in ("BOXES", "LABELS")) for name in names]
+    result, expected = (
+        web.infer("bloodcells", web.images(file), outputs),
+        expectation(client, "bloodcells", file),
+    )
+    assert ["data" in output for output in result.payload["outputs"]] == [True, False, False, True]
     check(result, {name: expected[name] for name in names})
 
 
@@ -468,15 +476,15 @@ def test_masks_of_images_of_several_sizes_are_refused_and_their_areas_are_not(tr
 # ---- parameters ----
 
 
-def test_the_response_says_what_was_done(triton: Triton) -> None:
+def test_the_response_has_the_receipt_as_parameters(triton: Triton) -> None:
     result = triton.infer("clothing", triton.images(sample("clothing")), request_id="mine 1")
-    assert result.told["id"] == "mine 1"
-    assert (result.told["model_name"], result.told["model_version"]) == ("clothing", "1")
+    assert result.payload["id"] == "mine 1"
+    assert (result.payload["model_name"], result.payload["model_version"]) == ("clothing", "1")
     found = result.parameters
     assert (found["tta_views"], found["tta_planned"], found["tta_stop"]) == (8, 8, "all_views")
     assert (found["tta_merge"], found["tta_policy"]) == ("mean_probabilities", "flip_and_shifts")
-    assert found["tta_budget_ms"] == SECONDS * 1000
-    assert 0 < found["tta_elapsed_ms"] < SECONDS * 1000
+    assert found["tta_budget_ms"] == BUDGET_SECONDS * 1000
+    assert 0 < found["tta_elapsed_ms"] < BUDGET_SECONDS * 1000
     assert found["tta_request_id"]
 
 
@@ -491,11 +499,11 @@ def test_the_response_says_what_was_done(triton: Triton) -> None:
     ],
     ids=lambda found: "-".join(found) if all(key.startswith("tta") for key in found) else "",
 )
-def test_parameters_mean_what_the_plain_query_does(
+def test_parameters_mean_the_same_as_the_query_of_predict(
     triton: Triton, client: httpx.Client, tta: dict[str, Any], query: dict[str, str]
 ) -> None:
     image = sample("cifar10")
-    expected = plain(client, "cifar10", image, include="probabilities", **query)
+    expected = predict(client, "cifar10", image, include="probabilities", **query)
     result = triton.infer("cifar10", triton.images(image), tta=ALL_VIEWS | tta)
     np.testing.assert_allclose(probabilities(result)[0], expected["prediction"]["probabilities"], atol=1e-5)
     receipt = expected["receipt"]
@@ -505,8 +513,8 @@ def test_parameters_mean_what_the_plain_query_does(
 
 
 @pytest.mark.parametrize("stop", ["certain", '{"epsilon": 0.05}'])
-def test_a_stop_rule_may_be_asked_for(triton: Triton, stop: str) -> None:
-    """How soon it ends a request depends on how many views ride in one batch."""
+def test_a_stop_rule_may_be_requested(triton: Triton, stop: str) -> None:
+    """How early it ends a request depends on how many views share a batch."""
     result = triton.infer("cifar10", triton.images(sample("cifar10")), ["RECEIPT"], {"tta_stop": stop})
     receipt = json.loads(result.texts("RECEIPT")[0])
     assert receipt["stop"] == (stop if stop == "certain" else json.loads(stop))
@@ -515,7 +523,7 @@ def test_a_stop_rule_may_be_asked_for(triton: Triton, stop: str) -> None:
     assert result.views == 6 or receipt["stop_reason"] != "all_views"
 
 
-def test_priority_is_taken(triton: Triton, client: httpx.Client) -> None:
+def test_a_priority_is_accepted(triton: Triton, client: httpx.Client) -> None:
     image = sample("cifar10")
     for priority in (0, 1, 2, 7):
         check(triton.infer("cifar10", triton.images(image), priority=priority), expectation(client, "cifar10", image))
@@ -523,16 +531,16 @@ def test_priority_is_taken(triton: Triton, client: httpx.Client) -> None:
 
 def test_a_version_may_be_named(triton: Triton) -> None:
     tensor = triton.images(sample("cifar10"))
-    assert triton.infer("cifar10", tensor, model_version="1").told["model_version"] == "1"
-    assert triton.refusal("cifar10", tensor, model_version="7") == "cifar10 has version 1 only, not '7'"
+    assert triton.infer("cifar10", tensor, model_version="1").payload["model_version"] == "1"
+    assert triton.refusal("cifar10", tensor, model_version="7") == "cifar10 has only version 1, not '7'"
 
 
-def test_too_little_time_is_told_at_once(triton: Triton) -> None:
+def test_too_small_a_budget_is_refused_at_once(triton: Triton) -> None:
     sentence = triton.refusal("nuclei", triton.images(sample("nuclei")), timeout=50)
     assert "give a budget of at least" in sentence, sentence
 
 
-# ---- what is refused ----
+# ---- refusals ----
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
 
@@ -540,22 +548,22 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     "a wrong type": (
         lambda t: t.tensor("PIXELS", PIXELS.astype(np.float32), "FP32"),
         {},
-        "PIXELS has the datatype UINT8, not 'FP32'",
+        "PIXELS takes the datatype UINT8, not 'FP32'",
     ),
     "pixels as an image": (
         lambda t: t.tensor("IMAGE", PIXELS, "UINT8"),
         {},
-        "IMAGE has the datatype BYTES, not 'UINT8'",
+        "IMAGE takes the datatype BYTES, not 'UINT8'",
     ),
     "channels first": (
         lambda t: t.pixels(np.zeros((3, 8, 8), np.uint8)),
         {},
-        "PIXELS has the shape [H, W, 3] or [B, H, W, 3], upright RGB pixels, not [3, 8, 8]",
+        "PIXELS takes the shape [H, W, 3] or [B, H, W, 3], upright RGB pixels, not [3, 8, 8]",
     ),
     "images in a square": (
         lambda t: t.tensor("IMAGE", np.full((2, 2), b"x", np.object_), "BYTES"),
         {},
-        "IMAGE has the shape [B] or [B, 1] for B images, not [2, 2]",
+        "IMAGE takes the shape [B] or [B, 1] for B images, not [2, 2]",
     ),
     "an unknown input": (
         lambda t: t.tensor("input0", PIXELS, "UINT8"),
@@ -564,18 +572,18 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     ),
     "an unknown output": (
         lambda t: t.pixels(PIXELS),
-        {"wishes": ["MASK"]},
+        {"outputs": ["MASK"]},
         "unknown output 'MASK'; clothing has PROBABILITIES, LABEL, INDEX, RECEIPT",
     ),
     "an output twice": (
         lambda t: t.pixels(PIXELS),
-        {"wishes": ["LABEL", "LABEL"]},
-        "an output is asked for twice",
+        {"outputs": ["LABEL", "LABEL"]},
+        "an output is requested twice",
     ),
     "an unknown parameter": (
         lambda t: t.pixels(PIXELS),
         {"tta": {"tta_views": 3}},
-        "unknown parameter 'tta_views'; ours are tta_policy, tta_max_views, tta_min_views, tta_merge, tta_stop",
+        "unknown parameter 'tta_views'; known: tta_policy, tta_max_views, tta_min_views, tta_merge, tta_stop",
     ),
     "an unknown policy": (lambda t: t.pixels(PIXELS), {"tta": {"tta_policy": "everything"}}, "everything"),
     "no views": (lambda t: t.pixels(PIXELS), {"tta": {"tta_max_views": 0}}, "tta_max_views takes"),
@@ -593,17 +601,17 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
     "an empty image": (lambda t: t.images(b""), {}, "empty"),
     "half a JPEG": (lambda t: t.images(pictures.jpeg()[:1000]), {}, "broken"),
     "half a PNG among others": (lambda t: t.images(pictures.png(), pictures.png()[:2000]), {}, "broken"),
-    "too many images": (lambda t: t.images(*[b"x"] * 65), {}, "a request has 1 to 64 images, not 65"),
+    "too many images": (lambda t: t.images(*[b"x"] * 65), {}, "a request takes 1 to 64 images (--max-batch), not 65"),
     "shared memory": (
         lambda t: t.shared(),
         {},
-        "shared_memory_region, which IMAGE asks for, is not offered here; send and take tensors whole",
+        "shared_memory_region, a parameter of IMAGE, is not supported; send and receive whole tensors without it",
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_a_sentence(triton: Triton, mistake: str) -> None:
+def test_an_invalid_request_is_refused_with_its_reason(triton: Triton, mistake: str) -> None:
     tensor, options, sentence = MISTAKES[mistake]
     found = triton.refusal(**{"model": "clothing", "tensor": tensor(triton), **options})
     assert sentence in found, found
@@ -616,41 +624,41 @@ def test_two_inputs_are_refused(triton: Triton) -> None:
 
 
 def test_outputs_in_shared_memory_are_refused(triton: Triton) -> None:
-    wish = triton.wish("LABEL")
-    wish.set_shared_memory("region", 100)
-    assert "shared_memory_region, which LABEL asks for" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
+    output = triton.output("LABEL")
+    output.set_shared_memory("region", 100)
+    assert "shared_memory_region, a parameter of LABEL" in triton.refusal("clothing", triton.pixels(PIXELS), [output])
 
 
 def test_classes_by_name_are_refused(triton: Triton) -> None:
-    wish = triton.wish("PROBABILITIES", class_count=2)
-    assert "classification, which PROBABILITIES asks for" in triton.refusal("clothing", triton.pixels(PIXELS), [wish])
+    output = triton.output("PROBABILITIES", class_count=2)
+    assert "classification, a parameter of PROBABILITIES" in triton.refusal("clothing", triton.pixels(PIXELS), [output])
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # aiohttp's
 def test_an_image_over_the_limit_is_refused(triton: Triton, client: httpx.Client) -> None:
     sentence = triton.refusal("clothing", triton.images(b"\xff\xd8" + bytes(MAX_BYTES)))
-    assert re.search(rf"at most {MAX_BYTES} (bytes )?are taken", sentence), sentence
+    assert re.search(rf"\b{MAX_BYTES}\b.*--max-bytes", sentence), sentence
     check(triton.infer("clothing", triton.pixels(PIXELS)), expectation(client, "clothing", pictures.encoded(PIXELS)))
 
 
 @pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_a_message_far_over_the_limit_is_refused(triton: Triton) -> None:
-    """gRPC does so itself, before we see it."""
+    """gRPC refuses it itself."""
     sentence = triton.refusal("clothing", triton.images(b"\xff\xd8" + bytes(5_000_000)))
-    limit = MAX_BYTES if triton.is_http else MAX_BYTES + FRAMING
+    limit = MAX_BYTES if triton.is_http else MAX_BYTES + MESSAGE_OVERHEAD
     assert str(limit) in sentence, sentence
 
 
-# ---- what there is ----
+# ---- server and models ----
 
 
-def test_the_server_says_who_it_is(triton: Triton) -> None:
-    found = triton.tell("get_server_metadata")
+def test_the_server_has_a_name_and_version(triton: Triton) -> None:
+    found = triton.call_json("get_server_metadata")
     assert (found["name"], bool(found["version"])) == ("tta-server", True)
     assert found["extensions"] == ["binary_tensor_data", "model_configuration", "schedule_policy", "statistics"]
 
 
-def test_it_lives_and_is_ready(triton: Triton) -> None:
+def test_the_server_and_models_are_live_and_ready(triton: Triton) -> None:
     assert triton.call("is_server_live") is True
     assert triton.call("is_server_ready") is True
     assert triton.call("is_model_ready", "clothing") is True
@@ -660,14 +668,14 @@ def test_it_lives_and_is_ready(triton: Triton) -> None:
 
 
 def test_metadata_describes_inputs(triton: Triton) -> None:
-    found = triton.tell("get_model_metadata", "nuclei")
+    found = triton.call_json("get_model_metadata", "nuclei")
     assert (found["name"], found["versions"]) == ("nuclei", ["1"])
     inputs = {i["name"]: (i["datatype"], [int(size) for size in i["shape"]]) for i in found["inputs"]}
     assert inputs == {"IMAGE": ("BYTES", [-1, 1]), "PIXELS": ("UINT8", [-1, -1, -1, 3])}
 
 
 def test_a_model_s_config_is_triton_s(triton: Triton) -> None:
-    found = triton.tell("get_model_config", "clothing")
+    found = triton.call_json("get_model_config", "clothing")
     found = found if triton.is_http else found["config"]
     assert (found["name"], int(found["max_batch_size"])) == ("clothing", 64)
     assert [entry["data_type"] for entry in found["input"]] == ["TYPE_STRING", "TYPE_UINT8"]
@@ -677,15 +685,15 @@ def test_a_model_s_config_is_triton_s(triton: Triton) -> None:
 
 
 @pytest.mark.parametrize("method", ["get_model_metadata", "get_model_config", "get_inference_statistics"])
-def test_what_is_not_there_is_not_described(triton: Triton, method: str) -> None:
+def test_an_unknown_model_is_not_described(triton: Triton, method: str) -> None:
     with pytest.raises(InferenceServerException, match="unknown model 'clothes'"):
         triton.call(method, "clothes")
-    with pytest.raises(InferenceServerException, match="clothing has version 1 only"):
+    with pytest.raises(InferenceServerException, match="clothing has only version 1"):
         triton.call(method, "clothing", "7")
 
 
 def test_the_repository_lists_all_models(triton: Triton) -> None:
-    found = triton.tell("get_model_repository_index")
+    found = triton.call_json("get_model_repository_index")
     found = found if triton.is_http else found["models"]
     assert [(m["name"], m["version"], m["state"]) for m in found] == [(name, "1", "READY") for name in sorted(EXPECTED)]
 
@@ -695,7 +703,7 @@ def test_the_repository_lists_all_models(triton: Triton) -> None:
 
 def statistics(triton: Triton, model: str) -> dict[str, int]:
     """Counts by name, and times as `<name>_ns`."""
-    (found,) = triton.tell("get_inference_statistics", model)["model_stats"]
+    (found,) = triton.call_json("get_inference_statistics", model)["model_stats"]
     counts = {key: int(found.get(key, 0)) for key in ("inference_count", "execution_count", "last_inference")}
     for stage, duration in found["inference_stats"].items():
         counts[stage], counts[f"{stage}_ns"] = int(duration.get("count", 0)), int(duration.get("ns", 0))
@@ -736,7 +744,7 @@ def test_statistics_count_failures(triton: Triton) -> None:
 
 
 def test_statistics_of_all_models_at_once(triton: Triton) -> None:
-    found = triton.tell("get_inference_statistics")["model_stats"]
+    found = triton.call_json("get_inference_statistics")["model_stats"]
     assert [entry["name"] for entry in found] == sorted(EXPECTED)
 
 
@@ -762,9 +770,9 @@ def tiny(request: pytest.FixtureRequest, zoo: Server) -> Triton:
 def test_an_embedding_is_a_vector(tiny: Triton, zoo: Server) -> None:
     file = pictures.png(20, 30, seed=1)
     with zoo.client() as client:
-        told = plain(client, "embedding", file, policy="hflip")["prediction"]
+        payload = predict(client, "embedding", file, policy="hflip")["prediction"]
     result = tiny.infer("embedding", tiny.images(file), tta=ALL_VIEWS | {"tta_policy": "hflip"})
-    check(result, {"EMBEDDING": told["embedding"]})
+    check(result, {"EMBEDDING": payload["embedding"]})
 
 
 def test_several_labels_may_be_present(tiny: Triton, zoo: Server) -> None:
@@ -772,10 +780,10 @@ def test_several_labels_may_be_present(tiny: Triton, zoo: Server) -> None:
     array[..., 0] = 255
     array[..., 1] = 200
     with zoo.client() as client:
-        told = plain(client, "multilabel", pictures.encoded(array), include="probabilities")["prediction"]
+        payload = predict(client, "multilabel", pictures.encoded(array), include="probabilities")["prediction"]
     result = tiny.infer("multilabel", tiny.pixels(array))
     assert result["PRESENT"].tolist() == [[True, True, False]]
-    check(result, {"PROBABILITIES": told["probabilities"]})
+    check(result, {"PROBABILITIES": payload["probabilities"]})
 
 
 def test_masks_that_overlap_are_booleans(tiny: Triton) -> None:
@@ -788,10 +796,10 @@ def test_masks_that_overlap_are_booleans(tiny: Triton) -> None:
     assert np.array_equal(result["AREA"], expected.sum(axis=(2, 3)))
 
 
-def test_the_most_images_of_a_request_are_a_setting(tiny: Triton) -> None:
+def test_the_limit_of_images_per_request_is_a_setting(tiny: Triton) -> None:
     arrays = np.zeros((3, 8, 8, 3), np.uint8)
     assert tiny.infer("embedding", tiny.pixels(arrays[:2]))["EMBEDDING"].shape == (2, 3)
-    assert tiny.refusal("embedding", tiny.pixels(arrays)) == "a request has 1 to 2 images, not 3"
+    assert tiny.refusal("embedding", tiny.pixels(arrays)) == "a request takes 1 to 2 images (--max-batch), not 3"
 
 
 def test_models_are_listed_from_the_folder(zoo: Server, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What only gRPC has: streams of ever better answers, deadlines, cancelled calls, statuses, health checks."""
+"""What only gRPC has: streams of partial answers, deadlines, cancelled calls, statuses, health checks."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.api.oip.test_clients import ALL_VIEWS, SECONDS, Result, Triton, expectation, probabilities, sample
+from tests.api.oip.test_clients import ALL_VIEWS, BUDGET_SECONDS, Result, Triton, expectation, probabilities, sample
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, until
 from tests.support.toys import metric, runs_that_end, trap_model, trapped
@@ -27,7 +27,7 @@ from tests.support.toys import metric, runs_that_end, trap_model, trapped
 pytestmark = pytest.mark.timing
 
 KINDS = ["grpc", "grpc.aio"]
-TIME = SECONDS * 1_000_000
+TIME = BUDGET_SECONDS * 1_000_000
 
 
 @pytest.fixture(params=KINDS)
@@ -53,7 +53,7 @@ Event = Result | InferenceServerException
 
 
 def stream(triton: Triton, requests: Sequence[dict[str, Any]]) -> list[Event]:
-    """Everything that comes, once all requests are sent and the stream has ended."""
+    """All responses of a stream that has ended after its requests."""
     requests = [{"timeout": TIME, "parameters": ALL_VIEWS, **request} for request in requests]
     pairs = _streamed(triton, requests) if triton.kind == "grpc" else asyncio.run(_streamed_aio(triton, requests))
     return [error if error is not None else Result(result) for result, error in pairs]
@@ -84,10 +84,10 @@ def is_final(event: Event) -> bool:
 
 
 def of(events: Sequence[Event], request_id: str) -> list[Result]:
-    return [event for event in events if isinstance(event, Result) and event.told.get("id") == request_id]
+    return [event for event in events if isinstance(event, Result) and event.payload.get("id") == request_id]
 
 
-def test_a_stream_tells_the_answers_so_far_and_then_the_whole_one(triton: Triton) -> None:
+def test_a_stream_has_partial_answers_and_then_the_final_one(triton: Triton) -> None:
     tensor = triton.images(sample("clothing"))
 
     def several() -> list[Event] | None:
@@ -121,7 +121,7 @@ def test_the_last_answer_of_a_stream_is_the_unary_one(triton: Triton, model: str
             np.testing.assert_allclose(final[name], unary[name], atol=1e-4, err_msg=name)
 
 
-def test_an_answer_so_far_is_that_of_its_views(triton: Triton) -> None:
+def test_a_partial_answer_is_the_merge_of_its_views(triton: Triton) -> None:
     tensor = triton.images(sample("clothing"))
     request = {"model_name": "clothing", "inputs": [tensor], "parameters": ALL_VIEWS | {"tta_max_views": 2}}
     first, *_ = stream(triton, [request])
@@ -131,7 +131,7 @@ def test_an_answer_so_far_is_that_of_its_views(triton: Triton) -> None:
 
 
 def test_each_of_many_requests_of_a_stream_has_one_last_answer(triton: Triton, client: httpx.Client) -> None:
-    """More of them than are answered at a time."""
+    """More of them than run at a time."""
     files = [pictures.png(32, 32, seed) for seed in range(4)]
     requests = [
         {
@@ -169,7 +169,7 @@ def test_an_error_does_not_end_a_stream(triton: Triton) -> None:
 
 
 def test_an_error_of_a_stream_names_its_request(stub: Any) -> None:
-    """tritonclient does not show it, but others may."""
+    """tritonclient does not show it; other clients may."""
     (response,) = stub.ModelStreamInfer(iter([pb.ModelInferRequest(model_name="nothing", id="mine")]))
     assert "unknown model 'nothing'" in response.error_message
     assert response.infer_response.id == "mine"
@@ -223,7 +223,7 @@ def test_a_deadline_that_is_past_is_an_error(triton: Triton) -> None:
     assert caught.value.status() in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.INVALID_ARGUMENT")
 
 
-# ---- a server whose models never come back, on demand ----
+# ---- a server whose models never end, on demand ----
 
 LATE, SHORT = ["http", "grpc"], ["http.aio", "grpc.aio"]
 ENDS = ["http", "grpc", "stream"]
@@ -231,7 +231,7 @@ ENDS = ["http", "grpc", "stream"]
 
 @pytest.fixture(scope="module")
 def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model for each test, since one that fails too often is taken for ill."""
+    """One model per test, since a model that fails too often becomes unhealthy."""
     folder = tmp_path_factory.mktemp("models")
     for name in (*LATE, *SHORT, *(f"left-{end}" for end in ENDS)):
         trap_model(folder / name)
@@ -269,7 +269,7 @@ def test_time_that_runs_out_later_leaves_fewer_views(trap: Server, kind: str) ->
 
 
 Ask = Callable[[Server, str, bytes], Callable[[], None]]
-"""Asks, and returns how to leave."""
+"""Sends a request, and returns a function that disconnects."""
 
 
 def _by_http(server: Server, model: str, image: bytes) -> Callable[[], None]:
@@ -289,12 +289,12 @@ def _by_call(server: Server, model: str, image: bytes) -> Callable[[], None]:
     tensor = Triton("grpc", server).images(image)
     call = client.async_infer(model, [tensor], lambda result, error: came.set_result(error), timeout=TIME)
 
-    def leave() -> None:
+    def disconnect() -> None:
         call.cancel()
         assert came.result(PATIENCE).status() == "StatusCode.CANCELLED"
         client.close()
 
-    return leave
+    return disconnect
 
 
 def _by_stream(server: Server, model: str, image: bytes) -> Callable[[], None]:
@@ -302,24 +302,24 @@ def _by_stream(server: Server, model: str, image: bytes) -> Callable[[], None]:
     client.start_stream(lambda result, error: None)
     client.async_stream_infer(model, [Triton("grpc", server).images(image)], timeout=TIME)
 
-    def leave() -> None:
+    def disconnect() -> None:
         client.stop_stream(cancel_requests=True)
         client.close()
 
-    return leave
+    return disconnect
 
 
 LEAVERS: dict[str, Ask] = {"http": _by_http, "grpc": _by_call, "stream": _by_stream}
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_client_that_leaves_makes_room(trap: Server, end: str) -> None:
+def test_a_disconnected_client_frees_its_slot(trap: Server, end: str) -> None:
     model = f"left-{end}"
     with trap.client() as client:
         before = metric(client, f'tta_left_total{{model="{model}"}}')
-        leave = [LEAVERS[end](trap, model, trap_image(plain="endless")) for _ in range(2)]
+        disconnect = [LEAVERS[end](trap, model, trap_image(plain="endless")) for _ in range(2)]
         until(lambda: metric(client, "tta_jobs") == 2)
-        for go in leave:
+        for go in disconnect:
             go()
         until(lambda: metric(client, f'tta_left_total{{model="{model}"}}') == before + 2)
         until(lambda: metric(client, "tta_jobs") == 0)
@@ -327,8 +327,8 @@ def test_a_client_that_leaves_makes_room(trap: Server, end: str) -> None:
         assert triton.infer(model, triton.images(trap_image()), timeout=TIME).views == 2
 
 
-def test_a_call_that_is_cancelled_in_asyncio_makes_room(trap: Server) -> None:
-    async def leave(metrics: Callable[[], float]) -> None:
+def test_a_call_cancelled_in_asyncio_frees_its_slot(trap: Server) -> None:
+    async def disconnect(metrics: Callable[[], float]) -> None:
         async with tritonclient.grpc.aio.InferenceServerClient(trap.grpc) as client:
             tensor = Triton("grpc", trap).images(trap_image(plain="endless"))
             call = asyncio.create_task(client.infer("left-grpc", [tensor], timeout=TIME))
@@ -339,23 +339,23 @@ def test_a_call_that_is_cancelled_in_asyncio_makes_room(trap: Server) -> None:
 
     with trap.client() as client:
         before = metric(client, 'tta_left_total{model="left-grpc"}')
-        asyncio.run(leave(lambda: metric(client, "tta_jobs")))
+        asyncio.run(disconnect(lambda: metric(client, "tta_jobs")))
         until(lambda: metric(client, 'tta_left_total{model="left-grpc"}') == before + 1)
         until(lambda: metric(client, "tta_jobs") == 0)
 
 
-def test_who_stays_is_answered_though_others_leave(trap: Server) -> None:
+def test_other_clients_are_answered_when_some_disconnect(trap: Server) -> None:
     triton = Triton("grpc", trap)
     with trap.client() as client, ThreadPoolExecutor(4) as pool:
-        leave = _by_call(trap, "left-grpc", trap_image(plain="endless"))
+        disconnect = _by_call(trap, "left-grpc", trap_image(plain="endless"))
         until(lambda: metric(client, "tta_jobs") == 1)
         tensor = triton.images(trap_image())
         others = [pool.submit(triton.infer, "left-http", tensor, timeout=TIME) for _ in range(4)]
-        leave()
+        disconnect()
         assert [other.result(PATIENCE).views for other in others] == [2] * 4
 
 
-# ---- messages that tritonclient does not make ----
+# ---- messages that tritonclient does not send ----
 
 
 def request_of(**more: Any) -> Any:
@@ -401,7 +401,7 @@ STATUSES: dict[str, tuple[Any, grpc.StatusCode]] = {
 
 
 @pytest.mark.parametrize("mistake", STATUSES)
-def test_a_mistake_has_its_status_and_a_sentence(stub: Any, mistake: str) -> None:
+def test_an_invalid_request_has_a_status_and_a_reason(stub: Any, mistake: str) -> None:
     request, status = STATUSES[mistake]
     with pytest.raises(grpc.RpcError) as caught:
         stub.ModelInfer(request)
@@ -421,7 +421,7 @@ def test_a_request_id_comes_from_the_metadata(server: Server) -> None:
     )
 
 
-def test_a_refusal_leaves_a_line_in_the_log(server: Server) -> None:
+def test_a_refusal_is_logged(server: Server) -> None:
     triton = Triton("grpc", server)
     triton.refusal("cifar10", triton.images(b"hello"), headers={"x-request-id": "mine-8"})
     entry = json.loads(server.wait_for('.*"request_id": "mine-8".*', "stdout").group())
@@ -429,7 +429,7 @@ def test_a_refusal_leaves_a_line_in_the_log(server: Server) -> None:
     assert entry["path"] == "/inference.GRPCInferenceService/ModelInfer"
 
 
-def test_what_is_not_offered_is_unimplemented(triton: Triton) -> None:
+def test_an_unsupported_method_is_unimplemented(triton: Triton) -> None:
     with pytest.raises(InferenceServerException) as caught:
         triton.call("register_system_shared_memory", "region", "/key", 100)
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
@@ -448,7 +448,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize("service", ["", "inference.GRPCInferenceService", "clothing"])
-def test_health_is_told_of_the_server_and_of_each_model(health: Any, service: str) -> None:
+def test_health_of_the_server_and_of_each_model(health: Any, service: str) -> None:
     request = health_pb2.HealthCheckRequest(service=service)
     assert health.Check(request).status == SERVING
     watch = health.Watch(request)
@@ -456,7 +456,7 @@ def test_health_is_told_of_the_server_and_of_each_model(health: Any, service: st
     watch.cancel()
 
 
-def test_the_health_of_what_is_unknown_is_not_found(health: Any) -> None:
+def test_the_health_of_an_unknown_service_is_not_found(health: Any) -> None:
     request = health_pb2.HealthCheckRequest(service="nothing")
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(request)

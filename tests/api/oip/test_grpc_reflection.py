@@ -1,4 +1,4 @@
-"""Reflection tells services and messages, with a key where keys are needed; no library's words come over gRPC."""
+"""Reflection describes services and messages, and needs a key where keys are needed; no library text over gRPC."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from tests.support import pictures
 from tests.support.examples import times
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tests.support.wording import fit
-from tta_server.api.oip.semantics import OURS
+from tta_server.api.oip.semantics import TTA_PARAMETERS
 
 KEY = "alice-0123456789abcdef"
 SERVICE, HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
@@ -33,7 +33,7 @@ def channel(server: Server) -> Iterator[grpc.Channel]:
         yield made
 
 
-def asked(channel: grpc.Channel, questions: Sequence[Any], metadata: Any = None) -> list[Any]:
+def reflect(channel: grpc.Channel, questions: Sequence[Any], metadata: Any = None) -> list[Any]:
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     return list(stub.ServerReflectionInfo(iter(questions), timeout=PATIENCE, metadata=metadata))
 
@@ -43,8 +43,8 @@ def test_services_are_listed(channel: grpc.Channel) -> None:
     assert set(database.get_services()) == {SERVICE, HEALTH, "grpc.reflection.v1alpha.ServerReflection"}
 
 
-def test_a_client_without_the_proto_file_can_ask(channel: grpc.Channel) -> None:
-    """As grpcurl does: the messages are built from what reflection tells."""
+def test_a_client_without_the_proto_file_can_call(channel: grpc.Channel) -> None:
+    """As grpcurl does: build the messages from reflection."""
     pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     methods = {method.name: method for method in pool.FindServiceByName(SERVICE).methods}
     assert {"ModelInfer", "ModelStreamInfer", "ServerLive", "ModelStatistics"} <= set(methods)
@@ -75,13 +75,13 @@ def test_the_newer_name_answers_alike(channel: grpc.Channel) -> None:
     assert any(service.name == "GRPCInferenceService" for file in files for service in file.service)
 
 
-def test_what_there_is_not_is_an_answer_and_the_call_goes_on(channel: grpc.Channel) -> None:
+def test_an_unknown_name_gets_an_error_response_and_the_call_goes_on(channel: grpc.Channel) -> None:
     questions = [
         PredictCommand(file_containing_symbol="no.Such"),
         PredictCommand(file_by_filename="none.proto"),
         PredictCommand(),
     ]
-    answers = asked(channel, [*questions, PredictCommand(list_services="*")])
+    answers = reflect(channel, [*questions, PredictCommand(list_services="*")])
     assert [answer.HasField("error_response") for answer in answers] == [True, True, True, False]
 
 
@@ -92,7 +92,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def locked(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Keys are needed; one reflection call at a time, each ended after two silent seconds."""
+    """Needs a key; one reflection call at a time, which ends after two seconds without a request."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n")
     arguments = ("--models", str(models), "--port", "0", "--keys", str(keys), "--max-connections", "8")
@@ -108,14 +108,14 @@ BEARER = (("authorization", f"Bearer {KEY}"),)
 def test_reflection_needs_a_key_where_the_others_do(locked: Server) -> None:
     with grpc.insecure_channel(locked.grpc) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            asked(channel, [PredictCommand(list_services="*")])
+            reflect(channel, [PredictCommand(list_services="*")])
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-        assert len(asked(channel, [PredictCommand(list_services="*")], BEARER)) == 1
+        assert len(reflect(channel, [PredictCommand(list_services="*")], BEARER)) == 1
 
 
 @pytest.mark.timing
 def test_a_silent_call_ends_by_itself_and_makes_room(locked: Server) -> None:
-    """One is open without a question: others are refused until it has been ended."""
+    """While a call without a request is open, others are refused."""
     with grpc.insecure_channel(locked.grpc) as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
 
@@ -133,23 +133,23 @@ def test_a_silent_call_ends_by_itself_and_makes_room(locked: Server) -> None:
 
 
 def status(channel: grpc.Channel) -> grpc.StatusCode:
-    """Of one more reflection call."""
+    """The status of one more reflection call."""
     try:
-        asked(channel, [PredictCommand(list_services="*")], BEARER)
+        reflect(channel, [PredictCommand(list_services="*")], BEARER)
     except grpc.RpcError as error:
         fit(error.details())
         return error.code()
     return grpc.StatusCode.OK
 
 
-# ---- words ----
+# ---- error sentences ----
 
 GARBAGE = b"\xff\xff\xff\x07garbage"
 METHODS = [f"{SERVICE}/{name}" for name in ("ModelInfer", "ServerLive", "ModelMetadata", "RepositoryIndex")]
 
 
 @pytest.mark.parametrize("method", [*METHODS, f"{HEALTH}/Check"])
-def test_bytes_that_are_no_message_are_told_in_our_words(channel: grpc.Channel, method: str) -> None:
+def test_bytes_that_are_no_message_get_no_library_text(channel: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"/{method}")(GARBAGE, timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -160,14 +160,14 @@ def test_bytes_that_are_no_message_are_told_in_our_words(channel: grpc.Channel, 
     "method",
     [f"{SERVICE}/ModelStreamInfer", f"{HEALTH}/Watch", "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"],
 )
-def test_so_are_those_of_a_stream(channel: grpc.Channel, method: str) -> None:
+def test_bytes_that_are_no_message_of_a_stream_get_no_library_text(channel: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.stream_stream(f"/{method}")(iter([GARBAGE]), timeout=PATIENCE))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     fit(caught.value.details())
 
 
-def test_what_came_before_such_bytes_is_answered(channel: grpc.Channel) -> None:
+def test_messages_before_invalid_bytes_are_answered(channel: grpc.Channel) -> None:
     request = pb.ModelInferRequest(model_name="nothing", id="first")
     call = channel.stream_stream(
         f"/{SERVICE}/ModelStreamInfer", response_deserializer=pb.ModelStreamInferResponse.FromString
@@ -190,8 +190,12 @@ VALUES = st.one_of(
 
 
 @settings(max_examples=times(200))
-@given(st.dictionaries(st.sampled_from([*OURS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2))
-def test_no_parameter_over_grpc_meets_foreign_words(server: Server, parameters: dict[str, Message]) -> None:
+@given(
+    st.dictionaries(
+        st.sampled_from([*TTA_PARAMETERS, "timeout", "priority", "tta_other"]), VALUES, min_size=1, max_size=2
+    )
+)
+def test_no_parameter_over_grpc_gets_library_text(server: Server, parameters: dict[str, Message]) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         request = pb.ModelInferRequest(model_name="cifar10", parameters=parameters)
         request.inputs.add(name="IMAGE", datatype="BYTES", shape=[1]).contents.bytes_contents.append(

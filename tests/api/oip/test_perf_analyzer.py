@@ -1,4 +1,4 @@
-"""What NVIDIA's perf_analyzer 2.51 asks, byte for byte as it was seen to ask it, and what it reads in the replies."""
+"""The requests of NVIDIA's perf_analyzer 2.51, byte for byte as recorded, and what it reads in the responses."""
 
 import json
 import struct
@@ -43,15 +43,16 @@ def http_head(images: int, identity: str = "") -> bytes:
     size, shape = len(element()) * images, [images, 1]
     image = {"name": "IMAGE", "datatype": "BYTES", "shape": shape, "parameters": {"binary_data_size": size}}
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in ASKED]
-    told = {"id": identity, "inputs": [image], "outputs": outputs}
-    return json.dumps(told, separators=(",", ":")).encode()
+    payload = {"id": identity, "inputs": [image], "outputs": outputs}
+    return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def http_infer(server: Server, images: int = 1, identity: str = "", path: str = PATHS[0]) -> tuple[Any, bytes]:
-    """The reply's JSON, and the bytes behind it."""
+    """The JSON of the response, and the bytes after it."""
     head = http_head(images, identity)
     headers = {
         **AGENT,
+        "X-Request-Timeout-Ms": "10000",  # perf_analyzer sends none; a busy machine may miss the model's default
         "Inference-Header-Content-Length": str(len(head)),
         "Content-Type": "application/octet-stream",
     }
@@ -73,7 +74,7 @@ def check_shape(output: Any, images: int) -> None:
 
 
 def check_tensors(index: bytes, label: bytes, scores: bytes, images: int) -> None:
-    """Little-endian, row by row; texts follow their length."""
+    """Little-endian, row by row; strings follow their length."""
     indices, probabilities = np.frombuffer(index, "<i4"), np.frombuffer(scores, "<f4").reshape(images, 10)
     np.testing.assert_array_equal(indices, probabilities.argmax(axis=1))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
@@ -99,35 +100,35 @@ def check_http(answer: Any, raw: bytes, images: int, identity: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_metadata_is_what_requests_are_made_of(server: Server, path: str) -> None:
-    told = fetch(server, path)
-    assert told["name"] == "clothing"
-    assert all(str(int(version)) == version for version in told["versions"])
-    (image,) = (tensor for tensor in told["inputs"] if tensor["name"] == "IMAGE")
+def test_metadata_has_what_requests_are_made_of(server: Server, path: str) -> None:
+    payload = fetch(server, path)
+    assert payload["name"] == "clothing"
+    assert all(str(int(version)) == version for version in payload["versions"])
+    (image,) = (tensor for tensor in payload["inputs"] if tensor["name"] == "IMAGE")
     assert (image["datatype"], image["shape"]) == ("BYTES", [-1, 1])
-    assert {output["name"] for output in told["outputs"]} >= set(ASKED)
-    for tensor in [*told["inputs"], *told["outputs"]]:
+    assert {output["name"] for output in payload["outputs"]} >= set(ASKED)
+    for tensor in [*payload["inputs"], *payload["outputs"]]:
         assert all(type(size) is int for size in tensor["shape"])
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_config_says_how_to_batch_and_that_each_input_may_be_left_out(server: Server, path: str) -> None:
-    told = fetch(server, f"{path}/config")
-    assert told["name"] == "clothing"
-    assert type(told["max_batch_size"]) is int
-    assert told["max_batch_size"] >= 3
-    assert {tensor["name"]: tensor["optional"] for tensor in told["input"]} == {"IMAGE": True, "PIXELS": True}
-    assert all(tensor["optional"] is True for tensor in told["input"])
-    assert told["model_transaction_policy"]["decoupled"] is False
+def test_the_config_has_the_batch_size_and_optional_inputs(server: Server, path: str) -> None:
+    payload = fetch(server, f"{path}/config")
+    assert payload["name"] == "clothing"
+    assert type(payload["max_batch_size"]) is int
+    assert payload["max_batch_size"] >= 3
+    assert {tensor["name"]: tensor["optional"] for tensor in payload["input"]} == {"IMAGE": True, "PIXELS": True}
+    assert all(tensor["optional"] is True for tensor in payload["input"])
+    assert payload["model_transaction_policy"]["decoupled"] is False
     metadata = fetch(server, path)
     for kind in ("input", "output"):
         sizes = {tensor["name"]: tensor["shape"] for tensor in metadata[f"{kind}s"]}
-        assert {tensor["name"]: [-1, *tensor["dims"]] for tensor in told[kind]} == sizes
-    assert "sequence_batching" not in told
-    assert "ensemble_scheduling" not in told
+        assert {tensor["name"]: [-1, *tensor["dims"]] for tensor in payload[kind]} == sizes
+    assert "sequence_batching" not in payload
+    assert "ensemble_scheduling" not in payload
 
 
-def test_the_server_says_that_it_has_statistics(server: Server) -> None:
+def test_the_server_lists_the_statistics_extension(server: Server) -> None:
     assert "statistics" in fetch(server, "/v2")["extensions"]
 
 
@@ -137,7 +138,7 @@ def test_an_infer_request_with_an_empty_id_is_answered_in_bytes(server: Server, 
     check_http(*http_infer(server, images, path=path), images, "")
 
 
-def test_the_json_before_the_image_is_the_one_that_was_seen() -> None:
+def test_the_json_before_the_image_is_perf_analyzers() -> None:
     assert len(http_head(1)) == 283
     assert len(element()) == 24_282
 
@@ -198,16 +199,20 @@ def is_final(response: Any) -> bool:
 
 @pytest.mark.parametrize("version", ["", "1"])
 def test_descriptions_are_the_same_over_grpc(server: Server, channel: grpc.Channel, version: str) -> None:
-    told = call(
+    payload = call(
         channel,
         "ModelMetadata",
         pb.ModelMetadataRequest(name="clothing", version=version),
         pb.ModelMetadataResponse,
     )
     over_http = fetch(server, PATHS[0])
-    assert (told.name, list(told.versions), told.platform) == ("clothing", over_http["versions"], over_http["platform"])
+    assert (payload.name, list(payload.versions), payload.platform) == (
+        "clothing",
+        over_http["versions"],
+        over_http["platform"],
+    )
     for kind in ("inputs", "outputs"):
-        found = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in getattr(told, kind)]
+        found = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in getattr(payload, kind)]
         assert found == [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in over_http[kind]]
     config = call(
         channel,
@@ -232,8 +237,8 @@ def test_a_message_with_its_parameter_is_answered_in_bytes(
     check_grpc(answer, images, identity)
 
 
-def test_both_doors_answer_with_the_same_bytes(server: Server, channel: grpc.Channel) -> None:
-    """All but the last bits of the probabilities, which come with the batches that views ride in."""
+def test_http_and_grpc_answer_with_the_same_bytes(server: Server, channel: grpc.Channel) -> None:
+    """But for the last bits of the probabilities, which depend on the batches."""
     _, raw = http_infer(server, 2)
     answer = call(channel, "ModelInfer", message(2), pb.ModelInferResponse)
     assert raw.startswith(b"".join(answer.raw_output_contents[:2]))
@@ -242,7 +247,7 @@ def test_both_doors_answer_with_the_same_bytes(server: Server, channel: grpc.Cha
 
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_streams_last_answer_to_a_request_and_no_other_is_final(channel: grpc.Channel, images: int) -> None:
-    """perf_analyzer counts a request as answered then, and times the first answer."""
+    """perf_analyzer counts the request as answered at the final response, and times the first."""
     names = [str(number) for number in range(5)]
     answers = stream(channel, [message(images, name) for name in names])
     assert {answer.infer_response.id for answer in answers} == set(names)
@@ -259,7 +264,7 @@ def test_a_streams_last_answer_to_a_request_and_no_other_is_final(channel: grpc.
 
 @dataclass(frozen=True)
 class Reading:
-    """What perf_analyzer takes from the statistics of one model."""
+    """What perf_analyzer reads from the statistics of one model."""
 
     counts: dict[str, int]
     ns: dict[str, int]
@@ -276,34 +281,34 @@ class Reading:
 
 
 def read_http(server: Server, path: str) -> Reading:
-    (told,) = fetch(server, f"{path}/stats")["model_stats"]
-    assert told["name"] == "clothing"
-    assert int(told["version"]) == 1, "perf_analyzer makes a number of it"
-    stages = told["inference_stats"]
+    (payload,) = fetch(server, f"{path}/stats")["model_stats"]
+    assert payload["name"] == "clothing"
+    assert int(payload["version"]) == 1, "perf_analyzer makes a number of it"
+    stages = payload["inference_stats"]
     numbers = [number for stage in stages.values() for number in stage.values()]
-    numbers += [told["inference_count"], told["execution_count"], told["last_inference"]]
-    for batch in told["batch_stats"]:
+    numbers += [payload["inference_count"], payload["execution_count"], payload["last_inference"]]
+    for batch in payload["batch_stats"]:
         numbers += [batch["batch_size"], *(number for name in COMPUTE for number in batch[name].values())]
     assert {type(number) for number in numbers} == {int}, "no texts, as proto3's own JSON would have"
     return Reading(
         {name: stage["count"] for name, stage in stages.items()},
         {name: stage["ns"] for name, stage in stages.items()},
-        told["inference_count"],
-        told["execution_count"],
+        payload["inference_count"],
+        payload["execution_count"],
     )
 
 
 def read_grpc(channel: grpc.Channel) -> Reading:
     request = pb.ModelStatisticsRequest(name="clothing")
-    (told,) = call(channel, "ModelStatistics", request, pb.ModelStatisticsResponse).model_stats
-    assert (told.name, int(told.version)) == ("clothing", 1)
-    names = [field.name for field in told.inference_stats.DESCRIPTOR.fields]
-    stages = {name: getattr(told.inference_stats, name) for name in names}
+    (payload,) = call(channel, "ModelStatistics", request, pb.ModelStatisticsResponse).model_stats
+    assert (payload.name, int(payload.version)) == ("clothing", 1)
+    names = [field.name for field in payload.inference_stats.DESCRIPTOR.fields]
+    stages = {name: getattr(payload.inference_stats, name) for name in names}
     return Reading(
         {name: stage.count for name, stage in stages.items()},
         {name: stage.ns for name, stage in stages.items()},
-        told.inference_count,
-        told.execution_count,
+        payload.inference_count,
+        payload.execution_count,
     )
 
 
@@ -355,6 +360,6 @@ def test_each_window_of_a_run_over_grpc_counts_its_own_requests(
         check_window(after.since(before), requests)
 
 
-def test_both_doors_read_the_same_statistics(server: Server, channel: grpc.Channel) -> None:
+def test_http_and_grpc_have_the_same_statistics(server: Server, channel: grpc.Channel) -> None:
     infers_over_grpc(channel, 1)
     assert read_grpc(channel) == read_http(server, PATHS[0])

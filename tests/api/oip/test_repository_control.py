@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import numpy_helper
 from tritonclient.utils import InferenceServerException
 
-from tests.api.oip.test_clients import ALL_VIEWS, MODULES, SECONDS, Result, Triton, probabilities, sample
+from tests.api.oip.test_clients import ALL_VIEWS, BUDGET_SECONDS, MODULES, Result, Triton, probabilities, sample
 from tests.support.references import MODELS
 from tests.support.serving import Server, until
 from tests.support.toys import metric
@@ -23,12 +23,12 @@ from tests.support.toys import metric
 pytestmark = pytest.mark.timing
 
 IMAGE = sample("cifar10")
-REFUSED = "models are loaded and unloaded only where the server was started with --model-control"
+REFUSED = "loading and unloading models is disabled; the operator can enable it with --model-control"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`other` is there for all, `changing` is each test's own to change."""
+    """`other` is shared by all tests; each test may modify `changing`."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("other", "changing"):
         fresh(folder / name)
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fresh(folder: Path) -> None:
-    """Without its calibration, which fits its own policy and model file only."""
+    """Copy the model without its calibration, which belongs to its policy and model file."""
     shutil.copytree(MODELS / "cifar10", folder, ignore=shutil.ignore_patterns("calibration.json"))
 
 
@@ -55,7 +55,7 @@ def triton(request: pytest.FixtureRequest, controlled: Server) -> Triton:
 
 @pytest.fixture
 def changing(folder: Path, controlled: Server) -> Iterator[Path]:
-    """The folder of a model that is as it was, and loaded, after the test."""
+    """The folder of a model, restored and loaded after the test."""
     yield folder / "changing"
     shutil.rmtree(folder / "changing")
     fresh(folder / "changing")
@@ -68,49 +68,49 @@ def configure(folder: Path, **more: Any) -> None:
 
 
 def index(triton: Triton) -> dict[str, tuple[str, str, str]]:
-    """Of each model: version, state, reason."""
-    found = triton.tell("get_model_repository_index")
+    """Version, state and reason of each model."""
+    found = triton.call_json("get_model_repository_index")
     found = found if triton.is_http else found["models"]
     return {m["name"]: (m.get("version", ""), m["state"], m.get("reason", "")) for m in found}
 
 
-def ask(triton: Triton, model: str = "changing", **options: Any) -> Result:
+def infer_model(triton: Triton, model: str = "changing", **options: Any) -> Result:
     return triton.infer(model, triton.images(IMAGE), **options)
 
 
-# ---- who may ----
+# ---- permission ----
 
 
 @pytest.mark.parametrize("method", ["load_model", "unload_model"])
 @pytest.mark.parametrize("kind", MODULES)
-def test_nothing_is_loaded_or_unloaded_unless_the_server_was_told_so(server: Server, kind: str, method: str) -> None:
+def test_without_model_control_nothing_is_loaded_or_unloaded(server: Server, kind: str, method: str) -> None:
     triton = Triton(kind, server)
     with pytest.raises(InferenceServerException) as caught:
         triton.call(method, "cifar10")
     assert caught.value.message() == REFUSED
     assert caught.value.status() == ("403" if triton.is_http else "StatusCode.PERMISSION_DENIED")
-    assert ask(triton, "cifar10").views == 6
+    assert infer_model(triton, "cifar10").views == 6
 
 
-def test_the_extension_is_told_where_it_is_on(triton: Triton) -> None:
-    assert "model_repository" in triton.tell("get_server_metadata")["extensions"]
+def test_the_extension_is_listed_with_model_control(triton: Triton) -> None:
+    assert "model_repository" in triton.call_json("get_server_metadata")["extensions"]
 
 
 # ---- unloading ----
 
 
 def test_an_unloaded_model_is_gone_until_it_is_loaded_again(triton: Triton, changing: Path) -> None:
-    before = probabilities(ask(triton))
+    before = probabilities(infer_model(triton))
     triton.call("unload_model", "changing")
     assert "unknown model 'changing'; known: other" in triton.refusal("changing", triton.images(IMAGE))
     assert triton.call("is_model_ready", "changing") is False
     assert triton.call("is_model_ready", "other") is True
     assert triton.call("is_server_ready") is True
     assert index(triton) == {"changing": ("", "UNAVAILABLE", "not loaded"), "other": ("1", "READY", "")}
-    np.testing.assert_allclose(probabilities(ask(triton, "other")), before, atol=1e-6)
+    np.testing.assert_allclose(probabilities(infer_model(triton, "other")), before, atol=1e-6)
     triton.call("load_model", "changing")
     assert triton.call("is_model_ready", "changing") is True
-    np.testing.assert_allclose(probabilities(ask(triton)), before, atol=1e-6)
+    np.testing.assert_allclose(probabilities(infer_model(triton)), before, atol=1e-6)
     assert index(triton)["changing"] == ("1", "READY", "")
 
 
@@ -119,13 +119,13 @@ def test_an_unloaded_model_is_gone_until_it_is_loaded_again(triton: Triton, chan
 def test_what_is_not_there_can_t_be_loaded_or_unloaded(triton: Triton, method: str, name: str) -> None:
     with pytest.raises(InferenceServerException) as caught:
         triton.call(method, name)
-    told = caught.value.message()
-    if not triton.is_http or name == "nothing":  # else it is another path
-        assert "unknown model" in told or "there is no model" in told, told
-    assert ask(triton).views == 6
+    payload = caught.value.message()
+    if not triton.is_http or name == "nothing":  # over HTTP the empty name is another path
+        assert "unknown model" in payload or "there is no model" in payload, payload
+    assert infer_model(triton).views == 6
 
 
-def test_the_plain_door_and_health_follow(controlled: Server, changing: Path) -> None:
+def test_predict_and_health_follow(controlled: Server, changing: Path) -> None:
     triton = Triton("grpc", controlled)
     with controlled.client() as client, grpc.insecure_channel(controlled.grpc) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="changing"))
@@ -145,22 +145,22 @@ def test_the_plain_door_and_health_follow(controlled: Server, changing: Path) ->
         assert client.get("/v1/models/changing").status_code == 200
 
 
-# ---- loading anew ----
+# ---- reloading ----
 
 
-def test_a_changed_policy_is_taken_over(triton: Triton, changing: Path) -> None:
-    assert ask(triton).views == 6
+def test_a_changed_policy_is_reloaded(triton: Triton, changing: Path) -> None:
+    assert infer_model(triton).views == 6
     configure(changing, policy="hflip", budget={"default_ms": 4321, "max_ms": 9000, "min_views": 1})
-    assert ask(triton).views == 6, "before it is loaded"
+    assert infer_model(triton).views == 6, "before it is loaded"
     triton.call("load_model", "changing")
-    found = ask(triton).parameters
+    found = infer_model(triton).parameters
     assert (found["tta_views"], found["tta_policy"], found["tta_budget_ms"]) == (2, "hflip", 9000)
-    assert ask(triton, timeout=None).parameters["tta_budget_ms"] == 4321
-    assert ask(triton, "other").views == 6
+    assert infer_model(triton, timeout=None).parameters["tta_budget_ms"] == 4321
+    assert infer_model(triton, "other").views == 6
 
 
-def test_a_changed_model_file_is_taken_over(triton: Triton, changing: Path) -> None:
-    before = probabilities(ask(triton))
+def test_a_changed_model_file_is_reloaded(triton: Triton, changing: Path) -> None:
+    before = probabilities(infer_model(triton))
     path = changing / "1" / "model.onnx"
     model = onnx.load(path)
     for tensor in model.graph.initializer:
@@ -168,16 +168,16 @@ def test_a_changed_model_file_is_taken_over(triton: Triton, changing: Path) -> N
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
     onnx.save(model, path)
     triton.call("load_model", "changing")
-    np.testing.assert_allclose(probabilities(ask(triton)), 0.1, atol=1e-6)
-    np.testing.assert_allclose(probabilities(ask(triton, "other")), before, atol=1e-6)
+    np.testing.assert_allclose(probabilities(infer_model(triton)), 0.1, atol=1e-6)
+    np.testing.assert_allclose(probabilities(infer_model(triton, "other")), before, atol=1e-6)
 
 
-def test_a_new_version_is_taken_over(triton: Triton, changing: Path) -> None:
+def test_a_new_version_is_reloaded(triton: Triton, changing: Path) -> None:
     (changing / "1").rename(changing / "2")
     triton.call("load_model", "changing")
     assert index(triton)["changing"] == ("2", "READY", "")
-    assert ask(triton, model_version="2").told["model_version"] == "2"
-    assert "changing has version 2 only" in triton.refusal("changing", triton.images(IMAGE), model_version="1")
+    assert infer_model(triton, model_version="2").payload["model_version"] == "2"
+    assert "changing has only version 2" in triton.refusal("changing", triton.images(IMAGE), model_version="1")
 
 
 def test_a_model_that_is_new_in_the_folder_can_be_loaded(controlled: Server, folder: Path) -> None:
@@ -209,34 +209,34 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("mistake", BROKEN)
 @pytest.mark.parametrize("kind", ["http", "grpc"])
-def test_what_can_t_be_loaded_changes_nothing(
+def test_a_failed_load_changes_nothing(
     controlled: Server, folder: Path, changing: Path, kind: str, mistake: str
 ) -> None:
     triton, (spoil, word) = Triton(kind, controlled), BROKEN[mistake]
-    before = probabilities(ask(triton))
+    before = probabilities(infer_model(triton))
     spoil(changing)
     try:
         with pytest.raises(InferenceServerException) as caught:
             triton.call("load_model", "changing")
         assert word in caught.value.message()
-        assert str(folder) not in caught.value.message(), "a client is told no paths"
+        assert str(folder) not in caught.value.message(), "no paths in errors"
         assert "ONNXRuntimeError" not in caught.value.message(), "nor a library's own words"
-        np.testing.assert_allclose(probabilities(ask(triton)), before, atol=1e-6)
+        np.testing.assert_allclose(probabilities(infer_model(triton)), before, atol=1e-6)
         assert index(triton)["changing"] == ("1", "READY", "")
     finally:
         changing.mkdir(exist_ok=True)  # for the fixture to remove
 
 
-def test_requests_go_on_while_a_model_is_loaded_anew(controlled: Server, changing: Path) -> None:
-    """None of them fails, and from some moment on all have the new policy."""
+def test_requests_are_answered_while_a_model_is_reloaded(controlled: Server, changing: Path) -> None:
+    """None fails, and from some moment on all have the new policy."""
     stop, seen, failures = threading.Event(), list[int](), list[BaseException]()
 
     def keep_asking() -> None:
         triton = Triton("grpc", controlled)
         while not stop.is_set():
             try:
-                seen.append(ask(triton).views)
-            except BaseException as error:  # noqa: BLE001 - told below
+                seen.append(infer_model(triton).views)
+            except BaseException as error:  # noqa: BLE001 - asserted below
                 failures.append(error)
 
     threads = [threading.Thread(target=keep_asking) for _ in range(3)]
@@ -247,7 +247,7 @@ def test_requests_go_on_while_a_model_is_loaded_anew(controlled: Server, changin
             until(lambda: seen or failures)
             configure(changing, policy=policy)
             Triton("http", controlled).call("load_model", "changing")
-            assert ask(Triton("grpc", controlled)).views == views
+            assert infer_model(Triton("grpc", controlled)).views == views
             seen.clear()
             until(lambda: len(seen) > 6 or failures)
             assert set(seen[3:]) == {views}, "the first ones may have been on their way"
@@ -258,7 +258,7 @@ def test_requests_go_on_while_a_model_is_loaded_anew(controlled: Server, changin
     assert failures == []
 
 
-def test_who_is_admitted_is_answered_though_the_model_is_unloaded(controlled: Server, changing: Path) -> None:
+def test_admitted_requests_are_answered_when_the_model_is_unloaded(controlled: Server, changing: Path) -> None:
     triton = Triton("grpc", controlled)
     answers: list[Result] = []
     tensor = triton.images(*[IMAGE] * 60)
@@ -272,14 +272,14 @@ def test_who_is_admitted_is_answered_though_the_model_is_unloaded(controlled: Se
     assert answers[0].views == 6
 
 
-def test_statistics_begin_anew_with_the_model(triton: Triton, changing: Path) -> None:
+def test_statistics_restart_with_the_model(triton: Triton, changing: Path) -> None:
     def counts() -> tuple[int, int]:
-        (found,) = triton.tell("get_inference_statistics", "changing")["model_stats"]
+        (found,) = triton.call_json("get_inference_statistics", "changing")["model_stats"]
         return int(found.get("inference_count", 0)), int(found["inference_stats"]["success"].get("count", 0))
 
     triton.call("load_model", "changing")
     assert counts() == (0, 0)
-    ask(triton)
+    infer_model(triton)
     assert counts() == (6, 1)
     triton.call("load_model", "changing")
     assert counts() == (0, 0)
@@ -291,20 +291,20 @@ def test_a_model_unloaded_twice_is_unknown(triton: Triton, changing: Path) -> No
         triton.call("unload_model", "changing")
 
 
-def test_only_ready_models_are_listed_where_asked(controlled: Server, changing: Path) -> None:
+def test_only_ready_models_are_listed_on_request(controlled: Server, changing: Path) -> None:
     Triton("http", controlled).call("unload_model", "changing")
     with controlled.client() as client:
-        told = client.post("/v2/repository/index", json={"ready": True}).json()
-    assert [model["name"] for model in told] == ["other"]
+        payload = client.post("/v2/repository/index", json={"ready": True}).json()
+    assert [model["name"] for model in payload] == ["other"]
 
 
-def test_a_batch_on_its_way_keeps_its_policy(controlled: Server, changing: Path) -> None:
-    """As a whole: no image of it is answered by the new form."""
+def test_a_running_request_keeps_its_policy(controlled: Server, changing: Path) -> None:
+    """No image of it is answered by the reloaded model."""
     triton = Triton("grpc", controlled)
     tensor, answers = triton.images(*[IMAGE] * 60), list[Result]()
     thread = threading.Thread(
         target=lambda: answers.append(
-            triton.infer("changing", tensor, ["RECEIPT"], ALL_VIEWS, timeout=SECONDS * 1_000_000)
+            triton.infer("changing", tensor, ["RECEIPT"], ALL_VIEWS, timeout=BUDGET_SECONDS * 1_000_000)
         )
     )
     thread.start()

@@ -1,4 +1,4 @@
-"""The protocol's tensors: images out of what came, answers of several images in one tensor."""
+"""The protocol's tensors: input tensors to images, answers of several images to one tensor."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_framing_that_is_cut_or_longer_is_refused(images: list[bytes], data: st.
     framed = b"".join(struct.pack("<I", len(image)) + image for image in images)
     cut = framed[: data.draw(st.integers(0, len(framed) - 1))]
     for found in (cut, framed + b"\0", framed + framed):
-        with pytest.raises(InvalidInput, match=r"^(an element of )?IMAGE says it has \d+ (bytes|elements), but "):
+        with pytest.raises(InvalidInput, match=r"^(an element of )?IMAGE declares \d+ (bytes|elements), but "):
             read_images([InputTensor("IMAGE", "BYTES", (len(images),), found)], MOST)
 
 
@@ -89,7 +89,7 @@ def test_one_image_needs_no_batch_axis(pixels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("number", [1, MOST])
-def test_as_many_images_as_are_allowed_are_taken(number: int) -> None:
+def test_images_up_to_the_limit_are_accepted(number: int) -> None:
     tensor = InputTensor("PIXELS", "UINT8", (number, 1, 1, 3), bytes(number * 3))
     assert len(read_images([tensor], MOST)) == number
 
@@ -149,7 +149,7 @@ def test_answers_are_stacked_in_their_order(batch: np.ndarray) -> None:
     np.testing.assert_array_equal(tensor.array, batch)
 
 
-def test_what_a_task_answers_becomes_what_it_states() -> None:
+def test_a_tasks_answer_becomes_its_stated_tensors() -> None:
     for found in (np.array([1, 2], np.int64), [1.0, 2.0], np.array([1.0, 2.0])):
         (tensor,) = write_tensors([TensorSpec("T", np.float32, (2,))], [answer(T=found)])
         assert tensor.array.dtype == np.float32
@@ -160,7 +160,7 @@ FILLED = {"float": (np.float32, 0, 0.0), "int": (np.int32, -1, -1), "text": (np.
 
 @pytest.mark.parametrize("kind", FILLED)
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5))
-def test_shorter_answers_are_filled_up_at_their_end(kind: str, lengths: list[int]) -> None:
+def test_shorter_answers_are_padded_at_their_end(kind: str, lengths: list[int]) -> None:
     dtype, padding, filler = FILLED[kind]
     own = [[f"é{i}" if kind == "text" else i + 7 for i in range(length)] for length in lengths]
     parts = [answer(T=texts(part) if kind == "text" else np.array(part, dtype)) for part in own]
@@ -170,7 +170,7 @@ def test_shorter_answers_are_filled_up_at_their_end(kind: str, lengths: list[int
     assert tensor.array.dtype == dtype
 
 
-def test_boxes_are_filled_up_with_whole_rows() -> None:
+def test_boxes_are_padded_with_whole_rows() -> None:
     spec = TensorSpec("BOXES", np.float32, (None, 4), padding=0)
     two, none = np.arange(8, dtype=np.float32).reshape(2, 4), np.zeros((0, 4), np.float32)
     (tensor,) = write_tensors([spec], [answer(BOXES=none), answer(BOXES=two)])
@@ -180,13 +180,13 @@ def test_boxes_are_filled_up_with_whole_rows() -> None:
     assert tensor.raw() == b""
 
 
-def test_an_answer_is_never_written_into() -> None:
+def test_an_answer_is_not_modified() -> None:
     part = np.arange(3, dtype=np.float32)
     write_tensors([TensorSpec("T", np.float32, (None,), padding=0)], [answer(T=part), answer(T=np.zeros(5))])
     assert part.tolist() == [0, 1, 2]
 
 
-def test_specs_keep_the_order_in_which_they_are_asked_for() -> None:
+def test_specs_keep_the_requested_order() -> None:
     both = {"A": np.zeros(1), "B": np.ones(1)}
     specs = [TensorSpec(name, np.float32, (1,)) for name in "BA"]
     assert [tensor.name for tensor in write_tensors(specs, [answer(**both)])] == ["B", "A"]

@@ -1,4 +1,8 @@
-"""HTTP connections, limited as uvicorn does not: how many, how soon a request has arrived, how long its head is."""
+"""Limits that uvicorn does not have: open connections, seconds to receive a request, bytes of its head.
+
+LimitedProtocol overrides private members of uvicorn's httptools protocol; `tests/api/http/test_limits_uvicorn.py` fails
+on a version of uvicorn that it was not written for.
+"""
 
 import asyncio
 import json
@@ -9,16 +13,16 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from tta_server.api.errors import plain_body
+from tta_server.api.errors import status_body
 
-MAX_HEAD = 65_536
-"""Bytes of a request's line and headers, trailers with them."""
+MAX_HEAD_BYTES = 65_536
+"""Of the request line and headers, and of trailers."""
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-def limited(connections: int, receive_seconds: float) -> Callable[..., asyncio.Protocol]:
-    """What uvicorn makes for each connection: at most so many at once, each request whole within so many seconds of
-    the connection's opening or, later, of its own first byte."""
+def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., asyncio.Protocol]:
+    """uvicorn's protocol factory. Each request has to be received within `receive_seconds` of the connection's opening
+    or, for later ones, of its own first byte."""
 
     def make(*args: Any, **options: Any) -> asyncio.Protocol:
         return LimitedProtocol(connections, receive_seconds, *args, **options)
@@ -27,68 +31,67 @@ def limited(connections: int, receive_seconds: float) -> Callable[..., asyncio.P
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    def __init__(self, most: int, receive_seconds: float, *args: Any, **options: Any) -> None:
+    def __init__(self, max_connections: int, receive_seconds: float, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._most = most
+        self._max_connections = max_connections
         self._receive_seconds = receive_seconds
-        self._timer: asyncio.TimerHandle | None = None
-        self._cut: asyncio.TimerHandle | None = None
+        self._receive_timer: asyncio.TimerHandle | None = None
+        self._abort_timer: asyncio.TimerHandle | None = None
         self._in_head = True
-        self._unmarked = 0
+        self._bytes_since_mark = 0
         self._marks = 0
-        self._listed = 0
+        self._field_bytes = 0
         self._data = b""
         self._replaying = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._most:
-            self._refuse(
-                503, f"{self._most} connections are open, the most taken; come back later", b"retry-after: 1\r\n"
-            )
+        if len(self.connections) > self._max_connections:
+            sentence = f"the limit of {self._max_connections} open connections is reached; retry later"
+            self._refuse(503, sentence, b"retry-after: 1\r\n")
         else:
-            self._expect()
+            self._start_receive_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._arrived()
-        self._uncut()
+        self._stop_receive_timer()
+        self._stop_abort_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
         if self._in_head:
-            self._expect()  # also for empty lines, which begin no request
+            self._start_receive_timer()  # also for empty lines, which begin no request
         marks, self._data = self._marks, data
         super().data_received(data)
-        if marks == self._marks:  # nothing but head or trailers, so far
-            self._unmarked += len(data)
-            if self._unmarked > MAX_HEAD:
+        if marks == self._marks:  # only head or trailers so far
+            self._bytes_since_mark += len(data)
+            if self._bytes_since_mark > MAX_HEAD_BYTES:
                 self._refuse_head()
 
     def on_message_begin(self) -> None:
         if self._replaying:
             return
         super().on_message_begin()
-        self._listed = 0
-        self._expect()
+        self._field_bytes = 0
+        self._start_receive_timer()
 
     def on_url(self, url: bytes) -> None:
         if self._replaying:
             return
-        self._list(len(url))
+        self._count_field(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._replaying:
             return
-        self._list(len(name) + len(value) + len(": \r\n"))
+        self._count_field(len(name) + len(value) + len(": \r\n"))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._replaying:
             return
-        super().on_headers_complete()  # raises where the URL can't be read: still in the head then
+        super().on_headers_complete()  # raises for an invalid URL, while still in the head
         self._in_head = False
         self._mark()
 
@@ -98,103 +101,104 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # said of the head: the body is yet to come
-        self._arrived()
+            return  # called for the head: the body follows
+        self._stop_receive_timer()
         self._in_head = True
         self._mark()
         super().on_message_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """A wish for another protocol (h2c: Java's clients, curl --http2) is not granted, so what follows is this
-        request's body; the parser, which has given up, is replaced by one that has seen as much of the head."""
-        at = sys.exception().args[0]  # type: ignore[union-attr]
-        rest = self._data[at:]
+        """Ignore the request for another protocol (h2c: Java's clients, `curl --http2`): what follows is the request's
+        body. httptools has stopped parsing, so a new parser replaces it, which is fed the framing headers first."""
+        end_of_head = sys.exception().args[0]  # type: ignore[union-attr]
+        body = self._data[end_of_head:]
         framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._replaying = True
         self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._replaying = False
-        if rest:
-            self.data_received(rest)
+        if body:
+            self.data_received(body)
 
     def pause_writing(self) -> None:
-        """The client does not read: it is cut off if it goes on like that."""
+        """The client does not read: abort the connection unless it resumes in time."""
         super().pause_writing()
-        self._cut_later()
+        self._start_abort_timer()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if not self.transport.is_closing():
-            self._uncut()
+            self._stop_abort_timer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():  # what is written still has to be read
-            self._cut_later()
-
-    def _cut_later(self) -> None:
-        if self._cut is None:
-            self._cut = self.loop.call_later(self._receive_seconds, self.transport.abort)
-
-    def _uncut(self) -> None:
-        if self._cut is not None:
-            self._cut.cancel()
-            self._cut = None
-
-    def _mark(self) -> None:
-        """What came is more than head."""
-        self._marks += 1
-        self._unmarked = 0
-
-    def _list(self, size: int) -> None:
-        self._listed += size
-        if self._listed > MAX_HEAD:
-            self._refuse_head()
-            raise ValueError("the parser stops here")
-
-    def _refuse_head(self) -> None:
-        self._refuse(431, f"the request's line and headers have over {MAX_HEAD} bytes, the most taken")
+        if self.transport.is_closing():  # the client still has to read the buffered response
+            self._start_abort_timer()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "this is not an HTTP request that can be understood")
+        self._refuse(400, "the request is not valid HTTP/1.1")
 
-    def _expect(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._receive_seconds, self._give_up)
+    def _start_abort_timer(self) -> None:
+        if self._abort_timer is None:
+            self._abort_timer = self.loop.call_later(self._receive_seconds, self.transport.abort)
 
-    def _arrived(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_abort_timer(self) -> None:
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+            self._abort_timer = None
 
-    def _give_up(self) -> None:
-        self._timer = None
-        if self._before_it():
-            self._expect()
+    def _start_receive_timer(self) -> None:
+        if self._receive_timer is None:
+            self._receive_timer = self.loop.call_later(self._receive_seconds, self._receive_timed_out)
+
+    def _stop_receive_timer(self) -> None:
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
+
+    def _receive_timed_out(self) -> None:
+        self._receive_timer = None
+        if self._earlier_response_pending():
+            self._start_receive_timer()
             return
-        self._refuse(408, f"the request did not arrive whole within {self._receive_seconds:g} s")
+        self._refuse(408, f"the request was not received within {self._receive_seconds:g} s (--receive-seconds)")
 
-    def _refuse(self, status: int, sentence: str, more: bytes = b"") -> None:
-        """Says so where nothing was said yet, and hangs up."""
-        self._arrived()
+    def _mark(self) -> None:
+        """The end of a head or a piece of body was parsed: restart the count of head bytes."""
+        self._marks += 1
+        self._bytes_since_mark = 0
+
+    def _count_field(self, size: int) -> None:
+        """Raises ValueError, which stops the parser, for a head that is too large."""
+        self._field_bytes += size
+        if self._field_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise ValueError("the head is too large")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"the request line and headers exceed the limit of {MAX_HEAD_BYTES} bytes")
+
+    def _refuse(self, status: int, sentence: str, headers: bytes = b"") -> None:
+        """Send an error response if none has started, then close the connection."""
+        self._stop_receive_timer()
         if self.transport.is_closing():
             return
-        if self._may_speak():
-            body = json.dumps(plain_body(status, sentence)).encode()
+        if self._can_respond():
+            body = json.dumps(status_body(status, sentence)).encode()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
-            self.transport.write(STATUS_LINE[status] + head + more + b"\r\n" + body)
+            self.transport.write(STATUS_LINE[status] + head + headers + b"\r\n" + body)
         self.transport.close()
-        self._cut_later()
+        self._start_abort_timer()
 
-    def _may_speak(self) -> bool:
-        """Whether the next bytes that the client expects answer the request that is arriving."""
-        if self._before_it():
+    def _can_respond(self) -> bool:
+        """True if the client takes the next bytes for the response to the request being received."""
+        if self._earlier_response_pending():
             return False
         return self._in_head or not self.cycle.response_started
 
-    def _before_it(self) -> bool:
-        """Whether an earlier request is still to be answered; what comes after it may not be read so long."""
+    def _earlier_response_pending(self) -> bool:
+        """True if an earlier request has no response yet; uvicorn may then have stopped reading."""
         if self._in_head:
             return self.cycle is not None and not self.cycle.response_complete
         return bool(self.pipeline)

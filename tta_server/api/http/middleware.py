@@ -1,4 +1,4 @@
-"""What every HTTP request passes before its handler: request id, cross-origin rules, internal errors, keys."""
+"""HTTP middleware: request ids, cross-origin rules, internal errors, authentication."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.auth import OPEN_PATHS, Keys
-from tta_server.api.errors import INTERNAL, STATUS, error_response, plain_response
-from tta_server.api.requests import RequestHandler, RequestInfo, new_id
+from tta_server.api.errors import HTTP_STATUS, INTERNAL_ERROR, error_response, status_response
+from tta_server.api.requests import RequestHandler, RequestInfo, choose_request_id
 from tta_server.errors import Unauthenticated
 
-EXPOSED = (
+EXPOSED_HEADERS = (
     "X-Request-Id",
     "Server-Timing",
     "Retry-After",
@@ -20,13 +20,13 @@ EXPOSED = (
     "TTA-Stop-Reason",
     "Inference-Header-Content-Length",
 )
-"""Headers of answers that a script of another origin may read."""
+"""Response headers that scripts of another origin may read."""
 PREFLIGHT_SECONDS = 600
-"""How long a browser may remember what a preflight allowed."""
+"""How long a browser may cache a preflight response."""
 
 
 class RequestIds:
-    """Every answer carries the client's own `X-Request-Id` if it is sane, else a new one."""
+    """Gives every response the client's `X-Request-Id` if that is valid, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,20 +35,20 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        name = new_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = name
+        request_id = choose_request_id(Headers(scope=scope).get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
 
-        async def stamped(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", name.encode())]}
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
-        await self._app(scope, receive, stamped)
+        await self._app(scope, receive, send_with_id)
 
 
 class CrossOrigin(CORSMiddleware):
-    """Scripts of these origins may ask and read the answers, errors too; `*` means every origin. A preflight carries no
-    key and needs none."""
+    """Lets scripts of `origins` send requests and read the responses, errors too; `*` is every origin. A preflight
+    needs no key."""
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         super().__init__(
@@ -56,20 +56,20 @@ class CrossOrigin(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),
-            expose_headers=EXPOSED,
+            expose_headers=EXPOSED_HEADERS,
             max_age=PREFLIGHT_SECONDS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Starlette's headers, with a body of ours where it refuses."""
+        """Starlette's headers, with our error body if it refuses."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return Response(status_code=204, headers=_without_body(response))
         origin, method = request_headers["origin"], request_headers["access-control-request-method"]
-        sentence = f"{method[:16]!r} from the origin {origin[:128]!r} is not allowed here; see --cors-origin"
-        refused = plain_response(response.status_code, sentence)
-        refused.headers.update(_without_body(response))
-        return refused
+        sentence = f"{method[:16]!r} from the origin {origin[:128]!r} is not allowed; see --cors-origin"
+        refusal = status_response(response.status_code, sentence)
+        refusal.headers.update(_without_body(response))
+        return refusal
 
 
 def _without_body(response: Response) -> dict[str, str]:
@@ -77,47 +77,46 @@ def _without_body(response: Response) -> dict[str, str]:
 
 
 class InternalErrors:
-    """Answers a request that fails unexpectedly with 500, and raises the error again, to be logged."""
+    """Responds with 500 to a request that fails unexpectedly, and raises the error again, for the log."""
 
-    def __init__(self, app: ASGIApp, reception: RequestHandler) -> None:
+    def __init__(self, app: ASGIApp, handler: RequestHandler) -> None:
         self._app = app
-        self._reception = reception
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def watched(message: Message) -> None:
+        async def watch_start(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, watch_start)
         except Exception as error:
             if scope["type"] == "http" and not started:
-                visit = RequestInfo(
-                    scope["state"]["request_id"], scope["path"], scope.get("path_params", {}).get("name", "")
-                )
-                self._reception.refused(visit, 500, "internal", repr(error))
-                await plain_response(500, INTERNAL)(scope, receive, send)
+                model = scope.get("path_params", {}).get("name", "")
+                info = RequestInfo(scope["state"]["request_id"], scope["path"], model)
+                self._handler.record_refusal(info, 500, "internal", repr(error))
+                await status_response(500, INTERNAL_ERROR)(scope, receive, send)
             raise
 
 
 class AuthMiddleware:
-    """Lets in who has a key; what health checks ask needs none."""
+    """Refuses requests without a valid key, except health checks."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, reception: RequestHandler) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, handler: RequestHandler) -> None:
         self._app = app
         self._keys = keys
-        self._reception = reception
+        self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
                 self._keys.check(Headers(scope=scope).get("authorization", ""))
             except Unauthenticated as error:
-                visit = RequestInfo(scope["state"]["request_id"], scope["path"])
-                self._reception.failed(visit, error, STATUS[error.code])
+                info = RequestInfo(scope["state"]["request_id"], scope["path"])
+                self._handler.record_error(info, error, HTTP_STATUS[error.code])
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -1,50 +1,17 @@
-"""What /docs says of the predict request, with examples that run."""
+"""The OpenAPI documents of predict and quote; tests run their examples."""
 
 from typing import Any
 
 from tta_server.api.http.query import openapi_parameters, openapi_properties
+from tta_server.api.openapi import BINARY, NAME, PREDICT_STATUSES, error_docs
 from tta_server.serving.options import QuoteQuery
 
 DESCRIPTION = """\
-One image in, one answer out: the server looks at the image through up to K views, merges what the model says of
-each, and answers within the budget.
+Test-time augmentation: the server runs the model on up to K views of an image, merges the predictions, and answers
+within the budget.
 
     curl --data-binary @photo.jpg 'http://127.0.0.1:8000/v1/models/clothing/predict?budget_ms=100'
 """
-
-ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error", "code"],
-    "properties": {
-        "error": {"type": "string", "description": "One sentence: what was wrong and what is allowed."},
-        "code": {"type": "string"},
-        "retry_after_ms": {"type": "integer", "description": "With 429: when it would be admitted."},
-    },
-}
-
-MEANINGS = {
-    401: "A key is needed, where the server was started with some",
-    403: "Not offered by this server",
-    400: "A query key, a policy or an image that makes no sense",
-    404: "Unknown model",
-    413: "Too many bytes or pixels",
-    415: "Not an image in a format or layout that is taken",
-    429: "Overloaded: come back after Retry-After",
-    502: "The model failed on this image",
-    503: "Not ready yet, or shutting down",
-    504: "The budget ran out before the mandatory views were done",
-}
-
-
-PREDICT_STATUSES = tuple(status for status in MEANINGS if status != 403)
-
-
-def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
-        for status in statuses
-    }
-
 
 EXAMPLE = {
     "model": "clothing",
@@ -67,17 +34,6 @@ EXAMPLE = {
     },
 }
 
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-
-NAME = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string"},
-    "description": "A model of `GET /v1/models`.",
-    "example": "clothing",
-}
-
 STREAM = {
     "schema": {"type": "string"},
     "example": "event: partial\ndata: {...}\n\nevent: answer\ndata: {...}\n\n",
@@ -85,9 +41,9 @@ STREAM = {
 
 PREDICT_DOCS: dict[str, Any] = {
     "tags": ["predict"],
-    "summary": "Look at one image through several views",
+    "summary": "Predict one image from several views",
     "description": "The body is the image itself, or multipart/form-data with a file in the field `image`. Options may "
-    "be fields of that form too, under the names of the query; each is given once.",
+    "also be fields of that form, named as in the query; each is given once.",
     "operationId": "predict",
     "parameters": [NAME, *openapi_parameters()],
     "requestBody": {
@@ -107,8 +63,8 @@ PREDICT_DOCS: dict[str, Any] = {
     },
     "responses": {
         "200": {
-            "description": "The merged answer and its receipt; the label mask itself for `Accept: image/png`; for "
-            "`Accept: text/event-stream` an event `partial` after each batch of views, then `answer` or `error`",
+            "description": "The merged prediction and its receipt. With `Accept: image/png`, the label mask. With "
+            "`Accept: text/event-stream`, an event `partial` after each batch of views, then `answer` or `error`",
             "content": {"application/json": {"example": EXAMPLE}, "image/png": BINARY, "text/event-stream": STREAM},
         },
         **{str(status): docs for status, docs in error_docs(*PREDICT_STATUSES).items()},
@@ -129,14 +85,14 @@ QUOTE_EXAMPLE = {
 
 QUOTE_DOCS: dict[str, Any] = {
     "tags": ["predict"],
-    "summary": "What a request would get now",
-    "description": "Upper estimates with the load of this moment. `disagreement` is the share of the calibration's "
-    "images whose top class after so many views was not yet that of all; null without a calibration.",
+    "summary": "Estimate what a request would get now",
+    "description": "Upper estimates at the current load. `disagreement` is the share of the calibration images whose "
+    "top class after this number of views differs from that after all views; null without a calibration.",
     "operationId": "quote",
     "parameters": [NAME, *openapi_parameters(QuoteQuery)],
     "responses": {
         "200": {
-            "description": "Whether it would be admitted, and how many views in how many ms",
+            "description": "Whether the request would be admitted, and the time for each number of views",
             "content": {"application/json": {"example": QUOTE_EXAMPLE}},
         },
         **{str(status): docs for status, docs in error_docs(400, 401, 404, 413, 503).items()},

@@ -1,28 +1,25 @@
-"""The query of a predict request over HTTP."""
+"""The query of predict and quote requests: read, and described for OpenAPI."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 
-from tta_server.errors import InvalidInput, shown
-from tta_server.serving.options import PredictQuery, Q, QuoteQuery, options_of, validated
+from tta_server.api.http_request import query_values, read_timeout
+from tta_server.errors import InvalidInput
+from tta_server.serving.options import PredictQuery, Q, QuoteQuery, limit_budget, options_of, validate
 from tta_server.serving.plan import Options
 from tta_server.views.geometry import Size
 
-TIMEOUT = "x-request-timeout-ms"
-
 
 def read_query(request: Request, form: Mapping[str, str] | None = None) -> Options:
-    """The options of a query and those of a form, which are one set. Raises InvalidInput that names the key, what was
-    found, and what is allowed."""
+    """The options of the query and the form together. Raises InvalidInput that names the key, what was found, and what
+    is allowed."""
     return _with_timeout(options_of(_read(PredictQuery, request, form or {})), request)
 
 
 def read_quote(request: Request) -> tuple[Size, Options]:
-    """As `read_query`, with the size of the image."""
+    """The size of the image and the options; raises as `read_query` does."""
     query = _read(QuoteQuery, request, {})
     return Size(query.width, query.height), _with_timeout(options_of(query), request)
 
@@ -32,71 +29,40 @@ def _read(kind: type[Q], request: Request, form: Mapping[str, str]) -> Q:
     for key in params:
         if key in form:
             raise InvalidInput(f"{key} is given more than once: in the query and in the form")
-    return validated(kind, {**params, **form})
-
-
-def query_values(request: Request) -> dict[str, str]:
-    """The query's keys and values; raises InvalidInput for a key that is given more than once."""
-    params = request.query_params
-    for key in params:
-        if len(params.getlist(key)) > 1:
-            raise InvalidInput(f"{key[:64] if key.isprintable() else shown(key)} is given more than once")
-    return dict(params)
+    return validate(kind, {**params, **form})
 
 
 def _with_timeout(options: Options, request: Request) -> Options:
-    """The header that proxies pass on is a budget too: the smaller one counts."""
+    """The timeout header, which proxies pass on, is a budget too: the smaller one applies."""
     seconds = read_timeout(request)
-    return options if seconds is None else at_most(options, seconds)
-
-
-def at_most(options: Options, seconds: float) -> Options:
-    """The same with a budget of at most so many seconds."""
-    budget = options.budget_ms
-    if budget is None or seconds * 1e3 < budget < math.inf:
-        return replace(options, budget_ms=seconds * 1e3)
-    return options
-
-
-def read_timeout(request: Request) -> float | None:
-    """Seconds that the header allows, None without one; raises InvalidInput."""
-    found = request.headers.get(TIMEOUT)
-    if found is None:
-        return None
-    try:
-        timeout = float(found)
-    except ValueError:
-        timeout = math.nan
-    if not timeout > 0:
-        raise InvalidInput(f"X-Request-Timeout-Ms takes milliseconds, a number over 0, not {found[:64]!r}")
-    return timeout / 1e3
+    return options if seconds is None else limit_budget(options, seconds)
 
 
 def openapi_properties(kind: type[PredictQuery] = PredictQuery) -> dict[str, dict[str, Any]]:
     """The options as the properties of a form."""
     properties = _properties(kind).items()
-    return {name: {"description": found["description"], **_without_null(found)} for name, found in properties}
-
-
-def _properties(kind: type[PredictQuery]) -> dict[str, dict[str, Any]]:
-    schema = kind.model_json_schema()
-    return {key: _resolved(found, schema) for key, found in schema["properties"].items()}
+    return {name: {"description": schema["description"], **_without_null(schema)} for name, schema in properties}
 
 
 def openapi_parameters(kind: type[PredictQuery] = PredictQuery) -> list[dict[str, Any]]:
-    """The query, and the header that counts with it, as OpenAPI lists them."""
+    """The options as parameters of the query, and the timeout header."""
     header = {
         "name": "X-Request-Timeout-Ms",
         "in": "header",
         "required": False,
-        "description": "A budget in milliseconds, as proxies pass it on; the smaller one counts.",
+        "description": "A budget in milliseconds, as proxies pass it on; the smaller budget applies.",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     }
     return [*_query_parameters(_properties(kind)), header]
 
 
-def _resolved(found: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """With what it refers to written out."""
+def _properties(kind: type[PredictQuery]) -> dict[str, dict[str, Any]]:
+    schema = kind.model_json_schema()
+    return {key: _resolve(found, schema) for key, found in schema["properties"].items()}
+
+
+def _resolve(found: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Replace a reference by what it refers to."""
     if "$ref" not in found:
         return found
     named = schema["$defs"][found["$ref"].rpartition("/")[2]]
@@ -109,15 +75,15 @@ def _query_parameters(properties: dict[str, dict[str, Any]]) -> list[dict[str, A
             "name": name,
             "in": "query",
             "required": False,
-            "description": found["description"],
-            "schema": _without_null(found),
+            "description": schema["description"],
+            "schema": _without_null(schema),
         }
-        for name, found in properties.items()
+        for name, schema in properties.items()
     ]
 
 
 def _without_null(found: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's own schema: one that is left out is null in Python, but nobody can send null in a query."""
+    """The schema without null, which stands for an option that is left out: a query can't contain null."""
     schema = {key: found[key] for key in found if key not in ("title", "description", "anyOf", "default")}
     if found.get("default") not in (None, ""):
         schema["default"] = found["default"]

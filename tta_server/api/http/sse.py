@@ -1,4 +1,4 @@
-"""Anytime answers: server-sent events, one after each batch of views, the last one the answer itself."""
+"""Server-sent events: `partial` after each batch of views, then `answer` or `error`."""
 
 import asyncio
 import json
@@ -11,47 +11,35 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from tta_server.api.errors import error_body
+from tta_server.api.http_request import wait_for_disconnect
+from tta_server.api.progress import Progress, ignore_exception, partial_answers
 from tta_server.errors import Cancelled, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.predictor import Ticket
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""No proxy may keep events back."""
-
-
-class Progress:
-    """Tells a reader on the event loop, from slots' threads, that the answer so far has changed; it is then read by
-    whoever waits, so that what nobody reads is never made."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
-
-    def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._arrived.set)
-
-    async def wait(self) -> None:
-        """Until something has changed since the last call returned."""
-        await self._arrived.wait()
-        self._arrived.clear()
+"""Keep proxies from buffering events."""
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events: `opening`, then `events`. `closed` is called once, when no more will be sent, even if the
-    client left before the first, with the error that ended them if there was one."""
+    """A response of the event `first`, then `events`.
+
+    Calls `on_close` once when no more events will be sent, even if the client disconnected before the first, with the
+    error that ended the events if there was one.
+    """
 
     def __init__(
-        self, opening: bytes, events: AsyncGenerator[bytes, None], closed: Callable[[TTAError | None], None]
+        self, first: bytes, events: AsyncGenerator[bytes, None], on_close: Callable[[TTAError | None], None]
     ) -> None:
-        self._opening = opening
+        self._first = first
         self._events = events
-        self._closed = closed
+        self._on_close = on_close
         self._error: TTAError | None = None
         self._body = self._all()
         super().__init__(self._body, media_type="text/event-stream", headers=HEADERS)
 
     async def _all(self) -> AsyncGenerator[bytes, None]:
-        yield self._opening
+        yield self._first
         try:
             async for event in self._events:
                 yield event
@@ -64,85 +52,69 @@ class EventStream(StreamingResponse):
             async with aclosing(self._events), aclosing(self._body):
                 await super().__call__(scope, receive, send)
         finally:
-            self._closed(self._error)
+            self._on_close(self._error)
 
 
-async def stream(
+async def stream_answers(
     request: Request,
     ticket: Ticket,
     progress: Progress,
-    leave: Callable[[], None],
-    answered: Callable[[Answer], None],
-    failed: Callable[[Request, TTAError], None],
+    cancel: Callable[[], None],
+    record_answer: Callable[[Answer], None],
+    record_error: Callable[[Request, TTAError], None],
 ) -> Response:
-    """The events as a response. What fails before the first event is raised; `leave` is called if the client does."""
+    """The events of a ticket as a response.
+
+    An error before the first event is raised, so that it gets its own status. `cancel` is called, in a thread, if the
+    client disconnects before the answer.
+    """
     future = asyncio.wrap_future(ticket.future)
-    future.add_done_callback(retrieved)
+    future.add_done_callback(ignore_exception)
     events = _events(ticket, future, progress)
-    first = asyncio.ensure_future(anext(events))
-    gone = asyncio.ensure_future(disconnected(request))
+
+    def cancel_if_pending() -> None:
+        if not future.done():
+            asyncio.get_running_loop().run_in_executor(None, cancel)
+
     try:
-        either: set[asyncio.Future[Any]] = {first, gone}
+        first = await _first_event(request, events)
+    except BaseException:
+        cancel_if_pending()
+        raise
+
+    def on_close(error: TTAError | None) -> None:
+        cancel_if_pending()
+        if error is not None:
+            record_error(request, error)
+        elif not future.done() or future.cancelled() or future.exception():
+            record_error(request, Cancelled("the client disconnected"))
+        else:
+            record_answer(future.result())  # even if the client disconnected while it was sent
+
+    return EventStream(first, events, on_close)
+
+
+async def _first_event(request: Request, events: AsyncGenerator[bytes, None]) -> bytes:
+    """Raises Cancelled if the client disconnects before the first event."""
+    first = asyncio.ensure_future(anext(events))
+    disconnect = asyncio.ensure_future(wait_for_disconnect(request))
+    try:
+        either: set[asyncio.Future[Any]] = {first, disconnect}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not first.done():
-            raise Cancelled("the client has left")
-        opening = first.result()
-    except BaseException:
-        first.cancel()
-        if not future.done():
-            asyncio.get_running_loop().run_in_executor(None, leave)
-        raise
+            raise Cancelled("the client disconnected")
+        return first.result()
     finally:
-        gone.cancel()
-
-    def closed(error: TTAError | None) -> None:
-        if not future.done():
-            asyncio.get_running_loop().run_in_executor(None, leave)
-        if error is not None:
-            failed(request, error)
-        elif not future.done() or future.cancelled() or future.exception():
-            failed(request, Cancelled("the client has left"))
-        else:
-            answered(future.result())  # who leaves as soon as the answer is there is answered
-
-    return EventStream(opening, events, closed)
-
-
-def retrieved(future: asyncio.Future[Any]) -> None:
-    """Looks at an error that nobody waits for any more, or asyncio would log it."""
-    if not future.cancelled():
-        future.exception()
+        first.cancel()
+        disconnect.cancel()
 
 
 async def _events(ticket: Ticket, answer: asyncio.Future[Answer], progress: Progress) -> AsyncGenerator[bytes, None]:
-    async with aclosing(partials(ticket, answer, progress)) as so_far:
-        async for partial in so_far:
+    async with aclosing(partial_answers(ticket, answer, progress)) as partials:
+        async for partial in partials:
             yield _event("partial", partial.to_dict())
     yield _event("answer", answer.result().to_dict())
 
 
-async def partials(ticket: Ticket, answer: asyncio.Future[Any], progress: Progress) -> AsyncGenerator[Answer, None]:
-    """What the views so far come to, until the answer is there; a slow reader misses those between."""
-    seen = 0
-    while not answer.done():
-        arrival = asyncio.ensure_future(progress.wait())
-        either: set[asyncio.Future[Any]] = {arrival, answer}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            arrival.cancel()
-        if answer.done():
-            return
-        if (found := await asyncio.to_thread(ticket.partial, seen)) is not None:
-            seen, partial = found
-            yield partial
-
-
 def _event(name: str, data: dict[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-async def disconnected(request: Request) -> None:
-    """Returns when the client has left; the body is read already."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from math import ceil, inf
-from typing import Any, TypeAlias
+from dataclasses import replace
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -15,9 +12,18 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.api.auth import Keys
-from tta_server.api.errors import GRPC_STATUS, INTERNAL
-from tta_server.api.http.sse import Progress, partials, retrieved
-from tta_server.api.oip.grpc_codec import FINAL, Parameter, read_request, write_failure, write_response
+from tta_server.api.errors import GRPC_STATUS, INTERNAL_ERROR
+from tta_server.api.oip.grpc_calls import (
+    UNREADABLE_MESSAGE,
+    Call,
+    Context,
+    Message,
+    Messages,
+    abort,
+    call_of,
+    receive_one,
+)
+from tta_server.api.oip.grpc_codec import FINAL_RESPONSE, Parameter, read_request, write_failure, write_response
 from tta_server.api.oip.metadata import (
     describe_config,
     describe_metadata,
@@ -28,80 +34,35 @@ from tta_server.api.oip.metadata import (
     load_model,
     unload_model,
 )
-from tta_server.api.oip.semantics import PredictCommand, parse_request
-from tta_server.api.requests import RequestHandler, RequestInfo, new_id, offload_if_large
+from tta_server.api.oip.semantics import InferCommand, parse_request
+from tta_server.api.progress import Progress, ignore_exception, partial_answers
+from tta_server.api.requests import RequestHandler, RequestInfo, choose_request_id, offload_if_large
 from tta_server.application import Application
-from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
+from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.job import Listener
 from tta_server.serving.predictor import Ticket
 
 log = logging.getLogger(__name__)
 
-STREAMED = 64
-"""Requests of one stream that are answered at a time; the next ones wait in the client's own buffers."""
-
-WIRE = 0.99
-"""gRPC rounds deadlines from a second on up to three digits when it sends them."""
+MAX_STREAMED = 64
+"""Requests of one stream that run at a time; further ones wait in the client's buffers."""
 
 SERVICE = "inference.GRPCInferenceService"
-OPEN = ("ServerLive", "ServerReady")
-"""What health checks ask needs no key."""
-
-UNREADABLE = "the bytes of the message are not those of a request of this method"
-
-Context: TypeAlias = Any
-"""A `grpc.aio.ServicerContext`: gRPC has no types."""
-Message: TypeAlias = Any
-Messages: TypeAlias = AsyncIterator[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request: `received` whole at that time of the monotonic clock, to be answered within `seconds` by the
-    client's own deadline, None without one."""
-
-    method: str
-    request_id: str
-    authorization: str
-    context: Context
-    received: float = 0.0
-    seconds: float | None = None
-
-    def arrived(self) -> "Call":
-        """Its message is here."""
-        left: float | None = self.context.time_remaining()
-        if left is not None:
-            left = None if left == inf else max(left if left < 1 else left * WIRE, 1e-6)
-        return replace(self, received=time.monotonic(), seconds=left)
-
-
-def call_of(method: str, context: Context) -> Call:
-    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-    return Call(method, new_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
-
-
-async def only(messages: Messages, seconds: float) -> Message:
-    """The one message of a call. Raises DeadlineExceeded where it does not arrive in time, Cancelled where it never
-    will, InvalidInput where its bytes are no message."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await anext(messages)
-    except StopAsyncIteration:
-        raise Cancelled("the client left before its request was read") from None
-    except DecodeError:
-        raise InvalidInput(UNREADABLE) from None
-    except TimeoutError:
-        raise DeadlineExceeded(f"the request did not arrive whole within {seconds:g} s") from None
+OPEN_METHODS = ("ServerLive", "ServerReady")
+"""Methods of health checks, which need no key."""
 
 
 class InferenceService:
-    """Every method but ModelStreamInfer takes one message and gives one, by `answer`. Each is served as if it took a
-    stream, so that key and the time to receive come before the message."""
+    """`answer` serves every method but ModelStreamInfer: one message in, one out.
 
-    def __init__(self, application: Application, reception: RequestHandler, keys: Keys | None) -> None:
+    gRPC serves each of them as if it took a stream, so that the key is checked, and the time to receive starts, before
+    the message is read.
+    """
+
+    def __init__(self, application: Application, handler: RequestHandler, keys: Keys | None) -> None:
         self._application = application
-        self._reception = reception
+        self._handler = handler
         self._keys = keys
         self.methods: dict[str, Callable[[Call, Message], Awaitable[Message]]] = {
             "ServerLive": self._live,
@@ -121,130 +82,131 @@ class InferenceService:
         call, request = call_of(method, context), None
         try:
             self._check_key(call)
-            request = await only(messages, self._application.settings.receive_seconds)
-            return await self.methods[method](call.arrived(), request)
+            request = await receive_one(messages, self._application.settings.receive_seconds)
+            return await self.methods[method](call.received_now(), request)
         except asyncio.CancelledError:
-            self._fail(call, request, Cancelled("the client has left"))
+            self._record_error(call, request, Cancelled("the client disconnected"))
             raise
-        except Exception as error:  # noqa: BLE001 - told and logged
-            await abort(context, self._fail(call, request, error))
+        except Exception as error:  # noqa: BLE001 - sent and logged
+            await abort(context, self._record_error(call, request, error))
 
     def _check_key(self, call: Call) -> None:
-        if self._keys is not None and call.method not in OPEN:
+        if self._keys is not None and call.method not in OPEN_METHODS:
             self._keys.check(call.authorization)
 
-    def _fail(self, call: Call, request: Message, error: Exception) -> TTAError:
-        """Logs it; returns what the client is told."""
+    def _record_error(self, call: Call, request: Message, error: Exception) -> TTAError:
+        """Log the error; return the one to send."""
         model = getattr(request, "model_name", "") or getattr(request, "name", "")
         if not isinstance(error, TTAError):
             log.error("%s failed", call.method, exc_info=error)
-            error = TTAError(INTERNAL)
-        visit = RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model)
-        self._reception.failed(visit, error, GRPC_STATUS[error.code].name)
+            error = TTAError(INTERNAL_ERROR)
+        info = RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model)
+        self._handler.record_error(info, error, GRPC_STATUS[error.code].name)
         return error
 
     # ---- infer ----
 
     async def _infer(self, call: Call, request: Message) -> Message:
-        question, tickets = await self._admitted(call, request)
-        answers = await self._reception.answers(tickets)
-        response = await self._written(question, request, answers)
-        self._reception.handed_out(answers)
+        command, tickets = await self._submit(call, request)
+        answers = await self._handler.wait_for_answers(tickets)
+        response = await self._write_response(command, request, answers)
+        self._handler.record_sent(answers)
         return response
 
     async def stream(self, messages: Messages, context: Context) -> None:
-        """ModelStreamInfer: each request's answers so far, then its whole one; requests are answered side by side."""
+        """ModelStreamInfer: for each request its partial answers, then the final one. Requests run concurrently."""
         call, writing = call_of("ModelStreamInfer", context), asyncio.Lock()
-        places = asyncio.Semaphore(STREAMED)
+        running = asyncio.Semaphore(MAX_STREAMED)
 
         async def write(response: Message) -> None:
             async with writing:
                 try:
                     await context.write(response)
-                except grpc.aio.InternalError:  # what it says of a stream that is closed
-                    raise Cancelled("the client has left") from None
+                except grpc.aio.InternalError:  # raised for a closed stream
+                    raise Cancelled("the client disconnected") from None
 
         async def serve(request: Message) -> None:
             try:
-                await self._streamed(replace(call, request_id=new_id(request.id)).arrived(), request, write)
+                one = replace(call, request_id=choose_request_id(request.id)).received_now()
+                await self._serve_streamed(one, request, write)
             finally:
-                places.release()
+                running.release()
 
         try:
             self._check_key(call)
         except TTAError as error:
-            await abort(context, self._fail(call, None, error))
+            await abort(context, self._record_error(call, None, error))
         unreadable = False
         async with asyncio.TaskGroup() as tasks:
             try:
                 async for request in messages:
-                    await places.acquire()
+                    await running.acquire()
                     tasks.create_task(serve(request))
-            except DecodeError:  # those before it are answered first
+            except DecodeError:  # the requests before it are answered first
                 unreadable = True
         if unreadable:
-            await abort(context, self._fail(call, None, InvalidInput(UNREADABLE)))
+            await abort(context, self._record_error(call, None, InvalidInput(UNREADABLE_MESSAGE)))
 
-    async def _streamed(self, call: Call, request: Message, write: Callable[[Message], Awaitable[None]]) -> None:
+    async def _serve_streamed(self, call: Call, request: Message, write: Callable[[Message], Awaitable[None]]) -> None:
+        """Write the responses to one request of a stream; an error ends this request only."""
         try:
-            async with aclosing(self._progressive(call, request)) as responses:
+            async with aclosing(self._responses(call, request)) as responses:
                 async for response in responses:
                     await write(pb.ModelStreamInferResponse(infer_response=response))
         except asyncio.CancelledError:
-            self._fail(call, request, Cancelled("the client has left"))
+            self._record_error(call, request, Cancelled("the client disconnected"))
             raise
-        except Cancelled as left:
-            self._fail(call, request, left)
-        except Exception as error:  # noqa: BLE001 - told, logged, and nobody else's affair
-            told = self._fail(call, request, error)
-            await write(write_failure(request, told))
+        except Cancelled as error:
+            self._record_error(call, request, error)
+        except Exception as error:  # noqa: BLE001 - sent and logged
+            await write(write_failure(request, self._record_error(call, request, error)))
 
-    async def _progressive(self, call: Call, request: Message) -> AsyncGenerator[Message, None]:
+    async def _responses(self, call: Call, request: Message) -> AsyncGenerator[Message, None]:
         progress = Progress()
-        question, tickets = await self._admitted(call, request, progress)
-        waiting = asyncio.ensure_future(self._reception.answers(tickets))
-        waiting.add_done_callback(retrieved)
+        command, tickets = await self._submit(call, request, progress)
+        waiting = asyncio.ensure_future(self._handler.wait_for_answers(tickets))
+        waiting.add_done_callback(ignore_exception)
         try:
             if len(tickets) == 1:
-                async with aclosing(partials(tickets[0], waiting, progress)) as so_far:
-                    async for partial in so_far:
-                        yield await self._written(question, request, [partial], {FINAL: False})
+                async with aclosing(partial_answers(tickets[0], waiting, progress)) as partials:
+                    async for partial in partials:
+                        yield await self._write_response(command, request, [partial], {FINAL_RESPONSE: False})
             answers = await waiting
         finally:
             waiting.cancel()
-            self._reception.leave(tickets)  # it may have been cancelled before it ran at all
-        response = await self._written(question, request, answers, {FINAL: True})
-        self._reception.handed_out(answers)
+            self._handler.cancel(tickets)  # `waiting` may have been cancelled before it started
+        response = await self._write_response(command, request, answers, {FINAL_RESPONSE: True})
+        self._handler.record_sent(answers)
         yield response
 
-    async def _admitted(
+    async def _submit(
         self, call: Call, request: Message, listener: Listener | None = None
-    ) -> tuple[PredictCommand, list[Ticket]]:
-        """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
+    ) -> tuple[InferCommand, list[Ticket]]:
+        """The command without images, and a ticket for each image; only the jobs hold the images then."""
         self._application.check_ready()
-        with self._reception.intake.visit() as held:
+        with self._handler.byte_budget.reserve() as reservation:
             size = request.ByteSize()
-            held.take(size)
-            question = await offload_if_large(
+            reservation.acquire(size)
+            command = await offload_if_large(
                 size, lambda: parse_request(self._application, read_request(request), call.seconds)
             )
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
-            with question.in_its_names():
-                tickets = await self._reception.submit(question, call.request_id, call.received, listener)
-        return replace(question, images=(), model=tickets[0].model), tickets
+            with command.client_option_names():
+                tickets = await self._handler.submit(command, call.request_id, call.received, listener)
+        return replace(command, images=(), model=tickets[0].model), tickets
 
-    async def _written(
+    async def _write_response(
         self,
-        question: PredictCommand,
+        command: InferCommand,
         request: Message,
         answers: Sequence[Answer],
         more: dict[str, Parameter] | None = None,
     ) -> Message:
         size = sum(answer.nbytes for answer in answers)
-        return await offload_if_large(size, lambda: write_response(question, request, answers, more or {}))
+        return await offload_if_large(size, lambda: write_response(command, request, answers, more or {}))
 
-    # ---- what there is ----
+    # ---- server and models ----
 
     async def _live(self, call: Call, request: Message) -> Message:
         return pb.ServerLiveResponse(live=not self._application.health.fatal)
@@ -269,10 +231,10 @@ class InferenceService:
         return ParseDict({"config": describe_config(model, self._application)}, pb.ModelConfigResponse())
 
     async def _statistics(self, call: Call, request: Message) -> Message:
-        told = describe_statistics(self._application, request.name, request.version)
-        return ParseDict(told, pb.ModelStatisticsResponse())
+        statistics = describe_statistics(self._application, request.name, request.version)
+        return ParseDict(statistics, pb.ModelStatisticsResponse())
 
-    # ---- the repository ----
+    # ---- model repository ----
 
     async def _index(self, call: Call, request: Message) -> Message:
         models = await asyncio.to_thread(describe_repository, self._application, request.ready)
@@ -285,11 +247,3 @@ class InferenceService:
     async def _unload(self, call: Call, request: Message) -> Message:
         await asyncio.to_thread(unload_model, self._application, request.model_name)
         return pb.RepositoryModelUnloadResponse()
-
-
-async def abort(context: Context, error: TTAError) -> None:
-    """Raises what gRPC has for that."""
-    trailing = []
-    if isinstance(error, Overloaded):
-        trailing.append(("retry-after-ms", str(ceil(error.retry_after * 1e3))))
-    await context.abort(GRPC_STATUS[error.code], str(error), tuple(trailing))

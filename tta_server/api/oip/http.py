@@ -12,18 +12,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tta_server.api.http.body import read_body
-from tta_server.api.http.query import query_values, read_timeout
-from tta_server.api.http.sse import disconnected
+from tta_server.api.http_request import query_values, read_body, read_timeout, wait_for_disconnect
 from tta_server.api.oip.http_codec import (
     HEADER_LENGTH,
     Envelope,
+    read_bool,
     read_header_length,
     read_infer,
     read_object,
     read_raw,
-    read_switch,
-    refuse_query,
+    reject_query,
     write_infer,
 )
 from tta_server.api.oip.metadata import (
@@ -36,7 +34,7 @@ from tta_server.api.oip.metadata import (
     load_model,
     unload_model,
 )
-from tta_server.api.oip.semantics import PredictCommand, build_response, parse_request
+from tta_server.api.oip.semantics import InferCommand, build_response, parse_request
 from tta_server.api.requests import RequestHandler, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import NotReady
@@ -45,26 +43,26 @@ from tta_server.serving.predictor import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
-COMPRESSED_FROM = 4096
-"""Bytes of a body that it is worth to compress, for clients that take that."""
+MIN_COMPRESSED_BYTES = 4096
+"""Shorter bodies are not worth compressing."""
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda body: gzip.compress(body, 1),
     "deflate": lambda body: zlib.compress(body, 1),
 }
 
-Handler = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class ProtocolRoutes:
-    """Handlers over one application."""
+    """The Starlette routes of the protocol."""
 
-    def __init__(self, application: Application, reception: RequestHandler) -> None:
+    def __init__(self, application: Application, handler: RequestHandler) -> None:
         self._application = application
         self._predictor = application.predictor
-        self._reception = reception
+        self._handler = handler
 
     def routes(self) -> list[Route]:
-        gets: dict[str, Handler] = {
+        gets: dict[str, Endpoint] = {
             "/v2": self.server,
             "/v2/health/live": self.live,
             "/v2/health/ready": self.ready,
@@ -77,7 +75,7 @@ class ProtocolRoutes:
                 f"{path}/config": self.config,
                 f"{path}/stats": self.statistics,
             }
-        posts: dict[str, Handler] = {
+        posts: dict[str, Endpoint] = {
             f"{MODEL}/infer": self.infer,
             f"{VERSION}/infer": self.infer,
             "/v2/repository/index": self.index,
@@ -85,8 +83,8 @@ class ProtocolRoutes:
             "/v2/repository/models/{name}/unload": self.unload,
         }
         return [
-            *(Route(path, handler, methods=["GET"]) for path, handler in gets.items()),
-            *(Route(path, handler, methods=["POST"]) for path, handler in posts.items()),
+            *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets.items()),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts.items()),
         ]
 
     # ---- infer ----
@@ -95,35 +93,35 @@ class ProtocolRoutes:
         self._application.check_ready()
         name, version = _model_of(request)
         find_model(self._application, name, version)
-        envelope, question, tickets = await self._admitted(request)
-        answers = await self._reception.answers(tickets, disconnected(request))
+        envelope, command, tickets = await self._submit(request)
+        answers = await self._handler.wait_for_answers(tickets, wait_for_disconnect(request))
         size = sum(answer.nbytes for answer in answers)
-        response = await offload_if_large(size, lambda: _written(request, envelope, question, answers))
-        self._reception.handed_out(answers)
+        response = await offload_if_large(size, lambda: _write_response(request, envelope, command, answers))
+        self._handler.record_sent(answers)
         return response
 
-    async def _admitted(self, request: Request) -> tuple[Envelope, PredictCommand, list[Ticket]]:
-        """What was asked, and a ticket for each image; the images themselves are the tickets' from then on."""
-        with self._reception.intake.visit() as held:
-            body = await read_body(request, self._predictor.limits.max_bytes, held)
+    async def _submit(self, request: Request) -> tuple[Envelope, InferCommand, list[Ticket]]:
+        """The request and command without images, and a ticket for each image; only the jobs hold the images then."""
+        with self._handler.byte_budget.reserve() as reservation:
+            body = await read_body(request, self._predictor.limits.max_bytes, reservation)
             received = time.monotonic()
-            envelope, question = await offload_if_large(len(body), lambda: self._understood(request, body))
-            with question.in_its_names():
-                tickets = await self._reception.submit(question, request.state.request_id, received)
+            envelope, command = await offload_if_large(len(body), lambda: self._parse(request, body))
+            with command.client_option_names():
+                tickets = await self._handler.submit(command, request.state.request_id, received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
-        return envelope, replace(question, images=(), model=tickets[0].model), tickets
+        return envelope, replace(command, images=(), model=tickets[0].model), tickets
 
-    def _understood(self, request: Request, body: bytes) -> tuple[Envelope, PredictCommand]:
+    def _parse(self, request: Request, body: bytes) -> tuple[Envelope, InferCommand]:
         length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
         name, version = _model_of(request)
         if length == 0:
             envelope = read_raw(body, name, version, request.headers.get("accept", ""), query_values(request))
         else:
-            refuse_query(request.query_params)
+            reject_query(request.query_params)
             envelope = read_infer(body, length, name, version)
         return envelope, parse_request(self._application, envelope.request, read_timeout(request))
 
-    # ---- what there is ----
+    # ---- server and models ----
 
     async def server(self, request: Request) -> Response:
         return JSONResponse(describe_server(self._application))
@@ -153,39 +151,38 @@ class ProtocolRoutes:
     async def statistics(self, request: Request) -> Response:
         return JSONResponse(describe_statistics(self._application, *_model_of(request)))
 
-    # ---- the repository ----
+    # ---- model repository ----
 
     async def index(self, request: Request) -> Response:
-        told = await self._told(request)
-        ready = read_switch(told, "ready")
+        ready = read_bool(await self._read_json(request), "ready")
         return JSONResponse(await asyncio.to_thread(describe_repository, self._application, ready))
 
     async def load(self, request: Request) -> Response:
-        await self._told(request)
+        await self._read_json(request)
         await asyncio.to_thread(load_model, self._application, request.path_params["name"])
         return Response()
 
     async def unload(self, request: Request) -> Response:
-        await self._told(request)
+        await self._read_json(request)
         await asyncio.to_thread(unload_model, self._application, request.path_params["name"])
         return Response()
 
-    async def _told(self, request: Request) -> dict[str, Any]:
-        """A body of JSON, which may be empty."""
-        with self._reception.intake.visit() as held:
-            return read_object(await read_body(request, 10_000, held) or b"{}")
+    async def _read_json(self, request: Request) -> dict[str, Any]:
+        """The body's JSON object; an empty body is an empty object."""
+        with self._handler.byte_budget.reserve() as reservation:
+            return read_object(await read_body(request, 10_000, reservation) or b"{}")
 
 
 def _model_of(request: Request) -> tuple[str, str]:
-    """Name and version, empty where the path has none."""
+    """Name and version from the path, empty if it has none."""
     return request.path_params.get("name", ""), request.path_params.get("version", "")
 
 
-def _written(request: Request, envelope: Envelope, question: PredictCommand, answers: list[Answer]) -> Response:
-    tensors, parameters = build_response(question, answers)
-    body, head = write_infer(envelope, question.model.version, tensors, parameters)
+def _write_response(request: Request, envelope: Envelope, command: InferCommand, answers: list[Answer]) -> Response:
+    tensors, parameters = build_response(command, answers)
+    body, head = write_infer(envelope, command.model.version, tensors, parameters)
     headers = {"Vary": "Accept-Encoding"} | ({} if head is None else {HEADER_LENGTH: str(head)})
-    encoding = _encoding(request) if len(body) >= COMPRESSED_FROM else ""
+    encoding = _encoding(request) if len(body) >= MIN_COMPRESSED_BYTES else ""
     if encoding:
         headers["Content-Encoding"] = encoding
         body = COMPRESSORS[encoding](body)
@@ -195,9 +192,9 @@ def _written(request: Request, envelope: Envelope, question: PredictCommand, ans
 
 
 def _encoding(request: Request) -> str:
-    """The first of what the client takes that we have, empty for none."""
-    offers = (offer.lower().replace(" ", "") for offer in request.headers.get("accept-encoding", "").split(","))
-    taken = (
-        name for name, _, quality in (offer.partition(";q=") for offer in offers) if not quality or quality.strip("0.")
-    )
-    return next((name for name in taken if name in COMPRESSORS), "")
+    """The first supported encoding that the client accepts, empty for none."""
+    accepted = (entry.lower().replace(" ", "") for entry in request.headers.get("accept-encoding", "").split(","))
+    for name, _, quality in (entry.partition(";q=") for entry in accepted):
+        if name in COMPRESSORS and (not quality or quality.strip("0.")):
+            return name
+    return ""

@@ -1,6 +1,6 @@
-"""What there is, as the Open Inference Protocol tells it: server, models, statistics, repository.
+"""The protocol's descriptions of server, models, statistics and repository, and loading of models.
 
-As JSON, which gRPC parses into its messages.
+As JSON, which the gRPC service parses into its messages.
 """
 
 import logging
@@ -19,24 +19,24 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 
 
 def find_model(application: Application, name: str, version: str = "") -> Model:
-    """Raises UnknownModel, for a version that is not loaded too."""
+    """Raises UnknownModel, also for a version that is not loaded."""
     model = application.predictor.model(name)
     if version not in ("", model.version):
-        raise UnknownModel(f"{name} has version {model.version} only, not {version[:64]!r}")
+        raise UnknownModel(f"{name} has only version {model.version}, not {version[:64]!r}")
     return model
 
 
 def describe_server(application: Application) -> dict[str, Any]:
-    off = () if application.settings.model_control else ("model_repository",)
+    disabled = () if application.settings.model_control else ("model_repository",)
     return {
         "name": "tta-server",
         "version": __version__,
-        "extensions": [extension for extension in EXTENSIONS if extension not in off],
+        "extensions": [extension for extension in EXTENSIONS if extension not in disabled],
     }
 
 
 def describe_metadata(model: Model) -> dict[str, Any]:
-    """-1 is a size that requests choose; every first one is the number of images."""
+    """In a shape, -1 is a size that depends on the request; the first one is the number of images."""
     specs = specs_of(model.task.tensor_specs).values()
     return {
         "name": model.name,
@@ -53,14 +53,19 @@ def describe_metadata(model: Model) -> dict[str, Any]:
 
 
 def describe_config(model: Model, application: Application) -> dict[str, Any]:
-    """As Triton's ModelConfig; the model's own settings are `parameters`."""
-    own = {"tta_task": model.task.name, "tta_policy": model.policy.name, "tta_merge": model.merge}
-    own["tta_stop"], own["tta_policy_digest"] = str(model.config.stop), model.policy.digest
+    """Triton's ModelConfig; settings that it has no fields for are in `parameters`."""
+    parameters = {
+        "tta_task": model.task.name,
+        "tta_policy": model.policy.name,
+        "tta_merge": model.merge,
+        "tta_stop": str(model.config.stop),
+        "tta_policy_digest": model.policy.digest,
+    }
     return {
         "name": model.name,
         "platform": model.config.backend,
         "backend": "tta-server",
-        "max_batch_size": application.settings.max_batch,
+        "max_batch_size": application.settings.max_images_per_request,
         "input": [
             {"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
             {"name": PIXELS, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
@@ -72,7 +77,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
         "instance_group": [{"name": "slots", "kind": "KIND_CPU", "count": application.settings.slots}],
         "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
         "model_transaction_policy": {"decoupled": False},
-        "parameters": {key: {"string_value": value} for key, value in own.items()},
+        "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
 
 
@@ -86,27 +91,27 @@ def _sizes(spec: TensorSpec) -> list[int]:
 
 
 def describe_statistics(application: Application, name: str = "", version: str = "") -> dict[str, Any]:
-    """Of one model, or of all."""
+    """Statistics of one model, or of all without a name. Raises UnknownModel."""
     models = [find_model(application, name, version)] if name else list(application.models.values())
     return {"model_stats": [application.statistics.of(model.key) for model in models]}
 
 
 def load_model(application: Application, name: str) -> None:
-    """Takes as long as warming does. Raises Disabled, UnknownModel, or InvalidInput saying why it can't be loaded."""
+    """Load and warm up a model. Raises Disabled, UnknownModel, or InvalidInput that says why it can't be loaded."""
     _check_control(application)
     try:
         application.load_model(name)
-    except ConfigError as mistake:
-        log.error("%s is not loaded: %s", name, mistake)
-        raise InvalidInput(_without_insides(mistake).replace(f"{application.settings.models}/", "")) from None
+    except ConfigError as error:
+        log.error("%s is not loaded: %s", name, error)
+        raise InvalidInput(_without_causes(error).replace(f"{application.settings.models}/", "")) from None
 
 
-def _without_insides(mistake: ConfigError) -> str:
-    """Its sentence without the words of the libraries that it comes from."""
-    sentence, cause = str(mistake), mistake.__cause__
+def _without_causes(error: ConfigError) -> str:
+    """The error's sentence without the text of the library errors that caused it."""
+    sentence, cause = str(error), error.__cause__
     while cause is not None:
-        words = str(cause).partition("\n")[0]
-        sentence = sentence.replace(words, "the server's log says why") if words else sentence
+        text = str(cause).partition("\n")[0]
+        sentence = sentence.replace(text, "see the server's log") if text else sentence
         cause = cause.__cause__
     return sentence
 
@@ -120,13 +125,13 @@ def unload_model(application: Application, name: str) -> None:
 def _check_control(application: Application) -> None:
     application.check_ready()
     if not application.settings.model_control:
-        raise Disabled("models are loaded and unloaded only where the server was started with --model-control")
+        raise Disabled("loading and unloading models is disabled; the operator can enable it with --model-control")
 
 
 def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
-    """Every model of the folder, loaded or not."""
+    """The models of the folder, loaded or not."""
     index = []
-    for name in application.stored():
+    for name in application.model_names():
         model = application.models.get(name)
         ready = application.is_ready(name)
         if ready or not ready_only:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 without its wire: what requests and answers mean, the same over HTTP and gRPC."""
+"""What infer requests and responses mean, the same over HTTP and gRPC."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,50 +6,48 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tta_server.api.http.query import at_most
 from tta_server.api.oip.metadata import find_model
 from tta_server.api.oip.tensors import (
     RECEIPT_SPEC,
     InputTensor,
     OutputTensor,
-    printable,
     read_images,
     specs_of,
     write_tensors,
 )
+from tta_server.api.requests import PredictCommand
 from tta_server.application import Application
-from tta_server.errors import InvalidInput, TooLarge, shown
+from tta_server.errors import InvalidInput, TooLarge, printable, shown
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.answer import Answer
-from tta_server.serving.image import Image
-from tta_server.serving.options import PredictQuery, read_options
+from tta_server.serving.options import PredictQuery, limit_budget, read_options
 from tta_server.serving.plan import Options
 from tta_server.tasks.base import TensorSpec
 
-OURS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}
-"""Parameters of a request that mean what the query of `/v1/models/{name}/predict` does."""
+TTA_PARAMETERS = {f"tta_{key}": key for key in ("policy", "max_views", "min_views", "merge", "stop", "include")}
+"""Parameters of a request -> options of `/v1/models/{name}/predict`."""
 
-PARAMETER_NAMES = {key: name for name, key in OURS.items()} | {"budget_ms": "timeout", "priority": "priority"}
-"""Option -> what a request's parameters call it."""
+PARAMETER_NAMES = {key: name for name, key in TTA_PARAMETERS.items()} | {"budget_ms": "timeout", "priority": "priority"}
+"""Option -> its name in a request's parameters."""
 
 QUERY_NAMES = {key: key for key in PredictQuery.model_fields if key != "top_k"}
-"""Option -> what the query of a raw request calls it: what `/v1/models/{name}/predict` does, without the number of
-classes to list, since tensors hold all of them."""
+"""Option -> its name in the query of a raw request: as in `/v1/models/{name}/predict`, without the number of classes to
+list, since tensors hold all of them."""
 
-TOLD = frozenset({"views", "uncertainty"})
-"""What `tta_include` may name: the rest of what a prediction may include has outputs of its own."""
+RECEIPT_INCLUDES = frozenset({"views", "uncertainty"})
+"""What `tta_include` takes: the other things that a prediction can include are outputs of their own."""
 
-MENTION = re.compile(r"^\w+(?= )|(?<= )\w+(?==)")
-"""Where the sentences of a plan may name an option."""
+OPTION_NAME = re.compile(r"^\w+(?= )|(?<= )\w+(?==)")
+"""Where an error sentence may name an option: at its start, or as `option=...`."""
 
 Parameters = Mapping[str, bool | int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One request, whichever way it came; `outputs` are names, none of them meaning the usual ones. `query` has the
-    options of one that has no parameters."""
+    """One request of either protocol: `outputs` are names, empty for the default ones; `query` has the options of a
+    request that has no parameters."""
 
     model: str
     version: str
@@ -61,119 +59,116 @@ class InferRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictCommand:
-    """A request understood: what to ask the predictor, and which tensors to make of its answers; `names` has what its
-    client calls each option."""
+class InferCommand(PredictCommand):
+    """A parsed request, with the tensors to make of the answers; `names` maps an option to the client's name for it."""
 
-    model: Model
-    images: Sequence[Image]
-    options: Options
     specs: Sequence[TensorSpec] = ()
     names: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def in_its_names(self) -> Iterator[None]:
-        """A sentence of InvalidInput or TooLarge that begins with an option, or advises `option=...`, calls it as the
-        client does."""
+    def client_option_names(self) -> Iterator[None]:
+        """Replace options in sentences of InvalidInput and TooLarge by the client's names for them."""
         try:
             yield
         except (InvalidInput, TooLarge) as error:
-            raise type(error)(MENTION.sub(lambda found: self.names.get(found[0], found[0]), str(error))) from error
+            raise type(error)(OPTION_NAME.sub(lambda found: self.names.get(found[0], found[0]), str(error))) from error
 
 
 # ---- requests ----
 
 
-FOREIGN = ("shared_memory_region", "classification")
-"""Parameters of a tensor that ask for what is not offered here."""
+UNSUPPORTED = ("shared_memory_region", "classification")
+"""Parameters of a tensor for extensions that this server does not have."""
 
 
-def refuse_foreign(parameters: Mapping[str, Any], name: str) -> None:
-    """Of a tensor's parameters; raises InvalidInput."""
-    for key in FOREIGN:
+def reject_unsupported(parameters: Mapping[str, Any], name: str) -> None:
+    """Raises InvalidInput for the parameters of a tensor."""
+    for key in UNSUPPORTED:
         if key in parameters:
             raise InvalidInput(
-                f"{key}, which {printable(name)} asks for, is not offered here; send and take tensors whole"
+                f"{key}, a parameter of {printable(name)}, is not supported; send and receive whole tensors without it"
             )
-    refuse_options(parameters, f"with the tensor {printable(name)}")
+    reject_misplaced_options(parameters, f"with the tensor {printable(name)}")
 
 
-def refuse_options(keys: Iterable[str], place: str) -> None:
-    """Raises InvalidInput for an option that stands where none is read."""
+def reject_misplaced_options(keys: Iterable[str], place: str) -> None:
+    """Raises InvalidInput for an option outside the request's parameters."""
     for key in keys:
         if key.startswith("tta_"):
-            raise InvalidInput(f"{printable(key)} is given {place}; options go into the request's own parameters")
+            raise InvalidInput(f"{printable(key)} is given {place}; put options into the parameters of the request")
 
 
-def parse_request(application: Application, request: InferRequest, timeout: float | None = None) -> PredictCommand:
-    """`timeout` is what the wire itself allows, in seconds. Raises InvalidInput or UnknownModel."""
+def parse_request(application: Application, request: InferRequest, timeout: float | None = None) -> InferCommand:
+    """`timeout` is that of the transport, in seconds. Raises InvalidInput or UnknownModel."""
     model = find_model(application, request.model, request.version)
-    specs = _wanted(model, request.outputs)
-    names = frozenset(spec.name for spec in specs if spec is not RECEIPT_SPEC)
+    specs = _requested_specs(model, request.outputs)
+    tensors = frozenset(spec.name for spec in specs if spec is not RECEIPT_SPEC)
     if request.query is not None:
-        called, options = QUERY_NAMES, _checked(read_options(request.query, QUERY_NAMES), QUERY_NAMES)
+        names, options = QUERY_NAMES, _check_include(read_options(request.query, QUERY_NAMES), QUERY_NAMES)
     else:
-        called, options = PARAMETER_NAMES, read_parameters(request.parameters)
+        names, options = PARAMETER_NAMES, read_parameters(request.parameters)
     if timeout is not None:
-        options = at_most(options, timeout)
-    options = replace(options, tensors=names or frozenset([model.task.tensor_specs[0].name]))
-    return PredictCommand(model, read_images(request.inputs, application.settings.max_batch), options, specs, called)
+        options = limit_budget(options, timeout)
+    options = replace(options, tensors=tensors or frozenset([model.task.tensor_specs[0].name]))
+    max_images_per_request = application.settings.max_images_per_request
+    return InferCommand(model, read_images(request.inputs, max_images_per_request), options, specs, names)
 
 
-def _wanted(model: Model, names: Sequence[str]) -> list[TensorSpec]:
+def _requested_specs(model: Model, names: Sequence[str]) -> list[TensorSpec]:
     known = specs_of(model.task.tensor_specs)
     for name in names:
         if name not in known:
             raise InvalidInput(f"unknown output {name[:64]!r}; {model.name} has {', '.join(known)}")
     if len(set(names)) < len(names):
-        raise InvalidInput("an output is asked for twice")
+        raise InvalidInput("an output is requested twice")
     return [known[name] for name in names] or [spec for spec in known.values() if spec.usual]
 
 
 def read_parameters(parameters: Parameters) -> Options:
-    """`timeout` (microseconds), `priority` (0 and 1 are interactive), and `OURS`; what other servers know beyond these
-    is let pass. Raises InvalidInput."""
+    """The options from `timeout` (microseconds), `priority` (0 and 1 are interactive) and TTA_PARAMETERS; parameters of
+    other servers are ignored. Raises InvalidInput."""
     for key in parameters:
-        if key.startswith("tta_") and key not in OURS:
-            raise InvalidInput(f"unknown parameter {key[:64]!r}; ours are {', '.join(OURS)}")
-    values: dict[str, Any] = {OURS[key]: _text(value) for key, value in parameters.items() if key in OURS}
-    timeout, priority = _whole(parameters, "timeout"), _whole(parameters, "priority")
+        if key.startswith("tta_") and key not in TTA_PARAMETERS:
+            raise InvalidInput(f"unknown parameter {key[:64]!r}; known: {', '.join(TTA_PARAMETERS)}")
+    values: dict[str, Any] = {
+        TTA_PARAMETERS[key]: _query_text(value) for key, value in parameters.items() if key in TTA_PARAMETERS
+    }
+    timeout, priority = _whole_number(parameters, "timeout"), _whole_number(parameters, "priority")
     if timeout:
         values["budget_ms"] = timeout / 1e3
     if priority > 1:
         values["priority"] = Priority.BATCH
-    return _checked(read_options(values, PARAMETER_NAMES), PARAMETER_NAMES)
+    return _check_include(read_options(values, PARAMETER_NAMES), PARAMETER_NAMES)
 
 
-def _checked(options: Options, names: Mapping[str, str]) -> Options:
-    """Raises InvalidInput for an include that no tensor has a place for."""
-    if foreign := sorted(options.include - TOLD):
-        raise InvalidInput(
-            f"{names['include']} takes {' and '.join(sorted(TOLD))}, which RECEIPT tells, not {foreign[0][:64]!r}"
-        )
+def _check_include(options: Options, names: Mapping[str, str]) -> Options:
+    """Raises InvalidInput for an include that no tensor contains."""
+    if unknown := sorted(options.include - RECEIPT_INCLUDES):
+        takes = " and ".join(sorted(RECEIPT_INCLUDES))
+        raise InvalidInput(f"{names['include']} takes {takes}, which RECEIPT contains, not {unknown[0][:64]!r}")
     return options
 
 
-def _text(value: bool | int | float | str) -> str:
-    """As a query has it."""
+def _query_text(value: bool | int | float | str) -> str:
+    """The value as a query spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _whole(parameters: Parameters, key: str) -> int:
-    """0 where it is left out."""
+def _whole_number(parameters: Parameters, key: str) -> int:
+    """0 if it is left out."""
     value = parameters.get(key, 0)
     if type(value) is not int or not 0 <= value < 2**64:
-        raise InvalidInput(f"{key} is a whole number from 0 on, not {shown(value)}")
+        raise InvalidInput(f"{key} takes a whole number of at least 0, not {shown(value)}")
     return value
 
 
-# ---- answers ----
+# ---- responses ----
 
 
 def build_response(
-    question: PredictCommand, answers: Sequence[Answer]
+    command: InferCommand, answers: Sequence[Answer]
 ) -> tuple[list[OutputTensor], dict[str, bool | int | float | str]]:
-    """The tensors, and the receipt as parameters: of the image with the fewest views, the longest time."""
+    """The tensors, and as parameters the receipt of the image with the fewest views, with the longest time."""
     receipts = [answer.receipt for answer in answers]
     least = min(receipts, key=lambda receipt: len(receipt.views))
     parameters: dict[str, bool | int | float | str] = {
@@ -186,4 +181,4 @@ def build_response(
         "tta_elapsed_ms": max(receipt.elapsed_ms for receipt in receipts),
         "tta_request_id": least.request_id,
     }
-    return write_tensors(question.specs, answers), parameters
+    return write_tensors(command.specs, answers), parameters

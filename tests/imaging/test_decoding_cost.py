@@ -9,7 +9,7 @@ from tests.imaging.formats.test_png import peak
 from tests.support.corpus import by_pillow
 from tests.support.costly import jpeg, segment
 from tests.support.worst import MAX_SECONDS, TEAL, WORST, noisy, seconds
-from tta_server.api.requests import LARGE_JPEGS
+from tta_server.api.requests import LARGE_JPEG_BYTES
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import MAGIC, Limits, read_header
 
@@ -61,5 +61,5 @@ ON_LOOP |= {name: PROGRESSIVE[:-2] + tail for name, tail in TAILS.items()}
 @pytest.mark.parametrize("name", ON_LOOP)
 def test_the_header_of_a_jpeg_on_the_event_loop_takes_milliseconds(name):
     """The best of five runs counts, since other threads may run."""
-    assert len(ON_LOOP[name]) <= LARGE_JPEGS
+    assert len(ON_LOOP[name]) <= LARGE_JPEG_BYTES
     assert min(seconds(ON_LOOP[name])[0] for _ in range(5)) < 0.005 * SLOW_MACHINE

@@ -1,4 +1,4 @@
-"""base64 with any line breaks is read; for anything else the error names the wrong characters and their place."""
+"""base64 with any line breaks is decoded; for anything else the error names the characters and their place."""
 
 import base64
 import time
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from tests.support import pictures
 from tests.support.wording import fit
-from tta_server.api.base64 import decode_base64
+from tta_server.api.oip.base64 import decode_base64
 from tta_server.errors import InvalidInput
 
 
 def refused(text: str) -> str:
     with pytest.raises(InvalidInput) as caught:
         decode_base64(text)
-    return fit(str(caught.value)).removeprefix("an element of IMAGE in JSON is the base64 of an image file")
+    return fit(str(caught.value)).removeprefix("an element of IMAGE in JSON is an image file in base64")
 
 
 @given(st.binary(max_size=200), st.integers(1, 76), st.sampled_from(["\n", "\r\n", " ", "\t", "\n\n"]))
@@ -28,12 +28,12 @@ def test_lines_and_spaces_are_skipped(data: bytes, width: int, space: str) -> No
 
 
 @given(st.binary(max_size=400))
-def test_what_pythons_own_encoders_write_is_read(data: bytes) -> None:
+def test_the_output_of_pythons_encoders_is_decoded(data: bytes) -> None:
     assert decode_base64(base64.encodebytes(data).decode()) == data
 
 
 @given(st.text(max_size=40) | st.text("AZaz09+/=-_ \n", max_size=40))
-def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
+def test_a_text_is_decoded_by_the_standard_or_refused(text: str) -> None:
     digits = "".join(text.split())
     try:
         data = decode_base64(text)
@@ -47,8 +47,8 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("data:image/png;base64,eA==", ", not a data: URI; send only what follows its comma"),
-        ("DATA:,eA==", ", not a data: URI; send only what follows its comma"),
+        ("data:image/png;base64,eA==", ", not a data: URI; send only the part after its comma"),
+        ("DATA:,eA==", ", not a data: URI; send only the part after its comma"),
         ("ab-_", "; this one has '-' at character 3, from the URL-safe alphabet; send the standard one, with + and /"),
         ("abc_", "; this one has '_' at character 4, from the URL-safe alphabet; send the standard one, with + and /"),
         ("ab\nc!", "; this one has '!' at character 5, which base64 does not use"),
@@ -60,18 +60,18 @@ def test_a_text_is_read_as_the_standard_says_or_refused(text: str) -> None:
         ("eHg==", "; this one has 3 digits and 2 '=' at its end; it needs 1"),
         ("eHh4=", "; this one has 4 digits and 1 '=' at its end; it needs 0"),
         ("====", "; this one has 0 digits and 4 '=' at its end; it needs 0"),
-        ("eHh4e", "; this one has 5 digits, one too many or too few: it seems to be cut off"),
-        ("eA==eA==", "; this one goes on after the padding '=' at character 3: two texts seem to be joined"),
-        ("e\nA=\nA", "; this one goes on after the padding '=' at character 4: two texts seem to be joined"),
+        ("eHh4e", "; this one has 5 digits, one too many or too few; it seems to be truncated"),
+        ("eA==eA==", "; this one continues after the padding '=' at character 3; send one text, not two joined ones"),
+        ("e\nA=\nA", "; this one continues after the padding '=' at character 4; send one text, not two joined ones"),
     ],
 )
-def test_what_disturbs_is_named(text: str, expected: str) -> None:
+def test_an_invalid_text_is_refused_with_its_place(text: str, expected: str) -> None:
     assert refused(text) == expected
 
 
 @pytest.mark.timing
-def test_long_texts_are_read_and_refused_without_a_loop() -> None:
-    """20 MB: as quick as a copy of them, whether right or wrong in the last character."""
+def test_long_texts_are_decoded_and_refused_in_c() -> None:
+    """20 MB take about as long as a copy, also with an error in the last character."""
     text = base64.encodebytes(bytes(15_000_000)).decode()
     start = time.monotonic()
     assert decode_base64(text) == bytes(15_000_000)

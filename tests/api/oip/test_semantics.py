@@ -1,4 +1,4 @@
-"""What a request of the protocol means, whichever way it came: the same over HTTP and gRPC."""
+"""What infer requests and responses mean, the same over HTTP and gRPC; descriptions of server and models."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ from tests.tasks.test_every_task import config
 from tta_server.api.oip.grpc_codec import read_request, write_response
 from tta_server.api.oip.http_codec import read_infer, read_raw
 from tta_server.api.oip.metadata import describe_config, describe_metadata, describe_server, find_model
-from tta_server.api.oip.semantics import InferRequest, PredictCommand, build_response, parse_request, read_parameters
+from tta_server.api.oip.semantics import InferCommand, InferRequest, build_response, parse_request, read_parameters
 from tta_server.api.oip.tensors import InputTensor
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, TooLarge, TTAError, UnknownModel
@@ -36,72 +36,72 @@ PIXELS = InputTensor("PIXELS", "UINT8", (1, 1, 3), b"\x01\x02\x03")
 
 @pytest.fixture(scope="module")
 def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """A segmenter on one slot, ready."""
+    """A ready application with a segmentation model and one slot."""
     settings = config("segmentation", {"size": "free"}, {"kind": "probabilities"})
     folder = write_model(tmp_path_factory.mktemp("models") / "toy", segmenter(), settings)
-    ready = Application(Settings(models=folder.parent, slots=1, max_batch=MOST), [load_model(folder)])
+    ready = Application(Settings(models=folder.parent, slots=1, max_images_per_request=MOST), [load_model(folder)])
     ready.warm()
     yield ready
     ready.close()
 
 
-def ask(*outputs: str, model: str = "toy", version: str = "", **parameters: Any) -> InferRequest:
+def infer_request(*outputs: str, model: str = "toy", version: str = "", **parameters: Any) -> InferRequest:
     return InferRequest(model, version, [PIXELS], outputs, parameters)
 
 
-# ---- which model, which outputs ----
+# ---- models and outputs ----
 
 
 @pytest.mark.parametrize("version", ["", "1"])
 def test_a_version_may_be_left_out(application: Application, version: str) -> None:
-    assert parse_request(application, ask(version=version)).model.name == "toy"
+    assert parse_request(application, infer_request(version=version)).model.name == "toy"
 
 
 @pytest.mark.parametrize("version", ["2", "01", "1 ", "x" * 1000])
 def test_another_version_is_unknown(application: Application, version: str) -> None:
     with pytest.raises(UnknownModel) as caught:
-        parse_request(application, ask(version=version))
-    assert str(caught.value) == f"toy has version 1 only, not {version[:64]!r}"
+        parse_request(application, infer_request(version=version))
+    assert str(caught.value) == f"toy has only version 1, not {version[:64]!r}"
 
 
-def test_an_unknown_model_is_told_the_known_ones(application: Application) -> None:
+def test_an_unknown_model_names_the_known_ones(application: Application) -> None:
     with pytest.raises(UnknownModel, match=r"^unknown model 'other'; known: toy$"):
         find_model(application, "other")
 
 
-def test_without_a_wish_the_usual_outputs_come(application: Application) -> None:
-    question = parse_request(application, ask())
-    assert [spec.name for spec in question.specs] == ["MASK", "AREA"]
-    assert question.options.tensors == {"MASK", "AREA"}
+def test_without_requested_outputs_the_default_ones_come(application: Application) -> None:
+    command = parse_request(application, infer_request())
+    assert [spec.name for spec in command.specs] == ["MASK", "AREA"]
+    assert command.options.tensors == {"MASK", "AREA"}
 
 
 @given(names=st.permutations(["MASK", "AREA", "AGREEMENT", "PROBABILITIES", "RECEIPT"]), number=st.integers(1, 5))
-def test_wishes_keep_their_order(application: Application, names: list[str], number: int) -> None:
-    question = parse_request(application, ask(*names[:number]))
-    assert [spec.name for spec in question.specs] == names[:number]
-    assert question.options.tensors >= set(names[:number]) - {"RECEIPT"}
-    assert "RECEIPT" not in question.options.tensors
+def test_requested_outputs_keep_their_order(application: Application, names: list[str], number: int) -> None:
+    command = parse_request(application, infer_request(*names[:number]))
+    assert [spec.name for spec in command.specs] == names[:number]
+    assert command.options.tensors >= set(names[:number]) - {"RECEIPT"}
+    assert "RECEIPT" not in command.options.tensors
 
 
-def test_a_receipt_alone_still_asks_for_tensors(application: Application) -> None:
-    """Or a prediction would be made that nobody reads."""
-    assert parse_request(application, ask("RECEIPT")).options.tensors == {"MASK"}
+def test_a_receipt_alone_computes_one_tensor(application: Application) -> None:
+    """Otherwise an unused prediction would be computed."""
+    assert parse_request(application, infer_request("RECEIPT")).options.tensors == {"MASK"}
 
 
-def test_outputs_that_make_no_sense_are_named(application: Application) -> None:
+def test_invalid_outputs_are_refused(application: Application) -> None:
     with pytest.raises(InvalidInput) as caught:
-        parse_request(application, ask("mask"))
+        parse_request(application, infer_request("mask"))
     assert str(caught.value) == "unknown output 'mask'; toy has MASK, AREA, AGREEMENT, PROBABILITIES, RECEIPT"
-    with pytest.raises(InvalidInput, match=r"^an output is asked for twice$"):
-        parse_request(application, ask("MASK", "AREA", "MASK"))
+    with pytest.raises(InvalidInput, match=r"^an output is requested twice$"):
+        parse_request(application, infer_request("MASK", "AREA", "MASK"))
 
 
-def test_so_many_images_are_taken(application: Application) -> None:
+def test_images_up_to_the_limit_are_accepted(application: Application) -> None:
     for number in (1, MOST):
         tensor = InputTensor("PIXELS", "UINT8", (number, 1, 1, 3), bytes(3 * number))
         assert len(parse_request(application, InferRequest("toy", "", [tensor])).images) == number
     tensor = InputTensor("PIXELS", "UINT8", (MOST + 1, 1, 1, 3), bytes(3 * MOST + 3))
-    with pytest.raises(InvalidInput, match=r"^a request has 1 to 4 images, not 5$"):
+    with pytest.raises(InvalidInput, match=r"^a request takes 1 to 4 images \(--max-batch\), not 5$"):
         parse_request(application, InferRequest("toy", "", [tensor]))
 
 
@@ -138,17 +138,17 @@ QUERIES: list[tuple[dict[str, str], str]] = [
     ({"top_k": "1"}, "unknown key 'top_k'; known: budget_ms, "),
     ({"tta_max_views": "1"}, "unknown key 'tta_max_views'; known: "),
     ({"max_views": "0"}, "max_views takes a whole number of at least 1, not '0'"),
-    ({"include": "drawing"}, "include takes uncertainty and views, which RECEIPT tells, not 'drawing'"),
+    ({"include": "drawing"}, "include takes uncertainty and views, which RECEIPT contains, not 'drawing'"),
 ]
 
 
-@pytest.mark.parametrize(("query", "says"), QUERIES, ids=[str(query) for query, _ in QUERIES])
+@pytest.mark.parametrize(("query", "reason"), QUERIES, ids=[str(query) for query, _ in QUERIES])
 def test_the_query_of_a_raw_request_is_read_as_predicts_is(
-    application: Application, query: dict[str, str], says: str
+    application: Application, query: dict[str, str], reason: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_request(application, read_raw(b"", "toy", "", "", query).request)
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(reason)
 
 
 def test_the_query_of_a_raw_request_holds_its_options(application: Application) -> None:
@@ -171,11 +171,11 @@ def test_the_query_of_a_raw_request_holds_its_options(application: Application) 
 def test_an_error_of_the_plan_names_options_as_parameters(
     application: Application, error: TTAError, sentence: str
 ) -> None:
-    with pytest.raises(type(error)) as caught, parse_request(application, ask()).in_its_names():
+    with pytest.raises(type(error)) as caught, parse_request(application, infer_request()).client_option_names():
         raise error
     assert str(caught.value) == sentence
     raw = parse_request(application, read_raw(encoded(noise(Size(4, 4))), "toy", "", "").request)
-    with pytest.raises(type(error)) as caught, raw.in_its_names():
+    with pytest.raises(type(error)) as caught, raw.client_option_names():
         raise error
     assert str(caught.value) == str(error)
 
@@ -199,7 +199,7 @@ def test_an_error_of_the_plan_names_options_as_parameters(
     ],
     ids=str,
 )
-def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, Any]) -> None:
+def test_an_invalid_parameter_is_refused(parameters: dict[str, Any]) -> None:
     (key,) = parameters
     with pytest.raises(InvalidInput) as caught:
         read_parameters(parameters)
@@ -214,14 +214,14 @@ def test_a_parameter_that_makes_no_sense_is_named(parameters: dict[str, Any]) ->
 def test_the_smaller_of_two_budgets_counts(
     application: Application, parameter: int, wire: float | None, budget: float | None
 ) -> None:
-    assert parse_request(application, ask(timeout=parameter), wire).options.budget_ms == budget
+    assert parse_request(application, infer_request(timeout=parameter), wire).options.budget_ms == budget
 
 
-# ---- the same over both wires ----
+# ---- the same over both protocols ----
 
 
 def as_message(request: dict[str, Any], raw: bool) -> Any:
-    """A gRPC request that says what this JSON says."""
+    """The gRPC message of a JSON request."""
     message = pb.ModelInferRequest(model_name="toy", model_version="1", id=request.get("id", ""))
     fields = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
     for key, value in request.get("parameters", {}).items():
@@ -232,8 +232,8 @@ def as_message(request: dict[str, Any], raw: bool) -> Any:
             message.raw_input_contents.append(bytes(entry["data"]))
         else:
             tensor.contents.uint_contents.extend(entry["data"])
-    for wish in request.get("outputs", []):
-        message.outputs.add(name=wish["name"])
+    for requested in request.get("outputs", []):
+        message.outputs.add(name=requested["name"])
     return message
 
 
@@ -271,7 +271,7 @@ REQUESTS = st.fixed_dictionaries(
 
 
 @given(request=REQUESTS, raw=st.booleans())
-def test_both_wires_say_the_same(application: Application, request: dict[str, Any], raw: bool) -> None:
+def test_http_and_grpc_parse_to_the_same_request(application: Application, request: dict[str, Any], raw: bool) -> None:
     over_http = read_infer(json.dumps(request).encode(), None, "toy", "1").request
     over_grpc = read_request(as_message(request, raw))
     assert (over_http.id, list(over_http.outputs)) == (over_grpc.id, list(over_grpc.outputs))
@@ -313,45 +313,52 @@ def with_shared_memory(message: Any) -> None:
 MISTAKES: list[tuple[Callable[[Any], object], str]] = [
     (lambda m: m.raw_input_contents.append(b""), "raw_input_contents has 2 entries for 1 inputs"),
     (lambda m: m.ClearField("inputs"), "raw_input_contents has 1 entries for 0 inputs"),
-    (lambda m: m.ClearField("raw_input_contents"), "says 3 elements; the data has 0"),
-    (lambda m: m.raw_input_contents.__setitem__(0, b"1"), "PIXELS of shape [1, 1, 3] has 3 bytes, not 1"),
-    (lambda m: m.inputs[0].shape.__setitem__(0, -1), "is a list of whole numbers from 0 on, not [-1, 1, 3]"),
-    (lambda m: setattr(m.inputs[0], "datatype", "FP32"), "PIXELS has the datatype UINT8, not 'FP32'"),
-    (lambda m: setattr(m.parameters["timeout"], "double_param", 1.5), "timeout is a whole number from 0 on, not 1.5"),
-    (lambda m: m.parameters["timeout"].SetInParent(), "timeout is a whole number from 0 on, not ''"),
-    (with_shared_memory, "is not offered here; send and take tensors whole"),
-    (with_option, "tta_max_views is given with the tensor PIXELS; options go into the request's own parameters"),
-    (with_option_of_an_output, "tta_stop is given with the tensor MASK; options go into the request's own parameters"),
-    (with_classification, "is not offered here; send and take tensors whole"),
+    (lambda m: m.ClearField("raw_input_contents"), "declares 3 elements, but the data has 0"),
+    (lambda m: m.raw_input_contents.__setitem__(0, b"1"), "PIXELS of shape [1, 1, 3] takes 3 bytes, not 1"),
+    (
+        lambda m: m.inputs[0].shape.__setitem__(0, -1),
+        "is a list of up to 8 whole numbers of at least 0, not [-1, 1, 3]",
+    ),
+    (lambda m: setattr(m.inputs[0], "datatype", "FP32"), "PIXELS takes the datatype UINT8, not 'FP32'"),
+    (
+        lambda m: setattr(m.parameters["timeout"], "double_param", 1.5),
+        "timeout takes a whole number of at least 0, not 1.5",
+    ),
+    (lambda m: m.parameters["timeout"].SetInParent(), "timeout takes a whole number of at least 0, not ''"),
+    (with_shared_memory, "is not supported; send and receive whole tensors without it"),
+    (with_option, "tta_max_views is given with the tensor PIXELS; put options into the parameters of the request"),
+    (
+        with_option_of_an_output,
+        "tta_stop is given with the tensor MASK; put options into the parameters of the request",
+    ),
+    (with_classification, "is not supported; send and receive whole tensors without it"),
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), MISTAKES, ids=[says[:30] for _, says in MISTAKES])
-def test_a_message_that_makes_no_sense_is_told_so(
-    application: Application, change: Callable[[Any], object], says: str
-) -> None:
+@pytest.mark.parametrize(("change", "reason"), MISTAKES, ids=[reason[:30] for _, reason in MISTAKES])
+def test_an_invalid_message_is_refused(application: Application, change: Callable[[Any], object], reason: str) -> None:
     inputs = [{"name": "PIXELS", "datatype": "UINT8", "shape": [1, 1, 3], "data": [1, 2, 3]}]
     message = as_message({"inputs": inputs}, True)
     change(message)
     with pytest.raises(InvalidInput) as caught:
         parse_request(application, read_request(message))
-    assert says in str(caught.value)
+    assert reason in str(caught.value)
 
 
-# ---- answers ----
+# ---- responses ----
 
 
-def answered(application: Application, question: PredictCommand) -> list[Answer]:
-    tickets = application.predictor.submit_all(question.model, question.images, question.options, Caller("me"))
+def answered(application: Application, command: InferCommand) -> list[Answer]:
+    tickets = application.predictor.submit_all(command.model, command.images, command.options, Caller("me"))
     return [ticket.future.result() for ticket in tickets]
 
 
 def test_the_answers_parameters_are_the_weakest_receipts(application: Application) -> None:
-    request = ask("MASK", "RECEIPT", tta_policy="d4", tta_min_views="all", timeout=10_000_000)
+    request = infer_request("MASK", "RECEIPT", tta_policy="d4", tta_min_views="all", timeout=10_000_000)
     tensor = InputTensor("IMAGE", "BYTES", (2,), [encoded(noise(Size(9, 7), seed=seed)) for seed in range(2)])
-    question = parse_request(application, InferRequest("toy", "", [tensor], request.outputs, request.parameters))
-    answers = answered(application, question)
-    (mask, receipt), parameters = build_response(question, answers)
+    command = parse_request(application, InferRequest("toy", "", [tensor], request.outputs, request.parameters))
+    answers = answered(application, command)
+    (mask, receipt), parameters = build_response(command, answers)
     assert mask.shape == (2, 7, 9)
     assert [json.loads(text) for text in receipt.listed()] == [answer.receipt.to_dict() for answer in answers]
     assert set(parameters) == {
@@ -371,8 +378,8 @@ def test_a_grpc_answer_has_the_tensors_in_bytes(application: Application) -> Non
         },
         True,
     )
-    question = parse_request(application, read_request(message), 10)
-    response = write_response(question, message, answered(application, question), {"more": True})
+    command = parse_request(application, read_request(message), 10)
+    response = write_response(command, message, answered(application, command), {"more": True})
     assert (response.model_name, response.model_version, response.id) == ("toy", "1", "7")
     assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
         ("MASK", "UINT8", [1, 2, 1]),
@@ -386,10 +393,10 @@ def test_a_grpc_answer_has_the_tensors_in_bytes(application: Application) -> Non
 # ---- descriptions ----
 
 
-def test_metadata_tells_every_input_and_output(application: Application) -> None:
-    told = describe_metadata(application.models["toy"])
-    assert told["versions"] == ["1"]
-    assert [(entry["name"], entry["datatype"], entry["shape"]) for entry in told["inputs"] + told["outputs"]] == [
+def test_metadata_has_every_input_and_output(application: Application) -> None:
+    payload = describe_metadata(application.models["toy"])
+    assert payload["versions"] == ["1"]
+    assert [(entry["name"], entry["datatype"], entry["shape"]) for entry in payload["inputs"] + payload["outputs"]] == [
         ("IMAGE", "BYTES", [-1, 1]),
         ("PIXELS", "UINT8", [-1, -1, -1, 3]),
         ("MASK", "UINT8", [-1, -1, -1]),
@@ -411,5 +418,5 @@ def test_metadata_and_configuration_agree(application: Application) -> None:
         assert narrow["data_type"] == {"BYTES": "TYPE_STRING"}.get(wide["datatype"], f"TYPE_{wide['datatype']}")
 
 
-def test_what_is_switched_off_is_no_extension(application: Application) -> None:
+def test_disabled_model_control_is_no_extension(application: Application) -> None:
     assert "model_repository" not in describe_server(application)["extensions"]

@@ -1,4 +1,4 @@
-"""Clients of all protocols at once, some of which leave early: each gets the answers to its own images, in order."""
+"""Clients of all protocols at once, some of which disconnect: each gets the answers to its own images, in order."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def endpoints_of(server: Server) -> Endpoints:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_no_answer_reaches_another_client(server: Server, seed: int) -> None:
+def test_each_client_gets_its_own_answers(server: Server, seed: int) -> None:
     """A short run of benchmarks/isolation.py."""
     before = len(server.lines["stderr"])
     tally = isolation.run_clients(endpoints_of(server), 400, 8, seed)
@@ -34,8 +34,8 @@ def test_no_answer_reaches_another_client(server: Server, seed: int) -> None:
     assert not [line for line in server.lines["stderr"][before:] if "Traceback" in line]
 
 
-def test_streams_that_are_left_are_no_fault_of_the_server(server: Server) -> None:
-    """Some as their answers are being written."""
+def test_disconnected_streams_are_not_logged_as_server_errors(server: Server) -> None:
+    """Some disconnect while their answers are written."""
     before = len(server.lines["stderr"])
     photos = [Photo(image, np.empty(0, np.float32)) for image in isolation.draw(5)]
     with grpc.insecure_channel(server.grpc) as channel:
@@ -54,7 +54,7 @@ def test_streams_that_are_left_are_no_fault_of_the_server(server: Server) -> Non
     assert server.lines["stderr"][before:] == []
 
 
-def test_an_answer_to_another_image_would_be_noticed(server: Server) -> None:
+def test_the_check_detects_answers_to_other_images(server: Server) -> None:
     """Over every protocol, and with two images of one request in the wrong order."""
     first, second = isolation.answered_alone(isolation.draw(2))
     swapped = [

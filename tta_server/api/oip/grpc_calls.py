@@ -1,0 +1,71 @@
+"""What the gRPC services share: a call, its one message, its error."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from math import ceil, inf
+from typing import Any, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from tta_server.api.errors import GRPC_STATUS
+from tta_server.api.requests import choose_request_id
+from tta_server.errors import Cancelled, DeadlineExceeded, InvalidInput, Overloaded, TTAError
+
+DEADLINE_ROUNDING = 0.99
+"""gRPC rounds deadlines of a second and more up, to three significant digits, when it sends them."""
+
+UNREADABLE_MESSAGE = "the message is not a valid request of this method"
+
+Context: TypeAlias = Any
+"""A `grpc.aio.ServicerContext`: gRPC has no types."""
+Message: TypeAlias = Any
+Messages: TypeAlias = AsyncIterator[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is
+    what was left of the client's deadline then, None without one."""
+
+    method: str
+    request_id: str
+    authorization: str
+    context: Context
+    received: float = 0.0
+    seconds: float | None = None
+
+    def received_now(self) -> "Call":
+        """The call when its message has arrived."""
+        left: float | None = self.context.time_remaining()
+        if left is not None:
+            left = None if left == inf else max(left if left < 1 else left * DEADLINE_ROUNDING, 1e-6)
+        return replace(self, received=time.monotonic(), seconds=left)
+
+
+def call_of(method: str, context: Context) -> Call:
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    return Call(method, choose_request_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
+
+
+async def receive_one(messages: Messages, seconds: float) -> Message:
+    """The one message of a call. Raises DeadlineExceeded if it does not arrive in time, Cancelled if the client
+    disconnects first, InvalidInput if it can't be parsed."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(messages)
+    except StopAsyncIteration:
+        raise Cancelled("the client disconnected before its request was read") from None
+    except DecodeError:
+        raise InvalidInput(UNREADABLE_MESSAGE) from None
+    except TimeoutError:
+        raise DeadlineExceeded(f"the request was not received within {seconds:g} s (--receive-seconds)") from None
+
+
+async def abort(context: Context, error: TTAError) -> None:
+    """Raise the error as gRPC's; with `retry-after-ms` in the trailing metadata for Overloaded."""
+    trailing = []
+    if isinstance(error, Overloaded):
+        trailing.append(("retry-after-ms", str(ceil(error.retry_after * 1e3))))
+    await context.abort(GRPC_STATUS[error.code], str(error), tuple(trailing))
