@@ -20,9 +20,9 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.api.oip.test_clients import CLIENTS, Triton, sample
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
+from tests.support.triton import CLIENTS, Triton, sample
 from tta_server.api.auth import Keys, read_tls
 from tta_server.errors import ConfigError
 

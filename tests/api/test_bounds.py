@@ -19,8 +19,8 @@ from grpc_health.v1 import health_pb2
 from starlette.requests import Request
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.api.http.test_limits import connected, post
 from tests.support import pictures
+from tests.support.connection import connected, post
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tta_server.api.http_request import read_body
 from tta_server.api.oip.grpc_codec import MAX_TENSORS, read_request

@@ -50,7 +50,7 @@ def test_images_that_can_not_be_run_are_named_in_their_place(tmp_path: Path) -> 
     assert isinstance(first, Run)
     assert [image.path for image in skipped] == paths[1:]
     reasons = [image.reason for image in skipped]
-    assert "in no supported format" in reasons[0]
+    assert "not an image" in reasons[0]
     assert "view 'plain' holds NaN" in reasons[1]
     assert "No such file" in reasons[2]
     assert all(isinstance(image, SkippedImage) for image in skipped)

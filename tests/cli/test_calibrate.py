@@ -54,7 +54,7 @@ def test_it_writes_the_calibration_and_prints_how_to_use_it(moody: Path, images:
     assert "1.00 of 2 (50%)" in done.stdout
     assert f"{moody / FILE}: the calibration; set stop: {{epsilon: 0.2}} in tta.yaml" in done.stdout
     assert '?stop={"epsilon":0.2}' in done.stdout
-    assert "broken.JPG: the image is in no supported format" in done.stderr
+    assert "broken.JPG: this is not an image" in done.stderr
     assert "black.png: the model's output for view 'plain' holds NaN" in done.stderr
     assert "notes.txt" not in done.stderr
     with log.open() as file:

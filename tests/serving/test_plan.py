@@ -129,7 +129,7 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (Options(policy="nope"), "presets: plain, hflip"),
         (Options(policy="flips"), "vflip.*symmetries: hflip"),
@@ -157,8 +157,8 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_refusals_say_what_is_allowed(clothing: Model, options: Options, told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_refusals_say_what_is_allowed(clothing: Model, options: Options, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
         make_plan(clothing, options)
 
 

@@ -260,7 +260,7 @@ def metric(client: httpx.Client, sample: str) -> float:
 
 @contextmanager
 def runs_that_end(client: httpx.Client, model: str, number: int) -> Iterator[None]:
-    """So many endless runs are started inside; waits until each has been ended, so that its slot is free."""
+    """`number` endless runs are started inside; waits until each has been ended, so that its slot is free."""
     ended = f'tta_faults_total{{kind="ended",model="{model}"}}'
     before = metric(client, ended)
     yield

@@ -16,6 +16,7 @@ from tta_server.views.view import Border
 
 
 def describe_model(model: Model) -> dict[str, Any]:
+    """The answer of `GET /v1/models/{name}`."""
     config = model.config
     return {
         "name": model.name,
@@ -42,8 +43,7 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
-    """The answer of `GET /v1/models/{name}/quote`: the scheduler's upper estimates. A view is done when its last tile
-    is."""
+    """The answer of `GET /v1/models/{name}/quote`: the scheduler's upper estimates; a view ends with its last tile."""
     known, tiles = plan.calibration, make_layout(plan, size).tiles
     by_views = [
         {
@@ -68,8 +68,10 @@ def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> 
 
 
 def describe_policies() -> dict[str, Any]:
-    """The presets (of a model whose preprocessing crops), the primitives and border rules of views, and the guarantees
-    of undoing them."""
+    """The answer of `GET /v1/policies`: presets, primitives and border rules of views, and guarantees of undoing them.
+
+    The presets are those of a model whose preprocessing crops.
+    """
     return {
         "presets": [
             {"name": name, "description": about, "views": [v.name for v in preset(name, crops=True).views]}

@@ -58,6 +58,7 @@ def error_body(error: TTAError) -> dict[str, Any]:
 
 
 def error_response(error: TTAError) -> JSONResponse:
+    """`error_body` with its status, and `Retry-After` or `WWW-Authenticate` where they apply."""
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -72,4 +73,5 @@ def status_body(status: int, sentence: str) -> dict[str, Any]:
 
 
 def status_response(status: int, sentence: str) -> JSONResponse:
+    """`status_body` with its status."""
     return JSONResponse(status_body(status, sentence), status)

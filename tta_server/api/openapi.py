@@ -30,6 +30,7 @@ PREDICT_STATUSES = tuple(status for status in MEANINGS if status != 403)
 
 
 def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an operation for these error statuses."""
     return {
         status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
         for status in statuses

@@ -49,8 +49,11 @@ async def offload_if_large(size: int, work: Callable[[], R]) -> R:
 
 
 def has_slow_header(images: Sequence[object]) -> bool:
-    """A JPEG's header takes microseconds, large ones' up to milliseconds; other formats may hold compressed text or
-    frames before the size."""
+    """Whether reading the images' headers may take over a millisecond.
+
+    A JPEG's takes microseconds, that of a large one up to milliseconds; other formats may hold compressed text or
+    frames before the size.
+    """
     files = [image for image in images if isinstance(image, bytes)]
     return not all(file.startswith(b"\xff\xd8") for file in files) or sum(map(len, files)) > LARGE_JPEG_BYTES
 
@@ -74,8 +77,7 @@ class PredictCommand:
 
 
 class ByteBudget:
-    """Limits the bytes of the requests that are being read, over all protocols, until they are admitted; from then on
-    the scheduler counts them."""
+    """Limits the bytes of all requests that are being read; the scheduler counts those of admitted ones."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -155,8 +157,11 @@ class RequestHandler:
         self.quotes = ThreadPoolExecutor(1, "quotes")
 
     def reserve_seconds(self) -> float:
-        """Seconds of a budget to keep for the response: the measured time from answer to response, as much again for
-        the time before the request was seen, and as much for what is measured on neither way."""
+        """Seconds of a budget to keep for the response.
+
+        The measured time from answer to response, as much again for the time before the request was seen, and as much
+        for what is measured on neither way.
+        """
         return RESERVE_FACTOR * self._send_seconds.estimate(time.monotonic())
 
     async def submit(
@@ -200,8 +205,10 @@ class RequestHandler:
     async def wait_for_answers(
         self, tickets: Sequence[Ticket], disconnected: Awaitable[None] | None = None
     ) -> list[Answer]:
-        """The answers, or the first error. Cancels the tickets if the task is cancelled, or if `disconnected` returns
-        first, which raises Cancelled."""
+        """The answers, or the first error.
+
+        Cancels the tickets if the task is cancelled, or if `disconnected` returns first, which raises Cancelled.
+        """
         waiting = asyncio.gather(*(asyncio.wrap_future(ticket.future) for ticket in tickets))
         watch = None
         if disconnected is not None:

@@ -79,8 +79,10 @@ class Disabled(TTAError):
 
 
 class ConfigError(TTAError):
-    """A setting, a model folder or another file of the operator is wrong; names the file, the key, what was found and
-    what is allowed. Ends a command; loading a model over HTTP or gRPC turns it into InvalidInput."""
+    """A setting or a file of the operator is wrong; names the file, the key, what was found and what is allowed.
+
+    Ends a command; loading a model over HTTP or gRPC turns it into InvalidInput.
+    """
 
     code = Code.INVALID_CONFIG
 

@@ -110,8 +110,10 @@ def _mistake(entry: dict[str, Any], values: Any, model: type[BaseModel] | None) 
 
 
 def allowed(kind: str, context: Mapping[str, Any], limits: Mapping[str, Any]) -> str:
-    """What is allowed, for an error type of pydantic: `context` is the error's, `limits` the bounds of the field, as
-    `ge`, `gt`, `le`, `lt`."""
+    """What is allowed where pydantic found an error of that type.
+
+    `context` is the error's own, `limits` the bounds of the field, as `ge`, `gt`, `le`, `lt`.
+    """
     if kind in CHOICES:
         return str(context["expected"])
     if kind in LENGTHS:

@@ -75,8 +75,10 @@ Q = TypeVar("Q", bound=PredictQuery)
 
 
 def validate(kind: type[Q], values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Q:
-    """The options in `values`; `names` maps the allowed keys to the client's names for them, by default all to
-    themselves. Raises InvalidInput that names the key, what was found, and what is allowed."""
+    """The options in `values`; `names` maps the allowed keys to the client's names for them, by default to themselves.
+
+    Raises InvalidInput that names the key, what was found, and what is allowed.
+    """
     names = {key: key for key in kind.model_fields} if names is None else names
     for key in values:
         if key not in names:
@@ -89,6 +91,7 @@ def validate(kind: type[Q], values: Mapping[str, Any], names: Mapping[str, str] 
 
 
 def options_of(query: PredictQuery) -> Options:
+    """The query as the predictor's options."""
     include = frozenset(part.strip() for part in query.include.split(",") if part.strip())
     options = {key: getattr(query, key) for key in PredictQuery.model_fields}
     return Options(**{**options, "include": include})
@@ -117,7 +120,9 @@ PYTHON_SPELLINGS = {
 
 def as_query(options: Mapping[str, Any]) -> dict[str, Any]:
     """Python values as the query's: lists and dicts become text as HTTP spells them, None is left out.
-    Raises InvalidInput for a value that has no such text."""
+
+    Raises InvalidInput for a value that has no such text.
+    """
     values = {key: value for key, value in options.items() if value is not None}
     for key, value in values.items():
         if isinstance(value, bool | np.bool_):

@@ -29,8 +29,10 @@ USED = {"connections", "cycle", "headers", "loop", "parser", "pipeline", "transp
 
 
 def test_uvicorn_is_the_minor_version_that_the_protocol_was_written_for() -> None:
-    """On a new one: compare `httptools_impl.py` of both versions, run `test_limits.py`, then raise WRITTEN_FOR and the
-    upper bound in pyproject.toml."""
+    """On a new one, compare `httptools_impl.py` of both versions and run `test_limits.py`.
+
+    Then raise WRITTEN_FOR and the bounds in pyproject.toml.
+    """
     assert uvicorn.__version__.startswith(f"{WRITTEN_FOR}.")
 
 

@@ -1,32 +1,21 @@
 """`Accept: text/event-stream`: partial answers, then the final one."""
 
-import asyncio
 import base64
-import contextlib
 import json
-import threading
-import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from starlette.requests import ClientDisconnect, Request
 
 from tests.support import pictures
+from tests.support.events import PATIENT, STREAM, Event, check_order, listen
 from tests.support.jobs import SingleJob, run
-from tests.support.serving import PATIENCE, Server, until
-from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
-from tta_server.api.http.sse import stream_answers
-from tta_server.api.progress import Progress
-from tta_server.application import Application
-from tta_server.errors import Cancelled, TTAError
+from tests.support.serving import Server, until
+from tests.support.toys import runs_that_end, trap_model, trapped
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.jobs import LOST, Merged
@@ -34,61 +23,9 @@ from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, make_job
 from tta_server.serving.plan import Options, make_plan
-from tta_server.settings import Settings
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
-
-STREAM = {"Accept": "text/event-stream"}
-PATIENT = {"budget_ms": "10000", "min_views": "all"}
-
-
-@dataclass(frozen=True)
-class Event:
-    name: str
-    data: dict[str, Any]
-    at: float
-    """Seconds after the request."""
-
-    @property
-    def views(self) -> list[str]:
-        return [view["name"] for view in self.data["receipt"]["views"]]
-
-
-def events_of(response: httpx.Response, start: float) -> Iterator[Event]:
-    """Parse as the standard says: lines `event:` and `data:`, an empty line at the end of each event."""
-    name = ""
-    for line in response.iter_lines():
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            yield Event(name, json.loads(value), time.monotonic() - start)
-        else:
-            assert line == ""
-
-
-def listen(client: httpx.Client, model: str, image: bytes, **query: str) -> list[Event]:
-    start = time.monotonic()
-    path = f"/v1/models/{model}/predict"
-    with client.stream("POST", path, content=image, params=query, headers=STREAM) as response:
-        assert response.status_code == 200, response.read()
-        assert response.headers["content-type"].startswith("text/event-stream")
-        assert response.headers["cache-control"] == "no-store"
-        assert response.headers["X-Request-Id"]
-        return list(events_of(response, start))
-
-
-def check_order(events: list[Event], last: str = "answer") -> None:
-    """Partial answers of increasing numbers of views, then the last event."""
-    assert [event.name for event in events] == ["partial"] * (len(events) - 1) + [last]
-    merged = [event for event in events if "receipt" in event.data]
-    for earlier, later in pairwise(merged):
-        assert set(earlier.views) <= set(later.views)
-    for event in merged:
-        assert event.views[0] == "plain"
-        assert (event.data["receipt"]["stop_reason"] is None) == (event.name == "partial")
-    assert len({event.data["receipt"]["request_id"] for event in merged}) == 1
 
 
 # ---- events ----
@@ -258,152 +195,20 @@ def test_a_failed_stream_does_not_affect_others_in_its_batch(tmp_path: Path) -> 
     """The plain view of one gives NaN, and shares a batch with that of another."""
     model = load_model(trap_model(tmp_path / "batch", batch="n"))
     plan = make_plan(model, Options())
-    events: list[int] = []
-    works = []
+    notified: list[int] = []
+    jobs = []
     for number, image in enumerate((trap(), trap("nan"))):
-        caller = Caller("test", partial(events.append, number))
-        works.append(SingleJob(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics())))
-        works[-1].decode()
-    sound, lost = run([(work, 0) for work in works])
-    assert isinstance(sound, Merged)
+        caller = Caller("test", partial(notified.append, number))
+        jobs.append(SingleJob(make_job(plan, read_source(image, Limits()), Deadline.after(1000), caller, Metrics())))
+        jobs[-1].decode()
+    merged, lost = run([(job, 0) for job in jobs])
+    assert isinstance(merged, Merged)
     assert lost is LOST
-    assert events == [0]
-    seen, answer = works[0].partial(0)
+    assert notified == [0]
+    seen, answer = jobs[0].partial(0)
     assert (seen, [view["name"] for view in answer.receipt.views]) == (1, ["plain"])
-    assert works[0].partial(seen) is None
-    assert works[1].partial(0) is None
-
-
-# ---- the log ----
-
-
-def entries(server: Server, prefix: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in server.lines["stdout"] if f'"{prefix}' in line]
-
-
-def test_the_log_has_one_line_for_each_stream(traps: Server, toy: httpx.Client) -> None:
-    cases = [
-        (trap(), {}, "answer"),
-        (trap(None, "endless"), {"budget_ms": "900"}, "answer"),
-        (trap("nan"), {}, "error"),
-        (trap(None, "endless"), {"budget_ms": "900", "min_views": "2"}, "error"),
-    ]
-    with runs_that_end(toy, "toy", 2):
-        for number, (image, query, _) in enumerate(cases):
-            headers = {**STREAM, "X-Request-Id": f"one-{number}"}
-            toy.post("/v1/models/toy/predict", content=image, params=query, headers=headers)
-    until(lambda: len(entries(traps, "one-")) >= 4)
-    found = [(entry["request_id"], entry["event"]) for entry in entries(traps, "one-")]
-    assert found == [(f"one-{number}", event) for number, (_, _, event) in enumerate(cases)]
-    _, cut, _, late = entries(traps, "one-")
-    assert (cut["stop_reason"], late["status"]) == ("deadline", 504)
-
-
-def test_a_client_that_closes_after_its_answer_is_logged_as_answered(traps: Server) -> None:
-    for number in range(30):
-        headers = {**STREAM, "X-Request-Id": f"close-{number}"}
-        path = f"{traps.url}/v1/models/toy/predict"
-        with httpx.stream("POST", path, content=trap(), headers=headers, timeout=60) as response:
-            for event in events_of(response, 0):
-                if event.name == "answer":
-                    break
-    until(lambda: len(entries(traps, "close-")) >= 30)
-    assert [entry["event"] for entry in entries(traps, "close-")] == ["answer"] * 30
-
-
-# ---- disconnecting ----
-
-
-def disconnect(server: Server, image: bytes, name: str, read: float) -> list[str]:
-    """Read events for `read` seconds, then disconnect."""
-    events = []
-    headers, timeout = {**STREAM, "X-Request-Id": name}, httpx.Timeout(60, read=read)
-    query = {"budget_ms": "9000", "min_views": "all"}
-    path = f"{server.url}/v1/models/toy/predict"
-    with (
-        pytest.raises(httpx.ReadTimeout),
-        httpx.stream("POST", path, content=image, params=query, headers=headers, timeout=timeout) as response,
-    ):
-        events.extend(event.name for event in events_of(response, 0))
-    return events
-
-
-@pytest.mark.parametrize(("image", "events"), [((None, "endless"), ["partial"]), (("endless", None), [])])
-def test_a_disconnected_client_frees_its_views_and_is_counted(
-    traps: Server, toy: httpx.Client, image: tuple[str | None, str | None], events: list[str]
-) -> None:
-    left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
-    before = metric(toy, left), metric(toy, cancelled)
-    name = f"gone-{len(events)}"
-    with runs_that_end(toy, "toy", 1):
-        assert disconnect(traps, trap(*image), name, 0.3) == events
-        until(lambda: metric(toy, "tta_jobs") == 0)
-        until(lambda: metric(toy, left) == before[0] + 1)
-    assert metric(toy, cancelled) == before[1] + 1
-    assert [entry["status"] for entry in entries(traps, name)] == [499]
-
-
-@pytest.mark.parametrize("version", ["2.3", "2.4"], ids=lambda v: f"ASGI {v}")
-def test_a_client_that_disconnects_before_the_first_event_frees_its_views(tmp_path: Path, version: str) -> None:
-    """The client disconnects before the response has started."""
-    model, switch = switchable(load_model(trap_model(tmp_path / "toy")))
-    application = Application(Settings(models=tmp_path, slots=1, drain_seconds=1.0), [model])
-    application.warm()
-    freed, payload = threading.Event(), []
-    fate: list[TTAError | None] = []
-
-    async def listen_to() -> None:
-        progress, stays = Progress(), asyncio.Event()
-
-        def listener() -> None:  # on the slot's thread, before it takes the next view
-            switch.mode = "stuck"
-            progress()
-
-        async def receive() -> dict[str, str]:
-            await stays.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: MutableMapping[str, Any]) -> None:
-            payload.append(message["type"])
-            raise OSError("the client disconnected")
-
-        def disconnect() -> None:
-            application.predictor.cancel(ticket)
-            freed.set()
-
-        caller = Caller("one", listener)
-        ticket = application.predictor.submit("toy", trap(), Options(budget_ms=9000), caller)
-        scope = {"type": "http", "asgi": {"spec_version": version}}
-        request = Request(scope, receive)
-        response = await stream_answers(
-            request,
-            ticket,
-            progress,
-            disconnect,
-            lambda answer: fate.append(None),
-            lambda request, error: fate.append(error),
-        )
-        stays.set()
-        with contextlib.suppress(ClientDisconnect, OSError, ExceptionGroup):
-            await response(scope, receive, send)
-        assert await asyncio.to_thread(freed.wait, PATIENCE)
-
-    try:
-        asyncio.run(listen_to())
-    finally:
-        switch.release.set()
-        application.close()
-    assert [type(error) for error in fate] == [Cancelled]
-
-
-def test_client_behaviour_is_not_logged_as_a_server_error(traps: Server, toy: httpx.Client) -> None:
-    """The server's own log has no warning about what clients do."""
-    for number in range(10):
-        disconnect(traps, trap("slow" if number % 2 else None, "slow"), f"quiet-{number}", 0.03)
-    until(lambda: toy.post("/v1/models/toy/predict", content=trap()).status_code == 200)
-    output = "".join(traps.lines["stderr"])
-    assert "Traceback" not in output
-    assert "never retrieved" not in output
+    assert jobs[0].partial(seen) is None
+    assert jobs[1].partial(0) is None
 
 
 # ---- stop rules ----

@@ -15,10 +15,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import numpy_helper
 from tritonclient.utils import InferenceServerException
 
-from tests.api.oip.test_clients import ALL_VIEWS, BUDGET_SECONDS, CLIENTS, Result, Triton, probabilities, sample
 from tests.support.references import MODELS
 from tests.support.serving import Server, until
 from tests.support.toys import metric
+from tests.support.triton import ALL_VIEWS, BUDGET_SECONDS, CLIENTS, Result, Triton, probabilities, sample
 
 pytestmark = pytest.mark.timing
 

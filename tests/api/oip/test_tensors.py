@@ -27,7 +27,7 @@ from tta_server.tasks.base import TensorSpec, texts
 from tta_server.tasks.render.rendering import Rendered
 from tta_server.views.view import Policy, View
 
-MOST = 8
+MAX_IMAGES = 8
 PIXELS = arrays.arrays(np.uint8, st.tuples(*[st.integers(1, 4)] * 3, st.just(3)))
 
 
@@ -52,11 +52,11 @@ def answer(**tensors: Any) -> Answer:
 # ---- images ----
 
 
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=MOST), st.booleans())
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=MAX_IMAGES), st.booleans())
 def test_splitting_undoes_framing(images: list[bytes], column: bool) -> None:
     framed = b"".join(struct.pack("<I", len(image)) + image for image in images)
     shape = (len(images), 1) if column else (len(images),)
-    assert read_images([InputTensor("IMAGE", "BYTES", shape, framed)], MOST) == images
+    assert read_images([InputTensor("IMAGE", "BYTES", shape, framed)], MAX_IMAGES) == images
 
 
 @given(st.lists(st.binary(max_size=10), min_size=1, max_size=4), st.data())
@@ -65,14 +65,14 @@ def test_framing_that_is_cut_or_longer_is_refused(images: list[bytes], data: st.
     cut = framed[: data.draw(st.integers(0, len(framed) - 1))]
     for found in (cut, framed + b"\0", framed + framed):
         with pytest.raises(InvalidInput, match=r"^(an element of )?IMAGE declares \d+ (bytes|elements), but "):
-            read_images([InputTensor("IMAGE", "BYTES", (len(images),), found)], MOST)
+            read_images([InputTensor("IMAGE", "BYTES", (len(images),), found)], MAX_IMAGES)
 
 
 @given(PIXELS)
 def test_pixels_in_bytes_and_listed_are_the_same(pixels: np.ndarray) -> None:
     forms = [pixels.tobytes(), pixels.ravel().tolist(), pixels.tolist()]
     for form in forms:
-        found = read_images([InputTensor("PIXELS", "UINT8", pixels.shape, form)], MOST)
+        found = read_images([InputTensor("PIXELS", "UINT8", pixels.shape, form)], MAX_IMAGES)
         assert all(image.dtype == np.uint8 for image in found)
         np.testing.assert_array_equal(np.stack(found), pixels)
 
@@ -81,17 +81,17 @@ def test_pixels_in_bytes_and_listed_are_the_same(pixels: np.ndarray) -> None:
 def test_one_image_needs_no_batch_axis(pixels: np.ndarray) -> None:
     one = pixels[:1]
     for form in (one.tobytes(), one.ravel().tolist()):
-        with_axis = read_images([InputTensor("PIXELS", "UINT8", one.shape, form)], MOST)
-        without = read_images([InputTensor("PIXELS", "UINT8", one.shape[1:], form)], MOST)
+        with_axis = read_images([InputTensor("PIXELS", "UINT8", one.shape, form)], MAX_IMAGES)
+        without = read_images([InputTensor("PIXELS", "UINT8", one.shape[1:], form)], MAX_IMAGES)
         np.testing.assert_array_equal(with_axis, without)
-    nested = read_images([InputTensor("PIXELS", "UINT8", one.shape[1:], one[0].tolist())], MOST)
+    nested = read_images([InputTensor("PIXELS", "UINT8", one.shape[1:], one[0].tolist())], MAX_IMAGES)
     np.testing.assert_array_equal(nested, one)
 
 
-@pytest.mark.parametrize("number", [1, MOST])
+@pytest.mark.parametrize("number", [1, MAX_IMAGES])
 def test_images_up_to_the_limit_are_accepted(number: int) -> None:
     tensor = InputTensor("PIXELS", "UINT8", (number, 1, 1, 3), bytes(number * 3))
-    assert len(read_images([tensor], MOST)) == number
+    assert len(read_images([tensor], MAX_IMAGES)) == number
 
 
 @given(st.lists(st.integers(0, 2**62), max_size=8))

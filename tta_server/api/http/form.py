@@ -61,8 +61,7 @@ def read_form(body: bytes, content_type: str, limit: int) -> Upload:
 
 
 class PartCollector:
-    """Callbacks of a MultipartParser that collect the form's parts; raise InvalidInput or TooLarge at the first wrong
-    part."""
+    """Collects a form's parts by the callbacks of a MultipartParser, which raise InvalidInput or TooLarge."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -21,8 +21,11 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., asyncio.Protocol]:
-    """uvicorn's protocol factory. Each request has to be received within `receive_seconds` of the connection's opening
-    or, for later ones, of its own first byte."""
+    """The protocol factory for uvicorn.
+
+    Each request has to be received within `receive_seconds` of the opening of the connection or, for later requests, of
+    its own first byte.
+    """
 
     def make(*args: Any, **options: Any) -> asyncio.Protocol:
         return LimitedProtocol(connections, receive_seconds, *args, **options)
@@ -31,6 +34,8 @@ def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., 
 
 
 class LimitedProtocol(HttpToolsProtocol):
+    """One connection: uvicorn's protocol with timers for receiving and sending, and a bound on heads."""
+
     def __init__(self, max_connections: int, receive_seconds: float, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._max_connections = max_connections
@@ -108,8 +113,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Ignore the request for another protocol (h2c: Java's clients, `curl --http2`): what follows is the request's
-        body. httptools has stopped parsing, so a new parser replaces it, which is fed the framing headers first."""
+        """Ignore a request for another protocol (h2c: Java's clients, `curl --http2`): the request's body follows.
+
+        httptools has stopped parsing, so a new parser replaces it, which is fed the framing headers first.
+        """
         end_of_head = sys.exception().args[0]  # type: ignore[union-attr]
         body = self._data[end_of_head:]
         framing = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] in FRAMING)

@@ -47,8 +47,10 @@ class RequestIds:
 
 
 class CrossOrigin(CORSMiddleware):
-    """Lets scripts of `origins` send requests and read the responses, errors too; `*` is every origin. A preflight
-    needs no key."""
+    """Lets scripts of `origins` send requests and read the responses, errors too; `*` is every origin.
+
+    A preflight needs no key.
+    """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
         super().__init__(

@@ -40,6 +40,7 @@ class PredictRoutes:
         return [Route(PREDICT, self.predict, methods=["POST"]), Route(QUOTE, self.quote, methods=["GET"])]
 
     async def predict(self, request: Request) -> Response:
+        """JSON, `image/png` or `text/event-stream`, as the Accept header says."""
         self._application.check_ready()
         model = self._predictor.model(request.path_params["name"])
         accept = request.headers.get("accept", "")

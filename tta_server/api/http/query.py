@@ -13,8 +13,10 @@ from tta_server.views.geometry import Size
 
 
 def read_query(request: Request, form: Mapping[str, str] | None = None) -> Options:
-    """The options of the query and the form together. Raises InvalidInput that names the key, what was found, and what
-    is allowed."""
+    """The options of the query and the form together.
+
+    Raises InvalidInput that names the key, what was found, and what is allowed.
+    """
     return _with_timeout(options_of(_read(PredictQuery, request, form or {})), request)
 
 

@@ -79,6 +79,7 @@ class InferenceService:
         }
 
     async def answer(self, method: str, messages: Messages, context: Context) -> Message:
+        """The response of one method; an error aborts the call."""
         call, request = call_of(method, context), None
         try:
             self._check_key(call)

@@ -26,8 +26,11 @@ Messages: TypeAlias = AsyncIterator[Message]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is
-    what was left of the client's deadline then, None without one."""
+    """One request over gRPC.
+
+    `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is what was left of
+    the client's deadline then, None without one.
+    """
 
     method: str
     request_id: str
@@ -45,13 +48,17 @@ class Call:
 
 
 def call_of(method: str, context: Context) -> Call:
+    """The call with what its metadata contains; its message is not read yet."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     return Call(method, choose_request_id(metadata.get("x-request-id")), metadata.get("authorization", ""), context)
 
 
 async def receive_one(messages: Messages, seconds: float) -> Message:
-    """The one message of a call. Raises DeadlineExceeded if it does not arrive in time, Cancelled if the client
-    disconnects first, InvalidInput if it can't be parsed."""
+    """The one message of a call.
+
+    Raises DeadlineExceeded if it does not arrive in time, Cancelled if the client disconnects first, InvalidInput if it
+    can't be parsed.
+    """
     try:
         async with asyncio.timeout(seconds):
             return await anext(messages)

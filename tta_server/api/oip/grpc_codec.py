@@ -57,6 +57,7 @@ def _value(parameter: Any) -> Parameter:
 
 
 def write_response(command: InferCommand, request: Any, answers: Sequence[Answer], more: dict[str, Parameter]) -> Any:
+    """A ModelInferResponse with all tensors as raw bytes; `more` are parameters besides the receipt's."""
     tensors, parameters = build_response(command, answers)
     response = pb.ModelInferResponse(model_name=command.model.name, model_version=command.model.version, id=request.id)
     _set(response.parameters, parameters | more)

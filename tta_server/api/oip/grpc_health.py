@@ -74,6 +74,7 @@ class HealthService:
 
 
 def health_handlers(service: HealthService) -> list[grpc.GenericRpcHandler]:
+    """The handlers to add to a server."""
     codecs = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
     handlers = {
         "Check": grpc.stream_unary_rpc_method_handler(service.check, *codecs),

@@ -37,6 +37,7 @@ class ReflectionService:
         self._open = 0
 
     async def answer(self, messages: Messages, context: Context) -> AsyncIterator[Message]:
+        """The responses to one call's requests."""
         call = call_of(METHOD, context)
         try:
             self._admit(call.authorization)
@@ -71,6 +72,7 @@ class ReflectionService:
 
 
 def reflection_handlers(service: ReflectionService) -> list[grpc.GenericRpcHandler]:
+    """The handlers to add to a server, one for each of NAMES."""
     codecs = (
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,

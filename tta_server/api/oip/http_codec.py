@@ -37,8 +37,10 @@ def read_header_length(value: str | None, body: int) -> int | None:
 
 
 def read_raw(body: bytes, model: str, version: str, accept: str, query: Mapping[str, str] | None = None) -> Envelope:
-    """A request whose whole body is one image and whose query has the options; the outputs are bytes unless the client
-    accepts JSON."""
+    """A request whose whole body is one image and whose query has the options.
+
+    The outputs are bytes unless the client accepts JSON.
+    """
     tensor = InputTensor(IMAGE, "BYTES", (1,), [body])
     return Envelope(InferRequest(model, version, [tensor], query=query or {}), {}, "application/json" not in accept)
 

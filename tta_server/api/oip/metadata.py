@@ -27,6 +27,7 @@ def find_model(application: Application, name: str, version: str = "") -> Model:
 
 
 def describe_server(application: Application) -> dict[str, Any]:
+    """Name, version and extensions."""
     disabled = () if application.settings.model_control else ("model_repository",)
     return {
         "name": "tta-server",

@@ -46,8 +46,10 @@ Parameters = Mapping[str, bool | int | float | str]
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """One request of either protocol: `outputs` are names, empty for the default ones; `query` has the options of a
-    request that has no parameters."""
+    """One request, over HTTP or gRPC.
+
+    `outputs` are names, empty for the default ones; `query` has the options of a request without parameters.
+    """
 
     model: str
     version: str
@@ -125,8 +127,10 @@ def _requested_specs(model: Model, names: Sequence[str]) -> list[TensorSpec]:
 
 
 def read_parameters(parameters: Parameters) -> Options:
-    """The options from `timeout` (microseconds), `priority` (0 and 1 are interactive) and TTA_PARAMETERS; parameters of
-    other servers are ignored. Raises InvalidInput."""
+    """The options from `timeout` (microseconds), `priority` (0 and 1 are interactive) and TTA_PARAMETERS.
+
+    Parameters of other servers are ignored. Raises InvalidInput.
+    """
     for key in parameters:
         if key.startswith("tta_") and key not in TTA_PARAMETERS:
             raise InvalidInput(f"unknown parameter {key[:64]!r}; known: {', '.join(TTA_PARAMETERS)}")

@@ -96,7 +96,9 @@ def read_shape(found: Any, name: str) -> Shape:
 
 def read_images(tensors: Sequence[InputTensor], max_images: int) -> list[Image]:
     """The images of a request: encoded from IMAGE [B] or [B, 1], or pixels from PIXELS [H, W, 3] or [B, H, W, 3].
-    Raises InvalidInput."""
+
+    Raises InvalidInput.
+    """
     if len(tensors) != 1:
         found = ", ".join(printable(tensor.name) for tensor in tensors[:8]) or "none"
         raise InvalidInput(f"a request takes one input, {IMAGE} or {PIXELS}, not {len(tensors)}: {found}")
