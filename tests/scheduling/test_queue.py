@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import times
 from tests.support.histories import History, drawn
-from tests.support.laws import in_crowd
+from tests.support.laws import is_long_queue
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
 from tta_server.scheduling.estimates import Estimates, Occupancy, Slots
 from tta_server.scheduling.jobs import Job, Phase, Priority
@@ -120,7 +120,7 @@ def is_crowded(history: History) -> bool:
     """Whether more than 64 stand in line at any arrival."""
     pool, seen = history.pool(), list[bool]()
     for arrival in history.arrivals:
-        pool.at(arrival.at_ms / 1e3, lambda: seen.append(in_crowd(pool)), quietly=True)
+        pool.at(arrival.at_ms / 1e3, lambda: seen.append(is_long_queue(pool)), silently=True)
     pool.run(history.arrivals)
     return any(seen)
 
@@ -229,4 +229,4 @@ def test_optional_views_do_not_run_before_a_crowd_of_batch_jobs_that_has_no_time
     crowd = [Arrival(1, 74 + 5 * number, priority=Priority.BATCH) for number in range(80)]
     records = pool.run([Arrival(0, 4000, (C,) * 9), *crowd])
     assert all(isinstance(record.outcome, StopReason) for record in records)
-    assert [number for ((number, _), *_) in pool.handed()][:6] == [0, 0, 0, 1, 2, 3]
+    assert [number for ((number, _), *_) in pool.dispatched()][:6] == [0, 0, 0, 1, 2, 3]

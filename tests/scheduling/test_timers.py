@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.simulator import PIXELS, A, Arrival, Pool, Trouble, linear
+from tests.support.simulator import PIXELS, A, Arrival, Faults, Pool, linear
 from tta_server.errors import BackendFailed
 from tta_server.scheduling.jobs import Batch, Job
 from tta_server.scheduling.stopping import StopReason
@@ -148,7 +148,7 @@ def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int,
 
 
 def test_a_batch_that_hangs_is_ended_and_its_slot_serves_on() -> None:
-    pool = Pool({A: linear(10)}, trouble=Trouble(hangs={0}))
+    pool = Pool({A: linear(10)}, faults=Faults(hangs={0}))
     first, second = pool.run([Arrival(0, 5000), Arrival(100, 3000)])
     assert isinstance(first.outcome, BackendFailed)
     assert first.answered_ms == pytest.approx(1000)
@@ -156,7 +156,7 @@ def test_a_batch_that_hangs_is_ended_and_its_slot_serves_on() -> None:
 
 
 def test_whoever_has_a_plain_view_is_answered_by_the_deadline_while_the_next_hangs() -> None:
-    pool = Pool({A: linear(10)}, trouble=Trouble(hangs={1}))
+    pool = Pool({A: linear(10)}, faults=Faults(hangs={1}))
     (record,) = pool.run([Arrival(0, 200, (A, A))])
     assert record.outcome is StopReason.DEADLINE
     assert record.answered_ms == pytest.approx(200, abs=0.01)

@@ -26,8 +26,8 @@ class GatedServer(Server):
 
     def __init__(self, models: Path, **settings: Any) -> None:
         self._gate = models / "closed"
-        stated = json.dumps({"models": str(models), "grpc": False, **settings})
-        super().__init__(stated, str(self._gate), program=("tests.support.gated",))
+        settings_json = json.dumps({"models": str(models), "grpc": False, **settings})
+        super().__init__(settings_json, str(self._gate), program=("tests.support.gated",))
 
     def close_gate(self) -> None:
         self._gate.touch()
@@ -54,11 +54,11 @@ class GatedBackend:
         self._real.close()
 
 
-def main(stated: str, gate: str) -> None:
+def main(settings_json: str, gate: str) -> None:
     log = logging.getLogger("tta_server.requests")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stdout))
-    settings = Settings(**json.loads(stated))
+    settings = Settings(**json.loads(settings_json))
     models = [load_model(folder) for folder in find_models(settings.models)]
     gated = [replace(model, backend=GatedBackend(model.backend, Path(gate))) for model in models]
     application = Application(settings, gated)

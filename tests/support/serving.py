@@ -41,7 +41,7 @@ class Server:
         self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("tta_server", "serve")
     ) -> None:
         self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        self._said = threading.Condition()
+        self._changed = threading.Condition()
         self._ended = 0
         self.process = subprocess.Popen(
             [sys.executable, "-m", *program, *arguments],
@@ -58,12 +58,12 @@ class Server:
 
     def _read(self, name: str, pipe: IO[str]) -> None:
         for line in pipe:
-            with self._said:
+            with self._changed:
                 self.lines[name].append(line)
-                self._said.notify_all()
-        with self._said:
+                self._changed.notify_all()
+        with self._changed:
             self._ended += 1
-            self._said.notify_all()
+            self._changed.notify_all()
 
     def wait_for(self, pattern: str, stream: str = "stderr") -> re.Match[str]:
         """The first line of its output that matches."""
@@ -71,8 +71,8 @@ class Server:
         def found() -> re.Match[str] | None:
             return next((m for line in self.lines[stream] if (m := re.search(pattern, line))), None)
 
-        with self._said:
-            self._said.wait_for(lambda: found() or self._ended == 2, PATIENCE)
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended == 2, PATIENCE)
             match = found()
         assert match, f"the server never said {pattern!r}:\n{''.join(self.lines['stderr'])}"
         return match
@@ -89,7 +89,7 @@ class Server:
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def exit_status(self) -> int:

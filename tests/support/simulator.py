@@ -66,7 +66,7 @@ def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -
 class Arrival:
     """One request: when it comes, what it wants, when its client leaves (ms after arrival), which views are lost.
 
-    `worths` has what its views are worth after the first, the second, ... is merged, the last for all beyond; it stops
+    `gains` has what its views are worth after the first, the second, ... is merged, the last for all beyond; it stops
     as `certain` once `stops_after` are.
     """
 
@@ -74,12 +74,12 @@ class Arrival:
     budget_ms: float
     buckets: tuple[Bucket, ...] = (A,)
     mandatory: int = 1
-    leaves_ms: float | None = None
+    cancels_ms: float | None = None
     lost: frozenset[int] = frozenset()
     nbytes: int = 1000
     priority: Priority = Priority.INTERACTIVE
-    patience_ms: float = math.inf
-    worths: tuple[float, ...] = (1.0,)
+    default_budget_ms: float = math.inf
+    gains: tuple[float, ...] = (1.0,)
     stops_after: int | None = None
 
     def job(self, work: Any, now: float) -> Job[Any]:
@@ -92,13 +92,13 @@ class Arrival:
             pixels=PIXELS,
             nbytes=self.nbytes,
             priority=self.priority,
-            default_budget=self.patience_ms / 1e3,
+            default_budget=self.default_budget_ms / 1e3,
         )
 
     def merged(self, number: int) -> Merged:
         """What is reported with its view that is merged as that number, from 1 on."""
         stop = StopReason.CERTAIN if self.stops_after is not None and number >= self.stops_after else None
-        return Merged(self.worths[min(number, len(self.worths)) - 1], stop)
+        return Merged(self.gains[min(number, len(self.gains)) - 1], stop)
 
 
 @dataclass(eq=False)
@@ -109,16 +109,16 @@ class Record:
     job: "Job[Record]" = field(init=False)
     number: int = -1
     refused: TTAError | None = None
-    came_at: float = 0.0
+    arrived_at: float = 0.0
     answers: list[tuple[float, StopReason | TTAError]] = field(default_factory=list)
     decode_started: bool = False
     decoded: bool = False
     decoded_at: float = math.inf
-    handed: list[int] = field(default_factory=list)
+    dispatched: list[int] = field(default_factory=list)
     running: int = 0
     merged: int = 0
     merged_mandatory: int = 0
-    worth: float = 1.0
+    gain: float = 1.0
     left: bool = False
     hit_by_failure: bool = False
 
@@ -141,28 +141,28 @@ class Record:
         return self.arrival.priority is Priority.BATCH
 
     @property
-    def spoiled(self) -> bool:
+    def may_fail(self) -> bool:
         """Whether it may fail through no fault of the scheduler's."""
         return self.left or self.hit_by_failure or any(v < self.arrival.mandatory for v in self.arrival.lost)
 
     @property
-    def lines_up(self) -> bool:
+    def needs_mandatory(self) -> bool:
         """Whether some of its mandatory work has not started."""
-        return len(self.handed) < self.arrival.mandatory
+        return len(self.dispatched) < self.arrival.mandatory
 
     @property
-    def waits(self) -> bool:
+    def has_mandatory_work(self) -> bool:
         """Whether a slot could do mandatory work for it right now."""
-        return not self.decode_started or (self.decoded and self.lines_up)
+        return not self.decode_started or (self.decoded and self.needs_mandatory)
 
     @property
     def open(self) -> bool:
         """Whether a slot could do optional work for it right now."""
-        return not self.lines_up and len(self.handed) < len(self.arrival.buckets)
+        return not self.needs_mandatory and len(self.dispatched) < len(self.arrival.buckets)
 
     @property
     def next_bucket(self) -> Bucket:
-        return self.arrival.buckets[len(self.handed)]
+        return self.arrival.buckets[len(self.dispatched)]
 
 
 @dataclass(eq=False)
@@ -181,7 +181,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Faults:
     """`fails` and `hangs` are the numbers of batches that break, and that do not end by themselves; `speeds` are
     (ms, factor): what every true cost is multiplied by from then on."""
 
@@ -208,7 +208,7 @@ class Pool:
         decode_ms: float = 0.0,
         finish_ms: float = 0.0,
         bounds: Bounds | None = None,
-        trouble: Trouble = Trouble(),
+        faults: Faults = Faults(),
         scheduler: type[Scheduler[Any]] = Scheduler,
     ) -> None:
         self.truth = cost_model(curves, decode_ms, finish_ms)
@@ -217,29 +217,29 @@ class Pool:
         self.now = 0.0
         self.records: list[Record] = []
         self.live: dict[Record, None] = {}
-        self.met: dict[str, tuple[float, Job[Record]]] = {}
+        self.recent: dict[str, tuple[float, Job[Record]]] = {}
         self.batches: list[tuple[float, Batch[Record]]] = []
         self.steps: list[tuple[float, Step[Record]]] = []
         self.runs: dict[int, Run] = {}
         self.finishing: dict[int, float] = {}
-        self.truthful = trouble.truthful
+        self.truthful = faults.truthful
         self.knee_is_one = all(self.truth.knee(bucket) == 1 for bucket in curves)
         self._free = set(range(slots))
-        self._trouble = trouble
+        self._faults = faults
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._order = count()
 
-    def handed(self) -> list[list[tuple[int, int]]]:
+    def dispatched(self) -> list[list[tuple[int, int]]]:
         """Batches as (number of the arrival, view)."""
         return [[(job.payload.number, view) for job, view in batch.items] for _, batch in self.batches]
 
     # ---- true costs ----
 
     def view_seconds(self, bucket: Bucket, n: int = 1) -> float:
-        return self.truth.seconds(bucket, n, 0) * self._trouble.factor(self.now)
+        return self.truth.seconds(bucket, n, 0) * self._faults.factor(self.now)
 
     def stage_seconds(self, stage: str, job: "Job[Record]") -> float:
-        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self._trouble.factor(self.now)
+        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self._faults.factor(self.now)
 
     def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
@@ -249,23 +249,23 @@ class Pool:
         if not record.decode_started:
             return self.stage_seconds("decode", record.job)
         seconds = self.view_seconds(record.next_bucket)
-        last = len(record.handed) + 1 >= record.arrival.mandatory
+        last = len(record.dispatched) + 1 >= record.arrival.mandatory
         return seconds + last * self.stage_seconds(record.job.finish, record.job)
 
     @property
     def idle(self) -> bool:
         return bool(self._free)
 
-    def calm(self, seconds: float) -> None:
+    def recover(self, seconds: float) -> None:
         """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
-        self._trouble = Trouble()
+        self._faults = Faults()
         self.now += seconds
 
     # ---- the world ----
 
-    def at(self, seconds: float, action: Callable[[], None], quietly: bool = False) -> None:
-        """`quietly`: no slot is asked then."""
-        heapq.heappush(self._events, (seconds, next(self._order), action, quietly))
+    def at(self, seconds: float, action: Callable[[], None], silently: bool = False) -> None:
+        """`silently`: no slot is asked then."""
+        heapq.heappush(self._events, (seconds, next(self._order), action, silently))
 
     def arrive(self, arrival: Arrival) -> Record:
         record = Record(arrival, number=len(self.records))
@@ -284,7 +284,7 @@ class Pool:
             self.now = max(self.now, first)
             rounds += 1
             laws.check_rounds(rounds)
-            if self._happens(first):
+            if self._advance(first):
                 self._fill()
                 laws.check_between(self)
                 self._poll()
@@ -296,12 +296,12 @@ class Pool:
         times = (event, self.scheduler.wake_at(), self.scheduler.watch_at())
         return min((time for time in times if time is not None), default=math.inf)
 
-    def _happens(self, first: float) -> bool:
+    def _advance(self, first: float) -> bool:
         """What happens at `first`; whether slots are asked then."""
         if self._events and self._events[0][0] == first:
-            _, _, action, quietly = heapq.heappop(self._events)
+            _, _, action, silently = heapq.heappop(self._events)
             action()
-            return not quietly
+            return not silently
         if self.scheduler.wake_at() == first:
             self._wake(first)
         else:
@@ -317,21 +317,21 @@ class Pool:
     def _wake(self, wake: float) -> None:
         finished = self.scheduler.due(self.now)
         laws.check_due(self, finished)
-        self._answered(finished)
-        laws.check_moved(wake, self.scheduler.wake_at(), is_reported=bool(finished))
+        self._settle(finished)
+        laws.check_progress(wake, self.scheduler.wake_at(), is_reported=bool(finished))
 
     def _end_overdue(self, watch: float) -> None:
         overdue = self.scheduler.overdue(self.now)
         stuck = self.scheduler.stuck(self.now)
-        laws.check_moved(watch, self.scheduler.watch_at(), is_reported=bool(overdue or stuck))
+        laws.check_progress(watch, self.scheduler.watch_at(), is_reported=bool(overdue or stuck))
         for step in overdue:
             run = self.runs[step.slot]
             laws.check_overdue(self, run)
             run.fails = True
-            self._ended(run)
+            self._end(run)
 
     def _admit(self, record: Record) -> None:
-        record.came_at = self.now
+        record.arrived_at = self.now
         record.job = record.arrival.job(record, self.now)
         fits = laws.fits(self, record)
         try:
@@ -340,16 +340,16 @@ class Pool:
             record.refused = refusal
         laws.check_admission(record, fits)
         if record.refused is None:
-            self.met[record.job.model] = (self.now, record.job)
+            self.recent[record.job.model] = (self.now, record.job)
             self.live[record] = None
-            if record.arrival.leaves_ms is not None:
-                self.at(self.now + record.arrival.leaves_ms / 1e3, lambda: self._leave(record))
+            if record.arrival.cancels_ms is not None:
+                self.at(self.now + record.arrival.cancels_ms / 1e3, lambda: self._cancel(record))
 
-    def _leave(self, record: Record) -> None:
+    def _cancel(self, record: Record) -> None:
         record.left |= record.live
         finished = self.scheduler.cancel(record.job, self.now)
-        laws.check_left(record, finished)
-        self._answered(finished)
+        laws.check_cancelled(record, finished)
+        self._settle(finished)
 
     # ---- slots ----
 
@@ -361,8 +361,8 @@ class Pool:
     def _ask(self, slot: int) -> bool:
         """Whether it found something to do."""
         wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
-        laws.check_undue(self, wake, finished)
-        self._answered(finished)
+        laws.check_not_early(self, wake, finished)
+        self._settle(finished)
         self.finishing.pop(slot, None)
         step = self.scheduler.next_batch(slot, self.now)
         laws.check_counts(self, step)
@@ -377,63 +377,63 @@ class Pool:
         self._free.discard(step.slot)
         self.steps.append((self.now, step))
         if isinstance(step, Finish):
-            self._answered([Finished(step.job, step.reason)])
-            self._make(step.slot, [step.job])
+            self._settle([Finished(step.job, step.reason)])
+            self._make_answers(step.slot, [step.job])
             return
-        run = self._decoding(step) if isinstance(step, Decode) else self._running(step)
+        run = self._start_decode(step) if isinstance(step, Decode) else self._start_batch(step)
         self.runs[step.slot] = run
-        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._trouble.hangs):
-            self.at(self.now + run.seconds, lambda: self._ended(run))
+        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._faults.hangs):
+            self.at(self.now + run.seconds, lambda: self._end(run))
 
-    def _decoding(self, step: "Decode[Record]") -> Run:
+    def _start_decode(self, step: "Decode[Record]") -> Run:
         seconds = self.stage_seconds("decode", step.job)
         record = step.job.payload
         record.decode_started, record.decoded_at = True, self.now + seconds
         return Run(step, self.now, seconds, self.now + seconds)
 
-    def _running(self, step: "Batch[Record]") -> Run:
+    def _start_batch(self, step: "Batch[Record]") -> Run:
         seconds = self.view_seconds(step.bucket, len(step.items))
-        fails = len(self.batches) in self._trouble.fails
+        fails = len(self.batches) in self._faults.fails
         run = Run(step, self.now, seconds, self.now + seconds, fails)
         views: dict[Job[Record], list[int]] = {}
         for job, view in step.items:
             views.setdefault(job, []).append(view)
         for job in views:
-            self._answering(run, job, len(views[job])).until += self.answer_seconds([job])
+            self._answer_run(run, job, len(views[job])).until += self.answer_seconds([job])
         self.batches.append((self.now, step))
         for job, given in views.items():
-            job.payload.handed += given
+            job.payload.dispatched += given
             job.payload.running += len(given)
         return run
 
-    def _answering(self, run: Run, job: "Job[Record]", views: int) -> Run:
+    def _answer_run(self, run: Run, job: "Job[Record]", views: int) -> Run:
         """The batch after which a job's answer may be made: one with its last mandatory view, or an earlier one with
         other mandatory views that ends later; none while mandatory views wait."""
         record = job.payload
-        if len(record.handed) + views < job.mandatory:
+        if len(record.dispatched) + views < job.mandatory:
             return Run(run.step, 0.0, 0.0, 0.0)
-        if not record.lines_up:
+        if not record.needs_mandatory:
             return run
         others = [other for other in self.runs.values() if job in other.jobs]
         return max([run, *others], key=lambda run: run.started + run.seconds)
 
-    def _ended(self, run: Run) -> None:
+    def _end(self, run: Run) -> None:
         """Unless it was ended before."""
         slot = run.step.slot
         if self.runs.get(slot) is not run:
             return
         del self.runs[slot]
-        finished = self._decoded(run) if isinstance(run.step, Decode) else self._ran(run.step, run)
-        self._answered(finished)
-        self._make(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
+        finished = self._complete_decode(run) if isinstance(run.step, Decode) else self._complete_batch(run.step, run)
+        self._settle(finished)
+        self._make_answers(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
 
-    def _make(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
+    def _make_answers(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
         """A slot makes these answers, one after another, before it asks for more."""
         end = self.now
         for job in jobs:
             seconds = self.stage_seconds(job.finish, job)
             end += seconds
-            laws.check_made(self, job, end)
+            laws.check_answer_time(self, job, end)
             self.scheduler.finished(job, seconds, self.now)
         if end > self.now:
             self.finishing[slot] = end
@@ -441,7 +441,7 @@ class Pool:
         else:
             self._free.add(slot)
 
-    def _decoded(self, run: Run) -> "list[Finished[Record]]":
+    def _complete_decode(self, run: Run) -> "list[Finished[Record]]":
         step = run.step
         assert isinstance(step, Decode)
         if run.fails:
@@ -451,7 +451,7 @@ class Pool:
         self.scheduler.ready(step, run.seconds, self.now)
         return []
 
-    def _ran(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
+    def _complete_batch(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
         for job, view in batch.items:
             job.payload.running -= 1
             job.payload.hit_by_failure |= run.fails and view < job.mandatory
@@ -471,10 +471,10 @@ class Pool:
         record.merged += 1
         record.merged_mandatory += view < record.arrival.mandatory
         merged = record.arrival.merged(record.merged)
-        record.worth = merged.expected_gain
+        record.gain = merged.expected_gain
         return merged
 
-    def _answered(self, finished: "Sequence[Finished[Record]]") -> None:
+    def _settle(self, finished: "Sequence[Finished[Record]]") -> None:
         for done in finished:
             record = done.job.payload
             laws.check_answer(self, done)

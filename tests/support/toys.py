@@ -36,7 +36,7 @@ ENDLESS = 1_000_000
 """Iterations for a white image: about a second."""
 
 
-def moody_model(folder: Path) -> Path:
+def faulty_model(folder: Path) -> Path:
     """A model folder; scores are the roots of each channel's mean less 1: NaN for a black image, endless work for a
     white one."""
     constants = {"one": 1.0, "bright": 250.0, "long": ENDLESS / 5, "zero": 0.0, "on": True}
@@ -53,7 +53,7 @@ def moody_model(folder: Path) -> Path:
         helper.make_node("Mul", ["last", "zero"], ["nothing"]),
         helper.make_node("Add", ["roots", "nothing"], ["scores"]),
     ]
-    return _written(folder, _graph(nodes, constants, "n"))
+    return _write(folder, _graph(nodes, constants, "n"))
 
 
 def _body() -> onnx.GraphProto:
@@ -131,7 +131,7 @@ def trap_model(folder: Path, batch: int | str = 1, extra: str = "") -> Path:
         "sides": [SIDE, SIDE],
         **{f"{name} is": [[float(part) for part in color]] for name, color in TRAPS.items()},
     }
-    return _written(folder, _graph(nodes, constants, batch), extra)
+    return _write(folder, _graph(nodes, constants, batch), extra)
 
 
 def _traps(name: str, color: Sequence[int]) -> list[onnx.NodeProto]:
@@ -176,14 +176,14 @@ def _graph(nodes: list[onnx.NodeProto], constants: dict[str, Any], batch: int | 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _written(folder: Path, model: onnx.ModelProto, extra: str = "") -> Path:
+def _write(folder: Path, model: onnx.ModelProto, extra: str = "") -> Path:
     (folder / "1").mkdir(parents=True)
     (folder / "tta.yaml").write_text(CONFIG + extra)
     onnx.save(model, folder / "1" / "model.onnx")
     return folder
 
 
-def trapped(plain: str | None = None, mirrored: str | None = None, shade: int = 100) -> NDArray[np.uint8]:
+def trap_image(plain: str | None = None, mirrored: str | None = None, shade: int = 100) -> NDArray[np.uint8]:
     """An 8x8 image of one shade, whose plain view, or its mirror image, falls into a trap of that name."""
     image = np.full((8, 8, 3), shade, np.uint8)
     if plain:
@@ -259,7 +259,7 @@ def metric(client: httpx.Client, sample: str) -> float:
 
 
 @contextmanager
-def runs_that_end(client: httpx.Client, model: str, number: int) -> Iterator[None]:
+def expect_ended_runs(client: httpx.Client, model: str, number: int) -> Iterator[None]:
     """`number` endless runs are started inside; waits until each has been ended, so that its slot is free."""
     ended = f'tta_faults_total{{kind="ended",model="{model}"}}'
     before = metric(client, ended)
