@@ -10,44 +10,44 @@ from tta_server.scheduling.jobs import Batch, Decode, Job
 from tta_server.scheduling.scheduler import Scheduler
 
 
-def newcomers(*met: tuple[str, float, float, float]) -> ExpectedArrivals:
-    """Each of (model, patience, plain, now)."""
-    lately = ExpectedArrivals()
-    for model, patience, plain, now in met:
-        lately.observe(Job(None, model, (A,), 1, math.inf, PIXELS, default_budget=patience), plain, now)
-    return lately
+def expected_arrivals(*given: tuple[str, float, float, float]) -> ExpectedArrivals:
+    """Observe each of (model, default budget, seconds of a plain view, now)."""
+    arrivals = ExpectedArrivals()
+    for model, default_budget, plain, now in given:
+        arrivals.observe(Job(None, model, (A,), 1, math.inf, PIXELS, default_budget=default_budget), plain, now)
+    return arrivals
 
 
 # ---- how long the next plain view may wait ----
 
 
-def least(lately: ExpectedArrivals, now: float) -> float:
-    return min((newcomer.slack for newcomer in lately.expected(now)), default=math.inf)
+def least(arrivals: ExpectedArrivals, now: float) -> float:
+    return min((arrival.slack for arrival in arrivals.expected(now)), default=math.inf)
 
 
-def test_nobody_is_expected_before_anybody_came() -> None:
-    assert least(newcomers(), 5.0) == math.inf
+def test_no_arrival_is_expected_before_the_first() -> None:
+    assert least(expected_arrivals(), 5.0) == math.inf
 
 
 def test_the_next_may_wait_for_what_the_last_left_of_its_default_budget() -> None:
-    assert least(newcomers(("m", 0.2, 0.05, 0.0)), 1.0) == pytest.approx(0.15)
+    assert least(expected_arrivals(("m", 0.2, 0.05, 0.0)), 1.0) == pytest.approx(0.15)
 
 
-def test_the_least_patient_model_counts() -> None:
-    assert least(newcomers(("m", 0.2, 0.05, 0.0), ("n", 0.1, 0.02, 0.0)), 1.0) == pytest.approx(0.08)
+def test_the_model_with_the_least_slack_counts() -> None:
+    assert least(expected_arrivals(("m", 0.2, 0.05, 0.0), ("n", 0.1, 0.02, 0.0)), 1.0) == pytest.approx(0.08)
 
 
 def test_the_last_of_a_model_stands_for_the_next() -> None:
-    assert least(newcomers(("m", 0.1, 0.05, 0.0), ("m", 0.2, 0.01, 1.0)), 1.0) == pytest.approx(0.19)
+    assert least(expected_arrivals(("m", 0.1, 0.05, 0.0), ("m", 0.2, 0.01, 1.0)), 1.0) == pytest.approx(0.19)
 
 
-@pytest.mark.parametrize(("later", "patience"), [(RECENT_SECONDS, 0.15), (RECENT_SECONDS + 0.001, math.inf)])
-def test_a_model_is_forgotten_after_ten_seconds(later: float, patience: float) -> None:
-    assert least(newcomers(("m", 0.2, 0.05, 3.0)), 3.0 + later) == pytest.approx(patience)
+@pytest.mark.parametrize(("later", "default_budget"), [(RECENT_SECONDS, 0.15), (RECENT_SECONDS + 0.001, math.inf)])
+def test_a_model_is_forgotten_after_ten_seconds(later: float, default_budget: float) -> None:
+    assert least(expected_arrivals(("m", 0.2, 0.05, 3.0)), 3.0 + later) == pytest.approx(default_budget)
 
 
-def test_who_would_be_late_anyway_does_not_count() -> None:
-    assert least(newcomers(("m", 0.04, 0.05, 0.0), ("n", 0.1, 0.02, 0.0)), 0.0) == pytest.approx(0.08)
+def test_an_arrival_that_is_late_anyway_does_not_count() -> None:
+    assert least(expected_arrivals(("m", 0.04, 0.05, 0.0), ("n", 0.1, 0.02, 0.0)), 0.0) == pytest.approx(0.08)
 
 
 # ---- what a slot does about it ----

@@ -31,12 +31,12 @@ def test_every_law_holds_in_any_history(random: Random) -> None:
 
 HISTORIES = 20_000 if is_long() else times(2000)
 PARTS = 4
-"""Tests that share them, so that several processes can run them."""
+"""Tests that share the histories, so that several processes can run them."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_law_holds_in_the_first_histories_of_the_benchmark(part: int) -> None:
-    """Each hundredth is a crowd of more than 64 in line; `benchmarks/laws.py` runs ten times as many."""
+    """One of a hundred has over 64 jobs queued; `benchmarks/laws.py` runs ten times as many."""
     assert find_violation("0", range(part, HISTORIES, PARTS)) is None
 
 
@@ -56,7 +56,7 @@ def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
 @settings(max_examples=times(400))
 def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
-    """While optional views run he might have to wait for one."""
+    """Without optional views, for which it might have to wait."""
     history = draw(random)
     plain = tuple(
         Arrival(one.at_ms, one.budget_ms, one.buckets[: one.mandatory], one.mandatory, priority=one.priority)
@@ -387,7 +387,7 @@ def test_an_empty_scheduler_has_nothing_to_do_and_no_time_to_wake() -> None:
 
 
 def test_a_line_that_is_late_anyway_leaves_no_slot_idle() -> None:
-    """Slots stuck for 35 ms have made everybody late; who waits behind a decoding image can't be made later."""
+    """Slots stuck for 35 ms have made all jobs late; one that waits behind a decoding image can't be made later."""
     scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}, decode_ms=2), 2)
     for name in "abcd":
         scheduler.admit(Job(name, "m", (A,), 1, 0.05, PIXELS), 0.0)

@@ -1,4 +1,4 @@
-"""When to look again: dates of jobs, and a watch over what runs."""
+"""When jobs are due, and the watchdog of what runs."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
 
 
 def test_an_agenda_forgets_outdated_dates() -> None:
-    """However often dates move, and in whatever order."""
+    """However often due times move, and in whatever order."""
     agenda, one, other = DueTimers[int](), job(1), job(2)
     agenda.set(other, 0.0)
     for at in range(10_000):

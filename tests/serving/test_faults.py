@@ -24,7 +24,7 @@ from tta_server.repository.loader import load_model
 
 pytestmark = pytest.mark.timing
 
-TOY, SLOW, CALM, CROWD = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "crowd"))
+TOY, SLOW, CALM, SHARED = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "shared"))
 LATE = 5.0
 """Seconds that a busy machine may make client and server late; benchmarks/faults.py measures how late they are."""
 PATIENT = {"budget_ms": "8000"}
@@ -32,12 +32,12 @@ PATIENT = {"budget_ms": "8000"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `crowd`
+    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `shared`
     ride together."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("toy", "slow", "calm"):
         trap_model(folder / name)
-    trap_model(folder / "crowd", batch="n")
+    trap_model(folder / "shared", batch="n")
     with Server("--port", "0", "--slots", "2", "--models", str(folder)) as running:
         yield running
         assert "Traceback" not in "".join(running.lines["stderr"])
@@ -185,8 +185,8 @@ def test_who_rides_in_a_bad_batch_fails_with_it_and_nobody_else(server: Server, 
     with expect_ended_runs(client, "toy", 2), ThreadPoolExecutor(14) as clients:
         hanging = [clients.submit(visit, "endless", TOY, "900") for _ in range(2)]
         until(lambda: metric(client, "tta_jobs") == 2 or all(future.done() for future in hanging))
-        bad = clients.submit(visit, "fails", CROWD, "8000")
-        good = [clients.submit(visit, None, CROWD, "8000") for _ in range(11)]
+        bad = clients.submit(visit, "fails", SHARED, "8000")
+        good = [clients.submit(visit, None, SHARED, "8000") for _ in range(11)]
         found: list[Future[httpx.Response]] = [*hanging, bad, *good]
         statuses = [future.result().status_code for future in found]
     assert statuses[:3] == [504, 504, 502]

@@ -1,4 +1,4 @@
-"""A real server process whose models wait at a gate: a test sees what goes on meanwhile, and opens it."""
+"""A real server process whose models wait at a gate that the test opens."""
 
 import json
 import logging
@@ -18,11 +18,11 @@ from tta_server.repository.loader import find_models, load_model
 from tta_server.settings import Settings
 
 STEP = 0.005
-"""Seconds between two looks at the gate."""
+"""Seconds between two checks of the gate."""
 
 
 class GatedServer(Server):
-    """The models of a folder, on HTTP alone. `close_gate` once it is ready: batches then wait for `open_gate`."""
+    """Serves the models of a folder over HTTP alone. After `close_gate` batches wait for `open_gate`."""
 
     def __init__(self, models: Path, **settings: Any) -> None:
         self._gate = models / "closed"
@@ -37,7 +37,7 @@ class GatedServer(Server):
 
 
 class GatedBackend:
-    """A real backend, each of whose batches waits while the file is there."""
+    """A real backend; each batch waits while the gate's file exists."""
 
     def __init__(self, real: Backend, gate: Path) -> None:
         self.signature = real.signature

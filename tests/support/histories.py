@@ -1,4 +1,4 @@
-"""Histories of a pool, drawn at random from a seed, run against the laws, and made small where one is broken."""
+"""Random histories of a pool: drawn from a seed, checked against the laws, and shrunk where one is violated."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from tta_server.scheduling.stopping import StopReason
 
 MODELS: tuple[tuple[Bucket, ...], ...] = ((A, B), (C,), (D,))
 STEEP = {1: 2.0, 2: 3.4, 4: 6.0, 8: 11.0}
-"""Batch size -> milliseconds: batches help, and cost."""
+"""Batch size -> milliseconds: a batch costs more than a view, and less than its views one by one."""
 CURVES = {
     "cpu": {A: linear(8), B: linear(15), C: linear(3), D: linear(21)},
     "gpu": {A: flat(8), B: flat(15), C: flat(3), D: flat(30)},
@@ -27,13 +27,13 @@ RECOVERY_SECONDS = 5.0
 """Seconds after a slow spell within which a server admits again."""
 BOUNDS = Bounds()
 LONG_QUEUES = 100
-"""Every so manieth history is a crowd."""
+"""One history of this many has a long queue."""
 
 
 @dataclass(frozen=True)
 class History:
-    """A machine, and what happens to it. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes`
-    (ms) a client asks for a quote."""
+    """A machine and its events. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes` (ms) a
+    client requests a quote."""
 
     machine: str = "cpu"
     slots: int = 1
@@ -62,7 +62,7 @@ class History:
 
 
 def _format(value: Any) -> str:
-    """As one may write it here, less what is as ever."""
+    """Return the expression that makes it, without its defaults."""
     if isinstance(value, Bucket):
         return NAMES[value]
     if isinstance(value, Priority):
@@ -79,13 +79,13 @@ def _format(value: Any) -> str:
 
 
 def drawn(seed: str, number: int) -> History:
-    """One of a seed's histories, always the same."""
+    """Return one of a seed's histories; the same arguments give the same history."""
     random = Random(f"{seed} {number}")
     return draw_long_queue(random) if number % LONG_QUEUES == LONG_QUEUES - 1 else draw(random)
 
 
 def draw(random: Random) -> History:
-    """Any history of a few arrivals."""
+    """Draw a history of a few arrivals."""
     truthful = random.random() < 0.7
     quiet = random.random() < 0.5
     return History(
@@ -103,7 +103,7 @@ def draw(random: Random) -> History:
 
 
 def draw_long_queue(random: Random) -> History:
-    """More than 64 jobs in line for most of the time, and about as many as can be served."""
+    """Draw a history with over 64 jobs queued most of the time, about as many as can be served."""
     count, slots, pace = random.randint(90, 130), random.randint(1, 4), random.uniform(4, 14)
     history = draw(random)
     arrivals = (
@@ -130,7 +130,7 @@ def _speeds(random: Random) -> Iterator[tuple[float, float]]:
 
 
 def _arrivals(random: Random, count: int, quiet: bool) -> tuple[Arrival, ...]:
-    """Bursts and trickles; now and then all is quiet for longer than a model is remembered."""
+    """Draw bursts and single arrivals; some pauses are longer than an arrival is remembered."""
     models = MODELS[: random.randint(1, 3)]
     longest = random.choice([0, 5, 30])
     most_mandatory = random.choice([1, 1, 2, 4])
@@ -159,7 +159,7 @@ def _arrival(random: Random, at: int, model: tuple[Bucket, ...], most_mandatory:
 
 
 def _with_faults(random: Random, arrival: Arrival) -> Arrival:
-    """Its client may leave, views may be lost, and fewer may be needed."""
+    """Add a client that cancels, lost views, or a stop rule that needs fewer views."""
     return replace(
         arrival,
         cancels_ms=random.choice([None, None, None, random.randint(0, 60)]),
@@ -172,7 +172,7 @@ def _with_faults(random: Random, arrival: Arrival) -> Arrival:
 
 
 def check(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> None:
-    """Raises Broken."""
+    """Run a history; raises Violation."""
     pool = history.pool(scheduler)
     pool.run(history.arrivals)
     if any(factor > 1 for _, factor in history.speeds):
@@ -183,8 +183,10 @@ def check(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> None
 
 
 def check_recovery(history: History, pool: Pool) -> None:
-    """After the spell true costs are as ever. A pair with six times the budget that one needs is admitted: in 5 s an
-    estimate of ten times the true cost comes down to 2.6 times. So is another pair right after it."""
+    """Require that a pair of jobs is admitted RECOVERY_SECONDS after a slow spell, and another pair right after it.
+
+    Each has six times the budget that one needs: in 5 s an estimate of ten times the true cost falls to 2.6 times.
+    """
     pool.recover(RECOVERY_SECONDS)
     for model in MODELS:
         alone = history.decode_ms + history.finish_ms + CURVES[history.machine][model[0]][1]
@@ -195,11 +197,11 @@ def check_recovery(history: History, pool: Pool) -> None:
             refused = [record.refused for record in pair[: history.bounds.jobs] if record.refused]
             require(not refused, Law.RECOVERED, f"{when}: {refused}")
             answered = all(isinstance(record.outcome, StopReason) for record in pair if not record.refused)
-            require(answered, Law.RECOVERED, f"{when} who is admitted is not served")
+            require(answered, Law.RECOVERED, f"{when} an admitted job is not answered")
 
 
 def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
-    """On an idle pool, where batches do not help, a quote says what then happens."""
+    """Require that a quote of an idle pool, where batches do not help, is what then happens."""
     first = replace(history.arrivals[0], at_ms=0, default_budget_ms=math.inf, cancels_ms=None, lost=frozenset())
     arrival = replace(first, budget_ms=first.budget_ms + 0.3, stops_after=None)  # no view ends just at the deadline
     alone = replace(history, fails=frozenset(), hangs=frozenset(), speeds=(), bounds=BOUNDS)
@@ -224,7 +226,7 @@ def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
 
 @contextmanager
 def quoting() -> Iterator[None]:
-    """What breaks only after a quote is the quote's fault."""
+    """Attribute what is violated only after a quote to the quote."""
     try:
         yield
     except Violation as broken:
@@ -232,7 +234,7 @@ def quoting() -> Iterator[None]:
 
 
 def check_quotes_change_nothing(history: History, pool: Pool, scheduler: type[Scheduler[Any]]) -> None:
-    """The pool has run the same history without quotes."""
+    """Require the same decisions as those of `pool`, which ran the history without quotes."""
     asked = history.pool(scheduler)
     for number, at in enumerate(history.quotes):
         arrival = history.arrivals[number % len(history.arrivals)]
@@ -247,7 +249,7 @@ def _ask(pool: Pool, arrival: Arrival) -> None:
 
 
 def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
-    """What became of each arrival, and when."""
+    """Return for each arrival its answers as (seconds, outcome)."""
     records = pool.records[: len(history.arrivals)]
     return [[(round(at, 9), str(outcome)) for at, outcome in record.answers] for record in records]
 
@@ -258,7 +260,7 @@ def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
 def find_violation(
     seed: str, numbers: Iterable[int], scheduler: type[Scheduler[Any]] = Scheduler
 ) -> tuple[int, Violation] | None:
-    """The first of a seed's histories that breaks a law, and what it breaks."""
+    """Return the number of the first of a seed's histories that violates a law, and the violation."""
     for number in numbers:
         if broken := violation_of(drawn(seed, number), scheduler):
             return number, broken
@@ -274,7 +276,7 @@ def violation_of(history: History, scheduler: type[Scheduler[Any]] = Scheduler) 
 
 
 def shrink(history: History, law: Law, patience: int = 3000) -> History:
-    """Simpler and simpler histories that break the same law, until none of the next does or a number were tried."""
+    """Return the smallest history found that violates the same law; `patience` candidates are tried at most."""
     tried = 0
     candidates = _simpler(history)
     while tried < patience and (candidate := next(candidates, None)):

@@ -1,4 +1,4 @@
-"""What must hold in every history, checked as a pool in virtual time (`simulator`) makes its decisions."""
+"""What must hold in every history, checked while a pool in virtual time (`simulator`) decides."""
 
 import math
 from collections.abc import Container, Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 EXACT = 1e-9
-"""Between these two a time is neither in time nor late: rounding decides."""
+"""Between these two tolerances rounding decides whether a time is late."""
 MOST_ROUNDS = 20_000
 
 
@@ -27,13 +27,13 @@ class Law(StrEnum):
     MANDATORY_FIRST = "optional work never starts while interactive mandatory work waits"
     ORDER = "mandatory work starts interactive first, then in deadline order"
     BATCH_YIELDS = "a batch job starts before an optional view only if it would be late otherwise"
-    ONCE_IN_ORDER = "no view runs twice, and views are handed out in policy order, in batches of one bucket"
+    ONCE_IN_ORDER = "no view runs twice, and views are dispatched in policy order, in batches of one bucket"
     ADMITTED = "a job is admitted if and only if a list schedule of all mandatory work makes no job late"
     RECOVERED = "after any slow spell an idle server admits again within 5 s"
     RISK = (
         "an optional view never costs the next plain view its budget, except on an idle pool, and then it is reported"
     )
-    WORTH = "optional views: interactive first, then most worth per second, fewest handed, earliest deadline"
+    WORTH = "optional views: interactive first, then largest gain per second, fewest dispatched, earliest deadline"
     IN_TIME = "an optional view runs only if it ends in time"
     PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
     WAKING = "asking at the stated time answers a job or moves the time, and asking before finds nothing"
@@ -58,7 +58,7 @@ def require(holds: bool, law: Law, found: str) -> None:
 
 
 def fits(pool: "Pool", record: "Record") -> bool | None:
-    """Whether a list schedule could serve it too; None where rounding decides, or in a crowd."""
+    """True if a list schedule serves it too; None where rounding decides, or in a long queue."""
     if not pool.truthful or is_long_queue(pool):
         return None
     late = [lateness(schedule(pool, slots_free(pool), record, nudge=nudge)) for nudge in ROUNDED]
@@ -66,7 +66,7 @@ def fits(pool: "Pool", record: "Record") -> bool | None:
 
 
 def is_long_queue(pool: "Pool") -> bool:
-    """Whether the line may be so long that it is bounded instead of laid out."""
+    """True if the queue may be so long that the scheduler bounds its schedule instead of computing it."""
     return sum(record.needs_mandatory or not record.running for record in pool.live) >= EXACT_LIMIT
 
 
@@ -103,8 +103,8 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
 
 
 def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
-    """What is answered although a view of it could still end in time makes room: some work would make its answer, or
-    another that waits, late."""
+    """Require a reason for an answer before its last view in time: some other work would make this or a waiting answer
+    late."""
     record = step.job.payload
     complete = record.merged_mandatory == record.arrival.mandatory
     require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
@@ -163,7 +163,7 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
 
 
 def in_time(pool: "Pool", rounding: float = 0.0) -> "list[Record]":
-    """Those whose next optional view ends in time, by what the scheduler knows of costs."""
+    """Return the records whose next optional view ends in time by the scheduler's own estimates."""
     costs, now = pool.scheduler.costs, pool.now
     return [
         record
@@ -213,9 +213,8 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _expected_arrivals(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
-    """For each model met lately, whether one more plain view would still meet the default budget if the slot that asks
-    were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
-    decides."""
+    """For each model with a recent arrival: True if one more plain view meets the default budget although the slot is
+    busy for `lead` seconds (the answers of `served` included), or misses it anyway; None where rounding decides."""
     for seen, job in pool.recent.values():
         if pool.now - seen > RECENT_SECONDS or job.default_budget == math.inf:
             continue
@@ -255,7 +254,7 @@ def check_idle(pool: "Pool") -> None:
 
 
 def _is_safe(pool: "Pool") -> bool:
-    """Whether no optional view is a risk that may not be taken."""
+    """True if no optional view can be a risk: the pool is idle, or no recent arrival has a default budget."""
     return not (pool.runs or pool.finishing) or all(job.default_budget == math.inf for _, job in pool.recent.values())
 
 
@@ -278,7 +277,7 @@ def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
 
 
 def _expected_errors(record: "Record") -> tuple[type[TTAError], ...]:
-    """What may become of it through no fault of the scheduler's."""
+    """Return the errors that are no mistake of the scheduler."""
     if record.left:
         return (Cancelled,)
     return (BackendFailed,) if record.may_fail else ()
@@ -298,13 +297,13 @@ def _one_more(pool: "Pool", record: "Record") -> float:
 
 
 def check_answer_time(pool: "Pool", job: "Job[Record]", end: float) -> None:
-    """An answer is made at `end` on a slot."""
+    """Require that an answer, made on a slot until `end`, is in time."""
     late = pool.truthful and end > job.deadline + TOLERANCE
     require(not late, Law.PROMISED, f"the answer of arrival {job.payload.number} is made too late")
 
 
 def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
-    """A job with all mandatory views is answered with what there is; one that lacks one by it fails; others go on."""
+    """Require that jobs with all mandatory views are answered, those that now lack one fail, and others go on."""
     outcomes = {done.job.payload: done.outcome for done in finished}
     for record in hit:
         outcome = outcomes.pop(record, None)
@@ -324,7 +323,7 @@ def check_cancelled(record: "Record", finished: "Sequence[Finished[Record]]") ->
 
 
 def check_between(pool: "Pool") -> None:
-    """After all slots have been asked."""
+    """Check after all idle slots have requested work."""
     for record in pool.live if pool.truthful else ():
         if record.needs_mandatory or record.merged_mandatory < record.arrival.mandatory or record.running:
             continue
@@ -351,7 +350,7 @@ def check_progress(before: float, after: float | None, is_reported: bool) -> Non
 
 
 def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
-    """What the clock hands out."""
+    """Require that the clock makes no answer."""
     for done in finished if pool.truthful else ():
         made = isinstance(done.outcome, StopReason)
         require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.payload.number}")
@@ -363,7 +362,7 @@ def check_not_early(pool: "Pool", wake: float | None, finished: "Sequence[Finish
 
 
 def check_poll(pool: "Pool", slot: int, at: float) -> None:
-    """Asked again while nothing happened, a slot finds nothing new."""
+    """Require that a slot that requests again without an event gets nothing."""
     if pool.truthful and _is_safe(pool):
         step: Any = pool.scheduler.next_batch(slot, at)
         require(step is None, Law.WAKING, f"an idle slot that asks again at {at} finds {step}")

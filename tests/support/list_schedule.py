@@ -1,4 +1,4 @@
-"""A list schedule of all mandatory work, written from the design alone: what the scheduler's own is held against."""
+"""A list schedule of all mandatory work, written from the design alone, to check the scheduler's own."""
 
 import math
 from collections.abc import Container, Iterable
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
-    """When each slot is expected to be free; one that is free now is busy for `lead` first."""
+    """Return when each slot should be free; the first free one is busy for `lead` seconds more."""
     free = [pool.runs[s].until if s in pool.runs else pool.finishing.get(s, pool.now) for s in range(pool.slots)]
     if lead:
         free[free.index(min(free))] += lead
@@ -18,15 +18,18 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
 
 
 ROUNDED = (0.0, 1e-9, -1e-9)
-"""By how much a slot may be taken to be free earlier: sums of the same costs differ in their last bits, and then
-another slot gets the work."""
+"""Seconds by which a slot may seem free earlier: sums of the same costs differ in their last bits, and then another
+slot gets the work."""
 
 
 def schedule(
     pool: "Pool", free: list[float], *extra: "Record", served: "Container[Record]" = (), nudge: float = 0.0
 ) -> "dict[Record, float]":
-    """When each job whose mandatory work or answer waits, and `extra`, is answered: interactive ones by deadline, then
-    batch jobs by deadline, each piece of work on the next free slot; not those `served` already. Uses up `free`."""
+    """Return when `extra` and each job whose mandatory work or answer waits is answered, those in `served` excluded.
+
+    Interactive jobs come first, then batch jobs, each by deadline; each piece of work takes the next free slot. `free`
+    is changed.
+    """
     queue = [r for r in pool.live if (r.needs_mandatory or not r.running) and r not in served]
     ends: dict[Record, float] = {}
     for record in _ordered([*queue, *extra]):
@@ -35,7 +38,7 @@ def schedule(
 
 
 def _ordered(queue: "list[Record]") -> "list[Record]":
-    """Answers behind the last interactive job that has something to run take their turn among the batch jobs."""
+    """Rank jobs; answers behind the last interactive job with work to run are ranked with the batch jobs."""
     ranked = sorted(queue, key=lambda record: (record.is_batch, record.job.deadline))
     fixed = [n for n, record in enumerate(ranked) if not record.is_batch and record.needs_mandatory]
     last = fixed[-1] + 1 if fixed else 0
@@ -61,7 +64,7 @@ def _schedule_record(pool: "Pool", free: list[float], record: "Record", nudge: f
 
 
 def _pick_slot(free: list[float], start: float) -> int:
-    """The one that would stand idle for the shortest time before `start`; if none is free by then, the next that is."""
+    """Return the slot that is idle for the shortest time before `start`; if none is free by then, the first to be."""
     idle = [time for time in free if time <= start]
     return free.index(max(idle) if idle else min(free))
 
@@ -73,7 +76,7 @@ def _assign(free: list[float], start: float, seconds: float, nudge: float) -> fl
 
 
 def _own_batches(pool: "Pool", record: "Record") -> Iterable[float]:
-    """Its mandatory views in batches up to the knee."""
+    """Return the seconds of its mandatory views in batches up to the knee."""
     for bucket, same in groupby(record.arrival.buckets[len(record.dispatched) : record.arrival.mandatory]):
         left, knee = len(list(same)), pool.truth.knee(bucket)
         while left > 0:
@@ -82,5 +85,5 @@ def _own_batches(pool: "Pool", record: "Record") -> Iterable[float]:
 
 
 def lateness(ends: "dict[Record, float]") -> float:
-    """Of the one who is latest."""
+    """Return the largest lateness in seconds; negative if all are in time."""
     return max((end - record.job.deadline for record, end in ends.items()), default=-math.inf)

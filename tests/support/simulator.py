@@ -1,6 +1,6 @@
-"""A pool in virtual time: asks a Scheduler as the engine's threads would, and takes as long as the truth says.
+"""A pool in virtual time: it drives a Scheduler as the engine's threads do, and every step takes its true cost.
 
-Each decision is held against the laws (`tests.support.laws`) as it is made.
+Each decision is checked against the laws (`tests.support.laws`) when it is made.
 """
 
 import heapq
@@ -47,12 +47,12 @@ def linear(ms: float, upto: int = 8) -> dict[int, float]:
 
 
 def flat(ms: float) -> dict[int, float]:
-    """A GPU: eight views cost little more than one."""
+    """A GPU: eight views cost little more than one. Batch size -> milliseconds."""
     return {1: ms, 2: ms * 1.05, 4: ms * 1.1, 8: ms * 1.2}
 
 
 def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -> CostModel:
-    """Whose estimates are exactly these milliseconds: warm-up's margin is taken out first."""
+    """Return a cost model that estimates exactly these milliseconds: the margin of warm-up is divided out."""
     costs = CostModel()
     for bucket, curve in curves.items():
         costs.warm(bucket, {n: ms / 1e3 / MARGIN for n, ms in curve.items()})
@@ -64,10 +64,10 @@ def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: when it comes, what it wants, when its client leaves (ms after arrival), which views are lost.
+    """One request: its arrival, budget and views, when its client cancels (ms after arrival), which views are lost.
 
-    `gains` has what its views are worth after the first, the second, ... is merged, the last for all beyond; it stops
-    as `certain` once `stops_after` are.
+    `gains` are the expected gains after the first, the second, ... view is merged; the last holds for all beyond. The
+    stop rule answers `certain` after `stops_after` views.
     """
 
     at_ms: float
@@ -96,14 +96,14 @@ class Arrival:
         )
 
     def merged(self, number: int) -> Merged:
-        """What is reported with its view that is merged as that number, from 1 on."""
+        """Return the outcome of its `number`-th merged view, from 1."""
         stop = StopReason.CERTAIN if self.stops_after is not None and number >= self.stops_after else None
         return Merged(self.gains[min(number, len(self.gains)) - 1], stop)
 
 
 @dataclass(eq=False)
 class Record:
-    """What became of one arrival."""
+    """The state and the answers of one arrival."""
 
     arrival: Arrival
     job: "Job[Record]" = field(init=False)
@@ -142,22 +142,22 @@ class Record:
 
     @property
     def may_fail(self) -> bool:
-        """Whether it may fail through no fault of the scheduler's."""
+        """True if it may fail without a mistake of the scheduler."""
         return self.left or self.hit_by_failure or any(v < self.arrival.mandatory for v in self.arrival.lost)
 
     @property
     def needs_mandatory(self) -> bool:
-        """Whether some of its mandatory work has not started."""
+        """True if some of its mandatory work has not started."""
         return len(self.dispatched) < self.arrival.mandatory
 
     @property
     def has_mandatory_work(self) -> bool:
-        """Whether a slot could do mandatory work for it right now."""
+        """True if a slot could run mandatory work of it now."""
         return not self.decode_started or (self.decoded and self.needs_mandatory)
 
     @property
     def open(self) -> bool:
-        """Whether a slot could do optional work for it right now."""
+        """True if a slot could run an optional view of it now."""
         return not self.needs_mandatory and len(self.dispatched) < len(self.arrival.buckets)
 
     @property
@@ -167,7 +167,7 @@ class Record:
 
 @dataclass(eq=False)
 class Run:
-    """A step on a slot; `until` is when that is expected to be free again, with the answers that it may make."""
+    """A step on a slot; `until` is when the slot should be free again, the answers that it may make included."""
 
     step: "Step[Record]"
     started: float
@@ -182,8 +182,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Faults:
-    """`fails` and `hangs` are the numbers of batches that break, and that do not end by themselves; `speeds` are
-    (ms, factor): what every true cost is multiplied by from then on."""
+    """`fails` and `hangs` are the numbers of batches that fail, and that do not end by themselves; `speeds` are
+    (ms, factor): from that time on every true cost is multiplied by the factor."""
 
     fails: Container[int] = frozenset()
     hangs: Container[int] = frozenset()
@@ -191,7 +191,7 @@ class Faults:
 
     @property
     def truthful(self) -> bool:
-        """Whether everything takes as long as warm-up says."""
+        """True if all true costs are those of warm-up."""
         return not self.hangs and all(factor == 1 for _, factor in self.speeds)
 
     def factor(self, now: float) -> float:
@@ -230,7 +230,7 @@ class Pool:
         self._order = count()
 
     def dispatched(self) -> list[list[tuple[int, int]]]:
-        """Batches as (number of the arrival, view)."""
+        """Return the batches as lists of (number of the arrival, view)."""
         return [[(job.payload.number, view) for job, view in batch.items] for _, batch in self.batches]
 
     # ---- true costs ----
@@ -245,7 +245,7 @@ class Pool:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
 
     def lead(self, record: Record) -> float:
-        """Seconds of a slot for what comes next for a job, with the answer that it may make."""
+        """Return the seconds that a slot needs for a job's next step, the answer that it may make included."""
         if not record.decode_started:
             return self.stage_seconds("decode", record.job)
         seconds = self.view_seconds(record.next_bucket)
@@ -257,14 +257,14 @@ class Pool:
         return bool(self._free)
 
     def recover(self, seconds: float) -> None:
-        """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
+        """Let `seconds` pass; from then on costs are those of warm-up and nothing fails."""
         self._faults = Faults()
         self.now += seconds
 
     # ---- the world ----
 
     def at(self, seconds: float, action: Callable[[], None], silently: bool = False) -> None:
-        """`silently`: no slot is asked then."""
+        """Schedule an action; `silently`: idle slots do not request work after it."""
         heapq.heappush(self._events, (seconds, next(self._order), action, silently))
 
     def arrive(self, arrival: Arrival) -> Record:
@@ -297,7 +297,7 @@ class Pool:
         return min((time for time in times if time is not None), default=math.inf)
 
     def _advance(self, first: float) -> bool:
-        """What happens at `first`; whether slots are asked then."""
+        """Run what is due at `first`; return whether idle slots request work after it."""
         if self._events and self._events[0][0] == first:
             _, _, action, silently = heapq.heappop(self._events)
             action()
@@ -309,7 +309,7 @@ class Pool:
         return True
 
     def _poll(self) -> None:
-        """An idle slot asks half-way to what happens next."""
+        """Let an idle slot request work half-way to the next event."""
         wake = self.scheduler.wake_at()
         if self._free and self._events and wake is not None:
             laws.check_poll(self, min(self._free), (self.now + min(wake, self._events[0][0])) / 2)
@@ -359,7 +359,7 @@ class Pool:
                 pass
 
     def _ask(self, slot: int) -> bool:
-        """Whether it found something to do."""
+        """Let a slot request work; return whether it got some."""
         wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
         laws.check_not_early(self, wake, finished)
         self._settle(finished)
@@ -407,8 +407,8 @@ class Pool:
         return run
 
     def _answer_run(self, run: Run, job: "Job[Record]", views: int) -> Run:
-        """The batch after which a job's answer may be made: one with its last mandatory view, or an earlier one with
-        other mandatory views that ends later; none while mandatory views wait."""
+        """Return the batch after which a job's answer may be made: that of its last mandatory view, or an earlier one
+        with mandatory views that ends later. While mandatory views wait, return an empty run."""
         record = job.payload
         if len(record.dispatched) + views < job.mandatory:
             return Run(run.step, 0.0, 0.0, 0.0)
@@ -418,7 +418,7 @@ class Pool:
         return max([run, *others], key=lambda run: run.started + run.seconds)
 
     def _end(self, run: Run) -> None:
-        """Unless it was ended before."""
+        """Complete a run, unless it was ended before."""
         slot = run.step.slot
         if self.runs.get(slot) is not run:
             return
@@ -428,7 +428,7 @@ class Pool:
         self._make_answers(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
 
     def _make_answers(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
-        """A slot makes these answers, one after another, before it asks for more."""
+        """Let a slot make these answers, one after another, before it requests more work."""
         end = self.now
         for job in jobs:
             seconds = self.stage_seconds(job.finish, job)
