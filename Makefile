@@ -1,23 +1,45 @@
-# make run    serve the bundled models on http://127.0.0.1:8000 (CPU)
-# make test   the tests
-# make test-timing   the tests that depend on time, 20 times in a row beside benchmarks/busy.py; REPEATS=3 CORES=2 etc.
-# make check  format, lint, types, layers
-# make bench  speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
-# make load   half a minute of mixed users (locust) against a server of its own
-# make openloop   goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
+# make run            serve the bundled models on http://127.0.0.1:8000 (CPU)
+# make test-fast      the pure parts and all that needs no server: under a minute
+# make test           nearly every test function, few examples of the random ones
+# make test-all       every test, many examples of the random ones: up to half an hour
+# make test-timing    the tests that depend on time, 20 times in a row beside benchmarks/busy.py; REPEATS=3 CORES=2 etc.
+# make coverage       the tests of `make test` with the share of lines and branches that they run, which has a floor
+# make mutation       300 mutants of the core, and how many of them the tests find: up to half an hour
+# make check          format, lint, types, layers, sizes
+# make hooks          run `make check` before each commit (pre-commit)
+# make constraints    write constraints.txt and requirements/ anew from what pip resolves
+# make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
+# make load           half a minute of mixed users (locust) against a server of its own
+# make openloop       goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: run test test-timing check format bench load openloop clean
+.PHONY: run test-fast test test-all test-timing coverage mutation check hooks format bench load openloop clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
 
+# One process a core, up to four; each takes tests from the others when its own are done.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+FAST := tests/scheduling tests/views tests/simulation tests/tasks tests/imaging tests/errors tests/repository
+
+test-fast: $(VENV)/installed-dev
+	$(PYTEST) --hypothesis-profile fast -m 'not slow and not timing' $(FAST)
+
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/installed-dev
+	$(PYTEST) --hypothesis-profile all $(ARGS)
+
+coverage: $(VENV)/installed-dev
+	$(PYTEST) -m 'not slow' --cov --cov-report term:skip-covered
+
+mutation: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/mutation.py $(ARGS)
 
 REPEATS ?= 20
 CORES ?= 2

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.imaging.test_unwritten import digests
+from tests.imaging.test_decoding_memory import digests
 from tests.support.corpus import corpus
 from tests.support.differential import EQUAL, LEVELS, WRONG, compare, levels_seen
 from tests.support.layouts import as_rgb, by_tifffile, table, values, written

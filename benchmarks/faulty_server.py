@@ -19,10 +19,10 @@ from types import FrameType
 import numpy as np
 
 from benchmarks.server import MODELS
-from tta_server.application import Application, tame_libraries
+from tta_server.application import Application, configure_libraries
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.errors import BackendFailed
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
@@ -119,7 +119,7 @@ def main(name: str, fault: str) -> None:
         backend.on = not backend.on
 
     signal.signal(signal.SIGUSR1, toggle)
-    tame_libraries()
+    configure_libraries()
     application = Application(Settings(models=MODELS), [replace(model, backend=backend)])
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(listener.getsockname()[1], flush=True)

@@ -21,7 +21,8 @@ from rich.table import Table
 from benchmarks.gateway import VIEWS, Bare, Case, cases
 from benchmarks.server import DATA, MODELS
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.loader import Model, load_model
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import Deadline

@@ -1,4 +1,6 @@
-"""The scheduler's laws over hundreds of thousands of random histories in virtual time; the suite runs the first 3,000.
+"""The scheduler's laws over hundreds of thousands of random histories in virtual time.
+
+`make test-all` runs the first 20,000 of seed 0, `make test` the first 500.
 
 `--histories N --seed S --processes P`. The same seed has the same histories. On failure: the seed and the number of the
 history, the law it breaks, and the smallest history found that breaks it too. Exit code 1 then.

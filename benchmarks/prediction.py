@@ -28,7 +28,8 @@ from loadtest.openloop import PATIENCE_S
 from loadtest.report import Point, Row, outcome, quantile, row
 from loadtest.server import address, max_budget_ms, served
 from tta_server.serving.cores import available_cores
-from tta_server.simulation.forecast import Forecast, priced
+from tta_server.simulation.forecast import Forecast
+from tta_server.simulation.profiles import profile_model
 from tta_server.simulation.scenario import read_scenario
 
 MODEL = "clothing"
@@ -139,7 +140,7 @@ def simulated(scenario: dict[str, object]) -> Row:
         path = Path(folder) / "scenario.yaml"
         path.write_text(yaml.safe_dump(scenario))
         found = read_scenario(path)
-    models = {name: priced(name, model, MODELS, available_cores()) for name, model in found.models.items()}
+    models = {name: profile_model(name, model, MODELS, available_cores()) for name, model in found.models.items()}
     (predicted,) = Forecast(found, models).rows(1.0, available_cores())
     return predicted
 

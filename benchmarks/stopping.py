@@ -6,7 +6,6 @@ server's own code; then its stop rules and accumulators replay the log. Exits wi
 
 import argparse
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.replays import BOUNDED, SEED, WEIGHTS, Progress, Stopped, replayed, simulated
-from tta_server.application import tame_libraries
-from tta_server.calibration.fit import Logs, replay, select_threshold
-from tta_server.calibration.runs import look, trail
+from tta_server.application import configure_libraries
+from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
+from tta_server.calibration.runs import merge_views, predict_views
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
@@ -31,7 +30,7 @@ from tta_server.serving.executor import ViewPredictions
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 
 EIGHT = (
     '["identity","hflip",{"shift":[2,0]},{"shift":[-2,0]},{"shift":[0,2]},{"shift":[0,-2]},'
@@ -47,7 +46,7 @@ HALVINGS = 200
 def run_all_views(plan: Plan, paths: Sequence[Path]) -> list[ViewPredictions]:
     """Run every image through all views, on all cores."""
     with ThreadPoolExecutor(available_cores()) as pool:
-        seen = pool.map(lambda path: look(plan, path.read_bytes()), paths)
+        seen = pool.map(lambda path: predict_views(plan, path.read_bytes()), paths)
         return list(track(seen, f"{plan.model.name}, {len(plan.views)} views", len(paths), transient=True))
 
 
@@ -97,7 +96,7 @@ def certain_on_simulated(table: Table) -> bool:
 
 def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions], truth: Sequence[int]) -> bool:
     """Calibrate on every second image by sorted path, from the first on; judge on the others."""
-    logs = Logs.of([trail(plan, image) for image in seen])
+    logs = Runs.of([merge_views(plan, image) for image in seen])
     learnt = select_threshold(some(logs, slice(0, None, 2)), EPSILON)
     found = [
         replayed(
@@ -124,18 +123,18 @@ def epsilon_on_halves(table: Table, plan: Plan, seen: Sequence[ViewPredictions],
     return bool(changed <= EPSILON and share <= 0.25 and abs(early - full) <= 0.1)
 
 
-def some(logs: Logs, which: Any) -> Logs:
-    return Logs(logs.margins[which], logs.labels[which])
+def some(logs: Runs, which: Any) -> Runs:
+    return Runs(logs.margins[which], logs.labels[which])
 
 
-def halvings(logs: Logs) -> str:
+def halvings(logs: Runs) -> str:
     """Share of views, and how often more answers changed than promised, over HALVINGS random halves."""
     source = np.random.default_rng(SEED)
     shares, broken = [], 0
     for _ in range(HALVINGS):
         order = source.permutation(logs.images)
         learn, judge = np.array_split(order, 2)
-        met = replay(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
+        met = apply_threshold(some(logs, judge), select_threshold(some(logs, learn), EPSILON).threshold)
         shares.append(met.mean_views / logs.views)
         broken += met.disagreements > EPSILON * len(judge)
     low, middle, high = np.quantile(shares, (0.05, 0.5, 0.95))
@@ -151,7 +150,7 @@ RULES: dict[str, tuple[StopRule, float]] = {
 
 
 def mask_of(task: Any, accumulator: Any, frame: ImageFrame) -> Any:
-    return np.asarray(Image.open(io.BytesIO(task.answer(accumulator.result(), [], frame, ResponseSpec()).picture)))
+    return task.result(accumulator.result(), [], frame, ResponseSpec()).mask
 
 
 def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
@@ -172,7 +171,7 @@ def masked(plan: Plan, seen: ViewPredictions) -> dict[str, tuple[int, float]]:
 
 def masks(table: Table, plan: Plan, paths: Sequence[Path]) -> bool:
     with ThreadPoolExecutor(available_cores()) as pool:
-        runs = pool.map(lambda path: masked(plan, look(plan, path.read_bytes())), paths)
+        runs = pool.map(lambda path: masked(plan, predict_views(plan, path.read_bytes())), paths)
         found = list(track(runs, "masks", len(paths), transient=True))
     holds = True
     for name, (_, allowed) in RULES.items():
@@ -217,7 +216,7 @@ def main() -> None:
     if not args.data.is_dir():
         print(f"stopping: skipped, there is no folder {args.data} of labelled images (--data)")
         return
-    tame_libraries()
+    configure_libraries()
     certain = Table(
         "images", "merge", "weights", "n", "labels changed", "target", "share of views", title="stop certain"
     )

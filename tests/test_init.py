@@ -1,291 +1,340 @@
-"""A program that uses `load` keeps its own settings, and what it submits is what it meant."""
+"""The Python API: `load(...).predict` equals calling the model for one view, and takes the names of the query."""
 
 import json
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support import pictures
-from tests.support.onnx_models import segmenter, write_model
-from tests.support.serving import PATIENCE, until
-from tests.support.toys import Switchable, switchable, trap_model, trapped
-from tests.tasks.test_every_task import config
-from tta_server import LoadedModel, load
-from tta_server.application import Application
-from tta_server.errors import InvalidInput
-from tta_server.repository.loader import load_model
-from tta_server.settings import Settings
-
-GLOBALS = """
-import asyncio, decimal, faulthandler, gc, json, locale, logging, os, random, resource, signal, socket, sys, threading
-import warnings
-
-
-def settings():
-    found = {
-        "logging": [logging.root.level, str(logging.root.handlers), logging.root.manager.disable],
-        "signals": {s.name: str(signal.getsignal(s)) for s in signal.Signals},
-        "warnings": [str(one) for one in warnings.filters] + [str(warnings.showwarning)],
-        "gc": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), len(gc.callbacks)],
-        "limits": {n: resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith("RLIMIT_")},
-        "priority": os.getpriority(os.PRIO_PROCESS, 0),
-        "cores": sorted(os.sched_getaffinity(0)),
-        "decimal": str(decimal.getcontext()),
-        "locale": locale.setlocale(locale.LC_ALL),
-        "hooks": [str(sys.excepthook), str(threading.excepthook), str(sys.unraisablehook), str(sys.displayhook)],
-        "switching": sys.getswitchinterval(),
-        "recursion": sys.getrecursionlimit(),
-        "sockets": socket.getdefaulttimeout(),
-        "random": hash(random.getstate()),
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),
-        "mask": [os.umask(18), os.umask(18)],
-        "loops": str(type(asyncio.get_event_loop_policy())),
-        "faults": faulthandler.is_enabled(),
-        "streams": [str(sys.stdout), str(sys.stderr)],
-    }
-    if "numpy" in sys.modules:
-        import numpy
-        found["numpy"] = [numpy.geterr(), str(numpy.get_printoptions()), str(numpy.random.get_state()[1][:9])]
-    if "cv2" in sys.modules:
-        import cv2
-        found["cv2"] = [cv2.getNumThreads(), cv2.useOptimized(), cv2.utils.logging.getLogLevel()]
-    if "PIL" in sys.modules:
-        from PIL import Image, ImageFile
-        found["PIL"] = [Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, ImageFile.MAXBLOCK]
-    return found
-
-
-def changes(before):
-    after = settings()
-    return {key: [before[key], after[key]] for key in before if before[key] != after[key]}
-"""
-
-
-def child(program: str, *arguments: str) -> Any:
-    """What a program prints last, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", GLOBALS + program, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_importing_changes_no_setting_of_the_program() -> None:
-    program = """
-import cv2, numpy, onnxruntime, PIL.Image, PIL.ImageFile, prometheus_client, pydantic, simplejpeg
-cv2.setNumThreads(3)
-before = settings()
 import tta_server
-print(json.dumps(changes(before)))
-"""
-    assert child(program) == {}
+from tests.support import pictures, references
+from tests.support.references import MODELS
+from tests.support.toys import moody_model
+from tta_server import LoadedModel, TTAError, load
+from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
+from tta_server.serving.cores import available_cores
+from tta_server.serving.options import as_query, read_options
+from tta_server.serving.plan import Options
 
-
-LOAD = """
-import cv2, io, numpy, PIL.Image, PIL.ImageFile, pickle
-cv2.setNumThreads(3)
-PIL.Image.MAX_IMAGE_PIXELS = 1234
-logging.basicConfig(level=logging.ERROR)
-import tta_server
-before = settings()
-inside = {}
-with tta_server.load(sys.argv[1], slots=2) as model:
-    image = numpy.random.default_rng(0).integers(0, 255, (40, 50, 3), numpy.uint8)
-    file = io.BytesIO()
-    PIL.Image.fromarray(image[:30, :40]).save(file, "PNG")
-    for given in (image, file.getvalue(), b"no image"):
-        try:
-            model.predict(given, budget_ms=10_000)
-        except tta_server.TTAError:
-            pass
-    inside = changes(before)
-print(json.dumps([inside, changes(before)]))
-"""
-
-
-@pytest.mark.parametrize("task", ["classification", "segmentation"])
-def test_loading_predicting_and_closing_change_no_setting_of_the_program(tmp_path: Path, task: str) -> None:
-    if task == "classification":
-        folder = trap_model(tmp_path / "toy")
-    else:
-        folder = write_model(tmp_path / "toy", segmenter(), config(task, {"size": "free"}, {"kind": "probabilities"}))
-    assert child(LOAD, str(folder)) == [{}, {}]
-
-
-def test_another_thread_s_bombs_are_still_warned_of_and_refused(tmp_path: Path) -> None:
-    bombs = {"warned": (12_000, 12_000), "refused": (46_000, 46_000)}
-    for name, size in bombs.items():
-        (tmp_path / f"{name}.png").write_bytes(pictures.png_that_says(*size))
-    program = """
-import tta_server
-from PIL import Image
-heard = {}
-
-def look():
-    for name in ("warned", "refused"):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                Image.open(f"{sys.argv[2]}/{name}.png")
-            except Image.DecompressionBombError:
-                heard[name] = "error"
-            else:
-                heard[name] = [one.category.__name__ for one in caught if "Bomb" in one.category.__name__]
-
-with tta_server.load(sys.argv[1], slots=1):
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-print(json.dumps(heard))
-"""
-    heard = child(program, str(trap_model(tmp_path / "toy")), str(tmp_path))
-    assert heard == {"warned": ["DecompressionBombWarning"], "refused": "error"}
-
-
-def test_what_is_too_large_is_ours_to_say_whatever_limit_the_program_has(tmp_path: Path) -> None:
-    """Pillow's own limit neither refuses what is allowed here, nor warns of it, nor is it needed."""
-    (tmp_path / "huge.png").write_bytes(pictures.png_that_says(46_000, 46_000))
-    (tmp_path / "small.png").write_bytes(pictures.png(60, 50))
-    program = """
-import tta_server
-from PIL import Image
-told = []
-with tta_server.load(sys.argv[1], slots=1) as model, warnings.catch_warnings():
-    warnings.simplefilter("error")
-    for limit in (None, 10, 89478485):
-        Image.MAX_IMAGE_PIXELS = limit
-        try:
-            model.predict(f"{sys.argv[2]}/huge.png", budget_ms=9000)
-        except tta_server.TTAError as error:
-            told.append(error.code)
-        told.append(len(model.predict(f"{sys.argv[2]}/small.png", budget_ms=9000).receipt.views))
-print(json.dumps(told))
-"""
-    assert child(program, str(trap_model(tmp_path / "toy")), str(tmp_path)) == ["too_large", 2] * 3
-
-
-def test_our_own_commands_may_set_what_they_like() -> None:
-    program = """
-import cv2
-from PIL import Image
-from typer.testing import CliRunner
-from tta_server.cli.main import cli
-assert CliRunner().invoke(cli, ["policies"]).exit_code == 0
-print(json.dumps([cv2.getNumThreads(), Image.MAX_IMAGE_PIXELS]))
-"""
-    assert child(program) == [1, None]
-
-
-# ---- submitting ----
-
-
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[LoadedModel, Application, Switchable]]:
-    """A model on one slot that answers nobody before it is released."""
-    model, switch = switchable(load_model(trap_model(tmp_path / "toy")))
-    application = Application(Settings(models=tmp_path, slots=1, drain_seconds=10.0), [model])
-    application.warm()
-    switch.mode = "stuck"
-    with LoadedModel(application) as loaded:
-        yield loaded, application, switch
-        switch.mode = "works"
-        switch.release.set()
+DATA = Path(__file__).parents[2] / "shared" / "data"
+ALL = {"budget_ms": 10_000, "min_views": "all"}
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    with load(trap_model(tmp_path_factory.mktemp("models") / "toy"), slots=1) as model:
+def clothing() -> Iterator[LoadedModel]:
+    with load(MODELS / "clothing") as model:
         yield model
 
 
-def test_frames_of_one_array_are_each_their_own(toy: LoadedModel) -> None:
-    """A camera writes each frame into the same memory; all wait, behind the first, for the one slot."""
-    frame = np.empty((8, 8, 3), np.uint8)
-    busy = threading.Event()
-    first = toy.submit(trapped("slow"), budget_ms=10_000, max_views=1)
-    first.add_done_callback(lambda _: busy.set())
-    futures = []
-    for number in range(8):
-        frame[:] = trapped(shade=20 * number)
-        frame[..., number % 3] = 250
-        futures.append(toy.submit(frame, include=["probabilities"], budget_ms=10_000))
-    assert not busy.is_set()
-    frame[:] = 0
-    for number, future in enumerate(futures):
-        frame[:] = trapped(shade=20 * number)
-        frame[..., number % 3] = 250
-        alone = toy.predict(frame.copy(), include=["probabilities"], budget_ms=10_000)
-        expected = alone.prediction["probabilities"]
-        np.testing.assert_allclose(future.result(PATIENCE).prediction["probabilities"], expected, atol=1e-6)
+@pytest.fixture(scope="module")
+def nuclei() -> Iterator[LoadedModel]:
+    with load(MODELS / "nuclei", slots=2) as model:
+        yield model
 
 
-def test_a_future_that_is_cancelled_frees_its_views(held: tuple[LoadedModel, Application, Switchable]) -> None:
-    loaded, application, _ = held
-    registry = application.metrics.registry
-    future = loaded.submit(trapped(), budget_ms=10_000)
-    assert registry.get_sample_value("tta_jobs") == 1
-    assert future.cancel()
-    assert registry.get_sample_value("tta_jobs") == 0
-    assert registry.get_sample_value("tta_left_total", {"model": "toy"}) == 1
+def probabilities(model: LoadedModel, image: object, **options: object) -> np.ndarray:
+    answer = model.predict(image, include=["probabilities"], **{**ALL, **options})  # type: ignore[arg-type]
+    return np.array(answer.prediction["probabilities"], np.float32)
 
 
-def test_a_predict_that_is_interrupted_frees_its_views(
-    held: tuple[LoadedModel, Application, Switchable], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded, application, _ = held
+# ---- the plain view equals the model ----
 
-    def interrupted(self: object, timeout: float | None = None) -> None:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        loaded.predict(trapped(), budget_ms=10_000)
-    monkeypatch.undo()
-    until(lambda: application.metrics.registry.get_sample_value("tta_jobs") == 0)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("size", [(160, 200), (300, 129), (128, 128), (64, 90), (501, 333)])
+def test_one_view_equals_calling_the_model(clothing: LoadedModel, size: tuple[int, int], seed: int) -> None:
+    data = pictures.png(*size, seed=seed)
+    assert np.array_equal(probabilities(clothing, data, policy="plain"), references.clothing(pictures.opened(data)))
+
+
+def test_two_views_are_the_mean_of_both(clothing: LoadedModel) -> None:
+    data = pictures.jpeg(seed=5)
+    image = pictures.opened(data)
+    expected = (references.clothing(image) + references.clothing(image, mirrored=True)) / 2
+    np.testing.assert_allclose(probabilities(clothing, data, policy="hflip"), expected, atol=1e-6)
+
+
+def test_the_plain_mask_is_the_models(nuclei: LoadedModel) -> None:
+    array = pictures.nuclei(96, 80)
+    answer = nuclei.predict(array, policy="plain", budget_ms=10_000)
+    assert answer.picture is not None
+    assert np.array_equal(np.asarray(pictures.opened(answer.picture)), references.nuclei_mask(array))
+
+
+@pytest.mark.timing
+def test_sharing_batches_changes_no_answer(clothing: LoadedModel) -> None:
+    images = [pictures.jpeg(seed=seed) for seed in range(8)]
+    alone = [probabilities(clothing, image) for image in images]
+    with ThreadPoolExecutor(8) as clients:
+        together = list(clients.map(lambda image: probabilities(clothing, image), images * 4))
+    for index, answer in enumerate(together):
+        np.testing.assert_allclose(answer, alone[index % 8], atol=1e-5)
+
+
+@pytest.mark.skipif(not (DATA / "clothing" / "test").is_dir(), reason="the clothing photos are not here")
+def test_plain_on_real_photos_equals_calling_the_model(clothing: LoadedModel) -> None:
+    photos = sorted((DATA / "clothing" / "test").glob("*/*.jpg"))[::9][:40]
+    assert len(photos) == 40
+    for photo in photos:
+        top = clothing.predict(photo, policy="plain", budget_ms=10_000).prediction["top"][0]
+        assert top["index"] == int(references.clothing(pictures.opened(photo.read_bytes())).argmax()), photo.name
+
+
+# ---- images ----
+
+
+def test_a_path_its_bytes_and_its_pixels_get_one_answer(clothing: LoadedModel, tmp_path: Path) -> None:
+    array = pictures.pixels()
+    path = tmp_path / "picture.png"
+    path.write_bytes(pictures.encoded(array))
+    answers = [probabilities(clothing, image) for image in (path, str(path), path.read_bytes(), array)]
+    for answer in answers[1:]:
+        np.testing.assert_allclose(answer, answers[0], atol=1e-6)
+
+
+def test_pixels_are_not_written_to(clothing: LoadedModel) -> None:
+    array = pictures.pixels()
+    before = array.copy()
+    array.setflags(write=False)
+    clothing.predict(array)
+    assert np.array_equal(array, before)
+
+
+def test_pixels_need_not_be_contiguous(clothing: LoadedModel) -> None:
+    array = pictures.pixels(seed=2)
+    whole = probabilities(clothing, np.ascontiguousarray(array[:, ::-1]), policy="plain")
+    assert np.array_equal(probabilities(clothing, array[:, ::-1], policy="plain"), whole)
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("image", "error"),
     [
-        pytest.param({"policy": [object()]}, "policy is made of .*: object is none", id="object"),
-        ({"policy": {"views": {1, 2}}}, "policy is made of .*: set is none"),
-        ({"stop": {"epsilon": 1j}}, "stop is made of .*: complex is none"),
-        ({"policy": 3}, "^policy takes a preset's name or a list of views, not 3$"),
-        ({"policy": b"hflip"}, "^policy takes a preset's name or a list of views, not "),
-        ({"stop": 3}, "^stop takes text, or a dict like {'epsilon': 0.01}, not 3$"),
-        ({"include": 3}, "^include takes text or a list of names, not 3$"),
-        ({"include": {"views": 1}}, "^include takes text or a list of names, not "),
-        ({"top_k": "9" * 5000}, "^top_k takes a whole number of at least 1 and at most 4300 digits, not '999"),
-        ({"max_views": True}, "max_views takes no True"),
-        ({"budget_ms": np.True_}, "budget_ms takes no True"),
+        (b"", InvalidInput),
+        (b"hello", UnsupportedMedia),
+        (np.zeros((10, 10), np.uint8), InvalidInput),
+        (np.zeros((10, 10, 4), np.uint8), InvalidInput),
+        (np.zeros((0, 10, 3), np.uint8), InvalidInput),
+        (np.zeros((10, 10, 3), np.float32), InvalidInput),
+        (np.zeros((5001, 5000, 3), np.uint8), TooLarge),
+        (pictures.png()[:200], InvalidInput),
+    ],
+)
+def test_a_wrong_image_is_refused(clothing: LoadedModel, image: object, error: type[TTAError]) -> None:
+    with pytest.raises(error):
+        clothing.predict(image)  # type: ignore[arg-type]
+
+
+def test_a_missing_file_is_the_systems_own_error(clothing: LoadedModel, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        clothing.predict(tmp_path / "none.png")
+
+
+# ---- options ----
+
+
+def test_every_option_of_the_query_is_taken(clothing: LoadedModel) -> None:
+    answer = clothing.predict(
+        pictures.png(),
+        budget_ms=5000,
+        policy=["identity", "hflip", {"shift": [3, 0]}],
+        max_views=2,
+        min_views="all",
+        merge="vote",
+        stop="all",
+        top_k=2,
+        include=["views", "agreement", "probabilities"],
+    )
+    assert [view["name"] for view in answer.receipt.views] == ["plain", "hflip"]
+    assert (answer.receipt.merge, answer.receipt.budget_ms, answer.receipt.planned) == ("vote", 5000, 2)
+    assert answer.receipt.policy.name == "inline"
+    assert len(answer.prediction["top"]) == 2
+    assert {"label", "index", "probability"} <= set(answer.receipt.views[0])
+    assert 0 < answer.prediction["agreement"] <= 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"budget": 100},
+        {"budget_ms": 0},
+        {"budget_ms": -1},
+        {"budget_ms": float("nan")},
+        {"budget_ms": float("inf")},
+        {"policy": "nope"},
+        {"policy": ["hflip"]},
+        {"policy": []},
+        {"policy": ["identity", "vflip"]},
+        {"policy": ["identity", {"spin": 3}]},
+        {"max_views": 0},
+        {"min_views": 0},
+        {"min_views": 9},
+        {"min_views": "most"},
+        {"merge": "median"},
+        {"stop": "maybe"},
+        {"include": ["everything"]},
+        {"top_k": 0},
     ],
     ids=str,
 )
-def test_options_that_can_not_be_spelled_are_refused(toy: LoadedModel, options: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InvalidInput, match=sentence):
-        toy.submit(trapped(), **options)
+def test_options_that_make_no_sense_are_refused_in_one_sentence(
+    clothing: LoadedModel, options: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        clothing.predict(pictures.png(), **options)
+    assert "\n" not in str(caught.value)
 
 
-def test_what_to_include_may_be_any_row_of_names(toy: LoadedModel) -> None:
-    names = ["agreement", "probabilities"]
-    expected = set(toy.predict(trapped(), include=names, budget_ms=10_000).prediction)
-    for include in ((name for name in names), dict.fromkeys(names).keys(), ",".join(names)):
-        assert set(toy.predict(trapped(), include=include, budget_ms=10_000).prediction) == expected
+def test_without_a_budget_the_longest_counts(tmp_path: Path) -> None:
+    """As on the command line; `default_ms` is for clients that share a server."""
+    folder = moody_model(tmp_path / "moody")
+    config = (folder / "tta.yaml").read_text()
+    (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
+    image = np.full((8, 8, 3), 90, np.uint8)
+    with load(folder, slots=1) as model:
+        answers = [model.predict(image), model.submit(image).result(), model.predict(image, budget_ms=None)]
+        assert [answer.receipt.budget_ms for answer in answers] == [10_000] * 3
+        assert model.predict(image, budget_ms=500).receipt.budget_ms == 500
 
 
-def test_numbers_may_be_numpy_s(toy: LoadedModel) -> None:
-    answer = toy.predict(
-        trapped(), policy=["identity", {"shift": np.array([1, 0])}], max_views=np.int64(2), budget_ms=np.float32(9000)
-    )
-    assert answer.receipt.planned == 2
+def test_a_budget_too_small_for_plain_names_the_least(clothing: LoadedModel) -> None:
+    with pytest.raises(InvalidInput, match=r"budget is too small.* \d+ ms"):
+        clothing.predict(pictures.png(), budget_ms=0.01)
+
+
+def test_python_and_query_name_the_same_options() -> None:
+    options = read_options(as_query({"policy": ["identity", "hflip"], "include": ["views", "agreement"], "top_k": 3}))
+    assert json.loads(options.policy or "") == ["identity", "hflip"]
+    assert {name.strip() for name in options.include} == {"views", "agreement"}
+    assert read_options({}) == Options()
+
+
+def test_include_is_read_as_the_query_reads_it() -> None:
+    assert read_options({"include": "views, agreement"}).include == frozenset(["views", "agreement"])
+
+
+@pytest.mark.parametrize("merge", ["mean_probabilities", "mean_logits", "geometric_mean", "max", "vote"])
+def test_every_merge_gives_a_distribution(clothing: LoadedModel, merge: str) -> None:
+    p = probabilities(clothing, pictures.jpeg(seed=3), merge=merge)
+    assert p.shape == (10,)
+    assert p.min() >= 0
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+
+
+# ---- answers ----
+
+
+def test_an_answer_is_json_with_every_part_in_its_place(clothing: LoadedModel) -> None:
+    found = json.loads(json.dumps(clothing.predict(pictures.jpeg(), **ALL).to_dict()))
+    assert list(found) == ["model", "version", "task", "prediction", "receipt"]
+    assert (found["model"], found["version"], found["task"]) == ("clothing", "1", "classification")
+    receipt = found["receipt"]
+    assert receipt["stop_reason"] == "all_views"
+    assert receipt["planned"] == len(receipt["views"]) == 8
+    assert receipt["views"][0] == {"name": "plain", "weight": 1.0}
+    assert set(receipt["stages_ms"]) == {"decode", "prepare", "queue", "infer", "merge"}
+    assert all(ms >= 0 for ms in receipt["stages_ms"].values())
+    assert receipt["elapsed_ms"] > 0
+    assert receipt["policy"]["digest"].startswith("sha256:")
+    top = found["prediction"]["top"]
+    assert [entry["probability"] for entry in top] == sorted((e["probability"] for e in top), reverse=True)
+    assert {entry["label"] for entry in top} <= set(references.CLOTHING)
+
+
+@pytest.mark.timing
+def test_submit_answers_many_at_a_time(clothing: LoadedModel) -> None:
+    futures = [clothing.submit(pictures.jpeg(seed=seed), budget_ms=10_000) for seed in range(12)]
+    assert [len(future.result().prediction["top"]) for future in futures] == [5] * 12
+
+
+def test_masks_come_as_a_picture_of_the_images_own_size(nuclei: LoadedModel) -> None:
+    answer = nuclei.predict(pictures.nuclei(90, 70), budget_ms=60_000, include=["agreement"])
+    assert answer.picture is not None
+    mask = pictures.opened(answer.picture)
+    assert mask.size == (90, 70)
+    assert (answer.prediction["width"], answer.prediction["height"]) == (90, 70)
+    assert sum(answer.prediction["area"].values()) == 90 * 70
+    assert 0 < answer.prediction["mean_agreement"] <= 1
+    counts = np.bincount(np.asarray(mask).ravel(), minlength=3)
+    assert answer.prediction["area"] == dict(zip(["background", "nucleus", "border"], counts.tolist(), strict=True))
+
+
+# ---- lifetime ----
+
+
+def test_a_closed_model_refuses() -> None:
+    model = load(MODELS / "cifar10", slots=1)
+    model.predict(pictures.png(32, 32))
+    model.close()
+    with pytest.raises(NotReady):
+        model.predict(pictures.png(32, 32))
+
+
+@pytest.mark.timing
+def test_closing_answers_admitted_images() -> None:
+    with load(MODELS / "cifar10", slots=1) as model:
+        futures = [model.submit(pictures.png(32, 32, seed), budget_ms=10_000) for seed in range(10)]
+    assert all(future.result(timeout=0).prediction["top"] for future in futures)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such model folder"):
+        load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ({"max_pixels": 0}, "^max_pixels takes a whole number of at least 1, not 0$"),
+        ({"max_bytes": 10}, "^max_bytes takes a whole number of at least 1000, not 10"),
+        ({"max_waiting_mb": 0}, "^max_waiting_mb takes"),
+        ({"slots": 0}, "^slots takes a whole number from 1 to 1024"),
+    ],
+)
+def test_a_bound_that_makes_no_sense_is_refused_at_load(bounds: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load(MODELS / "clothing", **bounds)  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
+    data, array = pictures.png(64, 48), np.zeros((48, 64, 3), np.uint8)
+    with load(MODELS / "clothing", slots=1, max_pixels=64 * 48 - 1) as model:
+        for image in (data, array):
+            with pytest.raises(TooLarge, match=r"the limit is 3071 .*--max-pixels"):
+                model.predict(image)
+    with load(MODELS / "clothing", slots=1, max_bytes=1000) as model, pytest.raises(TooLarge, match="--max-bytes"):
+        model.predict(data)
+    with load(MODELS / "clothing", slots=1, max_pixels=26_000_000) as model:
+        assert len(model.predict(np.zeros((5100, 5000, 3), np.uint8), **ALL).receipt.views) == 8
+
+
+def test_the_package_exports_its_public_names() -> None:
+    assert set(tta_server.__all__) == {"Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"}
+    assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("merge", 5),
+        ("policy", 5),
+        ("top_k", "many"),
+        ("budget_ms", "soon"),
+        ("stop", ["all"]),
+        ("min_views", 0),
+        ("view", 1),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_named(clothing: LoadedModel, option: str, value: object) -> None:
+    with pytest.raises(InvalidInput, match=option):
+        clothing.predict(pictures.jpeg(), **{option: value})
+
+
+def test_a_view_of_the_border_alone_has_no_agreement() -> None:
+    """Content shifted out of a 20x20 image: its prediction is of the border alone."""
+    with load(MODELS / "nuclei", slots=1) as nuclei:
+        image = np.full((20, 20, 3), 90, np.uint8)
+        answer = nuclei.predict(image, policy=["identity", {"shift": [30, 0]}], include=["views"], min_views="all")
+    assert [view["agreement"] for view in answer.to_dict()["receipt"]["views"]] == [1.0, None]
+    json.dumps(answer.to_dict(), allow_nan=False)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,30 +38,20 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The bundled models with default budgets that a busy machine keeps too."""
-    models = tmp_path_factory.mktemp("models")
-    for folder in (path for path in MODELS.iterdir() if (path / "tta.yaml").is_file()):
-        own = models / folder.name
-        own.mkdir()
-        for path in folder.iterdir():
-            (own / path.name).symlink_to(path)
-        text = (own / "tta.yaml").read_text("utf-8")
-        (own / "tta.yaml").unlink()
-        (own / "tta.yaml").write_text(re.sub(r"default_ms: \d+", "default_ms: 10000", text), "utf-8")
-    with Server("--port", "0", "--slots", "2", "--models", str(models)) as running:
-        assert running.url
-        yield running
-
-
 @pytest.mark.timing
 @pytest.mark.skipif(not shutil.which("curl") or not shutil.which("bash"), reason="the commands need curl")
-@pytest.mark.parametrize("block", [block for page in (README, USAGE, PROTOCOL) for block in blocks("sh", page)])
-def test_commands_run(block: str, patient: Server, checkout: Path) -> None:
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, marks=pytest.mark.slow) if "simulate" in block else block
+        for page in (README, USAGE, PROTOCOL)
+        for block in blocks("sh", page)
+    ],
+)
+def test_commands_run(block: str, server: Server, checkout: Path) -> None:
     """With budgets that a busy machine keeps."""
     block = re.sub(r"budget_ms=\d+", "budget_ms=10000", block)
-    script = block.replace("http://127.0.0.1:8000", patient.url).replace(
+    script = block.replace("http://127.0.0.1:8000", server.url).replace(
         ".venv/bin/tta-server", f"{sys.executable} -m tta_server"
     )
     command = ["bash", "-e", "-c", script.replace("curl ", "curl --silent --show-error ")]

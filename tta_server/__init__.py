@@ -3,6 +3,7 @@
 import os
 import uuid
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,11 @@ from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
-from tta_server.serving.cores import available_cores
 from tta_server.serving.job import Caller
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings
+from tta_server.tasks import ResponseFormat
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"]
@@ -37,6 +38,7 @@ class LoadedModel:
     def predict(self, image: ImageLike, **options: Any) -> Answer:
         """An image file's path or bytes, or upright RGB pixels (H, W, 3) uint8 -> the merged answer.
 
+        `answer.result` has its arrays; `answer.prediction` is the JSON of them, made when it is first read.
         Takes the names of the HTTP query: budget_ms, policy (a preset or a list of views), max_views, min_views,
         merge, stop, top_k, include (a list of names). Without budget_ms the budget is the model's longest,
         `budget.max_ms`: no other client waits. Raises TTAError, and OSError for a file that can't be read.
@@ -45,21 +47,22 @@ class LoadedModel:
         try:
             return future.result()
         finally:
-            future.cancel()  # of use where waiting was interrupted
+            future.cancel()  # frees its views if waiting was interrupted
 
     def submit(self, image: ImageLike, **options: Any) -> Future[Answer]:
-        """As `predict`, without waiting: for several images at a time.
+        """As `predict`, without waiting, to have several images predicted at a time.
 
         The image is as it was when this returns, whatever is written into the array or the buffer later. Cancelling
         the future frees what is left of its views.
         """
-        asked = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
+        requested = read_options({"budget_ms": self.model.config.budget.max_ms} | as_query(options))
+        requested = replace(requested, format=ResponseFormat.ARRAYS)
         data = copy_image(image, self._app.settings.limits)
-        ticket = self._app.predictor.submit(self._name, data, asked, Caller(uuid.uuid4().hex))
-        ticket.future.add_done_callback(partial(self._left, ticket))
+        ticket = self._app.predictor.submit(self._name, data, requested, Caller(uuid.uuid4().hex))
+        ticket.future.add_done_callback(partial(self._cancel_if_left, ticket))
         return ticket.future
 
-    def _left(self, ticket: Ticket, future: Future[Answer]) -> None:
+    def _cancel_if_left(self, ticket: Ticket, future: Future[Answer]) -> None:
         if future.cancelled():
             self._app.predictor.cancel(ticket)
 
@@ -86,19 +89,20 @@ def load(
     folder: str | os.PathLike[str],
     slots: int | None = None,
     *,
-    max_bytes: int = 20_000_000,
-    max_pixels: int = 25_000_000,
-    max_waiting_mb: int = 1000,
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+    max_waiting_mb: int | None = None,
 ) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`; raises ConfigError.
+    """Loads and warms the model in a folder like `models/clothing`. Raises ConfigError.
 
-    `max_bytes` and `max_pixels` bound one image, `max_waiting_mb` the memory of all that are not answered yet.
+    `slots` is the number of threads that run batches; `max_bytes` and `max_pixels` bound one image, `max_waiting_mb`
+    the memory of all images not yet answered. Defaults are those of `tta-server serve`.
     """
     path = Path(folder)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such model folder")
-    given = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_waiting_mb": max_waiting_mb}
-    values = {"models": path.parent, "slots": available_cores() if slots is None else slots, **given}
+    given = {"slots": slots, "max_bytes": max_bytes, "max_pixels": max_pixels, "max_waiting_mb": max_waiting_mb}
+    values = {"models": path.parent} | {name: value for name, value in given.items() if value is not None}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

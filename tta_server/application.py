@@ -1,4 +1,4 @@
-"""The composition root: settings to objects. Whoever opens closes."""
+"""The composition root: makes the objects of a server from its settings."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,21 +25,24 @@ from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.logs import RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
 
 
-def tame_libraries() -> None:
-    """For a process of our own, since these are settings of all of it: our threads are the only parallelism, and of
-    broken and huge images our errors tell. A program that uses us as a library keeps its own settings."""
+def configure_libraries() -> None:
+    """Sets process-wide options of OpenCV and Pillow: no threads, limits or messages beside our own.
+
+    For the commands; a program that uses the package as a library keeps its own options.
+    """
     Image.MAX_IMAGE_PIXELS = None
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _prepare(folder: Path) -> tuple[Model, CostModel]:
-    """Loads a model and measures what it costs. Raises ConfigError."""
+    """Loads a model and measures its costs. Raises ConfigError."""
     model, costs = load_model(folder), CostModel()
     try:
         warm_up_beside_requests(model, costs)
@@ -50,7 +53,10 @@ def _prepare(folder: Path) -> tuple[Model, CostModel]:
 
 
 class Application:
-    """Models, a pool of slots and the predictor over them. Open it with `load`, warm it, then `close` it."""
+    """Models, a pool of slots and the predictor over them: `load` it, `warm` it, then `close` it.
+
+    `on_fatal` is called with a sentence when only a new process can serve again.
+    """
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         self.settings = settings
@@ -59,9 +65,9 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        observer = Observers(self.metrics, self.statistics, ReceiptTimings())
-        self._runner = Executor(observer)
-        self._runners = dict.fromkeys(self.models, self._runner)
+        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog())
+        self._executor = Executor(self.observer)
+        self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()
         self._costs = CostModel()
         bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
@@ -69,12 +75,12 @@ class Application:
         self.on_fatal: Callable[[str], None] = lambda reason: None
         self._engine: Engine[ImageJob] = Engine(
             Scheduler(self._costs, settings.slots, bounds),
-            self._runners,
-            observer,
+            self._executors,
+            self.observer,
             self.health,
             lambda reason: self.on_fatal(reason),
         )
-        self.predictor = Predictor(self.models, self._engine, settings.limits, observer, self.health)
+        self.predictor = Predictor(self.models, self._engine, settings.limits, self.observer, self.health)
         self._probe = ModelProbe(self.predictor, self.health)
         self._add_gauges()
         self._warmed = False
@@ -93,16 +99,16 @@ class Application:
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
     def is_ready(self, name: str) -> bool:
-        """Whether this model's requests are taken."""
+        """True if the model's requests are admitted."""
         return self.ready and name in self.models and name not in self.health.unhealthy
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
-        """Loads every model of the folder; raises ConfigError."""
+        """Loads every model of the folder. Raises ConfigError."""
         return cls(settings, [load_model(folder) for folder in find_models(settings.models)])
 
     def warm(self) -> None:
-        """Measures every model, then opens for requests, unless `closing` is set meanwhile. Raises ConfigError."""
+        """Measures every model, then admits requests, unless `closing` is set meanwhile. Raises ConfigError."""
         for model in list(self.models.values()):
             warm_up(model, self._costs, self.settings.slots)
             if self.closing:
@@ -113,7 +119,7 @@ class Application:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """True if requests are admitted."""
         return self._warmed and not self.closing
 
     def check_ready(self) -> None:
@@ -121,8 +127,8 @@ class Application:
         if not self.ready:
             raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
 
-    def stored(self) -> list[str]:
-        """The models of the folder by name, loaded or not."""
+    def model_names(self) -> list[str]:
+        """Of the models in the folder, loaded or not."""
         try:
             found = {path.name for path in find_models(self.settings.models)}
         except ConfigError:
@@ -130,45 +136,47 @@ class Application:
         return sorted(found | set(self.models))
 
     def load_model(self, name: str) -> None:
-        """Loads a model of the folder, anew if it is loaded already: its old form serves until the new one is warm.
-        Raises UnknownModel, ConfigError, or Overloaded while another is loaded; then nothing has changed."""
-        if name not in self.stored():
-            raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.stored())}")
-        with self._one_at_a_time():
+        """Loads or reloads a model of the folder; a loaded version serves until the new one is warm.
+
+        Raises UnknownModel, ConfigError, and Overloaded while another model is loaded; then nothing has changed.
+        """
+        if name not in self.model_names():
+            raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
+        with self._exclusive_loading():
             with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
                 model, costs = thread.submit(_prepare, self.settings.models / name).result()
             self._engine.reprice(name, costs)
-            self._runners[name] = self._runner
-            before, self.models[name] = self.models.get(name), model
-            if before is not None:
-                before.retire()
+            self._executors[name] = self._executor
+            previous, self.models[name] = self.models.get(name), model
+            if previous is not None:
+                previous.retire()
             self.statistics.forget(model.key)
             self.health.worked(name)
             self._add_model_gauge(name)
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def _exclusive_loading(self) -> Iterator[None]:
         if not self._loading.acquire(blocking=False):
-            raise Overloaded("a model is being loaded; come back when that is done", 1.0)
+            raise Overloaded("another model is being loaded; retry when that is done", 1.0)
         try:
             yield
         finally:
             self._loading.release()
 
     def unload_model(self, name: str) -> None:
-        """Takes no more requests for it; those admitted are answered. Raises UnknownModel."""
-        with self._one_at_a_time():
+        """Admits no more requests for the model; those admitted are answered. Raises UnknownModel."""
+        with self._exclusive_loading():
             model = self.predictor.model(name)
             del self.models[name]
             model.retire()
 
-    def retire(self) -> None:
-        """Takes nobody in any more."""
+    def stop_admitting(self) -> None:
+        """Admits no more requests."""
         self.closing = True
 
     def close(self) -> None:
-        """Answers what was admitted, for `drain_seconds` at most, and stops."""
-        self.retire()
+        """Answers admitted requests, for at most `drain_seconds`, then stops."""
+        self.stop_admitting()
         self._probe.close()
         self._engine.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):

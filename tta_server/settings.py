@@ -1,11 +1,11 @@
-"""Everything that a deployment may set."""
+"""What a deployment may set; each field is one setting, with its bounds and its description."""
 
 import re
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tta_server.errors import shown
 from tta_server.imaging.decoding import Limits
@@ -43,31 +43,62 @@ def read_origin(text: str) -> str:
     return origin.removesuffix(DEFAULT_PORTS.get(origin.partition("://")[0], ""))
 
 
+def _split_words(value: Any) -> Any:
+    """An environment variable holds a list as words."""
+    return value.split() if isinstance(value, str) else value
+
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(read_origin)], ...], BeforeValidator(_split_words)]
+
+
 class Settings(BaseModel):
-    """Everything that a deployment may set; the command line and `TTA_...` variables fill it."""
+    """What a deployment may set.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    `cli.sources` reads it: the field `port` is the flag `--port`, the variable `TTA_PORT` and the key `port` of a TOML
+    file. A validation alias replaces the field's name in all three.
+    """
 
-    models: Path = BUNDLED
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65_535)
-    grpc: bool = True
-    grpc_port: int = Field(default=8001, ge=0, le=65_535)
-    slots: int = Field(default_factory=available_cores, ge=1, le=1024)
-    max_bytes: int = Field(default=20_000_000, ge=1_000)
-    max_pixels: int = Field(default=25_000_000, ge=1)
-    max_waiting: int = Field(default=1024, ge=1)
-    max_waiting_mb: int = Field(default=1000, ge=1)
-    max_batch: int = Field(default=64, ge=1)
-    max_connections: int = Field(default=1024, ge=1)
-    receive_seconds: float = Field(default=30.0, gt=0)
-    drain_seconds: float = Field(default=10.0, ge=0)
-    keys: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    model_control: bool = False
-    cors_origin: tuple[Annotated[str, AfterValidator(read_origin)], ...] = ()
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    models: Path = Field(BUNDLED, description="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
+    slots: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        le=1024,
+        description="Threads that run batches; default: one a core, fewer under a container's CPU quota.",
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65_535, description="HTTP port; 0 picks a free one.")
+    grpc: bool = Field(True, description="Serve gRPC too.")
+    grpc_port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 picks a free one.")
+    drain_seconds: float = Field(10.0, ge=0, description="Seconds that a shutdown waits for admitted requests.")
+
+    keys: Path | None = Field(None, description="File of bearer keys, one a line; without it requests need no key.")
+    tls_cert: Path | None = Field(None, description="PEM certificate; with it both ports speak TLS.")
+    tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
+    cors_origin: Origins = Field(
+        (),
+        description="Origin whose web pages may send requests, like https://example.org, or * for all; repeat the "
+        "flag for several, separate them by spaces in the variable.",
+    )
+    model_control: bool = Field(False, description="Let clients load and unload models (v2/repository).")
+
+    max_bytes: int = Field(20_000_000, ge=1_000, description="Largest image file accepted, in bytes.")
+    max_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
+    max_waiting: int = Field(1024, ge=1, description="Images that may wait; further requests get 429.")
+    max_waiting_mb: int = Field(1000, ge=1, description="Memory that waiting images may take, in MB.")
+    max_images_per_request: int = Field(
+        64, ge=1, validation_alias="max_batch", description="Images that a v2 request may hold."
+    )
+    max_connections: int = Field(1024, ge=1, description="HTTP connections, and gRPC calls, open at once.")
+    receive_seconds: float = Field(30.0, gt=0, description="Seconds within which a request must arrive in full.")
 
     @property
     def limits(self) -> Limits:
         return Limits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
+
+
+def public_name(field: str) -> str:
+    """The name of a setting outside the code, with underscores."""
+    return str(Settings.model_fields[field].validation_alias or field)

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, models_folder, until
-from tests.support.triton import MODULES, Triton, sample
+from tests.support.triton import CLIENTS, Triton, sample
 from tta_server.api.auth import Keys, read_tls
 from tta_server.errors import ConfigError
 
@@ -70,7 +70,7 @@ def locked(models: Path, file: Path) -> Iterator[Server]:
         assert not any(key in output for key in (ALICE, BOB, CAROL, "unknown-key"))
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, locked: Server) -> Triton:
     return Triton(request.param, locked)
 

@@ -35,6 +35,7 @@ from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.job import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
+from tta_server.tasks.render.rendering import Rendered
 from tta_server.views.presets import preset
 
 pytestmark = pytest.mark.timing
@@ -211,7 +212,7 @@ def test_no_model_is_loaded_before_all_are_warm(application: Application) -> Non
         unload_model(application, "cifar10")
     application.warm()
     load_model(application, "cifar10")
-    application.retire()
+    application.stop_admitting()
     assert not application.ready
     with pytest.raises(NotReady):
         load_model(application, "cifar10")
@@ -234,7 +235,7 @@ def test_one_model_is_loaded_at_a_time(application: Application) -> None:
         assert "loaded" in found
         return found
 
-    until(lambda: outcomes() == {"a model is being loaded; come back when that is done", "loaded"})
+    until(lambda: outcomes() == {"another model is being loaded; retry when that is done", "loaded"})
 
 
 def test_a_linked_model_has_the_links_name(application: Application) -> None:
@@ -260,5 +261,5 @@ def test_images_of_a_batch_that_run_one_after_another_keep_their_budgets(applica
     receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
-        handler.record_sent([Answer("m", "1", "t", {}, receipt, made_at=now - late) for late in (9, 5, 0)])
+        handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])
     assert handler.reserve_seconds() < 1

@@ -41,7 +41,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     """An application with a model that only parses requests; nothing runs."""
     settings = config("classification", FIXED, {"kind": "probabilities"})
     folder = write_model(tmp_path_factory.mktemp("models") / "toy", classifier(), settings)
-    known = Application(Settings(models=folder.parent, slots=1, max_batch=4), [load_model(folder)])
+    known = Application(Settings(models=folder.parent, slots=1, max_images_per_request=4), [load_model(folder)])
     yield known
     known.close()
 

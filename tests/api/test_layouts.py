@@ -16,7 +16,7 @@ from tests.support.onnx_models import segmenter, write_model
 from tests.support.serving import PATIENCE, until
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
 
@@ -59,7 +59,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def handler(server: Server) -> RequestHandler:
-    return server._reception
+    return server._handler
 
 
 def rotations(views: int, number: int = 0) -> str:

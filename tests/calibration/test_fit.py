@@ -1,4 +1,4 @@
-"""Calibration: exact bounds, thresholds tested in a fixed order, chances learned by margin."""
+"""Fitting a calibration: exact bounds, thresholds tested in a fixed order, flip rates by margin."""
 
 import math
 from fractions import Fraction
@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tta_server.calibration.fit import (
     CONFIDENCE,
     EDGES,
     THRESHOLDS,
-    Logs,
-    Trail,
-    at_most,
-    chances,
-    check_enough,
-    learned,
-    replay,
+    Run,
+    Runs,
+    apply_threshold,
+    binomial_cdf,
+    check_image_count,
+    fit_calibration,
+    flip_rates,
     select_threshold,
     upper_bound,
 )
@@ -28,10 +29,10 @@ from tta_server.repository.calibration import Calibration
 from tta_server.scheduling.stopping import Confident
 
 margins = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.3, 0.5, 0.99, 1.0]))
-trails = st.integers(1, 6).flatmap(
+run_lists = st.integers(1, 6).flatmap(
     lambda views: st.lists(
         st.builds(
-            Trail,
+            Run,
             st.lists(margins, min_size=views, max_size=views),
             st.lists(st.integers(0, 2), min_size=views, max_size=views),
         ),
@@ -41,14 +42,14 @@ trails = st.integers(1, 6).flatmap(
 )
 
 
-def simulated(images: int, seed: int, views: int = 6) -> Logs:
-    """Margins that say how likely the first answers are wrong, as those of a fair network do."""
+def simulated(images: int, seed: int, views: int = 6) -> Runs:
+    """Margins that tell how likely the first answers are wrong, as those of a well calibrated network do."""
     source = np.random.default_rng(seed)
     ease = source.beta(4, 0.5, images)
     found = np.clip(ease[:, None] + source.normal(0, 0.05, (images, views)), 0, 1)
     wrong = source.random((images, views)) < 0.5 * (1 - found) ** 1.5
     wrong[:, -1] = False
-    return Logs(found / np.sqrt(np.arange(1, views + 1)), wrong.astype(np.int64))
+    return Runs(found / np.sqrt(np.arange(1, views + 1)), wrong.astype(np.int64))
 
 
 # ---- the bound ----
@@ -74,22 +75,22 @@ def test_the_bound_is_clopper_and_pearsons(found: int, of: int, expected: float)
 def test_the_binomial_tail_is_the_sum_of_exact_terms(counts: tuple[int, int], percent: int) -> None:
     (found, of), rate = counts, Fraction(percent, 100)
     exact = sum(math.comb(of, k) * rate**k * (1 - rate) ** (of - k) for k in range(found + 1))
-    assert at_most(found, of, percent / 100) == pytest.approx(float(exact), rel=1e-9)
+    assert binomial_cdf(found, of, percent / 100) == pytest.approx(float(exact), rel=1e-9)
 
 
 @given(st.integers(2, 20_000).flatmap(lambda of: st.tuples(st.integers(0, min(of - 1, 300)), st.just(of))))
-def test_at_the_bound_so_few_are_found_with_just_that_chance(counts: tuple[int, int]) -> None:
+def test_at_the_bound_at_most_that_many_have_a_probability_of_five_percent(counts: tuple[int, int]) -> None:
     found, of = counts
     bound = upper_bound(found, of)
     assert found / of < bound <= 1
-    assert at_most(found, of, bound) == pytest.approx(1 - CONFIDENCE, rel=1e-5)
+    assert binomial_cdf(found, of, bound) == pytest.approx(1 - CONFIDENCE, rel=1e-5)
 
 
-# ---- replay ----
+# ---- applying a threshold ----
 
 
-@given(trails, st.sampled_from(THRESHOLDS))
-def test_a_replay_stops_where_the_rule_would(found: list[Trail], threshold: float) -> None:
+@given(run_lists, st.sampled_from(THRESHOLDS))
+def test_a_threshold_stops_where_the_rule_would(found: list[Run], threshold: float) -> None:
     class Evidence:
         def __init__(self, margin: float, views: int) -> None:
             self.margin = lambda: margin
@@ -99,69 +100,70 @@ def test_a_replay_stops_where_the_rule_would(found: list[Trail], threshold: floa
             raise AssertionError("not asked for")
 
     rule, stops, changed = Confident(threshold), [], 0
-    for trail in found:
-        reasons = [rule.decide(Evidence(margin, k)) for k, margin in enumerate(trail.margins, 1)]
+    for run in found:
+        reasons = [rule.decide(Evidence(margin, k)) for k, margin in enumerate(run.margins, 1)]
         stop = next((k for k, reason in enumerate(reasons, 1) if reason), len(reasons))
         stops.append(stop)
-        changed += trail.labels[stop - 1] != trail.labels[-1]
-    replayed = replay(Logs.of(found), threshold)
-    assert replayed.mean_views == pytest.approx(np.mean(stops))
-    assert replayed.disagreements == changed
-    assert replayed.bound == upper_bound(changed, len(found))
+        changed += run.labels[stop - 1] != run.labels[-1]
+    outcome = apply_threshold(Runs.of(found), threshold)
+    assert outcome.mean_views == pytest.approx(np.mean(stops))
+    assert outcome.disagreements == changed
+    assert outcome.bound == upper_bound(changed, len(found))
 
 
 def test_thresholds_go_from_never_to_always() -> None:
     assert list(THRESHOLDS) == sorted(set(THRESHOLDS), reverse=True)
-    assert replay(simulated(50, 0), THRESHOLDS[0]).mean_views == 6
-    assert replay(simulated(50, 0), THRESHOLDS[-1]).mean_views == 1
+    assert apply_threshold(simulated(50, 0), THRESHOLDS[0]).mean_views == 6
+    assert apply_threshold(simulated(50, 0), THRESHOLDS[-1]).mean_views == 1
 
 
 # ---- fixed-sequence testing ----
 
 
-def trails_at(*groups: tuple[int, float, bool]) -> Logs:
+def runs_at(*groups: tuple[int, float, bool]) -> Runs:
     """Images, each group's count with the margin after the first of two views, and whether that view was wrong."""
-    return Logs.of([Trail([margin, 1.0], [int(wrong), 0]) for n, margin, wrong in groups for _ in range(n)])
+    return Runs.of([Run([margin, 1.0], [int(wrong), 0]) for n, margin, wrong in groups for _ in range(n)])
 
 
 def test_testing_ends_at_the_first_failure_whatever_would_pass_later() -> None:
     """Twelve images are right after one view, at a margin of 0.5, and after all three, but wrong in between at 0.95."""
-    early = [Trail([0.5, 0.95, 1.0], [0, 1, 0])] * 12
-    logs = Logs.of([*early, *[Trail([0.99, 1.0, 1.0], [0, 0, 0])] * 488])
-    passing = [t for t in THRESHOLDS if replay(logs, t).bound <= 0.01]
-    kept = select_threshold(logs, 0.01)
+    early = [Run([0.5, 0.95, 1.0], [0, 1, 0])] * 12
+    runs = Runs.of([*early, *[Run([0.99, 1.0, 1.0], [0, 0, 0])] * 488])
+    passing = [t for t in THRESHOLDS if apply_threshold(runs, t).bound <= 0.01]
+    kept = select_threshold(runs, 0.01)
     assert min(passing) == 0.0, "stopping at once is right for every image"
-    assert kept.threshold > 0.95, "but the way there leads through thresholds that fail"
+    assert kept.threshold > 0.95, "but testing ends at a threshold before it that fails"
     following = THRESHOLDS[THRESHOLDS.index(kept.threshold) + 1]
-    assert replay(logs, following).bound > 0.01
+    assert apply_threshold(runs, following).bound > 0.01
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.01, 0.02, 0.05, 0.3]))
 def test_every_threshold_up_to_the_one_kept_passes_and_the_next_fails(seed: int, epsilon: float) -> None:
-    logs = simulated(400, seed)
-    kept = select_threshold(logs, epsilon)
+    runs = simulated(400, seed)
+    kept = select_threshold(runs, epsilon)
     upto = THRESHOLDS.index(kept.threshold) + 1
-    assert all(replay(logs, t).bound <= epsilon for t in THRESHOLDS[:upto])
-    assert upto == len(THRESHOLDS) or replay(logs, THRESHOLDS[upto]).bound > epsilon
+    assert all(apply_threshold(runs, t).bound <= epsilon for t in THRESHOLDS[:upto])
+    assert upto == len(THRESHOLDS) or apply_threshold(runs, THRESHOLDS[upto]).bound > epsilon
 
 
 def test_a_smaller_epsilon_never_stops_earlier() -> None:
-    logs = simulated(5000, 3)
-    found = [select_threshold(logs, epsilon) for epsilon in (0.002, 0.01, 0.05)]
+    runs = simulated(5000, 3)
+    found = [select_threshold(runs, epsilon) for epsilon in (0.002, 0.01, 0.05)]
     assert sorted((r.mean_views for r in found), reverse=True) == [r.mean_views for r in found]
     assert found[0].mean_views > found[2].mean_views
 
 
-def test_the_promise_is_broken_by_chance_alone() -> None:
-    """Of 300 calibrations at most 5 % may promise too much; by 3 standard deviations of that count."""
+def test_the_promise_is_broken_no_more_often_than_its_confidence_allows() -> None:
+    """At most 5 % of the calibrations may promise too much; by 3 standard deviations of that count."""
+    calibrations = times(300)
     world, source = simulated(40_000, 1), np.random.default_rng(2)
-    rates = {t: replay(world, t).disagreements / world.images for t in THRESHOLDS}
+    rates = {t: apply_threshold(world, t).disagreements / world.images for t in THRESHOLDS}
     broken = 0
-    for _ in range(300):
+    for _ in range(calibrations):
         drawn = source.integers(0, world.images, 600)
-        broken += rates[select_threshold(Logs(world.margins[drawn], world.labels[drawn]), 0.02).threshold] > 0.02
-    assert broken <= 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
-    assert broken > 0, "a bound that never fails would be too careful by far"
+        broken += rates[select_threshold(Runs(world.margins[drawn], world.labels[drawn]), 0.02).threshold] > 0.02
+    assert broken <= calibrations * 0.05 + 3 * math.sqrt(calibrations * 0.05 * 0.95)
+    assert broken > 0, "a bound that never fails would be far too wide"
 
 
 @pytest.mark.parametrize(("epsilon", "needed"), [(0.05, 59), (0.01, 299), (0.002, 1497), (0.001, 2995)])
@@ -169,62 +171,62 @@ def test_too_few_images_are_refused_with_the_number_that_would_do(epsilon: float
     with pytest.raises(
         InvalidInput, match=f"epsilon {epsilon:g} takes at least {needed} images.* there are {needed - 1}"
     ):
-        select_threshold(trails_at((needed - 1, 0.9, False)), epsilon)
-    assert select_threshold(trails_at((needed, 0.9, False)), epsilon).threshold == 0
+        select_threshold(runs_at((needed - 1, 0.9, False)), epsilon)
+    assert select_threshold(runs_at((needed, 0.9, False)), epsilon).threshold == 0
     with pytest.raises(InvalidInput, match="there are 0"):
-        check_enough(0, epsilon)
+        check_image_count(0, epsilon)
 
 
-def test_where_only_waiting_for_all_views_is_safe_it_never_stops() -> None:
-    kept = select_threshold(trails_at((300, 1.0, False), (10, 1.0, True)), 0.01)
+def test_it_never_stops_early_where_only_all_views_are_safe() -> None:
+    kept = select_threshold(runs_at((300, 1.0, False), (10, 1.0, True)), 0.01)
     assert kept.threshold > 1
     assert kept.mean_views == 2
 
 
-# ---- chances ----
+# ---- flip rates ----
 
 
-@given(trails)
-def test_chances_fall_with_the_margin_and_are_none_after_all_views(found: list[Trail]) -> None:
-    logs = Logs.of(found)
-    rows = chances(logs)
-    assert [len(row) for row in rows] == [len(EDGES) + 1] * logs.views
+@given(run_lists)
+def test_flip_rates_never_rise_with_the_margin_and_are_zero_after_all_views(found: list[Run]) -> None:
+    runs = Runs.of(found)
+    rows = flip_rates(runs)
+    assert [len(row) for row in rows] == [len(EDGES) + 1] * runs.views
     for row in rows:
-        assert all(0 <= chance <= 1 for chance in row)
+        assert all(0 <= rate <= 1 for rate in row)
         assert all(before >= after - 1e-12 for before, after in pairwise(row))
     assert set(rows[-1]) == {0.0}
 
 
-def test_chances_are_the_rates_of_full_bins() -> None:
-    row = chances(trails_at((1000, 0.15, True), (1000, 0.15, False), (5000, 0.97, False), (50, 0.97, True)))[0]
+def test_flip_rates_are_the_rates_of_full_bins() -> None:
+    row = flip_rates(runs_at((1000, 0.15, True), (1000, 0.15, False), (5000, 0.97, False), (50, 0.97, True)))[0]
     assert row[2] == row[3] == pytest.approx(0.5, abs=0.01), "the bin below it, without an image, gets no less"
     assert row[12] == pytest.approx(0.01, abs=0.001)
 
 
 def test_one_bin_for_all_gives_the_rate_everywhere() -> None:
-    assert chances(trails_at((90, 0.5, False), (10, 0.5, True)))[0] == pytest.approx([0.1] * 17, abs=0.006)
+    assert flip_rates(runs_at((90, 0.5, False), (10, 0.5, True)))[0] == pytest.approx([0.1] * 17, abs=0.006)
 
 
 # ---- the result ----
 
 
-def test_what_is_learned_is_a_calibration() -> None:
-    logs = simulated(2000, 5)
-    found = learned(logs, [0.05, 0.01, 0.05], model="sha256:m", policy="sha256:p", merge="vote")
+def test_the_result_is_a_calibration() -> None:
+    runs = simulated(2000, 5)
+    found = fit_calibration(runs, [0.05, 0.01, 0.05], model="sha256:m", policy="sha256:p", merge="vote")
     assert (found.images, found.views, found.confidence) == (2000, 6, 0.95)
     assert (found.model, found.policy, found.merge) == ("sha256:m", "sha256:p", "vote")
     assert [t.epsilon for t in found.thresholds] == [0.01, 0.05]
     for kept in found.thresholds:
         assert kept.threshold in THRESHOLDS
         assert kept.bound <= kept.epsilon
-        assert replay(logs, kept.threshold).disagreements == kept.disagreements
-    assert found.disagreement == pytest.approx(logs.changed.mean(axis=0), rel=1e-5)
+        assert apply_threshold(runs, kept.threshold).disagreements == kept.disagreements
+    assert found.disagreement == pytest.approx(runs.changed.mean(axis=0), rel=1e-5)
     assert Calibration.model_validate_json(found.model_dump_json()) == found
 
 
-def test_the_table_is_read_as_it_was_learned() -> None:
-    logs = simulated(2000, 6)
-    found, rows = learned(logs, [0.05], model="m", policy="p", merge="vote"), chances(logs)
+def test_the_table_is_read_as_it_was_fitted() -> None:
+    runs = simulated(2000, 6)
+    found, rows = fit_calibration(runs, [0.05], model="m", policy="p", merge="vote"), flip_rates(runs)
     for margin in (0.0, 0.019, 0.02, 0.55, 0.999, 1.0):
         bin_of = int(np.searchsorted(EDGES, margin, side="right"))
         assert found.expected_gain(margin, 2) == pytest.approx(rows[1][bin_of] / 4, rel=1e-5)

@@ -39,11 +39,11 @@ def images(tmp_path: Path) -> Path:
         Image.new("RGB", (8, 8), tuple(map(int, color))).save(folder / f"{number}.png")
     (tmp_path / "images" / "broken.JPG").write_bytes(b"no image")
     (tmp_path / "images" / "black.png").write_bytes(pictures.encoded(np.zeros((8, 8, 3), np.uint8)))
-    (tmp_path / "images" / "notes.txt").write_text("not looked at")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
     return tmp_path / "images"
 
 
-def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: Path, tmp_path: Path) -> None:
+def test_it_writes_the_calibration_and_prints_how_to_use_it(moody: Path, images: Path, tmp_path: Path) -> None:
     log = tmp_path / "margins.csv"
     done = run(
         "calibrate", "moody", "--models", moody.parent, "--data", images, "-e", "0.05", "-e", "0.2", "--log", log
@@ -52,7 +52,7 @@ def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: P
     assert "moody: 2 views, 70 images, merge mean_probabilities" in done.stdout
     assert "0 of 70" in done.stdout
     assert "1.00 of 2 (50%)" in done.stdout
-    assert f"{moody / FILE}: the calibration; say stop: {{epsilon: 0.2}} in tta.yaml" in done.stdout
+    assert f"{moody / FILE}: the calibration; set stop: {{epsilon: 0.2}} in tta.yaml" in done.stdout
     assert '?stop={"epsilon":0.2}' in done.stdout
     assert "broken.JPG: this is not an image" in done.stderr
     assert "black.png: the model's output for view 'plain' holds NaN" in done.stderr
@@ -68,7 +68,7 @@ def test_it_writes_the_calibration_and_says_how_to_use_it(moody: Path, images: P
     assert (receipt.stop, receipt.stop_reason) == ({"epsilon": 0.05}, "confident")
 
 
-def test_another_place_is_told_how_to_be_used(moody: Path, images: Path, tmp_path: Path) -> None:
+def test_it_prints_how_to_use_a_calibration_in_another_place(moody: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out, plot = tmp_path / "found.json", tmp_path / "curve.png"
     done = run(
@@ -109,7 +109,7 @@ def test_a_mistake_is_one_sentence_and_status_2(moody: Path, images: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         ({"epsilon": [0.0]}, "--epsilon takes a share between 0 and 1"),
         ({"epsilon": [0.1, 1.0]}, "--epsilon takes a share between 0 and 1"),
@@ -123,29 +123,29 @@ def test_a_mistake_is_one_sentence_and_status_2(moody: Path, images: Path) -> No
     ],
 )
 def test_wrong_options_are_refused_before_the_work(
-    moody: Path, images: Path, options: dict[str, Any], told: str
+    moody: Path, images: Path, options: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(TTAError, match=told):
+    with pytest.raises(TTAError, match=sentence):
         call(moody, images, **options)
 
 
 def test_skipped_images_do_not_count(moody: Path, images: Path) -> None:
-    """72 are found, which would do for 0.042; the 70 that could be read do not."""
+    """The folder has 72, enough for an epsilon of 0.0415; the 70 that can be read are too few."""
     with pytest.raises(InvalidInput, match=r"at least 71 images.* there are 70"):
         call(moody, images, epsilon=[0.0415])
 
 
-def test_a_folder_without_images_says_what_is_looked_for(moody: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_names_the_suffixes_of_images(moody: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInput, match=r"holds no images: files named .avif, .bmp, .gif, .heic, .heif, .jpeg"):
+    with pytest.raises(InvalidInput, match=r"holds no images, which are files named .avif, .bmp, .gif, .heic"):
         call(moody, tmp_path / "empty")
 
 
-def test_not_one_usable_image_is_an_error(moody: Path, tmp_path: Path) -> None:
+def test_no_usable_image_is_an_error(moody: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for number in range(12):
         (tmp_path / "bad" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(InvalidInput, match="not one of the 12 images could be used"):
+    with pytest.raises(InvalidInput, match="none of the 12 images could be used"):
         call(moody, tmp_path / "bad", epsilon=[0.5])
 
 
@@ -154,15 +154,15 @@ def test_an_unknown_model_names_those_that_are_there(images: Path) -> None:
         calibrate("none", images, MODELS)
 
 
-def test_segmentation_is_refused_naming_what_it_knows(images: Path, tmp_path: Path) -> None:
+def test_segmentation_is_refused_with_the_stop_rules_that_it_has(images: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"nuclei can't be calibrated: .* it knows stop all, certain, open"):
         calibrate("nuclei", images, MODELS, to=tmp_path / FILE)
 
 
-def test_without_matplotlib_a_plot_says_how_to_install_it(
+def test_without_matplotlib_a_plot_names_the_extra_to_install(
     moody: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tta_server.cli.curves.find_spec", lambda name: None)
+    monkeypatch.setattr("tta_server.cli.plots.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'tta-server\[plots\]'"):
         call(moody, images, plot=tmp_path / "curve.png")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.support.commands import check_mistake, run
 from tests.support.references import MODELS
-from tta_server.cli import curves
+from tta_server.cli import plots
 from tta_server.errors import ConfigError
 from tta_server.simulation.figures import COLUMNS
 
@@ -50,7 +50,7 @@ def test_shipped_scenarios_run(tmp_path: Path, name: str) -> None:
         assert heading in printed
 
 
-def test_it_tells_of_each_load_as_json_csv_and_picture(tmp_path: Path) -> None:
+def test_it_writes_each_load_as_json_csv_and_picture(tmp_path: Path) -> None:
     table, picture = tmp_path / "points.csv", tmp_path / "curves.png"
     options = ("--loads", "0.5,1,4", "--json", "--csv", table, "--plot", picture)
     rows = json.loads(done("-s", short(tmp_path, "clothing", slots=2), *options))
@@ -104,7 +104,7 @@ def test_help_teaches_by_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "sentence"),
     [
         (["--loads", "1,x"], "--loads takes numbers over 0 and up to 1e+06 with commas between them, not '1,x'"),
         (["--loads", "0"], "--loads takes numbers over 0"),
@@ -115,8 +115,8 @@ def test_help_teaches_by_example() -> None:
         (["--plot", "picture.nope"], "picture.nope can't be written"),
     ],
 )
-def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], told: str) -> None:
-    assert told in mistake("-s", short(tmp_path, "clothing", requests=5, loads=[1]), *arguments)
+def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    assert sentence in mistake("-s", short(tmp_path, "clothing", requests=5, loads=[1]), *arguments)
 
 
 def test_a_mistake_in_the_scenario_names_the_file_and_the_key(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_mistake_in_the_scenario_names_the_file_and_the_key(tmp_path: Path) ->
     assert f"{path}: unknown key sluts; known: slots" in mistake("-s", path)
 
 
-def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "find_spec", lambda name: None)
+def test_without_matplotlib_it_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as raised:
-        curves.check_plots()
+        plots.check_plots()
     assert str(raised.value) == "--plot needs matplotlib, which is not installed: pip install 'tta-server[plots]'"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tests.support.onnx_models import classifier, write_model
 from tests.support.wording import fit
 from tta_server.api.oip.semantics import TTA_PARAMETERS, read_parameters
-from tta_server.cli.console import settings_of
+from tta_server.cli.sources import flag, read_settings
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.config import ModelConfig, read_config
@@ -70,8 +70,8 @@ def test_no_parameter_of_the_protocol_gets_library_text(values: dict[str, Any]) 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), SCALARS)
 def test_no_setting_gets_library_text(key: str, value: Any) -> None:
-    sentence = sentence_of(lambda: settings_of(**{key: value}))
-    assert sentence is None or sentence.startswith(f"--{key.replace('_', '-')}")
+    sentence = sentence_of(lambda: read_settings(**{key: value}))
+    assert sentence is None or sentence.startswith(flag(key))
 
 
 SOUND = {

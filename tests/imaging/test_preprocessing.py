@@ -1,158 +1,35 @@
-from dataclasses import replace
+"""The plain view equals offline preprocessing; exact views copy pixels; sizes are bounded."""
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.support.patterns import blob, centroid, noise, size_of, smooth
+from tests.support.patterns import noise, smooth
+from tests.support.preparations import (
+    EXACT_VIEWS,
+    MEAN,
+    PREPARATIONS,
+    RAW,
+    SAMPLED_VIEWS,
+    STD,
+    framed,
+    prepared,
+    viewed,
+    written,
+)
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.normalization import Channels, Normalization
-from tta_server.imaging.preprocessing import Canvas, Preprocessing, Resize
+from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.imaging.sizes import short_side
-from tta_server.views import color
 from tta_server.views.geometry import Size
-from tta_server.views.presets import preset
 from tta_server.views.spec import read_view
 from tta_server.views.view import Border, View
 
-RAW = Normalization(scale=1)
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-PREPARATIONS = {
-    "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=RAW),
-    "exact": Preprocessing(Size(57, 44), Resize.EXACT, normalization=RAW),
-    "letterbox": Preprocessing(Size(60, 60), Resize.LETTERBOX, normalization=RAW),
-    "free": Preprocessing(multiple=16, normalization=RAW),
-    "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
-}
-
-EXACT_VIEWS = [
-    "identity",
-    "hflip",
-    "vflip",
-    {"rot90": 1},
-    {"rot90": 2},
-    {"rot90": 3},
-    "transpose",
-    "antitranspose",
-    {"shift": [5, -3]},
-    {"shift": [-4, 0], "border": "constant"},
-    {"window": "top_left"},
-    {"window": "bottom_right"},
-    {"scale": 1.25},
-    {"scale": 1.25, "window": "top_right"},
-    ["hflip", {"shift": [3, 2]}, {"rot90": 1}],
-    [{"scale": 1.125}, {"window": "bottom_left"}, "transpose"],
-]
-SAMPLED_VIEWS = [
-    {"rotate": 17},
-    {"rotate": -33.5},
-    {"rotate": 90.5, "border": "reflect"},
-    {"zoom": 1.3},
-    {"shift": [2.5, -1.25]},
-    {"crop": 0.8},
-    {"crop": {"fraction": 0.75, "anchor": "top_left"}},
-    {"crop": {"fraction": 0.7, "anchor": "bottom_right"}, "border": "replicate"},
-    {"crop": {"fraction": 0.8, "center": [0.3, 0.6]}},
-    ["hflip", {"rotate": 10}, {"shift": [4, 3]}],
-    [{"rotate": 10}, "hflip"],
-    [{"shift": [4, 3]}, {"rot90": 1}, {"crop": {"fraction": 0.8, "anchor": "top_right"}}],
-    [{"scale": 1.25}, {"window": "top_left"}, {"rotate": 8}, "transpose"],
-    [{"scale": 1.25}, {"window": [0.3, 0.9]}, {"zoom": 1.1}, "vflip"],
-]
-
-prepared = pytest.mark.parametrize("prep", PREPARATIONS.values(), ids=PREPARATIONS)
-shares = st.floats(0, 1)
-images = st.builds(Size, st.integers(70, 110), st.integers(70, 110))
-
-
-def viewed(prep, pixels, view):
-    """Return the model's input for a view, and its placement."""
-    placement = prep.place(view, size_of(pixels))
-    return written(prep, prep.canvas(pixels, view.scale), view, placement), placement
-
-
-def written(prep, canvas, view, placement):
-    batch = prep.empty(1, placement.tensor)
-    prep.write(canvas, view, placement, batch[0])
-    return batch[0]
-
-
-def framed(tensor, placement):
-    """Return the part of a tensor (C, H, W) that is the view's frame."""
-    (x, y), (w, h) = placement.inset, placement.frame
-    return tensor[:, y : y + h, x : x + w]
-
-
-# ---- points follow pixels ----
-
-
-def on_black(spec):
-    """Read a view with black beyond the canvas, so that no second blob is reflected into it."""
-    return replace(read_view(spec), border=Border.CONSTANT)
-
-
-def point_well_inside(placement, magnification, share, sigma):
-    """Return a point of the frame at a blob's width from its edges, and its point on the canvas, (1, 2) each."""
-    margin = 4.5 * sigma * magnification
-    frame = np.array(placement.frame, float)
-    assume((frame > 2 * margin).all())
-    there = margin + np.array([share]) * (frame - 2 * margin)
-    here = placement.to_canvas.apply(there)
-    assume((here > 4.5 * sigma).all() and (here < np.array(placement.canvas) - 4.5 * sigma).all())
-    return there, here
-
-
-@prepared
-@given(st.sampled_from(EXACT_VIEWS), images, st.tuples(shares, shares))
-def test_points_follow_pixels_exactly_in_exact_views(prep, spec, image, share):
-    view = on_black(spec)
-    placement = prep.place(view, image)
-    assert placement.exact
-    assert_pixels_follow(prep, view, placement, share, 1e-3)
-
-
-@prepared
-@given(st.sampled_from(SAMPLED_VIEWS), images, st.tuples(shares, shares))
-def test_points_follow_pixels_in_interpolated_views(prep, spec, image, share):
-    view = on_black(spec)
-    assert_pixels_follow(prep, view, prep.place(view, image), share, 0.05)
-
-
-@prepared
-@given(st.floats(-180, 180), st.floats(1, 1.3), images, st.tuples(shares, shares))
-def test_points_follow_pixels_at_any_angle_and_zoom(prep, degrees, zoom, image, share):
-    view = on_black([{"rotate": degrees}, {"zoom": zoom}])
-    assert_pixels_follow(prep, view, prep.place(view, image), share, 0.05)
-
-
-def assert_pixels_follow(prep, view, placement, share, tolerance):
-    _, point = point_well_inside(placement, view.geometry.magnification, share, sigma=1.5)
-    hill = blob(placement.canvas, point[0], sigma=1.5)
-    tensor = written(prep, Canvas(np.stack([hill] * 3), prep), view, placement)
-    expected = placement.to_canvas.inverse().apply(centroid(hill))
-    np.testing.assert_allclose(centroid(framed(tensor, placement)[0]), expected, atol=tolerance)
-
-
-@prepared
-@given(st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]), images, st.tuples(shares, shares))
-def test_undoing_a_view_moves_its_pixels_to_those_of_the_plain_view(prep, spec, image, share):
-    view, plain_view = on_black(spec), View()
-    placement, plain = prep.place(view, image), prep.place(plain_view, image)
-    shrink = np.array(image) / placement.canvas
-    _, on_canvas = point_well_inside(placement, view.geometry.magnification, share, sigma=2.2)
-    on_plain = placement.to_plain.apply(placement.to_canvas.inverse().apply(on_canvas))
-    assume((on_plain > 9).all() and (on_plain < np.array(plain.frame) - 9).all())
-    hill = blob(image, (on_canvas * shrink)[0], sigma=2 * shrink.min())
-    pixels = np.repeat(hill[:, :, None], 3, axis=2)
-    there, here = (centroid(framed(viewed(prep, pixels, v)[0], prep.place(v, image))[0]) for v in (view, plain_view))
-    np.testing.assert_allclose(placement.to_plain.apply(there), here, atol=0.15)
-
-
 # ---- exactness ----
+
 
 NUMPY = {
     "hflip": lambda a: a[:, :, ::-1],
@@ -349,96 +226,6 @@ def test_nothing_differs_where_nothing_is_resized(prep, image, window):
     np.testing.assert_array_equal(viewed(prep, pixels, View())[0], pixels[window].transpose(2, 0, 1))
 
 
-# ---- colour ----
-
-COLORS = [{"brightness": 1.6}, {"contrast": 1.5}, {"saturation": 1.8}, {"hue": 40}, "grayscale"]
-
-
-@pytest.mark.parametrize("spec", [*COLORS, ["hflip", {"brightness": 1.2}], [{"rotate": 7}, {"contrast": 0.7}]])
-def test_interpolate_then_colour_then_clip_then_normalise(spec):
-    view = read_view(spec)
-    raw, prep = (
-        Preprocessing(Size(30, 20), Resize.EXACT, normalization=n) for n in (RAW, Normalization(255, MEAN, STD))
-    )
-    uncolored = View(geometry=view.geometry)
-    values = viewed(raw, noise(Size(30, 20)), uncolored)[0].astype(np.float64)
-    m = view.color.matrix
-    colored = np.einsum("ij,jhw->ihw", m[:, :3], values) + m[:, 3].reshape(3, 1, 1)
-    expected = (np.clip(colored, 0, 255) / 255 - np.reshape(MEAN, (3, 1, 1))) / np.reshape(STD, (3, 1, 1))
-    np.testing.assert_allclose(viewed(prep, noise(Size(30, 20)), view)[0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("spec", COLORS)
-def test_bgr_sees_the_same_colours_in_the_other_order(spec):
-    rgb, bgr = (Preprocessing(channels=c, normalization=RAW) for c in (Channels.RGB, Channels.BGR))
-    pixels, view = noise(Size(20, 10)), read_view(spec)
-    np.testing.assert_allclose(viewed(bgr, pixels, view)[0], viewed(rgb, pixels, view)[0][::-1], atol=1e-3)
-
-
-@pytest.mark.parametrize("spec", COLORS)
-def test_grey_sees_what_rgb_sees_of_a_grey_image(spec):
-    rgb, grey = (Preprocessing(channels=c, normalization=RAW) for c in (Channels.RGB, Channels.GREY))
-    pixels, view = np.repeat(noise(Size(20, 10), 1), 3, axis=2), read_view(spec)
-    np.testing.assert_allclose(viewed(grey, pixels, view)[0][0], viewed(rgb, pixels, view)[0][1], atol=0.1)
-
-
-def test_models_that_take_uint8_round():
-    prep = Preprocessing(Size(2, 1), Resize.EXACT, dtype=np.dtype(np.uint8))
-    pixels = np.array([[[10, 101, 250], [3, 5, 7]]], np.uint8)
-    tensor, _ = viewed(prep, pixels, View(color=color.brightness(1.13)))
-    np.testing.assert_array_equal(tensor.transpose(1, 2, 0), [[[11, 114, 255], [3, 6, 8]]])
-
-
-def test_clipping_by_hand():
-    prep = Preprocessing(Size(1, 1), Resize.EXACT, normalization=RAW)
-    tensor, _ = viewed(prep, np.array([[[200, 100, 0]]], np.uint8), read_view({"contrast": 2}))
-    np.testing.assert_allclose(tensor[:, 0, 0], [255, 72.5, 0], atol=1e-3)
-
-
-# ---- sizes ----
-
-
-@pytest.mark.parametrize(
-    ("prep", "image", "scale", "canvas", "tensor", "inset"),
-    [
-        (Preprocessing(Size(224, 224), Resize.SHORT, 256), Size(500, 375), 1, Size(341, 256), Size(224, 224), (0, 0)),
-        (
-            Preprocessing(Size(224, 224), Resize.SHORT, 256),
-            Size(375, 500),
-            1.25,
-            Size(320, 426),
-            Size(224, 224),
-            (0, 0),
-        ),
-        (Preprocessing(Size(224, 192), Resize.EXACT), Size(50, 600), 1.25, Size(280, 240), Size(224, 192), (0, 0)),
-        (Preprocessing(Size(64, 64), Resize.LETTERBOX), Size(200, 100), 1, Size(64, 32), Size(64, 64), (0, 16)),
-        (Preprocessing(Size(64, 64), Resize.LETTERBOX), Size(100, 300), 1, Size(21, 64), Size(64, 64), (21, 0)),
-        (Preprocessing(Size(64, 64), Resize.LETTERBOX), Size(200, 100), 0.5, Size(32, 16), Size(64, 64), (16, 24)),
-        (Preprocessing(multiple=16), Size(33, 16), 1, Size(33, 16), Size(48, 16), (0, 0)),
-        (Preprocessing(multiple=16), Size(33, 16), 1.5, Size(50, 24), Size(64, 32), (0, 0)),
-    ],
-)
-def test_sizes_by_hand(prep, image, scale, canvas, tensor, inset):
-    placement = prep.place(View(scale=scale), image)
-    assert (placement.canvas, placement.tensor, placement.inset) == (canvas, tensor, inset)
-
-
-@prepared
-@given(st.sampled_from([*EXACT_VIEWS, *SAMPLED_VIEWS]), images)
-def test_a_tensor_contains_its_frame_and_only_rotated_views_swap_sides(prep, spec, image):
-    view = read_view(spec)
-    placement, straight = prep.place(view, image), prep.place(View(scale=view.scale, anchor=view.anchor), image)
-    assert placement.inset[0] + placement.frame.width <= placement.tensor.width
-    assert placement.inset[1] + placement.frame.height <= placement.tensor.height
-    assert placement.frame == (straight.frame.swapped if view.geometry.swaps else straight.frame)
-
-
-@prepared
-def test_undoing_the_plain_view_is_the_identity(prep):
-    points = np.array([(0.0, 0.0), (11.0, 7.5)])
-    np.testing.assert_allclose(prep.place(View(), Size(91, 77)).to_plain.apply(points), points, atol=1e-9)
-
-
 # ---- bounds ----
 
 
@@ -526,11 +313,3 @@ def test_interpolated_pixels_beyond_the_canvas_obey_the_border_rule(border):
     wide = np.pad(pixels.astype(np.float64), ((0, 0), (7, 0), (0, 0)), PAD_MODES[border.value])
     expected = (wide[:, 0:6] + wide[:, 1:7]) / 2  # pixel 0 shows the canvas at -6.5, half of -7 and half of -6
     np.testing.assert_allclose(tensor.transpose(1, 2, 0)[:, :6], expected, atol=0.01)
-
-
-@pytest.mark.parametrize("name", ["five_crop", "ten_crop"])
-def test_windows_of_a_model_of_any_size_have_the_plain_size_and_differ(name):
-    prep, image = Preprocessing(multiple=16), Size(64, 48)
-    placements = [prep.place(view, image) for view in preset(name, crops=False).views]
-    assert {placement.frame for placement in placements} == {image}
-    assert len({placement.to_plain for placement in placements}) == len(placements)

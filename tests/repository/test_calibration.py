@@ -169,12 +169,12 @@ def test_segmentation_has_no_stop_epsilon() -> None:
 
 def test_the_expected_gain_is_the_chance_of_a_change_per_remaining_view(folder: Path) -> None:
     plan = make_plan(load_model(calibrated(folder)), Options())
-    assert plan.worth(0.2, 1) == 0.4 / 2
-    assert plan.worth(0.5, 1) == 0.1 / 2
-    assert plan.worth(0.95, 2) == 0.0
-    assert plan.worth(0.2, 3) == 0.0
+    assert plan.expected_gain(0.2, 1) == 0.4 / 2
+    assert plan.expected_gain(0.5, 1) == 0.1 / 2
+    assert plan.expected_gain(0.95, 2) == 0.0
+    assert plan.expected_gain(0.2, 3) == 0.0
 
 
 def test_without_a_calibration_a_smaller_margin_has_a_larger_expected_gain(folder: Path) -> None:
     plan = make_plan(load_model(folder), Options())
-    assert plan.worth(0.2, 1) > plan.worth(0.3, 1)
+    assert plan.expected_gain(0.2, 1) > plan.expected_gain(0.3, 1)

@@ -1,4 +1,4 @@
-"""Who is admitted, who is refused and told what, and what a quote says: computed by hand in virtual time."""
+"""Which jobs are admitted, which are refused and why, and what a quote says: computed by hand in virtual time."""
 
 import re
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def test_the_time_that_answers_take_is_kept_free_for_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("views", "tiles", "told"),
+    ("views", "tiles", "amount"),
     [
         (1, 1, "1 view of m for this image takes"),
         (2, 1, "2 views of m for this image take"),
@@ -66,10 +66,10 @@ def test_the_time_that_answers_take_is_kept_free_for_them() -> None:
         (2, 3, "2 views in 3 tiles of m for this image take"),
     ],
 )
-def test_a_budget_that_is_too_small_is_told_what_takes_how_long(views: int, tiles: int, told: str) -> None:
+def test_a_budget_that_is_too_small_names_what_takes_how_long(views: int, tiles: int, amount: str) -> None:
     buckets = (A,) * (views * tiles)
     job = Job(None, "m", buckets, len(buckets), deadline=0.005, pixels=PIXELS, tiles=tiles)
-    with pytest.raises(BudgetTooSmall, match=f"^the budget is too small: {told} about "):
+    with pytest.raises(BudgetTooSmall, match=f"^the budget is too small: {amount} about "):
         Scheduler[None](cost_model({A: linear(10)}), 1).admit(job, 0.0)
 
 

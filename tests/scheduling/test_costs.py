@@ -34,7 +34,7 @@ def seen(costs: CostModel, values: list[float], n: int = 1, now: float = 0.0) ->
     return costs
 
 
-# ---- a model that is loaded anew ----
+# ---- a model that is reloaded ----
 
 
 def test_what_is_adopted_takes_the_place_of_all_that_was_known_of_a_model() -> None:

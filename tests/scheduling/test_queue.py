@@ -103,7 +103,7 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
 def test_a_crowd_is_bounded_from_above(
     jobs: list[tuple[int, float]], until: list[float], slots: int, deadline: int
 ) -> None:
-    """Whoever is admitted to a crowd makes nobody late in the list schedule that is too dear to lay out."""
+    """A job that is admitted to a long queue makes no job late in the list schedule that is too costly to lay out."""
     desk = Desk(jobs, slots, until[:slots])
     job = desk.job(1, deadline)
     if desk.line.retry_after(job, 0.0) == 0:

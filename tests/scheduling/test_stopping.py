@@ -1,6 +1,5 @@
 """Stop rules keep their promises, whatever the views that did not run would have said."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
@@ -16,7 +14,7 @@ from tta_server.scheduling.stopping import All, Certain, Confident, Settled, Sto
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View, Weight
@@ -186,8 +184,7 @@ class Scenery:
         return accumulator
 
     def mask(self, accumulator: Any) -> Any:
-        answered = SEGMENTATION.answer(accumulator.result(), [], self.scene, ResponseSpec())
-        return np.asarray(Image.open(io.BytesIO(answered.picture or b"")))
+        return SEGMENTATION.result(accumulator.result(), [], self.scene, ResponseSpec()).mask
 
 
 @BOUNDED

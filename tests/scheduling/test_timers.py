@@ -120,28 +120,28 @@ def test_a_step_that_came_back_is_neither_overdue_nor_stuck() -> None:
     st.lists(st.tuples(st.sampled_from(["start", "end", "look"]), st.integers(0, 3), st.floats(0.01, 5)), max_size=60)
 )
 def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int, float]]) -> None:
-    """Every step that runs past its time is told at `check_at`, and asking then always moves it."""
-    watch, now, running, told = Watchdog[int](), 0.0, dict[int, tuple[Batch[int], float]](), set[int]()
+    """Every step that runs past its time is reported at `check_at`, and asking then always moves it."""
+    watch, now, running, reported = Watchdog[int](), 0.0, dict[int, tuple[Batch[int], float]](), set[int]()
     for action, slot, seconds in steps:
         if action == "start" and slot not in running:
             running[slot] = (batch(slot, seconds), now)
             watch.started(running[slot][0], now)
         elif action == "end":
             running.pop(slot, None)
-            told.discard(slot)
+            reported.discard(slot)
             watch.ended(slot)
         at = watch.check_at()
         if action == "look" and at is not None:
             now = max(now, at)
             overdue, stuck = watch.overdue(now), watch.stuck(now)
-            assert not told & {step.slot for step in overdue}
-            told |= {step.slot for step in overdue}
+            assert not reported & {step.slot for step in overdue}
+            reported |= {step.slot for step in overdue}
             after = watch.check_at()
             assert overdue or stuck or after is None or after > at
         now += seconds / 10
         late = {s for s, (step, start) in running.items() if now > start + max(1.0, 10 * step.estimate)}
         look = watch.check_at()
-        assert late <= told or (look is not None and look <= now)
+        assert late <= reported or (look is not None and look <= now)
 
 
 # ---- in a pool ----

@@ -1,4 +1,4 @@
-"""Answers so far: each is whole, whatever happens to its job meanwhile, and made only for who reads it."""
+"""Partial answers: each is consistent, whatever happens to its job meanwhile, and made only when it is read."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,9 @@ from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.image import read_source
 from tta_server.tasks import ImageFrame, ResponseSpec
+from tta_server.tasks.render.png import from_base64
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import softmax
+from tta_server.tasks.scores.kinds import softmax
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,12 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 class Gated(Classification):
-    """Waits, each time it makes an answer in another thread than this one, until it may go on."""
+    """Waits for `release` each time it makes a result on another thread than this one."""
 
     def __init__(self, *about: Any) -> None:
         super().__init__(*about)
         self.owner = threading.current_thread()
         self.entered, self.release = threading.Event(), threading.Event()
-        self.painted: list[Any] = []
         self.results = 0
 
     def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
@@ -44,15 +44,11 @@ class Gated(Classification):
 
         return Late(super().accumulator(merge, wanted, scene), count)
 
-    def answer(self, merged: Any, remarks: Any, scene: ImageFrame, wanted: ResponseSpec) -> Any:
+    def result(self, merged: Any, views: Any, scene: ImageFrame, wanted: ResponseSpec) -> Any:
         if threading.current_thread() is not self.owner:
             self.entered.set()
             assert self.release.wait(PATIENCE)
-        return super().answer(merged, remarks, scene, wanted)
-
-    def paint(self, pixels: Any, prediction: Any) -> Any:
-        self.painted.append(pixels.copy())
-        return pixels
+        return super().result(merged, views, scene, wanted)
 
 
 def gated(toy: Model) -> tuple[Model, Gated]:
@@ -60,8 +56,8 @@ def gated(toy: Model) -> tuple[Model, Gated]:
     return replace(toy, task=task), task
 
 
-def drawn(model: Model, *include: str) -> SingleJob:
-    """As `four_views`, with a drawing in each answer, which this task offers nobody."""
+def with_drawing(model: Model, *include: str) -> SingleJob:
+    """As `four_views`, with a drawing in each answer, which this task does not offer."""
     known = four_views(model)
     plan = replace(
         known.payload.plan, wanted=replace(known.payload.plan.wanted, include=frozenset(["drawing", *include]))
@@ -69,10 +65,10 @@ def drawn(model: Model, *include: str) -> SingleJob:
     return job_of(plan, known.payload.views.layout, read_source(trapped(), Limits()))
 
 
-def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Model) -> None:
-    """Its picture, its views and its times are those of the moment when it was asked for."""
+def test_a_partial_answer_is_consistent_though_its_job_is_settled_meanwhile(toy: Model) -> None:
+    """Its drawing, views and times are those of the moment when it was requested."""
     model, task = gated(toy)
-    work = drawn(model)
+    work = with_drawing(model)
     work.decode()
     run([(work, 0)])
     with ThreadPoolExecutor(1) as reader:
@@ -86,17 +82,16 @@ def test_an_answer_so_far_is_whole_though_its_job_is_settled_meanwhile(toy: Mode
     assert found is not None
     seen, so_far = found
     assert seen == 1
-    assert "drawing" in so_far.prediction
     assert ([view["name"] for view in so_far.receipt.views], so_far.receipt.dropped) == (["plain"], 0)
     answer = work.future.result()
-    assert "drawing" in answer.prediction
     assert (len(answer.receipt.views), answer.receipt.dropped) == (2, 1)
     assert so_far.receipt.stages_ms["infer"] < answer.receipt.stages_ms["infer"]
-    assert [pixels.tolist() for pixels in task.painted] == [trapped().tolist()] * 2
+    for one in (so_far, answer):
+        np.testing.assert_array_equal(np.asarray(from_base64(one.prediction["drawing"])), trapped())
 
 
-def test_what_nobody_reads_is_never_made(toy: Model) -> None:
-    """A listener hears after each view but the last; merging is asked for its result when somebody reads it."""
+def test_an_unread_partial_answer_is_never_made(toy: Model) -> None:
+    """The listener is called after each view but the last; the merge's result is computed when it is read."""
     model, task = gated(toy)
     heard: list[int] = []
     work = four_views(model, listener=lambda: heard.append(task.results))
@@ -108,11 +103,11 @@ def test_what_nobody_reads_is_never_made(toy: Model) -> None:
     assert task.results == 1
 
 
-def test_an_answer_so_far_is_given_once(toy: Model) -> None:
+def test_a_partial_answer_is_given_once(toy: Model) -> None:
     work = four_views(toy)
     assert work.partial(0) is None
     work.merge(1, EVEN, 0)
-    assert work.partial(0) is None  # the plain view is not there yet
+    assert work.partial(0) is None  # the plain view is not merged yet
     work.merge(0, EVEN, 0)
     found = work.partial(0)
     assert found is not None
@@ -125,7 +120,7 @@ def test_an_answer_so_far_is_given_once(toy: Model) -> None:
 
 
 @pytest.mark.parametrize(("mandatory", "heard"), [(1, 0), (VIEWS, 3)])
-def test_a_rule_that_would_stop_silences_nobody_whose_mandatory_views_still_run(
+def test_a_rule_that_would_stop_keeps_listeners_while_mandatory_views_run(
     toy: Model, mandatory: int, heard: int
 ) -> None:
     calls: list[int] = []
@@ -138,9 +133,9 @@ def test_a_rule_that_would_stop_silences_nobody_whose_mandatory_views_still_run(
     assert len(calls) == heard
 
 
-def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_partial_answer_that_can_not_be_made_is_left_out(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
     class Mute(Classification):
-        def answer(self, *_: Any) -> Any:
+        def result(self, *_: Any) -> Any:
             raise RuntimeError("no words")
 
     task = Mute(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
@@ -150,8 +145,8 @@ def test_an_answer_so_far_that_can_not_be_made_is_left_out(toy: Model, caplog: p
     assert "no words" in caplog.text
 
 
-def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
-    """Two slots merge, two readers read, one client leaves or is answered: each answer adds up."""
+def test_with_concurrent_threads_each_answer_is_of_the_views_that_it_names(toy: Model) -> None:
+    """Two slots merge, two readers read, one thread settles: each answer adds up."""
     worth = [scores(9, 1, 1), scores(1, 9, 1), scores(1, 1, 9), scores(4, 4, 1)]
     names = [view.name for view in four_views(toy).payload.plan.views]
     each = [softmax(np.array(one["scores"][0])) for one in worth]
@@ -164,7 +159,7 @@ def test_whatever_threads_do_at_once_each_answer_is_of_the_views_that_it_names(t
 
     with ThreadPoolExecutor(5) as threads:
         for number in range(60):
-            work = drawn(toy, "probabilities")
+            work = with_drawing(toy, "probabilities")
             work.decode()
             start = threading.Barrier(5)
 

@@ -79,7 +79,7 @@ def merged(items: Items) -> list[Outcome]:
 
 
 def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Sequence[Outcome]]:
-    """Says when a batch has started, and ends it when told to."""
+    """Says when a batch has started, and ends it once `release` is set."""
 
     def behave(items: Items) -> Sequence[Outcome]:
         started.set()
@@ -100,11 +100,11 @@ class PaperRunner:
 
 
 class EndlessRunner:
-    """Batches with one of these views run until they are told to end, and `told` counts that; others end at once."""
+    """Batches with one of these views run until they are aborted, and `aborted` counts that; others end at once."""
 
     def __init__(self, *views: int) -> None:
         self._views = views
-        self.told = 0
+        self.aborted = 0
         self.started = threading.Event()
 
     def run(self, items: Items, recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
@@ -113,8 +113,8 @@ class EndlessRunner:
         end = threading.Event()
         abort.on_request(end.set)
         self.started.set()
-        assert end.wait(PATIENCE), "nobody ended it"
-        self.told += 1
+        assert end.wait(PATIENCE), "it was not aborted"
+        self.aborted += 1
         raise BackendFailed("terminated")
 
 
@@ -243,7 +243,7 @@ def test_a_client_that_leaves_frees_the_work_that_was_held_back_for_it(opened: O
 def test_closing_after_an_early_answer_tells_of_no_failed_batch(
     opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A view that runs for nobody any more is ended when the engine closes: nothing went wrong."""
+    """A view that still runs for a client that left is ended when the engine closes: nothing went wrong."""
     metrics, runner = Metrics(), EndlessRunner(0)
     engine = opened(runner=runner, slots=1, metrics=metrics)
     work = PaperWork()
@@ -252,7 +252,7 @@ def test_closing_after_an_early_answer_tells_of_no_failed_batch(
     assert runner.started.wait(PATIENCE)
     engine.cancel(leaving)
     engine.drain(PATIENCE)
-    assert runner.told == 1
+    assert runner.aborted == 1
     assert faults(metrics) == {}
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
 
@@ -456,7 +456,7 @@ def test_a_run_far_past_its_estimate_is_ended_and_its_job_told(opened: Opener) -
     assert isinstance(work.outcome, BackendFailed)
     assert "far too long" in str(work.outcome)
     assert time.monotonic() - start >= 1
-    assert runner.told == 1
+    assert runner.aborted == 1
     assert faults(metrics) == {"ended": 1}
 
 
@@ -489,37 +489,37 @@ def test_what_runs_as_long_as_estimated_is_left_alone(opened: Opener) -> None:
 
 
 def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
-    """Its client has been told at his deadline; the run would go on while the process ends."""
+    """Its client got its error at the deadline; the run would go on while the process ends."""
     runner = EndlessRunner(0)
     engine = opened(runner=runner, slots=1)
     work = PaperWork()
     engine.submit([job(work, budget=0.5)])
     assert isinstance(work.outcome, DeadlineExceeded)
     engine.drain(0.5)
-    assert runner.told == 1
+    assert runner.aborted == 1
 
 
 @pytest.mark.slow
 def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened: Opener) -> None:
-    release, told, health = threading.Event(), list[str](), Health()
+    release, reasons, health = threading.Event(), list[str](), Health()
 
     def behave(items: Items) -> Sequence[Outcome]:
         if any(view == 1 for _, view in items):
             release.wait(2 * PATIENCE)
         return merged(items)
 
-    engine = opened(behave, health=health, on_fatal=told.append, view_ms=50)
+    engine = opened(behave, health=health, on_fatal=reasons.append, view_ms=50)
     work, other = PaperWork(), PaperWork()
     engine.submit([job(work, views=2, budget=0.5)])
     assert work.outcome is StopReason.DEADLINE
     try:
-        until(lambda: told)
-        assert health.fatal == told[0]
+        until(lambda: reasons)
+        assert health.fatal == reasons[0]
         engine.submit([job(other)])
         assert other.outcome is StopReason.ALL_VIEWS
     finally:
         release.set()
-    assert len(told) == 1
+    assert len(reasons) == 1
 
 
 # ---- models that fail time after time ----

@@ -1,4 +1,4 @@
-"""Whatever the engine calls may raise what nobody foresaw: each job is settled once all the same, and no thread ends
+"""Any call of the engine may raise an unexpected error: each job is still settled once, and no thread ends
 without a word."""
 
 import threading
@@ -30,7 +30,7 @@ FATAL = [
     "observer.notify",
     *(f"health.{call}" for call in ("failed", "worked")),
 ]
-"""After these nobody knows the scheduler's state."""
+"""After these the scheduler's state is unknown."""
 
 
 class Unforeseen(Exception):

@@ -54,9 +54,9 @@ class Breaking(Classification):
         self._break("is_sound", prediction)
         return super().is_sound(prediction)
 
-    def remark(self, prediction: Any) -> Any:
-        self._break("remark", prediction)
-        return super().remark(prediction)
+    def view_result(self, prediction: Any) -> Any:
+        self._break("view_result", prediction)
+        return super().view_result(prediction)
 
     def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
         real = super().accumulator(merge, wanted, scene)
@@ -148,7 +148,7 @@ def failure(outcome: Any) -> TTAError:
 # ---- one job's exception ----
 
 
-@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add", "write"])
+@pytest.mark.parametrize("where", ["decode", "is_sound", "view_result", "add", "write"])
 def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     toy: Model, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,7 +172,7 @@ def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     assert sum(SECRET in (record.exc_text or "") for record in caplog.records) == 1
 
 
-@pytest.mark.parametrize("where", ["decode", "is_sound", "remark", "add"])
+@pytest.mark.parametrize("where", ["decode", "is_sound", "view_result", "add"])
 def test_an_optional_view_that_fails_is_dropped_and_counted(toy: Model, where: str) -> None:
     """The plain view is sound; the second one is another image's."""
     model, metrics = broken(toy, where), Metrics()

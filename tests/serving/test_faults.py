@@ -1,4 +1,4 @@
-"""A real server whose models hang, fail, give NaN or never come back: nobody waits past his deadline for them."""
+"""A real server whose models hang, fail, give NaN or never come back: no client waits past its deadline."""
 
 import asyncio
 import json
@@ -213,7 +213,7 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
 
 
 @pytest.mark.parametrize(
-    ("plain", "mirrored", "told"),
+    ("plain", "mirrored", "sentence"),
     [
         ("fails", None, "failed on this image"),
         (None, "fails", "failed on this image"),
@@ -223,10 +223,10 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
     ],
 )
 def test_a_mandatory_view_that_goes_wrong_is_told(
-    client: httpx.Client, plain: str | None, mirrored: str | None, told: str
+    client: httpx.Client, plain: str | None, mirrored: str | None, sentence: str
 ) -> None:
     with runs_that_end(client, "toy", int(mirrored == "endless")):
-        assert told in fault(post(client, plain, mirrored, min_views="2"))
+        assert sentence in fault(post(client, plain, mirrored, min_views="2"))
 
 
 # ---- the end ----
@@ -319,7 +319,7 @@ FAULT = """
 from tta_server.scheduling.scheduler import Scheduler
 
 def completed(self, batch, outcomes, seconds, now):
-    raise LookupError("nobody foresaw this")
+    raise LookupError("unexpected")
 
 Scheduler.completed = completed
 """
@@ -337,7 +337,7 @@ def test_a_failure_of_the_scheduling_itself_is_told_and_ends_the_process_with_an
     assert answer.status_code == 500
     assert "the server has to be restarted" in answer.json()["error"]
     assert status == 2
-    assert "LookupError: nobody foresaw this" in said
+    assert "LookupError: unexpected" in said
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ events = st.lists(
 
 
 def suspects(health: Health) -> list[str]:
-    """Those that there are now; the sentinel is one for certain, so that nobody has to wait."""
+    """Those that there are now; the sentinel is one for certain, so that the call does not wait."""
     for _ in range(FAILURES):
         health.failed("sentinel")
     return sorted(set(health.wait_for_work()[0]) - {"sentinel"})
@@ -67,7 +67,7 @@ def test_the_ill_stay_suspects_so_that_they_are_asked_again() -> None:
 
 
 def waiting(health: Health, act: Callable[[], None]) -> list[str]:
-    """What somebody who waits already hears after `act`."""
+    """What a thread that waits already gets after `act`."""
     found: list[list[str]] = []
     waiter = threading.Thread(target=lambda: found.append(health.wait_for_work()[0]))
     waiter.start()

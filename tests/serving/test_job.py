@@ -1,4 +1,4 @@
-"""One image on its way: what is merged, what stop rules are told, and what is answered, whatever other threads do."""
+"""One job: what is merged, what stop rules see, and what is answered, while other threads work on it too."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -103,7 +103,7 @@ def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: M
     assert (len(receipt.views), receipt.dropped) == (1, 0)
 
 
-# ---- what stop rules are told of the order ----
+# ---- what stop rules see of the order ----
 
 VIEWS = 4
 FOUR = '["identity", "hflip", {"shift": [1, 0]}, {"shift": [2, 0]}]'
@@ -115,7 +115,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def four_views(model: Model, tiles: int = 1, **more: Any) -> SingleJob:
-    """A job of VIEWS views, each of them so many entries of its layout; nothing is decoded."""
+    """A job of VIEWS views, each of them `tiles` entries of its layout; nothing is decoded."""
     plan = make_plan(model, Options(policy=FOUR, include=more.pop("include", frozenset())))
     source = read_source(trapped(), Limits())
     work = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()))
@@ -165,9 +165,9 @@ def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[st
         first = work.merge(0, EVEN, 0)
         assert isinstance(first, Merged)
         assert first.stop is None
-        told = work.merge(1, second, 0)
+        second_outcome = work.merge(1, second, 0)
         if second is lost:
-            assert told is outcome or (outcome is None and isinstance(told, Failed))
+            assert second_outcome is outcome or (outcome is None and isinstance(second_outcome, Failed))
         third = work.merge(2, CLEAR, 0)
         assert isinstance(third, Merged)
         return third.stop

@@ -116,12 +116,12 @@ def test_what_is_not_asked_for_is_the_models_own(clothing: Model) -> None:
     assert plan.policy is clothing.policy
     assert (plan.mandatory, plan.merge, budget_ms(clothing, None)) == (1, "mean_probabilities", 200)
     assert plan.wanted.top_k == 5
-    assert not plan.keeps_remarks
+    assert not plan.keeps_view_results
 
 
 @pytest.mark.parametrize("include", ["views", "agreement"])
-def test_remarks_are_kept_only_where_they_are_told(clothing: Model, include: str) -> None:
-    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_remarks
+def test_view_results_are_kept_only_where_they_are_included(clothing: Model, include: str) -> None:
+    assert make_plan(clothing, Options(include=frozenset([include]))).keeps_view_results
 
 
 def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
@@ -129,13 +129,13 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "sentence"),
     [
         (Options(policy="nope"), "presets: plain, hflip"),
         (Options(policy="flips"), "vflip.*symmetries: hflip"),
         (Options(policy='["identity", "vflip"]'), "vflip.*symmetries: hflip"),
         (Options(policy='["hflip"]'), "it must be the plain view, 'identity'"),
-        (Options(policy="[]"), "at least one view"),
+        (Options(policy="[]"), "it needs at least the plain view"),
         (Options(policy='["identity"'), "JSON"),
         (Options(policy='{"identity": true}'), "list of views"),
         (Options(policy="[" * 8000), "JSON"),
@@ -157,8 +157,8 @@ def test_more_classes_than_there_are_means_all(clothing: Model) -> None:
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_refusals_say_what_is_allowed(clothing: Model, options: Options, told: str) -> None:
-    with pytest.raises(InvalidInput, match=told):
+def test_refusals_say_what_is_allowed(clothing: Model, options: Options, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
         make_plan(clothing, options)
 
 

@@ -48,7 +48,7 @@ def readiness(client: httpx.Client, name: str) -> float:
 
 
 def answers(client: httpx.Client) -> list[str]:
-    """What is counted of answers; the canary's are nobody's."""
+    """What is counted of answers; those of the probe are not."""
     return [line for line in client.get("/metrics").text.splitlines() if line.startswith(("tta_answers", "tta_views"))]
 
 
@@ -122,9 +122,9 @@ def test_both_are_named_where_both_fail(models: list[Model]) -> None:
             switch.mode = "fails"
         for name in ("toy", "other"):
             until(lambda name=name: ask(client, name).status_code == 503)
-        told = client.get("/readyz").json()["error"]
-        assert "model other is unhealthy" in told
-        assert "; model toy is unhealthy" in told
+        sentence = client.get("/readyz").json()["error"]
+        assert "model other is unhealthy" in sentence
+        assert "; model toy is unhealthy" in sentence
         for _, switch in switched:
             switch.mode = "works"
         recover(client)

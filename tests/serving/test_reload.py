@@ -1,4 +1,4 @@
-"""Models that are loaded anew or unloaded: their backends are closed once nothing uses them, and nothing keeps them."""
+"""Models that are reloaded or unloaded: their backends are closed once nothing uses them, and nothing keeps them."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Each job is settled once, whoever asks for it and whatever it raises."""
+"""Each job is settled once, from any number of threads, whatever it raises."""
 
 import math
 import threading
@@ -16,7 +16,7 @@ DONE = StopReason.ALL_VIEWS
 
 
 class Work:
-    """Raises as often as it is told to, then keeps what it is settled with."""
+    """Raises as often as `raises` says, then keeps what it is settled with."""
 
     def __init__(self, raises: int = 0) -> None:
         self._raises = raises
@@ -25,7 +25,7 @@ class Work:
     def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
         if self._raises:
             self._raises -= 1
-            raise LookupError("nobody foresaw this")
+            raise LookupError("unexpected")
         self.outcomes.append(outcome)
 
 

@@ -140,7 +140,7 @@ def heat_map(case):
         at = [moments(plane, placement.inset, placement.frame)[0] for plane in tensor]
         same = named(*at)[0] is at[1]
         maps = np.stack([nose, one, other] if same else [nose, other, one])[None].astype(np.float32)
-        found.append(task.moved(task.decode({"maps": maps}, 0, placement, case.scene()).maps))
+        found.append(task.move_maps(task.decode({"maps": maps}, 0, placement, case.scene()).maps))
     if _is_index(case):
         seen = np.broadcast_to(_seen(found[1]), found[0].scores.shape)
         np.testing.assert_array_equal(found[1].scores[seen], found[0].scores[seen])

@@ -23,5 +23,10 @@ def register_profiles() -> None:
 
 
 def times(number: int) -> int:
-    """`number` of examples, scaled to the profile in use; at least FEWEST."""
-    return max(FEWEST, round(number * SHARES.get(settings.get_current_profile_name(), 1)))
+    """`number` of examples, scaled to the profile in use; at least FEWEST, of which there may not be as many."""
+    return max(min(FEWEST, number), round(number * SHARES.get(settings.get_current_profile_name(), 1)))
+
+
+def is_long() -> bool:
+    """True in the profile `all`."""
+    return settings.get_current_profile_name() == "all"

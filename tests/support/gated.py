@@ -13,7 +13,7 @@ from tests.support.serving import PATIENCE, Server
 from tta_server.application import Application
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli import serve
+from tta_server.cli.server import Server as WebServer
 from tta_server.repository.loader import find_models, load_model
 from tta_server.settings import Settings
 
@@ -63,7 +63,7 @@ def main(stated: str, gate: str) -> None:
     gated = [replace(model, backend=GatedBackend(model.backend, Path(gate))) for model in models]
     application = Application(settings, gated)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = serve.Server(application, listener)
+        server = WebServer(application, listener)
         server.run(sockets=[listener])
     if server.failure:
         raise server.failure

@@ -33,7 +33,7 @@ CROWDS = 100
 @dataclass(frozen=True)
 class History:
     """A machine, and what happens to it. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes`
-    (ms) somebody asks what a job would get."""
+    (ms) a client asks for a quote."""
 
     machine: str = "cpu"
     slots: int = 1
@@ -219,28 +219,26 @@ def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
     require(math.isclose(expected, end, abs_tol=1e-6), Law.QUOTED, f"{expected} s were quoted, it took {end}")
     with asking():
         (record,) = quoted.run([arrival])
-    require(record.answers == [(at, outcome)], Law.QUOTED, "what happens is another thing where somebody asked")
+    require(record.answers == [(at, outcome)], Law.QUOTED, "the outcome differs after a quote")
 
 
 @contextmanager
 def asking() -> Iterator[None]:
-    """What breaks only where somebody asked for a quote is the quote's fault."""
+    """What breaks only after a quote is the quote's fault."""
     try:
         yield
     except Broken as broken:
-        raise Broken(Law.QUOTED, f"where somebody asked: {broken}") from broken
+        raise Broken(Law.QUOTED, f"after a quote: {broken}") from broken
 
 
 def check_quotes_change_nothing(history: History, pool: Pool, scheduler: type[Scheduler[Any]]) -> None:
-    """The pool has run the same history, and nobody asked."""
+    """The pool has run the same history without quotes."""
     asked = history.pool(scheduler)
     for number, at in enumerate(history.quotes):
         arrival = history.arrivals[number % len(history.arrivals)]
         asked.at(at / 1e3, lambda arrival=arrival: _ask(asked, arrival), quietly=True)
     asked.run(history.arrivals)
-    require(
-        decisions(asked, history) == decisions(pool, history), Law.QUOTED, "decisions are others where somebody asked"
-    )
+    require(decisions(asked, history) == decisions(pool, history), Law.QUOTED, "decisions differ after a quote")
 
 
 def _ask(pool: Pool, arrival: Arrival) -> None:
@@ -274,7 +272,7 @@ def broken_by(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> 
 
 
 def smallest(history: History, law: Law, patience: int = 3000) -> History:
-    """Simpler and simpler histories that break the same law, until none of the next does, or so many were tried."""
+    """Simpler and simpler histories that break the same law, until none of the next does or a number were tried."""
     tried = 0
     candidates = _simpler(history)
     while tried < patience and (candidate := next(candidates, None)):

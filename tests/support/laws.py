@@ -23,18 +23,20 @@ MOST_ROUNDS = 20_000
 
 class Law(StrEnum):
     ANSWERED = "every admitted job is answered exactly once, by its deadline, with its mandatory views or an error"
-    PROMISED = "with truthful costs nobody admitted misses a mandatory view"
+    PROMISED = "with truthful costs no admitted job misses a mandatory view"
     MANDATORY_FIRST = "optional work never starts while interactive mandatory work waits"
     ORDER = "mandatory work starts interactive first, then in deadline order"
     BATCH_YIELDS = "a batch job starts before an optional view only if it would be late otherwise"
     ONCE_IN_ORDER = "no view runs twice, and views are handed out in policy order, in batches of one bucket"
-    ADMITTED = "a job is admitted if and only if a list schedule of all mandatory work makes nobody late"
+    ADMITTED = "a job is admitted if and only if a list schedule of all mandatory work makes no job late"
     RECOVERED = "after any slow spell an idle server admits again within 5 s"
-    RISK = "an optional view never costs the next plain view its budget, except on an idle pool, and then it is told"
+    RISK = (
+        "an optional view never costs the next plain view its budget, except on an idle pool, and then it is reported"
+    )
     WORTH = "optional views: interactive first, then most worth per second, fewest handed, earliest deadline"
     IN_TIME = "an optional view runs only if it ends in time"
     PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
-    WAKING = "asking at the time told answers somebody or moves it, and asking before finds nothing"
+    WAKING = "asking at the stated time answers a job or moves the time, and asking before finds nothing"
     WORKING = "a slot stays idle only if nothing can run, or for a job ahead that is being decoded"
     BY_SLOTS = "with truthful costs answers are made by slots, each in its own time, and none by the clock"
     FAULTS = "a failed batch fails only the jobs that lack a mandatory view by it"
@@ -71,9 +73,9 @@ def in_crowd(pool: "Pool") -> bool:
 def check_admission(record: "Record", fits: bool | None) -> None:
     refused = record.refused
     if refused is None:
-        require(fits is not False, Law.ADMITTED, f"arrival {record.number} was admitted and makes somebody late")
+        require(fits is not False, Law.ADMITTED, f"arrival {record.number} was admitted and makes a job late")
     elif isinstance(refused, Overloaded):
-        require(refused.retry_after >= -TOLERANCE, Law.ADMITTED, "who is refused is told to come back earlier")
+        require(refused.retry_after >= -TOLERANCE, Law.ADMITTED, "retry_after lies in the past")
         if refused.reason == "time":
             require(fits is not True, Law.ADMITTED, f"arrival {record.number} was refused and would have fitted")
 
@@ -300,7 +302,7 @@ def check_made(pool: "Pool", job: "Job[Record]", end: float) -> None:
 
 
 def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
-    """Whoever has all mandatory views is answered with what there is; who lacks one by it fails; others go on."""
+    """A job with all mandatory views is answered with what there is; one that lacks one by it fails; others go on."""
     outcomes = {done.job.payload: done.outcome for done in finished}
     for record in hit:
         outcome = outcomes.pop(record, None)
@@ -309,7 +311,7 @@ def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]"
         else:
             expected = BackendFailed if record.hit_by_failure else type(None)
         require(isinstance(outcome, expected), Law.FAULTS, f"arrival {record.number} ends as {outcome!r}")
-    require(not outcomes, Law.FAULTS, "somebody ends who had no view in it")
+    require(not outcomes, Law.FAULTS, "a job ends that had no view in it")
 
 
 def check_left(record: "Record", finished: "Sequence[Finished[Record]]") -> None:
@@ -340,8 +342,10 @@ def check_counts(pool: "Pool", step: "Step[Record] | None") -> None:
     require(count == live, Law.ANSWERED, f"{count} count as live, not {live}")
 
 
-def check_moved(before: float, after: float | None, told: bool) -> None:
-    require(told or after is None or after > before, Law.WAKING, "asking at the time told did nothing: a spin")
+def check_moved(before: float, after: float | None, is_reported: bool) -> None:
+    require(
+        is_reported or after is None or after > before, Law.WAKING, "asking at the stated time did nothing: a busy loop"
+    )
 
 
 def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
@@ -353,7 +357,7 @@ def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
 
 def check_undue(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:
     early = bool(finished) and (wake is None or wake > pool.now)
-    require(not early, Law.WAKING, f"somebody is answered at {pool.now}, before wake_at() = {wake}")
+    require(not early, Law.WAKING, f"a job is answered at {pool.now}, before wake_at() = {wake}")
 
 
 def check_poll(pool: "Pool", slot: int, at: float) -> None:
@@ -377,4 +381,4 @@ def check_end(pool: "Pool") -> None:
         times = 0 if record.refused is not None else 1
         require(len(record.answers) == times, Law.ANSWERED, f"arrival {record.number}: {len(record.answers)} answers")
     idle = pool.scheduler.wake_at() is None and pool.scheduler.watch_at() is None and len(pool.scheduler) == 0
-    require(idle, Law.WAKING, "nobody is live, and the scheduler waits for something")
+    require(idle, Law.WAKING, "no job is live, and the scheduler waits for something")

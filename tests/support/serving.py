@@ -18,6 +18,8 @@ from tests.support.references import MODELS
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
 """Seconds after which a test gives up on what should have happened long ago."""
+DEFAULT_MS = 8000
+"""Default budget of the bundled models in tests: a busy machine keeps it too."""
 
 
 def command(*arguments: str) -> list[str]:

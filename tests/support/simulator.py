@@ -318,12 +318,12 @@ class Pool:
         finished = self.scheduler.due(self.now)
         laws.check_due(self, finished)
         self._answered(finished)
-        laws.check_moved(wake, self.scheduler.wake_at(), told=bool(finished))
+        laws.check_moved(wake, self.scheduler.wake_at(), is_reported=bool(finished))
 
     def _end_overdue(self, watch: float) -> None:
         overdue = self.scheduler.overdue(self.now)
         stuck = self.scheduler.stuck(self.now)
-        laws.check_moved(watch, self.scheduler.watch_at(), told=bool(overdue or stuck))
+        laws.check_moved(watch, self.scheduler.watch_at(), is_reported=bool(overdue or stuck))
         for step in overdue:
             run = self.runs[step.slot]
             laws.check_overdue(self, run)

@@ -18,7 +18,7 @@ from tests.support.serving import PATIENCE, until
 from tta_server.application import Application
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.cli.serve import Server
+from tta_server.cli.server import Server
 from tta_server.errors import BackendFailed
 from tta_server.repository.model import Model
 from tta_server.settings import Settings
@@ -260,7 +260,7 @@ def metric(client: httpx.Client, sample: str) -> float:
 
 @contextmanager
 def runs_that_end(client: httpx.Client, model: str, number: int) -> Iterator[None]:
-    """So many endless runs are started inside; waits until each has been ended, so that its slot is free."""
+    """`number` endless runs are started inside; waits until each has been ended, so that its slot is free."""
     ended = f'tta_faults_total{{kind="ended",model="{model}"}}'
     before = metric(client, ended)
     yield

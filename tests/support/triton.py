@@ -31,6 +31,8 @@ MODULES: dict[str, ModuleType] = {
     "grpc": tritonclient.grpc,
     "grpc.aio": tritonclient.grpc.aio,
 }
+CLIENTS = [pytest.param(kind, marks=pytest.mark.slow) if kind.endswith("aio") else kind for kind in MODULES]
+"""For fixtures: those without asyncio, and those with it among the slow tests."""
 ALL_VIEWS = {"tta_stop": "all", "tta_min_views": "all"}
 BUDGET_SECONDS = 10
 """A budget that a busy machine can keep."""

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -35,8 +36,9 @@ def merged(merge, views, weights=None):
 
 
 def answered(views, include=(), merge="mean"):
-    remarks = [TASK.remark(view) for view in decoded(views)]
-    return TASK.answer(merged(merge, views), remarks, SCENE, ResponseSpec(frozenset(include)))
+    kept = [TASK.view_result(view) for view in decoded(views)]
+    wanted = ResponseSpec(frozenset(include))
+    return rendered(TASK.result(merged(merge, views), kept, SCENE, wanted), wanted)
 
 
 # ---- laws ----
@@ -86,7 +88,7 @@ def test_only_the_ratio_of_weights_counts(merge, views, weights, factor):
 
 
 @given(vectors, some_weights)
-def test_the_mean_of_directions_does_not_know_lengths(views, weights):
+def test_the_mean_of_directions_ignores_lengths(views, weights):
     if balance("mean_directions", views, weights) < 1e-3:
         return
     longer = [np.array(view) * (1 + k) for k, view in enumerate(views)]
@@ -102,7 +104,7 @@ def test_spreads_stay_in_their_bounds(views):
 
 
 @given(vectors, st.integers(1, 5))
-def test_views_that_say_the_same_have_no_spread(views, times):
+def test_views_that_agree_have_no_spread(views, times):
     unsure = answered(views[:1] * times, ["uncertainty"]).uncertainty
     assert unsure["spherical_variance"] == pytest.approx(0, abs=1e-6)
     assert unsure["mean_angle_degrees"] == pytest.approx(0, abs=1e-4)
@@ -147,7 +149,7 @@ def test_opposite_views_have_a_spherical_variance_of_1():
     np.testing.assert_array_equal(merged("mean", [[2, 0], [-2, 0]]), 0)
 
 
-def test_views_are_remarked_with_how_alike_they_are_to_the_answer():
+def test_each_view_has_its_similarity_to_the_result():
     views = answered([[3, 0], [0, 3]], ["views"]).views
     assert [view["similarity"] for view in views] == pytest.approx([0.5**0.5] * 2)
     assert all(-1 <= view["similarity"] <= 1 for view in answered([[0.1, 0.7]] * 3, ["views"]).views)
@@ -156,13 +158,13 @@ def test_views_are_remarked_with_how_alike_they_are_to_the_answer():
 # ---- answers ----
 
 
-def test_an_answer_is_the_vector_and_its_length():
+def test_the_prediction_is_the_vector_and_its_length():
     answer = answered([[3, 4]])
     assert answer.prediction["dimensions"] == 2
     assert answer.prediction["embedding"] == pytest.approx([0.6, 0.8])
     assert answer.uncertainty == {}
     assert TASK.confidence(merged("mean", [[3, 4]])) is None
-    assert TASK.lines(answer.prediction) == ["2 numbers: 0.600, 0.800, ..."]
+    assert answer.lines == ["2 numbers: 0.600, 0.800, ..."]
 
 
 @pytest.mark.parametrize("views", [[[0, 0, 0]], [[0, 0, 0], [1, 0, 0]], [[1e-30, 0, 0]], [[1e30, -1e30, 0]]])
@@ -183,7 +185,7 @@ def test_a_vector_of_zeros_has_no_direction():
 
 
 @merges
-def test_no_stop_rule_but_all_is_known(merge):
+def test_stop_rules_other_than_all_are_refused(merge):
     assert TASK.stops == ("all",)
     with pytest.raises(InvalidInput, match=f"merge {merge} has no bound"):
         TASK.check_bounded(merge, [1.0])

@@ -14,7 +14,8 @@ from tests.support.references import MODELS
 from tta_server.cli.contact_sheet import CELL, MARGIN, draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.serving.warmup import make_test_card
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks.render.png import from_base64
+from tta_server.tasks.render.rendering import lines_of
 from tta_server.views.geometry import Size
 
 LABELS = ["red", "green", "blue"]
@@ -99,22 +100,22 @@ def as_json(answer):
 
 @tasks
 @policies
-def test_everything_that_a_task_tells_is_json(tiny, name, policy):
+def test_every_answer_is_json(tiny, name, policy):
     model = tiny(name)
     for merge in model.model.task.merges:
         answer = model.predict(noise(Size(45, 31)), policy=policy, merge=merge, include=model.model.task.includes)
-        told = as_json(answer)
+        body = as_json(answer)
         views = 8 if policy == "d4" else len(ROTATED)
-        assert told["task"] == TINY[name][1]["task"]
-        assert (len(told["receipt"]["views"]), told["receipt"]["dropped"]) == (views, 0)
-        assert told["receipt"]["stop_reason"] == "all_views"
-        assert told["receipt"]["merge"] == merge
-        assert model.model.task.lines(answer.prediction)
+        assert body["task"] == TINY[name][1]["task"]
+        assert (len(body["receipt"]["views"]), body["receipt"]["dropped"]) == (views, 0)
+        assert body["receipt"]["stop_reason"] == "all_views"
+        assert body["receipt"]["merge"] == merge
+        assert lines_of(answer.result, 5)
 
 
 @tasks
 def test_every_task_has_a_sheet(tiny, name):
-    """A cell for each view, with its own words, and the merged one; a second picture where answers can be painted."""
+    """A cell for each view, with lines of text, and one for the merge; two pictures where results can be painted."""
     model = tiny(name).model
     sheet = draw_sheet(model, encoded(noise(Size(45, 31))), json.dumps(ROTATED), None)
     paints = "drawing" in model.task.includes
@@ -124,29 +125,29 @@ def test_every_task_has_a_sheet(tiny, name):
 
 
 @tasks
-def test_each_thing_may_be_asked_for_by_itself(tiny, name):
+def test_each_part_may_be_included_by_itself(tiny, name):
     model = tiny(name)
     plain = as_json(model.predict(noise(Size(45, 31)), policy="d4"))
     for asked in model.model.task.includes:
-        told = as_json(model.predict(noise(Size(45, 31)), policy="d4", include=[asked]))
-        assert {key: told["prediction"][key] for key in plain["prediction"]} == plain["prediction"]
-        assert ("uncertainty" in told["receipt"]) == (asked == "uncertainty")
-        assert ("drawing" in told["prediction"]) == (asked == "drawing")
+        body = as_json(model.predict(noise(Size(45, 31)), policy="d4", include=[asked]))
+        assert {key: body["prediction"][key] for key in plain["prediction"]} == plain["prediction"]
+        assert ("uncertainty" in body["receipt"]) == (asked == "uncertainty")
+        assert ("drawing" in body["prediction"]) == (asked == "drawing")
 
 
 @tasks
-def test_uncertainty_is_told_only_where_it_was_asked_for(tiny, name):
+def test_uncertainty_is_there_only_if_included(tiny, name):
     model = tiny(name)
     assert "uncertainty" not in as_json(model.predict(noise(Size(45, 31)), policy="d4"))["receipt"]
     everything_else = [asked for asked in model.model.task.includes if asked != "uncertainty"]
-    told = as_json(model.predict(noise(Size(45, 31)), policy="d4", include=everything_else))
-    assert "uncertainty" not in told["receipt"]
-    told = as_json(model.predict(noise(Size(45, 31)), policy="plain", include=["uncertainty"]))
-    assert told["receipt"]["uncertainty"]
+    body = as_json(model.predict(noise(Size(45, 31)), policy="d4", include=everything_else))
+    assert "uncertainty" not in body["receipt"]
+    body = as_json(model.predict(noise(Size(45, 31)), policy="plain", include=["uncertainty"]))
+    assert body["receipt"]["uncertainty"]
 
 
 @tasks
-def test_what_a_task_does_not_tell_is_refused_naming_what_it_does(tiny, name):
+def test_an_unknown_include_is_refused_naming_the_known_ones(tiny, name):
     with pytest.raises(InvalidInput, match=r"unknown include 'colour'; .* knows .*uncertainty"):
         tiny(name).predict(noise(Size(8, 8)), include=["colour"])
 
@@ -158,26 +159,26 @@ def test_what_a_task_does_not_tell_is_refused_naming_what_it_does(tiny, name):
 def test_flat_and_tiny_images_are_answered(tiny, name, policy, size, light):
     pixels = np.full((size.height, size.width, 3), light, np.uint8)
     model = tiny(name)
-    told = as_json(model.predict(pixels, policy=policy, include=model.model.task.includes))
-    assert (told["receipt"]["stop_reason"], told["receipt"]["dropped"]) == ("all_views", 0)
-    assert told["receipt"]["confidence"] is None or 0 <= told["receipt"]["confidence"] <= 1
+    body = as_json(model.predict(pixels, policy=policy, include=model.model.task.includes))
+    assert (body["receipt"]["stop_reason"], body["receipt"]["dropped"]) == ("all_views", 0)
+    assert body["receipt"]["confidence"] is None or 0 <= body["receipt"]["confidence"] <= 1
 
 
 @tasks
 def test_a_very_long_image_is_answered_or_too_large_in_one_sentence(tiny, name):
-    """As a strip of a panorama; models of free size take up to 1024 pixels, unless they look at tiles."""
+    """As a strip of a panorama; models of free size take up to 1024 pixels, unless they cut tiles."""
     model, strip = tiny(name), noise(Size(16_000, 20))
     free = model.model.preprocessing.size is None
     if free and not model.model.task.can_tile:
         with pytest.raises(TooLarge, match=r"^the image is 16000x20; this model's limit is 1024 pixels on the long"):
             model.predict(strip, policy="d4")
     else:
-        told = as_json(model.predict(strip, policy="hflip", include=["uncertainty"]))
-        assert (told["receipt"].get("tiles", 1) > 1) == free
+        body = as_json(model.predict(strip, policy="hflip", include=["uncertainty"]))
+        assert (body["receipt"].get("tiles", 1) > 1) == free
 
 
 @tasks
-def test_the_card_that_models_are_measured_with_is_answered(tiny, name):
+def test_the_warm_up_image_is_answered(tiny, name):
     model = tiny(name)
     assert as_json(model.predict(make_test_card(model.model), policy="d4"))["receipt"]["stop_reason"] == "all_views"
 
@@ -204,24 +205,24 @@ def test_heat_maps_find_hills_of_light(tiny, name, merge, policy):
         assert point["visible"]
 
 
-def test_flips_of_heat_maps_say_the_same(tiny):
-    """The frame is a whole number of cells, so that each view sees the very same squares."""
-    told = tiny("heat maps").predict(scene(), policy="d4", include=["uncertainty", "views"])
+def test_flips_of_heat_maps_agree(tiny):
+    """The frame is a whole number of cells, so that each view has the same cells."""
+    body = tiny("heat maps").predict(scene(), policy="d4", include=["uncertainty", "views"])
     plain = tiny("heat maps").predict(scene(), policy="plain").prediction["keypoints"]
-    assert told.receipt.uncertainty["mean_spread"] == pytest.approx(0, abs=0.01)
-    for point, alone in zip(told.prediction["keypoints"], plain, strict=True):
+    assert body.receipt.uncertainty["mean_spread"] == pytest.approx(0, abs=0.01)
+    for point, alone in zip(body.prediction["keypoints"], plain, strict=True):
         assert (point["x"], point["y"]) == pytest.approx((alone["x"], alone["y"]), abs=0.01)
         assert (point["views"], alone["views"]) == (8, 1)
 
 
-def test_in_the_dark_no_point_is_seen(tiny):
+def test_in_a_black_image_no_point_is_visible(tiny):
     answer = tiny("heat maps").predict(np.zeros((60, 92, 3), np.uint8), policy="d4", include=["drawing"])
     assert not any(point["visible"] for point in answer.prediction["keypoints"])
-    assert not np.asarray(decoded(answer.prediction["drawing"])).any()
+    assert not np.asarray(from_base64(answer.prediction["drawing"])).any()
 
 
 def test_points_of_a_pair_change_places_in_a_mirror(tiny):
-    """The model says the same of an image and its mirror image: red at (0.2, 0.2), green at 0.6 and blue at 0.8."""
+    """The model gives the same for an image and its mirror image: red at (0.2, 0.2), green at 0.6 and blue at 0.8."""
     image = np.zeros((100, 100, 3), np.uint8) + np.array([51, 153, 204], np.uint8)
     views = tiny("points").predict(image, policy="hflip", include=["views"]).receipt.views
     np.testing.assert_allclose(views[0]["keypoints"], [[20, 20, 1], [60, 60, 1], [80, 80, 1]], atol=0.01)
@@ -231,7 +232,7 @@ def test_points_of_a_pair_change_places_in_a_mirror(tiny):
 @pytest.mark.parametrize("policy", ["d4", ["identity", {"scale": 1.25}]], ids=str)
 @pytest.mark.parametrize("name", ["heat maps", "segmentation", "masks"])
 def test_cells_need_not_fill_the_input(tmp_path, name, policy):
-    """A model of stride 4 whose author did not ask for multiples of 4 leaves out the last pixels of 91x57."""
+    """A model of stride 4 without multiples of 4 leaves out the last pixels of 91x57."""
     config = {**TINY[name][1], "input": {"size": "free"}}
     with tta_server.load(write_model(tmp_path / "tiny", heat_maps(), config), slots=1) as model:
         receipt = as_json(model.predict(scene()[:57, :91], policy=policy))["receipt"]
@@ -257,14 +258,14 @@ def test_values_are_the_means_of_the_channels(tiny):
 # ---- stop rules ----
 
 
-def test_a_tolerance_ends_early_where_views_say_the_same(tiny):
+def test_a_tolerance_stops_early_where_views_say_the_same(tiny):
     flat = np.full((40, 60, 3), 90, np.uint8)
     receipt = as_json(tiny("regression").predict(flat, policy="d4", stop={"tolerance": 0.001}))["receipt"]
     assert (receipt["stop"], receipt["stop_reason"]) == ({"tolerance": 0.001}, "precise")
-    assert 2 <= len(receipt["views"]) <= receipt["planned"] == 8  # some may ride in one batch
+    assert 2 <= len(receipt["views"]) <= receipt["planned"] == 8  # some may be in one batch
 
 
-def test_a_tolerance_that_views_do_not_keep_takes_all(tiny):
+def test_a_tolerance_that_is_not_reached_takes_all_views(tiny):
     receipt = tiny("regression").predict(noise(Size(45, 31)), policy=ROTATED, stop={"tolerance": 1e-9}).receipt
     assert (receipt.stop_reason, len(receipt.views)) == ("all_views", len(ROTATED))
 
@@ -289,8 +290,8 @@ def test_a_stop_rule_of_another_task_is_refused_naming_its_own(tiny, name):
 
 
 @pytest.mark.parametrize("name", ["multilabel", "masks", "classification", "segmentation"])
-def test_certain_ends_when_most_views_say_the_same(tiny, name):
-    """All views see one colour: after five of eight at 1 and 0, three can't turn anything. They may be in a batch."""
+def test_certain_stops_when_most_views_agree(tiny, name):
+    """All views show one colour: after five of eight at 1 and 0, three can't change the answer."""
     blue = np.zeros((16, 16, 3), np.uint8) + np.array([0, 0, 255], np.uint8)
     receipt = tiny(name).predict(blue, policy="d4", stop="certain").receipt
     assert receipt.stop_reason == "certain"
@@ -328,7 +329,11 @@ def test_certain_ends_when_most_views_say_the_same(tiny, name):
         ),
         ("regression", {"labels": ["a"]}, r"regression with 1 labels needs an output values of shape \[N, 1\]"),
         ("embedding", {"labels": ["a"]}, "labels has 1 names; embedding takes none"),
-        ("multilabel", {"output": {"kind": "logits", "threshold": 1}}, "threshold is a probability between 0 and 1"),
+        (
+            "multilabel",
+            {"output": {"kind": "logits", "threshold": 1}},
+            "threshold takes a probability over 0 and under 1",
+        ),
         ("multilabel", {"merge": "mean_logits", "stop": "certain"}, "merge mean_logits has no bound"),
     ],
 )
@@ -339,7 +344,7 @@ def test_a_mistake_is_refused_at_load_in_one_sentence(tmp_path, model, changes, 
     assert "\n" not in str(caught.value)
 
 
-def test_pixels_that_are_said_to_be_parts_are_refused_at_load(tmp_path):
+def test_pixels_stated_as_normalized_are_refused_at_load(tmp_path):
     file, base = TINY["points"]
     as_pixels = {**base, "input": {**FIXED, "scale": 1}}
     with pytest.raises(ConfigError, match=r"output.units is normalized, but the model gives coordinates up to"):
@@ -360,7 +365,7 @@ def test_the_mouse_is_where_it_was_drawn(bundled, policy):
     assert all(point["visible"] for point in answer.prediction["keypoints"])
 
 
-def test_a_mouse_in_a_mirror_has_its_ears_where_they_are(bundled):
+def test_a_mirrored_mouse_has_its_ears_on_the_right_sides(bundled):
     """The mirror image's left ear is on the other side; x goes to 640 - x."""
     pixels = np.asarray(opened((MODELS / "mouse" / "sample.jpg").read_bytes()).convert("RGB"))
     model = bundled("mouse")
@@ -372,7 +377,7 @@ def test_a_mouse_in_a_mirror_has_its_ears_where_they_are(bundled):
 
 def test_a_mouse_may_be_drawn_on(bundled):
     answer = bundled("mouse").predict(MODELS / "mouse" / "sample.jpg", include=["drawing"], budget_ms=30_000)
-    drawing = np.asarray(decoded(answer.prediction["drawing"]))
+    drawing = np.asarray(from_base64(answer.prediction["drawing"]))
     pixels = np.asarray(opened((MODELS / "mouse" / "sample.jpg").read_bytes()).convert("RGB"))
     assert drawing.shape == pixels.shape
     changed = np.abs(drawing.astype(int) - pixels).max(axis=2) > 40
@@ -386,10 +391,10 @@ def test_a_mouse_may_be_drawn_on(bundled):
 def test_nuclei_are_counted(bundled):
     model = bundled("nuclei-count")
     answer = model.predict(MODELS / "nuclei-count" / "sample.png", include=["uncertainty", "views"], budget_ms=30_000)
-    told = as_json(answer)
-    assert told["prediction"]["values"]["nuclei"] == pytest.approx(44, abs=2)
-    spread = told["receipt"]["uncertainty"]["by_value"]["nuclei"]
-    counts = [view["values"]["nuclei"] for view in told["receipt"]["views"]]
+    body = as_json(answer)
+    assert body["prediction"]["values"]["nuclei"] == pytest.approx(44, abs=2)
+    spread = body["receipt"]["uncertainty"]["by_value"]["nuclei"]
+    counts = [view["values"]["nuclei"] for view in body["receipt"]["views"]]
     assert spread["std"] == pytest.approx(np.std(counts, ddof=1), abs=1e-4)
     assert (spread["least"], spread["most"]) == (min(counts), max(counts))
     assert len(counts) == 8
@@ -413,6 +418,8 @@ def test_bundled_models_answer_black_and_tiny_images(bundled, name):
 
 def test_a_strip_is_too_large_for_the_mouse_and_can_be_counted(bundled):
     strip = noise(Size(16_000, 20))
-    with pytest.raises(TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; at most "):
+    with pytest.raises(
+        TooLarge, match=r"^the image is 16000x20 and would be 192000x240 after resizing; the limits are "
+    ):
         bundled("mouse").predict(strip)
     as_json(bundled("nuclei-count").predict(strip, budget_ms=30_000))

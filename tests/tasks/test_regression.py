@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import Precise, StopReason, StopSpec, read_stop
@@ -50,8 +51,8 @@ def merged(*arguments, **options):
 def answered(views, kind="values", merge="mean", include=(), labels=LABELS):
     regression, wanted = task(kind, labels), ResponseSpec(frozenset(include))
     result = merged(merge, views, None, kind, labels)
-    remarks = [regression.remark(view) for view in decoded(views, regression)]
-    return regression.answer(result, remarks, SCENE, wanted)
+    kept = [regression.view_result(view) for view in decoded(views, regression)]
+    return rendered(regression.result(result, kept, SCENE, wanted), wanted)
 
 
 # ---- laws ----
@@ -111,7 +112,7 @@ def test_the_median_is_that_of_values_repeated_by_their_weight(views, weights):
 
 
 @given(small, counts)
-def test_the_trimmed_mean_leaves_out_a_fifth_at_either_end(views, weights):
+def test_the_trimmed_mean_leaves_out_a_fifth_at_each_end(views, weights):
     """Of values repeated five times by their weight, that is a whole number of them."""
     columns = repeated_columns(views, [5 * w for w in weights])
     expected = [np.mean(c[len(c) // 5 : len(c) - len(c) // 5]) for c in map(sorted, columns)]
@@ -127,7 +128,7 @@ def repeated_columns(views, weights):
 
 @merges
 @given(values, some_weights)
-def test_values_do_not_know_of_one_another(merge, views, weights):
+def test_values_are_merged_independently(merge, views, weights):
     changed = [(age, -3 * height) for age, height in views]
     by_value = [(w, 1 / w) for w in weights]
     np.testing.assert_allclose(
@@ -137,7 +138,7 @@ def test_values_do_not_know_of_one_another(merge, views, weights):
 
 @pytest.mark.parametrize("merge", ["median", "trimmed_mean"])
 @given(st.floats(-1e9, 1e9))
-def test_one_wild_view_of_six_hardly_counts(merge, wild):
+def test_one_outlier_of_six_views_hardly_counts(merge, wild):
     views = [[10, 10], [11, 11], [12, 12], [11, 11], [10, 10], [wild, wild]]
     assert (merged(merge, views) >= 10).all()
     assert (merged(merge, views) <= 12).all()
@@ -177,7 +178,7 @@ def test_the_standard_error_is_in_the_answer_s_unit():
 
 
 @given(values, some_weights)
-def test_the_standard_error_does_not_know_the_scale_of_weights(views, weights):
+def test_the_standard_error_ignores_the_scale_of_weights(views, weights):
     one = accumulated("mean", views, weights).standard_error()
     other = accumulated("mean", views, [4 * w for w in weights]).standard_error()
     assert one == pytest.approx(other)
@@ -189,7 +190,7 @@ def test_one_view_has_no_standard_error():
 
 
 @pytest.mark.parametrize("weights", [[(1.0, 0.0), (0.0, 1.0)], [(1.0, 1.0), (1.0, 0.0)]])
-def test_a_value_that_one_view_alone_counts_for_has_no_standard_error(weights):
+def test_a_value_with_weight_in_one_view_has_no_standard_error(weights):
     assert accumulated("mean", [[1, 5], [9, 50]], weights).standard_error() == inf
 
 
@@ -201,14 +202,14 @@ def test_precise_is_a_standard_error_within_the_tolerance():
 
 
 @pytest.mark.parametrize("merge", ["median", "trimmed_mean"])
-def test_a_tolerance_is_refused_for_what_is_no_mean(merge):
+def test_a_tolerance_is_refused_for_other_merges_than_the_mean(merge):
     with pytest.raises(InvalidInput, match=f"standard error is that of merge mean, not of {merge}"):
         task().check_mean(merge)
     task().check_mean("mean")
 
 
 @pytest.mark.parametrize("written", [{"tolerance": 2.5}, '{"tolerance": 2.5}'])
-def test_how_a_tolerance_is_written(written):
+def test_formats_of_a_tolerance(written):
     assert read_stop(written) == StopSpec("tolerance", 2.5)
 
 
@@ -255,8 +256,8 @@ def test_three_views_by_hand(merge, weights, expected):
 @given(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
 def test_logarithms_are_merged_before_they_are_undone(kind, merge, views):
     undo = {"values": lambda v: v, "log": np.exp, "log1p": np.expm1}[kind]
-    told = answered(views, kind, merge).prediction["values"]
-    np.testing.assert_allclose(list(told.values()), undo(merged(merge, views)), rtol=1e-9)
+    listed = answered(views, kind, merge).prediction["values"]
+    np.testing.assert_allclose(list(listed.values()), undo(merged(merge, views)), rtol=1e-9)
 
 
 def test_the_mean_of_logarithms_is_the_geometric_mean():
@@ -274,7 +275,7 @@ def test_an_answer_names_its_values():
     assert answer.prediction == {"values": {"age": 4, "height": 20}}
     assert answer.uncertainty == {}
     assert task().confidence(merged("mean", VIEWS)) is None
-    assert task().lines(answer.prediction) == ["age 4", "height 20"]
+    assert answer.lines == ["age 4", "height 20"]
 
 
 def test_uncertainty_is_in_the_answer_s_unit():
@@ -291,7 +292,7 @@ def test_one_view_has_no_spread():
     assert unsure["age"] == {"std": 0, "standard_error": 0, "least": 1, "most": 1}
 
 
-def test_views_are_remarked_with_their_own_values():
+def test_each_view_has_its_own_values():
     views = answered(np.log([[1, 2], [3, 4]]), "log", include=["views"]).views
     assert views[0]["values"] == pytest.approx({"age": 1, "height": 2})
     assert views[1]["values"] == pytest.approx({"age": 3, "height": 4})
@@ -306,7 +307,7 @@ def test_an_answer_is_json():
     "merge",
     ["median", "mean", "trimmed_mean"],
 )
-def test_a_value_that_no_view_so_far_has_weight_for_is_a_number(merge):
+def test_a_value_without_weight_in_any_view_so_far_is_a_number(merge):
     """As after the first of two views with the weights [1, 0] and [0, 1], where the budget ends."""
     assert np.isfinite(merged(merge, [[1, 10]], [(1.0, 0.0)])).all()
 

@@ -1,88 +1,25 @@
-"""Each task's tensors say what its JSON answer says, in the shapes and types that it states."""
+"""Each task's tensors agree with its JSON, in the shapes and types that it states."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.onnx_models import detector, regressor, write_model
+from tests.support.onnx_models import regressor, write_model
 from tests.support.patterns import noise
-from tests.support.references import MODELS
-from tests.tasks.boxes.test_detection_served import CONFIG as BRIGHT
 from tests.tasks.boxes.test_detection_served import lit
-from tests.tasks.test_every_task import FIXED, TINY, config
+from tests.tasks.conftest import RECTANGLES, TOYS, Asked, picture
+from tests.tasks.test_every_task import FIXED, config
 from tta_server.api.oip.tensors import specs_of, write_tensors
-from tta_server.application import Application
-from tta_server.repository.loader import load_model
-from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Caller
-from tta_server.serving.plan import Options
-from tta_server.settings import Settings
-from tta_server.tasks.base import fits
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks.render.png import from_base64
+from tta_server.tasks.shapes import fits
 from tta_server.views.geometry import Size
 
-TOYS = {**TINY, "detection": (detector(), {**BRIGHT, "limits": {"rotate": 45}})}
-EVERYTHING = Options(budget_ms=10_000, policy="d4", min_views="all", stop="all")
-
 toys = pytest.mark.parametrize("name", TOYS)
-
-
-class Asked:
-    """One model on one slot, so that the same request is merged in the same order."""
-
-    def __init__(self, folder: Path) -> None:
-        self._application = Application(Settings(models=folder.parent, slots=1), [load_model(folder)])
-        self._application.warm()
-        self.name = folder.name
-        self.close = self._application.close
-
-    @property
-    def model(self) -> Model:
-        return self._application.models[self.name]
-
-    def answer(self, image: np.ndarray, **more: Any) -> Answer:
-        options = replace(EVERYTHING, **more)
-        return self._application.predictor.submit(self.name, image, options, Caller("test")).future.result()
-
-    def tensors(self, image: np.ndarray, names: Sequence[str] = (), **more: Any) -> dict[str, np.ndarray]:
-        names = names or [spec.name for spec in self.model.task.tensor_specs]
-        found = self.answer(image, tensors=frozenset(names), **more)
-        assert set(found.tensors) == set(names)
-        assert (found.prediction, found.picture) == ({}, None)
-        return dict(found.tensors)
-
-
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Asked]]:
-    """Loads each toy, or bundled model, once."""
-    loaded: dict[str, Asked] = {}
-
-    def load(name: str) -> Asked:
-        if name not in loaded:
-            folder = MODELS / name
-            if name in TOYS:
-                folder = write_model(tmp_path_factory.mktemp("models") / name.replace(" ", "-"), *TOYS[name])
-            loaded[name] = Asked(folder)
-        return loaded[name]
-
-    yield load
-    for model in loaded.values():
-        model.close()
-
-
-RECTANGLES = (0, (3, 4, 20, 12), 255), (2, (1, 2, 9, 9), 200)
-
-
-def picture(name: str, seed: int = 0) -> np.ndarray:
-    size = Size(45, 31)
-    return lit(size, *RECTANGLES) if name == "detection" else noise(size, seed=seed)
 
 
 # ---- what every task promises ----
@@ -104,7 +41,7 @@ def test_tensors_are_what_is_stated(asked: Callable[[str], Asked], name: str) ->
 
 
 @toys
-def test_each_tensor_may_be_asked_for_by_itself(asked: Callable[[str], Asked], name: str) -> None:
+def test_each_tensor_may_be_requested_by_itself(asked: Callable[[str], Asked], name: str) -> None:
     model, image = asked(name), picture(name)
     whole = model.tensors(image)
     for spec in model.model.task.tensor_specs:
@@ -151,34 +88,34 @@ def test_a_tensor_is_memory_of_its_own(asked: Callable[[str], Asked], name: str)
 def test_classification(asked: Callable[[str], Asked]) -> None:
     for model, image in ((asked("classification"), picture("")), (asked("clothing"), noise(Size(90, 120)))):
         policy = None if model.name == "clothing" else "d4"
-        told = model.answer(image, include=frozenset(["probabilities"]), policy=policy).prediction
+        listed = model.answer(image, include=frozenset(["probabilities"]), policy=policy).prediction
         found = model.tensors(image, policy=policy)
-        assert found["PROBABILITIES"].tolist() == told["probabilities"]
-        assert found["LABEL"].tolist() == [told["top"][0]["label"]]
-        assert found["INDEX"].tolist() == [told["top"][0]["index"]]
+        assert found["PROBABILITIES"].tolist() == listed["probabilities"]
+        assert found["LABEL"].tolist() == [listed["top"][0]["label"]]
+        assert found["INDEX"].tolist() == [listed["top"][0]["index"]]
 
 
 def test_multilabel(asked: Callable[[str], Asked]) -> None:
     model = asked("multilabel")
     for image in (picture(""), picture("") // 8, np.full((9, 9, 3), (255, 0, 200), np.uint8)):
-        told = model.answer(image, include=frozenset(["probabilities"])).prediction
+        listed = model.answer(image, include=frozenset(["probabilities"])).prediction
         found = model.tensors(image)
-        assert found["PROBABILITIES"].tolist() == told["probabilities"]
+        assert found["PROBABILITIES"].tolist() == listed["probabilities"]
         labels = model.model.task.labels
-        assert {labels[i] for i in np.flatnonzero(found["PRESENT"])} == set(told["labels"])
+        assert {labels[i] for i in np.flatnonzero(found["PRESENT"])} == set(listed["labels"])
 
 
 @pytest.mark.parametrize("name", ["regression", "logarithms"])
 def test_regression(asked: Callable[[str], Asked], name: str) -> None:
-    told = asked(name).answer(picture(name)).prediction["values"]
+    listed = asked(name).answer(picture(name)).prediction["values"]
     found = asked(name).tensors(picture(name))["VALUES"]
-    np.testing.assert_array_equal(found, np.array(list(told.values()), np.float32))
+    np.testing.assert_array_equal(found, np.array(list(listed.values()), np.float32))
 
 
 def test_embedding(asked: Callable[[str], Asked]) -> None:
-    told = asked("embedding").answer(picture("")).prediction["embedding"]
+    listed = asked("embedding").answer(picture("")).prediction["embedding"]
     found = asked("embedding").tensors(picture(""))["EMBEDDING"]
-    np.testing.assert_allclose(found, told, rtol=1e-6)
+    np.testing.assert_allclose(found, listed, rtol=1e-6)
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
 
 
@@ -187,67 +124,67 @@ SURE = frozenset(["agreement", "probabilities"])
 
 def test_segmentation(asked: Callable[[str], Asked]) -> None:
     model, image = asked("segmentation"), picture("")
-    told = model.answer(image, include=SURE)
+    listed = model.answer(image, include=SURE)
     found = model.tensors(image)
-    assert told.picture is not None
-    np.testing.assert_array_equal(found["MASK"], np.asarray(Image.open(io.BytesIO(told.picture))))
-    assert found["AREA"].tolist() == list(told.prediction["area"].values())
-    assert found["AGREEMENT"].mean() == pytest.approx(told.prediction["mean_agreement"], abs=1e-6)
-    _check_probabilities(found["PROBABILITIES"], told)
+    assert listed.picture is not None
+    np.testing.assert_array_equal(found["MASK"], np.asarray(Image.open(io.BytesIO(listed.picture))))
+    assert found["AREA"].tolist() == list(listed.prediction["area"].values())
+    assert found["AGREEMENT"].mean() == pytest.approx(listed.prediction["mean_agreement"], abs=1e-6)
+    _check_probabilities(found["PROBABILITIES"], listed)
     np.testing.assert_array_equal(found["PROBABILITIES"].argmax(axis=0), found["MASK"])
 
 
 def test_masks(asked: Callable[[str], Asked]) -> None:
     model, image = asked("masks"), picture("")
-    told = model.answer(image, include=SURE)
+    listed = model.answer(image, include=SURE)
     found = model.tensors(image)
-    for mask, drawn in zip(found["MASKS"], told.prediction["masks"].values(), strict=True):
-        np.testing.assert_array_equal(mask, np.asarray(decoded(drawn)) > 0)
-    assert found["AREA"].tolist() == list(told.prediction["area"].values())
-    assert found["AGREEMENT"].mean() == pytest.approx(told.prediction["mean_agreement"], abs=1e-6)
-    _check_probabilities(found["PROBABILITIES"], told)
+    for mask, drawn in zip(found["MASKS"], listed.prediction["masks"].values(), strict=True):
+        np.testing.assert_array_equal(mask, np.asarray(from_base64(drawn)) > 0)
+    assert found["AREA"].tolist() == list(listed.prediction["area"].values())
+    assert found["AGREEMENT"].mean() == pytest.approx(listed.prediction["mean_agreement"], abs=1e-6)
+    _check_probabilities(found["PROBABILITIES"], listed)
 
 
-def _check_probabilities(found: np.ndarray, told: Answer) -> None:
+def _check_probabilities(found: np.ndarray, listed: Answer) -> None:
     """Pictures have them in steps of 1/65535."""
-    pictures = told.prediction["probabilities"].values()
-    drawn = np.stack([np.asarray(decoded(picture)) for picture in pictures]) / 65535
+    pictures = listed.prediction["probabilities"].values()
+    drawn = np.stack([np.asarray(from_base64(picture)) for picture in pictures]) / 65535
     np.testing.assert_allclose(found, drawn, atol=0.51 / 65535)
 
 
 @pytest.mark.parametrize("name", ["heat maps", "letterboxed", "points"])
 def test_keypoints(asked: Callable[[str], Asked], name: str) -> None:
-    told = asked(name).answer(picture(name)).prediction["keypoints"]
+    listed = asked(name).answer(picture(name)).prediction["keypoints"]
     found = asked(name).tensors(picture(name))
-    np.testing.assert_allclose(found["KEYPOINTS"], [[point["x"], point["y"]] for point in told], atol=2e-3)
-    np.testing.assert_allclose(found["CONFIDENCE"], [point["confidence"] for point in told], atol=2e-6)
-    np.testing.assert_allclose(found["SPREAD"], [point["spread"] for point in told], atol=2e-3)
-    assert found["VISIBLE"].tolist() == [point["visible"] for point in told]
-    assert found["VIEWS"].tolist() == [point["views"] for point in told]
+    np.testing.assert_allclose(found["KEYPOINTS"], [[point["x"], point["y"]] for point in listed], atol=2e-3)
+    np.testing.assert_allclose(found["CONFIDENCE"], [point["confidence"] for point in listed], atol=2e-6)
+    np.testing.assert_allclose(found["SPREAD"], [point["spread"] for point in listed], atol=2e-3)
+    assert found["VISIBLE"].tolist() == [point["visible"] for point in listed]
+    assert found["VIEWS"].tolist() == [point["views"] for point in listed]
 
 
 def test_detection(asked: Callable[[str], Asked]) -> None:
     model, image = asked("detection"), picture("detection")
-    told = model.answer(image).prediction["boxes"]
+    listed = model.answer(image).prediction["boxes"]
     found = model.tensors(image)
-    assert found["COUNT"].tolist() == [len(told)] == [len(RECTANGLES)]
-    assert found["LABELS"].tolist() == [box["label"] for box in told] == ["red", "blue"]
-    assert found["INDICES"].tolist() == [box["index"] for box in told]
-    assert found["VIEWS"].tolist() == [box["views"] for box in told]
-    assert found["OF"].tolist() == [box["of"] for box in told]
-    np.testing.assert_allclose(found["BOXES"], [box["box"] for box in told], atol=1e-3)
-    np.testing.assert_allclose(found["SCORES"], [box["score"] for box in told], atol=1e-6)
-    np.testing.assert_allclose(found["SPREAD"], [box["spread"] for box in told], atol=1e-3)
+    assert found["COUNT"].tolist() == [len(listed)] == [len(RECTANGLES)]
+    assert found["LABELS"].tolist() == [box["label"] for box in listed] == ["red", "blue"]
+    assert found["INDICES"].tolist() == [box["index"] for box in listed]
+    assert found["VIEWS"].tolist() == [box["views"] for box in listed]
+    assert found["OF"].tolist() == [box["of"] for box in listed]
+    np.testing.assert_allclose(found["BOXES"], [box["box"] for box in listed], atol=1e-3)
+    np.testing.assert_allclose(found["SCORES"], [box["score"] for box in listed], atol=1e-6)
+    np.testing.assert_allclose(found["SPREAD"], [box["spread"] for box in listed], atol=1e-3)
 
 
-def test_views_that_found_a_box_and_views_that_could_have_are_told_apart(asked: Callable[[str], Asked]) -> None:
+def test_views_that_find_a_box_and_views_that_show_it_are_counted_apart(asked: Callable[[str], Asked]) -> None:
     """One of two views finds this thin bar in this box."""
     image = lit(Size(60, 50), (0, (5, 20, 55, 24), 255))
     turned = {"policy": '["identity", {"rotate": 30}]'}
-    told = asked("detection").answer(image, **turned).prediction["boxes"]
+    listed = asked("detection").answer(image, **turned).prediction["boxes"]
     found = asked("detection").tensors(image, **turned)
-    assert found["VIEWS"].tolist() == [box["views"] for box in told] == [1]
-    assert found["OF"].tolist() == [box["of"] for box in told] == [2]
+    assert found["VIEWS"].tolist() == [box["views"] for box in listed] == [1]
+    assert found["OF"].tolist() == [box["of"] for box in listed] == [2]
 
 
 def test_nothing_detected_has_no_rows(asked: Callable[[str], Asked]) -> None:
@@ -258,14 +195,14 @@ def test_nothing_detected_has_no_rows(asked: Callable[[str], Asked]) -> None:
 
 
 def test_a_value_too_large_for_a_float_is_still_a_number(tmp_path: Path) -> None:
-    """exp(255) - 1 is a number for the JSON answer, and infinite as FP32, for which JSON has no word."""
+    """exp(255) - 1 is a number for the JSON answer, and infinite as FP32, which JSON can't express."""
     entry = {**FIXED, "scale": 1}
     model = Asked(write_model(tmp_path / "huge", regressor(), config("regression", entry, {"kind": "log1p"})))
     try:
         white = np.full((8, 8, 3), 255, np.uint8)
-        told = model.answer(white).prediction["values"]
+        listed = model.answer(white).prediction["values"]
         found = model.tensors(white)["VALUES"]
-        assert np.isfinite(list(told.values())).all()
+        assert np.isfinite(list(listed.values())).all()
         assert np.isfinite(found).all()
     finally:
         model.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.tasks.uncertainty import deviation, entropy, of_classes, of_labels
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
@@ -81,14 +81,14 @@ def test_entropy_is_in_nats():
     np.testing.assert_allclose(entropy(np.array([[0.5, 0.5], [1, 0], [0.25, 0.75]])), [log(2), 0, 0.562335], atol=1e-6)
 
 
-def test_views_that_are_sure_of_different_classes_only_disagree():
+def test_certain_views_of_different_classes_only_disagree():
     """Their mean is even: log 2; each by itself 0."""
     assert of_classes([np.float32([1, 0]), np.float32([0, 1])]) == {
         "entropy": 0.693147, "mean_entropy": 0, "mutual_information": 0.693147,
     }  # fmt: skip
 
 
-def test_views_that_are_unsure_alike_do_not_disagree():
+def test_equally_uncertain_views_do_not_disagree():
     assert of_classes([np.float32([0.5, 0.5])] * 2) == {
         "entropy": 0.693147, "mean_entropy": 0.693147, "mutual_information": 0,
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_two_views_by_hand():
 
 
 def test_labels_by_hand():
-    """The first label as two classes that views are sure of, the second even: means of (log 2, log 2), (0, log 2)."""
+    """The first label as two certain classes, the second even: means of (log 2, log 2), (0, log 2)."""
     assert of_labels([np.float32([1, 0.5]), np.float32([0, 0.5])]) == {
         "entropy": 0.693147, "mean_entropy": 0.346574, "mutual_information": 0.346574,
     }  # fmt: skip
@@ -110,7 +110,7 @@ def test_labels_by_hand():
 
 @pytest.mark.parametrize("of", [of_classes, of_labels])
 @pytest.mark.parametrize("times", [1, 3])
-def test_what_is_sure_has_an_entropy_of_0_not_of_minus_0(of, times):
+def test_certain_views_have_an_entropy_of_0_not_of_minus_0(of, times):
     assert {json.dumps(value) for value in of([np.float32([1, 0])] * times).values()} == {"0.0"}
 
 
@@ -119,7 +119,7 @@ def test_deviation_is_that_of_a_sample():
     np.testing.assert_array_equal(deviation(np.array([[1.0, 5]])), 0)
 
 
-# ---- as classification tells it ----
+# ---- in classification ----
 
 PLAIN = Preprocessing(Size(8, 8), Resize.EXACT).place(View(), Size(20, 10))
 SCENE = ImageFrame(Size(20, 10), PLAIN)
@@ -133,10 +133,10 @@ def answered(views, include=("uncertainty",), weights=None):
     seen = [task.decode({"scores": np.float32(views)}, row, PLAIN, SCENE) for row in range(len(views))]
     for view, weight in zip(seen, weights or [1.0] * len(views), strict=True):
         accumulator.add(view, weight)
-    return task.answer(accumulator.result(), [task.remark(view) for view in seen], SCENE, wanted)
+    return task.result(accumulator.result(), [task.view_result(view) for view in seen], SCENE, wanted)
 
 
-def test_classification_tells_of_margin_and_agreement_too():
+def test_classification_has_margin_and_agreement_too():
     unsure = answered([[0.75, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.25]]).uncertainty
     assert unsure["margin"] == pytest.approx(0.25, abs=1e-6)
     assert unsure["agreement"] == 0.75
@@ -150,10 +150,10 @@ def test_each_view_counts_once_whatever_its_weight():
     assert uneven["margin"] == pytest.approx(0.4, abs=1e-6)
 
 
-def test_one_class_alone_is_sure():
+def test_a_single_class_is_certain():
     unsure = answered([[1.0]]).uncertainty
     assert (unsure["entropy"], unsure["margin"], unsure["agreement"]) == (0, 1, 1)
 
 
-def test_nothing_is_told_that_was_not_asked_for():
+def test_uncertainty_is_there_only_if_included():
     assert answered([[0.75, 0.25]], include=["views"]).uncertainty == {}

@@ -204,7 +204,7 @@ def test_the_ratio_of_costs_tells_slow_batches(model: Model) -> None:
 
 
 def test_counters_add_up_under_load(model: Model) -> None:
-    """Answers, errors and refusals together are as many as the requests, whoever sent them."""
+    """Answers, errors and refusals together are as many as the requests, over all clients."""
     with serving(model) as client:
         seen: list[int] = []
         lock = threading.Lock()

@@ -49,9 +49,9 @@ def batch_of(views: int, prepare: float, infer: float, merge: float) -> ViewsRan
 
 
 def test_a_model_of_which_nothing_is_known_has_done_nothing() -> None:
-    told = Statistics().of(KEY)
+    counted = Statistics().of(KEY)
     nothing = {"count": 0, "ns": 0}
-    assert told == {
+    assert counted == {
         "name": "toy",
         "version": "1",
         "last_inference": 0,
@@ -65,8 +65,8 @@ def test_a_model_of_which_nothing_is_known_has_done_nothing() -> None:
 def test_an_answer_by_hand() -> None:
     statistics = Statistics()
     statistics.notify(RequestAnswered(KEY, 0.5, STAGES_MS))
-    told = statistics.of(KEY)["inference_stats"]
-    assert {stage: entry["ns"] for stage, entry in told.items()} == {
+    counted = statistics.of(KEY)["inference_stats"]
+    assert {stage: entry["ns"] for stage, entry in counted.items()} == {
         "success": 500_000_000,
         "fail": 0,
         "queue": 4_000_000,
@@ -76,15 +76,15 @@ def test_an_answer_by_hand() -> None:
         "cache_hit": 0,
         "cache_miss": 0,
     }
-    assert [told[stage]["count"] for stage in ("success", "queue", "compute_infer", "fail")] == [1, 1, 1, 0]
+    assert [counted[stage]["count"] for stage in ("success", "queue", "compute_infer", "fail")] == [1, 1, 1, 0]
 
 
 def test_a_failure_by_hand() -> None:
     statistics = Statistics()
     statistics.notify(RequestFailed(KEY, 0.25))
-    told = statistics.of(KEY)["inference_stats"]
-    assert told["fail"] == {"count": 1, "ns": 250_000_000}
-    assert all(entry["count"] == 0 for stage, entry in told.items() if stage != "fail")
+    counted = statistics.of(KEY)["inference_stats"]
+    assert counted["fail"] == {"count": 1, "ns": 250_000_000}
+    assert all(entry["count"] == 0 for stage, entry in counted.items() if stage != "fail")
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), *[st.integers(0, 1000)] * 3), max_size=20))
@@ -92,12 +92,12 @@ def test_batches_are_counted_by_their_size(batches: list[tuple[int, int, int, in
     statistics = Statistics()
     for views, prepare, infer, merge in batches:
         statistics.notify(batch_of(views, prepare / 1e3, infer / 1e3, merge / 1e3))
-    told = statistics.of(KEY)
-    assert told["inference_count"] == sum(batch[0] for batch in batches)
-    assert told["execution_count"] == len(batches)
-    assert [entry["batch_size"] for entry in told["batch_stats"]] == sorted({batch[0] for batch in batches})
-    assert (told["last_inference"] > 0) == bool(batches)
-    for entry in told["batch_stats"]:
+    counted = statistics.of(KEY)
+    assert counted["inference_count"] == sum(batch[0] for batch in batches)
+    assert counted["execution_count"] == len(batches)
+    assert [entry["batch_size"] for entry in counted["batch_stats"]] == sorted({batch[0] for batch in batches})
+    assert (counted["last_inference"] > 0) == bool(batches)
+    for entry in counted["batch_stats"]:
         own = [batch for batch in batches if batch[0] == entry["batch_size"]]
         for index, stage in enumerate(("compute_input", "compute_infer", "compute_output"), start=1):
             assert entry[stage] == {"count": len(own), "ns": sum(batch[index] for batch in own) * 1_000_000}
@@ -125,9 +125,9 @@ def test_threads_lose_nothing() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    told = statistics.of(KEY)
-    assert (told["inference_count"], told["execution_count"]) == (8000, 4000)
-    assert told["inference_stats"]["success"] == {"count": 4000, "ns": 4_000_000_000}
+    counted = statistics.of(KEY)
+    assert (counted["inference_count"], counted["execution_count"]) == (8000, 4000)
+    assert counted["inference_stats"]["success"] == {"count": 4000, "ns": 4_000_000_000}
 
 
 # ---- what really ran ----
@@ -147,7 +147,7 @@ def toy(tmp_path: Path) -> Iterator[tuple[Application, Switchable]]:
 
 
 def ask(application: Application, images: int = 1, options: Options = DONE) -> list[TTAError | None]:
-    """A request of so many images, once it is counted; how each of them failed."""
+    """A request of that many images, once it is counted; returns the error of each image, or None."""
     before = requests(application)
     pictures = [noise(Size(9, 7), seed=seed) for seed in range(images)]
     tickets = application.predictor.submit_all(application.models["toy"], pictures, options, Caller("test"))
@@ -157,14 +157,14 @@ def ask(application: Application, images: int = 1, options: Options = DONE) -> l
 
 
 def counts(application: Application) -> dict[str, int]:
-    (told,) = describe_statistics(application, "toy")["model_stats"]
-    ended = {stage: told["inference_stats"][stage]["count"] for stage in ("success", "fail")}
-    return {**ended, "views": told["inference_count"], "batches": told["execution_count"]}
+    (counted,) = describe_statistics(application, "toy")["model_stats"]
+    ended = {stage: counted["inference_stats"][stage]["count"] for stage in ("success", "fail")}
+    return {**ended, "views": counted["inference_count"], "batches": counted["execution_count"]}
 
 
 def requests(application: Application) -> int:
-    told = counts(application)
-    return told["success"] + told["fail"]
+    counted = counts(application)
+    return counted["success"] + counted["fail"]
 
 
 def test_warming_is_no_request(toy: tuple[Application, Switchable]) -> None:
@@ -174,9 +174,9 @@ def test_warming_is_no_request(toy: tuple[Application, Switchable]) -> None:
 def test_a_request_of_several_images_is_one(toy: tuple[Application, Switchable]) -> None:
     application, _ = toy
     assert ask(application, 3) == [None] * 3
-    told = counts(application)
-    assert (told["success"], told["fail"], told["views"]) == (1, 0, 6)
-    assert 1 <= told["batches"] <= 6
+    counted = counts(application)
+    assert (counted["success"], counted["fail"], counted["views"]) == (1, 0, 6)
+    assert 1 <= counted["batches"] <= 6
     (model,) = describe_statistics(application)["model_stats"]
     assert sum(e["batch_size"] * e["compute_infer"]["count"] for e in model["batch_stats"]) == 6
     stages = model["inference_stats"]
@@ -195,8 +195,8 @@ def test_a_request_whose_model_fails_has_failed_once(toy: tuple[Application, Swi
     application, switch = toy
     switch.mode = "fails"
     assert all(isinstance(error, BackendFailed) for error in ask(application, 2))
-    told = counts(application)
-    assert (told["success"], told["fail"]) == (0, 1)
+    counted = counts(application)
+    assert (counted["success"], counted["fail"]) == (0, 1)
 
 
 def test_a_request_whose_client_left_has_failed(toy: tuple[Application, Switchable]) -> None:

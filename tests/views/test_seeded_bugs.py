@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.tasks.boxes import test_detection, test_fusion
-from tests.tasks.masks import test_segmentation
+from tests.tasks.boxes import test_accumulator, test_fusion
+from tests.tasks.masks import test_maps
 from tests.tasks.scores import test_merging
 from tests.views import test_guarantees as test_contract
 from tta_server.imaging import preprocessing
@@ -16,6 +16,7 @@ from tta_server.tasks.boxes import fusion
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.masks import maps
 from tta_server.tasks.scores import merging
+from tta_server.tasks.scores.kinds import softmax
 from tta_server.tasks.scores.merging import Merge
 from tta_server.views.geometry import Affine, Geometry
 from tta_server.views.guarantees import contract
@@ -77,25 +78,25 @@ def bars_flipped_too(patch):
 
 
 def no_rescaling(patch):
-    real = fusion.ballot
+    real = fusion.count_votes
 
-    def ballot(line, groups, corner, seen):
-        voted = real(line, groups, corner, seen).voted
-        return fusion.Ballot(voted, voted)
+    def count_votes(boxes, groups, corner, visible):
+        found = real(boxes, groups, corner, visible).found
+        return fusion.Votes(found, found)
 
-    patch.setattr(fusion, "ballot", ballot)
+    patch.setattr(fusion, "count_votes", count_votes)
 
 
 def coverage_of_maps_ignored(patch):
-    patch.setattr(maps, "cells_seen", lambda placement, lattice: None)
+    patch.setattr(maps, "view_coverage", lambda placement, grid: None)
 
 
 def coverage_of_boxes_ignored(patch):
-    patch.setattr(Visibility, "sees", lambda self, xyxy: np.ones(len(xyxy), bool))
+    patch.setattr(Visibility, "shows", lambda self, xyxy: np.ones(len(xyxy), bool))
 
 
 def softmax_first(patch):
-    wrong = Merge(lambda kind, z: kind.probabilities(z), merging.softmax)
+    wrong = Merge(lambda kind, z: kind.probabilities(z), softmax)
     patch.setitem(merging.MERGES, "mean_logits", wrong)
 
 
@@ -125,15 +126,15 @@ BUGS = {
     "scale undone half a pixel off: masks": (placed(half_a_pixel_off), cell("scale", "mask")),
     "WBF score not rescaled": (
         no_rescaling,
-        test_fusion.test_views_that_could_see_a_box_and_did_not_lower_its_score,
+        test_fusion.test_views_that_show_a_box_and_do_not_find_it_lower_its_score,
     ),
     "coverage ignored for crops: masks": (
         coverage_of_maps_ignored,
-        lambda: test_segmentation.test_a_crop_changes_only_what_it_saw("mean_probabilities"),
+        lambda: test_maps.test_a_crop_changes_only_what_it_shows("mean_probabilities"),
     ),
     "coverage ignored for crops: boxes": (
         coverage_of_boxes_ignored,
-        test_detection.test_a_box_left_out_as_cut_does_not_count_against_itself,
+        test_accumulator.test_a_box_left_out_as_cut_does_not_lower_its_own_score,
     ),
     "softmax before mean_logits": (
         softmax_first,

@@ -1,8 +1,6 @@
 """What all protocols share in handling a request: byte budget, submission, waiting, cancellation, records."""
 
 import asyncio
-import json
-import logging
 import re
 import threading
 import time
@@ -25,9 +23,8 @@ from tta_server.serving.job import Caller, Listener
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
 from tta_server.serving.predictor import Ticket
+from tta_server.telemetry.observer import AnswerSent, ErrorSent
 from tta_server.views.geometry import Size
-
-log = logging.getLogger("tta_server.requests")
 
 FIRST_SEND_SECONDS = 0.0005
 """Estimate of the seconds from an answer to its response, before any was measured."""
@@ -235,7 +232,7 @@ class RequestHandler:
                 asyncio.get_running_loop().run_in_executor(None, self._predictor.cancel, ticket)
 
     def record_sent(self, answers: Sequence[Answer]) -> None:
-        """Log the answers whose response has just been made, and measure how long that took."""
+        """Report the answers whose response has just been made, and measure how long that took."""
         now = time.monotonic()
         self._send_seconds.observe(now - max(answer.made_at for answer in answers), now)
         for answer in answers:
@@ -243,36 +240,24 @@ class RequestHandler:
 
     def record_answer(self, answer: Answer) -> None:
         receipt = answer.receipt
-        _log(
-            event="answer",
-            request_id=receipt.request_id,
-            model=answer.model,
-            views=len(receipt.views),
-            planned=receipt.planned,
-            stop_reason=receipt.stop_reason,
-            budget_ms=receipt.budget_ms,
-            elapsed_ms=receipt.elapsed_ms,
-            stages_ms=receipt.stages_ms,
+        self._application.observer.notify(
+            AnswerSent(
+                receipt.request_id,
+                answer.model,
+                len(receipt.views),
+                receipt.planned,
+                receipt.stop_reason,
+                receipt.budget_ms,
+                receipt.elapsed_ms,
+                receipt.stages_ms,
+            )
         )
 
     def record_error(self, info: RequestInfo, error: TTAError, status: int | str) -> None:
-        """Count and log an error; `status` is that of the protocol."""
+        """Report an error that was answered; `status` is that of the protocol."""
         known = info.model if info.model in self._predictor.models else ""
-        self._application.metrics.error(known, error.code)
-        self.record_refusal(info, status, error.code, str(error))
+        self._application.observer.notify(ErrorSent(info.request_id, info.path, known, status, error.code, str(error)))
 
     def record_refusal(self, info: RequestInfo, status: int | str, code: str, sentence: str) -> None:
-        """Log an error that concerns no model."""
-        _log(
-            event="error",
-            request_id=info.request_id,
-            path=info.path[:128],
-            status=status,
-            code=code,
-            error=sentence,
-        )
-
-
-def _log(**entry: Any) -> None:
-    """One line of JSON, the time first."""
-    log.info(json.dumps({"time": round(time.time(), 3), **entry}))
+        """Report an error that concerns no model."""
+        self._application.observer.notify(ErrorSent(info.request_id, info.path, None, status, code, sentence))

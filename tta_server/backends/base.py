@@ -34,4 +34,5 @@ class Backend(Protocol):
         Raises BackendFailed, also soon after `abort` is requested.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the model; no run may be active."""

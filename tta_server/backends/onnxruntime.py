@@ -55,6 +55,7 @@ class OnnxRuntimeBackend:
         )
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
         names = list(self.signature.outputs)
         options = None
         if abort is not None:

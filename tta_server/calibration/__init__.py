@@ -1,1 +1,1 @@
-"""Learns from images when a model may stop before its last view."""
+"""Fits to images when a model may stop before its last view."""

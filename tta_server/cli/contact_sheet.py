@@ -1,4 +1,4 @@
-"""The contact sheet: every view as the model sees it, what the model says of it, and what they come to."""
+"""The contact sheet: every view as the model sees it, its own prediction, and the merged answer."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -13,19 +13,20 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.model import Model
-from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.executor import run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, Plan, make_plan
-from tta_server.tasks import TaskAnswer
-from tta_server.tasks.render.palette import decoded
+from tta_server.tasks import Result
+from tta_server.tasks.masks.results import MaskResult
+from tta_server.tasks.render.palette import grey
+from tta_server.tasks.render.rendering import DRAWING, lines_of, renderer_of
 from tta_server.views.view import View
 
 CELL = 224
 """Pixels of the longer side of a view on the sheet."""
 LINES = 4
-"""Of a prediction, at most."""
+"""At most, of a prediction."""
 CAPTION = "Each view as the model sees it, and what the model says of it alone, moved back. Last: merged."
 MARGIN = 16
 TITLE = 58
@@ -37,7 +38,7 @@ INK, FAINT, PAPER, FRAME = (32, 32, 32), (110, 110, 110), (255, 255, 255), (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Pictures under one another, then lines of text."""
+    """A column of pictures with lines of text below."""
 
     pictures: tuple[Image.Image, ...]
     lines: tuple[str, ...]
@@ -60,35 +61,36 @@ def draw_sheet(
     seen = run_views(plan, source)
     scene = seen.views.frame
     merged = model.task.accumulator(plan.merge, plan.wanted, scene)
-    cells, remarks = [], []
+    cells, kept = [], []
     rows = zip(plan.views, layout.placements, seen.predictions, strict=True)
     for index, (view, placement, prediction) in enumerate(rows):
         merged.add(prediction, view.weight)
-        remarks.append(model.task.remark(prediction))
+        kept.append(model.task.view_result(prediction))
         alone = model.task.accumulator(plan.merge, plan.wanted, scene)
         alone.add(prediction, 1.0)
-        own = model.task.answer(alone.result(), remarks[-1:], scene, plan.wanted)
+        own = model.task.result(alone.result(), kept[-1:], scene, plan.wanted)
         pictures = (as_seen(model.preprocessing, pixels, view, placement), *_painted(model, pixels, own))
-        words = (f"{index + 1}. {view.name}", _weight(view.weight), *model.task.lines(own.prediction)[:LINES])
+        words = (f"{index + 1}. {view.name}", _weight(view.weight), *lines_of(own, plan.wanted.top_k)[:LINES])
         cells.append(Panel(tuple(map(_fit, pictures)), words))
-    answered = model.task.answer(merged.result(), remarks, scene, plan.wanted)
-    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, answered)])
+    result = model.task.result(merged.result(), kept, scene, plan.wanted)
+    return _compose(_title(model, plan), CAPTION, [*cells, _last(model, plan, pixels, result)])
 
 
-def _painted(model: Model, pixels: Pixels, own: TaskAnswer) -> list[Image.Image]:
-    """The image with what was said of it, where that has a place on it."""
+def _painted(model: Model, pixels: Pixels, result: Result) -> list[Image.Image]:
+    """The result painted on the image, where it has a place on it."""
     if DRAWING not in model.task.includes:
         return []
-    return [Image.fromarray(model.task.paint(pixels, own.prediction))]
+    return [Image.fromarray(renderer_of(result).paint(result, pixels))]
 
 
-def _last(model: Model, plan: Plan, pixels: Pixels, answered: TaskAnswer) -> Panel:
-    """The merged answer, where the views agree on it, and how far they do."""
-    pictures = _painted(model, pixels, answered) or [Image.fromarray(pixels)]
-    if isinstance(answered.prediction.get("agreement"), str):
-        pictures.append(decoded(answered.prediction["agreement"]))
-    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in answered.uncertainty.items() if isinstance(v, float)]
-    words = ("merged", f"{plan.merge} of {len(plan.views)}", *model.task.lines(answered.prediction)[:LINES], *unsure)
+def _last(model: Model, plan: Plan, pixels: Pixels, result: Result) -> Panel:
+    """The merged result, where the views agree on it, and how far they do."""
+    pictures = _painted(model, pixels, result) or [Image.fromarray(pixels)]
+    if isinstance(result, MaskResult) and result.agreement is not None:
+        pictures.append(grey(result.agreement))
+    unsure = [f"{key.replace('_', ' ')} {v:.4g}" for key, v in result.uncertainty.items() if isinstance(v, float)]
+    merged = lines_of(result, plan.wanted.top_k)[:LINES]
+    words = ("merged", f"{plan.merge} of {len(plan.views)}", *merged, *unsure)
     return Panel(tuple(map(_fit, pictures)), words, framed=True)
 
 
@@ -106,7 +108,7 @@ def _weight(weight: float | tuple[float, ...]) -> str:
 
 
 def _fit(picture: Image.Image) -> Image.Image:
-    """Enlarged or shrunk so that the longer side is CELL; pixels of small images stay visible."""
+    """Resized so that the longer side is CELL; pixels of small images stay visible."""
     factor = CELL / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     how = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BILINEAR
@@ -117,39 +119,40 @@ def _title(model: Model, plan: Plan) -> str:
     return f"{model.name}: {model.task.name}, policy {plan.policy.name}, {len(plan.views)} views"
 
 
-def _compose(title: str, caption: str, cells: list[Panel]) -> Image.Image:
-    columns = -(-len(cells) // -(-len(cells) // COLUMNS))  # as even as rows of at most COLUMNS can be
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+def _compose(title: str, caption: str, panels: list[Panel]) -> Image.Image:
+    columns = -(-len(panels) // -(-len(panels) // COLUMNS))  # the fewest rows of at most COLUMNS, as even as possible
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     tops = list(accumulate((_height(row) for row in rows), initial=MARGIN + TITLE))
     sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, tops[-1]), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, INK, ImageFont.load_default(20))
     draw.text((MARGIN, MARGIN + 28), caption, FAINT, ImageFont.load_default(14))
     for row, top in zip(rows, tops, strict=False):
-        for column, cell in enumerate(row):
-            _place(sheet, draw, cell, MARGIN + column * (CELL + MARGIN), top)
+        for column, panel in enumerate(row):
+            _place(sheet, draw, panel, MARGIN + column * (CELL + MARGIN), top)
     return sheet
 
 
 def _height(row: list[Panel]) -> int:
-    return MARGIN + max(sum(p.height + GAP for p in c.pictures) + LINE * len(c.lines) for c in row)
+    """Of the highest panel, with the margin below."""
+    return MARGIN + max(sum(p.height + GAP for p in panel.pictures) + LINE * len(panel.lines) for panel in row)
 
 
-def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: Panel, left: int, top: int) -> None:
-    for picture in cell.pictures:
-        if cell.framed:
+def _place(sheet: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int) -> None:
+    for picture in panel.pictures:
+        if panel.framed:
             box = (left - 3, top - 3, left + picture.width + 2, top + picture.height + 2)
             draw.rectangle(box, outline=FRAME, width=3)
         sheet.paste(picture, (left, top))
         top += picture.height + GAP
     font = ImageFont.load_default(14)
-    for number, line in enumerate(cell.lines):
-        ink = (FRAME if cell.framed else INK) if number == 0 else FAINT
+    for number, line in enumerate(panel.lines):
+        ink = (FRAME if panel.framed else INK) if number == 0 else FAINT
         draw.text((left, top + number * LINE), _clipped(draw, line, font), ink, font)
 
 
 def _clipped(draw: ImageDraw.ImageDraw, line: str, font: Any) -> str:
-    """The line, shortened to the width of a cell."""
+    """The line, shortened to the width of a panel."""
     if draw.textlength(line, font) <= CELL:
         return line
     while draw.textlength(line + "...", font) > CELL:

@@ -7,7 +7,9 @@ import typer
 from rich.table import Table
 
 from tta_server.api.describe import describe_model, describe_policies
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, out
+from tta_server.cli.console import out
+from tta_server.cli.options import ModelsOption
+from tta_server.cli.sources import read_settings
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.guarantees import EXAMPLES, OUTPUTS, contract
 from tta_server.views.presets import PRESETS, preset
@@ -16,9 +18,9 @@ from tta_server.views.spec import PRIMITIVES
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = False) -> None:
-    """List the models of a folder; --json tells everything."""
-    found = [load_model(folder) for folder in find_models(models)]
+def list_models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
+    """List the models of a folder; --json adds their labels, views, merges, stop rules and more."""
+    found = [load_model(folder) for folder in find_models(read_settings(models=models).models)]
     if as_json:
         typer.echo(json.dumps([describe_model(model) for model in found], indent=2))
         return
@@ -39,30 +41,28 @@ def list_models(models: ModelsOption = DEFAULT_MODELS, as_json: JsonOption = Fal
 def list_policies(
     as_json: JsonOption = False,
     of_contract: Annotated[
-        bool, typer.Option("--contract", help="What undoing each kind of view does to each kind of output.")
+        bool, typer.Option("--contract", help="List how exactly each kind of view is undone on each kind of output.")
     ] = False,
 ) -> None:
-    """List the presets and the primitives that a view is made of; --contract: what is promised of their undoing."""
+    """List preset policies and the primitives that views are made of; --contract lists how exactly they are undone."""
     if of_contract:
         _print_contract(as_json)
         return
     if as_json:
         typer.echo(json.dumps(describe_policies(), indent=2))
         return
-    table = Table("preset", "views", "what it is")
+    table = Table("preset", "views", "description")
     for name, (about, _) in PRESETS.items():
         table.add_row(name, str(len(preset(name, crops=True).views)), about)
     out.print(table)
-    out.print(f"A view is made of: {', '.join(PRIMITIVES)}.", highlight=False)
+    out.print(f"Primitives of a view: {', '.join(PRIMITIVES)}.")
     out.print(
-        'A policy may also be a list, the plain view first: ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]',
-        highlight=False,
-        markup=False,
+        'A policy may also be a list, the plain view first: ["identity", {"rotate": 10}, ["hflip", {"zoom": 1.1}]]'
     )
 
 
 def _print_contract(as_json: bool) -> None:
-    """The table of views and outputs: one row a view, or one object a cell."""
+    """A table of views and kinds of output, or a JSON object for each cell."""
     cells = list(contract())
     if as_json:
         typer.echo(json.dumps([cell.to_dict() for cell in cells], indent=2))
@@ -74,6 +74,5 @@ def _print_contract(as_json: bool) -> None:
         )
     out.print(table)
     out.print(
-        "How far an undone output may lie from the plain view's, in pixels of the model's input; --json has notes.",
-        highlight=False,
+        "Largest distance of an undone output from the plain view's, in pixels of the model's input; --json adds notes."
     )

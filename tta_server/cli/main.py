@@ -5,10 +5,11 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.application import tame_libraries
+from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
-from tta_server.cli.console import Command, problem
+from tta_server.cli.console import problem
 from tta_server.cli.listing import list_models, list_policies
+from tta_server.cli.options import Command
 from tta_server.cli.predict import predict
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
@@ -21,11 +22,11 @@ cli = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Test-time augmentation for vision models: look at an image through several views, undo each view on its "
-    "prediction, merge, answer in time.",
+    help="Test-time augmentation for vision models: run several views of an image, undo each view on its prediction, "
+    "merge them, and answer within a budget.",
     epilog="Start with [bold]tta-server serve[/bold], "
     "or try [bold]tta-server predict photo.jpg --model clothing[/bold]. "
-    "Each option of serve can also be set as an environment variable, shown beside it.",
+    "[bold]tta-server serve --help[/bold] explains a command and its options.",
 )
 cli.command(cls=Command)(serve)
 cli.command(cls=Command)(predict)
@@ -44,13 +45,15 @@ def _version(wanted: bool) -> None:
 
 @cli.callback()
 def common(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
-    tame_libraries()
+    configure_libraries()
 
 
 def app() -> None:
-    """The console script: an error of ours is one sentence on stderr and exit status 2."""
+    """The console script. Exit status 2 and one sentence on stderr for a TTAError or an OSError."""
     try:
         cli()
     except TTAError as error:

@@ -1,8 +1,8 @@
-"""`tta-server simulate`: what a pool would make of some traffic, in virtual time."""
+"""`tta-server simulate`: a scenario's figures in virtual time."""
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, groupby
 from pathlib import Path
@@ -13,57 +13,73 @@ from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tta_server.cli.console import DEFAULT_MODELS, ModelsOption, err, out
-from tta_server.cli.curves import check_plots, draw_curves
+from tta_server.cli.console import err, out
+from tta_server.cli.options import ModelsOption
+from tta_server.cli.plots import check_plots, draw_load_curves
+from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.cores import available_cores
 from tta_server.simulation.figures import Row, write_csv
-from tta_server.simulation.forecast import MOST_SLOTS, Forecast, is_enough, priced
+from tta_server.simulation.forecast import MOST_SLOTS, Forecast, meets_target
+from tta_server.simulation.profiles import profile_model
 from tta_server.simulation.scenario import Scenario, read_scenario
 
 MOST_LOAD = 1e6
 EVERY = 200
-"""Arrivals between two moves of the progress bar."""
+"""Arrivals between two updates of the progress bar."""
+
+ScenarioOption = Annotated[
+    Path,
+    typer.Option(
+        "--scenario",
+        "-s",
+        exists=True,
+        dir_okay=False,
+        help="A YAML file; docs/scenarios has examples, and a README that explains every key.",
+    ),
+]
+LoadsOption = Annotated[
+    str | None,
+    typer.Option(help="Loads, as multiples of the scenario's rates: 0.5,1,2. Default: those of the scenario."),
+]
+SlotsOption = Annotated[
+    str | None,
+    typer.Option(help="Numbers of slots: 1,2,4. Default: that of the scenario, or one for each core."),
+]
+FindSlotsOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Find the fewest slots that answer this share of all requests within their budget."
+    ),
+]
+MeanViewsOption = Annotated[
+    float, typer.Option(min=0, help="With --find-slots: the number of views that answers must have on average.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Also write all figures to this CSV file.")]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also draw goodput, SLO attainment, mean K and refusals against load into this picture (needs matplotlib)."
+    ),
+]
 
 
 def simulate(
-    scenario: Annotated[
-        Path,
-        typer.Option(
-            "--scenario",
-            "-s",
-            exists=True,
-            dir_okay=False,
-            help="A YAML file, such as those in docs/scenarios, whose README tells all keys.",
-        ),
-    ],
-    loads: Annotated[
-        str | None, typer.Option(help="Multiples of the scenario's own rates, as 0.5,1,2; default: the scenario's.")
-    ] = None,
-    slots: Annotated[
-        str | None, typer.Option(help="Slots of the pool, as 1,2,4; default: the scenario's, or one for each core.")
-    ] = None,
-    find_slots: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Find the fewest slots that answer this share of all requests within their budget."
-        ),
-    ] = None,
-    mean_views: Annotated[
-        float, typer.Option(min=0, help="With --find-slots: and that give them so many views on average.")
-    ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    to_csv: Annotated[Path | None, typer.Option("--csv", help="Write all figures to this CSV file, too.")] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw goodput, SLO attainment, mean K and refusals against load (needs matplotlib)."),
-    ] = None,
-    models: ModelsOption = DEFAULT_MODELS,
+    scenario: ScenarioOption,
+    loads: LoadsOption = None,
+    slots: SlotsOption = None,
+    find_slots: FindSlotsOption = None,
+    mean_views: MeanViewsOption = 0.0,
+    as_json: JsonOption = False,
+    to_csv: CsvOption = None,
+    plot: PlotOption = None,
+    models: ModelsOption = None,
 ) -> None:
-    """Ask what a pool would make of some traffic: views, refusals and latencies at each load, in seconds, not hours.
+    """Simulate a worker pool under a traffic scenario; report views, refusals and latency at each load.
 
-    The server's own scheduler decides, in virtual time; costs are stated in the scenario, or measured here.
+    The server's own scheduler decides, in virtual time; costs are stated in the scenario or measured on this machine.
 
     Examples: tta-server simulate --scenario docs/scenarios/clothing.yaml --loads 0.5,1,2,4 --plot curves.png
 
@@ -72,23 +88,24 @@ def simulate(
     if plot:
         check_plots()
     found = read_scenario(scenario)
-    asked_loads = list(found.loads) if loads is None else _loads(loads)
-    asked_slots = [found.slots or available_cores()] if slots is None else _slots(slots)
-    forecast = _forecast(found, models)
-    if find_slots is not None:
-        rows = _found(forecast, asked_loads, find_slots, mean_views)
+    all_loads = found.loads if loads is None else _read_loads(loads)
+    all_slots = [found.slots or available_cores()] if slots is None else _read_slots(slots)
+    forecast = _prepare(found, read_settings(models=models).models)
+    if find_slots is None:
+        rows = _sweep(forecast, all_loads, all_slots)
     else:
-        rows = _swept(forecast, asked_loads, asked_slots)
+        with err.status("looking for the fewest slots ..."):
+            rows = [row for load in all_loads for row in forecast.fewest_slots(load, find_slots, mean_views)]
     _write(rows, to_csv, plot)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
+        typer.echo(json.dumps([_without_nan(row) for row in rows], indent=2))
         return
-    out.print(_table(rows, scenario.name))
+    out.print(_figure_table(rows, scenario.name))
     if find_slots is not None:
-        _say_found(rows, find_slots, mean_views)
+        _print_slots(rows, find_slots, mean_views)
 
 
-def _loads(text: str) -> list[float]:
+def _read_loads(text: str) -> list[float]:
     """Raises InvalidInput."""
     with suppress(ValueError):
         loads = [float(part) for part in text.split(",")]
@@ -97,7 +114,7 @@ def _loads(text: str) -> list[float]:
     raise InvalidInput(f"--loads takes numbers over 0 and up to {MOST_LOAD:g} with commas between them, not {text!r}")
 
 
-def _slots(text: str) -> list[int]:
+def _read_slots(text: str) -> list[int]:
     """Raises InvalidInput."""
     with suppress(ValueError):
         slots = [int(part) for part in text.split(",")]
@@ -106,53 +123,52 @@ def _slots(text: str) -> list[int]:
     raise InvalidInput(f"--slots takes whole numbers from 1 to {MOST_SLOTS} with commas between them, not {text!r}")
 
 
-def _forecast(scenario: Scenario, bundled: Path) -> Forecast:
-    with err.status("reading and measuring ..."):
-        models = {name: priced(name, model, bundled, available_cores()) for name, model in scenario.models.items()}
-    return Forecast(scenario, models)
+def _prepare(scenario: Scenario, bundled: Path) -> Forecast:
+    with err.status("reading the scenario and measuring models ..."):
+        cores = available_cores()
+        return Forecast(scenario, {n: profile_model(n, model, bundled, cores) for n, model in scenario.models.items()})
 
 
-def _swept(forecast: Forecast, loads: list[float], slots: list[int]) -> list[Row]:
+def _sweep(forecast: Forecast, loads: Sequence[float], slots: Sequence[int]) -> list[Row]:
+    """Figures at every load, for every number of slots."""
     points = [(load, number) for number in slots for load in loads]
     rows: list[Row] = []
     with _progress(len(points)) as advance:
         for done, (load, number) in enumerate(points):
-            rows += forecast.rows(load, number, _watch(forecast, load, done, advance))
+            rows += forecast.rows(load, number, _on_arrival(forecast, load, done, advance))
             advance(done + 1)
     return rows
 
 
-def _found(forecast: Forecast, loads: list[float], share: float, mean_views: float) -> list[Row]:
-    with err.status("looking for the fewest slots ..."):
-        return [row for load in loads for row in forecast.fewest_slots(load, share, mean_views)]
-
-
 @contextmanager
-def _progress(runs: int) -> Iterator[Callable[[float], None]]:
-    """A bar on stderr while it is a terminal; yields what tells it how many runs are done."""
+def _progress(points: int) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr, if that is a terminal; yields the function that takes the number of points done."""
     columns = (TextColumn("simulating"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=runs)
+        task = bar.add_task("", total=points)
         yield lambda done: bar.update(task, completed=done)
 
 
-def _watch(forecast: Forecast, load: float, runs: int, advance: Callable[[float], None]) -> Callable[[float], None]:
-    """Moves the bar now and then while a run goes on."""
+def _on_arrival(
+    forecast: Forecast, load: float, done: int, advance: Callable[[float], None]
+) -> Callable[[float], None]:
+    """Updates the bar during the simulation of a point, every few arrivals."""
     seconds, requests, arrived = forecast.seconds(load), forecast.scenario.requests or math.inf, count(1)
 
-    def watch(now: float) -> None:
+    def on_arrival(now: float) -> None:
         if (number := next(arrived)) % EVERY == 0:
-            advance(runs + min(1.0, max(now / seconds, number / requests)))
+            advance(done + min(1.0, max(now / seconds, number / requests)))
 
-    return watch
+    return on_arrival
 
 
 def _write(rows: list[Row], to_csv: Path | None, plot: Path | None) -> None:
-    for path, write in ((to_csv, write_csv), (plot, draw_curves)):
+    """Raises ConfigError."""
+    for path, write in ((to_csv, write_csv), (plot, draw_load_curves)):
         try:
             if path:
                 write(path, rows)
-        except (OSError, ValueError) as error:  # a kind of picture that is not known is a ValueError
+        except (OSError, ValueError) as error:  # matplotlib raises ValueError for an unknown suffix
             raise ConfigError(f"{path} can't be written: {error}") from None
 
 
@@ -168,13 +184,13 @@ SHOWN = {
     "latency_p50_ms": ("p50\nms", "{:.0f}"),
     "latency_p99_ms": ("p99\nms", "{:.0f}"),
 }
-"""The columns that the table shows: heading and form."""
+"""Columns of the table: heading and format."""
 
 
-def _table(rows: list[Row], title: str) -> Table:
-    several = [name for name in ("slots", "model") if len({row[name] for row in rows}) > 1]
-    shown = {name: look for name, look in SHOWN.items() if name not in ("slots", "model") or name in several}
-    if "slots" not in several:
+def _figure_table(rows: list[Row], title: str) -> Table:
+    varying = [name for name in ("slots", "model") if len({row[name] for row in rows}) > 1]
+    shown = {name: column for name, column in SHOWN.items() if name not in ("slots", "model") or name in varying}
+    if "slots" not in varying:
         title += f", {rows[0]['slots']} slot{'s' * (rows[0]['slots'] != 1)}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, (heading, _) in shown.items():
@@ -182,30 +198,30 @@ def _table(rows: list[Row], title: str) -> Table:
     table.add_column("stopped by")
     for row in rows:
         figures = [form.format(row[name]).replace("nan%", "-").replace("nan", "-") for name, (_, form) in shown.items()]
-        table.add_row(*figures, _reasons(row), end_section="model" in several and row["model"] == "all")
+        table.add_row(*figures, _stop_reasons(row), end_section="model" in varying and row["model"] == "all")
     return table
 
 
-def _reasons(row: Row) -> str:
-    """Stop reasons of at least 1 % of all answers, the most frequent first."""
+def _stop_reasons(row: Row) -> str:
+    """Those of at least 1 % of all answers, the most frequent first."""
     counts = {str(reason): float(row[f"stop_{reason}"]) for reason in StopReason}
     answered = sum(counts.values())
-    seen = sorted((-n / answered, name) for name, n in counts.items() if n >= 0.01 * answered > 0)
-    return ", ".join(f"{name} {-share:.0%}" for share, name in seen) or "-"
+    frequent = sorted((-n / answered, name) for name, n in counts.items() if n >= 0.01 * answered > 0)
+    return ", ".join(f"{name} {-share:.0%}" for share, name in frequent) or "-"
 
 
-def _say_found(rows: list[Row], share: float, mean_views: float) -> None:
-    """For each load, one sentence."""
-    wanted = f"{share:.4g} of all requests in time" + (f", with {mean_views:g} views on average" if mean_views else "")
-    for load, own in groupby(rows, key=lambda row: row["load"]):
-        found = list(own)
+def _print_slots(rows: list[Row], share: float, mean_views: float) -> None:
+    """One sentence for each load."""
+    target = f"{share:.4g} of all requests in time" + (f", with {mean_views:g} views on average" if mean_views else "")
+    for load, group in groupby(rows, key=lambda row: row["load"]):
+        found = list(group)
         slots = found[0]["slots"]
-        if all(is_enough(row, share, mean_views) for row in found):
-            out.print(f"{load:g}x: {slots} slot{'s' * (slots != 1)} answer {wanted}.", highlight=False)
+        if all(meets_target(row, share, mean_views) for row in found):
+            out.print(f"{load:g}x: {slots} slot{'s' * (slots != 1)} answer {target}.")
         else:
-            out.print(f"{load:g}x: not even {slots} slots answer {wanted}.", highlight=False)
+            out.print(f"{load:g}x: not even {slots} slots answer {target}.")
 
 
-def _plain(row: Row) -> dict[str, str | float | None]:
-    """JSON knows no nan."""
+def _without_nan(row: Row) -> dict[str, str | float | None]:
+    """JSON has no nan."""
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}

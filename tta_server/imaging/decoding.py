@@ -32,7 +32,7 @@ def sniff(data: bytes) -> str:
     for name, matches in MAGIC.items():
         if matches(head):
             return name
-    raise UnsupportedMedia(f"the image is in no supported format; supported: {', '.join(MAGIC)}")
+    raise UnsupportedMedia(f"this is not an image in a supported format; supported: {', '.join(MAGIC)}")
 
 
 def read_header(data: bytes, limits: Limits, rendering: Rendering | None = None) -> Header:

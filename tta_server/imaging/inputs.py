@@ -79,7 +79,7 @@ def _first_pipe_byte(pipe: int) -> bytes:
     except BlockingIOError:
         first = None
     if first == b"":
-        raise InvalidInput("the path is a pipe without a writer: start the writer first")
+        raise InvalidInput("the file is a pipe without a writer; start the writer first")
     return first or b""
 
 

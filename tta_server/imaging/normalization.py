@@ -11,6 +11,8 @@ from tta_server.views.color import LUMA, ColorMap
 
 
 class Channels(StrEnum):
+    """Channel order of the model's input."""
+
     RGB = "RGB"
     BGR = "BGR"
     GREY = "grey"

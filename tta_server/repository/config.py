@@ -12,7 +12,7 @@ from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.scheduling.stopping import StopSpec, read_stop
-from tta_server.tasks import TASKS, Task
+from tta_server.tasks import TASKS, Description
 from tta_server.views.geometry import SYMMETRIES
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -181,7 +181,7 @@ class ModelConfig(StrictModel):
         self._check_tiling(task)
         return self
 
-    def _check_tiling(self, task: type[Task[Any]]) -> None:
+    def _check_tiling(self, task: type[Description]) -> None:
         """Raise ValueError if `input` needs tiles that the task does not support."""
         if task.can_tile:
             return

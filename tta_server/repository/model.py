@@ -34,7 +34,7 @@ class Model:
     name: str
     version: str
     config: ModelConfig
-    task: Task[Any]
+    task: Task[Any, Any]
     preprocessing: Preprocessing
     symmetries: Symmetries
     policy: Policy

@@ -1,4 +1,4 @@
-"""What a prediction comes to: the merged answer and its receipt."""
+"""What a request gets for each image: the merged answer and its receipt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,19 +6,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tta_server.tasks.render.rendering import Rendering
 from tta_server.views.view import Policy, View
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an answer says about itself.
+    """How an answer was made.
 
-    `dropped` counts views whose output held NaN or infinity. `stop` is the rule and `stop_reason` what ended it; `open`
-    is the share of the pixels that more views could still have changed, of an answer that settled. `confidence` is how
-    sure the model is of what was answered, None where it does not say. `uncertainty` is what the task tells of how the
-    views differ. `tiles` is in how many parts each view looked at the image. `levels` (low, high) are the values
-    of a file of more than 8 bits that became 0 and 255, None where none were applied. `stages_ms` adds up the work of
-    all slots, so it may exceed `elapsed_ms`.
+    `dropped` counts views whose output held NaN or infinity. `stop` is the rule, `stop_reason` why no more views ran.
+    `open` is the share of the pixels that more views could have changed, None unless the reason is `settled`.
+    `confidence` is how sure the model is of the answer, in [0, 1], None where its outputs don't say. `uncertainty` says
+    how the views differ, empty unless included. `tiles` is the number of parts that each view is cut into. `levels`
+    (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were applied.
+    `stages_ms` sums the work of all slots, so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -63,27 +64,47 @@ class Receipt:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Answer:
-    """`prediction` as the task documents it; `picture` is a PNG where the task has one (a label mask). `tensors`, by
-    name, are there instead of both where they were asked for. `made_at` is in seconds of the monotonic clock."""
+    """One image's merged answer. `made_at` is in seconds of the monotonic clock."""
 
     model: str
     version: str
     task: str
-    prediction: dict[str, Any]
     receipt: Receipt
-    picture: bytes | None = None
+    rendering: Rendering
     made_at: float = 0.0
-    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def result(self) -> Any:
+        """The arrays, in a type of the task's own, such as `SegmentationResult`.
+
+        None in a server, which keeps only what it sends.
+        """
+        return self.rendering.result
+
+    @property
+    def prediction(self) -> dict[str, Any]:
+        """The part of the JSON answer that the task documents."""
+        return self.rendering.prediction
+
+    @property
+    def picture(self) -> bytes | None:
+        """A PNG where the task has one: a label mask."""
+        return self.rendering.picture
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """By name, if the request named some: then there is no prediction and no picture."""
+        return self.rendering.tensors
 
     @property
     def nbytes(self) -> int:
-        """Of its tensors."""
+        """Bytes of its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON that HTTP answers."""
+        """The JSON of the HTTP answer."""
         return {
             "model": self.model,
             "version": self.version,
@@ -94,6 +115,6 @@ class Answer:
 
 
 def view_entry(view: View) -> dict[str, Any]:
-    """A view as receipts list it."""
+    """A view as a receipt lists it."""
     weight = list(view.weight) if isinstance(view.weight, tuple) else view.weight
     return {"name": view.name, "weight": weight}

@@ -1,12 +1,10 @@
-"""Makes the answers to one image from snapshots of its merge."""
+"""Makes the answers for one image from snapshots of its merge."""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from PIL import Image
 
 from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.formats.samples import Levels
@@ -15,20 +13,17 @@ from tta_server.serving.answer import Answer, Receipt, view_entry
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.layout import Layout
 from tta_server.serving.plan import Plan
-from tta_server.tasks import ImageFrame, TaskAnswer
-from tta_server.tasks.render.palette import encoded, png
-
-DRAWING = "drawing"
-"""What a request includes to get the answer painted on its image."""
+from tta_server.tasks import ImageFrame, Result
+from tta_server.tasks.render.rendering import render, renderer_of
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What some views come to, with all that an answer says of it; nothing in it changes later.
+    """The state of a merge at one moment; it does not change later.
 
-    `merged` is the merged prediction; `views` has each entry's index in the layout and what is kept of its prediction,
-    in order; `stages` the seconds spent on each stage; `open` the share of the answer that was undecided; `levels`
-    those that its decoding applied; `picture` the image to draw on, None where no drawing is wanted.
+    `merged` is the merged prediction. `views` has, in order, each merged entry's index in the layout and its view
+    result. `open` is the share of the answer that is undecided. `stages` are the seconds spent on each stage. `levels`
+    are those that decoding applied. `pixels` is the image to draw on, None unless a drawing is included.
     """
 
     merged: Any
@@ -37,53 +32,45 @@ class Snapshot:
     open: float | None
     stages: Mapping[str, float]
     levels: Levels | None = None
-    picture: Pixels | None = None
+    pixels: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerBuilder:
-    """What all answers to one image have in common."""
+    """Makes answers for one image."""
 
     plan: Plan
     layout: Layout
-    scene: ImageFrame
+    frame: ImageFrame
     deadline: Deadline
     request_id: str
 
     @property
-    def keeps_remarks(self) -> bool:
-        """An image looked at in tiles has none: each view's own answer would be as many parts."""
-        return self.plan.keeps_remarks and self.layout.tiles == 1
+    def keeps_view_results(self) -> bool:
+        """False for an image in tiles: each view's own result would be in as many parts."""
+        return self.plan.keeps_view_results and self.layout.tiles == 1
 
     def answer(self, snapshot: Snapshot, reason: StopReason | None, start: float) -> Answer:
-        """What a snapshot answers; with no reason yet, others may follow. `start` is when making it began."""
-        model, wanted = self.plan.model, self.plan.wanted
-        remarks = [view_result for _, view_result in snapshot.views] if self.keeps_remarks else []
-        answered = self._answered(snapshot.merged, remarks)
-        if snapshot.picture is not None:
-            painted = model.task.paint(snapshot.picture, answered.prediction)
-            answered.prediction[DRAWING] = encoded(png(Image.fromarray(painted)))
+        """The answer of a snapshot, rendered in the request's format; a partial answer has no reason.
+
+        `start`, in seconds of the monotonic clock, is when making it began.
+        """
+        model, spec = self.plan.model, self.plan.wanted
+        kept = [own for _, own in snapshot.views] if self.keeps_view_results else []
+        result = model.task.result(snapshot.merged, kept, self.frame, spec)
+        rendering = render(result, spec, snapshot.pixels)
         views = self._entries([index for index, _ in snapshot.views])
-        if remarks and "views" in wanted.include:
-            views = [v | own for v, own in zip(views, answered.views, strict=True)]
-        receipt = self._receipt(snapshot, reason, views, answered, start)
-        return Answer(
-            model.name,
-            model.version,
-            model.task.name,
-            answered.prediction,
-            receipt,
-            answered.picture,
-            time.monotonic(),
-            answered.tensors,
-        )
+        if kept and "views" in spec.include:
+            views = [view | own for view, own in zip(views, renderer_of(result).views(result), strict=True)]
+        receipt = self._receipt(snapshot, reason, views, result, start)
+        return Answer(model.name, model.version, model.task.name, receipt, rendering, time.monotonic())
 
     def _receipt(
         self,
         snapshot: Snapshot,
         reason: StopReason | None,
         views: list[dict[str, Any]],
-        answered: TaskAnswer,
+        result: Result,
         start: float,
     ) -> Receipt:
         plan = self.plan
@@ -105,20 +92,12 @@ class AnswerBuilder:
             request_id=self.request_id,
             open=snapshot.open if reason is StopReason.SETTLED else None,
             tiles=self.layout.tiles,
-            uncertainty=answered.uncertainty,
+            uncertainty=result.uncertainty,
             levels=snapshot.levels,
         )
 
-    def _answered(self, merged: Any, remarks: Sequence[Any]) -> TaskAnswer:
-        task, wanted = self.plan.model.task, self.plan.wanted
-        if not wanted.tensors:
-            return task.answer(merged, remarks, self.scene, wanted)
-        tensors = task.tensors(merged, self.scene, wanted.tensors)
-        own = task.answer(merged, remarks, self.scene, wanted) if wanted.include else TaskAnswer({})
-        return replace(own, prediction={}, picture=None, tensors={name: tensors[name] for name in wanted.tensors})
-
     def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:
-        """The views that these entries of the layout belong to; of one that lacks some, how many tiles it has."""
+        """The views of these entries of the layout; one that lacks tiles has the number that it has."""
         tiles = self.layout.tiles
         counts = Counter(index // tiles for index in merged)
         return [

@@ -13,7 +13,7 @@ class MergeEvidence:
     `open_share` is the last result of `undecided`, None before.
     """
 
-    def __init__(self, accumulator: Accumulator[Any], views: ImageViews, progress: Progress) -> None:
+    def __init__(self, accumulator: Accumulator[Any, Any], views: ImageViews, progress: Progress) -> None:
         self._accumulator = accumulator
         self._views = views
         self._progress = progress

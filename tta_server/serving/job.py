@@ -19,13 +19,14 @@ from tta_server.scheduling.jobs import LOST, Failed, Job, Lost, Merged, Outcome,
 from tta_server.scheduling.progress import Progress, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING, AnswerBuilder, Snapshot
+from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.evidence import MergeEvidence
 from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
+from tta_server.tasks.render.rendering import DRAWING
 from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
@@ -121,7 +122,7 @@ class ImageJob:
         if isinstance(found, ViewError):
             return self._fail_view(job, view, found, recorder)
         try:
-            result = self.model.task.remark(found) if self._builder.keeps_remarks else None
+            result = self.model.task.view_result(found) if self._builder.keeps_view_results else None
         except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
             return self._fail_view(
                 job, view, ViewError(error, "the model's output for a view could not be read"), recorder
@@ -223,7 +224,7 @@ class ImageJob:
             open=progress.open_share,
             stages=self.times.seconds_so_far(),
             levels=self._levels,
-            picture=self._picture,
+            pixels=self._picture,
         )
 
     def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:

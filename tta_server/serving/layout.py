@@ -70,7 +70,9 @@ class Layout:
         """Bytes that a job holds besides its image: canvases, accumulator, view results, entries."""
         task, depth = plan.model.task, plan.model.preprocessing.depth
         canvases = sum(canvas.area * depth for canvas in self.canvases)
-        kept = task.remark_bytes(self.plain) * len(plan.views) if plan.keeps_remarks and self.tiles == 1 else 0
+        kept = (
+            task.view_result_bytes(self.plain) * len(plan.views) if plan.keeps_view_results and self.tiles == 1 else 0
+        )
         return canvases + kept + task.merged_bytes(self.plain, plan.wanted) + ENTRY_BYTES * len(self.buckets)
 
 

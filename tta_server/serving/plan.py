@@ -10,7 +10,7 @@ from tta_server.repository.calibration import Calibration
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopRule, StopSpec, read_stop
-from tta_server.tasks import ResponseSpec
+from tta_server.tasks import ResponseFormat, ResponseSpec
 from tta_server.views.presets import read_policy
 from tta_server.views.view import Policy, View
 
@@ -25,7 +25,7 @@ class Options:
     """What a request may override, under the same names in every protocol; None means the model's own value.
 
     `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
-    the answer is these and no prediction.
+    the answer is these and no prediction; else `format` says what is made of the result at once.
     """
 
     budget_ms: float | None = None
@@ -38,6 +38,7 @@ class Options:
     top_k: int = 5
     include: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
+    format: ResponseFormat = ResponseFormat.JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +68,9 @@ class Plan:
         return self.calibration.expected_gain(margin, done) if self.calibration else 1.0 - margin
 
     @cached_property
-    def keeps_remarks(self) -> bool:
-        """Whether each view's own result is told, and so kept."""
-        return self.model.task.keeps_remarks(self.wanted)
+    def keeps_view_results(self) -> bool:
+        """Whether the result is made of each view's own result too."""
+        return self.model.task.keeps_view_results(self.wanted)
 
 
 def make_plan(model: Model, options: Options) -> Plan:
@@ -110,7 +111,10 @@ def _plan(model: Model, options: Options) -> Plan:
         stop=stop,
         rule=_rule(model, stop, policy, merge, options.stop is None),
         wanted=ResponseSpec(
-            options.include, _count("top_k", options.top_k, max(1, len(config.labels))), options.tensors
+            options.include,
+            _count("top_k", options.top_k, max(1, len(config.labels))),
+            options.tensors,
+            options.format,
         ),
     )
 

@@ -1,1 +1,1 @@
-"""`tta-server simulate`: the very same scheduler in virtual time, fed by a scenario."""
+"""The server's scheduler in virtual time, under the traffic of a scenario."""

@@ -1,4 +1,4 @@
-"""The files that a scenario names: a trace of arrivals, what images showed after each view, a calibration."""
+"""The files that a scenario names: a trace of arrivals, runs of images, a calibration."""
 
 import csv
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_server.calibration.fit import Trail
+from tta_server.calibration.fit import Run
 from tta_server.errors import ConfigError
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.calibration import Calibration, parse_calibration
 from tta_server.simulation.scenario import Positive, Views
 
 
-class CsvLine(BaseModel):
-    """One line of a CSV file; what is left empty is as good as left out."""
+class CsvRow(BaseModel):
+    """A row of a CSV file; an empty value means none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Arrival(CsvLine):
-    """Columns of a trace. What it does not state is as in the traffic that names it."""
+class TraceRow(CsvRow):
+    """Columns of a trace; the traffic that names it gives what a row leaves out."""
 
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     model: str | None = None
@@ -29,8 +29,8 @@ class Arrival(CsvLine):
     views: Views | None = None
 
 
-class Look(CsvLine):
-    """Columns of what `tta-server calibrate --log` writes: the merged answer after so many views of an image."""
+class MarginRow(CsvRow):
+    """Columns of `tta-server calibrate --log`: the merged answer to an image after a number of views."""
 
     image: str
     views: Views
@@ -38,34 +38,34 @@ class Look(CsvLine):
     label: int
 
 
-L = TypeVar("L", bound=CsvLine)
+R = TypeVar("R", bound=CsvRow)
 
 
-def read_trace(path: Path) -> list[Arrival]:
-    """In order, the first at 0 s. Raises ConfigError that names file, line, what was found and what is allowed."""
-    rows = sorted(_lines(path, Arrival), key=lambda row: row.seconds)
+def read_trace(path: Path) -> list[TraceRow]:
+    """In order of arrival, the first at 0 s. Raises ConfigError with file, line, what was found and what is allowed."""
+    rows = sorted(_read_rows(path, TraceRow), key=lambda row: row.seconds)
     if not rows:
         raise ConfigError(f"{path}: holds no arrivals, only a heading")
     return [row.model_copy(update={"seconds": row.seconds - rows[0].seconds}) for row in rows]
 
 
-def read_trails(path: Path, views: int) -> list[Trail]:
-    """Of every image, with at least so many views. Raises ConfigError."""
-    images: dict[str, dict[int, Look]] = {}
-    for look in _lines(path, Look):
-        images.setdefault(look.image, {})[look.views] = look
-    for image, looks in images.items():
-        missing = next((k for k in range(1, views + 1) if k not in looks), None)
+def read_runs(path: Path, views: int) -> list[Run]:
+    """The run of every image, of at least `views` views each. Raises ConfigError."""
+    images: dict[str, dict[int, MarginRow]] = {}
+    for row in _read_rows(path, MarginRow):
+        images.setdefault(row.image, {})[row.views] = row
+    for image, rows in images.items():
+        missing = next((k for k in range(1, views + 1) if k not in rows), None)
         if missing:
-            raise ConfigError(f"{path}: image {image} has no line for {missing} views; the traffic asks for {views}")
+            raise ConfigError(f"{path}: image {image} has no line for {missing} views; the traffic requests {views}")
     if not images:
         raise ConfigError(f"{path}: holds no images, only a heading")
-    ordered = ([looks[k] for k in sorted(looks)] for looks in images.values())
-    return [Trail([look.margin for look in looks], [look.label for look in looks]) for looks in ordered]
+    ordered = ([rows[k] for k in sorted(rows)] for rows in images.values())
+    return [Run([row.margin for row in rows], [row.label for row in rows]) for rows in ordered]
 
 
-def read_table(path: Path) -> Calibration:
-    """A `calibration.json`, whatever model it is of. Raises ConfigError."""
+def read_calibration_file(path: Path) -> Calibration:
+    """A `calibration.json` of any model. Raises ConfigError."""
     try:
         return parse_calibration(path.read_bytes())
     except OSError as error:
@@ -74,20 +74,20 @@ def read_table(path: Path) -> Calibration:
         raise ConfigError(f"{path}: is no calibration: {mistake}") from None
 
 
-def _lines(path: Path, kind: type[L]) -> Iterator[L]:
+def _read_rows(path: Path, kind: type[R]) -> Iterator[R]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             _check_heading(path, rows.fieldnames or (), kind)
             for row in rows:
-                yield _line(path, rows.line_num, row, kind)
+                yield _parse_row(path, rows.line_num, row, kind)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: is not a CSV file in UTF-8") from error
 
 
-def _check_heading(path: Path, found: Any, kind: type[L]) -> None:
+def _check_heading(path: Path, found: Any, kind: type[R]) -> None:
     fields = kind.model_fields
     for name, field in fields.items():
         if field.is_required() and name not in found:
@@ -97,7 +97,7 @@ def _check_heading(path: Path, found: Any, kind: type[L]) -> None:
             raise ConfigError(f"{path}: unknown column {name}; known: {', '.join(fields)}")
 
 
-def _line(path: Path, number: int, row: dict[str | Any, Any], kind: type[L]) -> L:
+def _parse_row(path: Path, number: int, row: dict[str | Any, Any], kind: type[R]) -> R:
     if None in row:
         raise ConfigError(f"{path}: line {number} has more values than there are columns")
     values = {name: value for name, value in row.items() if value not in ("", None)}

@@ -1,5 +1,6 @@
-"""A scenario for `tta-server simulate`: models with their costs, traffic and a pool; validated once, when read."""
+"""The YAML file of `tta-server simulate`: models with their costs, traffic and a pool."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -18,12 +19,12 @@ from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.scheduling.stopping import StopSpec, read_stop
 
-E = TypeVar("E", dict[Any, Any], tuple[Any, ...])
+C = TypeVar("C", dict[Any, Any], tuple[Any, ...])
 MAX_VIEWS = 512
 
 
-def _there(path: Path, info: ValidationInfo) -> Path:
-    """Paths are relative to the scenario's folder."""
+def _existing(path: Path, info: ValidationInfo) -> Path:
+    """Relative to the scenario's folder, which is the context of validation."""
     assert isinstance(info.context, Path)
     found = info.context / path
     if not found.exists():
@@ -31,24 +32,24 @@ def _there(path: Path, info: ValidationInfo) -> Path:
     return found
 
 
-def _stop(spec: Any) -> StopSpec:
+def _read_stop(spec: Any) -> StopSpec:
     try:
         stop = read_stop(spec)
     except InvalidInput as mistake:
         raise ValueError(str(mistake)) from None
     if stop.name == "open":
-        raise ValueError("stop open looks at masks, which a simulation does not have; all, certain, epsilon do not")
+        raise ValueError("stop open needs masks, which a simulation does not have; use all, certain or epsilon")
     return stop
 
 
-def _some(found: E) -> E:
-    """Not by `min_length`, which complains a second time where an item is wrong."""
+def _not_empty(found: C) -> C:
+    """Instead of `min_length`, which reports a wrong item a second time."""
     if not found:
-        raise ValueError("is empty; there should be at least one")
+        raise ValueError("is empty; give at least one")
     return found
 
 
-There = Annotated[Path, AfterValidator(_there)]
+ExistingPath = Annotated[Path, AfterValidator(_existing)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=3)]
@@ -58,32 +59,32 @@ Views = Annotated[int, Field(ge=1, le=MAX_VIEWS)]
 
 
 class JitterScenario(StrictModel):
-    """A `share` of all runs takes `factor` times as long."""
+    """A `share` of all steps takes `factor` times as long."""
 
     share: Share
     factor: Annotated[float, Field(ge=1, le=1e6)]
 
 
 class ModelScenario(StrictModel):
-    """Costs are medians: stated (`view_ms` by batch size), or measured here, of a bundled model or of a folder.
+    """Costs are medians: stated (`view_ms` by batch size), or measured here for a bundled model or a folder.
 
-    `noise` is the sigma of the lognormal that each true duration is multiplied by; `image` is [width, height].
-    `default_budget_ms` is what a plain view that might arrive must still find possible before an optional one runs.
-    `margins` is what `tta-server calibrate --log` wrote, `calibration` a `calibration.json`; `threshold` says where
-    `stop: {epsilon: ...}` stops (see `stopping.Confident`) if no calibration does.
+    `noise` is the sigma of the lognormal factor on each duration; `image` is [width, height]. Optional views leave
+    `default_budget_ms` possible for a plain view that may arrive. `margins` is a file that `tta-server calibrate --log`
+    wrote, `calibration` a `calibration.json`; without one, `threshold` says where `stop: {epsilon: ...}` stops (see
+    `stopping.Confident`).
     """
 
-    view_ms: Annotated[dict[Views, Positive], AfterValidator(_some)] | None = None
+    view_ms: Annotated[dict[Views, Positive], AfterValidator(_not_empty)] | None = None
     decode_ms: NotNegative | None = None
     finish_ms: NotNegative | None = None
     default_budget_ms: Positive | None = None
     measure: bool = False
-    folder: There | None = None
+    folder: ExistingPath | None = None
     image: tuple[Annotated[int, Field(ge=1, le=65_535)], Annotated[int, Field(ge=1, le=65_535)]] = (533, 400)
     noise: Sigma = 0.0
     jitter: JitterScenario = JitterScenario(share=0, factor=1)
-    margins: There | None = None
-    calibration: There | None = None
+    margins: ExistingPath | None = None
+    calibration: ExistingPath | None = None
     threshold: NotNegative | None = None
 
     @model_validator(mode="after")
@@ -91,9 +92,9 @@ class ModelScenario(StrictModel):
         if (self.view_ms is not None) + self.measure + (self.folder is not None) != 1:
             raise ValueError("give one of view_ms, measure: true, folder")
         if self.view_ms is None and (self.decode_ms, self.finish_ms) != (None, None):
-            raise ValueError("decode_ms and finish_ms are measured, too, where view_ms is not given")
+            raise ValueError("decode_ms and finish_ms need view_ms; without it they are measured too")
         if self.view_ms is not None and 1 not in self.view_ms:
-            raise ValueError("view_ms has no 1: what a batch of one view takes")
+            raise ValueError("view_ms has no key 1, the milliseconds of a batch of one view")
         return self
 
     @property
@@ -102,7 +103,7 @@ class ModelScenario(StrictModel):
 
 
 class BurstScenario(StrictModel):
-    """`base` arrivals a second, but `peak` in the last `for_s` of every `every_s` seconds."""
+    """`base` arrivals a second, and `peak` in the last `for_s` of every `every_s` seconds."""
 
     base: NotNegative
     peak: Positive
@@ -117,11 +118,11 @@ class BurstScenario(StrictModel):
 
 
 class ArrivalScenario(StrictModel):
-    """Arrivals a second at random, bursts of them, or a recorded trace."""
+    """A Poisson process of that many arrivals a second, bursts, or a recorded trace."""
 
     poisson: Positive | None = None
     bursts: BurstScenario | None = None
-    trace: There | None = None
+    trace: ExistingPath | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "ArrivalScenario":
@@ -131,7 +132,7 @@ class ArrivalScenario(StrictModel):
 
 
 class LeaveScenario(StrictModel):
-    """A `share` of clients hangs up so long after asking, if it has no answer by then."""
+    """A `share` of clients disconnects `after_ms` after its request, if it has no answer by then."""
 
     share: Share
     after_ms: NotNegative
@@ -145,7 +146,7 @@ class TrafficScenario(StrictModel):
     views: Views = 8
     min_views: Views | Literal["all"] = 1
     priority: Literal["interactive", "batch"] = "interactive"
-    stop: Annotated[StopSpec, PlainValidator(_stop)] = StopSpec("all")
+    stop: Annotated[StopSpec, PlainValidator(_read_stop)] = StopSpec("all")
     leaves: LeaveScenario | None = None
 
     @model_validator(mode="after")
@@ -160,15 +161,17 @@ class TrafficScenario(StrictModel):
 
 
 class BoundsScenario(StrictModel):
-    """As `serve` has them."""
+    """As the settings of `serve`."""
 
     max_waiting: Whole = 1024
     max_waiting_mb: Whole = 1000
 
 
-class DoorScenario(StrictModel):
-    """`core_ms` is the time of a core that a request takes outside the slots: HTTP, parsing, clients on the same
-    machine; `wait_ms` the median, and `noise` the sigma, of how long an answer waits besides."""
+class FrontEndScenario(StrictModel):
+    """What a request takes outside the slots: HTTP, parsing, clients on the same machine.
+
+    `core_ms` is time of a core; `wait_ms` is the median, and `noise` the sigma, of an answer's further delay.
+    """
 
     core_ms: NotNegative = 0.0
     wait_ms: NotNegative = 0.0
@@ -176,14 +179,14 @@ class DoorScenario(StrictModel):
 
 
 class Scenario(StrictModel):
-    """Arrivals last for `duration_s`, or end after so many `requests`."""
+    """Requests arrive for `duration_s`, or until there are `requests` of them."""
 
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
     bounds: BoundsScenario = BoundsScenario()
-    door: DoorScenario = DoorScenario()
-    models: Annotated[dict[str, ModelScenario], AfterValidator(_some)]
-    traffic: Annotated[tuple[TrafficScenario, ...], AfterValidator(_some)]
-    loads: Annotated[tuple[Positive, ...], AfterValidator(_some)] = (1.0,)
+    door: FrontEndScenario = FrontEndScenario()
+    models: Annotated[dict[str, ModelScenario], AfterValidator(_not_empty)]
+    traffic: Annotated[tuple[TrafficScenario, ...], AfterValidator(_not_empty)]
+    loads: Annotated[tuple[Positive, ...], AfterValidator(_not_empty)] = (1.0,)
     duration_s: Positive | None = None
     requests: Whole | None = None
     seed: int = 0
@@ -196,17 +199,17 @@ class Scenario(StrictModel):
             known = self.models.get(traffic.model)
             if known is None:
                 raise ValueError(f"traffic.{place}.model is {traffic.model!r}; known: {', '.join(self.models)}")
-            untold = known.view_ms is not None and known.calibration is None and known.threshold is None
-            if traffic.stop.name == "epsilon" and untold:
+            has_threshold = known.view_ms is None or known.calibration or known.threshold is not None
+            if traffic.stop.name == "epsilon" and not has_threshold:
                 raise ValueError(
                     f"traffic.{place}.stop is {traffic.stop}, but models.{traffic.model} has neither threshold "
-                    f"nor calibration, which say where that is"
+                    f"nor calibration; give one of them"
                 )
         return self
 
 
 def read_scenario(path: Path) -> Scenario:
-    """Raises ConfigError naming file, key, what was found and what is allowed."""
+    """Raises ConfigError with file, key, what was found and what is allowed."""
     try:
         found = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -219,22 +222,22 @@ def read_scenario(path: Path) -> Scenario:
         return Scenario.model_validate(found, context=path.parent)
     except ValidationError as error:
         sentences = (
-            explain_value(mistake, _known_keys(list(mistake.place[:-1])) if mistake.kind == "unknown" else ())
+            explain_value(mistake, _known_keys(mistake.place[:-1]) if mistake.kind == "unknown" else ())
             for mistake in explain(error, found)
         )
         raise ConfigError("; ".join(f"{path}: {sentence}" for sentence in sentences)) from None
 
 
-def _known_keys(place: list[int | str]) -> list[str]:
+def _known_keys(place: Sequence[int | str]) -> list[str]:
     """Of the mapping at that place of a scenario."""
     kind: Any = Scenario
     for part in place:
-        kind = kind.model_fields[part].annotation if hasattr(kind, "model_fields") else _item(kind)
+        kind = kind.model_fields[part].annotation if hasattr(kind, "model_fields") else _item_type(kind)
         kind = get_args(kind)[0] if get_origin(kind) is UnionType else kind  # X | None
     return list(kind.model_fields)
 
 
-def _item(kind: Any) -> Any:
-    """Of dict[str, X] and tuple[X, ...]: X."""
+def _item_type(kind: Any) -> Any:
+    """X of dict[str, X] and of tuple[X, ...]."""
     arguments = get_args(kind)
     return arguments[1] if get_origin(kind) is dict else arguments[0]

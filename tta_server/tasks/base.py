@@ -1,33 +1,34 @@
-"""The task seam: what a model's outputs mean, how they are moved back, merged and shown."""
+"""The task seam: reading a model's outputs, merging the predictions of views, and what a task says of itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from math import inf
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import ConfigError, InvalidInput
-from tta_server.imaging.decoding import Pixels
+from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 
 Floats = NDArray[np.float32]
 Outputs = Mapping[str, NDArray[Any]]
-"""A model's outputs by name; leading size 1 a view."""
-Shapes = Mapping[str, tuple[int | None, ...]]
-"""What a model file states of its outputs; None is a free axis."""
+"""A batch's outputs by name; the first axis counts the views."""
 
-STRICT = {"extra": "forbid"}
+FORBID_EXTRA = {"extra": "forbid"}
 """For the dataclasses that `output:` in tta.yaml is read into: unknown keys are mistakes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFrame:
-    """One image as its predictions are merged: its own size, the plain view's placement, and in how many tiles each
-    view looks at it."""
+    """The frame that predictions of one image are merged in.
+
+    `image` is the image's size, `plain` where the plain view lies, `tiles` how many tiles each view is cut into.
+    """
 
     image: Size
     plain: Placement
@@ -41,22 +42,38 @@ class ImageFrame:
         return self.plain.to_canvas.then(stretch)
 
 
+# ---- what is requested, what is answered ----
+
+
+class ResponseFormat(Enum):
+    """What is made of a result by the step that makes the answer."""
+
+    JSON = "json"
+    PNG = "png"
+    ARRAYS = "arrays"
+    """Nothing: the answer keeps the typed result, and renders it when a rendering is first read."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:
-    """What the client wants to be told beyond the merged answer."""
+    """What a request wants of its answer beyond the merged prediction.
+
+    `include` names parts that are left out by default, `top_k` is how many classes the JSON lists. If `tensors` has
+    names, the answer is these tensors, whatever `format` says.
+    """
 
     include: frozenset[str] = frozenset()
     top_k: int = 5
     tensors: frozenset[str] = frozenset()
-    """Where there are some, the answer is these tensors and nothing else."""
+    format: ResponseFormat = ResponseFormat.JSON
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of one image's answer: `shape` has None for sizes that images differ in.
+    """One tensor of one image's answer; `shape` has None for sizes in which images differ.
 
-    `padding` fills up the first axis where images of one request have different numbers of things. `per_pixel`: those
-    images must have one size. One that is not `usual` is left out unless it is asked for by name.
+    `padding` fills the first axis where images of one request differ in it. `per_pixel` tensors need images of one
+    size. A tensor that is not `usual` is left out unless it is requested by name.
     """
 
     name: str
@@ -68,38 +85,61 @@ class TensorSpec:
 
 
 Tensors = dict[str, NDArray[Any]]
-"""Texts are arrays of objects."""
+"""Name -> array; texts are arrays of objects."""
 
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a task answers, as arrays; each task has a type of its own.
+
+    `uncertainty` says how the views differ, as the receipt has it; empty unless the request includes it. Fields named
+    `view_...` hold each view's own part, in the order of the receipt's views; empty unless the request includes
+    something that is made of them.
+    """
+
+    uncertainty: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ---- merging ----
 
 P = TypeVar("P")
-
+"""One view's prediction, moved back into the plain view's frame."""
+P_contra = TypeVar("P_contra", contravariant=True)
+M = TypeVar("M")
+"""What the predictions of several views merge into."""
+M_co = TypeVar("M_co", covariant=True)
 
 Remaining = Sequence[tuple[Placement, Weight]]
 """The views that may still be merged."""
 
 
-class Accumulator(Protocol[P]):
-    """Merges predictions one at a time; the order matters only in the last bits."""
+class Accumulator(Protocol[P_contra, M_co]):
+    """Merges predictions one at a time; their order matters only in the last bits."""
 
-    def add(self, prediction: P, weight: Weight) -> None:
-        """A prediction that it raises for is not merged: what was merged before stays as it was."""
+    def add(self, prediction: P_contra, weight: Weight) -> None:
+        """If it raises, the prediction is not merged and the earlier ones stay as they were."""
 
-    def result(self) -> P:
-        """What the predictions so far come to, in memory of its own; valid after any number >= 1."""
+    def result(self) -> M_co:
+        """The merge of the predictions so far, at least one, in memory of its own."""
 
     def margin(self) -> float:
         """Lead of the top class over the second in merged probability; 0 where the task has no one top class."""
 
     def undecided(self, remaining: Remaining) -> float:
-        """Share of the answer (its one label, or its pixels) whose top class those views could change. For bounded
-        merges."""
+        """Share of the answer that the remaining views could change; for bounded merges.
+
+        The answer is its one label, its labels or its pixels.
+        """
 
     def standard_error(self) -> float:
-        """Of the mean over views, in the answer's unit, the largest of a vector's; infinite where there is none."""
+        """Standard error of the mean over views, in the answer's unit; infinite where there is none.
+
+        Of a vector it is the largest.
+        """
 
 
 class NoEvidence:
-    """What an accumulator says to the stop rules that its task does not know."""
+    """An accumulator's answers to the stop rules that its task does not have."""
 
     def margin(self) -> float:
         return 0.0
@@ -111,31 +151,59 @@ class NoEvidence:
         return inf
 
 
-@dataclass(slots=True)
-class TaskAnswer:
-    """A task's part of an answer: what goes into `prediction`, each view's own remark, a picture if it has one, and
-    what the receipt says of uncertainty where that was asked for."""
-
-    prediction: dict[str, Any]
-    views: Sequence[dict[str, Any]] = ()
-    picture: bytes | None = None
-    uncertainty: dict[str, Any] = field(default_factory=dict)
-    tensors: Tensors = field(default_factory=dict)
+# ---- the three parts of a task ----
 
 
-class Task(Protocol[P]):
-    """One kind of model. P is one view's prediction, moved back into the plain view's frame.
+class Decoder(Protocol[P]):
+    """Reads a model's outputs."""
 
-    Made of the labels, an `Output`, and the shapes that the model file states; raises ConfigError where they don't fit
-    one another.
-    """
+    def check(self, outputs: Outputs, tensor: Size) -> None:
+        """Raises ConfigError, naming found and expected, unless a run's outputs are what tta.yaml states.
+
+        `tensor` is the size of the model's input.
+        """
+
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> P:
+        """Row `row` of a batch's outputs as a prediction, moved back; NaN and infinities stay."""
+
+    def is_sound(self, prediction: P) -> bool:
+        """False where it holds NaN or +inf; -inf, a class ruled out, is fine."""
+
+
+class Merger(Protocol[P_contra, M]):
+    """Merges predictions into a result."""
+
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> Accumulator[P_contra, M]: ...
+
+    def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
+        """Memory that merging takes for an image."""
+
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        """Whether the result is made of each view's own result too, which is then kept until the answer."""
+
+    def view_result(self, prediction: P_contra) -> Any:
+        """What is kept of one view."""
+
+    def view_result_bytes(self, plain: Placement) -> int:
+        """Memory that one view's result takes, at most."""
+
+    def result(self, merged: M, views: Sequence[Any], frame: ImageFrame, spec: ResponseSpec) -> Result:
+        """The merged prediction as arrays; `views` are the kept view results, in order, or none."""
+
+    def confidence(self, merged: M) -> float | None:
+        """How sure the model is of the answer, in [0, 1]; None where its outputs don't say."""
+
+
+class Description(Protocol):
+    """What a task says of itself and its model."""
 
     name: str
     Output: type[Any]
+    """The dataclass that `output:` in tta.yaml is read into."""
     sees_crops: bool
-    """Whether a part of the image is enough: False refuses a centre crop, outside of which nothing would be seen."""
+    """Whether a part of the image is enough. If not, a centre crop is refused: what lies outside is never seen."""
     can_tile: bool
-    """Whether an image may be looked at in parts."""
+    """Whether a large image may be cut into tiles."""
     labels_are: str
     """What a label names; empty for a task without labels."""
 
@@ -146,88 +214,28 @@ class Task(Protocol[P]):
     has_picture: bool
     tensor_specs: Sequence[TensorSpec]
 
-    def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
-
-    def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError, saying what was found and expected, unless a run's outputs are what was stated; `tensor`
-        is the size of its input."""
-
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> P:
-        """Row `row` of a batch's outputs as a prediction; NaN and infinities stay."""
-
-    def is_sound(self, prediction: P) -> bool:
-        """False where it holds NaN or +inf; -inf, a class ruled out, is fine."""
-
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Accumulator[P]: ...
-
-    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
-        """Memory that merging takes for an image."""
-
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        """Raises InvalidInput where nothing is certain before the last view."""
+        """Raises InvalidInput where the last view may change any answer of that merge."""
 
     def check_mean(self, merge: str) -> None:
-        """Raises InvalidInput where the standard error of a mean says nothing of the answer."""
-
-    def confidence(self, merged: P) -> float | None:
-        """How sure an answer is of itself, in [0, 1]; None for a task whose outputs don't say."""
-
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        """Whether each view's own result is told, and so kept until the answer."""
-
-    def remark(self, prediction: P) -> Any:
-        """What is kept of one view where `keeps_remarks`."""
-
-    def remark_bytes(self, plain: Placement) -> int:
-        """How large a remark is."""
-
-    def answer(self, merged: P, remarks: Sequence[Any], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer: ...
-
-    def tensors(self, merged: P, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        """Those of `tensor_specs` with these names."""
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        """An answer's `prediction` in a few short lines, the most important first."""
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """The image with an answer's `prediction` painted on it; the image itself where that has no place."""
+        """Raises InvalidInput where the merge is not a mean that has a standard error."""
 
 
-def output_name(asked: str | None, key: str, outputs: Shapes) -> str:
-    """The model's output of that name, its only one where none is asked for; raises ConfigError."""
-    if asked is None and len(outputs) == 1:
-        return next(iter(outputs))
-    if asked is None or asked not in outputs:
-        raise ConfigError(f"output.{key} is {asked!r}; the model file has {', '.join(outputs)}")
-    return asked
+class Task(Decoder[P], Merger[P, M], Description, Protocol[P, M]):
+    """One kind of model.
 
+    Made of labels, its `Output`, and the shapes that the model file states; raises ConfigError where they don't fit
+    one another.
+    """
 
-def fits(shape: Sequence[int | None], wanted: Sequence[int | str | None]) -> bool:
-    """Whether a shape, None for free axes, may be the wanted one, in which texts and None stand for any size."""
-    return len(shape) == len(wanted) and all(
-        found is None or not isinstance(size, int) or found == size for found, size in zip(shape, wanted, strict=True)
-    )
-
-
-def shown(shape: Sequence[int | str | None]) -> str:
-    """A shape as messages give it: [N, 3, any]."""
-    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
-
-
-def check_shape(task: str, name: str, found: Sequence[int | None], wanted: Sequence[int | str]) -> None:
-    """Raises ConfigError that says what was found and expected."""
-    if not fits(found, wanted):
-        raise ConfigError(f"{task} needs an output {name} of shape {shown(wanted)}; the model gives {shown(found)}")
+    def __init__(self, labels: Sequence[str], output: Any, outputs: Shapes) -> None: ...
 
 
 class TaskDefaults:
-    """What most tasks say: no bounds, no mean of values, no pictures, little memory."""
+    """What holds for most tasks: no tiles, no picture, no bound, no standard error, little memory."""
 
     can_tile = False
     has_picture = False
-
-    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
-        return 0
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         raise InvalidInput(f"merge {merge} has no bound that could make an answer certain")
@@ -235,11 +243,11 @@ class TaskDefaults:
     def check_mean(self, merge: str) -> None:
         raise InvalidInput(f"merge {merge} is no mean of values that would have a standard error")
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         return 0
 
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        return pixels
+    def view_result_bytes(self, plain: Placement) -> int:
+        return 0
 
 
 def texts(values: Sequence[str]) -> NDArray[np.object_]:
@@ -247,8 +255,3 @@ def texts(values: Sequence[str]) -> NDArray[np.object_]:
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array
-
-
-def one_weight(weight: Weight, index: int = 0) -> float:
-    """A view's weight; of weights by label the one at `index`."""
-    return weight[index] if isinstance(weight, tuple) else weight

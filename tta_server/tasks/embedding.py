@@ -1,6 +1,6 @@
 """A vector to compare images by: outputs (N, D) -> one vector of length 1."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,49 +11,60 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
+    FORBID_EXTRA,
     ImageFrame,
     NoEvidence,
     Outputs,
     ResponseSpec,
-    Shapes,
-    TaskAnswer,
+    Result,
     TaskDefaults,
-    Tensors,
     TensorSpec,
-    check_shape,
-    output_name,
 )
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 Vector = NDArray[np.float64]
+UNKNOWN_LENGTH = 4096
+"""Length to reserve memory for where the model file leaves it free."""
 
 
 @dataclass(frozen=True, slots=True)
 class VectorOutput:
-    """`output:` of a model that gives an embedding: its name, where the model has several outputs."""
+    """`output:` of a model that gives an embedding: the output's name if the model has several."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     name: str | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmbeddingResult(Result):
+    """One vector for an image.
+
+    `vector` (D,) float32 has length 1, or is all zeros. `view_similarities` (K,) float64: the cosine of the angle
+    between each view's own vector and the merged one.
+    """
+
+    vector: NDArray[np.float32]
+    view_similarities: Vector
+
+
 def unit(vector: Vector) -> Vector:
-    """Of length 1; zeros stay zeros."""
+    """The vector scaled to length 1; zeros stay zeros."""
     length = float(np.linalg.norm(vector))
     return vector / length if length > 0 else vector.copy()
 
 
 class VectorAccumulator(NoEvidence):
-    """A weighted sum of vectors, as the model gives them or of length 1 each; the result has length 1."""
+    """A weighted sum of vectors, each scaled to length 1 for merge `mean_directions`; the result has length 1."""
 
     def __init__(self, merge: str) -> None:
-        self._each_counts_alike = merge == "mean_directions"
+        self._merges_directions = merge == "mean_directions"
         self._total: Vector | None = None
 
     def add(self, prediction: Vector, weight: Weight) -> None:
-        part = np.asarray(weight) * (unit(prediction) if self._each_counts_alike else prediction)
+        part = np.asarray(weight) * (unit(prediction) if self._merges_directions else prediction)
         self._total = part if self._total is None else self._total + part
 
     def result(self) -> Vector:
@@ -75,58 +86,54 @@ class Embedding(TaskDefaults):
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
         self._output = output_name(output.name, "name", outputs)
         self._check_shape(outputs[self._output])
-        numbers = outputs[self._output][1]
-        self._numbers = numbers or 4096
-        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (numbers,)),)
+        length = outputs[self._output][1]
+        self._length = length or UNKNOWN_LENGTH
+        self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (length,)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         check_shape("embedding", self._output, found, ["N", "D"])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, D], and no vector of zeros, which has no direction."""
+        """Raises ConfigError unless a run gave [N, D] and not only zeros, which have no direction."""
         self._check_shape(outputs[self._output].shape)
         if not outputs[self._output].any():
             raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Vector:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Vector:
         vector: Vector = outputs[self._output][row].astype(np.float64)
         return vector
 
     def is_sound(self, prediction: Vector) -> bool:
         return bool(np.isfinite(prediction).all())
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> VectorAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> VectorAccumulator:
         return VectorAccumulator(merge)
 
     def confidence(self, merged: Vector) -> None:
         return None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "uncertainty"))
 
-    def remark(self, prediction: Vector) -> Vector:
+    def view_result(self, prediction: Vector) -> Vector:
         return unit(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
-        return 8 * self._numbers
+    def view_result_bytes(self, plain: Placement) -> int:
+        return 8 * self._length
 
-    def answer(self, merged: Vector, remarks: Sequence[Vector], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        unsure = _spread(np.array(remarks), merged) if "uncertainty" in wanted.include else {}
-        views = [{"similarity": float(np.clip(remark @ merged, -1, 1))} for remark in remarks]
-        prediction = {"dimensions": len(merged), "embedding": [float(v) for v in merged.astype(np.float32)]}
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Vector, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        return {"EMBEDDING": merged.astype(np.float32)}
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        first = ", ".join(f"{value:.3f}" for value in prediction["embedding"][:4])
-        return [f"{prediction['dimensions']} numbers: {first}, ..."]
+    def result(self, merged: Vector, views: Sequence[Vector], frame: ImageFrame, spec: ResponseSpec) -> EmbeddingResult:
+        return EmbeddingResult(
+            vector=merged.astype(np.float32),
+            view_similarities=np.array([np.clip(own @ merged, -1, 1) for own in views], np.float64),
+            uncertainty=_spread(np.array(views), merged) if "uncertainty" in spec.include else {},
+        )
 
 
 def _spread(units: Vector, merged: Vector) -> dict[str, Any]:
-    """Of unit vectors (K, D): 1 less the length of their mean (spherical variance; Mardia and Jupp 2000, 9.2.1), and
-    the mean angle to the merged vector in degrees."""
+    """Spherical variance of unit vectors (K, D), and their mean angle to the merged vector in degrees.
+
+    The variance is 1 less the length of the mean (Mardia and Jupp 2000, 9.2.1).
+    """
     angles = np.degrees(np.arccos(np.clip(units @ merged, -1, 1)))
     return {
         "spherical_variance": uncertainty.rounded(max(0.0, 1 - float(np.linalg.norm(units.mean(axis=0))))),

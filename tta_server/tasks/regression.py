@@ -1,6 +1,6 @@
-"""One number or several: values (N, D) -> merged values, and how far the views are apart."""
+"""One number or several: values (N, D) -> merged values, and how the views differ."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any, ClassVar, Literal
@@ -12,36 +12,33 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
+    FORBID_EXTRA,
     ImageFrame,
     NoEvidence,
     Outputs,
     ResponseSpec,
-    Shapes,
-    TaskAnswer,
+    Result,
     TaskDefaults,
-    Tensors,
     TensorSpec,
-    fits,
-    output_name,
-    shown,
 )
+from tta_server.tasks.shapes import Shapes, fits, format_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 Values = NDArray[np.float64]
-"""(D,): one view's outputs, or merged ones, as the model gives them: logarithms where it gives logarithms."""
+"""(D,): one view's outputs, or merged ones, in the model's own unit: logarithms if `output.kind` says so."""
 
 TINY = 1e-300
+"""Keeps a division by weights of 0 defined."""
 TRIM = 0.2
-"""Share of the weight that `trimmed_mean` leaves out at either end."""
+"""Share of the weight that `trimmed_mean` leaves out at each end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValuesOutput:
-    """`output:` of a model that gives numbers; views are merged before `log` and `log1p` are undone."""
+    """`output:` of a model that gives numbers; views are merged before `log` or `log1p` is undone."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["values", "log", "log1p"] = "values"
     name: str | None = None
@@ -51,34 +48,46 @@ UNDO: dict[str, Callable[[Values], Values]] = {"values": lambda v: v, "log": np.
 
 
 def mean(values: Values, weights: Values) -> Values:
-    """Of values (K, D) with weights (K, D); the plain one of a value for which no view has weight."""
+    """Weighted mean of values (K, D) with weights (K, D); unweighted where no view has weight."""
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
-    total: Values = (values * weights).sum(axis=0) / weights.sum(axis=0)
-    return total
+    means: Values = (values * weights).sum(axis=0) / weights.sum(axis=0)
+    return means
 
 
 def trimmed_mean(values: Values, weights: Values) -> Values:
-    """The mean of what lies between the TRIM and 1 - TRIM quantiles; a view that one of them cuts counts in part."""
+    """Weighted mean between the TRIM and 1 - TRIM quantiles; a view that a quantile splits counts in part."""
     order = np.argsort(values, axis=0, kind="stable")
     values, weights = np.take_along_axis(values, order, 0), np.take_along_axis(weights, order, 0)
-    upto, whole = np.cumsum(weights, axis=0), weights.sum(axis=0)
-    kept = np.minimum(upto, (1 - TRIM) * whole) - np.maximum(upto - weights, TRIM * whole)
+    reached, total = np.cumsum(weights, axis=0), weights.sum(axis=0)
+    kept = np.minimum(reached, (1 - TRIM) * total) - np.maximum(reached - weights, TRIM * total)
     return mean(values, np.maximum(kept, 0))
 
 
 def median(values: Values, weights: Values) -> Values:
-    """The value up to which half of the weight lies; the mean of two that both do."""
+    """Weighted median: the value at half of the weight; the mean of two values that are."""
     order = np.argsort(values, axis=0, kind="stable")
     values, weights = np.take_along_axis(values, order, 0), np.take_along_axis(weights, order, 0)
-    upto, half = np.cumsum(weights, axis=0), weights.sum(axis=0) / 2
-    low = (upto < half * (1 - 1e-9)).sum(axis=0)
-    high = (upto <= half * (1 + 1e-9)).sum(axis=0)
+    reached, half = np.cumsum(weights, axis=0), weights.sum(axis=0) / 2
+    low = (reached < half * (1 - 1e-9)).sum(axis=0)
+    high = (reached <= half * (1 + 1e-9)).sum(axis=0)
     columns = np.arange(values.shape[1])
     middle: Values = (values[low, columns] + values[np.minimum(high, len(values) - 1), columns]) / 2
     return middle
 
 
 MERGES: dict[str, Callable[[Values, Values], Values]] = {"mean": mean, "median": median, "trimmed_mean": trimmed_mean}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RegressionResult(Result):
+    """D numbers in the units of `labels`.
+
+    `values` (D,) float64 are merged over the views; `view_values` (K, D) float64 are each view's own.
+    """
+
+    labels: Sequence[str]
+    values: Values
+    view_values: Values
 
 
 class ValueAccumulator(NoEvidence):
@@ -99,15 +108,18 @@ class ValueAccumulator(NoEvidence):
         return self._merge(np.array(self._values), np.array(self._weights))
 
     def standard_error(self) -> float:
-        """Of the weighted mean, the largest of the vector's: the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2,
-        where k = sum(w)^2 / sum(w^2) is how many views of equal weight count as much; infinite where that is one."""
+        """Standard error of the weighted mean, the largest of the vector's; infinite for one effective view.
+
+        It is the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2, where k = sum(w)^2 / sum(w^2) is the
+        effective number of views.
+        """
         values, weights = self._undo(np.array(self._values)), np.array(self._weights)
         shares = weights / np.maximum(weights.sum(axis=0), TINY)
-        alone = (shares**2).sum(axis=0)  # 1 / k
-        if np.any((alone == 0) | (alone > 1 - 1e-9)):
+        concentration = (shares**2).sum(axis=0)  # 1 / k
+        if np.any((concentration == 0) | (concentration > 1 - 1e-9)):
             return inf
         squares = (shares**2 * (values - mean(values, weights)) ** 2).sum(axis=0)
-        return float(np.sqrt(squares / (1 - alone)).max())
+        return float(np.sqrt(squares / (1 - concentration)).max())
 
 
 class Regression(TaskDefaults):
@@ -127,18 +139,18 @@ class Regression(TaskDefaults):
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
-        wanted: list[str | int] = ["N", len(self.labels)]
-        if not fits(found, wanted) and not (len(self.labels) == 1 and len(found) == 1):
+        expected: list[str | int] = ["N", len(self.labels)]
+        if not fits(found, expected) and not (len(self.labels) == 1 and len(found) == 1):
             raise ConfigError(
-                f"regression with {len(self.labels)} labels needs an output {self._output} of shape {shown(wanted)}; "
-                f"the model gives {shown(found)}"
+                f"regression with {len(self.labels)} labels needs an output {self._output} of shape "
+                f"{format_shape(expected)}; the model gives {format_shape(found)}"
             )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
         self._check_shape(outputs[self._output].shape)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Values:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Values:
         values: Values = outputs[self._output][row].astype(np.float64).reshape(-1)
         return values
 
@@ -146,7 +158,7 @@ class Regression(TaskDefaults):
         with np.errstate(over="ignore"):
             return bool(np.isfinite(self._undo(prediction)).all())
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ValueAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ValueAccumulator:
         return ValueAccumulator(MERGES[merge], self._undo)
 
     def check_mean(self, merge: str) -> None:
@@ -156,29 +168,24 @@ class Regression(TaskDefaults):
     def confidence(self, merged: Values) -> None:
         return None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "uncertainty"))
 
-    def remark(self, prediction: Values) -> Values:
+    def view_result(self, prediction: Values) -> Values:
         return self._undo(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 8 * len(self.labels)
 
-    def answer(self, merged: Values, remarks: Sequence[Values], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        unsure = self._uncertainty(np.array(remarks)) if "uncertainty" in wanted.include else {}
-        views = [{"values": self._named(remark)} for remark in remarks]
-        return TaskAnswer({"values": self._named(self._undo(merged))}, views, uncertainty=unsure)
-
-    def tensors(self, merged: Values, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        most = np.finfo(np.float32).max
-        return {"VALUES": np.clip(self._undo(merged), -most, most).astype(np.float32)}
-
-    def _named(self, values: Values) -> dict[str, float]:
-        return {label: float(value) for label, value in zip(self.labels, values, strict=True)}
+    def result(
+        self, merged: Values, views: Sequence[Values], frame: ImageFrame, spec: ResponseSpec
+    ) -> RegressionResult:
+        own = np.array(views, np.float64).reshape(len(views), len(self.labels))
+        unsure = self._uncertainty(own) if "uncertainty" in spec.include else {}
+        return RegressionResult(labels=self.labels, values=self._undo(merged), view_values=own, uncertainty=unsure)
 
     def _uncertainty(self, values: Values) -> dict[str, Any]:
-        """Standard deviation over the views, and that of their mean, in the answer's unit."""
+        """Standard deviation, standard error of the mean and range of the values (K, D), in the result's unit."""
         spread = uncertainty.deviation(values)
         return {
             "by_value": {
@@ -191,6 +198,3 @@ class Regression(TaskDefaults):
                 for label, std, column in zip(self.labels, spread, values.T, strict=True)
             }
         }
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{label} {value:.4g}" for label, value in prediction["values"].items()]

@@ -100,6 +100,33 @@ class RequestFailed:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerSent:
+    """An image's answer is on its way to the client; `budget_ms` and the rest are as in its receipt."""
+
+    request_id: str
+    model: str
+    views: int
+    planned: int
+    stop_reason: str | None
+    budget_ms: float
+    elapsed_ms: float
+    stages_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSent:
+    """A request got an error. `model` is empty if it named no loaded one, and None if models have nothing to do with
+    it; `status` is that of the protocol; `path` is the HTTP path or the gRPC method."""
+
+    request_id: str
+    path: str
+    model: str | None
+    status: int | str
+    code: str
+    error: str
+
+
 Event = (
     Refused
     | ViewsRan
@@ -111,6 +138,8 @@ Event = (
     | ClientLeft
     | RequestAnswered
     | RequestFailed
+    | AnswerSent
+    | ErrorSent
 )
 
 

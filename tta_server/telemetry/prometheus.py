@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from tta_server.telemetry.observer import (
     ClientLeft,
+    ErrorSent,
     Event,
     Expired,
     ImageAnswered,
@@ -96,12 +97,10 @@ class Metrics:
                 self._left.labels(model).inc()
             case StepFailed(model, kind):
                 self._faults.labels(model, kind).inc()
+            case ErrorSent(model=str(model), code=code):
+                self._errors.labels(model, code).inc()
             case ViewDropped(model):
                 self._dropped.labels(model).inc()
-
-    def error(self, model: str, code: str) -> None:
-        """Counts an error answer by its code."""
-        self._errors.labels(model, code).inc()
 
     def _image_answered(self, event: ImageAnswered) -> None:
         self._answers.labels(event.model, event.reason).inc()

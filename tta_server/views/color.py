@@ -35,6 +35,7 @@ class ColorMap:
 
     @property
     def is_identity(self) -> bool:
+        """True if the map changes no colour."""
         return self == IDENTITY
 
     @property
@@ -76,4 +77,5 @@ def hue(degrees: float) -> ColorMap:
 
 
 def grayscale() -> ColorMap:
+    """Replace all channels by luma."""
     return saturation(0.0)

@@ -23,10 +23,12 @@ class Size(NamedTuple):
 
     @property
     def area(self) -> int:
+        """Number of pixels."""
         return self.width * self.height
 
     @property
     def swapped(self) -> "Size":
+        """Height and width exchanged."""
         return Size(self.height, self.width)
 
     def __str__(self) -> str:
@@ -46,14 +48,17 @@ class Affine:
 
     @classmethod
     def shift(cls, x: float, y: float) -> "Affine":
+        """Make a translation by x to the right and y down."""
         return cls(tx=x, ty=y)
 
     @classmethod
     def stretch(cls, x: float, y: float) -> "Affine":
+        """Make a scaling about the origin."""
         return cls(xx=x, yy=y)
 
     @property
     def determinant(self) -> float:
+        """Determinant of the linear part; negative for a mirror."""
         return self.xx * self.yy - self.xy * self.yx
 
     def then(self, after: "Affine") -> "Affine":
@@ -68,6 +73,7 @@ class Affine:
         )
 
     def inverse(self) -> "Affine":
+        """Return the inverse map."""
         d = self.determinant
         xx, xy, yx, yy = self.yy / d, -self.xy / d, -self.yx / d, self.xx / d
         return Affine(
@@ -147,6 +153,7 @@ class Geometry:
 
     @property
     def determinant(self) -> float:
+        """Determinant of the linear part; negative for a mirror."""
         xx, xy, yx, yy = self.linear
         return xx * yy - xy * yx
 

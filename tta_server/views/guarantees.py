@@ -25,6 +25,7 @@ class Guarantee:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
         return asdict(self)
 
 

@@ -4,6 +4,7 @@ import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support import pictures, references
 from tests.support.gated import GatedServer
 from tests.support.references import MODELS
-from tests.support.serving import PATIENCE, Server, models_folder, until
+from tests.support.serving import DEFAULT_MS, PATIENCE, Server, models_folder, until
 from tests.support.toys import trap_model, trapped
 
 CLOTHING = "/v1/models/clothing/predict"
@@ -61,7 +62,7 @@ def test_a_model_is_described_whole(client: httpx.Client) -> None:
     assert payload["labels"] == list(references.CLOTHING)
     assert payload["policy"]["views"] == POLICY
     assert payload["symmetries"] == ["hflip"]
-    assert payload["budget"]["default_ms"] == 200
+    assert payload["budget"]["default_ms"] == DEFAULT_MS
     assert payload["input"]["size"] == [128, 128]
 
 
@@ -113,18 +114,19 @@ def test_metrics_parse_and_count(client: httpx.Client) -> None:
 # ---- lifetime ----
 
 
-def test_a_disconnected_client_frees_its_slot(server: Server, client: httpx.Client) -> None:
-    image = pictures.encoded(pictures.nuclei(512, 512))
-    left = {"model": "nuclei", "code": "cancelled"}
-    before = counted(client, "tta_errors_total", **left)
-
-    def leave() -> None:
-        with pytest.raises(httpx.ReadTimeout), server.client() as hasty:
-            hasty.post(NUCLEI, content=image, params=PATIENT, timeout=httpx.Timeout(60, read=0.05))
-
-    leave()
-    until(lambda: counted(client, "tta_errors_total", **left) == before + 1)
-    until(lambda: counted(client, "tta_jobs") == 0)
+def test_a_disconnected_client_frees_its_slot(tmp_path: Path) -> None:
+    """A client closes its connection while its image waits at a gate."""
+    trap_model(tmp_path / "toy")
+    image = pictures.encoded(trapped())
+    with GatedServer(tmp_path, slots=1) as server, server.client() as watcher:
+        server.close_gate()
+        hasty = HTTPConnection(server.url.removeprefix("http://"))
+        hasty.request("POST", "/v1/models/toy/predict?budget_ms=10000", image)
+        until(lambda: counted(watcher, "tta_jobs") == 1)
+        hasty.close()
+        until(lambda: counted(watcher, "tta_errors_total", model="toy", code="cancelled") == 1)
+        server.open_gate()
+        until(lambda: counted(watcher, "tta_jobs") == 0)
 
 
 @pytest.mark.timing
@@ -168,13 +170,20 @@ def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
         assert server.exit_status() == 0
 
 
+def in_time(response: httpx.Response) -> httpx.Response | None:
+    """None where a busy machine has not kept the budget, or known that it would not."""
+    return None if response.status_code in (429, 504) else response
+
+
 def test_every_example_of_the_docs_runs(client: httpx.Client) -> None:
     predict = client.get("/openapi.json").json()["paths"]["/v1/models/{name}/predict"]["post"]
     (name,) = (p["example"] for p in predict["parameters"] if p["in"] == "path")
     shown = [(p["name"], value) for p in predict["parameters"] for value in p["schema"].get("examples", [])]
     assert {key for key, _ in shown} >= {"budget_ms", "policy", "include"}
+    path = f"/v1/models/{name}/predict"
     for key, value in shown:
-        response = client.post(f"/v1/models/{name}/predict", content=pictures.png(), params={key: value})
+        wanted = {"budget_ms": "10000", key: value}
+        response = until(lambda wanted=wanted: in_time(client.post(path, content=pictures.png(), params=wanted)))
         assert response.status_code == 200, (key, value, response.text)
 
 

@@ -14,7 +14,7 @@ from tests.support.serving import Server, models_folder
 from tests.support.wording import fit
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
-from tta_server.cli.console import settings_of
+from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
 from tta_server.settings import Settings
 
@@ -223,4 +223,4 @@ def test_an_origin_is_normalized_as_browsers_write_it(given: str, read: str) -> 
 )
 def test_an_invalid_origin_is_refused(given: str) -> None:
     with pytest.raises(ConfigError, match=r"^--cors-origin: .* is no origin.*separated by spaces, not commas"):
-        settings_of(cors_origin=[given])
+        read_settings(cors_origin=[given])

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.support.serving import Server
-from tests.support.triton import MODULES, Triton
+from tests.support.triton import CLIENTS, Triton
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, server: Server) -> Triton:
     return Triton(request.param, server)
 

@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 from tests.support import pictures
 from tests.support.onnx_models import write_model
 from tests.support.serving import Server
-from tests.support.triton import ALL_VIEWS, EXPECTED, MODULES, Triton, check, predict, sample
+from tests.support.triton import ALL_VIEWS, CLIENTS, EXPECTED, Triton, check, predict, sample
 from tests.tasks.test_every_task import TINY
 
 # ---- server and models ----
@@ -126,7 +126,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def tiny(request: pytest.FixtureRequest, zoo: Server) -> Triton:
     return Triton(request.param, zoo)
 

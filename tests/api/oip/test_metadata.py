@@ -19,7 +19,9 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Applicatio
     """A ready application with a segmentation model and one slot."""
     settings = config("segmentation", {"size": "free"}, {"kind": "probabilities"})
     folder = write_model(tmp_path_factory.mktemp("models") / "toy", segmenter(), settings)
-    ready = Application(Settings(models=folder.parent, slots=1, max_batch=MAX_IMAGES), [load_model(folder)])
+    ready = Application(
+        Settings(models=folder.parent, slots=1, max_images_per_request=MAX_IMAGES), [load_model(folder)]
+    )
     ready.warm()
     yield ready
     ready.close()

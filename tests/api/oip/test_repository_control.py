@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from tests.support.references import MODELS
 from tests.support.serving import Server, until
 from tests.support.toys import metric
-from tests.support.triton import ALL_VIEWS, BUDGET_SECONDS, MODULES, Result, Triton, probabilities, sample
+from tests.support.triton import ALL_VIEWS, BUDGET_SECONDS, CLIENTS, Result, Triton, probabilities, sample
 
 pytestmark = pytest.mark.timing
 
@@ -48,7 +48,7 @@ def controlled(folder: Path) -> Iterator[Server]:
         assert "Traceback" not in "".join(running.lines["stderr"])
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CLIENTS)
 def triton(request: pytest.FixtureRequest, controlled: Server) -> Triton:
     return Triton(request.param, controlled)
 
@@ -82,7 +82,7 @@ def infer_model(triton: Triton, model: str = "changing", **options: Any) -> Resu
 
 
 @pytest.mark.parametrize("method", ["load_model", "unload_model"])
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", CLIENTS)
 def test_without_model_control_nothing_is_loaded_or_unloaded(server: Server, kind: str, method: str) -> None:
     triton = Triton(kind, server)
     with pytest.raises(InferenceServerException) as caught:

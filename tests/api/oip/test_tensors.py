@@ -24,6 +24,7 @@ from tta_server.api.oip.tensors import (
 from tta_server.errors import InvalidInput
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.tasks.base import TensorSpec, texts
+from tta_server.tasks.render.rendering import Rendered
 from tta_server.views.view import Policy, View
 
 MAX_IMAGES = 8
@@ -45,7 +46,7 @@ def answer(**tensors: Any) -> Answer:
         policy=Policy("plain", (View("plain"),)),
         request_id="me",
     )
-    return Answer("toy", "1", "classification", {}, receipt, tensors=tensors)
+    return Answer("toy", "1", "classification", receipt, Rendered(tensors=tensors))
 
 
 # ---- images ----

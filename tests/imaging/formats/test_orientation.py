@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 import warnings
+from functools import cache
 
 import pytest
 from PIL import Image
@@ -91,6 +92,7 @@ def greedy(size=2_000_000):
     return block(b"II*\0", [(tag, 7, size, struct.pack("<I", 8)) for tag in range(60_000)], bytes(size))
 
 
+@cache
 def files():
     picture = Image.fromarray(smooth(Size(60, 40)))
     segments = [(0xE1, b"Exif\0\0" + greedy()[at : at + 60_000]) for at in range(0, 2_000_000, 60_000)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.imaging.test_png import png
+from tests.imaging.formats.test_png import png
 from tests.support.corpus import by_pillow, with_opencv
 from tests.support.layouts import CMYK, DEFLATE, GREY, RGB, WHITE, Layout, values, written
 from tests.support.onnx_models import regressor, write_model

@@ -42,19 +42,19 @@ def bright(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
 
 
 def lit(size: Size, *rectangles: tuple[int, tuple[int, int, int, int], int]) -> pictures.Pixels:
-    """A black image with rectangles: channel, (left, top, right, below), how bright."""
+    """A black image with rectangles: channel, (left, top, right, bottom), brightness."""
     pixels = np.zeros((size.height, size.width, 3), np.uint8)
-    for channel, (left, top, right, below), shade in rectangles:
-        pixels[top:below, left:right, channel] = shade
+    for channel, (left, top, right, bottom), shade in rectangles:
+        pixels[top:bottom, left:right, channel] = shade
     return pixels
 
 
-def boxes_of(said: list[dict[str, object]]) -> list[tuple[object, ...]]:
-    return [(box["label"], box["score"], box["box"]) for box in said]
+def boxes_of(boxes: list[dict[str, object]]) -> list[tuple[object, ...]]:
+    return [(box["label"], box["score"], box["box"]) for box in boxes]
 
 
 def expected(*rectangles: tuple[int, tuple[int, int, int, int], int]) -> list[tuple[object, ...]]:
-    """What is to be said of the rectangles, the surest first."""
+    """The expected boxes of the rectangles, by falling score."""
     surest = sorted(rectangles, key=lambda rectangle: -rectangle[2])
     return [(LABELS[channel], round(shade / 255, 6), list(map(float, box))) for channel, box, shade in surest]
 
@@ -70,8 +70,8 @@ def scenes(draw: st.DrawFn) -> tuple[Size, list[tuple[int, tuple[int, int, int, 
     width, height = draw(st.integers(2, 90)), draw(st.integers(2, 90))
     rectangles = []
     for channel in draw(st.sets(st.integers(0, 2))):
-        (left, right), (top, below) = draw(at_most(width)), draw(at_most(height))
-        rectangles.append((channel, (left, top, right, below), 250 - 30 * channel))
+        (left, right), (top, bottom) = draw(at_most(width)), draw(at_most(height))
+        rectangles.append((channel, (left, top, right, bottom), 250 - 30 * channel))
     return Size(width, height), rectangles
 
 
@@ -80,7 +80,7 @@ def scenes(draw: st.DrawFn) -> tuple[Size, list[tuple[int, tuple[int, int, int, 
 
 @settings(max_examples=times(25))
 @given(scenes())
-def test_every_view_and_the_merge_say_exactly_what_plain_says(bright: LoadedModel, scene: tuple) -> None:  # type: ignore[type-arg]
+def test_every_view_and_the_merge_give_exactly_the_plain_view_s_boxes(bright: LoadedModel, scene: tuple) -> None:  # type: ignore[type-arg]
     size, rectangles = scene
     answer = bright.predict(lit(size, *rectangles), include="views")
     assert [boxes_of(view["boxes"]) for view in answer.receipt.views] == [expected(*rectangles)] * 8
@@ -90,17 +90,17 @@ def test_every_view_and_the_merge_say_exactly_what_plain_says(bright: LoadedMode
 
 
 @pytest.mark.parametrize("entry", INPUTS.values(), ids=INPUTS)
-def test_however_images_are_resized_views_agree_with_plain(tmp_path: Path, entry: dict[str, object]) -> None:
-    """And the edges of what is bright lie where they are, give or take an input's pixel."""
+def test_views_agree_with_the_plain_view_however_images_are_resized(tmp_path: Path, entry: dict[str, object]) -> None:
+    """And the edges of the rectangles come back within a pixel of the input."""
     rectangles = [(0, (20, 30, 100, 60), 250), (1, (60, 20, 140, 90), 220), (2, (110, 40, 150, 80), 190)]
     with load(write_model(tmp_path / "bright", detector(), {**CONFIG, "input": entry}), slots=1) as model:
         for size in (Size(200, 120), Size(170, 230)):
             answer = model.predict(lit(size, *rectangles), include="views")
             plain, *others = [view["boxes"] for view in answer.receipt.views]
-            for said in [*others, answer.prediction["boxes"]]:
-                assert [box["label"] for box in said] == ["red", "green", "blue"]
+            for boxes in [*others, answer.prediction["boxes"]]:
+                assert [box["label"] for box in boxes] == ["red", "green", "blue"]
                 np.testing.assert_allclose(
-                    [box["box"] for box in said], [box["box"] for box in plain], atol=2e-3, err_msg=str(size)
+                    [box["box"] for box in boxes], [box["box"] for box in plain], atol=2e-3, err_msg=str(size)
                 )
             np.testing.assert_allclose([box["box"] for box in plain], [box for _, box, _ in rectangles], atol=6)
 
@@ -112,19 +112,19 @@ BESIDE = [(0, (10, 8, 40, 24), 250), (1, (50, 30, 90, 50), 220), (2, (20, 25, 45
 
 
 @pytest.mark.parametrize("merge", ["wbf", "nms", "soft_nms", "nmw"])
-def test_a_crop_lowers_no_score_of_what_it_can_t_see(bright: LoadedModel, merge: str) -> None:
+def test_a_crop_lowers_no_score_of_what_it_does_not_show(bright: LoadedModel, merge: str) -> None:
     crop = {"crop": {"fraction": 0.5, "anchor": "top_left"}}
     answer = bright.predict(lit(Size(100, 60), *BESIDE), policy=["identity", crop], merge=merge, include="views")
     assert len(answer.receipt.views[1]["boxes"]) == 1
-    said = [box for box in answer.prediction["boxes"] if box["score"] > 0.4]  # soft_nms keeps faded ones
-    assert [box["label"] for box in said] == LABELS
-    np.testing.assert_allclose([box["score"] for box in said], [250 / 255, 220 / 255, 190 / 255], atol=1e-6)
-    np.testing.assert_allclose([box["box"] for box in said], [box for _, box, _ in BESIDE], atol=0.5)
-    assert [(box["views"], box["of"]) for box in said] == [(2, 2), (1, 1), (1, 1)]
+    boxes = [box for box in answer.prediction["boxes"] if box["score"] > 0.4]  # soft_nms keeps boxes of decayed score
+    assert [box["label"] for box in boxes] == LABELS
+    np.testing.assert_allclose([box["score"] for box in boxes], [250 / 255, 220 / 255, 190 / 255], atol=1e-6)
+    np.testing.assert_allclose([box["box"] for box in boxes], [box for _, box, _ in BESIDE], atol=0.5)
+    assert [(box["views"], box["of"]) for box in boxes] == [(2, 2), (1, 1), (1, 1)]
 
 
 def test_what_only_some_views_find_loses_score(bright: LoadedModel) -> None:
-    """At a quarter of the brightness nothing is bright: a third of the views says nothing."""
+    """At a quarter of the brightness a view finds nothing: that is a third of the views."""
     policy = ["identity", "hflip", {"brightness": 0.25}]
     (box,) = bright.predict(lit(Size(100, 60), BESIDE[0]), policy=policy).prediction["boxes"]
     assert box["score"] == pytest.approx(250 / 255 * 2 / 3, abs=1e-6)
@@ -140,7 +140,7 @@ def test_a_rotated_disc_s_box_stays_where_it_is(bright: LoadedModel, angle: floa
         np.testing.assert_allclose(view["boxes"][0]["box"], [30, 20, 70, 60], atol=1.5)
 
 
-# ---- the ends of what may come ----
+# ---- extreme images ----
 
 
 def test_a_black_image_has_no_boxes(bright: LoadedModel) -> None:
@@ -175,7 +175,7 @@ def test_a_ribbon_is_found_where_it_is_resized(tmp_path: Path, kind: str, size: 
         np.testing.assert_allclose(box["box"], middle, atol=max(size) / 40)
 
 
-# ---- what is told ----
+# ---- drawing and uncertainty ----
 
 
 def test_a_drawing_shows_the_boxes_and_leaves_the_rest(bright: LoadedModel) -> None:
@@ -187,7 +187,7 @@ def test_a_drawing_shows_the_boxes_and_leaves_the_rest(bright: LoadedModel) -> N
     assert {100, 219} <= set(x.tolist())
     assert 159 in y
     assert (x.min(), y.max()) == (100, 159)
-    assert y.min() >= 80 - 20  # the name stands above
+    assert y.min() >= 80 - 20  # the label is above
     inside = painted[100:158, 103:217]
     assert (inside == [255, 0, 0]).all()
 
@@ -224,7 +224,7 @@ def test_views_with_nan_are_dropped(bright: LoadedModel) -> None:
     assert [(box["views"], box["of"]) for box in answer.prediction["boxes"]] == [(6, 6)] * 3
 
 
-def test_nan_in_a_view_that_must_run_fails(bright: LoadedModel) -> None:
+def test_nan_in_a_mandatory_view_fails(bright: LoadedModel) -> None:
     pixels = lit(Size(100, 60), *BESIDE)
     pixels[0, 0, 0] = GREY
     for options in ({"min_views": 1}, {"min_views": "all"}, {"policy": "plain"}):
@@ -255,7 +255,7 @@ def test_nan_in_a_view_that_must_run_fails(bright: LoadedModel) -> None:
         ),
         (
             {"output": {"nms": 2}},
-            "tta.yaml: output: nms is a number from 0 and under 1, not 2",
+            "tta.yaml: output: nms takes a number of at least 0 and under 1, not 2",
         ),
         ({"output": {"anchors": 3}}, "unknown key output.anchors; known: boxes, scores, labels, rows, "),
         ({"merge": "mean"}, "merge is 'mean'; allowed for this task: wbf, nms, soft_nms, nmw"),

@@ -23,7 +23,7 @@ from tests.support.boxes import (
 )
 from tests.support.examples import times
 from tta_server.imaging.preprocessing import Preprocessing, Resize
-from tta_server.tasks.boxes.frames import CORNERS, Visibility, are_cut, clipped, to_plain
+from tta_server.tasks.boxes.frames import CORNERS, Visibility, are_cut, clip_boxes, to_plain
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 
@@ -67,7 +67,7 @@ def test_an_ellipse_s_box_comes_back_from_rotations(prep, spec, image, parts):
 
 
 @given(st.floats(-360, 360), images, parts)
-def test_at_any_angle_the_middle_comes_back_and_sides_keep_within_reason(angle, image, parts):
+def test_at_any_angle_the_middle_comes_back_and_sides_stay_bounded(angle, image, parts):
     placement = placed({"rotate": angle}, image)
     boxes = spread_out(parts, image)
     seen = by_ellipses(boxes, to_input(placement))
@@ -81,8 +81,8 @@ def test_at_any_angle_the_middle_comes_back_and_sides_keep_within_reason(angle, 
 @given(any_views, images, parts)
 def test_a_box_turned_inside_out_has_no_sides(spec, image, parts):
     placement = placed(spec, image)
-    left, top, right, below = by_corners(spread_out(parts, placement.whole), to_input(placement)).T
-    found = to_plain(np.stack([right, below, left, top], axis=1), placement)
+    left, top, right, bottom = by_corners(spread_out(parts, placement.whole), to_input(placement)).T
+    found = to_plain(np.stack([right, bottom, left, top], axis=1), placement)
     np.testing.assert_allclose(found[:, 2:], found[:, :2])
 
 
@@ -119,13 +119,13 @@ def test_a_box_turned_by_45_degrees_comes_back_square():
     np.testing.assert_allclose(found[0, 2:] - found[0, :2], [side, side], atol=1e-9)
 
 
-def test_what_no_ellipse_would_fill_comes_back_thin_but_not_without_sides():
-    """Solved for, the squares of 40 and 2 are 3/2 1600 - 1/2 4 and 3/2 4 - 1/2 1600, which is negative."""
+def test_a_box_that_no_ellipse_fills_comes_back_thin():
+    """The solution for the squares of 40 and 2 is 3/2 1600 - 1/2 4 and 3/2 4 - 1/2 1600, which is negative."""
     found = to_plain(box(10, 19, 50, 21), placed({"rotate": 30}, Size(60, 40)))
     np.testing.assert_allclose(found[0, 2:] - found[0, :2], [sqrt(2398), 2 / 8], atol=1e-9)
 
 
-# ---- boxes that a view cut ----
+# ---- boxes that a view cuts ----
 
 
 @prepared
@@ -141,7 +141,7 @@ def test_a_box_well_inside_a_view_is_not_cut(prep, spec, image, parts):
 @half
 @given(st.sampled_from(PARTIAL_VIEWS), images, parts)
 def test_a_box_that_reaches_beyond_a_view_into_the_image_is_cut(prep, spec, image, parts):
-    """Told as the model would, who sees only what is inside."""
+    """As a model gives it, which gets only what is inside."""
     placement = placed(spec, image, prep)
     seen = by_corners(spread_out(parts, placement.whole), to_input(placement))
     (x, y), (width, height) = placement.inset, placement.frame
@@ -155,11 +155,13 @@ def test_a_box_that_reaches_beyond_a_view_into_the_image_is_cut(prep, spec, imag
 @half
 @given(st.sampled_from(FULL_VIEWS[:8]), images, parts)
 def test_the_image_s_own_edge_cuts_nothing(prep, spec, image, parts):
-    """Not even boxes that reach beyond it, as models say them."""
+    """Not even boxes that reach beyond it, as models give them."""
     placement = placed(spec, image, prep)
-    left, top, right, below = by_corners(spread_out(parts, placement.whole), to_input(placement)).T
+    left, top, right, bottom = by_corners(spread_out(parts, placement.whole), to_input(placement)).T
     for grown in (0, 1, 30):
-        assert not are_cut(np.stack([left - grown, top - grown, right + grown, below + grown], axis=1), placement).any()
+        assert not are_cut(
+            np.stack([left - grown, top - grown, right + grown, bottom + grown], axis=1), placement
+        ).any()
 
 
 @pytest.mark.parametrize(
@@ -174,12 +176,12 @@ def test_the_image_s_own_edge_cuts_nothing(prep, spec, image, parts):
         ((-3, -3, 70, 70), True),
     ],
 )
-def test_a_crop_of_the_top_left_cuts_at_its_right_and_below_only(seen, cut):
+def test_a_crop_of_the_top_left_cuts_at_its_right_and_bottom_only(seen, cut):
     placement = placed({"crop": {"fraction": 0.5, "anchor": "top_left"}}, Size(60, 40))
     assert are_cut(box(*seen), placement).tolist() == [cut]
 
 
-def test_bars_are_no_part_of_what_a_view_shows():
+def test_a_view_does_not_show_bars():
     """80x40 pixels stand in rows 16 to 48 of 64x64: a box at row 16 of a crop's middle is cut, at row 0 too."""
     prep = PREPARATIONS["letterbox"]
     boxes = np.concatenate([box(20, 16, 40, 30), box(20, 0, 40, 30), box(20, 20, 40, 30)])
@@ -190,57 +192,57 @@ def test_bars_are_no_part_of_what_a_view_shows():
 # ---- what a view shows ----
 
 
-def seen_by(prep, spec, image, boxes):
-    """Which boxes of the plain view's frame, told in the image's pixels, a view sees; and where they lie in it."""
+def shown_by(prep, spec, image, boxes):
+    """Which boxes of the plain view's frame, given in the image's pixels, a view shows; and where they lie in it."""
     scene, placement = scene_of(prep, image), placed(spec, image, prep)
-    told = by_corners(boxes, scene.to_image)
-    return Visibility(placement, scene).sees(told), by_corners(boxes, to_input(placement)), placement
+    on_image = by_corners(boxes, scene.to_image)
+    return Visibility(placement, scene).shows(on_image), by_corners(boxes, to_input(placement)), placement
 
 
 @prepared
 @half
 @given(any_views, images, parts)
-def test_a_view_sees_what_lies_inside_it_and_nothing_that_leaves_it(prep, spec, image, parts):
+def test_a_view_shows_boxes_inside_it_and_none_that_leave_it(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
-    sees, seen, placement = seen_by(prep, spec, image, boxes)
-    assert sees[inside(seen, placement) > 3.001].all()
-    assert not sees[inside(seen, placement) < -1.001].any()
+    shows, seen, placement = shown_by(prep, spec, image, boxes)
+    assert shows[inside(seen, placement) > 3.001].all()
+    assert not shows[inside(seen, placement) < -1.001].any()
 
 
 @prepared
 @half
 @given(st.sampled_from(FULL_VIEWS[:8]), images, parts)
-def test_flips_and_turns_see_every_box(prep, spec, image, parts):
+def test_flips_and_turns_show_every_box(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
-    assert seen_by(prep, spec, image, boxes)[0].all()
+    assert shown_by(prep, spec, image, boxes)[0].all()
 
 
 @free
 @half
 @given(st.sampled_from(FULL_VIEWS), images, parts)
-def test_without_a_fixed_size_so_do_other_scales(prep, spec, image, parts):
+def test_without_a_fixed_size_other_scales_show_every_box(prep, spec, image, parts):
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
-    assert seen_by(prep, spec, image, boxes)[0].all()
+    assert shown_by(prep, spec, image, boxes)[0].all()
 
 
 @prepared
 @given(st.sampled_from(PARTIAL_VIEWS), images, parts)
-def test_a_view_that_would_call_a_box_cut_does_not_see_it(prep, spec, image, parts):
-    """Or it would be a view that could have seen the box and did not, and lower its score."""
+def test_a_view_that_drops_a_box_as_cut_does_not_show_it(prep, spec, image, parts):
+    """Else it would be a view that shows the box and does not find it, and lower its score."""
     boxes = spread_out(parts, prep.place(read_view("identity"), image).whole)
-    sees, seen, placement = seen_by(prep, spec, image, boxes)
-    assert not sees[are_cut(seen, placement)].any()
+    shows, seen, placement = shown_by(prep, spec, image, boxes)
+    assert not shows[are_cut(seen, placement)].any()
 
 
 @pytest.mark.parametrize("spare", [0, 1, 1.9])
-def test_a_box_within_two_pixels_of_a_shifted_view_s_edge_is_not_seen(spare):
-    """A shift by 8 pixels to the left shows what lies from 8 on; a box from 8 to 10 on is taken for cut there."""
-    sees, _, _ = seen_by(FREE, {"shift": [-8, 0]}, Size(60, 40), box(8 + spare, 10, 30, 30))
-    assert not sees.any()
+def test_a_box_within_two_pixels_of_a_shifted_view_s_edge_is_not_shown(spare):
+    """A shift by 8 pixels to the left shows what lies from 8 on; a box from 8 to 10 on counts as cut there."""
+    shows, _, _ = shown_by(FREE, {"shift": [-8, 0]}, Size(60, 40), box(8 + spare, 10, 30, 30))
+    assert not shows.any()
 
 
 @pytest.mark.parametrize(
-    ("spec", "told", "sees"),
+    ("spec", "on_image", "shows"),
     [
         ("identity", (0, 0, 60, 40), True),
         ({"crop": {"fraction": 0.5, "anchor": "top_left"}}, (5, 5, 25, 15), True),
@@ -251,35 +253,35 @@ def test_a_box_within_two_pixels_of_a_shifted_view_s_edge_is_not_seen(spare):
         ({"rotate": 30}, (0, 0, 10, 10), False),
     ],
 )
-def test_which_boxes_of_60_by_40_pixels_a_view_sees(spec, told, sees):
-    assert seen_by(FREE, spec, Size(60, 40), box(*told))[0].tolist() == [sees]
+def test_which_boxes_of_60_by_40_pixels_a_view_shows(spec, on_image, shows):
+    assert shown_by(FREE, spec, Size(60, 40), box(*on_image))[0].tolist() == [shows]
 
 
-def test_a_view_sees_boxes_of_the_image_s_own_pixels():
+def test_a_view_shows_boxes_of_the_image_s_own_pixels():
     prep = Preprocessing(Size(30, 30), Resize.EXACT, normalization=RAW)
-    sight = Visibility(
+    visibility = Visibility(
         placed({"crop": {"fraction": 0.5, "anchor": "top_left"}}, Size(600, 300), prep),
         scene_of(prep, Size(600, 300)),
     )
-    assert sight.sees(np.array([[30, 30, 200, 100], [30, 30, 350, 100]], np.float64)).tolist() == [True, False]
+    assert visibility.shows(np.array([[30, 30, 200, 100], [30, 30, 350, 100]], np.float64)).tolist() == [True, False]
 
 
-# ---- small things ----
+# ---- clipping and formats ----
 
 
 @given(parts, st.floats(-50, 50))
 def test_clipped_boxes_lie_in_the_image(parts, by):
     boxes = spread_out(parts, (60, 40)) + by
-    found = clipped(boxes, Size(60, 40))
+    found = clip_boxes(boxes, Size(60, 40))
     assert (found >= 0).all()
     assert (found <= [60, 40, 60, 40]).all()
-    np.testing.assert_array_equal(clipped(found, Size(60, 40)), found)
-    np.testing.assert_array_equal(clipped(spread_out(parts, (60, 40)), Size(60, 40)), spread_out(parts, (60, 40)))
+    np.testing.assert_array_equal(clip_boxes(found, Size(60, 40)), found)
+    np.testing.assert_array_equal(clip_boxes(spread_out(parts, (60, 40)), Size(60, 40)), spread_out(parts, (60, 40)))
 
 
 def test_clipping_by_hand():
     boxes = np.array([[-3, 5, 70, 20], [10, -9, 20, 50], [61, 41, 80, 80]], np.float64)
-    assert clipped(boxes, Size(60, 40)).tolist() == [[0, 5, 60, 20], [10, 0, 20, 40], [60, 40, 60, 40]]
+    assert clip_boxes(boxes, Size(60, 40)).tolist() == [[0, 5, 60, 20], [10, 0, 20, 40], [60, 40, 60, 40]]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +293,7 @@ def test_clipping_by_hand():
         ("cxcywh", (25, 40, 30, 40)),
     ],
 )
-def test_every_way_to_write_the_same_box(form, written):
+def test_every_format_of_the_same_box(form, written):
     assert CORNERS[form](box(*written)).tolist() == [[10, 20, 40, 60]]
 
 

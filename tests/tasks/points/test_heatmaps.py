@@ -10,7 +10,7 @@ from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.heatmaps import REACH, peaks
 from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
-from tta_server.tasks.scores.merging import same, sigmoid
+from tta_server.tasks.scores.kinds import identity, sigmoid
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View
@@ -36,7 +36,7 @@ TURNS = {
     "transpose": lambda maps: maps.transpose(0, 2, 1),
     "antitranspose": lambda maps: np.rot90(maps, 2, (1, 2)).transpose(0, 2, 1),
 }
-"""What each symmetry does to planes (J, h, w)."""
+"""Each symmetry as a function of planes (J, h, w)."""
 MIRRORS = ("hflip", "vflip", "transpose", "antitranspose")
 SPECS = {name: name for name in ("identity", *MIRRORS)} | {f"rot{90 * n}": {"rot90": n} for n in (1, 2, 3)}
 SAMPLED = [
@@ -76,7 +76,7 @@ def hills(tensor, points, offset=0.5, sigma=1.4):
 
 
 def inner_points(frame, seed, away=4 * STRIDE):
-    """Points of a frame that no centroid reaches beyond the edge from."""
+    """Points of a frame, far enough from its edge for the whole neighbourhood of a centroid."""
     size = np.array(frame, np.float64)
     return away + np.random.default_rng(seed).random((len(LABELS), 2)) * (size - 2 * away)
 
@@ -93,8 +93,8 @@ def merged(keypoints, poses, scene, merge="mean_heatmaps", weights=None):
     return accumulator.result()
 
 
-def seen(prep, image, spec, points, offset=0.5, keypoints=None):
-    """What comes of a view whose heat maps have hills at these points of the image."""
+def pose_of(prep, image, spec, points, offset=0.5, keypoints=None):
+    """The pose decoded from a view whose heat maps have hills at these points of the image."""
     placement, scene = prep.place(read_view(spec), image), scene_of(prep, image)
     maps = hills(placement.tensor, to_image(placement, scene).inverse().apply(points), offset)
     return (keypoints or task(offset=offset)).decode({"maps": maps[None]}, 0, placement, scene)
@@ -125,7 +125,7 @@ def test_the_mean_of_one_view_s_heat_maps_is_within_a_cell_of_its_hills(prep, sp
     points = to_image(placement, scene).apply(inner_points(placement.frame, seed, away=5 * STRIDE) + placement.inset)
     plain = to_image(scene.plain, scene).inverse().apply(points)
     margin = np.minimum(plain - scene.plain.inset, scene.plain.frame - plain + scene.plain.inset).min(axis=1)
-    answer = merged(task(pairs=()), [seen(prep, image, spec, points, offset, task(pairs=(), offset=offset))], scene)
+    answer = merged(task(pairs=()), [pose_of(prep, image, spec, points, offset, task(pairs=(), offset=offset))], scene)
     away = to_image(scene.plain, scene).inverse().apply(answer.xy) - plain
     assert np.abs(away[margin > 4 * STRIDE]).max(initial=0) <= STRIDE
 
@@ -144,7 +144,7 @@ def test_the_mean_of_one_view_s_heat_maps_is_within_a_cell_of_its_hills(prep, sp
 @settings(max_examples=times(40))
 @given(seed=seeds)
 def test_flips_and_quarter_turns_of_heat_maps_are_undone_value_for_value(turn, prep, image, seed):
-    """Whatever the model says of padding or bars."""
+    """For any values in padding or bars."""
     source, keypoints, scene = np.random.default_rng(seed), task(), scene_of(prep, image)
     plain, view = scene.plain, prep.place(read_view(SPECS[turn]), image)
     maps = source.random((3, plain.frame.height // STRIDE, plain.frame.width // STRIDE), np.float32)
@@ -152,12 +152,12 @@ def test_flips_and_quarter_turns_of_heat_maps_are_undone_value_for_value(turn, p
     straight = keypoints.decode({"maps": around(plain, maps, source)}, 0, plain, scene)
     turned = keypoints.decode({"maps": around(view, TURNS[turn](named), source)}, 0, view, scene)
     for pose in (straight, turned):
-        assert keypoints.moved(pose.maps).coverage is None
-        np.testing.assert_array_equal(keypoints.moved(pose.maps).scores, maps)
+        assert keypoints.move_maps(pose.maps).coverage is None
+        np.testing.assert_array_equal(keypoints.move_maps(pose.maps).scores, maps)
 
 
 def around(placement, inner, source):
-    """Heat maps (1, J, h, w) of a whole input, with noise where its frame is not."""
+    """Heat maps (1, J, h, w) of a whole input, with noise outside its frame."""
     x, y = (side // STRIDE for side in placement.inset)
     shape = (1, len(inner), placement.tensor.height // STRIDE, placement.tensor.width // STRIDE)
     whole = source.random(shape, np.float32)
@@ -174,9 +174,9 @@ def test_with_an_offset_of_0_flips_and_turns_are_undone_within_half_a_pixel(turn
     points = inner_points(image, seed)
     named = points[PARTNER] if turn in MIRRORS else points
     keypoints, scene = task(offset=0), scene_of(prep, image)
-    straight = merged(keypoints, [seen(prep, image, "identity", points, 0)], scene)
-    turned = merged(keypoints, [seen(prep, image, SPECS[turn], named, 0)], scene)
-    tie = np.abs(points / STRIDE % 1 - 0.5).min(axis=1) < 0.02  # which of two cells is the peak is rounding
+    straight = merged(keypoints, [pose_of(prep, image, "identity", points, 0)], scene)
+    turned = merged(keypoints, [pose_of(prep, image, SPECS[turn], named, 0)], scene)
+    tie = np.abs(points / STRIDE % 1 - 0.5).min(axis=1) < 0.02  # rounding decides which of two cells is the peak
     assert np.abs(turned.xy - straight.xy)[~tie].max(initial=0) <= 0.5
 
 
@@ -210,11 +210,11 @@ def test_the_mean_of_a_view_and_its_flip_of_the_same_scene_is_the_view(prep, tur
     snug = all(side % STRIDE == 0 for side in (*plain.frame, *plain.inset))
     points = to_image(plain, scene).apply(inner_points(plain.frame, seed) + plain.inset)
     named = points[PARTNER] if turn in MIRRORS else points
-    alone = seen(prep, image, "identity", points)
-    answer = merged(task(), [alone, seen(prep, image, SPECS[turn], named)], scene)
+    alone = pose_of(prep, image, "identity", points)
+    answer = merged(task(), [alone, pose_of(prep, image, SPECS[turn], named)], scene)
     cell = STRIDE * np.abs(to_image(plain, scene).apply([(1, 1)]) - to_image(plain, scene).apply([(0, 0)]))
     assert (np.abs(answer.xy - merged(task(), [alone], scene).xy) <= (1e-3 if snug else 1) * cell).all()
-    np.testing.assert_array_equal(answer.views, 2)
+    np.testing.assert_array_equal(answer.visible_in, 2)
 
 
 @prepared
@@ -224,7 +224,7 @@ def test_the_mean_of_a_view_and_its_flip_of_the_same_scene_is_the_view(prep, tur
 def test_order_does_not_matter(prep, merge, specs, image, seed, order):
     scene = scene_of(prep, image)
     points = to_image(scene.plain, scene).apply(inner_points(scene.plain.frame, seed) + scene.plain.inset)
-    poses = [seen(prep, image, spec, points + k) for k, spec in enumerate(specs)]
+    poses = [pose_of(prep, image, spec, points + k) for k, spec in enumerate(specs)]
     weights = [1.0 + k for k in range(len(specs))]
     shuffled = list(range(len(specs)))
     order.shuffle(shuffled)
@@ -248,8 +248,8 @@ def tip(cells, view="identity"):
     return TIP.decode({"maps": maps}, 0, placement, SCENE)
 
 
-def test_heat_maps_are_summed_before_the_peak_is_looked_for():
-    """Two views are sure of cells 6 apart, and both see a bit of one between: there the sum is largest."""
+def test_heat_maps_are_summed_before_the_peak_is_searched():
+    """Two views have peaks at cells 6 apart and a lower value at one between: there the sum is largest."""
     answer = merged(TIP, [tip({(0, 1): 0.6, (4, 1): 0.5}), tip({(7, 1): 0.6, (4, 1): 0.5})], SCENE)
     assert answer.confidence == pytest.approx([0.5])
     np.testing.assert_allclose(answer.xy, [(4 * 4 + 2, 6)])
@@ -265,21 +265,21 @@ def test_heat_maps_count_by_weight():
 
 
 def test_the_spread_of_heat_maps_is_that_of_each_view_s_own_points():
-    """From the peak at (6, 10), one view's own point is 0 away and the other's 20; 0.6 x 3 and 0.8 x 1 they count."""
+    """From the peak at (6, 10), one view's own point is 0 away and the other's 20, at 0.6 x 3 and 0.8 x 1."""
     answer = merged(TIP, [tip({(1, 2): 0.6}), tip({(6, 2): 0.8})], SCENE, weights=[3.0, 1.0])
     assert answer.spread == pytest.approx([(0.8 * 400 / 2.6) ** 0.5])
 
 
 @pytest.mark.parametrize("merge", ["mean_heatmaps", "mean_coordinates"])
 @given(st.floats(0, 0.2))
-def test_a_point_that_a_crop_cannot_see_is_not_disturbed_by_it(merge, level):
-    """The crop shows the right half of the frame's middle; what it says there is all it can."""
+def test_a_crop_does_not_move_a_point_that_it_does_not_show(merge, level):
+    """The crop shows the right half of the frame's middle, and has a peak there."""
     crop = {"crop": {"fraction": 0.5, "anchor": "bottom_right"}}
     plain = tip({(1, 1): 0.9})
     answer = merged(TIP, [plain, tip({(5, 2): level}, crop)], SCENE, merge)
     np.testing.assert_allclose(answer.xy, [(6, 6)], atol=1e-6)
     np.testing.assert_allclose(answer.confidence, [0.9], atol=1e-6)
-    np.testing.assert_array_equal(answer.views, [1])
+    np.testing.assert_array_equal(answer.visible_in, [1])
     np.testing.assert_allclose(answer.spread, [0], atol=1e-6)
 
 
@@ -299,7 +299,7 @@ def test_a_weight_for_each_label_is_that_map_s_own():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("merge", ["mean_heatmaps", "mean_coordinates"])
 @pytest.mark.parametrize(("scores", "level"), [("probabilities", 0.0), ("logits", -1e4), ("logits", -30.0)])
-def test_an_empty_heat_map_gives_a_point_that_nobody_sees(merge, scores, level):
+def test_an_empty_heat_map_gives_an_invisible_point(merge, scores, level):
     keypoints = task(scores=scores)
     maps = np.full((1, 3, 4, 8), level, np.float32)
     poses = [keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE) for _ in range(2)]
@@ -308,12 +308,11 @@ def test_an_empty_heat_map_gives_a_point_that_nobody_sees(merge, scores, level):
     assert np.isfinite(answer.xy).all()
     assert np.isfinite(answer.spread).all()
     assert answer.confidence.max() < 1e-6
-    points = keypoints.answer(answer, [], SCENE, ResponseSpec()).prediction["keypoints"]
-    assert not any(point["visible"] for point in points)
+    assert not keypoints.result(answer, [], SCENE, ResponseSpec()).visible.any()
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])
-def test_negative_values_of_a_map_pull_no_point(scores):
+def test_negative_values_of_a_map_move_no_point(scores):
     maps = np.full((1, 1, 4, 8), -0.09 if scores == "probabilities" else -30, np.float32)
     maps[0, 0, 1, 1] = 1 if scores == "probabilities" else 30
     pose = task(("tip",), None, scores=scores).decode({"maps": maps}, 0, SCENE.plain, SCENE)
@@ -323,7 +322,7 @@ def test_negative_values_of_a_map_pull_no_point(scores):
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
 def test_a_map_of_one_cell_points_at_its_middle(level):
-    points, tops = peaks(np.full((2, 1, 1), level, np.float32), same)
+    points, tops = peaks(np.full((2, 1, 1), level, np.float32), identity)
     np.testing.assert_allclose(points, 0.5)
     np.testing.assert_allclose(tops, level)
 
@@ -335,7 +334,7 @@ def test_a_single_cell_is_found_wherever_it_is(width, height, seed):
         for x in range(width):
             maps = np.zeros((1, height, width), np.float32)
             maps[0, y, x] = 0.7
-            points, tops = peaks(maps, same)
+            points, tops = peaks(maps, identity)
             np.testing.assert_allclose(points, [(x + 0.5, y + 0.5)])
             np.testing.assert_allclose(tops, [0.7])
 
@@ -343,7 +342,7 @@ def test_a_single_cell_is_found_wherever_it_is(width, height, seed):
 @given(st.integers(1, 12), st.integers(1, 12), seeds)
 def test_a_point_lies_in_its_map_and_within_reach_of_the_peak(width, height, seed):
     maps = np.random.default_rng(seed).random((4, height, width), np.float32)
-    points, tops = peaks(maps, same)
+    points, tops = peaks(maps, identity)
     assert (points > 0).all()
     assert (points < (width, height)).all()
     for plane, (x, y), top in zip(maps, points, tops, strict=True):
@@ -354,28 +353,28 @@ def test_a_point_lies_in_its_map_and_within_reach_of_the_peak(width, height, see
 
 @given(st.integers(3, 12), st.integers(3, 12), seeds)
 def test_peaks_of_a_mirrored_map_are_mirrored(width, height, seed):
-    """Drawn without ties, of which the first cell in reading order is taken."""
+    """Drawn without ties: of those the first cell in reading order is taken."""
     maps = np.random.default_rng(seed).permutation(4 * width * height).reshape(4, height, width).astype(np.float32)
-    points, _ = peaks(maps, same)
-    mirrored, _ = peaks(maps[:, :, ::-1], same)
-    turned, _ = peaks(maps.transpose(0, 2, 1), same)
+    points, _ = peaks(maps, identity)
+    mirrored, _ = peaks(maps[:, :, ::-1], identity)
+    turned, _ = peaks(maps.transpose(0, 2, 1), identity)
     np.testing.assert_allclose(mirrored, (width, 0) + points * (-1, 1))
     np.testing.assert_allclose(turned, points[:, ::-1])
 
 
 def test_the_peak_of_logits_is_found_where_their_probabilities_are_all_1():
-    """In single precision, which knows no number between 1 - 6e-8 and 1."""
+    """In single precision, which has no number between 1 - 6e-8 and 1."""
     maps = 30 + 10 * hills(Size(32, 32), [(18, 14)])
     points, tops = peaks(maps, sigmoid)
     np.testing.assert_allclose(points * STRIDE, [(18, 14)])
     np.testing.assert_array_equal(tops, 1)
 
 
-def test_a_point_is_the_centroid_of_what_is_around_the_peak():
+def test_a_point_is_the_centroid_around_the_peak():
     """5 at cell 2 and 3 at cell 3: 3/8 of a cell further; cell 6 is out of reach."""
     maps = np.zeros((1, 3, 8), np.float32)
     maps[0, 1, 2], maps[0, 1, 3], maps[0, 1, 6] = 0.5, 0.3, 0.4
-    points, tops = peaks(maps, same)
+    points, tops = peaks(maps, identity)
     np.testing.assert_allclose(points, [(2.5 + 3 / 8, 1.5)])
     np.testing.assert_allclose(tops, [0.5])
 
@@ -383,7 +382,7 @@ def test_a_point_is_the_centroid_of_what_is_around_the_peak():
 @pytest.mark.parametrize("edge", ["left", "right", "top", "bottom"])
 def test_a_hill_at_the_edge_is_found_within_a_cell(edge):
     point = {"left": (1, 31), "right": (95, 31), "top": (43, 1), "bottom": (43, 63)}[edge]
-    points, _ = peaks(hills(Size(96, 64), [point]), same)
+    points, _ = peaks(hills(Size(96, 64), [point]), identity)
     assert np.abs(points * STRIDE - point).max() <= STRIDE
 
 
@@ -434,16 +433,16 @@ def test_half_precision_is_widened():
     maps = np.zeros((1, 3, 4, 8), np.float16)
     maps[0, :, 1, 3] = 0.5
     pose = task().decode({"maps": maps}, 0, SCENE.plain, SCENE)
-    assert task().moved(pose.maps).scores.dtype == np.float32
+    assert task().move_maps(pose.maps).scores.dtype == np.float32
     np.testing.assert_allclose(pose.xy, [(14, 6)] * 3)
 
 
-def test_what_is_kept_of_a_view_is_its_points_not_its_maps():
-    """Which are a part of the batch, and large."""
+def test_a_view_result_has_points_and_no_maps():
+    """Maps are a part of the batch, and large."""
     maps = np.zeros((1, 3, 4, 8), np.float32)
     maps[0, :, 1, 3] = 0.5
     pose = task().decode({"maps": maps}, 0, SCENE.plain, SCENE)
-    kept, answer = task().remark(pose), merged(task(), [pose], SCENE)
+    kept, answer = task().view_result(pose), merged(task(), [pose], SCENE)
     maps[:] = 9
     assert kept.maps is None
     np.testing.assert_allclose(kept.xy, [(14, 6)] * 3)
@@ -452,8 +451,8 @@ def test_what_is_kept_of_a_view_is_its_points_not_its_maps():
 
 
 @pytest.mark.parametrize("merge", ["mean_heatmaps", "mean_coordinates"])
-def test_what_a_model_says_of_bars_moves_no_point(merge):
-    """Neither where it is, nor how far the views are apart."""
+def test_values_in_bars_move_no_point(merge):
+    """Nor its spread."""
     prep, image = Preprocessing(Size(32, 32), Resize.LETTERBOX, normalization=RAW), Size(32, 16)
     scene = scene_of(prep, image)
     maps = np.full((1, 1, 8, 8), 0.5, np.float32)
@@ -465,7 +464,7 @@ def test_what_a_model_says_of_bars_moves_no_point(merge):
     np.testing.assert_allclose(answer.spread, [0], atol=1e-6)
 
 
-def test_a_confidence_that_is_told_is_a_probability():
+def test_confidence_is_clipped_to_a_probability():
     """A model's heat maps may overshoot a little."""
     maps = np.full((1, 3, 4, 8), -0.05, np.float32)
     maps[0, 0, 1, 3] = 1.2
@@ -473,11 +472,11 @@ def test_a_confidence_that_is_told_is_a_probability():
     keypoints = task()
     keypoints.check({"maps": maps}, SCENE.image)
     answer = merged(keypoints, [keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE)], SCENE)
-    points = keypoints.answer(answer, [], SCENE, ResponseSpec()).prediction["keypoints"]
-    assert all(0 <= point["confidence"] <= 1 for point in points)
+    confidence = keypoints.result(answer, [], SCENE, ResponseSpec()).confidence
+    assert ((confidence >= 0) & (confidence <= 1)).all()
 
 
 @pytest.mark.parametrize("stride", [0, -4, float("nan")])
-def test_a_stride_that_is_none_is_refused_at_load(stride):
+def test_a_stride_of_0_or_less_is_refused_at_load(stride):
     with pytest.raises((ValueError, ConfigError), match="stride"):
         task(stride=stride)

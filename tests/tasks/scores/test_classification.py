@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
-from tta_server.tasks.scores.merging import MERGES, ScoresOutput
+from tta_server.tasks.scores.kinds import ScoresOutput
+from tta_server.tasks.scores.merging import MERGES
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
 
@@ -24,14 +26,14 @@ def decoded(scores, kind="logits"):
 
 
 def answered(scores, kind="probabilities", **wanted):
-    """The answer of views' scores, merged by their mean."""
+    """The result of views' scores, merged by their mean."""
     wanted = ResponseSpec(frozenset(wanted.get("include", ())), wanted.get("top_k", 5))
     views = decoded(scores, kind)
     accumulator = task(kind).accumulator("mean_probabilities", wanted, SCENE)
     for view in views:
         accumulator.add(view, 1.0)
-    remarks = [task(kind).remark(view) for view in views]
-    return task(kind).answer(accumulator.result(), remarks, SCENE, wanted)
+    kept = [task(kind).view_result(view) for view in views]
+    return rendered(task(kind).result(accumulator.result(), kept, SCENE, wanted), wanted)
 
 
 @pytest.mark.parametrize("merge", MERGES)
@@ -85,7 +87,7 @@ def test_ties_go_to_the_lower_class():
     assert [e["label"] for e in top] == ["cat", "owl", "dog"]
 
 
-def test_only_what_is_asked_for_is_told():
+def test_parts_are_there_only_if_included():
     assert answered([[0.2, 0.7, 0.1]]).prediction.keys() == {"top"}
 
 
@@ -94,18 +96,18 @@ def test_probabilities_come_in_the_order_of_the_labels():
     assert prediction["probabilities"] == pytest.approx([0.3, 0.6, 0.1])
 
 
-def test_agreement_is_the_share_of_views_that_say_the_merged_label():
+def test_agreement_is_the_share_of_views_with_the_merged_label():
     views = [[0.2, 0.7, 0.1], [0.2, 0.7, 0.1], [0.9, 0.1, 0.0], [0.1, 0.8, 0.1]]
     assert answered(views, include=["agreement"]).prediction["agreement"] == 0.75
 
 
-def test_views_are_remarked_with_their_own_top_label():
+def test_each_view_has_its_own_top_label():
     views = answered([[0.2, 0.7, 0.1], [0.9, 0.1, 0.0]]).views
     assert [(v["label"], v["index"]) for v in views] == [("dog", 1), ("cat", 0)]
     assert [v["probability"] for v in views] == pytest.approx([0.7, 0.9])
 
 
-def test_remarks_of_logits_are_probabilities():
+def test_view_results_of_logits_are_probabilities():
     (view,) = answered([[0.0, 0.0, 0.0]], kind="logits").views
     assert view["probability"] == pytest.approx(1 / 3)
 

@@ -3,14 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.tasks.scores.merging import KINDS, MERGES, ScoreAccumulator, log_softmax, one_hot, softmax
+from tta_server.tasks.scores.kinds import CLASS_KINDS, log_softmax, one_hot, softmax
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 
 LOG3 = float(np.log(3))  # softmax of [0, log 3] is [1/4, 3/4]
 
 
 def merged(merge, views, weights=None, kind="logits", coverage=None):
     """Views' scores, a list of lists, merged into probabilities."""
-    accumulator = ScoreAccumulator(MERGES[merge], KINDS[kind])
+    accumulator = ScoreAccumulator(MERGES[merge], CLASS_KINDS[kind])
     weights = weights or [1.0] * len(views)
     coverage = coverage or [None] * len(views)
     for view, weight, seen in zip(views, weights, coverage, strict=True):
@@ -20,7 +21,7 @@ def merged(merge, views, weights=None, kind="logits", coverage=None):
 
 
 merges = pytest.mark.parametrize("merge", MERGES)
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize("kind", CLASS_KINDS)
 logits = st.lists(st.tuples(*[st.floats(-30, 30, width=32)] * 4), min_size=1, max_size=8)  # up to 8 views of 4 classes
 some_weights = st.lists(st.floats(0.0625, 8, width=32), min_size=8, max_size=8)
 
@@ -73,7 +74,7 @@ def test_only_the_ratio_of_weights_counts(merge, views, factor):
 @given(logits)
 def test_a_whole_weight_is_that_many_views(merge, views):
     if merge == "max":
-        return  # a weight there says how loud a view is, not how often it speaks
+        return  # for max a weight scales a view's scores; it does not repeat the view
     weights = [1.0 + k % 3 for k in range(len(views))]
     repeated = [view for view, weight in zip(views, weights, strict=True) for _ in range(int(weight))]
     np.testing.assert_allclose(merged(merge, views, weights), merged(merge, repeated), atol=1e-5)
@@ -89,8 +90,8 @@ def test_the_same_weight_for_each_class_is_one_weight(merge, views):
 
 @merges
 @given(logits)
-def test_adding_never_writes_into_a_view_nor_asking_into_the_sums(merge, views):
-    accumulator = ScoreAccumulator(MERGES[merge], KINDS["logits"])
+def test_adding_and_reading_change_neither_views_nor_sums(merge, views):
+    accumulator = ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"])
     added = np.array(views, np.float32)
     for view in added:
         accumulator.add(view, 1.0)
@@ -169,7 +170,7 @@ def test_a_class_that_no_view_has_weight_for_does_not_win(merge):
 @merges
 def test_nothing_added_has_no_result(merge):
     with pytest.raises(ValueError, match="no prediction was added"):
-        ScoreAccumulator(MERGES[merge], KINDS["logits"]).result()
+        ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"]).result()
 
 
 # ---- values by hand ----
@@ -225,15 +226,15 @@ def test_log_softmax_is_the_log_of_softmax(views):
 
 
 @pytest.mark.parametrize("merge", ["mean_logits", "geometric_mean"])
-def test_a_class_ruled_out_where_nothing_counts_spoils_nothing(merge):
-    """-inf at a pixel that the second view did not see, and for a class to which it gives no weight."""
+def test_a_class_ruled_out_without_weight_does_not_count(merge):
+    """-inf at a pixel that the second view does not show, and for a class to which it gives no weight."""
     seen = np.array([[[1.0, 2.0]], [[0.0, 0.0]]], np.float32)
     ruled_out = np.array([[[1.0, -np.inf]], [[0.0, 0.0]]], np.float32)
-    alone, both = (ScoreAccumulator(MERGES[merge], KINDS["logits"]) for _ in range(2))
+    alone, both = (ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"]) for _ in range(2))
     alone.add(seen, 1.0)
     both.add(seen, 1.0)
     both.add(ruled_out, 1.0, np.array([[0.0, 0.0]], np.float32))
     np.testing.assert_allclose(both.result(), alone.result())
-    weighted = ScoreAccumulator(MERGES[merge], KINDS["logits"])
+    weighted = ScoreAccumulator(MERGES[merge], CLASS_KINDS["logits"])
     weighted.add(np.array([1.0, -np.inf], np.float32), (1.0, 0.0))
     assert np.isfinite(weighted.result()).all()

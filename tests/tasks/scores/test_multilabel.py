@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.rendered import rendered
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import Certain, StopReason
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.scores.merging import LABEL_MERGES, LabelsOutput
+from tta_server.tasks.scores.kinds import LabelsOutput
+from tta_server.tasks.scores.merging import LABEL_MERGES
 from tta_server.tasks.scores.multilabel import Multilabel
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
@@ -23,7 +25,7 @@ merges = pytest.mark.parametrize("merge", LABEL_MERGES)
 bounded = pytest.mark.parametrize("merge", ["mean_probabilities", "vote"])
 thousandths = st.integers(-30_000, 30_000).map(
     lambda n: n / 1000
-)  # nearer 0 it is rounding on which side of 1/2 one is
+)  # nearer 0, rounding decides on which side of 1/2 a probability is
 logits = st.lists(st.tuples(*[thousandths] * 3), min_size=1, max_size=8)
 shares = st.lists(st.tuples(*[st.sampled_from([0, 0.2, 0.49, 0.5, 0.51, 0.8, 1])] * 3), min_size=1, max_size=8)
 some_weights = st.lists(st.floats(0.0625, 8, width=32), min_size=8, max_size=8)
@@ -94,7 +96,7 @@ def test_one_view_many_times_is_that_view(merge, views):
 @given(logits, some_weights)
 def test_results_lie_between_the_views_own(merge, views, weights):
     if merge == "max":
-        weights = [1.0] * 8  # a weight there says how loud a view is
+        weights = [1.0] * 8  # for max a weight scales a view's scores
     result, own = merged(merge, views, weights), sigmoid(views)
     own = own >= 0.5 if merge == "vote" else own
     assert result.dtype == np.float32
@@ -111,7 +113,7 @@ def test_only_the_ratio_of_weights_counts(merge, views, weights, factor):
 
 @merges
 @given(logits, some_weights)
-def test_labels_do_not_know_of_one_another(merge, views, weights):
+def test_labels_are_merged_independently(merge, views, weights):
     """Another logit for the owl, and other weights for it, leave cat and dog as they are."""
     changed = [(cat, dog, -owl) for cat, dog, owl in views]
     by_label = [(w, w, 9.0 * w) for w in weights]
@@ -140,8 +142,8 @@ def test_probabilities_of_0_and_1_stay_what_they_are(merge):
 
 @bounded
 @given(shares, some_weights, thresholds, st.sets(st.integers(0, 7)), st.integers(0, 2**32 - 1))
-def test_no_label_that_is_decided_changes_sides_whatever_follows(merge, views, weights, threshold, lost, seed):
-    """All of what follows may say nothing, or everything, or anything, and any of it may be lost to NaN."""
+def test_no_decided_label_changes_sides_for_any_views_that_follow(merge, views, weights, threshold, lost, seed):
+    """The views that follow may find no label, all or any, and some may be lost to NaN."""
     multilabel, source = task("probabilities", threshold), np.random.default_rng(seed)
     for done in range(1, len(views) + 1):
         rest = weights[done : len(views)]
@@ -158,7 +160,7 @@ def test_no_label_that_is_decided_changes_sides_whatever_follows(merge, views, w
 
 
 class Evidence:
-    """What the rule is asked about: an answer so far, and the weights of the views that may still come."""
+    """Evidence for the rule: the merge so far, and the weights of the remaining views."""
 
     def __init__(self, accumulator, weights):
         self._accumulator = accumulator
@@ -178,7 +180,7 @@ class Evidence:
 
 
 def labels_of(multilabel, merged):
-    return set(multilabel.answer(merged, [], SCENE, ResponseSpec()).prediction["labels"])
+    return set(np.flatnonzero(multilabel.result(merged, [], SCENE, ResponseSpec()).present))
 
 
 @bounded
@@ -227,7 +229,7 @@ def test_two_views_by_hand(merge, weights, expected):
     np.testing.assert_allclose(merged(merge, [A, B], weights), expected, atol=1e-6)
 
 
-def test_a_vote_is_for_labels_that_reach_the_threshold():
+def test_a_view_votes_for_labels_that_reach_the_threshold():
     views = [[0.8, 0.6, 0.7], [0.7, 0.9, 0.69]]
     result = merged("vote", views, kind="probabilities", threshold=0.7)
     np.testing.assert_allclose(result, [1, 0.5, 0.5])
@@ -242,10 +244,11 @@ def answered(views, kind="probabilities", threshold=0.5, include=(), top_k=5):
     seen = decoded(views, multilabel)
     for view in seen:
         accumulator.add(view, 1.0)
-    return multilabel.answer(accumulator.result(), [multilabel.remark(view) for view in seen], SCENE, wanted)
+    kept = [multilabel.view_result(view) for view in seen]
+    return rendered(multilabel.result(accumulator.result(), kept, SCENE, wanted), wanted)
 
 
-def test_labels_are_those_that_reach_the_threshold_the_likeliest_first():
+def test_labels_are_those_that_reach_the_threshold_the_most_probable_first():
     prediction = answered([[0.6, 0.2, 0.9]]).prediction
     assert prediction["labels"] == ["owl", "cat"]
     assert [(e["label"], e["index"]) for e in prediction["top"]] == [("owl", 2), ("cat", 0), ("dog", 1)]
@@ -258,7 +261,7 @@ def test_there_may_be_no_label_or_all():
     assert answered([[0.1, 0.2, 0.3]], threshold=0.1).prediction["labels"] == ["owl", "dog", "cat"]
 
 
-def test_labels_are_told_beyond_the_top():
+def test_labels_are_listed_beyond_the_top():
     prediction = answered([[0.6, 0.7, 0.9]], top_k=1).prediction
     assert len(prediction["top"]) == 1
     assert len(prediction["labels"]) == 3
@@ -281,16 +284,16 @@ def test_agreement_is_the_share_of_views_on_the_merged_side_of_each_label():
     assert [unsure["by_label"][label]["std"] for label in LABELS] == pytest.approx(spread, abs=1e-6)
 
 
-def test_views_are_remarked_with_their_own_labels():
+def test_each_view_has_its_own_labels():
     views = answered([[0.7, 0.9, 0.1], [0.5, 0.1, 0.3]], include=["views"]).views
     assert [view["labels"] for view in views] == [["cat", "dog"], ["cat"]]
 
 
-def test_only_what_is_asked_for_is_told():
+def test_parts_are_there_only_if_included():
     assert answered([[0.2, 0.7, 0.1]]).uncertainty == {}
-    assert not task().keeps_remarks(ResponseSpec(frozenset(["probabilities"])))
+    assert not task().keeps_view_results(ResponseSpec(frozenset(["probabilities"])))
     for name in ("views", "agreement", "uncertainty"):
-        assert task().keeps_remarks(ResponseSpec(frozenset([name])))
+        assert task().keeps_view_results(ResponseSpec(frozenset([name])))
 
 
 def test_an_answer_is_json():
@@ -298,7 +301,7 @@ def test_an_answer_is_json():
     json.dumps([answer.prediction, answer.views, answer.uncertainty], allow_nan=False)
 
 
-def test_confidence_is_the_mean_probability_of_being_as_was_answered():
+def test_confidence_is_the_mean_probability_of_the_answered_labels():
     assert task().confidence(np.float32([0.9, 0.2, 0.5])) == pytest.approx((0.9 + 0.8 + 0.5) / 3)
 
 
@@ -318,7 +321,7 @@ def test_a_label_ruled_out_is_sound_and_nan_is_not():
 
 @pytest.mark.parametrize("labels", [("cat",), LABELS])
 def test_all_labels_may_be_ruled_out(labels):
-    """As the logits of half precision are that overflow."""
+    """As logits of half precision that overflow."""
     (view,) = decoded([[-np.inf] * len(labels)], task(labels=labels))
     assert task(labels=labels).is_sound(view)
 
@@ -329,12 +332,12 @@ def test_outputs_of_another_shape_are_refused_naming_both(shape):
         task().check({"scores": np.zeros(shape, np.float32)}, Size(8, 8))
 
 
-def test_logits_that_are_said_to_be_probabilities_are_refused():
+def test_logits_stated_as_probabilities_are_refused():
     with pytest.raises(ConfigError, match=r"output.kind is probabilities, but the model gives .*; is it logits\?"):
         task("probabilities").check({"scores": np.float32([[0.2, -3, 4]])}, Size(8, 8))
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 2])
 def test_a_threshold_is_between_0_and_1(threshold):
-    with pytest.raises(ValueError, match="threshold is a probability between 0 and 1"):
+    with pytest.raises(ValueError, match="threshold takes a probability over 0 and under 1"):
         LabelsOutput("logits", threshold=threshold)

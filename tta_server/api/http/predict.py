@@ -1,6 +1,7 @@
 """`/v1/models/{name}/predict` and `/v1/models/{name}/quote`."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from starlette.requests import Request
@@ -18,8 +19,9 @@ from tta_server.application import Application
 from tta_server.errors import InvalidInput
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_builder import DRAWING
 from tta_server.serving.predictor import Ticket
+from tta_server.tasks import ResponseFormat
+from tta_server.tasks.render.rendering import DRAWING
 
 PREDICT = "/v1/models/{name}/predict"
 QUOTE = "/v1/models/{name}/quote"
@@ -65,6 +67,8 @@ class PredictRoutes:
             received = time.monotonic()
             if upload.options:
                 options = read_query(request, upload.options)
+            if wants_picture and progress is None:
+                options = replace(options, format=ResponseFormat.PNG)
             command = PredictCommand(model, [upload.image], options)
             (ticket,) = await self._handler.submit(command, request.state.request_id, received, progress)
         return ticket

@@ -66,7 +66,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
         "name": model.name,
         "platform": model.config.backend,
         "backend": "tta-server",
-        "max_batch_size": application.settings.max_batch,
+        "max_batch_size": application.settings.max_images_per_request,
         "input": [
             {"name": IMAGE, "data_type": "TYPE_STRING", "dims": [1], "optional": True},
             {"name": PIXELS, "data_type": "TYPE_UINT8", "dims": [-1, -1, 3], "optional": True},
@@ -132,7 +132,7 @@ def _check_control(application: Application) -> None:
 def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
     """The models of the folder, loaded or not."""
     index = []
-    for name in application.stored():
+    for name in application.model_names():
         model = application.models.get(name)
         ready = application.is_ready(name)
         if ready or not ready_only:

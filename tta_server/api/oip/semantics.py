@@ -112,7 +112,7 @@ def parse_request(application: Application, request: InferRequest, timeout: floa
     if timeout is not None:
         options = limit_budget(options, timeout)
     options = replace(options, tensors=tensors or frozenset([model.task.tensor_specs[0].name]))
-    max_images_per_request = application.settings.max_batch
+    max_images_per_request = application.settings.max_images_per_request
     return InferCommand(model, read_images(request.inputs, max_images_per_request), options, specs, names)
 
 

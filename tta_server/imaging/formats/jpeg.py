@@ -37,6 +37,7 @@ MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
+    """Read size and orientation; raise InvalidInput for too many segments or scans, TooLarge for too many pixels."""
     size, found = check_size(_size(data), "JPEG", limits), list(segments(data))
     check_scans(data, found)
     orientation = _orientation(data, found)

@@ -83,6 +83,7 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
 
 
 def read_header(name: str, data: bytes, limits: Limits) -> Header:
+    """Read size and orientation; raise UnsupportedMedia for several frames or unsupported pixels, TooLarge."""
     CHECKS[name](data)
     with OPENERS[name](io.BytesIO(data)) as image:
         size = check_size(Size(*image.size), name, limits)

@@ -76,6 +76,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
+    """Read size, depth and orientation; raise UnsupportedMedia for several frames, TooLarge or InvalidInput."""
     if data[12:16] != b"IHDR" or len(data) < 33:
         raise ValueError("no IHDR")
     width, height, depth, color = struct.unpack(">IIBB", data[16:26])

@@ -44,6 +44,8 @@ DEFAULT_RENDERING = Rendering()
 
 
 class SampleKind(StrEnum):
+    """The colour space of samples."""
+
     GREY = "grey"
     WHITE_IS_ZERO = "grey, 0 is white"
     RGB = "RGB"

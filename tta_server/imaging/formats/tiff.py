@@ -38,6 +38,7 @@ DTYPE_KINDS = {1: "u", 2: "i", 3: "f"}
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
+    """Read size, layout and orientation; raise UnsupportedMedia, TooLarge, InvalidInput or ValueError."""
     tags = read_tags(data)
     size = check_size(Size(tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)), "TIFF", limits)
     layout = read_layout(tags)

@@ -97,6 +97,7 @@ class TiffLayout:
 
     @property
     def kind(self) -> SampleKind:
+        """Colour space of the samples."""
         return SAMPLE_KINDS[self.photometric]
 
     @property
@@ -107,6 +108,7 @@ class TiffLayout:
 
     @property
     def premultiplied(self) -> bool:
+        """True if colours are premultiplied by alpha."""
         return 1 in self.extras
 
     @property
@@ -116,6 +118,7 @@ class TiffLayout:
 
     @property
     def planes(self) -> int:
+        """Number of separately stored planes."""
         return self.bands if self.separate else 1
 
     @property
@@ -132,7 +135,9 @@ class TiffLayout:
 def read_layout(tags: Tags) -> TiffLayout:
     """Read the layout; raise UnsupportedMedia naming an unsupported feature, ValueError for invalid tags."""
     if tags.integer(Tag.SUBFILE, 0) & 1 or tags.integer(Tag.OLD_SUBFILE, 1) == 2:
-        raise unsupported("a first page that is a preview of another (as in camera RAW and DNG)", "the picture itself")
+        raise unsupported(
+            "a first page that is a preview of another (as in camera RAW and DNG)", "the full image as first page"
+        )
     width, height = tags.integer(Tag.WIDTH), tags.integer(Tag.HEIGHT)
     photometric, compression = _photometric(tags), _compression(tags)
     bands = tags.integer(Tag.SAMPLES, 1)

@@ -22,6 +22,8 @@ MAX_TAGS = 4096
 
 
 class Tag(IntEnum):
+    """Tag numbers (TIFF 6.0 and its supplements)."""
+
     SUBFILE = 254
     OLD_SUBFILE = 255
     WIDTH = 256

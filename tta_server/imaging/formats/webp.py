@@ -23,6 +23,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
+    """Read size and orientation; raise UnsupportedMedia for several frames, TooLarge, ValueError."""
     found: dict[bytes, bytes] = {}
     frames = 0
     for name, content in chunks(data):

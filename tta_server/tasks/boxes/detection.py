@@ -1,111 +1,20 @@
-"""Objects in boxes: a model's boxes, scores and labels -> fused boxes, how many views saw each, how far they differ."""
+"""Objects in boxes: a model's boxes, scores and labels -> fused boxes, how many views found each, how they differ."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    ImageFrame,
-    NoEvidence,
-    Outputs,
-    ResponseSpec,
-    Shapes,
-    TaskAnswer,
-    TaskDefaults,
-    Tensors,
-    TensorSpec,
-    one_weight,
-    texts,
-)
+from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.boxes import frames
-from tta_server.tasks.boxes.forms import BoxesOutput, BoxReader
-from tta_server.tasks.boxes.fusion import MERGES, Boxes, FusedBoxes, merge_boxes
-from tta_server.tasks.render.drawing import Drawing
-from tta_server.tasks.render.palette import color_of
+from tta_server.tasks.boxes.accumulator import BoxAccumulator, MergedBoxes, ViewBoxes
+from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes
+from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
+from tta_server.tasks.boxes.results import DetectionResult
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.geometry import Size
-from tta_server.views.view import Weight
-
-Doubles = NDArray[np.float64]
-DRAWN = 0.3
-"""The least score of a box that is painted, and that counts where views' numbers of boxes are compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One view's boxes in the image's own pixels, clipped to it, without those that the view cut; what it shows; and
-    whether its scores and boxes were all numbers."""
-
-    boxes: Boxes
-    sight: frames.Visibility
-    sound: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Objects:
-    """Fused boxes, and how many boxes of some score each view had (K,)."""
-
-    merged: FusedBoxes
-    counts: NDArray[np.intp]
-
-
-class BoxAccumulator(NoEvidence):
-    """Keeps every view's few boxes: fusing needs them all. One view alone is answered as it is."""
-
-    def __init__(self, merge: str, iou: float, most: int) -> None:
-        self._merge = merge
-        self._iou = iou
-        self._most = most
-        self._found: list[Found] = []
-        self._weights: list[Weight] = []
-
-    def add(self, prediction: Found, weight: Weight) -> None:
-        self._found.append(prediction)
-        self._weights.append(weight)
-
-    def result(self) -> Objects:
-        counts = np.array([np.count_nonzero(found.boxes.score >= DRAWN) for found in self._found])
-        merged = self._alone() if len(self._found) == 1 else self._fused()
-        return Objects(_best(merged, self._most), counts)
-
-    def _alone(self) -> FusedBoxes:
-        boxes = self._found[0].boxes
-        ones = np.ones(len(boxes.score), np.intp)
-        return FusedBoxes(boxes.xyxy, boxes.score, boxes.label, ones, ones, np.zeros(len(ones), np.float32))
-
-    def _fused(self) -> FusedBoxes:
-        views = [found.boxes for found in self._found]
-        if not any(isinstance(weight, tuple) for weight in self._weights):
-            return self._fuse(views, 0)
-        labels = np.unique(np.concatenate([boxes.label for boxes in views]))
-        parts = [self._fuse([_of_class(boxes, label) for boxes in views], int(label)) for label in labels]
-        return _joined(parts) if parts else self._fuse(views, 0)
-
-    def _fuse(self, views: Sequence[Boxes], label: int) -> FusedBoxes:
-        def seen(xyxy: NDArray[np.float32]) -> NDArray[np.bool_]:
-            return np.stack([found.sight.sees(xyxy.astype(np.float64)) for found in self._found])
-
-        weights = [one_weight(weight, label) for weight in self._weights]
-        return merge_boxes(self._merge, views, weights, seen, self._iou)
-
-
-def _of_class(boxes: Boxes, label: int) -> Boxes:
-    own = boxes.label == label
-    return Boxes(boxes.xyxy[own], boxes.score[own], boxes.label[own])
-
-
-def _joined(parts: Sequence[FusedBoxes]) -> FusedBoxes:
-    return FusedBoxes(*(np.concatenate([getattr(part, name) for part in parts]) for name in FusedBoxes.__slots__))
-
-
-def _best(merged: FusedBoxes, most: int) -> FusedBoxes:
-    order = np.argsort(-merged.score, kind="stable")[:most]
-    return FusedBoxes(*(getattr(merged, name)[order] for name in FusedBoxes.__slots__))
 
 
 class Detection(TaskDefaults):
@@ -119,7 +28,7 @@ class Detection(TaskDefaults):
 
     def __init__(self, labels: Sequence[str], output: BoxesOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
-        self._form = output
+        self._output = output
         self._reader = BoxReader(len(labels), output, outputs)
         self.tensor_specs: Sequence[TensorSpec] = (
             TensorSpec("COUNT", np.int32, (1,)),
@@ -133,115 +42,84 @@ class Detection(TaskDefaults):
         )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave what is stated: shapes, classes, units, probabilities."""
+        """Raises ConfigError unless a run's outputs are what is stated: shapes, classes, units, probabilities."""
         self._reader.check(outputs, tensor)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Found:
-        written, score, label = self._reader.read(outputs, row)
-        counts = score >= self._form.min_score
-        sound = not np.isnan(score).any() and all(np.isfinite(v[counts]).all() for v in (written, score, label))
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewBoxes:
+        boxes, score, label = self._reader.read(outputs, row)
+        counts = score >= self._output.min_score
+        sound = not np.isnan(score).any() and all(np.isfinite(v[counts]).all() for v in (boxes, score, label))
         counts &= (label >= 0) & (label < len(self.labels)) & sound
-        xyxy = frames.CORNERS[self._form.format](written[counts])
-        if self._form.units == "normalized":
+        xyxy = frames.CORNERS[self._output.format](boxes[counts])
+        if self._output.units == "normalized":
             xyxy = xyxy * np.tile(placement.tensor, 2)
         whole = ~frames.are_cut(xyxy, placement)
         plain = frames.to_plain(xyxy[whole], placement)
-        corners = frames.clipped(scene.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), scene.image)
+        corners = frames.clip_boxes(frame.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), frame.image)
         some = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        boxes = Boxes(
+        kept = Boxes(
             corners[some].astype(np.float32),
             np.minimum(score[counts][whole][some], 1).astype(np.float32),
             label[counts][whole][some].astype(np.intp),
         )
-        return Found(self._surest(boxes), frames.Visibility(placement, scene), sound)
+        return ViewBoxes(self._best(kept), frames.Visibility(placement, frame), sound)
 
-    def _surest(self, boxes: Boxes) -> Boxes:
-        """By score, and where asked for without doubles."""
-        if self._form.nms is not None:
-            kept = merge_boxes("nms", [boxes], [1.0], lambda xyxy: np.ones((1, len(xyxy)), np.bool_), self._form.nms)
+    def _best(self, boxes: Boxes) -> Boxes:
+        """At most `max_boxes` by falling score; without overlapping ones if `output.nms` is set."""
+        if self._output.nms is not None:
+            kept = merge_boxes("nms", [boxes], [1.0], lambda xyxy: np.ones((1, len(xyxy)), np.bool_), self._output.nms)
             boxes = Boxes(kept.xyxy, kept.score, kept.label)
-        order = np.argsort(-boxes.score, kind="stable")[: self._form.max_boxes]
+        order = np.argsort(-boxes.score, kind="stable")[: self._output.max_boxes]
         return Boxes(boxes.xyxy[order], boxes.score[order], boxes.label[order])
 
-    def is_sound(self, prediction: Found) -> bool:
+    def is_sound(self, prediction: ViewBoxes) -> bool:
         return prediction.sound
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> BoxAccumulator:
-        return BoxAccumulator(merge, self._form.iou, self._form.max_boxes)
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> BoxAccumulator:
+        return BoxAccumulator(merge, self._output.iou, self._output.max_boxes)
 
-    def confidence(self, merged: Objects) -> float | None:
-        """The mean score of the boxes, each counting by its score; None without boxes."""
-        score = merged.merged.score.astype(np.float64)
+    def confidence(self, merged: MergedBoxes) -> float | None:
+        """Mean score of the boxes, weighted by score; None without boxes."""
+        score = merged.boxes.score.astype(np.float64)
         return float((score**2).sum() / score.sum()) if score.sum() > 0 else None
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        return "views" in wanted.include
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return "views" in spec.include
 
-    def remark(self, prediction: Found) -> Boxes:
+    def view_result(self, prediction: ViewBoxes) -> Boxes:
         return prediction.boxes
 
-    def remark_bytes(self, plain: Placement) -> int:
-        return 28 * self._form.max_boxes
+    def view_result_bytes(self, plain: Placement) -> int:
+        return 28 * self._output.max_boxes
 
-    def answer(self, merged: Objects, remarks: Sequence[Boxes], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        found = merged.merged
-        boxes = self._listed(found)
-        extra = zip(boxes, found.votes.tolist(), found.voters.tolist(), _rounded(found.spread, 3), strict=True)
-        for box, votes, voters, spread in extra:
-            box |= {"views": votes, "of": voters, "spread": spread}
-        prediction = {"height": scene.image.height, "width": scene.image.width, "boxes": boxes}
-        unsure = _uncertainty(merged) if "uncertainty" in wanted.include else {}
-        views = [{"boxes": self._listed(boxes)} for boxes in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Objects, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        found = merged.merged
-        return {
-            "COUNT": np.array([len(found.score)], np.int32),
-            "BOXES": found.xyxy,
-            "SCORES": found.score,
-            "LABELS": texts([self.labels[label] for label in found.label]),
-            "INDICES": found.label.astype(np.int32),
-            "VIEWS": found.votes.astype(np.int32),
-            "OF": found.voters.astype(np.int32),
-            "SPREAD": found.spread,
-        }
-
-    def _listed(self, boxes: Boxes | FusedBoxes) -> list[dict[str, Any]]:
-        columns = boxes.label.tolist(), _rounded(boxes.score, 6), _rounded(boxes.xyxy, 3)
-        return [
-            {"label": self.labels[label], "index": label, "score": score, "box": box}
-            for label, score, box in zip(*columns, strict=True)
-        ]
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        found = [box for box in prediction["boxes"] if box["score"] >= DRAWN]
-        counts = {label: sum(box["label"] == label for box in found) for label in self.labels}
-        return [f"{n} {label}" for label, n in counts.items() if n] or ["no boxes"]
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        """The boxes of some score, the surest last."""
-        drawing = Drawing(pixels)
-        for box in reversed(prediction["boxes"]):
-            if box["score"] >= DRAWN:
-                words = f"{box['label']} {box['score']:.2f}"
-                drawing.box(box["box"], color_of(box["index"] + 1), words)
-        return drawing.pixels
+    def result(
+        self, merged: MergedBoxes, views: Sequence[Boxes], frame: ImageFrame, spec: ResponseSpec
+    ) -> DetectionResult:
+        fused = merged.boxes
+        return DetectionResult(
+            labels=self.labels,
+            size=frame.image,
+            boxes=fused.xyxy,
+            scores=fused.score,
+            class_ids=fused.label,
+            found_by=fused.found_by,
+            visible_in=fused.visible_in,
+            spread=fused.spread,
+            view_boxes=views,
+            uncertainty=_uncertainty(merged) if "uncertainty" in spec.include else {},
+        )
 
 
-def _rounded(values: NDArray[np.float32], decimals: int) -> list[Any]:
-    listed: list[Any] = np.round(values.astype(np.float64), decimals).tolist()
-    return listed
+def _uncertainty(merged: MergedBoxes) -> dict[str, Any]:
+    """Means over the boxes, weighted by score, and the standard deviation of the views' numbers of boxes.
 
-
-def _uncertainty(merged: Objects) -> dict[str, Any]:
-    """Over the boxes, each counting by its score: the share of the views that could see it that did, and how far their
-    corners lie from it in pixels. And how much the views' numbers of boxes differ."""
-    found, spread = merged.merged, float(uncertainty.deviation(merged.counts.astype(np.float64)))
-    by = found.score.astype(np.float64)
-    total = max(float(by.sum()), 1e-12)
+    The means are of the share of the views that show a box that found it, and of its spread in pixels.
+    """
+    boxes = merged.boxes
+    weight = boxes.score.astype(np.float64)
+    total = max(float(weight.sum()), 1e-12)
     return {
-        "vote_share": uncertainty.rounded((by * found.votes / np.maximum(found.voters, 1)).sum() / total),
-        "mean_spread": uncertainty.rounded((by * found.spread).sum() / total),
-        "count_std": uncertainty.rounded(spread),
+        "vote_share": uncertainty.rounded((weight * boxes.found_by / np.maximum(boxes.visible_in, 1)).sum() / total),
+        "mean_spread": uncertainty.rounded((weight * boxes.spread).sum() / total),
+        "count_std": uncertainty.rounded(float(uncertainty.deviation(merged.counts.astype(np.float64)))),
     }

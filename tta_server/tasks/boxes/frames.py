@@ -1,4 +1,4 @@
-"""Boxes from a model's outputs to the image, and what of the image a view shows."""
+"""Boxes moved from a view's input to the plain view's frame, and which boxes of the image a view shows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,17 @@ Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 AMBIGUOUS = 0.2
-"""From about 39 degrees on a turned box hardly says which of its object's sides is the longer."""
-THINNEST = 0.125
-"""Of a turned box's shorter side, the least that is made of its object's."""
-NEAR = 2.0
-"""Pixels of the input within which a box touches the edge of a view."""
-INSIDE = 1.0
-"""Pixels that an edge must lie inside the plain view to cut it, and that a corner may lie outside what sees it."""
+"""Least determinant of the equations for an object's sides, by the squared zoom, with which they are solved: from a
+turn of about 39 degrees on, a box hardly says which side is the longer, and both are taken as equal."""
+MIN_SIDE = 0.125
+"""Least side of an object by the shorter side of its turned box: noise in the box may give a negative square."""
+TOUCHING = 2.0
+"""Pixels of the input within which a box touches the edge of a view: about what detectors miss by."""
+MARGIN = 1.0
+"""Pixels of the plain frame that it goes on beyond an edge that cuts, and that a corner may lie outside a view that
+shows it."""
 EDGE = 1e-6
+"""Pixels by which rounding may move a corner."""
 
 CORNERS: dict[str, Callable[[Doubles], Doubles]] = {
     "xyxy": lambda b: b,
@@ -30,15 +33,16 @@ CORNERS: dict[str, Callable[[Doubles], Doubles]] = {
     "xywh": lambda b: np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1),
     "cxcywh": lambda b: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], axis=1),
 }
-"""How boxes (N, 4) are written -> left, top, right, below."""
+"""Format of boxes (N, 4) -> left, top, right, bottom."""
 
 
 def to_plain(xyxy: Doubles, placement: Placement) -> Doubles:
-    """Boxes (N, 4) of a view's input -> of the plain view's frame: those of the upright ellipses that fill them there.
+    """Boxes (N, 4) of a view's input -> of the plain view's frame, in pixels.
 
-    Flips, quarter turns, zooms and shifts are exact so. Turned by other angles, the box of a box's corners would grow
-    with every turn; an ellipse of half axes a, b turned by t fills a box of half sides with the squares
-    a^2 cos^2 t + b^2 sin^2 t and a^2 sin^2 t + b^2 cos^2 t, which is solved for a and b.
+    A box is moved as the upright ellipse, in the plain frame, whose turned copy fills it: the box of a turned box's
+    corners would grow with every turn. An ellipse of half axes a, b turned by t fills a box of half sides with the
+    squares a^2 cos^2 t + b^2 sin^2 t and a^2 sin^2 t + b^2 cos^2 t, which is solved for a and b. Flips, quarter turns,
+    zooms and shifts are exact.
     """
     back = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain)
     middle = back.apply((xyxy[:, :2] + xyxy[:, 2:]) / 2)
@@ -48,7 +52,7 @@ def to_plain(xyxy: Doubles, placement: Placement) -> Doubles:
 
 
 def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
-    """Sides (N, 2) in a view -> in the plain frame; `to_view` takes that to the view."""
+    """Sides (N, 2) in a view -> in the plain frame; `to_view` maps the plain frame to the view."""
     m = to_view
     if m.xy == 0 == m.yx:
         return sides / np.abs([m.xx, m.yy])
@@ -58,7 +62,7 @@ def _turned_back(sides: Doubles, to_view: Affine) -> Doubles:
     zoom = abs(m.determinant)
     if abs(np.linalg.det(squares)) < AMBIGUOUS * zoom**2:
         return np.broadcast_to(np.sqrt((sides**2).mean(axis=1, keepdims=True) / zoom), sides.shape)
-    least = (THINNEST * sides.min(axis=1, keepdims=True)) ** 2 / zoom
+    least = (MIN_SIDE * sides.min(axis=1, keepdims=True)) ** 2 / zoom
     found: Doubles = np.sqrt(np.maximum(sides**2 @ np.linalg.inv(squares).T, least))
     return found
 
@@ -69,13 +73,13 @@ def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
         return np.zeros(len(xyxy), np.bool_)
     boxes = xyxy - np.tile(placement.inset, 2)
     width, height = placement.frame
-    touches = (boxes <= (NEAR, NEAR, -1, -1)) | (boxes >= (np.inf, np.inf, width - NEAR, height - NEAR))
+    touches = (boxes <= (TOUCHING, TOUCHING, -1, -1)) | (boxes >= (np.inf, np.inf, width - TOUCHING, height - TOUCHING))
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
     on_edges = np.empty((4, len(boxes), 2))
     on_edges[0], on_edges[2] = (np.stack([np.full_like(y, edge), y], axis=1) for edge in (0, width))
     on_edges[1], on_edges[3] = (np.stack([x, np.full_like(x, edge)], axis=1) for edge in (0, height))
     at = placement.to_plain.apply(on_edges.reshape(-1, 2)).reshape(on_edges.shape)
-    goes_on = ((at > INSIDE) & (at < np.subtract(placement.whole, INSIDE))).all(axis=2)
+    goes_on = ((at > MARGIN) & (at < np.subtract(placement.whole, MARGIN))).all(axis=2)
     return np.asarray((touches & goes_on.T).any(axis=1))
 
 
@@ -89,7 +93,7 @@ def shows_all(placement: Placement) -> bool:
 
 
 def to_view(xyxy: Doubles, placement: Placement) -> Doubles:
-    """The way there: boxes (N, 4) of the plain view's frame -> of a view's input."""
+    """The inverse of `to_plain`: boxes (N, 4) of the plain view's frame -> of a view's input."""
     m = placement.to_plain.inverse()
     middle = m.apply((xyxy[:, :2] + xyxy[:, 2:]) / 2) + placement.inset
     squares = np.array([[m.xx**2, m.xy**2], [m.yx**2, m.yy**2]])
@@ -99,22 +103,22 @@ def to_view(xyxy: Doubles, placement: Placement) -> Doubles:
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
-    """What of a scene a view shows."""
+    """What of an image a view shows."""
 
     placement: Placement
-    scene: ImageFrame
+    frame: ImageFrame
 
-    def sees(self, xyxy: Doubles) -> Flags:
-        """Which boxes (N, 4) of the image it shows whole, and would not take for cut."""
+    def shows(self, xyxy: Doubles) -> Flags:
+        """Which boxes (N, 4), in the image's pixels, it shows whole, so that none would be dropped as cut: (N,)."""
         if shows_all(self.placement):
             return np.ones(len(xyxy), np.bool_)
-        plain = self.scene.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
-        seen = ~are_cut(to_view(plain, self.placement), self.placement)
+        plain = self.frame.to_image.inverse().apply(xyxy.reshape(-1, 2)).reshape(-1, 4)
+        whole = ~are_cut(to_view(plain, self.placement), self.placement)
         at = self.placement.to_plain.inverse().apply(plain[:, [0, 1, 2, 1, 0, 3, 2, 3]].reshape(-1, 2))
-        inside = ((at >= -INSIDE) & (at <= np.add(self.placement.frame, INSIDE))).reshape(-1, 8).all(axis=1)
-        return np.asarray(seen & inside)
+        inside = ((at >= -MARGIN) & (at <= np.add(self.placement.frame, MARGIN))).reshape(-1, 8).all(axis=1)
+        return np.asarray(whole & inside)
 
 
-def clipped(xyxy: Doubles, size: Size) -> Doubles:
-    """Boxes (N, 4) inside an image."""
+def clip_boxes(xyxy: Doubles, size: Size) -> Doubles:
+    """Boxes (N, 4), cut to an image."""
     return np.clip(xyxy, 0, np.tile(size, 2))

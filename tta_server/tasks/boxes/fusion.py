@@ -1,7 +1,8 @@
 """Merges of the boxes that several views of one image gave, all moved into one frame. Classes never mix.
 
-Every merge lines the boxes up by falling weighted score: the box's score times its view's weight, of which the largest
-counts as 1. Ties stand by view, then as the view gave them. Boxes without area, score or weight are left out.
+Every merge sorts the boxes by falling weighted score: the box's score times its view's weight, where the largest weight
+counts as 1. Ties keep the order of the views, then the order within a view. Boxes without area, score or weight are
+left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,16 +11,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.tasks.boxes.grouping import BoxQueue, Floats, Groups, Indices, group, leader_stays, mean_moves, overlap
+from tta_server.tasks.boxes.grouping import (
+    Floats,
+    Groups,
+    Indices,
+    SortedBoxes,
+    group,
+    leader_stays,
+    mean_moves,
+    overlap,
+)
 
 Single = NDArray[np.float32]
 Flags = NDArray[np.bool_]
-Seen = Callable[[Single], Flags]
-"""(M, 4) boxes -> (V, M): which of the V views could have seen each whole."""
+Visible = Callable[[Single], Flags]
+"""Boxes (M, 4) -> (V, M): which of the V views show each box whole."""
 
 SIGMA = 0.5
-FADED = 0.001
-"""Soft-NMS leaves out boxes that have faded to this score."""
+"""Soft-NMS: the decay of the scores of overlapping boxes, as its authors set it."""
+MIN_SCORE = 0.001
+"""Soft-NMS leaves out boxes whose score has decayed to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +46,20 @@ class Boxes:
 class FusedBoxes:
     """M boxes, falling by score: `xyxy` (M, 4) and `score` (M,) float32, `label` (M,) intp.
 
-    `votes` (M,) intp: how many views have a box in it; `voters` (M,) intp: how many could have seen it, or did.
-    `spread` (M,) float32 pixels: how far its members lie from it, the root mean square by score over both corners.
+    `found_by` (M,) intp: how many views have a member in the box; `visible_in` (M,) intp: how many show it whole, or
+    have a member. `spread` (M,) float32 pixels: how far its members lie from it, the root mean square by score over
+    both corners.
     """
 
     xyxy: Single
     score: Single
     label: Indices
-    votes: Indices
-    voters: Indices
+    found_by: Indices
+    visible_in: Indices
     spread: Single
 
 
-def line_up(views: Sequence[Boxes], weights: Sequence[float]) -> BoxQueue:
+def sort_boxes(views: Sequence[Boxes], weights: Sequence[float]) -> SortedBoxes:
     share = np.array(weights, np.float64)
     share /= share.max(initial=0) or 1
     view = np.repeat(np.arange(len(views)), [len(boxes.score) for boxes in views])
@@ -57,108 +69,123 @@ def line_up(views: Sequence[Boxes], weights: Sequence[float]) -> BoxQueue:
     counts = np.flatnonzero((corner[2:] > corner[:2]).all(axis=0) & (score > 0))
     order = counts[np.argsort(-score[counts], kind="stable")]
     corner = corner.take(order, 1)
-    return BoxQueue(corner, np.tile(corner[2:] - corner[:2], (2, 1)), score[order], label[order], view[order], share)
+    return SortedBoxes(corner, np.tile(corner[2:] - corner[:2], (2, 1)), score[order], label[order], view[order], share)
 
 
 @dataclass(frozen=True, slots=True)
-class Ballot:
-    """(V, M) each: which views have a box in each group, and which have or could have."""
+class Votes:
+    """(V, M) each: which views have a member in each group, and which have one or could have."""
 
-    voted: Flags
-    could: Flags
-
-
-def ballot(line: BoxQueue, groups: Groups, corner: Floats, seen: Seen) -> Ballot:
-    voted = np.zeros((len(line.weights), len(groups.leader)), np.bool_)
-    voted[line.view[groups.member], groups.group] = True
-    could = seen(np.ascontiguousarray(corner.T, np.float32)) & (line.weights > 0)[:, None]
-    return Ballot(voted, voted | could)
+    found: Flags
+    visible: Flags
 
 
-def mean_corners(line: BoxQueue, groups: Groups, weight: Floats) -> Floats:
+def count_votes(boxes: SortedBoxes, groups: Groups, corner: Floats, visible: Visible) -> Votes:
+    """`corner` (4, M) are the groups' boxes. A view without weight has no vote."""
+    found = np.zeros((len(boxes.weights), len(groups.leader)), np.bool_)
+    found[boxes.view[groups.member], groups.group] = True
+    shows = visible(np.ascontiguousarray(corner.T, np.float32)) & (boxes.weights > 0)[:, None]
+    return Votes(found, found | shows)
+
+
+def mean_corners(boxes: SortedBoxes, groups: Groups, weight: Floats) -> Floats:
     """(4, M): the mean of the members' corners by `weight` (K,), exact where they are all the same."""
-    base = line.corner.take(groups.leader, 1)
-    off = line.corner.take(groups.member, 1) - base.take(groups.group, 1)
+    base = boxes.corner.take(groups.leader, 1)
+    off = boxes.corner.take(groups.member, 1) - base.take(groups.group, 1)
     corners: Floats = base + groups.sum(off * weight) / groups.sum(weight)
     return corners
 
 
-def merged(line: BoxQueue, groups: Groups, corner: Floats, score: Floats, votes: Ballot) -> FusedBoxes:
+def fused(boxes: SortedBoxes, groups: Groups, corner: Floats, score: Floats, votes: Votes) -> FusedBoxes:
     """Groups as the boxes `corner` (4, M), by falling `score` (M,), at most 1."""
-    off = line.corner.take(groups.member, 1) - corner.take(groups.group, 1)
-    weight = line.score[groups.member]
+    off = boxes.corner.take(groups.member, 1) - corner.take(groups.group, 1)
+    weight = boxes.score[groups.member]
     spread = np.sqrt(groups.sum(weight * np.square(off).sum(axis=0) / 2) / groups.sum(weight))
     score = np.minimum(score, 1)
     order = np.argsort(-score, kind="stable")
     return FusedBoxes(
         xyxy=corner.T[order].astype(np.float32),
         score=score[order].astype(np.float32),
-        label=line.label[groups.leader[order]],
-        votes=votes.voted.sum(axis=0)[order],
-        voters=votes.could.sum(axis=0)[order],
+        label=boxes.label[groups.leader[order]],
+        found_by=votes.found.sum(axis=0)[order],
+        visible_in=votes.visible.sum(axis=0)[order],
         spread=spread[order].astype(np.float32),
     )
 
 
-def wbf(line: BoxQueue, seen: Seen, iou: float) -> FusedBoxes:
+def wbf(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
     """Weighted boxes fusion (Solovyev, Wang, Gabruseva 2021).
 
     A box joins the fused box that it overlaps most, which is the mean of its members by weighted score. With n members
-    whose weighted scores have the mean s, and T views of weight W in all that could have seen it or did, the score is
-    s min(T, n) / W, at most 1.
+    whose weighted scores have the mean s, and T views of total weight W that found the box or show it whole, the score
+    is s min(T, n) / W, at most 1.
     """
-    groups = group(line, iou, mean_moves)
-    weight = line.score[groups.member]
-    corner = mean_corners(line, groups, weight)
-    votes = ballot(line, groups, corner, seen)
+    groups = group(boxes, iou, mean_moves)
+    weight = boxes.score[groups.member]
+    corner = mean_corners(boxes, groups, weight)
+    votes = count_votes(boxes, groups, corner, visible)
     members = np.bincount(groups.group)
-    score = groups.sum(weight) / members * np.minimum(votes.could.sum(axis=0), members) / (line.weights @ votes.could)
-    return merged(line, groups, corner, score, votes)
+    counted = np.minimum(votes.visible.sum(axis=0), members)
+    score = groups.sum(weight) / members * counted / (boxes.weights @ votes.visible)
+    return fused(boxes, groups, corner, score, votes)
 
 
-def nms(line: BoxQueue, seen: Seen, iou: float) -> FusedBoxes:
-    """A box is dropped when it overlaps a better one by more than `iou`; it is a member of the one it overlaps most."""
-    groups = group(line, iou, leader_stays)
-    corner = line.corner.take(groups.leader, 1)
-    return merged(line, groups, corner, line.score[groups.leader], ballot(line, groups, corner, seen))
+def nms(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
+    """Non-maximum suppression.
 
-
-def nmw(line: BoxQueue, seen: Seen, iou: float) -> FusedBoxes:
-    """Non-maximum weighted (Zhou et al. 2017): NMS whose boxes are the means of their members by weighted score times
-    overlap with the kept box."""
-    groups = group(line, iou, leader_stays)
-    kept = line.corner.take(groups.leader[groups.group], 1)
-    weight = line.score[groups.member] * overlap(line.corner.take(groups.member, 1), kept)
-    corner = mean_corners(line, groups, weight)
-    return merged(line, groups, corner, line.score[groups.leader], ballot(line, groups, corner, seen))
-
-
-def soft_nms(line: BoxQueue, seen: Seen, iou: float) -> FusedBoxes:
-    """Soft-NMS (Bodla et al. 2017), Gaussian: a box that overlaps a better one by v fades by exp(-v^2 / SIGMA).
-
-    `iou` says only whose votes count: a box is a member of itself and of the first box that it overlaps by more.
+    A box that overlaps a better one by more than `iou` is dropped, and is a member of the one it overlaps most.
     """
-    score, host = line.score.copy(), np.arange(len(line.score))
+    groups = group(boxes, iou, leader_stays)
+    corner = boxes.corner.take(groups.leader, 1)
+    votes = count_votes(boxes, groups, corner, visible)
+    return fused(boxes, groups, corner, boxes.score[groups.leader], votes)
+
+
+def nmw(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
+    """Non-maximum weighted (Zhou et al. 2017).
+
+    NMS whose boxes are the means of their members by weighted score times overlap with the kept box.
+    """
+    groups = group(boxes, iou, leader_stays)
+    kept = boxes.corner.take(groups.leader[groups.group], 1)
+    weight = boxes.score[groups.member] * overlap(boxes.corner.take(groups.member, 1), kept)
+    corner = mean_corners(boxes, groups, weight)
+    votes = count_votes(boxes, groups, corner, visible)
+    return fused(boxes, groups, corner, boxes.score[groups.leader], votes)
+
+
+def soft_nms(boxes: SortedBoxes, visible: Visible, iou: float) -> FusedBoxes:
+    """Soft-NMS (Bodla et al. 2017), Gaussian.
+
+    The score of a box that overlaps a better one by v decays by exp(-v^2 / SIGMA). `iou` decides only whose votes
+    count: a box is a member of itself and of the first box that it overlaps by more.
+    """
+    score, host = boxes.score.copy(), np.arange(len(boxes.score))
     kept = []
-    for label in np.unique(line.label):
-        rest = np.flatnonzero(line.label == label)
-        while len(rest) and score[best := rest[score[rest].argmax()]] > FADED:
+    for label in np.unique(boxes.label):
+        rest = np.flatnonzero(boxes.label == label)
+        while len(rest) and score[best := rest[score[rest].argmax()]] > MIN_SCORE:
             kept.append(best)
             rest = rest[rest != best]
-            value = overlap(line.corner[:, best, None], line.corner.take(rest, 1))
+            value = overlap(boxes.corner[:, best, None], boxes.corner.take(rest, 1))
             score[rest] *= np.exp(-np.square(value) / SIGMA)
             near = rest[value > iou]
             host[near[host[near] == near]] = best
-    leader = np.array(kept, np.intp)
+    groups = _hosted(np.array(kept, np.intp), host)
+    corner = boxes.corner.take(groups.leader, 1)
+    votes = count_votes(boxes, groups, corner, visible)
+    return fused(boxes, groups, corner, score[groups.leader], votes)
+
+
+def _hosted(leader: Indices, host: Indices) -> Groups:
+    """Groups of the boxes `leader` (M,), each with the boxes of which it is the `host` (N,)."""
     guests = np.flatnonzero(host != np.arange(len(host)))
     number = np.empty_like(host)
     number[leader] = np.arange(len(leader))
-    groups = Groups(leader, np.append(leader, guests), np.append(number[leader], number[host[guests]]))
-    corner = line.corner.take(leader, 1)
-    return merged(line, groups, corner, score[leader], ballot(line, groups, corner, seen))
+    return Groups(leader, np.append(leader, guests), np.append(number[leader], number[host[guests]]))
 
 
-MERGES: dict[str, Callable[[BoxQueue, Seen, float], FusedBoxes]] = {
+MERGES: dict[str, Callable[[SortedBoxes, Visible, float], FusedBoxes]] = {
     "wbf": wbf,
     "nms": nms,
     "soft_nms": soft_nms,
@@ -166,11 +193,16 @@ MERGES: dict[str, Callable[[BoxQueue, Seen, float], FusedBoxes]] = {
 }
 
 
-def merge_boxes(merge: str, views: Sequence[Boxes], weights: Sequence[float], seen: Seen, iou: float) -> FusedBoxes:
-    """The views' boxes merged by an entry of MERGES. Boxes of a class are of one object where they overlap by more than
-    `iou`, intersection over union, in (0, 1). `seen` is asked once, or not at all where there are no boxes."""
-    fuse, line = MERGES[merge], line_up(views, weights)
-    if not len(line.score):
+def merge_boxes(
+    merge: str, views: Sequence[Boxes], weights: Sequence[float], visible: Visible, iou: float
+) -> FusedBoxes:
+    """The views' boxes merged by an entry of MERGES.
+
+    Boxes of a class are of one object where they overlap by more than `iou`, intersection over union, in (0, 1).
+    `visible` is called once, or not at all where there are no boxes.
+    """
+    boxes = sort_boxes(views, weights)
+    if not len(boxes.score):
         none, no = np.empty(0, np.float32), np.empty(0, np.intp)
         return FusedBoxes(np.empty((0, 4), np.float32), none, no, no, no, none)
-    return fuse(line, seen, iou)
+    return MERGES[merge](boxes, visible, iou)

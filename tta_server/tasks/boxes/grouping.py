@@ -1,7 +1,8 @@
-"""Which boxes of several views are of one object: groups that form box by box, found for all boxes at once.
+"""Which boxes of several views are of one object.
 
-Boxes stand in a line, the surest first. Each in turn joins the group of its class whose box it overlaps most, if that
-is by more than a threshold, and else leads a group of its own.
+Boxes are sorted by falling score. Each in turn joins the group of its class whose box it overlaps most, if that is by
+more than a threshold, and else leads a group of its own. All boxes are assigned at once, in rounds, with the same
+outcome.
 """
 
 from collections.abc import Callable
@@ -14,21 +15,22 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 REACH = 0.1
-"""How far a group's box may move off its leader before pairs are sought anew; 0.07 and 0.15 were slower."""
+"""How far a group's box may move off its leader's, in the leader's sizes, before pairs are searched again; 0.07 and
+0.15 were slower."""
 UNIT = 2.0**32
-"""Sums that groups form by are of whole numbers: no group's box depends on how another's was rounded."""
+"""Scale of the whole numbers that are summed by group, so that no group's box depends on how another's was rounded."""
 PART = 256
-"""Leaders whose pairs are sought at a time: memory for candidates is bounded, and stays in the cache."""
+"""Leaders whose pairs are searched at a time: memory for candidates is bounded, and stays in the cache."""
 SLACK = 1e-9
-"""What rounding may do to an overlap."""
+"""Error of an overlap by rounding, at most."""
 OUTWARD = np.array([[-1.0], [-1.0], [1.0], [1.0]])
 
 
 @dataclass(frozen=True, slots=True)
-class BoxQueue:
+class SortedBoxes:
     """N boxes by falling score: `corner` (4, N) as x1, y1, x2, y2, `score`, `label` and `view` (N,).
 
-    `size` (4, N) is width, height, width, height: what corners' moves are measured in. `weights` (V,): the views'.
+    `size` (4, N) is width, height, width, height: the unit of corners' moves. `weights` (V,) are the views'.
     """
 
     corner: Floats
@@ -41,7 +43,7 @@ class BoxQueue:
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """M groups of boxes of a line: `leader` (M,) is each one's first; box `member` (K,) is in group `group` (K,)."""
+    """M groups of boxes: `leader` (M,) is the first box of each; box `member` (K,) is in group `group` (K,)."""
 
     leader: Indices
     member: Indices
@@ -56,9 +58,9 @@ class Groups:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """P pairs of boxes of a line, by `leader` (P,), then `other` (P,), which is no earlier.
+    """P pairs of boxes, sorted by `leader` (P,), then by `other` (P,), which is no earlier than the leader.
 
-    Each leader's first pair is with itself; `start` (P,) says where. `base` and `size` (4, P) are the leader's corners
+    Each leader's first pair is with itself, at index `start` (P,). `base` and `size` (4, P) are the leader's corners
     and size, `box` (4, P) the other's corners. `pull` (5, P), in UNIT: the other's corners less the leader's in the
     leader's sizes, and 1, times the other's score over the leader's.
     """
@@ -72,20 +74,20 @@ class Pairs:
     pull: NDArray[np.int64]
 
     @classmethod
-    def of(cls, line: BoxQueue, key: Indices) -> "Pairs":
-        """`key` (P,), sorted: leader * N + other."""
-        leader, other = np.divmod(key, len(line.score))
+    def of(cls, boxes: SortedBoxes, key: Indices) -> "Pairs":
+        """`key` (P,), sorted, is leader * N + other."""
+        leader, other = np.divmod(key, len(boxes.score))
         starts = np.flatnonzero(leader == other)
         start = np.repeat(starts, np.diff(starts, append=len(key)))
-        base, size, box = line.corner.take(leader, 1), line.size.take(leader, 1), line.corner.take(other, 1)
-        share = UNIT * line.score[other] / line.score[leader]
+        base, size, box = boxes.corner.take(leader, 1), boxes.size.take(leader, 1), boxes.corner.take(other, 1)
+        share = UNIT * boxes.score[other] / boxes.score[leader]
         pull = np.vstack(((box - base) / size * share, share)).astype(np.int64)
         return cls(leader, other, start, base, size, box, pull)
 
 
-Follow = Callable[[Pairs, Indices], Floats]
-"""(pairs, each box's leader (N,)) -> (4, P): how far, in its leader's sizes, a group's box has moved off its leader's
-with all members up to that pair."""
+GroupBox = Callable[[Pairs, Indices], Floats]
+"""(pairs, each box's leader (N,)) -> (4, P): how far a group's box lies off its leader's, in the leader's sizes, with
+all members up to that pair."""
 
 
 def mean_moves(pairs: Pairs, leader: Indices) -> Floats:
@@ -124,28 +126,28 @@ def _ranges(low: Indices, high: Indices) -> tuple[Indices, Indices]:
     return which, np.arange(len(which)) + np.repeat(low - np.cumsum(count) + count, count)
 
 
-def seeker(line: BoxQueue, iou: float) -> Callable[[Indices, Floats], Indices]:
-    """(leaders (L,), reach (L,)) -> keys of all pairs that may overlap by more than `iou` while a group's box is no
-    farther from its leader's than `reach` of the leader's sizes.
+def pair_finder(boxes: SortedBoxes, iou: float) -> Callable[[Indices, Floats], Indices]:
+    """Returns a search: (leaders (L,), reach (L,)) -> keys of all pairs that may overlap by more than `iou`.
 
-    Boxes that do share more than iou times the longer of their lengths on each axis, so their middles are less than
-    (1 - iou) / min(1, 2 iou) lengths of either apart. Boxes are shelved by class, then by bands of y, then by x.
+    A group's box is no farther from its leader's than `reach` of the leader's sizes. Such boxes share more than iou
+    times the longer of their lengths on each axis, so their middles are less than (1 - iou) / min(1, 2 iou) lengths
+    of either apart. Boxes are indexed by class, then by bands of y, then by x.
     """
-    n = len(line.score)
+    n = len(boxes.score)
     near = (1 - iou) / max(min(1, 2 * iou), SLACK)
-    middle = (line.corner[:2] + line.corner[2:]) / 2
+    middle = (boxes.corner[:2] + boxes.corner[2:]) / 2
     middle -= middle.min(axis=1, keepdims=True)
     span = middle.max(axis=1, keepdims=True)
-    band_height = max(line.size[1].mean(), span[1, 0] / n)
-    first_band = np.unique(line.label, return_inverse=True)[1] * (span[1, 0] // band_height + 2)
+    band_height = max(boxes.size[1].mean(), span[1, 0] / n)
+    first_band = np.unique(boxes.label, return_inverse=True)[1] * (span[1, 0] // band_height + 2)
     stride = 2 * span[0] + 1
     place = (first_band + middle[1] // band_height) * stride + middle[0]
     order = np.argsort(place)
-    place, corner = place[order], line.corner.take(order, 1)
-    area = line.size[0].take(order) * line.size[1].take(order)
+    place, corner = place[order], boxes.corner.take(order, 1)
+    area = boxes.size[0].take(order) * boxes.size[1].take(order)
 
-    def seek(leader: Indices, reach: Floats) -> Indices:
-        size, center = line.size.take(leader, 1), middle.take(leader, 1)
+    def find_pairs(leader: Indices, reach: Floats) -> Indices:
+        size, center = boxes.size.take(leader, 1), middle.take(leader, 1)
         margin = size * (reach + SLACK)
         far = margin[:2] + near * (size[:2] + 2 * margin[:2])
         low, high = np.maximum(center - far, 0), np.minimum(center + far, span)
@@ -156,21 +158,21 @@ def seeker(line: BoxQueue, iou: float) -> Callable[[Indices, Floats], Indices]:
         host = host[found]
         later = np.flatnonzero(order[at] >= leader[host])
         host, at = host[later], at[later]
-        largest = line.corner.take(leader, 1) + margin * OUTWARD
+        largest = boxes.corner.take(leader, 1) + margin * OUTWARD
         smallest = np.maximum(size - 2 * margin, 0)[:2].prod(axis=0)
         shared = shared_area(largest.take(host, 1), corner.take(at, 1))
         fits = np.flatnonzero(shared > (iou - SLACK) * (smallest[host] + area[at] - shared))
         keys: Indices = leader[host[fits]] * n + order[at[fits]]
         return keys
 
-    return seek
+    return find_pairs
 
 
-def guess(line: BoxQueue) -> Indices:
-    """Leaders (N,) for a start: the first of the boxes of a class that lie in one cell, about half a box wide."""
-    halvings = np.maximum(np.log2(line.size[0] * line.size[1]) // 2, -20) - 1
-    cells = (line.corner[:2] + line.corner[2:]) / 2 // np.exp2(halvings)
-    name = line.label.astype(np.int64)
+def first_leaders(boxes: SortedBoxes) -> Indices:
+    """Leaders (N,) to start the rounds with: the first box of a class in a cell, about half a box wide."""
+    halvings = np.maximum(np.log2(boxes.size[0] * boxes.size[1]) // 2, -20) - 1
+    cells = (boxes.corner[:2] + boxes.corner[2:]) / 2 // np.exp2(halvings)
+    name = boxes.label.astype(np.int64)
     for part in (halvings, *cells):
         name = name * 1_000_003 + part.astype(np.int64)
     _, first, inverse = np.unique(name, return_index=True, return_inverse=True)
@@ -178,8 +180,8 @@ def guess(line: BoxQueue) -> Indices:
     return leader
 
 
-def joined(pairs: Pairs, leads: NDArray[np.bool_], moves: Floats, iou: float) -> Indices:
-    """Each box's leader (N,), found from the groups as they were before it; itself where no group overlaps enough."""
+def assigned(pairs: Pairs, leads: NDArray[np.bool_], moves: Floats, iou: float) -> Indices:
+    """Each box's leader (N,), by the groups of the boxes before it; the box itself where no group overlaps enough."""
     leader, other = pairs.leader[1:], pairs.other[1:]
     value = overlap(pairs.base[:, 1:] + pairs.size[:, 1:] * moves[:, :-1], pairs.box[:, 1:])
     fits = np.flatnonzero((value > iou) & leads[leader] & (leader != other))
@@ -192,19 +194,19 @@ def joined(pairs: Pairs, leads: NDArray[np.bool_], moves: Floats, iou: float) ->
     return found
 
 
-def group(line: BoxQueue, iou: float, follow: Follow) -> Groups:
-    """The groups that form box by box, of a line with at least one box.
+def group(boxes: SortedBoxes, iou: float, group_box: GroupBox) -> Groups:
+    """The groups that form box by box, of at least one box.
 
-    From a guess, every box's leader is found anew from the groups as they stood before it, until nothing changes. A
-    box's leader depends on earlier boxes only: each round settles at least one box more, and what stays is what going
-    box by box gives. Pairs are those that can count while groups' boxes keep within reach of their leaders. Where in
-    the end one does not, its pairs are sought for twice as far, and rounds go on.
+    Each round assigns every box its leader by the groups that the last round left, until nothing changes. A box's
+    leader depends on earlier boxes only: each round settles at least one box more, and the fixed point is what going
+    box by box gives. Pairs are those that can count while the groups' boxes stay within reach of their leaders'. Where
+    one ends up farther, its pairs are searched for twice as far, and the rounds go on.
     """
-    n = len(line.score)
-    seek = seeker(line, iou)
-    before, leader = np.full(n, -1), guess(line)
+    n = len(boxes.score)
+    find_pairs = pair_finder(boxes, iou)
+    before, leader = np.full(n, -1), first_leaders(boxes)
     needed, reach = np.full(n, REACH / 2), np.zeros(n)
-    pairs = Pairs.of(line, np.arange(0))
+    pairs = Pairs.of(boxes, np.arange(0))
     while True:
         leads, settled = leader == np.arange(n), np.array_equal(leader, before)
         short = np.flatnonzero(leads & (needed > reach) if settled else leads & (reach == 0))
@@ -212,13 +214,13 @@ def group(line: BoxQueue, iou: float, follow: Follow) -> Groups:
             reach[short] = 2 * needed[short]
             rest = (pairs.leader * n + pairs.other)[~np.isin(pairs.leader, short)]
             parts = [short[first : first + PART] for first in range(0, len(short), PART)]
-            sought = [seek(part, reach[part]) for part in parts]
-            pairs = Pairs.of(line, np.sort(np.concatenate((rest, *sought))))
+            found = [find_pairs(part, reach[part]) for part in parts]
+            pairs = Pairs.of(boxes, np.sort(np.concatenate((rest, *found))))
         elif settled:
             break
-        moves = follow(pairs, leader)
+        moves = group_box(pairs, leader)
         needed = np.full(n, REACH / 2)
         np.maximum.at(needed, pairs.leader, np.abs(moves).max(axis=0))
-        before, leader = leader, joined(pairs, leads, moves, iou)
+        before, leader = leader, assigned(pairs, leads, moves, iou)
     leaders, groups = np.unique(leader, return_inverse=True)
     return Groups(leaders, np.arange(n), groups)

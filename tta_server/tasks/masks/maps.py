@@ -1,7 +1,7 @@
-"""Maps of scores, moved back onto the plain view's grid and enlarged to the image: for masks and heat maps alike."""
+"""Score maps, moved back onto the plain view's grid and resized to the image: for masks and heat maps."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor
 
 import numpy as np
@@ -15,16 +15,18 @@ from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Border
 
 STRIP = 128
-"""Rows of the image that are enlarged at a time."""
+"""Rows of the image that are made at a time: maps at the image's size are never held whole."""
 
 EDGE = 1e-4
-"""Cells by which rounding may put a point outside the frame that it lies on the edge of."""
+"""Cells by which rounding may move a point off the frame's edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputGrid:
-    """How cells lie on pixels: the centre of cell i at pixel `stride` (i + `offset`), along x and y. With an offset of
-    0.5 cell i covers the pixels [stride i, stride (i + 1)); with 0 its centre is their edge."""
+    """Where a score map's cells lie on pixels: the centre of cell i at pixel `stride` (i + `offset`), along x and y.
+
+    With an offset of 0.5 cell i covers the pixels [stride i, stride (i + 1)); with 0 its centre is at their edge.
+    """
 
     stride: tuple[float, float] = (1.0, 1.0)
     offset: float = 0.5
@@ -32,121 +34,142 @@ class OutputGrid:
     @property
     def to_pixels(self) -> Affine:
         """Continuous cell coordinates, in which cell i covers [i, i + 1), -> pixels."""
-        aside = self.offset - 0.5
-        return Affine.stretch(*self.stride).then(Affine.shift(aside * self.stride[0], aside * self.stride[1]))
+        shift = self.offset - 0.5
+        return Affine.stretch(*self.stride).then(Affine.shift(shift * self.stride[0], shift * self.stride[1]))
 
     def cells(self, frame: Size) -> Size:
-        """How many cells a frame of that size has."""
+        """Columns and rows of cells that a frame of that size has."""
         across, down = frame.width / self.stride[0], frame.height / self.stride[1]
         return Size(max(1, ceil(across - EDGE)), max(1, ceil(down - EDGE)))
 
 
 def output_grid(maps: Floats, placement: Placement, offset: float = 0.5) -> OutputGrid:
-    """Of the score maps (C, h, w) that a model gave for a view."""
+    """The grid of the score maps (C, h, w) that a model gave for a view."""
     width, height = placement.tensor
     return OutputGrid((_stride(width, maps.shape[2]), _stride(height, maps.shape[1])), offset)
 
 
 def _stride(length: int, cells: int) -> float:
-    """Whole where that explains the cells, the last of which may lack or exceed some pixels: views of other sizes then
-    lie on the same grid."""
+    """Pixels a cell: a whole number where one explains the number of cells.
+
+    The last cell may then be partly outside, and views of other sizes lie on the same grid.
+    """
     whole = round(length / cells)
     return float(whole) if whole and cells in (length // whole, -(-length // whole)) else length / cells
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """Scores (C, h, w) on a part of the plain view's grid whose first cell is `corner` (x, y), and how much each cell
-    counts (h, w): None where all count 1, 0 where the view did not see it."""
+class MovedMaps:
+    """Scores (C, h, w) on the part of the plain view's grid that starts at the cell `corner` (x, y).
+
+    `coverage` (h, w) in [0, 1] is the weight of each cell, 0 where the view does not show it; None where all are 1.
+    """
 
     scores: Floats
     coverage: Floats | None
     corner: tuple[int, int] = (0, 0)
 
 
-def of_frame(maps: Floats, placement: Placement, lattice: OutputGrid) -> tuple[Floats, tuple[int, int]]:
-    """The cells that lie in a view's frame, in part at least, without bars and padding; and the first of them, x, y."""
+@dataclass(frozen=True, slots=True)
+class ScoreMaps:
+    """Scores of one view, or merged probabilities, (C, h, w).
+
+    They lie on the part of the plain view's `grid` that starts at the cell `corner` (x, y). `coverage` is that of
+    MovedMaps. `votes` (C, h, w): each class's share of the views' votes, None unless requested.
+    """
+
+    scores: Floats
+    coverage: Floats | None = None
+    votes: Floats | None = None
+    grid: OutputGrid = field(default_factory=OutputGrid)
+    corner: tuple[int, int] = (0, 0)
+
+
+def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
+    """The cells at least partly in a view's frame, without bars and padding; and the first of them, x, y."""
     edges = np.array([placement.inset, np.add(placement.inset, placement.frame)])
-    (left, top), (right, bottom) = lattice.to_pixels.inverse().apply(edges).tolist()
+    (left, top), (right, bottom) = grid.to_pixels.inverse().apply(edges).tolist()
     x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
     return maps[:, y : max(y + 1, ceil(bottom - EDGE)), x : max(x + 1, ceil(right - EDGE))], (x, y)
 
 
-def first_cell(tile: Tile, lattice: OutputGrid) -> tuple[int, int]:
-    """Of the grid's part for a tile, which begins with a whole one: x and y."""
-    return round(tile.left / lattice.stride[0]), round(tile.top / lattice.stride[1])
+def first_cell(tile: Tile, grid: OutputGrid) -> tuple[int, int]:
+    """First cell, x and y, of the grid's part for a tile, which starts at a whole cell."""
+    return round(tile.left / grid.stride[0]), round(tile.top / grid.stride[1])
 
 
-def move_back(maps: Floats, placement: Placement, lattice: OutputGrid) -> Moved:
-    """A view's score maps (C, h, w) onto the plain view's grid, or onto the tile of it that the view was cut for."""
-    to_scores, cells, corner = _undo(placement, lattice)
-    coverage = cells_seen(placement, lattice)
-    maps, inside = _framed(maps, placement, lattice)
-    return Moved(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
+def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps:
+    """A view's score maps (C, h, w), moved onto the plain view's grid, or onto the tile of it that the view shows."""
+    to_scores, cells, corner = _to_view_cells(placement, grid)
+    coverage = view_coverage(placement, grid)
+    maps, inside = _without_bars(maps, placement, grid)
+    return MovedMaps(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
 
 
-def _framed(maps: Floats, placement: Placement, lattice: OutputGrid) -> tuple[Floats, Affine]:
-    """The view's frame without the bars around it, where it is made of whole cells: what is interpolated at its edge
-    shall not be half a bar. With the map to its coordinates."""
+def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, Affine]:
+    """The maps without the bars around the view's frame, and the map to their coordinates.
+
+    Interpolation at the frame's edge must not mix in bars. Nothing is cut unless the frame is made of whole cells.
+    """
     edges = [*placement.inset, placement.inset[0] + placement.frame.width, placement.inset[1] + placement.frame.height]
-    places = [edge / lattice.stride[axis % 2] for axis, edge in enumerate(edges)]
-    if lattice.offset != 0.5 or any(place != int(place) for place in places):
+    places = [edge / grid.stride[axis % 2] for axis, edge in enumerate(edges)]
+    if grid.offset != 0.5 or any(place != int(place) for place in places):
         return maps, Affine()
     left, top, right, bottom = map(int, places)
     return maps[:, top:bottom, left:right], Affine.shift(-left, -top)
 
 
-def cells_seen(placement: Placement, lattice: OutputGrid) -> Floats | None:
-    """How much a view counts in each cell of its part of the grid (h, w): 1 where the cell's centre lies inside its
-    frame, else 0; less towards the edges that a tile shares with others. None where all count 1.
+def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
+    """Weight of a view in each cell of its part of the grid (h, w); None where all are 1.
 
-    A last cell that reaches beyond the plain frame is judged by the frame's edge.
+    1 where the cell's centre lies inside the view's frame, else 0; falling towards the edges that a tile shares
+    with others. The centre of a last cell that reaches beyond the plain frame is moved to the frame's edge.
     """
-    to_scores, cells, _ = _undo(placement, lattice)
+    to_scores, cells, _ = _to_view_cells(placement, grid)
     frame = placement.whole if placement.tile is None else placement.tile.size
-    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / lattice.stride[0]))
-    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / lattice.stride[1]))
-    first = lattice.to_pixels.inverse().apply(np.array([placement.inset]))[0]
+    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / grid.stride[0]))
+    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / grid.stride[1]))
+    first = grid.to_pixels.inverse().apply(np.array([placement.inset]))[0]
     left, top = first - EDGE
-    right = left + placement.frame.width / lattice.stride[0] + 2 * EDGE
-    bottom = top + placement.frame.height / lattice.stride[1] + 2 * EDGE
+    right = left + placement.frame.width / grid.stride[0] + 2 * EDGE
+    bottom = top + placement.frame.height / grid.stride[1] + 2 * EDGE
     corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
-    blend = None if placement.tile is None else _blend(placement.tile, cells, lattice)
+    blend = None if placement.tile is None else _blend(placement.tile, cells, grid)
     if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
-        return blend  # what lies between them lies inside too
-    seen = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
-    seen &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
-    return seen.astype(np.float32) if blend is None else seen * blend
+        return blend  # so do all cells between them
+    shown = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
+    shown &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
+    return shown.astype(np.float32) if blend is None else shown * blend
 
 
-def _undo(placement: Placement, lattice: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
-    """Plain view's grid, or a tile of it -> a view's score map; the size of that part, and its first cell."""
+def _to_view_cells(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
+    """The map from the plain view's grid, or a tile of it, to a view's score map; that part's size and first cell."""
     tile = placement.tile or Tile(0, 0, placement.whole)
-    corner = first_cell(tile, lattice)
+    corner = first_cell(tile, grid)
     to_scores = (
         Affine.shift(*corner)
-        .then(lattice.to_pixels)
+        .then(grid.to_pixels)
         .then(placement.to_plain.inverse())
         .then(Affine.shift(*placement.inset))
-        .then(lattice.to_pixels.inverse())
+        .then(grid.to_pixels.inverse())
     )
-    return to_scores, lattice.cells(tile.size), corner
+    return to_scores, grid.cells(tile.size), corner
 
 
 def _between(low: float, row: tuple[float, float, float], x: Floats, y: Floats, high: float) -> NDArray[np.bool_]:
-    """Where one coordinate of the mapped grid lies between two lines, (len(y), len(x))."""
+    """Where a x + b y + c of the grid's points lies between two bounds, (len(y), len(x)); `row` is (a, b, c)."""
     a, b, c = (np.float32(v) for v in row)
     found = a * x + (b * y[:, None] + c)
     return (found >= low) & (found <= high)
 
 
-def _blend(tile: Tile, cells: Size, lattice: OutputGrid) -> Floats | None:
-    """A tile's share of each of its cells: from 0 to 1 across the pixels that it has in common with a neighbour."""
+def _blend(tile: Tile, cells: Size, grid: OutputGrid) -> Floats | None:
+    """Weight of a tile in each of its cells, rising from 0 to 1 across the pixels that it shares with a neighbour."""
     left, top, right, bottom = tile.overlaps
     if not any(tile.overlaps):
         return None
-    x = _ramp(cells.width, left / lattice.stride[0], right / lattice.stride[0])
-    y = _ramp(cells.height, top / lattice.stride[1], bottom / lattice.stride[1])
+    x = _ramp(cells.width, left / grid.stride[0], right / grid.stride[0])
+    y = _ramp(cells.height, top / grid.stride[1], bottom / grid.stride[1])
     blend: Floats = y[:, None] * x
     return blend
 
@@ -160,10 +183,13 @@ def _ramp(count: int, before: float, after: float) -> Floats:
     return ramp
 
 
-def enlarged(maps: Floats, lattice: OutputGrid, scene: ImageFrame) -> Iterator[tuple[slice, Floats]]:
-    """`maps` (C, h, w) on the plain grid, at the image's own size, a strip of rows at a time."""
-    to_grid = scene.to_image.inverse().then(lattice.to_pixels.inverse())
-    for top in range(0, scene.image.height, STRIP):
-        size = Size(scene.image.width, min(STRIP, scene.image.height - top))
+def image_strips(maps: Floats, grid: OutputGrid, frame: ImageFrame) -> Iterator[tuple[slice, Floats]]:
+    """Interpolates maps (C, h, w) on the plain view's grid at the image's own size.
+
+    Yields strips of rows: (rows, (C, rows, W)).
+    """
+    to_grid = frame.to_image.inverse().then(grid.to_pixels.inverse())
+    for top in range(0, frame.image.height, STRIP):
+        size = Size(frame.image.width, min(STRIP, frame.image.height - top))
         strip = sample(maps, Affine.shift(0, top).then(to_grid), size, Border.REPLICATE)
         yield slice(top, top + size.height), strip  # type: ignore[misc]

@@ -8,60 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
-from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import (
-    STRICT,
-    Floats,
+    FORBID_EXTRA,
     ImageFrame,
-    NoEvidence,
     Outputs,
-    Remaining,
     ResponseSpec,
-    Shapes,
-    TaskAnswer,
     TaskDefaults,
-    Tensors,
     TensorSpec,
-    check_shape,
-    output_name,
 )
-from tta_server.tasks.masks.maps import OutputGrid, cells_seen, enlarged, first_cell, move_back, output_grid
-from tta_server.tasks.masks.mask import (
-    AnyLabels,
-    Maps,
-    MaskDecoder,
-    OneClass,
-    agreement_picture,
-    probabilities,
-    probability_pictures,
-)
-from tta_server.tasks.scores.merging import (
-    KINDS,
-    LABEL_KINDS,
-    MERGES,
-    Merge,
-    ScoreAccumulator,
-    are_numbers,
-    check_bounded,
-    check_kind,
-    is_finite,
-    label_merges,
-)
+from tta_server.tasks.masks.accumulator import MapAccumulator
+from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
+from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
+from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
+from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, check_kind, is_finite
+from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
-Remark = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
-"""A view's own labels (h, w), and what of the grid it saw; None for all."""
+ViewLabels = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
+"""A view's own classes (h, w), and which cells it shows, None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapsOutput:
-    """`output:` of a model that scores pixels. `multilabel` says that labels may overlap, each there where its
-    probability reaches `threshold`; `offset` is where in its cell a score's pixel lies (see `maps.OutputGrid`)."""
+    """`output:` of a model that scores pixels.
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+    With `multilabel` labels may overlap: each is where its probability reaches `threshold`. `offset` is the place of a
+    score in its cell (see `maps.OutputGrid`).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     kind: Literal["logits", "probabilities"]
     name: str | None = None
@@ -72,63 +51,7 @@ class MapsOutput:
     def __post_init__(self) -> None:
         for key in ("threshold", "offset"):
             if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} is a number between 0 and 1, not {getattr(self, key):g}")
-
-
-class MapAccumulator(NoEvidence):
-    """A ScoreAccumulator on maps, and a second one for votes where those were asked for."""
-
-    def __init__(
-        self, scores: ScoreAccumulator, votes: ScoreAccumulator | None, scene: ImageFrame, reading: MaskDecoder
-    ) -> None:
-        self._scores = scores
-        self._votes = votes
-        self._scene = scene
-        self._reading = reading
-        self._lattice = OutputGrid()
-
-    def add(self, prediction: Maps, weight: Weight) -> None:
-        self._lattice = prediction.lattice
-        for merged in (self._scores, self._votes):
-            if merged is None:
-                continue
-            if self._scene.tiles == 1:
-                merged.add(prediction.scores, weight, prediction.coverage)
-            else:
-                cells = self._lattice.cells(self._scene.plain.whole)
-                merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
-
-    def result(self) -> Maps:
-        votes = self._votes.result() if self._votes else None
-        return Maps(self._scores.result(), votes=votes, lattice=self._lattice)
-
-    def undecided(self, remaining: Remaining) -> float:
-        """The share of the image's pixels, judged at its own size as the mask is."""
-        least, most = self._scores.bounds(self._left(remaining))
-        reach = (most - least)[:1]  # the same for each class
-        if not self._reading.could_be_sure(float(reach.min())):
-            return 1.0
-        sure = 0
-        for _, strip in enlarged(np.concatenate([least, reach]), self._lattice, self._scene):
-            sure += int(np.count_nonzero(self._reading.are_sure(strip[:-1], strip[-1])))
-        return 1 - sure / self._scene.image.area
-
-    def _left(self, remaining: Remaining) -> Floats:
-        """The weight still to come, a number or a map (h, w) where some of the views see only a part."""
-        left = np.zeros((), np.float32)
-        for placement, weight in remaining:
-            assert not isinstance(weight, tuple)  # those have no bound
-            seen = cells_seen(placement, self._lattice)
-            part = np.float32(weight) * (np.float32(1) if seen is None else seen)
-            if placement.tile is None:
-                left = left + part
-                continue
-            if not left.ndim:
-                left = np.zeros(self._lattice.cells(placement.whole)[::-1], np.float32)
-            x, y = first_cell(placement.tile, self._lattice)
-            size = self._lattice.cells(placement.tile.size)
-            left[y : y + size.height, x : x + size.width] += part
-        return left
+                raise ValueError(f"{key} takes a number from 0 to 1, not {getattr(self, key):g}")
 
 
 class Segmentation(TaskDefaults):
@@ -143,17 +66,17 @@ class Segmentation(TaskDefaults):
     def __init__(self, labels: Sequence[str], output: MapsOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
         self._offset = output.offset
-        self._reading: MaskDecoder = OneClass(labels)
-        self._kind = KINDS[output.kind]
+        self._decoder: MaskDecoder = ArgmaxDecoder(labels)
+        self._kind = CLASS_KINDS[output.kind]
         self._is_sound = is_finite
         self._merges: Mapping[str, Merge] = MERGES
         if output.multilabel:
-            self._reading = AnyLabels(labels, output.threshold)
+            self._decoder = ThresholdDecoder(labels, output.threshold)
             self._is_sound = are_numbers
             self._kind = LABEL_KINDS[output.kind]
             self._merges = label_merges(output.threshold)
             self.includes = tuple(name for name in self.includes if name != "views")
-        self._mask = self._reading.spec
+        self._mask = self._decoder.spec
         self.tensor_specs: Sequence[TensorSpec] = (
             self._mask,
             TensorSpec("AREA", np.int64, (len(labels),)),
@@ -170,93 +93,91 @@ class Segmentation(TaskDefaults):
         check_shape(f"segmentation with {labels} labels", self._output, found, ["N", labels, "h", "w"])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C, h, w]."""
+        """Raises ConfigError unless a run gave [N, C, h, w], and probabilities if those are stated."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Maps:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ScoreMaps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)
-        lattice = output_grid(scores, placement, self._offset)
-        moved = move_back(scores, placement, lattice)
-        return Maps(moved.scores, moved.coverage, lattice=lattice, corner=moved.corner)
+        grid = output_grid(scores, placement, self._offset)
+        moved = move_back(scores, placement, grid)
+        return ScoreMaps(moved.scores, moved.coverage, grid=grid, corner=moved.corner)
 
-    def is_sound(self, prediction: Maps) -> bool:
+    def is_sound(self, prediction: ScoreMaps) -> bool:
         return self._is_sound(prediction.scores)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> MapAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
         return MapAccumulator(
             ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if _votes(wanted) else None,
-            scene,
-            self._reading,
+            ScoreAccumulator(self._merges["vote"], self._kind) if _counts_votes(spec) else None,
+            frame,
+            self._decoder,
         )
 
-    def merged_bytes(self, plain: Placement, wanted: ResponseSpec) -> int:
-        """Sums and their mean, and as much for votes; as if a cell were a pixel."""
-        return 8 * len(self.labels) * plain.whole.area * (1 + _votes(wanted))
+    def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
+        """Sums and their mean, and as much for votes, as if a cell were a pixel."""
+        return 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
-        """Weights by class are made to sum to 1 in each cell, which no bound outlasts when cells are interpolated."""
+        """Also refuses weights by class.
+
+        They are made to sum to 1 in each cell, and interpolation between cells breaks the bound.
+        """
         check_bounded(merge)
         if any(isinstance(weight, tuple) for weight in weights):
-            raise InvalidInput("no pixel is certain before the last view where views have a weight for each class")
+            raise InvalidInput(
+                "stop certain takes one weight a view: with weights by class no pixel is certain before the last view"
+            )
 
-    def confidence(self, merged: Maps) -> float:
-        return self._reading.confidence(merged.scores)
+    def confidence(self, merged: ScoreMaps) -> float:
+        return self._decoder.confidence(merged.scores)
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        return "views" in wanted.include and self.has_picture
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return "views" in spec.include and self.has_picture
 
-    def remark(self, prediction: Maps) -> Remark:
+    def view_result(self, prediction: ScoreMaps) -> ViewLabels:
         own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
         return own, None if prediction.coverage is None else prediction.coverage > 0
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return (2 if len(self.labels) <= 256 else 3) * plain.frame.area
 
-    def answer(self, merged: Maps, remarks: Sequence[Remark], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        mask = self._reading.mask(merged, scene)
-        drawn, picture = self._reading.draw(mask)
-        prediction: dict[str, Any] = {"height": scene.image.height, "width": scene.image.width, **drawn}
-        unsure: dict[str, Any] = {}
+    def result(
+        self, merged: ScoreMaps, views: Sequence[ViewLabels], frame: ImageFrame, spec: ResponseSpec
+    ) -> MaskResult:
+        mask = self._decoder.mask(merged, frame)
+        agreement, unsure = None, {}
         if merged.votes is not None:
-            agreement, by_class = self._reading.agreement(merged, mask, scene)
-            if "agreement" in wanted.include:
-                prediction["mean_agreement"] = float(agreement.mean())
-                prediction["agreement"] = agreement_picture(agreement)
-            if "uncertainty" in wanted.include:
-                unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = probability_pictures(self.labels, merged, scene)
-        labels = merged.scores.argmax(axis=0)
-        views = [{"agreement": _same_share(remark, labels)} for remark in remarks]
-        return TaskAnswer(prediction, views, picture, unsure)
-
-    def tensors(self, merged: Maps, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        mask = self._reading.mask(merged, scene)
-        found: Tensors = {self._mask.name: mask, "AREA": self._reading.counts(mask)}
-        if "AGREEMENT" in names:
-            found["AGREEMENT"] = self._reading.agreement(merged, mask, scene)[0]
-        if "PROBABILITIES" in names:
-            found["PROBABILITIES"] = probabilities(merged, scene)
-        return found
-
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        whole = prediction["width"] * prediction["height"]
-        shares = sorted(prediction["area"].items(), key=lambda entry: -entry[1])
-        return [f"{label} {pixels / whole:.1%}" for label, pixels in shares if pixels]
-
-    def paint(self, pixels: Pixels, prediction: Mapping[str, Any]) -> Pixels:
-        return self._reading.paint(pixels, prediction)
+            agreement, by_class = self._decoder.agreement(merged, mask, frame)
+            unsure = {"agreement": uncertainty.rounded(agreement.mean()), "agreement_by_class": by_class}
+        return self._decoder.result(
+            mask,
+            agreement=agreement,
+            view_agreements=_view_agreements(views, merged),
+            probability_maps=ProbabilityMaps(merged.scores, merged.grid, frame) if _keeps_maps(spec) else None,
+            uncertainty=unsure if "uncertainty" in spec.include else {},
+        )
 
 
-def _votes(wanted: ResponseSpec) -> bool:
-    """Whether each view's own votes are counted."""
-    return "AGREEMENT" in wanted.tensors or not wanted.include.isdisjoint(("agreement", "uncertainty"))
+def _counts_votes(spec: ResponseSpec) -> bool:
+    """Whether the views' votes are counted."""
+    return "AGREEMENT" in spec.tensors or not spec.include.isdisjoint(("agreement", "uncertainty"))
 
 
-def _same_share(remark: Remark, labels: NDArray[np.intp]) -> float | None:
-    """Share of the cells that a view saw where its own label is the merged one; None if it saw none."""
-    own, seen = remark
-    agrees = own == labels if seen is None else (own == labels)[seen]
+def _keeps_maps(spec: ResponseSpec) -> bool:
+    """Whether every pixel's probabilities are requested."""
+    return "PROBABILITIES" in spec.tensors or "probabilities" in spec.include
+
+
+def _view_agreements(views: Sequence[ViewLabels], merged: ScoreMaps) -> list[float | None]:
+    if not views:
+        return []
+    labels = merged.scores.argmax(axis=0)
+    return [_shared_cells(own, labels) for own in views]
+
+
+def _shared_cells(own: ViewLabels, merged: NDArray[np.intp]) -> float | None:
+    """Share of the cells that a view shows where its own class is the merged one; None if it shows none."""
+    classes, shown = own
+    agrees = classes == merged if shown is None else (classes == merged)[shown]
     return float(agrees.mean()) if agrees.size else None

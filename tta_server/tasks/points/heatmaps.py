@@ -9,15 +9,15 @@ from tta_server.tasks.base import Floats
 
 Doubles = NDArray[np.float64]
 REACH = 2
-"""Cells around the peak, on each side, of which the centroid is taken."""
+"""Cells on each side of the peak that the centroid is taken over."""
 
 
 def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doubles, Doubles]:
-    """Heat maps (J, h, w) of scores -> points (J, 2) in continuous cell coordinates, x and y, in which cell i covers
-    [i, i + 1), and the peaks' probabilities (J,), which rise with the scores.
+    """Heat maps (J, h, w) of scores -> points (J, 2) in cells, and the probabilities at the peaks (J,).
 
-    A point is the centroid, by probability, of the cells around the peak, fewer of them at the map's edge; the peak's
-    own centre where all are 0.
+    Points are x, y in continuous cell coordinates, in which cell i covers [i, i + 1). A point is the centroid, by
+    probability, of the cells around the peak that are inside the map; the peak's own centre where all are 0.
+    `probabilities` maps scores, rising.
     """
     joints, height, width = maps.shape
     flat = maps.reshape(joints, -1).argmax(axis=1)
@@ -31,7 +31,7 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     mass = np.where(inside, np.maximum(near, 0), 0).astype(np.float64)
     total = mass.sum(axis=(1, 2))
     safe = np.where(total > 0, total, 1)
-    with np.errstate(invalid="ignore"):  # an infinite peak has no centroid, and is told of by its value
-        aside = np.stack([(mass.sum(axis=1) * around).sum(axis=1), (mass.sum(axis=2) * around).sum(axis=1)], axis=1)
-        points = np.stack([x, y], axis=1) + 0.5 + aside / safe[:, None]
+    with np.errstate(invalid="ignore"):  # an infinite peak has no centroid; is_sound finds it
+        offset = np.stack([(mass.sum(axis=1) * around).sum(axis=1), (mass.sum(axis=2) * around).sum(axis=1)], axis=1)
+        points = np.stack([x, y], axis=1) + 0.5 + offset / safe[:, None]
     return points, tops

@@ -1,1 +1,1 @@
-"""Predictions as pictures."""
+"""Results as JSON, PNG, tensors, lines of text and drawings."""

@@ -12,7 +12,7 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 class Drawing:
-    """An image of any size, painted on with lines and letters that suit it."""
+    """A copy of an image, to paint on; lines and letters are sized by the image."""
 
     def __init__(self, pixels: Pixels) -> None:
         self._image = Image.fromarray(pixels)
@@ -25,25 +25,25 @@ class Drawing:
     def pixels(self) -> Pixels:
         return np.asarray(self._image)
 
-    def box(self, xyxy: Sequence[float], color: Color, words: str) -> None:
-        left, top, right, below = xyxy
-        self._draw.rectangle((left, top, max(left, right - 1), max(top, below - 1)), outline=color, width=self._line)
-        self._name((left, top), color, words, above=True)
+    def box(self, xyxy: Sequence[float], color: Color, text: str) -> None:
+        left, top, right, bottom = xyxy
+        self._draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=self._line)
+        self._label((left, top), color, text, above=True)
 
     def points(self, points: Sequence[tuple[float, float, Color, str]]) -> None:
-        """Each x, y, colour and name; no name hides a point."""
+        """Paints points given as x, y, colour and label; no label hides a point."""
         r = 3 * self._line
-        for x, y, color, words in points:
-            self._name((x + 1.5 * r, y - r), color, words, above=False)
+        for x, y, color, text in points:
+            self._label((x + 1.5 * r, y - r), color, text, above=False)
         for x, y, color, _ in points:
             self._draw.ellipse((x - r, y - r, x + r, y + r), fill=color, outline=BLACK, width=max(1, self._line // 2))
 
-    def _name(self, at: tuple[float, float], color: Color, words: str, above: bool) -> None:
-        """On a ground of that colour, moved inside the image where it would leave it."""
-        left, top, right, below = self._draw.textbbox((0, 0), words, self._font)
-        width, height = right - left + 4, below - top + 4
+    def _label(self, at: tuple[float, float], color: Color, text: str, above: bool) -> None:
+        """Writes a label on a ground of that colour, moved to be inside the image."""
+        left, top, right, bottom = self._draw.textbbox((0, 0), text, self._font)
+        width, height = right - left + 4, bottom - top + 4
         x = min(max(at[0], 0), max(0, self._image.width - width))
         y = min(max(at[1] - height if above else at[1], 0), max(0, self._image.height - height))
         self._draw.rectangle((x, y, x + width, y + height), fill=color)
         ink = BLACK if sum(color) > 380 else WHITE
-        self._draw.text((x + 2 - left, y + 2 - top), words, ink, self._font)
+        self._draw.text((x + 2 - left, y + 2 - top), text, ink, self._font)

@@ -1,17 +1,16 @@
-"""Colours of classes, and images as PNG and base64."""
-
-import base64
-import io
+"""Colours of classes."""
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tta_server.imaging.decoding import Pixels
+
 COLORS = (
     (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115),
     (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
-"""Okabe and Ito 2008, told apart by the colour-blind too; then hues go round."""
+"""Okabe and Ito 2008, which the colour-blind can distinguish too; further classes take hues in turn."""
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -25,31 +24,23 @@ def color_of(index: int) -> tuple[int, int, int]:
     return levels[order[0]], levels[order[1]], levels[order[2]]
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def encoded(data: bytes) -> str:
-    """Base64."""
-    return base64.b64encode(data).decode()
-
-
-def decoded(picture: str) -> Image.Image:
-    """From base64."""
-    return Image.open(io.BytesIO(base64.b64decode(picture)))
-
-
 def grey(shares: NDArray[np.float32]) -> Image.Image:
-    """Shares in [0, 1], white for 1."""
+    """Shares (H, W) in [0, 1] as a grey image, white for 1."""
     return Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
 
 
 def palette_image(mask: NDArray[np.uint16], classes: int) -> Image.Image:
-    """Class indices as a palette PNG (16 bit grey above 256 classes): indices for programs, colours for eyes."""
+    """Class indices (H, W) as a palette image, or as 16 bit grey above 256 classes.
+
+    Programs read indices, viewers show colours.
+    """
     if classes > 256:
         return Image.fromarray(mask)
     image = Image.fromarray(mask.astype(np.uint8)).convert("P")
     image.putpalette([value for index in range(classes) for value in color_of(index)])
     return image
+
+
+def blended(pixels: Pixels, colors: Pixels) -> Pixels:
+    """The colours over the pixels (..., 3) uint8, half transparent."""
+    return (pixels * 0.45 + colors * 0.55).astype(np.uint8)

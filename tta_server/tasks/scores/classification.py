@@ -7,26 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    ImageFrame,
-    NoEvidence,
-    Remaining,
-    ResponseSpec,
-    Shapes,
-    TaskAnswer,
-    Tensors,
-    TensorSpec,
-    texts,
-)
-from tta_server.tasks.scores.merging import (
-    KINDS,
-    MERGES,
-    SLACK,
-    ScoreAccumulator,
-    ScoresOutput,
-    is_finite,
-)
+from tta_server.tasks.base import ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
+from tta_server.tasks.scores.kinds import CLASS_KINDS, SLACK, ScoresOutput, is_finite
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
+from tta_server.tasks.scores.results import ClassificationResult
 from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.view import Weight
 
 Scores = NDArray[np.float32]
@@ -34,7 +20,7 @@ Scores = NDArray[np.float32]
 
 
 class ClassAccumulator(NoEvidence):
-    """A ScoreAccumulator of one vector, and how far ahead its top class is."""
+    """A ScoreAccumulator of one vector, and the lead of its top class."""
 
     def __init__(self, scores: ScoreAccumulator) -> None:
         self._scores = scores
@@ -53,7 +39,7 @@ class ClassAccumulator(NoEvidence):
         return float(top - second)
 
     def undecided(self, remaining: Remaining) -> float:
-        """0 or 1: whether a rival's most could reach the leader's least."""
+        """1 if the most that a rival can become reaches the least that the leader can, else 0."""
         weights = np.zeros((), np.float32)
         for _, weight in remaining:
             weights = weights + np.asarray(weight, np.float32)
@@ -71,7 +57,7 @@ class Classification(ScoreVectors):
     stops: Sequence[str] = ("all", "certain", "epsilon")
 
     def __init__(self, labels: Sequence[str], output: ScoresOutput, outputs: Shapes) -> None:
-        super().__init__(labels, KINDS[output.kind], output.name, outputs)
+        super().__init__(labels, CLASS_KINDS[output.kind], output.name, outputs)
         self.tensor_specs = (
             *self.tensor_specs,
             TensorSpec("LABEL", np.object_, (1,)),
@@ -81,39 +67,36 @@ class Classification(ScoreVectors):
     def is_sound(self, prediction: Scores) -> bool:
         return is_finite(prediction)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> ClassAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ClassAccumulator:
         return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
 
     def confidence(self, merged: Scores) -> float:
         return float(merged.max())
 
-    def answer(self, merged: Scores, remarks: Sequence[Scores], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        order = np.argsort(-merged, kind="stable")  # ties to the lower class
-        prediction: dict[str, Any] = {"top": [self._entry(int(i), merged) for i in order[: wanted.top_k]]}
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = [float(p) for p in merged]
-        if "agreement" in wanted.include:
-            prediction["agreement"] = _agreement(remarks, int(order[0]))
-        unsure: dict[str, Any] = {}
-        if "uncertainty" in wanted.include:
-            top, *rest = merged[order[:2]]
-            unsure = {
-                **uncertainty.of_classes(remarks),
-                "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
-                "agreement": uncertainty.rounded(_agreement(remarks, int(order[0]))),
-            }
-        views = [self._entry(int(r.argmax()), r) for r in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
-
-    def tensors(self, merged: Scores, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        top = int(merged.argmax())
-        return {
-            "PROBABILITIES": merged,
-            "LABEL": texts([self.labels[top]]),
-            "INDEX": np.array([top], np.int32),
-        }
+    def result(
+        self, merged: Scores, views: Sequence[Scores], frame: ImageFrame, spec: ResponseSpec
+    ) -> ClassificationResult:
+        own = self._stacked(views)
+        agreement = _agreement(own, int(merged.argmax())) if len(own) else None
+        return ClassificationResult(
+            labels=self.labels,
+            probabilities=merged,
+            view_probabilities=own,
+            agreement=agreement,
+            uncertainty=_uncertainty(merged, own) if "uncertainty" in spec.include else {},
+        )
 
 
-def _agreement(remarks: Sequence[Scores], top: int) -> float:
-    """Share of the views whose own top class is the merged one."""
-    return sum(int(r.argmax()) == top for r in remarks) / len(remarks)
+def _agreement(own: Scores, top: int) -> float:
+    """Share of the views' probabilities (K, C) whose top class is the merged one."""
+    return float((own.argmax(axis=1) == top).mean())
+
+
+def _uncertainty(merged: Scores, own: Scores) -> dict[str, Any]:
+    order = np.argsort(-merged, kind="stable")  # ties to the lower class
+    top, *rest = merged[order[:2]]
+    return {
+        **uncertainty.of_classes(own),
+        "margin": uncertainty.rounded(top - rest[0] if rest else 1.0),
+        "agreement": uncertainty.rounded(_agreement(own, int(order[0]))),
+    }

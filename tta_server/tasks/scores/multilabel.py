@@ -1,4 +1,4 @@
-"""Any of C labels, each there or not: scores (N, C) -> probabilities."""
+"""Any of C labels: scores (N, C) -> probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,32 +6,17 @@ from typing import Any
 import numpy as np
 
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    Floats,
-    ImageFrame,
-    NoEvidence,
-    Remaining,
-    ResponseSpec,
-    Shapes,
-    TaskAnswer,
-    Tensors,
-    TensorSpec,
-)
-from tta_server.tasks.scores.merging import (
-    LABEL_KINDS,
-    LABEL_MERGES,
-    SLACK,
-    LabelsOutput,
-    ScoreAccumulator,
-    are_numbers,
-    label_merges,
-)
+from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining, ResponseSpec, TensorSpec
+from tta_server.tasks.scores.kinds import LABEL_KINDS, SLACK, LabelsOutput, are_numbers
+from tta_server.tasks.scores.merging import LABEL_MERGES, ScoreAccumulator, label_merges
+from tta_server.tasks.scores.results import MultilabelResult
 from tta_server.tasks.scores.vectors import ScoreVectors
+from tta_server.tasks.shapes import Shapes
 from tta_server.views.view import Weight
 
 
 class LabelAccumulator(NoEvidence):
-    """A ScoreAccumulator of one vector, and which labels could still change sides."""
+    """A ScoreAccumulator of one vector, and which labels could still cross the threshold."""
 
     def __init__(self, scores: ScoreAccumulator, threshold: float) -> None:
         self._scores = scores
@@ -44,11 +29,11 @@ class LabelAccumulator(NoEvidence):
         return self._scores.result()
 
     def undecided(self, remaining: Remaining) -> float:
-        """The share of the labels."""
-        left = np.zeros((), np.float32)
+        """Share of the labels that the remaining views could move across the threshold."""
+        weights = np.zeros((), np.float32)
         for _, weight in remaining:
-            left = left + np.asarray(weight, np.float32)
-        least, most = self._scores.bounds(left)
+            weights = weights + np.asarray(weight, np.float32)
+        least, most = self._scores.bounds(weights)
         return float(np.mean((least < self._threshold + SLACK) & (most >= self._threshold - SLACK)))
 
 
@@ -68,41 +53,36 @@ class Multilabel(ScoreVectors):
     def is_sound(self, prediction: Floats) -> bool:
         return are_numbers(prediction)
 
-    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> LabelAccumulator:
+    def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> LabelAccumulator:
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
 
     def confidence(self, merged: Floats) -> float:
-        """The mean over the labels of the probability that each is as it was answered."""
+        """Probability that a label is answered right, the mean over the labels."""
         return float(np.where(merged >= self._threshold, merged, 1 - merged).mean())
 
-    def answer(self, merged: Floats, remarks: Sequence[Floats], scene: ImageFrame, wanted: ResponseSpec) -> TaskAnswer:
-        order = np.argsort(-merged, kind="stable")
-        prediction: dict[str, Any] = {
-            "labels": [self.labels[int(i)] for i in order if merged[i] >= self._threshold],
-            "top": [self._entry(int(i), merged) for i in order[: wanted.top_k]],
-        }
-        if "probabilities" in wanted.include:
-            prediction["probabilities"] = [float(p) for p in merged]
-        if "agreement" in wanted.include:
-            prediction["agreement"] = float(self._agreement(merged, remarks).mean())
-        unsure = self._uncertainty(merged, remarks) if "uncertainty" in wanted.include else {}
-        views = [{"labels": [self.labels[int(i)] for i in np.flatnonzero(r >= self._threshold)]} for r in remarks]
-        return TaskAnswer(prediction, views, uncertainty=unsure)
+    def result(
+        self, merged: Floats, views: Sequence[Floats], frame: ImageFrame, spec: ResponseSpec
+    ) -> MultilabelResult:
+        own = self._stacked(views)
+        return MultilabelResult(
+            labels=self.labels,
+            probabilities=merged,
+            threshold=self._threshold,
+            view_probabilities=own,
+            agreement=float(self._agreement(merged, own).mean()) if len(own) else None,
+            uncertainty=self._uncertainty(merged, own) if "uncertainty" in spec.include else {},
+        )
 
-    def tensors(self, merged: Floats, scene: ImageFrame, names: frozenset[str]) -> Tensors:
-        return {"PROBABILITIES": merged, "PRESENT": merged >= self._threshold}
-
-    def _agreement(self, merged: Floats, remarks: Sequence[Floats]) -> Floats:
-        """For each label the share of the views that put it on the merged side."""
-        own = np.asarray(remarks) >= self._threshold
-        share: Floats = (own == (merged >= self._threshold)).mean(axis=0, dtype=np.float32)
+    def _agreement(self, merged: Floats, own: Floats) -> Floats:
+        """For each label the share of the views, of probabilities (K, C), that put it on the merged side."""
+        share: Floats = ((own >= self._threshold) == (merged >= self._threshold)).mean(axis=0, dtype=np.float32)
         return share
 
-    def _uncertainty(self, merged: Floats, remarks: Sequence[Floats]) -> dict[str, Any]:
-        spread = uncertainty.deviation(np.asarray(remarks, np.float64))
-        agreement = self._agreement(merged, remarks)
+    def _uncertainty(self, merged: Floats, own: Floats) -> dict[str, Any]:
+        spread = uncertainty.deviation(own.astype(np.float64))
+        agreement = self._agreement(merged, own)
         return {
-            **uncertainty.of_labels(remarks),
+            **uncertainty.of_labels(own),
             "agreement": uncertainty.rounded(agreement.mean()),
             "by_label": {
                 label: {"std": uncertainty.rounded(std), "agreement": uncertainty.rounded(share)}

@@ -1,35 +1,26 @@
-"""What classes and labels have in common: scores (N, C) -> probabilities (C,)."""
+"""What classification and multilabel have in common: scores (N, C) -> probabilities (C,)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.base import (
-    Floats,
-    ImageFrame,
-    Outputs,
-    ResponseSpec,
-    Shapes,
-    TaskDefaults,
-    TensorSpec,
-    check_shape,
-    output_name,
-)
-from tta_server.tasks.scores.merging import Kind, check_bounded, check_kind
+from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.scores.kinds import ScoreKind, check_kind
+from tta_server.tasks.scores.merging import check_bounded
+from tta_server.tasks.shapes import Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 
 class ScoreVectors(TaskDefaults):
-    """A task whose predictions are raw scores (C,) and whose answers list the most probable labels."""
+    """A task whose predictions are raw scores (C,)."""
 
     name: str
     sees_crops = True
     includes: Sequence[str] = ("views", "agreement", "probabilities", "uncertainty")
 
-    def __init__(self, labels: Sequence[str], kind: Kind, output: str | None, outputs: Shapes) -> None:
+    def __init__(self, labels: Sequence[str], kind: ScoreKind, output: str | None, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
         self._kind = kind
         self._output = output_name(output, "name", outputs)
@@ -41,28 +32,26 @@ class ScoreVectors(TaskDefaults):
         check_shape(f"{self.name} with {labels} labels", self._output, found, ["N", labels])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C], and probabilities if they are stated."""
+        """Raises ConfigError unless a run gave [N, C], and probabilities if those are stated."""
         self._check_shape(outputs[self._output].shape)
         check_kind(self._kind, outputs[self._output])
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, scene: ImageFrame) -> Floats:
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
         scores: Floats = outputs[self._output][row].astype(np.float32)
         return scores
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         check_bounded(merge)
 
-    def keeps_remarks(self, wanted: ResponseSpec) -> bool:
-        return not wanted.include.isdisjoint(("views", "agreement", "uncertainty"))
+    def keeps_view_results(self, spec: ResponseSpec) -> bool:
+        return not spec.include.isdisjoint(("views", "agreement", "uncertainty"))
 
-    def remark(self, prediction: Floats) -> Floats:
+    def view_result(self, prediction: Floats) -> Floats:
         return self._kind.probabilities(prediction)
 
-    def remark_bytes(self, plain: Placement) -> int:
+    def view_result_bytes(self, plain: Placement) -> int:
         return 4 * len(self.labels)
 
-    def lines(self, prediction: Mapping[str, Any]) -> list[str]:
-        return [f"{top['label']} {top['probability']:.3f}" for top in prediction["top"]]
-
-    def _entry(self, index: int, probabilities: Floats) -> dict[str, Any]:
-        return {"label": self.labels[index], "index": index, "probability": float(probabilities[index])}
+    def _stacked(self, views: Sequence[Floats]) -> Floats:
+        """Each view's own probabilities as one array (K, C)."""
+        return np.array(views, np.float32).reshape(len(views), len(self.labels))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.support.patterns import noise
+from tests.support.rendered import paint, rendered
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
@@ -49,7 +50,7 @@ def task(labels=LABELS, kind="probabilities", multilabel=True, threshold=0.5):
 
 
 class Scenery:
-    """One image's views; what a model says of them, less or more sure: cells on the left, nuclei in the middle."""
+    """One image's views, and a model's noisy maps of them: cells on the left, nuclei in the middle."""
 
     def __init__(self, prep, segmentation=None, image=IMAGE, policy=POLICY):
         self.task = segmentation or task()
@@ -79,8 +80,7 @@ class Scenery:
         return [(p, v.weight) for p, v in list(zip(self.placements, self.policy, strict=True))[done:]]
 
     def masks(self, accumulator):
-        prediction = self.task.answer(accumulator.result(), [], self.scene, ResponseSpec()).prediction
-        return np.array([picture(prediction["masks"][label]) for label in LABELS])
+        return self.task.result(accumulator.result(), [], self.scene, ResponseSpec()).masks
 
 
 def picture(text):
@@ -97,7 +97,7 @@ def picture(text):
     seed=st.integers(0, 2**32 - 1), request_reprice=st.sampled_from([0.02, 0.4, 1]), done=st.integers(1, len(POLICY))
 )
 def test_no_more_pixels_change_than_were_undecided(merge, prep, threshold, seed, request_reprice, done):
-    """At the image's own size, with views that see only a part, whatever follows."""
+    """At the image's own size, with views that show only a part, for any predictions that follow."""
     scenery, source = Scenery(prep, task(threshold=threshold)), np.random.default_rng(seed)
     ran = [scenery.drawn(index, source, request_reprice) for index in range(done)]
     now = scenery.merged(merge, ran)
@@ -160,10 +160,10 @@ def answered(views, include=(), segmentation=None, image=None, prep=AS_IT_IS):
     accumulator = segmentation.accumulator("mean_probabilities", wanted, scene)
     for maps in views:
         accumulator.add(segmentation.decode({"maps": np.float32(maps)[None]}, 0, scene.plain, scene), 1.0)
-    return segmentation.answer(accumulator.result(), [], scene, wanted)
+    return rendered(segmentation.result(accumulator.result(), [], scene, wanted), wanted)
 
 
-def test_masks_may_overlap_and_leave_pixels_to_nobody():
+def test_masks_may_overlap_and_leave_pixels_without_label():
     answer = answered([[CELL, NUCLEUS]])
     assert answer.prediction.keys() == {"height", "width", "area", "masks"}
     np.testing.assert_array_equal(picture(answer.prediction["masks"]["cell"]), CELL)
@@ -189,7 +189,7 @@ def test_masks_are_enlarged_to_the_image():
 
 
 def test_agreement_is_the_share_of_views_on_the_merged_side():
-    """Three views; one sees no cells and one no nuclei. Where CELL, 2 of 3 are on the cells' side, elsewhere all."""
+    """Three views; one finds no cells and one no nuclei. In CELL, 2 of 3 vote for cells, elsewhere all vote against."""
     views = [[CELL, NUCLEUS], [0 * CELL, NUCLEUS], [CELL, 0 * NUCLEUS]]
     answer = answered(views, ["agreement", "uncertainty"])
     cell, nucleus = np.where(CELL, 2 / 3, 1), np.where(NUCLEUS, 2 / 3, 1)
@@ -202,7 +202,7 @@ def test_agreement_is_the_share_of_views_on_the_merged_side():
 
 
 def test_agreement_by_class_is_the_mean_over_the_pixels_of_that_class():
-    """Of masks of one class a pixel. Columns: all say ground, 2 of 3 trees, all trees; there is no sky."""
+    """Of masks of one class a pixel. Columns: all vote for ground, 2 of 3 for trees, all for trees; there is no sky."""
     one_hot = [
         (np.repeat([row], 2, axis=0) == np.arange(3)[:, None, None]) for row in ([0, 1, 1], [0, 1, 1], [0, 0, 1])
     ]
@@ -216,7 +216,7 @@ def test_agreement_by_class_is_the_mean_over_the_pixels_of_that_class():
 
 
 @bounded
-def test_a_mask_that_nothing_can_change_is_decided(merge):
+def test_a_mask_that_no_view_can_change_is_decided(merge):
     scenery = Scenery(AS_IT_IS)
     sure = [scenery.prediction(index, [[[1]], [[0]]]) for index in range(4)]
     assert scenery.merged(merge, sure).undecided(scenery.remaining(4)) == 0
@@ -224,7 +224,7 @@ def test_a_mask_that_nothing_can_change_is_decided(merge):
 
 
 @bounded
-def test_open_pixels_are_those_that_the_remaining_view_sees(merge):
+def test_open_pixels_are_those_that_the_remaining_view_shows(merge):
     """It shows the left half, with twice the weight."""
     half = read_view({"crop": {"fraction": 0.5, "anchor": "top_left"}, "weight": 2})
     scenery = Scenery(AS_IT_IS, image=Size(24, 16), policy=[View(), half])
@@ -232,14 +232,14 @@ def test_open_pixels_are_those_that_the_remaining_view_sees(merge):
     assert now.undecided(scenery.remaining(1)) == pytest.approx(0.25, abs=0.08)
 
 
-def test_certainty_is_refused_where_it_cannot_be():
+def test_stop_certain_is_refused_where_nothing_is_certain():
     with pytest.raises(InvalidInput, match="merge mean_logits has no bound"):
         task().check_bounded("mean_logits", [1.0])
     with pytest.raises(InvalidInput, match="no pixel is certain before the last view"):
         task().check_bounded("vote", [1.0, (1.0, 2.0)])
 
 
-def test_confidence_is_the_mean_probability_of_being_as_was_answered():
+def test_confidence_is_the_mean_probability_of_the_answered_labels():
     scenery = Scenery(AS_IT_IS, image=Size(6, 4))
     merged = scenery.merged("mean_probabilities", [scenery.prediction(0, [[[0.9]], [[0.2]]])])
     assert scenery.task.confidence(merged.result()) == pytest.approx(0.85)
@@ -252,9 +252,8 @@ def test_probabilities_are_pictures_of_16_bits():
 
 
 def test_each_label_is_painted_over_the_image():
-    pixels, segmentation = noise(Size(6, 4)), task()
-    prediction = answered([[CELL, NUCLEUS]]).prediction
-    painted = segmentation.paint(pixels, prediction)
+    pixels = noise(Size(6, 4))
+    painted = paint(answered([[CELL, NUCLEUS]]).result, pixels)
     changed = (painted != pixels).any(axis=2)
     np.testing.assert_array_equal(changed, (CELL | NUCLEUS).astype(bool))
     np.testing.assert_array_equal(pixels, noise(Size(6, 4)))
@@ -263,7 +262,7 @@ def test_each_label_is_painted_over_the_image():
 def test_an_answer_is_json():
     answer = answered([[CELL, 0 * NUCLEUS]] * 2, ["agreement", "uncertainty", "probabilities"])
     json.dumps([answer.prediction, answer.uncertainty], allow_nan=False)
-    assert task().lines(answer.prediction) == ["cell 66.7%"]
+    assert answer.lines == ["cell 66.7%"]
 
 
 def test_merges_are_those_of_labels():
@@ -278,5 +277,5 @@ def test_a_pixel_of_which_all_labels_are_ruled_out_is_sound():
 
 @pytest.mark.parametrize("form", [{"threshold": -0.1}, {"threshold": 1.1}, {"offset": 2}])
 def test_numbers_out_of_range_are_refused(form):
-    with pytest.raises(ValueError, match=f"{next(iter(form))} is a number between 0 and 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(form))} takes a number from 0 to 1"):
         MapsOutput("logits", **form)

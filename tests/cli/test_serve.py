@@ -1,0 +1,115 @@
+"""`tta-server serve`: its settings, and mistakes that it names before it serves."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from tests.support import pictures
+from tests.support.commands import check_mistake, run, run_process
+from tests.support.references import MODELS
+from tests.support.serving import Server, models_folder
+from tta_server.cli.main import cli
+from tta_server.cli.sources import flag, variable
+from tta_server.settings import Settings
+
+BROKEN = {
+    "no yaml": "task: [",
+    "not keys": "hello",
+    "unknown key": "task: classification\nlabels: [a]\ncolour: red\n",
+    "unknown task": "task: divination\n",
+    "nothing": "",
+}
+
+
+def test_help_shows_the_flag_and_variable_of_every_setting() -> None:
+    printed = CliRunner().invoke(cli, ["serve", "--help"], env={"COLUMNS": "200"}).stdout
+    for field in Settings.model_fields:
+        assert flag(field) in printed
+        assert variable(field) in printed
+
+
+def test_serve_takes_its_settings_from_a_file_and_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    models_folder(tmp_path / "models", "cifar10")
+    config = tmp_path / "server.toml"
+    config.write_text('models = "models"\nport = 0\nmax_bytes = 1000\n')
+    env = {**os.environ, "TTA_CONFIG": str(config), "TTA_MAX_BYTES": "3000", "TTA_SLOTS": "1", "TTA_PROT": "5"}
+    with Server(env=env) as server, server.client() as client:
+        server.wait_for("warning: unknown variable TTA_PROT is ignored; did you mean TTA_PORT")
+        assert [model["name"] for model in client.get("/v1/models").json()["models"]] == ["cifar10"]
+        small, large = pictures.encoded(pictures.pixels(16, 16)), bytes(3001)
+        assert client.post("/v1/models/cifar10/predict", content=small).status_code == 200
+        assert client.post("/v1/models/cifar10/predict", content=large).status_code == 413
+        server.tell(signal.SIGINT)
+        assert server.exit_status() == 0
+
+
+def test_a_mistake_in_the_file_names_it_and_the_key(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text("prot = 0\n")
+    sentence = check_mistake(run("serve", "--config", str(config)))
+    assert sentence == f"error: {config}: unknown key prot; did you mean port?"
+
+
+def test_a_port_in_use_is_a_mistake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        sentence = check_mistake(run_process("serve", "--port", port, "--models", str(MODELS)))
+    assert port in sentence
+    assert "--port" in sentence
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_config_is_a_mistake_that_names_the_file(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").symlink_to(MODELS / "cifar10" / "1" / "model.onnx")
+    (folder / "tta.yaml").write_text(BROKEN[name])
+    assert str(folder / "tta.yaml") in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+def test_a_wrong_label_count_is_a_mistake_even_though_it_shows_only_when_warming(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").symlink_to(MODELS / "cifar10" / "1" / "model.onnx")
+    config = (MODELS / "cifar10" / "tta.yaml").read_text().replace("ship, truck]", "ship]")
+    (folder / "tta.yaml").write_text(config)
+    assert "9 labels" in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+def test_a_model_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(b"no model")
+    (folder / "tta.yaml").write_text((MODELS / "cifar10" / "tta.yaml").read_text())
+    assert "model.onnx" in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "99999"], ["--port", "-1"], ["--slots", "-1"], ["--max-bytes", "0"], ["--max-waiting", "0"]],
+    ids=" ".join,
+)
+def test_a_setting_out_of_range_is_a_mistake_that_names_it(arguments: list[str]) -> None:
+    assert arguments[0] in check_mistake(run("serve", *arguments))
+
+
+def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:
+    folder = models_folder(tmp_path, "cifar10")
+    env = {**os.environ, "TTA_PORT": "0", "TTA_MODELS": str(folder), "TTA_GRPC": "false", "TTA_SLOTS": "1"}
+    with Server(env=env) as server:
+        assert server.url in (ready := next(line for line in server.lines["stderr"] if line.startswith("ready")))
+        assert "gRPC" not in ready
+
+
+def test_an_unresolvable_host_is_a_mistake() -> None:
+    check_mistake(run("serve", "--host", "no such host", "--port", "0"))
+
+
+def test_the_ready_line_is_where_it_listens(server: Server) -> None:
+    assert httpx.get(server.url + "/livez").json() == {"status": "alive"}

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from tests.support.keypoints import LABELS, PAIRS, task
+from tta_server.errors import ConfigError
+from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
+from tta_server.views.geometry import Size
+
+
+@pytest.mark.parametrize("shape", [(None, 3, 2), (None, 4, 4), (None, 4, 1), (None, 4), (None, 8), (None, 4, 2, 1)])
+def test_coordinates_of_another_shape_are_refused_naming_both(shape):
+    with pytest.raises(
+        ConfigError, match=r"4 labels needs an output points of shape \[N, 4, 2\] or \[N, 4, 3\]; the model gives \["
+    ):
+        Keypoints(LABELS, PointsOutput("coordinates", pairs=PAIRS), {"points": shape})
+
+
+@pytest.mark.parametrize("shape", [(None, 3, None, None), (None, 4, None), (None, 4, 2)])
+def test_heat_maps_of_another_shape_are_refused_naming_both(shape):
+    with pytest.raises(ConfigError, match=r"4 labels needs an output points of shape \[N, 4, h, w\]; the model gives"):
+        Keypoints(LABELS, PointsOutput("heatmaps", pairs=PAIRS), {"points": shape})
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("coordinates", (1, 4, 4)), ("coordinates", (1, 2, 2)), ("heatmaps", (1, 3, 8, 8))]
+)
+def test_a_run_that_gives_another_shape_is_refused(kind, shape):
+    with pytest.raises(ConfigError, match="4 labels needs an output points of shape"):
+        task(kind).check({"points": np.zeros(shape, np.float32)}, Size(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("stride", "shape"), [(8, (8, 8)), (2, (8, 8)), (4, (4, 8)), (4, (8, 4)), (4, (7, 8)), (32, (8, 8)), (100, (8, 8))]
+)
+def test_a_stride_that_is_not_the_model_s_is_refused(stride, shape):
+    with pytest.raises(ConfigError, match=rf"output.stride is {stride}, but the model gives .* a stride of"):
+        task("heatmaps", stride=stride).check({"points": np.zeros((1, 4, *shape), np.float32)}, Size(32, 32))
+
+
+def test_the_model_s_own_stride_and_one_left_out_pass():
+    for stride in (4, None):
+        task("heatmaps", stride=stride).check({"points": np.zeros((1, 4, 8, 16), np.float32)}, Size(64, 32))
+
+
+@pytest.mark.parametrize("labels", [("left_eye", "right_eye"), ("nose", "LeftEar"), ("eye right",)])
+def test_labels_with_left_or_right_need_pairs(labels):
+    with pytest.raises(ConfigError, match=r"output.pairs is missing: labels like .* change places in a mirror image"):
+        task(labels=labels, pairs=None)
+    task(labels=labels, pairs=())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        ([("left", "rihgt")], "names 'rihgt', which is none of the labels: nose, left, right, tail"),
+        ([("left", "right"), ("left", "tail")], "names 'left' twice"),
+        ([("left", "right"), ("right", "left")], "names 'left' twice"),
+        ([("nose", "nose")], "names 'nose' twice"),
+    ],
+)
+def test_impossible_pairs_are_refused(pairs, sentence):
+    with pytest.raises(ConfigError, match=f"output.pairs {sentence}"):
+        task(pairs=pairs)
+
+
+def test_coordinates_have_no_merge_of_heat_maps():
+    assert task().merges == ("mean_coordinates",)
+    assert task("heatmaps").merges == ("mean_heatmaps", "mean_coordinates")
+
+
+def test_pixels_stated_as_normalized_are_refused():
+    outputs = {"points": np.float32([[(12, 30), (1, 2), (0, 0), (20, 9)]])}
+    with pytest.raises(ConfigError, match=r"output.units is normalized, but the model gives coordinates up to 30"):
+        task(units="normalized").check(outputs, Size(32, 32))
+    task().check(outputs, Size(32, 32))
+    task(units="normalized").check({"points": outputs["points"] / 32}, Size(32, 32))
+
+
+def test_logits_stated_as_probabilities_are_refused():
+    levels = {"points": np.float32([[[1, 2, level] for level in (-3, 0, 4, 1)]])}
+    with pytest.raises(
+        ConfigError, match=r"output.scores is probabilities, but the model gives -3 to 4; are they logit"
+    ):
+        task(numbers=3).check(levels, Size(32, 32))
+    task(numbers=3, scores="logits").check(levels, Size(32, 32))
+    with pytest.raises(ConfigError, match=r"output.scores is probabilities"):
+        task("heatmaps").check({"points": np.full((1, 4, 8, 8), -3, np.float32)}, Size(32, 32))
+
+
+@pytest.mark.parametrize("form", [{"offset": -0.1}, {"offset": 1.5}, {"visible": -1}, {"visible": 2}])
+def test_numbers_out_of_range_are_refused(form):
+    with pytest.raises(ValueError, match=f"{next(iter(form))} takes a .* from 0 to 1, not"):
+        PointsOutput("heatmaps", **form)

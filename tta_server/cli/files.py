@@ -1,0 +1,50 @@
+"""Files that commands read and write."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.imaging.decoding import Limits
+from tta_server.imaging.inputs import read_file, unreadable
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+
+def model_folder(models: Path, name: str) -> Path:
+    """Raises ConfigError that lists the models of the folder."""
+    if not models.is_dir():
+        raise ConfigError(f"{models}: no such folder; give a folder that holds <name>/tta.yaml for each model")
+    if not (models / name / "tta.yaml").is_file():
+        known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
+        raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")
+    return models / name
+
+
+def read_image(path: Path, limits: Limits) -> bytes:
+    """Raises InvalidInput and TooLarge, whose sentences continue the path."""
+    try:
+        return read_file(path, limits)
+    except OSError as error:
+        raise InvalidInput(unreadable(error)) from None
+
+
+def picture_file(to: Path | None) -> Path | None:
+    """Callback of an option: checks before any work that a picture can be saved there. Raises InvalidInput."""
+    if to is None:
+        return None
+    if to.suffix.lower() not in PICTURES:
+        raise InvalidInput(f"{to}: the name of a picture ends in one of {', '.join(PICTURES)}")
+    if to.is_dir():
+        raise InvalidInput(f"{to}: is a folder")
+    if not to.absolute().parent.is_dir():
+        raise InvalidInput(f"{to}: there is no folder {to.parent}")
+    return to
+
+
+def save_picture(picture: Image.Image, to: Path) -> None:
+    """Raises ConfigError."""
+    try:
+        picture.save(to)
+    except OSError as error:
+        raise ConfigError(f"{to}: can't be written: {error.strerror or error}") from error

@@ -1,0 +1,137 @@
+"""The web server of `tta-server serve`: uvicorn with the application's life cycle."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from math import ceil
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from tta_server.api.auth import OPEN_ACCESS, Access
+from tta_server.api.http.app import create_app
+from tta_server.api.http.limits import limited_protocol
+from tta_server.api.oip.grpc_server import BoundServer, create_server
+from tta_server.api.requests import RequestHandler
+from tta_server.application import Application
+from tta_server.cli.console import err
+from tta_server.errors import ConfigError, InternalError
+
+
+class Server(uvicorn.Server):
+    """Listens at once, warms the models in the background and is ready after that.
+
+    The first signal drains, a second one quits. `failure` is why it stopped, where that was an error.
+    """
+
+    def __init__(self, application: Application, listener: socket.socket, access: Access = OPEN_ACCESS) -> None:
+        settings = application.settings
+        self._application = application
+        self._address = listener.getsockname()[:2]
+        self.failure: Exception | None = None
+        self._warmed = False
+        application.on_fatal = self._fail
+        self._handler = RequestHandler(application)
+        self._access = access
+        self._grpc: BoundServer | None = None
+        app = create_app(application, self._handler, access.keys)
+        app.router.lifespan_context = self._lifespan
+        config = uvicorn.Config(
+            app,
+            http=limited_protocol(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=ceil(settings.drain_seconds) + 1,
+        )
+        super().__init__(config)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        try:
+            if self._application.settings.grpc:
+                self._grpc = create_server(self._application, self._handler, self._access)
+                await self._grpc.server.start()
+        except ConfigError as error:
+            self.failure = error
+            self.should_exit = True
+            self._application.stop_admitting()
+        warming = asyncio.create_task(asyncio.to_thread(self._warm))
+        try:
+            yield
+        finally:
+            self._application.stop_admitting()
+            await warming
+            await asyncio.to_thread(self._application.close)
+            if self._grpc:
+                await self._grpc.server.stop(grace=0.5)
+
+    def _warm(self) -> None:
+        try:
+            self._application.warm()
+        except Exception as error:  # noqa: BLE001 - raised again by `serve`, on the main thread
+            self.failure = error
+            self.should_exit = True
+            return
+        if not self._application.ready:
+            return
+        self._warmed = True
+        gc.freeze()  # collecting over all that is loaded stopped every thread for 14 to 25 ms
+        self._print_ready()
+
+    def _print_ready(self) -> None:
+        host, port = self._address
+        scheme = "https" if self._access.tls else "http"
+        grpc = f" and gRPC on port {self._grpc.port}" if self._grpc else ""
+        names = ", ".join(self._application.models)
+        err.print(
+            f"ready: {scheme}://{host}:{port}{grpc} serves {names} (docs at /docs; Ctrl-C stops)",
+            soft_wrap=True,
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._application.stop_admitting()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains while uvicorn waits for the connections.
+
+        So a request not answered when the drain ends gets an error response before uvicorn closes its connection.
+        """
+        if self._warmed:
+            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
+        stopping = None
+        if self._grpc:
+            grace = self._application.settings.drain_seconds + 1
+            stopping = asyncio.create_task(self._grpc.server.stop(grace))
+        await super().shutdown(sockets)
+        if stopping:
+            await stopping
+
+    def _fail(self, reason: str) -> None:
+        """Stops the server, which then exits with an error, since only a new process can serve again."""
+        self.failure = InternalError(reason)
+        self._application.stop_admitting()
+        self.should_exit = True
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but does not raise the signal again at the end, so that a drained server exits with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self.handle_exit) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

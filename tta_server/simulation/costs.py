@@ -1,0 +1,74 @@
+"""What work costs in a simulation. Pure; times are in seconds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """A factor on durations: lognormal with median 1, times `factor` in a `share` of all runs."""
+
+    sigma: float = 0.0
+    share: float = 0.0
+    factor: float = 1.0
+
+    def draw(self, random: Random) -> float:
+        drawn = random.lognormvariate(0.0, self.sigma) if self.sigma else 1.0
+        return drawn * self.factor if self.share and random.random() < self.share else drawn
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """Medians of one model: a batch of n views of a bucket, decoding and answering an image of `pixels`.
+
+    `buckets` has one entry a view; the last stands for all further views. `default_budget` is the model's own.
+    """
+
+    curves: Mapping[Bucket, Mapping[int, float]]
+    buckets: tuple[Bucket, ...]
+    decode: float
+    finish: float
+    pixels: int
+    default_budget: float = math.inf
+    noise: Noise = Noise()
+
+    def view_buckets(self, views: int) -> tuple[Bucket, ...]:
+        return (self.buckets + self.buckets[-1:] * views)[:views]
+
+    def request_seconds(self, views: int) -> float:
+        """Of one slot, for a request with all its views in the cheapest batches."""
+        return self.decode + self.finish + sum(map(self._cheapest_view, self.view_buckets(views)))
+
+    def _cheapest_view(self, bucket: Bucket) -> float:
+        return min(seconds / n for n, seconds in self.curves[bucket].items())
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What the front end (HTTP, parsing, clients on the same machine) adds to a request.
+
+    `core` is time of a core, half of it before admission and half for the answer; it takes precedence over the slots.
+    `wait` is the median of an answer's further delay, which takes no core.
+    """
+
+    core: float = 0.0
+    wait: float = 0.0
+    noise: Noise = Noise()
+
+    def draw_wait(self, random: Random) -> float:
+        return self.wait * self.noise.draw(random) if self.wait else 0.0
+
+
+def warmed_up(costs: Mapping[str, ModelCost], margin: float = MARGIN) -> CostModel:
+    """A cost model as warm-up leaves it: its estimates are the medians times `margin`."""
+    model, scale = CostModel(), margin / MARGIN
+    for name, cost in costs.items():
+        for bucket, curve in cost.curves.items():
+            model.warm(bucket, {n: seconds * scale for n, seconds in curve.items()})
+        model.warm_stage("decode", name, cost.pixels, cost.decode * scale)
+        model.warm_stage("finish", name, cost.pixels, cost.finish * scale)
+    return model

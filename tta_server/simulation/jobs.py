@@ -1,0 +1,87 @@
+"""The requests that arrive in a simulation and what becomes of them. Pure; times are in seconds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tta_server.calibration.fit import Run
+from tta_server.errors import TTAError
+from tta_server.scheduling.jobs import Job, Merged, Priority
+from tta_server.scheduling.stopping import StopReason, StopRule
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpec:
+    """What requests of one kind share. Each shows one of `images`, as its run through all views was recorded.
+
+    `expected_gain` takes a margin and the number of merged views.
+    """
+
+    model: str
+    budget: float
+    views: int
+    mandatory: int
+    priority: Priority
+    rule: StopRule
+    expected_gain: Callable[[float, int], float]
+    images: Sequence[Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One image that arrives `at`, of an `entry` of the traffic; its client leaves `leaves_after` seconds later."""
+
+    at: float
+    entry: int
+    spec: RequestSpec
+    image: Run
+    leaves_after: float = math.inf
+
+
+@dataclass(eq=False, slots=True)
+class SimulatedJob:
+    """A request and what becomes of it: the evidence of stop rules, then an outcome and a latency.
+
+    `outcome` is set when it is refused or its answer starts to be made, `made_at` when the answer is made, `latency`
+    (since arrival) when the client has it. `highest` is the last view of the policy that is merged, counted from 1.
+    """
+
+    request: Request
+    job: "Job[SimulatedJob] | None" = None
+    merged: int = 0
+    highest: int = 0
+    made_at: float = math.nan
+    outcome: StopReason | TTAError | None = None
+    latency: float = math.nan
+
+    def margin(self) -> float:
+        return self.request.image.margins[self.merged - 1]
+
+    def views_in_order(self) -> int:
+        return self.merged if self.merged == self.highest else 0
+
+    def undecided(self) -> float:
+        """1 if the remaining views, of equal weight, could overtake the leading class; else 0."""
+        remaining = self.request.spec.views - self.merged
+        return 0.0 if self.margin() * self.merged > remaining else 1.0
+
+    def standard_error(self) -> float:
+        """Infinite: a run holds classes, not values."""
+        return math.inf
+
+    @property
+    def agrees(self) -> bool:
+        """True if its top class is that of all the views that it requested."""
+        labels = self.request.image.labels
+        return labels[self.merged - 1] == labels[self.request.spec.views - 1]
+
+    def merge(self, view: int) -> Merged:
+        """Merges one more view, unless the answer is being made already."""
+        spec = self.request.spec
+        if self.outcome is not None:
+            return Merged()
+        self.merged += 1
+        self.highest = max(self.highest, view + 1)
+        if self.merged == spec.views:
+            return Merged()
+        return Merged(spec.expected_gain(self.margin(), self.merged), spec.rule.decide(self))
