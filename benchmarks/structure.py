@@ -40,8 +40,9 @@ def body_lines(function: Function) -> int:
 
 
 def is_command(function: Function) -> bool:
-    """True for a function whose options are annotated for the command line."""
-    return any("Annotated" in ast.unparse(each.annotation) for each in function.args.args if each.annotation)
+    """True for a function whose parameters are options of the command line."""
+    kinds = [ast.unparse(each.annotation) for each in function.args.args if each.annotation]
+    return any(kind.endswith(("Option", "Argument")) for kind in kinds)
 
 
 def parameters(function: Function) -> int:

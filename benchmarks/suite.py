@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from against import checkout
 from rich.console import Console
+
+from benchmarks.against import checkout
 
 ROOT = Path(__file__).parents[1]
 TIME, FUNCTIONS = 0.40, 0.95

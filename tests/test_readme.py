@@ -79,8 +79,8 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
 @pytest.mark.parametrize(
     ("block", "says"),
     [
-        *zip(blocks("python", README), (r"t-shirt 10\n",), strict=True),
-        *zip(blocks("python", USAGE), (r"t-shirt [1-8]\n", r"\d+ \['model', 'prediction', .*\]\n"), strict=True),
+        *zip(blocks("python", README), (r"\(10,\) t-shirt 10\n",), strict=True),
+        *zip(blocks("python", USAGE), (r"t-shirt [1-8]\n", r"\(\d+, 4\) \['model', 'prediction', .*\]\n"), strict=True),
         *zip(blocks("python", PROTOCOL), (r"\(1, 256, 320\)\n",), strict=True),
     ],
     ids=["load", "grpc", "load with options", "http"],
