@@ -34,7 +34,7 @@ def test_overload_is_refused_with_the_time_to_come_back() -> None:
     assert back[3].answered_ms == pytest.approx(30)
 
 
-def test_who_would_have_made_another_late_is_told_when_that_one_is_done() -> None:
+def test_a_job_that_would_make_another_late_is_refused_until_that_one_is_done() -> None:
     """The second one's deadline comes first; it would fit only after the first one's view."""
     history = [Arrival(0, 8), Arrival(0, 3, (C,))]
     refused = Pool(CPU).run(history)[1].refused
@@ -43,7 +43,7 @@ def test_who_would_have_made_another_late_is_told_when_that_one_is_done() -> Non
     assert Pool(CPU).run([*history, back])[2].refused is None
 
 
-def test_nobody_is_admitted_at_the_cost_of_someone_admitted_before() -> None:
+def test_no_job_is_admitted_at_the_cost_of_an_admitted_one() -> None:
     records = Pool({A: linear(10)}).run([Arrival(0, 100), Arrival(1, 20), Arrival(2, 15)])
     assert [r.refused is None for r in records] == [True, True, False]
     assert records[1].outcome is StopReason.ALL_VIEWS
@@ -73,13 +73,13 @@ def test_a_budget_that_is_too_small_names_what_takes_how_long(views: int, tiles:
         Scheduler[None](cost_model({A: linear(10)}), 1).admit(job, 0.0)
 
 
-def test_slots_are_kept_for_the_mandatory_views_of_who_is_being_decoded() -> None:
+def test_slots_are_kept_for_the_mandatory_views_of_a_decoding_job() -> None:
     """Decoding takes 2 ms, a view 8: both views of the second job have to start at 2, on both slots."""
     records = Pool(CPU, slots=2, decode_ms=2).run([Arrival(0, 18), Arrival(0, 10, (A, A), mandatory=2)])
     assert served(records)
 
 
-def test_nobody_overtakes_who_waits_behind_a_decoding_image() -> None:
+def test_no_job_overtakes_one_that_waits_behind_a_decoding_image() -> None:
     records = Pool(CPU, slots=2, decode_ms=2).run(
         [Arrival(0, 15), Arrival(0, 16, (C,)), Arrival(1, 7, (C, C), mandatory=2)]
     )
@@ -94,7 +94,7 @@ def test_optional_views_of_others_do_not_break_the_promise_to_come_back() -> Non
     assert Pool({A: linear(30)}, bounds=Bounds(jobs=1)).run([*history, back])[2].refused is None
 
 
-def test_who_comes_back_does_not_find_that_another_has_begun() -> None:
+def test_a_job_that_returns_does_not_wait_for_an_optional_view() -> None:
     """The slot is busy until 17, and 15 ms more with the second view: the third's 8 ms must not end before 40."""
     history = [Arrival(2, 146, (B,)), Arrival(5, 79, (B,)), Arrival(8, 8)]
     refused = Pool(CPU).run(history)[2].refused
@@ -102,7 +102,7 @@ def test_who_comes_back_does_not_find_that_another_has_begun() -> None:
     assert refused.retry_after == pytest.approx(0.024)
 
 
-def test_who_finds_no_place_is_told_when_there_are_both_place_and_time() -> None:
+def test_without_a_free_place_retry_after_counts_both_place_and_time() -> None:
     """A place is free at 3, but the slot only at 11."""
     history = [Arrival(0, 3, (C,)), Arrival(0, 11), Arrival(0, 3, (C,))]
     refused = Pool(CPU, bounds=Bounds(jobs=2)).run(history)[2].refused
@@ -124,7 +124,7 @@ def test_the_bytes_of_waiting_jobs_are_bounded() -> None:
     assert isinstance(over[1].refused, Overloaded)
 
 
-def test_who_could_never_fit_is_not_told_to_come_back() -> None:
+def test_a_job_that_never_fits_has_no_retry_after() -> None:
     (record,) = Pool({A: linear(10)}, bounds=Bounds(nbytes=1000)).run([Arrival(0, 900, nbytes=1001)])
     assert record.refused is not None
     assert not isinstance(record.refused, Overloaded)
@@ -137,7 +137,7 @@ def test_what_is_answered_makes_room() -> None:
 
 
 @pytest.mark.parametrize(("slots", "mandatory", "least"), [(1, 1, 15), (1, 3, 39), (2, 3, 27), (3, 3, 15)])
-def test_a_budget_that_an_idle_pool_could_not_keep_is_told_the_least(slots: int, mandatory: int, least: int) -> None:
+def test_a_budget_too_small_for_an_idle_pool_is_refused_with_the_least(slots: int, mandatory: int, least: int) -> None:
     def refusal(budget_ms: float) -> BaseException | None:
         arrival = Arrival(0, budget_ms, (A,) * 4, mandatory)
         return Pool({A: linear(12)}, slots, decode_ms=2, finish_ms=1).run([arrival])[0].refused
@@ -163,7 +163,7 @@ def test_large_views_first_do_not_ask_for_more_than_they_take() -> None:
     assert record.outcome is StopReason.ALL_VIEWS
 
 
-def test_a_slow_spell_does_not_end_in_failing_everybody() -> None:
+def test_a_slow_spell_does_not_make_all_jobs_fail() -> None:
     pool = Pool({A: linear(12)})
     for _ in range(25):
         pool.scheduler.costs.observe(A, 1, 1.0, 0.0)
@@ -203,7 +203,7 @@ def test_a_batch_is_not_cut_below_the_mandatory_views_that_were_priced_together(
     assert pool.dispatched()[-1] == [(2, 0), (2, 1)]
 
 
-def test_whoever_overtakes_a_decoding_image_must_not_be_late_himself_by_that() -> None:
+def test_a_job_that_overtakes_a_decoding_image_is_not_late_itself() -> None:
     """If the first one's first view began at once, the second's four would be left two slots, and its own second view
     would start too late."""
     first = Arrival(2, 15, (A, A), mandatory=2)
@@ -267,7 +267,7 @@ def test_a_quote_comes_after_what_waits() -> None:
     assert quoted(pool, Arrival(0, 25, (A, A))) == (1, 0, [20, 30])
 
 
-def test_a_quote_for_who_would_be_refused_says_how_long_to_wait() -> None:
+def test_a_quote_for_a_job_that_would_be_refused_has_the_wait() -> None:
     pool = Pool({A: linear(10)})
     pool.scheduler.admit(Arrival(0, 12).job(None, 0.0), 0.0)
     assert quoted(pool, Arrival(0, 15, (A, A))) == (0, 5, [20, 30])
@@ -279,7 +279,7 @@ def test_a_quote_where_all_places_are_taken() -> None:
     assert quoted(pool, Arrival(0, 100, (A, A))) == (2, 10, [20, 30])
 
 
-def test_a_quote_shares_spare_time_with_those_who_want_it_too() -> None:
+def test_a_quote_shares_spare_time_with_other_jobs() -> None:
     """At 10 another job has its plain view and wants nine more: of two turns one is ours."""
     pool = Pool({A: linear(10)})
     quotes: list[Quote] = []
@@ -306,7 +306,7 @@ def scheduler(slots: int = 2, bounds: Bounds | None = None) -> Scheduler[None]:
     return Scheduler(cost_model({A: linear(10)}), slots, bounds)
 
 
-def test_images_that_not_even_an_idle_pool_could_answer_together_are_told_the_budget_that_would_do() -> None:
+def test_images_that_an_idle_pool_can_not_answer_together_are_refused_with_the_least_budget() -> None:
     pool = scheduler()
     with pytest.raises(BudgetTooSmall, match=r"the 20 images of this request take about 100 ms together"):
         pool.admit_all(group(20, 99), 0.0)
@@ -324,7 +324,7 @@ def test_images_that_never_fit_together_are_too_large(bounds: Bounds, sentence: 
 
 
 @pytest.mark.parametrize("count", [2, 6, 12])
-def test_who_is_refused_with_several_images_is_told_when_all_of_them_fit(count: int) -> None:
+def test_retry_after_of_several_images_is_when_all_of_them_fit(count: int) -> None:
     """Twelve images wait, which two slots answer in 60 ms; a millisecond is to spare."""
     pool = scheduler()
     pool.admit_all(group(12, 61), 0.0)

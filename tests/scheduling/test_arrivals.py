@@ -58,7 +58,7 @@ def risks(pool: Pool) -> list[tuple[tuple[int, int], bool]]:
     return [((batch.items[0][0].payload.number, batch.items[0][1]), batch.is_risky) for _, batch in pool.batches]
 
 
-def test_on_a_single_slot_the_risk_is_taken_and_told() -> None:
+def test_on_a_single_slot_the_risk_is_taken_and_reported() -> None:
     """A view takes 15 ms and the next may wait 10: after its plain view the pool has nothing else to do."""
     pool = Pool({B: linear(15)})
     pool.run([Arrival(0, 200, (B,) * 3, default_budget_ms=25)])
@@ -104,7 +104,7 @@ def test_a_plain_view_is_what_comes_next_however_many_the_last_one_asked_for() -
     assert risks(pool)[-1] == ((0, 4), True)
 
 
-def test_a_model_that_nobody_wants_any_more_is_no_risk() -> None:
+def test_a_model_without_recent_arrivals_is_no_risk() -> None:
     pool = Pool({B: linear(15), C: linear(3)})
     pool.run([Arrival(0, 100, (B,), default_budget_ms=16), Arrival(10_100, 200, (C, C), default_budget_ms=500)])
     assert not any(risky for _, risky in risks(pool))

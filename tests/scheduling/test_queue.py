@@ -67,7 +67,7 @@ busy = st.lists(st.integers(0, 60), max_size=3)
 
 
 @given(waiting, busy, st.integers(1, 4), st.integers(0, 100))
-def test_a_relaxed_line_has_nobody_late(
+def test_a_trivially_feasible_queue_makes_no_job_late(
     jobs: list[tuple[int, float]], until: list[float], slots: int, more: int
 ) -> None:
     """The quick check agrees with the list schedule."""
@@ -148,13 +148,13 @@ def test_interactive_jobs_stand_before_batch_jobs_and_each_by_deadline() -> None
         pytest.param(30, [], 1, 29, 30, id="it would make the others late: it can come when they are done"),
     ],
 )
-def test_who_fits_in_a_line_of_three(
+def test_what_fits_in_a_queue_of_three(
     others: float, busy: list[float], views: int, deadline: float, wait: float
 ) -> None:
     assert Setup([(1, others)] * 3, busy=busy).retry_after_ms(views, deadline) == wait
 
 
-def test_a_batch_job_stands_behind_whoever_is_interactive() -> None:
+def test_batch_jobs_are_queued_behind_interactive_ones() -> None:
     assert Setup([(1, 300)]).retry_after_ms(1, 15, batch=True) == 5
     assert Setup([(1, 300)]).retry_after_ms(1, 10) == 0
     assert Setup([(1, 300)], batch=True).retry_after_ms(1, 15, batch=True) == 0

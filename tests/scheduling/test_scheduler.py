@@ -55,7 +55,7 @@ def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
 
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
 @settings(max_examples=times(400))
-def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
+def test_a_job_that_returns_after_retry_after_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
     """Without optional views, for which it might have to wait."""
     history = draw(random)
     plain = tuple(
@@ -132,7 +132,7 @@ def test_every_mandatory_view_comes_before_any_optional_one() -> None:
     assert set(views[:5]) == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)}
 
 
-def test_optional_views_go_to_whoever_has_fewest_then_to_the_earlier_deadline() -> None:
+def test_optional_views_go_to_the_job_with_the_fewest_then_to_the_earlier_deadline() -> None:
     pool = Pool({A: linear(12)})
     pool.run([Arrival(0, 300, (A,) * 3), Arrival(1, 200, (A,) * 3)])
     assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
@@ -157,7 +157,7 @@ def test_views_of_other_buckets_wait_for_their_own_batch() -> None:
     assert pool.dispatched() == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
 
 
-def test_a_batch_stays_short_where_a_longer_one_would_make_somebody_late() -> None:
+def test_a_batch_stays_short_where_a_longer_one_would_make_a_job_late() -> None:
     pool = Pool({A: {1: 2, 2: 3.4, 4: 6, 8: 11}, C: linear(10)})
     first, second = pool.run([Arrival(0, 200, (C,)), Arrival(1, 20, (A,) * 8)])
     assert first.outcome is StopReason.ALL_VIEWS
@@ -182,7 +182,7 @@ def test_worth_counts_by_the_second() -> None:
     assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
 
 
-def test_worth_is_what_the_last_merge_told() -> None:
+def test_the_expected_gain_is_that_of_the_last_merge() -> None:
     """The first job's views are worth less and less: 1, 0.3, 0.3; the second's always 0.5."""
     pool = Pool({A: linear(12)})
     first = Arrival(0, 300, (A,) * 4, gains=(1.0, 0.3))
@@ -280,7 +280,7 @@ def test_slots_that_ran_out_are_called_capacity() -> None:
     assert first.merged == 1
 
 
-def test_a_batch_still_running_at_the_deadline_is_not_waited_for() -> None:
+def test_a_job_does_not_wait_for_a_batch_that_runs_at_its_deadline() -> None:
     scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(25)}), 1)
     job = Job("a", "m", (A, A), 1, 0.1, PIXELS)
     scheduler.admit(job, 0.0)
@@ -345,7 +345,7 @@ def test_a_lost_mandatory_view_fails_the_job() -> None:
     assert isinstance(record.outcome, BackendFailed)
 
 
-def test_who_leaves_is_told_once_and_gives_his_slot_away() -> None:
+def test_a_cancelled_job_is_settled_once_and_frees_its_slot() -> None:
     pool = Pool({A: linear(10)})
     first, second = pool.run([Arrival(0, 300, (A,) * 8, cancels_ms=15), Arrival(1, 300, (A,) * 2)])
     assert isinstance(first.outcome, Cancelled)
@@ -368,7 +368,7 @@ def test_a_stop_reason_from_the_merge_answers_at_once() -> None:
     assert scheduler.next_batch(0, 0.01) is None
 
 
-def test_drop_all_answers_everybody_once() -> None:
+def test_drop_all_answers_every_job_once() -> None:
     scheduler: Scheduler[int] = Scheduler(cost_model({A: linear(10)}), 1)
     for number in range(5):
         scheduler.admit(Job(number, "m", (A,), 1, 10.0, PIXELS), 0.0)

@@ -27,7 +27,7 @@ def batch(slot: int, estimate: float) -> Batch[int]:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["put", "put", "remove", "take"]), st.integers(0, 30), times), max_size=300))
-def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> None:
+def test_timers_are_a_table_of_due_times(steps: list[tuple[str, int, float]]) -> None:
     """Whatever is put, moved and removed, those that are due come out, once and the earliest first."""
     jobs = [job(name) for name in range(31)]
     agenda: DueTimers[int] = DueTimers()
@@ -47,7 +47,7 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
         assert agenda.next_due() == min(dates.values(), default=None)
 
 
-def test_an_agenda_forgets_outdated_dates() -> None:
+def test_stale_due_times_are_dropped() -> None:
     """However often due times move, and in whatever order."""
     agenda, one, other = DueTimers[int](), job(1), job(2)
     agenda.set(other, 0.0)
@@ -58,7 +58,7 @@ def test_an_agenda_forgets_outdated_dates() -> None:
     assert agenda.next_due() is None
 
 
-def test_who_is_put_again_while_the_due_are_taken_comes_again_only_if_due() -> None:
+def test_a_job_set_again_while_due_jobs_are_taken_returns_only_if_due() -> None:
     agenda, one = DueTimers[int](), job(1)
     agenda.set(one, 1.0)
     taken = []
@@ -82,7 +82,7 @@ def test_a_step_is_overdue_at_ten_times_its_estimate_and_not_before_a_second(est
     assert watch.overdue(5.0 + after + 1e-6) == [step]
 
 
-def test_it_is_told_once() -> None:
+def test_an_overdue_step_is_reported_once() -> None:
     watch = Watchdog[int]()
     watch.started(batch(0, 0.1), 0.0)
     assert len(watch.overdue(1.5)) == 1
@@ -91,7 +91,7 @@ def test_it_is_told_once() -> None:
     assert watch.overdue(20.0) == []
 
 
-def test_a_slot_is_stuck_ten_seconds_after_its_step_was_to_be_ended_and_told_once() -> None:
+def test_a_slot_is_stuck_ten_seconds_after_its_step_was_to_be_ended_and_reported_once() -> None:
     watch = Watchdog[int]()
     watch.started(batch(3, 0.1), 0.0)
     assert len(watch.overdue(2.0)) == 1
@@ -119,7 +119,7 @@ def test_a_step_that_came_back_is_neither_overdue_nor_stuck() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["start", "end", "look"]), st.integers(0, 3), st.floats(0.01, 5)), max_size=60)
 )
-def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int, float]]) -> None:
+def test_checking_only_at_check_at_misses_nothing(steps: list[tuple[str, int, float]]) -> None:
     """Every step that runs past its time is reported at `check_at`, and asking then always moves it."""
     watch, now, running, reported = Watchdog[int](), 0.0, dict[int, tuple[Batch[int], float]](), set[int]()
     for action, slot, seconds in steps:
@@ -155,7 +155,7 @@ def test_a_batch_that_hangs_is_ended_and_its_slot_serves_on() -> None:
     assert second.outcome is StopReason.ALL_VIEWS
 
 
-def test_whoever_has_a_plain_view_is_answered_by_the_deadline_while_the_next_hangs() -> None:
+def test_a_job_with_a_plain_view_is_answered_by_the_deadline_while_the_next_view_hangs() -> None:
     pool = Pool({A: linear(10)}, faults=Faults(hangs={1}))
     (record,) = pool.run([Arrival(0, 200, (A, A))])
     assert record.outcome is StopReason.DEADLINE

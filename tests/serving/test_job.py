@@ -42,7 +42,7 @@ def decoded(model: Model, seed: int) -> SingleJob:
     return work
 
 
-def test_who_has_left_does_not_fail_the_batch(clothing: Model) -> None:
+def test_a_cancelled_job_does_not_fail_the_batch(clothing: Model) -> None:
     stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
     leaves.settle(Cancelled("the client has left"))
     assert run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]

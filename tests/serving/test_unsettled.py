@@ -62,14 +62,14 @@ def test_what_was_never_added_is_not_settled() -> None:
     assert not job.payload.outcomes
 
 
-def test_an_answer_that_can_not_be_handed_out_is_told() -> None:
+def test_an_answer_that_can_not_be_delivered_is_reported() -> None:
     work = Work(raises=1)
     unsettled, (job,) = of(work)
     assert unsettled.settle(Finished(job, DONE))
     assert [type(outcome) for outcome in work.outcomes] == [InternalError]
 
 
-def test_where_even_that_fails_it_is_raised_and_the_others_are_told_all_the_same() -> None:
+def test_where_that_fails_too_it_is_raised_and_the_others_are_still_reported() -> None:
     hopeless, good = Work(raises=4), Work()
     unsettled, (first, second) = of(hopeless, good)
     with pytest.raises(LookupError):

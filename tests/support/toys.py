@@ -200,17 +200,22 @@ SLOW_SECONDS = 0.2
 
 
 class Switchable:
-    """A backend around a real one. `mode`: works, fails (each batch raises), nan (each output is), hangs (each batch
-    runs until it is ended), stuck (each runs until `release` is set), slow (each takes SLOW_SECONDS longer)."""
+    """A backend around a real one that counts its `batches`.
+
+    `mode`: works, fails (each batch raises), nan (each output is), hangs (each batch runs until it is ended), stuck
+    (each runs until `release` is set), slow (each takes SLOW_SECONDS longer).
+    """
 
     def __init__(self, real: Backend) -> None:
         self.signature = real.signature
         self._real = real
         self.mode = "works"
+        self.batches = 0
         self.release = threading.Event()
         self.entered = threading.Event()
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        self.batches += 1
         if self.mode == "fails":
             raise BackendFailed("the model failed on this image") from RuntimeError("switched off")
         if self.mode in ("hangs", "stuck"):

@@ -21,6 +21,8 @@ from tta_server.imaging.formats.jpeg import MAX_SCANS, MAX_SEGMENTS
 
 MAX_SECONDS = 3.0
 """Target for the CPU time of each file."""
+MAX_ON_LOOP_MS = 5.0
+"""Target for the CPU time of a header that is read on the event loop."""
 
 TEAL = Rendering(background=(0, 128, 128), levels="auto")
 """The costliest rendering."""
@@ -161,6 +163,26 @@ WORST = {
     ),
     "TIFF of fax": lambda: by_pillow(Image.fromarray(noisy(SIDE, SIDE, 1)).convert("1"), "TIFF", compression="group4"),
 }
+
+
+SMALL = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG")
+PROGRESSIVE = by_pillow(Image.fromarray(noisy(8, 8)), "JPEG", progressive=True)
+ODD = jpeg(0, (8, 8)).replace(b"\1\x11\0\2\x11\0\3\x11", b"\1\x41\0\2\x14\0\3\x11")
+"""A subsampling that only Pillow's parser reads."""
+
+HEADS = {
+    "EXIF": segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(65_000)) * 15,
+    "XMP": segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b"tiff:Orientation " * 3800) * 15,
+    "segments": segment(0xE1, b"Exif\0\0" + bytes(900)) * 1000,
+    "fill bytes": b"\xff" * 900_000,
+    "quantization": segment(0xDB, (b"\0" + b"\1" * 64) * 480),
+    "Photoshop": segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5000) * 15,
+}
+TAILS = {"zeros": b"\xff\0" * 490_000, "fill": b"\xff" * 990_000, "scans": b"\xff\xd9" + b"\xff\xda" * 490_000}
+ON_LOOP = {name: SMALL[:2] + head + SMALL[2:] for name, head in HEADS.items()}
+ON_LOOP |= {f"{name}, odd": ODD[:2] + head + ODD[2:] for name, head in HEADS.items()}
+ON_LOOP |= {name: PROGRESSIVE[:-2] + tail for name, tail in TAILS.items()}
+"""JPEGs whose headers are read on the event loop."""
 
 
 def seconds(data):

@@ -105,7 +105,7 @@ def test_what_goes_wrong_is_counted_by_kind(
     until(lambda: post(client).status_code == 200)
 
 
-def test_who_is_not_answered_in_time_has_expired(client: httpx.Client) -> None:
+def test_a_job_that_is_not_answered_in_time_has_expired(client: httpx.Client) -> None:
     expired = 'tta_expired_total{model="toy"}'
     before = metric(client, expired)
     with expect_ended_runs(client, "toy", 1):
@@ -114,7 +114,7 @@ def test_who_is_not_answered_in_time_has_expired(client: httpx.Client) -> None:
     assert metric(client, 'tta_errors_total{code="deadline_exceeded",model="toy"}') >= 1
 
 
-def test_who_leaves_is_counted_once(client: httpx.Client) -> None:
+def test_a_cancelled_job_is_counted_once(client: httpx.Client) -> None:
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(client, left), metric(client, cancelled)
     image = pictures.encoded(trap_image("endless"))
@@ -178,7 +178,7 @@ def test_a_model_is_ready_when_it_is(client: httpx.Client) -> None:
     assert metric(client, 'tta_model_ready{model="toy"}') == 1
 
 
-def test_a_page_that_anybody_can_parse_names_everything_once(client: httpx.Client) -> None:
+def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Client) -> None:
     post(client)
     families = list(text_string_to_metric_families(client.get("/metrics").text))
     names = [family.name for family in families]

@@ -213,14 +213,14 @@ def test_a_request_whose_client_left_has_failed(toy: tuple[Application, Switchab
     assert counts(application)["fail"] == 1
 
 
-def test_who_is_not_known_has_no_statistics(toy: tuple[Application, Switchable]) -> None:
+def test_an_unknown_model_has_no_statistics(toy: tuple[Application, Switchable]) -> None:
     with pytest.raises(UnknownModel):
         describe_statistics(toy[0], "other")
     with pytest.raises(UnknownModel):
         describe_statistics(toy[0], "toy", "2")
 
 
-def test_a_model_loaded_anew_begins_anew(toy: tuple[Application, Switchable]) -> None:
+def test_a_reloaded_model_starts_new_statistics(toy: tuple[Application, Switchable]) -> None:
     application, _ = toy
     ask(application)
     assert counts(application)["success"] == 1

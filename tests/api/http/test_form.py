@@ -1,7 +1,6 @@
 """The options of a form are those of the query: read, validated and refused alike."""
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -123,11 +122,9 @@ def test_no_broken_form_gets_library_text(data: bytes | list[bytes]) -> None:
 
 @pytest.mark.timing
 def test_a_large_file_is_read_at_once() -> None:
-    """20 MB that look like boundaries throughout."""
-    start = time.monotonic()
+    """20 MB that look like boundaries throughout; a search that starts again at each takes longer than a test may."""
     image = b"\r\n--a" * 4_000_000
     assert read_form(body(IMAGE + image), KIND, 2 * len(image)).image == b"xyz" + image
-    assert time.monotonic() - start < 30
 
 
 # ---- over HTTP ----

@@ -3,7 +3,6 @@
 import json
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,10 +71,15 @@ def test_a_request_after_a_slow_one_is_not_timed_out(tmp_path: Path, second: byt
     The server does not read the second body meanwhile, so its client is not slow.
     """
     trap_model(tmp_path / "toy")
-    with GatedServer(tmp_path, slots=1, receive_seconds=1.0) as server, connected(server) as connection:
+    with (
+        GatedServer(tmp_path, slots=1, receive_seconds=1.0) as server,
+        connected(server) as connection,
+        connected(server) as slow,
+    ):
         server.close_gate()
         connection.send(post(TOY, pictures.encoded(trap_image()), "X-Request-Id: first") + second)
-        time.sleep(1.5)  # the second has passed
+        slow.send(GET[:1])
+        assert slow.reply().status == 408  # the second has passed
         server.open_gate()
         reply = connection.reply()
         assert reply.status == 200, reply

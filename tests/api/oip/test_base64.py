@@ -1,7 +1,6 @@
 """base64 with any line breaks is decoded; for anything else the error names the characters and their place."""
 
 import base64
-import time
 
 import httpx
 import pytest
@@ -71,12 +70,10 @@ def test_an_invalid_text_is_refused_with_its_place(text: str, expected: str) -> 
 
 @pytest.mark.timing
 def test_long_texts_are_decoded_and_refused_in_c() -> None:
-    """20 MB take about as long as a copy, also with an error in the last character."""
+    """20 MB, also with an error in the last character; a loop in Python takes longer than a test may."""
     text = base64.encodebytes(bytes(15_000_000)).decode()
-    start = time.monotonic()
     assert decode_base64(text) == bytes(15_000_000)
     assert f"'!' at character {len(text) + 1}" in refused(text + "!")
-    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("lines", [True, False])
