@@ -7,7 +7,7 @@
 # make mutation       300 mutants of the core, and how many of them the tests find: up to half an hour
 # make check          format, lint, types, layers, sizes
 # make hooks          run `make check` before each commit (pre-commit)
-# make constraints    write constraints.txt and requirements/ anew from what pip resolves
+# make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
 # make load           half a minute of mixed users (locust) against a server of its own
 # make openloop       goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
@@ -15,9 +15,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
-.PHONY: run test-fast test test-all test-timing coverage mutation check hooks format bench load openloop clean
+.PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
+	check-types check-layers check-sizes hooks format lock bench load openloop \
+	clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
@@ -50,11 +53,25 @@ test-timing: $(VENV)/installed-dev
 			echo "round $$round of $(REPEATS)"; $(BIN)/python -m pytest -m timing -q || exit 1; \
 		done
 
-check: $(VENV)/installed-dev
+check: check-format check-lint check-types check-layers check-sizes
+
+check-format: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
+
+check-lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+
+check-types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+check-layers: $(VENV)/installed-dev
 	$(BIN)/lint-imports
+
+check-sizes: $(VENV)/installed-dev
+	$(BIN)/python .ci/sizes.py
+
+hooks: $(VENV)/installed-dev
+	$(BIN)/pre-commit install
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
@@ -88,20 +105,34 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing tta-server into $(VENV) ..."
-	$(PIP) --editable .
+# Hashes hold for what others publish; this checkout itself has none, and needs nothing more.
+define install
+	@echo "installing $(1) into $(VENV) ..."
+	@$(PIP) --require-hashes $(2)
+	@$(PIP) --no-deps --editable .
 	@touch $@
+endef
 
-$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing tta-server and its development tools into $(VENV) ..."
-	$(PIP) --editable '.[dev]'
-	@touch $@ $(VENV)/installed
+$(VENV)/installed: pyproject.toml requirements/run.txt | $(BIN)/python
+	$(call install,tta-server,-r requirements/run.txt)
 
-$(VENV)/installed-load: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing tta-server and its load tests into $(VENV) ..."
-	$(PIP) --editable '.[load,plots]'
-	@touch $@ $(VENV)/installed
+$(VENV)/installed-dev: pyproject.toml requirements/dev.txt | $(BIN)/python
+	$(call install,tta-server and its development tools,-r requirements/dev.txt)
+	@touch $(VENV)/installed
+
+$(VENV)/installed-load: pyproject.toml requirements/load.txt requirements/plots.txt | $(BIN)/python
+	$(call install,tta-server and its load tests,-r requirements/load.txt -r requirements/plots.txt)
+	@touch $(VENV)/installed
+
+lock: | $(BIN)/python
+	$(PIP) 'uv>=0.13,<1'
+	$(LOCK) --all-extras --output-file constraints.txt $(ARGS)
+	mkdir -p requirements
+	$(LOCK) --generate-hashes --constraint constraints.txt --output-file requirements/run.txt
+	for extra in dev heif load plots; do \
+		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
+			--output-file requirements/$$extra.txt || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tests.support.histories import CROWDS, broken_by, drawn, find, smallest
+from tests.support.histories import LONG_QUEUES, drawn, find_violation, shrink, violation_of
 from tests.support.laws import Law
 
 AT_ONCE = 200
@@ -35,7 +35,7 @@ class Search:
         self.seed = seed
 
     def __call__(self, some: range) -> tuple[range, tuple[int, str] | None]:
-        found = find(self.seed, some)
+        found = find_violation(self.seed, some)
         return some, None if found is None else (found[0], str(found[1]))
 
 
@@ -56,13 +56,13 @@ def lower_priority() -> None:
 
 def explain(seed: str, number: int, console: Console) -> None:
     history = drawn(seed, number)
-    broken = broken_by(history)
+    broken = violation_of(history)
     if broken is None:
         console.print("It is kept when it is run again: what is decided depends on something else than the history.")
         return
     console.print("making it small ...")
-    small = smallest(history, broken.law)
-    console.print(f"{broken_by(small)}\n\n{small!r}\n", soft_wrap=True, highlight=False)
+    small = shrink(history, broken.law)
+    console.print(f"{violation_of(small)}\n\n{small!r}\n", soft_wrap=True, highlight=False)
     console.print(f"benchmarks/laws.py --seed {seed} --start {number} --histories 1", highlight=False)
 
 
@@ -80,7 +80,7 @@ def main() -> int:
         explain(args.seed, found[0], console)
         return 1
     console.print(
-        f"seed {args.seed}: {args.histories} histories, each {CROWDS}th a crowd, kept {len(Law)} laws; "
+        f"seed {args.seed}: {args.histories} histories, each {LONG_QUEUES}th a crowd, kept {len(Law)} laws; "
         f"{time.monotonic() - begun:.0f} s with {args.processes} processes",
         highlight=False,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import pictures
 from tests.support.references import MODELS
-from tests.support.toys import moody_model, serving
+from tests.support.toys import faulty_model, serving
 from tta_server.application import Application
 from tta_server.errors import ConfigError
 from tta_server.repository.loader import load_model
@@ -27,7 +27,7 @@ def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_default_budget_that_is_too_small_is_named(tmp_path: Path) -> None:
-    folder = moody_model(tmp_path / "moody")
+    folder = faulty_model(tmp_path / "moody")
     config = (folder / "tta.yaml").read_text()
     (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
     sentence = "states none, so moody's budget.default_ms of 0.01 counts"

@@ -11,7 +11,7 @@ import pytest
 import tta_server
 from tests.support import pictures, references
 from tests.support.references import MODELS
-from tests.support.toys import moody_model
+from tests.support.toys import faulty_model
 from tta_server import LoadedModel, TTAError, load
 from tta_server.errors import ConfigError, InvalidInput, NotReady, TooLarge, UnsupportedMedia
 from tta_server.serving.cores import available_cores
@@ -188,7 +188,7 @@ def test_options_that_make_no_sense_are_refused_in_one_sentence(
 
 def test_without_a_budget_the_longest_counts(tmp_path: Path) -> None:
     """As on the command line; `default_ms` is for clients that share a server."""
-    folder = moody_model(tmp_path / "moody")
+    folder = faulty_model(tmp_path / "moody")
     config = (folder / "tta.yaml").read_text()
     (folder / "tta.yaml").write_text(config.replace("default_ms: 200", "default_ms: 0.01"))
     image = np.full((8, 8, 3), 90, np.uint8)

@@ -11,7 +11,7 @@ import pytest
 from tests.support import pictures
 from tests.support.onnx_models import segmenter, write_model
 from tests.support.serving import PATIENCE
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 from tests.tasks.test_every_task import config
 from tta_server import load
 
@@ -184,4 +184,4 @@ def test_loading_reads_neither_variables_nor_files(tmp_path: Path, monkeypatch: 
     for name in ("TTA_MAX_PIXELS", "TTA_MAX_BYTES", "TTA_SLOTS", "TTA_CONFIG"):
         monkeypatch.setenv(name, "none")
     with load(trap_model(tmp_path / "toy")) as model:
-        assert model.predict(trapped(), budget_ms=10_000).receipt.views
+        assert model.predict(trap_image(), budget_ms=10_000).receipt.views

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.serving import PATIENCE, until
-from tests.support.toys import Switchable, switchable, trap_model, trapped
+from tests.support.toys import Switchable, switchable, trap_image, trap_model
 from tta_server import LoadedModel, load
 from tta_server.application import Application
 from tta_server.errors import InvalidInput
@@ -40,17 +40,17 @@ def test_frames_of_one_array_are_each_their_own(toy: LoadedModel) -> None:
     """A camera writes each frame into the same memory; all wait, behind the first, for the one slot."""
     frame = np.empty((8, 8, 3), np.uint8)
     busy = threading.Event()
-    first = toy.submit(trapped("slow"), budget_ms=10_000, max_views=1)
+    first = toy.submit(trap_image("slow"), budget_ms=10_000, max_views=1)
     first.add_done_callback(lambda _: busy.set())
     futures = []
     for number in range(8):
-        frame[:] = trapped(shade=20 * number)
+        frame[:] = trap_image(shade=20 * number)
         frame[..., number % 3] = 250
         futures.append(toy.submit(frame, include=["probabilities"], budget_ms=10_000))
     assert not busy.is_set()
     frame[:] = 0
     for number, future in enumerate(futures):
-        frame[:] = trapped(shade=20 * number)
+        frame[:] = trap_image(shade=20 * number)
         frame[..., number % 3] = 250
         alone = toy.predict(frame.copy(), include=["probabilities"], budget_ms=10_000)
         expected = alone.prediction["probabilities"]
@@ -60,7 +60,7 @@ def test_frames_of_one_array_are_each_their_own(toy: LoadedModel) -> None:
 def test_a_future_that_is_cancelled_frees_its_views(held: tuple[LoadedModel, Application, Switchable]) -> None:
     loaded, application, _ = held
     registry = application.metrics.registry
-    future = loaded.submit(trapped(), budget_ms=10_000)
+    future = loaded.submit(trap_image(), budget_ms=10_000)
     assert registry.get_sample_value("tta_jobs") == 1
     assert future.cancel()
     assert registry.get_sample_value("tta_jobs") == 0
@@ -77,7 +77,7 @@ def test_a_predict_that_is_interrupted_frees_its_views(
 
     monkeypatch.setattr("concurrent.futures.Future.result", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        loaded.predict(trapped(), budget_ms=10_000)
+        loaded.predict(trap_image(), budget_ms=10_000)
     monkeypatch.undo()
     until(lambda: application.metrics.registry.get_sample_value("tta_jobs") == 0)
 
@@ -101,18 +101,21 @@ def test_a_predict_that_is_interrupted_frees_its_views(
 )
 def test_options_of_a_wrong_type_are_refused(toy: LoadedModel, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidInput, match=sentence):
-        toy.submit(trapped(), **options)
+        toy.submit(trap_image(), **options)
 
 
 def test_what_to_include_may_be_any_row_of_names(toy: LoadedModel) -> None:
     names = ["agreement", "probabilities"]
-    expected = set(toy.predict(trapped(), include=names, budget_ms=10_000).prediction)
+    expected = set(toy.predict(trap_image(), include=names, budget_ms=10_000).prediction)
     for include in ((name for name in names), dict.fromkeys(names).keys(), ",".join(names)):
-        assert set(toy.predict(trapped(), include=include, budget_ms=10_000).prediction) == expected
+        assert set(toy.predict(trap_image(), include=include, budget_ms=10_000).prediction) == expected
 
 
 def test_numbers_may_be_numpy_s(toy: LoadedModel) -> None:
     answer = toy.predict(
-        trapped(), policy=["identity", {"shift": np.array([1, 0])}], max_views=np.int64(2), budget_ms=np.float32(9000)
+        trap_image(),
+        policy=["identity", {"shift": np.array([1, 0])}],
+        max_views=np.int64(2),
+        budget_ms=np.float32(9000),
     )
     assert answer.receipt.planned == 2

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import MAX_BYTES
 from tests.support import pictures, references
 from tests.support.serving import Server, models_folder
-from tests.support.toys import moody_model
+from tests.support.toys import faulty_model
 from tta_server.api.errors import HTTP_STATUS, error_response
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
@@ -320,7 +320,7 @@ def test_until_models_are_warm_the_server_is_alive_but_not_ready(tmp_path: Path)
 @pytest.mark.timing
 def test_nan_is_502_and_a_model_that_hangs_is_504(tmp_path: Path) -> None:
     """The model gives NaN for black images and takes seconds for white ones."""
-    moody_model(tmp_path / "moody")
+    faulty_model(tmp_path / "moody")
     application = Application.load(Settings(models=tmp_path, slots=2))
     application.warm()
     shades = [pictures.encoded(np.full((8, 8, 3), shade, np.uint8)) for shade in (0, 255, 100)]

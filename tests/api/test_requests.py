@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
-from tests.support.toys import Switchable, switchable, trap_model, trapped
+from tests.support.toys import Switchable, switchable, trap_image, trap_model
 from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHandler, has_slow_header
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
@@ -36,7 +36,7 @@ class SlowHeader(bytes):
 
 
 def slow_header() -> SlowHeader:
-    image = SlowHeader(pictures.encoded(trapped()))
+    image = SlowHeader(pictures.encoded(trap_image()))
     image.entered, image.release = threading.Event(), threading.Event()
     return image
 
@@ -85,7 +85,7 @@ def test_cancelled_while_the_header_is_read_cancels_the_job(application: Applica
 
     async def run() -> None:
         image = slow_header()
-        task = submission(application, pictures.encoded(trapped()), image)
+        task = submission(application, pictures.encoded(trap_image()), image)
         await off_loop(lambda: image.entered.wait(PATIENCE))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -147,7 +147,7 @@ def test_only_requests_of_one_image_have_partial_answers(tmp_path: Path, images:
         switch.mode = "works"
 
         async def run() -> None:
-            pixels = [pictures.encoded(trapped())] * images
+            pixels = [pictures.encoded(trap_image())] * images
             tickets = await submission(application, *pixels, listener=lambda: calls.append(1))
             await RequestHandler(application).wait_for_answers(tickets)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 from tta_server.backends.cancel import Abort
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import BackendFailed
@@ -28,7 +28,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnnxRuntimeBac
 
 
 def batch(*traps: str | None, shade: int = 100) -> Batch:
-    rows = [trapped(trap, shade=shade).transpose(2, 0, 1) for trap in traps]
+    rows = [trap_image(trap, shade=shade).transpose(2, 0, 1) for trap in traps]
     return np.ascontiguousarray(rows, np.float32)
 
 

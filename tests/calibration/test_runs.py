@@ -9,7 +9,7 @@ import pytest
 from tests.support import pictures
 from tests.support.onnx_models import classifier, write_model
 from tests.support.references import MODELS
-from tests.support.toys import moody_model
+from tests.support.toys import faulty_model
 from tta_server import load
 from tta_server.calibration.fit import Run
 from tta_server.calibration.runs import SkippedImage, full_plan, run_images
@@ -46,7 +46,7 @@ def test_images_that_can_not_be_run_are_named_in_their_place(tmp_path: Path) -> 
     grey, black = np.full((8, 8, 3), 90, np.uint8), np.zeros((8, 8, 3), np.uint8)
     images = {"a.png": pictures.encoded(grey), "b.png": b"no image", "c.png": pictures.encoded(black)}
     paths = [*written(tmp_path / "images", images), tmp_path / "gone.png"]
-    first, *skipped = runs_of(full_plan(load_model(moody_model(tmp_path / "moody"))), paths)
+    first, *skipped = runs_of(full_plan(load_model(faulty_model(tmp_path / "moody"))), paths)
     assert isinstance(first, Run)
     assert [image.path for image in skipped] == paths[1:]
     reasons = [image.reason for image in skipped]

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support import pictures
 from tests.support.commands import run, run_process
 from tests.support.references import MODELS
-from tests.support.toys import moody_model
+from tests.support.toys import faulty_model
 from tta_server import load
 from tta_server.cli.calibrate import calibrate
 from tta_server.errors import ConfigError, InvalidInput, TTAError
@@ -25,7 +25,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 @pytest.fixture
 def moody(tmp_path: Path) -> Path:
     """A model of two views, which always agree; NaN for a black image."""
-    return moody_model(tmp_path / "models" / "moody")
+    return faulty_model(tmp_path / "models" / "moody")
 
 
 @pytest.fixture

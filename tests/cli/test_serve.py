@@ -45,7 +45,7 @@ def test_serve_takes_its_settings_from_a_file_and_the_environment(tmp_path: Path
         small, large = pictures.encoded(pictures.pixels(16, 16)), bytes(3001)
         assert client.post("/v1/models/cifar10/predict", content=small).status_code == 200
         assert client.post("/v1/models/cifar10/predict", content=large).status_code == 413
-        server.tell(signal.SIGINT)
+        server.send_signal(signal.SIGINT)
         assert server.exit_status() == 0
 
 

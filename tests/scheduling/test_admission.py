@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, Record, Trouble, cost_model, flat, linear
+from tests.support.simulator import PIXELS, A, Arrival, B, C, Faults, Pool, Record, cost_model, flat, linear
 from tta_server.errors import BudgetTooSmall, InvalidInput, Overloaded, TooLarge
 from tta_server.scheduling.jobs import Bounds, Decode, Job, Quote
 from tta_server.scheduling.scheduler import Scheduler
@@ -132,7 +132,7 @@ def test_who_could_never_fit_is_not_told_to_come_back() -> None:
 
 def test_what_is_answered_makes_room() -> None:
     pool = Pool({A: linear(10)}, bounds=Bounds(jobs=1, nbytes=1000))
-    records = pool.run([Arrival(0, 900, leaves_ms=2), Arrival(3, 900), Arrival(40, 900)])
+    records = pool.run([Arrival(0, 900, cancels_ms=2), Arrival(3, 900), Arrival(40, 900)])
     assert [r.refused for r in records] == [None, None, None]
 
 
@@ -169,7 +169,7 @@ def test_a_slow_spell_does_not_end_in_failing_everybody() -> None:
         pool.scheduler.costs.observe(A, 1, 1.0, 0.0)
     (record,) = pool.run([Arrival(1, 50, (A,))])
     assert record.refused is None, "an idle pool admits what the warm-up cost allows"
-    assert record.handed == [0], "and runs it: only so can its costs be seen to have recovered"
+    assert record.dispatched == [0], "and runs it: only so can its costs be seen to have recovered"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_views_that_share_a_batch_are_priced_together() -> None:
     pool = Pool({A: flat(10)})
     records = pool.run([Arrival(0, 30, (A,) * 8, mandatory=8), Arrival(0, 30, (A,) * 8, mandatory=8)])
     assert served(records)
-    assert [len(batch) for batch in pool.handed()] == [8, 8]
+    assert [len(batch) for batch in pool.dispatched()] == [8, 8]
 
 
 def test_a_batch_is_not_cut_below_the_mandatory_views_that_were_priced_together() -> None:
@@ -200,7 +200,7 @@ def test_a_batch_is_not_cut_below_the_mandatory_views_that_were_priced_together(
     first = Arrival(0, 61, (C, C))
     records = pool.run([first, Arrival(0, 104, (C,)), Arrival(38, 44, (A,) * 6, mandatory=2)])
     assert served(records)
-    assert pool.handed()[-1] == [(2, 0), (2, 1)]
+    assert pool.dispatched()[-1] == [(2, 0), (2, 1)]
 
 
 def test_whoever_overtakes_a_decoding_image_must_not_be_late_himself_by_that() -> None:
@@ -218,7 +218,7 @@ def test_an_answer_is_expected_only_from_a_batch_that_can_complete_it() -> None:
 
 def test_answers_after_a_failed_batch_take_their_time_too() -> None:
     """The first job's second view fails at 20, and its answer is made until 25; the second's would be by 40, not 37."""
-    pool = Pool({A: linear(10)}, finish_ms=5, trouble=Trouble(fails={1}))
+    pool = Pool({A: linear(10)}, finish_ms=5, faults=Faults(fails={1}))
     first, second = pool.run([Arrival(0, 900, (A, A)), Arrival(22, 15)])
     assert first.outcome is StopReason.BACKEND_FAILED
     assert isinstance(second.refused, Overloaded)

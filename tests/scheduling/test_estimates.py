@@ -1,4 +1,4 @@
-"""What is left of jobs costs: equal pieces of work are put on slots at once, as if one by one."""
+"""The remaining cost of jobs: equal pieces of work are assigned to slots at once, as if one by one."""
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,7 @@ def test_equal_pieces_are_put_as_if_one_by_one(free, start, seconds, number):
 
 
 class CountingCosts(CostModel):
-    """Notes what is priced."""
+    """Records what is estimated."""
 
     def __init__(self):
         super().__init__()
@@ -40,14 +40,14 @@ def test_tiles_of_one_bucket_are_priced_once():
     costs.warm_stage("finish", "m", 64, 1e-6)
     costs.warm_stage("decode", "m", 64, 1e-6)
     job = Job(None, "m", (small,) * 1000 + (large,) * 1000 + (small,), 2001, 1e9, 64)
-    prices = Estimates(costs)
-    assert list(prices.runs(job, 10, 2001, 0.0)) == [
+    estimates = Estimates(costs)
+    assert list(estimates.runs(job, 10, 2001, 0.0)) == [
         (pytest.approx(0.00832), 990),
         (pytest.approx(0.03328), 1000),
         (pytest.approx(0.00832), 1),
     ]
-    assert sum(prices.views(job, 0, 2001, 0.0)) == pytest.approx(1001 * 0.00832 + 1000 * 0.03328)
+    assert sum(estimates.views(job, 0, 2001, 0.0)) == pytest.approx(1001 * 0.00832 + 1000 * 0.03328)
     costs.priced.clear()
-    end = prices.schedule_job([0.0, 0.0], job, 0.0, 0.0)
+    end = estimates.schedule_job([0.0, 0.0], job, 0.0, 0.0)
     assert end == pytest.approx((1001 * 0.00832 + 1000 * 0.03328) / 2, rel=0.01)
     assert len(costs.priced) == 3

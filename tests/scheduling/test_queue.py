@@ -1,4 +1,4 @@
-"""The line, the slots and the prices by themselves: what a list schedule says, by hand and as laws."""
+"""The mandatory queue, the slots and the estimates by themselves: list schedules by hand and as laws."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import times
 from tests.support.histories import History, drawn
-from tests.support.laws import in_crowd
+from tests.support.laws import is_long_queue
 from tests.support.simulator import PIXELS, A, Arrival, B, C, Pool, cost_model, flat, linear
 from tta_server.scheduling.estimates import Estimates, Occupancy, Slots
 from tta_server.scheduling.jobs import Job, Phase, Priority
@@ -20,8 +20,8 @@ from tta_server.scheduling.stopping import StopReason
 CPU = {A: linear(8), B: linear(15), C: linear(3)}
 
 
-class Desk:
-    """A line with its slots and prices. `busy` says until when slots are, in ms; jobs are (views, deadline in ms)."""
+class Setup:
+    """A queue with its slots and estimates. `busy` is when slots are free, in ms; jobs are (views, deadline in ms)."""
 
     def __init__(
         self,
@@ -31,32 +31,32 @@ class Desk:
         decode_ms: float = 0,
         batch: bool = False,
     ) -> None:
-        self.prices = Estimates(cost_model({A: linear(10)}, decode_ms))
+        self.estimates = Estimates(cost_model({A: linear(10)}, decode_ms))
         self.slots = Slots(slots)
         for slot, until in enumerate(busy):
             self.slots.take(slot, until / 1e3)
-        self.line: MandatoryQueue[str] = MandatoryQueue(self.prices, self.slots)
+        self.queue: MandatoryQueue[str] = MandatoryQueue(self.estimates, self.slots)
         for views, deadline_ms in jobs:
-            self.line.add(self.job(views, deadline_ms, batch))
+            self.queue.add(self.job(views, deadline_ms, batch))
 
     def job(self, views: int, deadline_ms: float, batch: bool = False) -> Job[str]:
         priority = Priority.BATCH if batch else Priority.INTERACTIVE
         job = Job("", "m", (A,) * views, views, deadline_ms / 1e3, PIXELS, priority=priority)
-        job.load = self.prices.load(job, views, 0.0)
+        job.load = self.estimates.load(job, views, 0.0)
         return job
 
-    def refusal_ms(self, views: int, deadline_ms: float, batch: bool = False) -> float:
-        return round(self.line.retry_after(self.job(views, deadline_ms, batch), 0.0) * 1e3, 6)
+    def retry_after_ms(self, views: int, deadline_ms: float, batch: bool = False) -> float:
+        return round(self.queue.retry_after(self.job(views, deadline_ms, batch), 0.0) * 1e3, 6)
 
 
 def test_an_answer_waits_for_a_view_that_runs_and_is_made_on_its_slot() -> None:
     """Slots are free at 51 and 58 ms, where a view of the job ends; its last view takes 2 ms, its answer 1."""
-    prices = Estimates(cost_model({A: linear(2)}, 0, 1))
+    estimates = Estimates(cost_model({A: linear(2)}, 0, 1))
     job = Job(
         "", "m", (A, A), 2, 0.1, PIXELS, phase=Phase.READY, progress=Progress(dispatched=1, running=1), last_end=0.058
     )
     free = [0.051, 0.058]
-    assert prices.schedule_job(free, job, 0.050, 0.050) == pytest.approx(0.059)
+    assert estimates.schedule_job(free, job, 0.050, 0.050) == pytest.approx(0.059)
     assert free == pytest.approx([0.053, 0.059])
 
 
@@ -70,27 +70,27 @@ busy = st.lists(st.integers(0, 60), max_size=3)
 def test_a_relaxed_line_has_nobody_late(
     jobs: list[tuple[int, float]], until: list[float], slots: int, more: int
 ) -> None:
-    """The short way to say so says nothing else than the long one."""
-    desk = Desk(jobs, slots, until[:slots])
-    if desk.line.trivially_feasible(more / 1e3, 0.0):
-        free = desk.slots.free(0.0, Occupancy(more / 1e3, {}))
-        assert all(desk.prices.schedule_job(free, job, 0.0, 0.0) <= job.deadline + 1e-9 for job in desk.line)
+    """The quick check agrees with the list schedule."""
+    setup = Setup(jobs, slots, until[:slots])
+    if setup.queue.trivially_feasible(more / 1e3, 0.0):
+        free = setup.slots.free(0.0, Occupancy(more / 1e3, {}))
+        assert all(setup.estimates.schedule_job(free, job, 0.0, 0.0) <= job.deadline + 1e-9 for job in setup.queue)
 
 
 @given(waiting, st.permutations(range(12)), st.integers(0, 12))
 def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     jobs: list[tuple[int, float]], order: list[int], leaving: int
 ) -> None:
-    desk, other = Desk(jobs), Desk()
+    setup, other = Setup(jobs), Setup()
     for number in order:
         if number < len(jobs):
-            other.line.add(other.job(*jobs[number]))
-    for line in (desk.line, other.line):
-        for job in list(line)[:leaving]:
-            line.remove(job)
-            line.remove(job)  # who has left already is let be
-    assert [job.deadline for job in desk.line] == [job.deadline for job in other.line]
-    assert desk.line.load == pytest.approx(other.line.load, abs=1e-9)
+            other.queue.add(other.job(*jobs[number]))
+    for queue in (setup.queue, other.queue):
+        for job in list(queue)[:leaving]:
+            queue.remove(job)
+            queue.remove(job)  # a second removal does nothing
+    assert [job.deadline for job in setup.queue] == [job.deadline for job in other.queue]
+    assert setup.queue.load == pytest.approx(other.queue.load, abs=1e-9)
 
 
 @given(
@@ -100,27 +100,29 @@ def test_the_order_in_which_jobs_come_and_go_does_not_matter(
     st.integers(1, 3000),
 )
 @settings(max_examples=times(50))
-def test_a_crowd_is_bounded_from_above(
+def test_a_long_queue_is_bounded_from_above(
     jobs: list[tuple[int, float]], until: list[float], slots: int, deadline: int
 ) -> None:
     """A job that is admitted to a long queue makes no job late in the list schedule that is too costly to lay out."""
-    desk = Desk(jobs, slots, until[:slots])
-    job = desk.job(1, deadline)
-    if desk.line.retry_after(job, 0.0) == 0:
-        desk.line.add(job)
-        free = desk.slots.free(0.0)
-        assert all(desk.prices.schedule_job(free, other, 0.0, 0.0) <= other.deadline + 1e-9 for other in desk.line)
+    setup = Setup(jobs, slots, until[:slots])
+    job = setup.job(1, deadline)
+    if setup.queue.retry_after(job, 0.0) == 0:
+        setup.queue.add(job)
+        free = setup.slots.free(0.0)
+        assert all(
+            setup.estimates.schedule_job(free, other, 0.0, 0.0) <= other.deadline + 1e-9 for other in setup.queue
+        )
 
 
-def test_some_histories_of_the_benchmark_are_crowds() -> None:
-    assert sum(is_crowded(drawn("0", number)) for number in (99, 199, 299, 399)) >= 3
+def test_some_histories_of_the_benchmark_have_long_queues() -> None:
+    assert sum(has_long_queue(drawn("0", number)) for number in (99, 199, 299, 399)) >= 3
 
 
-def is_crowded(history: History) -> bool:
-    """Whether more than 64 stand in line at any arrival."""
+def has_long_queue(history: History) -> bool:
+    """True if more than 64 jobs are queued at any arrival."""
     pool, seen = history.pool(), list[bool]()
     for arrival in history.arrivals:
-        pool.at(arrival.at_ms / 1e3, lambda: seen.append(in_crowd(pool)), quietly=True)
+        pool.at(arrival.at_ms / 1e3, lambda: seen.append(is_long_queue(pool)), silently=True)
     pool.run(history.arrivals)
     return any(seen)
 
@@ -129,10 +131,10 @@ def is_crowded(history: History) -> bool:
 
 
 def test_interactive_jobs_stand_before_batch_jobs_and_each_by_deadline() -> None:
-    desk = Desk([(1, 300), (1, 100)])
+    setup = Setup([(1, 300), (1, 100)])
     for deadline, batch in ((50, True), (200, False), (40, True)):
-        desk.line.add(desk.job(1, deadline, batch))
-    assert [round(job.deadline * 1e3) for job in desk.line] == [100, 200, 300, 40, 50]
+        setup.queue.add(setup.job(1, deadline, batch))
+    assert [round(job.deadline * 1e3) for job in setup.queue] == [100, 200, 300, 40, 50]
 
 
 @pytest.mark.parametrize(
@@ -149,28 +151,28 @@ def test_interactive_jobs_stand_before_batch_jobs_and_each_by_deadline() -> None
 def test_who_fits_in_a_line_of_three(
     others: float, busy: list[float], views: int, deadline: float, wait: float
 ) -> None:
-    assert Desk([(1, others)] * 3, busy=busy).refusal_ms(views, deadline) == wait
+    assert Setup([(1, others)] * 3, busy=busy).retry_after_ms(views, deadline) == wait
 
 
 def test_a_batch_job_stands_behind_whoever_is_interactive() -> None:
-    assert Desk([(1, 300)]).refusal_ms(1, 15, batch=True) == 5
-    assert Desk([(1, 300)]).refusal_ms(1, 10) == 0
-    assert Desk([(1, 300)], batch=True).refusal_ms(1, 15, batch=True) == 0
-    assert Desk([(1, 19)], batch=True).refusal_ms(1, 300) == 10
+    assert Setup([(1, 300)]).retry_after_ms(1, 15, batch=True) == 5
+    assert Setup([(1, 300)]).retry_after_ms(1, 10) == 0
+    assert Setup([(1, 300)], batch=True).retry_after_ms(1, 15, batch=True) == 0
+    assert Setup([(1, 19)], batch=True).retry_after_ms(1, 300) == 10
 
 
 def test_one_job_s_views_are_shared_among_slots() -> None:
-    desk = Desk(slots=2, busy=[5], decode_ms=2)
-    assert desk.refusal_ms(3, 25) == 0  # decoded at 2; 2-12, 5-15, 12-22
-    assert desk.refusal_ms(4, 25) == 0  # and 15-25
-    assert desk.refusal_ms(4, 24) > 0
+    setup = Setup(slots=2, busy=[5], decode_ms=2)
+    assert setup.retry_after_ms(3, 25) == 0  # decoded at 2; 2-12, 5-15, 12-22
+    assert setup.retry_after_ms(4, 25) == 0  # and 15-25
+    assert setup.retry_after_ms(4, 24) > 0
 
 
 def test_views_of_one_bucket_are_priced_by_the_knee() -> None:
     """Sixteen of them are two batches of eight, of 12 ms each; ten are one of eight and one of two."""
-    prices, job = Estimates(cost_model({A: flat(10)})), Job("", "m", (A,) * 16, 16, 1.0, PIXELS)
-    assert list(prices.views(job, 0, 16, 0.0)) == pytest.approx([0.012, 0.012])
-    assert list(prices.views(job, 6, 16, 0.0)) == pytest.approx([0.012, 0.0105])
+    estimates, job = Estimates(cost_model({A: flat(10)})), Job("", "m", (A,) * 16, 16, 1.0, PIXELS)
+    assert list(estimates.views(job, 0, 16, 0.0)) == pytest.approx([0.012, 0.012])
+    assert list(estimates.views(job, 6, 16, 0.0)) == pytest.approx([0.012, 0.0105])
     mixed = Job("", "m", (A, A, B, A), 4, 1.0, PIXELS)
     gpu = Estimates(cost_model({A: flat(10), B: flat(20)}))
     assert list(gpu.views(mixed, 0, 4, 0.0)) == pytest.approx([0.0105, 0.020, 0.010])
@@ -204,29 +206,29 @@ def test_the_slot_that_is_free_first_gets_the_lead() -> None:
 
 
 def test_an_empty_line_is_relaxed_for_ever() -> None:
-    desk = Desk()
-    assert desk.line.trivially_feasible(1e9, 0.0)
-    assert desk.line.load == 0.0
-    assert desk.line.free_after_queue(3.0) == 3.0
-    assert not desk.line.trivially_feasible(1.0, 0.0, 0.5)
-    assert desk.line.trivially_feasible(0.5, 0.0, math.inf)
+    setup = Setup()
+    assert setup.queue.trivially_feasible(1e9, 0.0)
+    assert setup.queue.load == 0.0
+    assert setup.queue.free_after_queue(3.0) == 3.0
+    assert not setup.queue.trivially_feasible(1.0, 0.0, 0.5)
+    assert setup.queue.trivially_feasible(0.5, 0.0, math.inf)
 
 
-# ---- a crowd by hand ----
+# ---- a long queue by hand ----
 
 
-def test_a_batch_that_runs_on_one_of_two_slots_holds_up_a_crowd_by_half_of_it() -> None:
+def test_a_batch_that_runs_on_one_of_two_slots_delays_a_long_queue_by_half_of_it() -> None:
     """A hundred views of 10 ms have begun by 500 on two slots: one more is done by 510; 10 ms on one make that 515."""
-    crowd = [(1, 515.0)] * 100
-    assert Desk(crowd, slots=2).refusal_ms(1, 515) == 0
-    assert Desk(crowd, slots=2, busy=[10]).refusal_ms(1, 515) == 0
-    assert Desk(crowd, slots=2, busy=[12]).refusal_ms(1, 515) > 0
+    long_queue = [(1, 515.0)] * 100
+    assert Setup(long_queue, slots=2).retry_after_ms(1, 515) == 0
+    assert Setup(long_queue, slots=2, busy=[10]).retry_after_ms(1, 515) == 0
+    assert Setup(long_queue, slots=2, busy=[12]).retry_after_ms(1, 515) > 0
 
 
-def test_optional_views_do_not_run_before_a_crowd_of_batch_jobs_that_has_no_time_to_lose() -> None:
+def test_optional_views_do_not_run_before_a_long_queue_of_batch_jobs_without_slack() -> None:
     """From 40 on two slots do a batch job each 5 ms. Each has 25 ms to lose, so one view of 40 ms fits before them."""
     pool = Pool({A: linear(10), C: linear(40)}, slots=2)
-    crowd = [Arrival(1, 74 + 5 * number, priority=Priority.BATCH) for number in range(80)]
-    records = pool.run([Arrival(0, 4000, (C,) * 9), *crowd])
+    long_queue = [Arrival(1, 74 + 5 * number, priority=Priority.BATCH) for number in range(80)]
+    records = pool.run([Arrival(0, 4000, (C,) * 9), *long_queue])
     assert all(isinstance(record.outcome, StopReason) for record in records)
-    assert [number for ((number, _), *_) in pool.handed()][:6] == [0, 0, 0, 1, 2, 3]
+    assert [number for ((number, _), *_) in pool.dispatched()][:6] == [0, 0, 0, 1, 2, 3]

@@ -8,8 +8,8 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from tests.support.examples import is_long, times
-from tests.support.histories import D, History, check, decisions, draw, find
-from tests.support.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Pool, Trouble, cost_model, flat, linear
+from tests.support.histories import D, History, check, decisions, draw, find_violation
+from tests.support.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Faults, Pool, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Merged, Priority
 from tta_server.scheduling.scheduler import Scheduler
@@ -31,13 +31,13 @@ def test_every_law_holds_in_any_history(random: Random) -> None:
 
 HISTORIES = 20_000 if is_long() else times(2000)
 PARTS = 4
-"""Tests that share them, so that several processes can run them."""
+"""Tests that share the histories, so that several processes can run them."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_law_holds_in_the_first_histories_of_the_benchmark(part: int) -> None:
-    """Each hundredth is a crowd of more than 64 in line; `benchmarks/laws.py` runs ten times as many."""
-    assert find("0", range(part, HISTORIES, PARTS)) is None
+    """One of a hundred has over 64 jobs queued; `benchmarks/laws.py` runs ten times as many."""
+    assert find_violation("0", range(part, HISTORIES, PARTS)) is None
 
 
 def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
@@ -56,7 +56,7 @@ def test_an_answer_waits_for_a_view_of_its_job_that_runs_elsewhere() -> None:
 @given(randoms, st.sampled_from([Bounds(), Bounds(jobs=1), Bounds(jobs=2), Bounds(nbytes=2500)]))
 @settings(max_examples=times(400))
 def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Random, bounds: Bounds) -> None:
-    """While optional views run he might have to wait for one."""
+    """Without optional views, for which it might have to wait."""
     history = draw(random)
     plain = tuple(
         Arrival(one.at_ms, one.budget_ms, one.buckets[: one.mandatory], one.mandatory, priority=one.priority)
@@ -68,7 +68,7 @@ def test_who_comes_back_when_told_is_admitted_if_nothing_else_came(random: Rando
     if refused is None:
         return
     assert isinstance(refused.refused, Overloaded)
-    back = refused.came_at + refused.refused.retry_after + TOLERANCE
+    back = refused.arrived_at + refused.refused.retry_after + TOLERANCE
     again = history.pool().run([*plain[: refused.number + 1], replace(refused.arrival, at_ms=back * 1e3)])
     assert again[-1].refused is None
 
@@ -88,7 +88,7 @@ def test_the_same_history_is_decided_the_same(random: Random) -> None:
 
 def test_twelve_ms_a_view_and_a_budget_of_fifty_are_exactly_four_views() -> None:
     (record,) = Pool({A: linear(12)}).run([Arrival(0, 50, (A,) * 8)])
-    assert record.handed == [0, 1, 2, 3]
+    assert record.dispatched == [0, 1, 2, 3]
     assert record.outcome is StopReason.DEADLINE
     assert record.answered_ms == pytest.approx(48)
 
@@ -115,27 +115,27 @@ def test_a_job_whose_views_are_all_done_is_answered_at_once() -> None:
 def test_a_new_plain_view_runs_before_more_views_of_an_old_job() -> None:
     pool = Pool({A: linear(12)})
     pool.run([Arrival(0, 200, (A,) * 3), Arrival(5, 200, (A,) * 3)])
-    assert pool.handed()[:2] == [[(0, 0)], [(1, 0)]]
+    assert pool.dispatched()[:2] == [[(0, 0)], [(1, 0)]]
     assert [batch.items[0][1] for _, batch in pool.batches] == [0, 0, 1, 1, 2, 2]
 
 
 def test_mandatory_views_run_in_the_order_of_deadlines() -> None:
     pool = Pool({A: linear(12)})
     pool.run([Arrival(0, 200), Arrival(1, 90), Arrival(1, 40), Arrival(1, 60)])
-    assert [records for ((records, _),) in pool.handed()] == [0, 2, 3, 1]
+    assert [records for ((records, _),) in pool.dispatched()] == [0, 2, 3, 1]
 
 
 def test_every_mandatory_view_comes_before_any_optional_one() -> None:
     pool = Pool({A: linear(12)})
     pool.run([Arrival(0, 300, (A,) * 4, mandatory=2), Arrival(1, 300, (A,) * 4, mandatory=3)])
-    views = [(job, view) for batch in pool.handed() for job, view in batch]
+    views = [(job, view) for batch in pool.dispatched() for job, view in batch]
     assert set(views[:5]) == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)}
 
 
 def test_optional_views_go_to_whoever_has_fewest_then_to_the_earlier_deadline() -> None:
     pool = Pool({A: linear(12)})
     pool.run([Arrival(0, 300, (A,) * 3), Arrival(1, 200, (A,) * 3)])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (1, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (0, 1), (1, 2), (0, 2)]
 
 
 def test_views_are_shared_among_idle_slots() -> None:
@@ -147,14 +147,14 @@ def test_views_are_shared_among_idle_slots() -> None:
 def test_over_the_knee_views_of_several_jobs_ride_in_one_batch() -> None:
     pool = Pool({A: flat(10)})
     pool.run([Arrival(0, 200), Arrival(1, 200, (A,) * 10), Arrival(2, 200, (A,) * 10)])
-    assert [len(batch) for batch in pool.handed()] == [1, 8, 8, 4]
-    assert set(pool.handed()[3]) == {(1, 8), (1, 9), (2, 8), (2, 9)}
+    assert [len(batch) for batch in pool.dispatched()] == [1, 8, 8, 4]
+    assert set(pool.dispatched()[3]) == {(1, 8), (1, 9), (2, 8), (2, 9)}
 
 
 def test_views_of_other_buckets_wait_for_their_own_batch() -> None:
     pool = Pool({A: flat(10), B: flat(10)})
     pool.run([Arrival(0, 500, (A, A, B, B, A))])
-    assert pool.handed() == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    assert pool.dispatched() == [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
 
 
 def test_a_batch_stays_short_where_a_longer_one_would_make_somebody_late() -> None:
@@ -163,7 +163,7 @@ def test_a_batch_stays_short_where_a_longer_one_would_make_somebody_late() -> No
     assert first.outcome is StopReason.ALL_VIEWS
     assert second.outcome in (StopReason.ALL_VIEWS, StopReason.DEADLINE)
     assert second.answered_ms <= 21
-    assert max(map(len, pool.handed())) == 4
+    assert max(map(len, pool.dispatched())) == 4
 
 
 # ---- optional views by their worth ----
@@ -171,36 +171,36 @@ def test_a_batch_stays_short_where_a_longer_one_would_make_somebody_late() -> No
 
 def test_optional_views_of_most_worth_come_first() -> None:
     pool = Pool({A: linear(12)})
-    pool.run([Arrival(0, 300, (A,) * 3, worths=(0.2,)), Arrival(1, 300, (A,) * 3, worths=(0.8,))])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1), (0, 2)]
+    pool.run([Arrival(0, 300, (A,) * 3, gains=(0.2,)), Arrival(1, 300, (A,) * 3, gains=(0.8,))])
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1), (0, 2)]
 
 
 def test_worth_counts_by_the_second() -> None:
     """0.5 in 10 ms is less than 0.2 in 3."""
     pool = Pool({A: linear(10), C: linear(3)})
-    pool.run([Arrival(0, 300, (A,) * 2, worths=(0.5,)), Arrival(1, 300, (C,) * 3, worths=(0.2,))])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
+    pool.run([Arrival(0, 300, (A,) * 2, gains=(0.5,)), Arrival(1, 300, (C,) * 3, gains=(0.2,))])
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
 
 
 def test_worth_is_what_the_last_merge_told() -> None:
     """The first job's views are worth less and less: 1, 0.3, 0.3; the second's always 0.5."""
     pool = Pool({A: linear(12)})
-    first = Arrival(0, 300, (A,) * 4, worths=(1.0, 0.3))
-    pool.run([first, Arrival(1, 300, (A,) * 3, worths=(0.5,))])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2), (0, 3)]
+    first = Arrival(0, 300, (A,) * 4, gains=(1.0, 0.3))
+    pool.run([first, Arrival(1, 300, (A,) * 3, gains=(0.5,))])
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (0, 1), (1, 1), (1, 2), (0, 2), (0, 3)]
 
 
 def test_what_is_worth_most_but_ends_too_late_does_not_hold_up_the_rest() -> None:
     pool = Pool({A: linear(12), C: linear(30)})
-    first = Arrival(0, 72, (C, C), worths=(9.0,))  # after the second's plain view, at 42, its next would end at 72
+    first = Arrival(0, 72, (C, C), gains=(9.0,))  # after the second's plain view, at 42, its next would end at 72
     pool.run([first, Arrival(1, 300, (A,) * 3), Arrival(1, 300, (A,), mandatory=1)])
-    assert [batch[0] for batch in pool.handed()][1:] == [(1, 0), (2, 0), (1, 1), (1, 2)]
+    assert [batch[0] for batch in pool.dispatched()][1:] == [(1, 0), (2, 0), (1, 1), (1, 2)]
 
 
 def test_optional_views_of_batch_jobs_come_last_whatever_their_worth() -> None:
     pool = Pool({A: linear(12)})
-    pool.run([Arrival(0, 900, (A,) * 2, worths=(9.0,), priority=BATCH), Arrival(1, 900, (A,) * 3, worths=(0.1,))])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
+    pool.run([Arrival(0, 900, (A,) * 2, gains=(9.0,), priority=BATCH), Arrival(1, 900, (A,) * 3, gains=(0.1,))])
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (1, 0), (1, 1), (1, 2), (0, 1)]
 
 
 # ---- priorities ----
@@ -210,25 +210,25 @@ def test_a_batch_job_waits_for_optional_views_as_long_as_it_can() -> None:
     """It has to start by 36: at 20 one more optional view fits before it, at 30 none."""
     pool = Pool({A: linear(10)})
     pool.run([Arrival(0, 300, (A,) * 6), Arrival(1, 45, priority=BATCH)])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (0, 1), (0, 2), (1, 0), (0, 3), (0, 4), (0, 5)]
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (0, 1), (0, 2), (1, 0), (0, 3), (0, 4), (0, 5)]
 
 
 def test_a_batch_job_with_time_comes_after_all_optional_views() -> None:
     pool = Pool({A: linear(10)})
     pool.run([Arrival(0, 300, (A,) * 4), Arrival(1, 900, priority=BATCH)])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]
 
 
 def test_interactive_work_comes_before_a_batch_job_with_an_earlier_deadline() -> None:
     pool = Pool({A: linear(10)})
     pool.run([Arrival(0, 300), Arrival(1, 100, priority=BATCH), Arrival(2, 200)])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (2, 0), (1, 0)]
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (2, 0), (1, 0)]
 
 
 def test_batch_jobs_run_in_the_order_of_their_deadlines() -> None:
     pool = Pool({A: linear(10)})
     pool.run([Arrival(0, 300), *(Arrival(1, budget, priority=BATCH) for budget in (500, 300, 400))])
-    assert [batch[0] for batch in pool.handed()] == [(0, 0), (2, 0), (3, 0), (1, 0)]
+    assert [batch[0] for batch in pool.dispatched()] == [(0, 0), (2, 0), (3, 0), (1, 0)]
 
 
 def test_a_batch_job_is_not_admitted_at_the_cost_of_an_interactive_one_nor_the_other_way_round() -> None:
@@ -305,17 +305,17 @@ def test_a_batch_still_running_at_the_deadline_is_not_waited_for() -> None:
 
 
 def test_a_failed_batch_fails_only_jobs_without_their_mandatory_views() -> None:
-    pool = Pool({A: flat(10)}, trouble=Trouble(fails={1}))
+    pool = Pool({A: flat(10)}, faults=Faults(fails={1}))
     first, second = pool.run([Arrival(0, 300, (A,) * 10), Arrival(1, 300)])
-    assert pool.handed()[1][0] == (1, 0)
-    assert (0, 8) in pool.handed()[1]
+    assert pool.dispatched()[1][0] == (1, 0)
+    assert (0, 8) in pool.dispatched()[1]
     assert first.outcome is StopReason.BACKEND_FAILED
     assert first.merged == 8
     assert isinstance(second.outcome, BackendFailed)
 
 
 def test_an_optional_view_that_fails_while_the_plain_view_runs_is_only_left_out() -> None:
-    pool = Pool({A: linear(8), B: linear(15)}, slots=2, trouble=Trouble(fails={1}))
+    pool = Pool({A: linear(8), B: linear(15)}, slots=2, faults=Faults(fails={1}))
     (record,) = pool.run([Arrival(0, 300, (B, A))])
     assert record.outcome is StopReason.BACKEND_FAILED
     assert record.merged == 1
@@ -347,10 +347,10 @@ def test_a_lost_mandatory_view_fails_the_job() -> None:
 
 def test_who_leaves_is_told_once_and_gives_his_slot_away() -> None:
     pool = Pool({A: linear(10)})
-    first, second = pool.run([Arrival(0, 300, (A,) * 8, leaves_ms=15), Arrival(1, 300, (A,) * 2)])
+    first, second = pool.run([Arrival(0, 300, (A,) * 8, cancels_ms=15), Arrival(1, 300, (A,) * 2)])
     assert isinstance(first.outcome, Cancelled)
     assert second.outcome is StopReason.ALL_VIEWS
-    assert len(first.handed) <= 2
+    assert len(first.dispatched) <= 2
 
 
 def test_a_stop_reason_from_the_merge_answers_at_once() -> None:
@@ -387,7 +387,7 @@ def test_an_empty_scheduler_has_nothing_to_do_and_no_time_to_wake() -> None:
 
 
 def test_a_line_that_is_late_anyway_leaves_no_slot_idle() -> None:
-    """Slots stuck for 35 ms have made everybody late; who waits behind a decoding image can't be made later."""
+    """Slots stuck for 35 ms have made all jobs late; one that waits behind a decoding image can't be made later."""
     scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}, decode_ms=2), 2)
     for name in "abcd":
         scheduler.admit(Job(name, "m", (A,), 1, 0.05, PIXELS), 0.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.histories import broken_by, drawn, find
+from tests.support.histories import drawn, find_violation, violation_of
 from tests.support.laws import Law
 from tta_server.errors import TTAError
 from tta_server.scheduling.admission import Admission
@@ -300,8 +300,8 @@ MISTAKES: dict[Mistake, Law] = {
 def test_a_mistake_breaks_its_law(mistake: Mistake, law: Law, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         mistake(patch)
-        found = find(SEED, range(HISTORIES))
+        found = find_violation(SEED, range(HISTORIES))
     assert found is not None
     number, broken = found
     assert broken.law is law
-    assert broken_by(drawn(SEED, number)) is None, "it is the mistake that breaks it"
+    assert violation_of(drawn(SEED, number)) is None, "it is the mistake that breaks it"

@@ -1,4 +1,4 @@
-"""When to look again: dates of jobs, and a watch over what runs."""
+"""When jobs are due, and the watchdog of what runs."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.simulator import PIXELS, A, Arrival, Pool, Trouble, linear
+from tests.support.simulator import PIXELS, A, Arrival, Faults, Pool, linear
 from tta_server.errors import BackendFailed
 from tta_server.scheduling.jobs import Batch, Job
 from tta_server.scheduling.stopping import StopReason
@@ -48,7 +48,7 @@ def test_an_agenda_is_a_table_of_dates(steps: list[tuple[str, int, float]]) -> N
 
 
 def test_an_agenda_forgets_outdated_dates() -> None:
-    """However often dates move, and in whatever order."""
+    """However often due times move, and in whatever order."""
     agenda, one, other = DueTimers[int](), job(1), job(2)
     agenda.set(other, 0.0)
     for at in range(10_000):
@@ -148,7 +148,7 @@ def test_whoever_looks_only_when_told_misses_nothing(steps: list[tuple[str, int,
 
 
 def test_a_batch_that_hangs_is_ended_and_its_slot_serves_on() -> None:
-    pool = Pool({A: linear(10)}, trouble=Trouble(hangs={0}))
+    pool = Pool({A: linear(10)}, faults=Faults(hangs={0}))
     first, second = pool.run([Arrival(0, 5000), Arrival(100, 3000)])
     assert isinstance(first.outcome, BackendFailed)
     assert first.answered_ms == pytest.approx(1000)
@@ -156,7 +156,7 @@ def test_a_batch_that_hangs_is_ended_and_its_slot_serves_on() -> None:
 
 
 def test_whoever_has_a_plain_view_is_answered_by_the_deadline_while_the_next_hangs() -> None:
-    pool = Pool({A: linear(10)}, trouble=Trouble(hangs={1}))
+    pool = Pool({A: linear(10)}, faults=Faults(hangs={1}))
     (record,) = pool.run([Arrival(0, 200, (A, A))])
     assert record.outcome is StopReason.DEADLINE
     assert record.answered_ms == pytest.approx(200, abs=0.01)

@@ -11,7 +11,7 @@ import pytest
 from tests.serving.test_job import CLEAR, EVEN, NAN, VIEWS, Late, four_views, scores
 from tests.support.jobs import SingleJob, job_of, run
 from tests.support.serving import PATIENCE
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
@@ -62,7 +62,7 @@ def with_drawing(model: Model, *include: str) -> SingleJob:
     plan = replace(
         known.payload.plan, wanted=replace(known.payload.plan.wanted, include=frozenset(["drawing", *include]))
     )
-    return job_of(plan, known.payload.views.layout, read_source(trapped(), Limits()))
+    return job_of(plan, known.payload.views.layout, read_source(trap_image(), Limits()))
 
 
 def test_a_partial_answer_is_consistent_though_its_job_is_settled_meanwhile(toy: Model) -> None:
@@ -87,7 +87,7 @@ def test_a_partial_answer_is_consistent_though_its_job_is_settled_meanwhile(toy:
     assert (len(answer.receipt.views), answer.receipt.dropped) == (2, 1)
     assert so_far.receipt.stages_ms["infer"] < answer.receipt.stages_ms["infer"]
     for one in (so_far, answer):
-        np.testing.assert_array_equal(np.asarray(from_base64(one.prediction["drawing"])), trapped())
+        np.testing.assert_array_equal(np.asarray(from_base64(one.prediction["drawing"])), trap_image())
 
 
 def test_an_unread_partial_answer_is_never_made(toy: Model) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import pictures
 from tests.support.jobs import SingleJob, run
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, TTAError
@@ -124,7 +124,7 @@ def broken(toy: Model, where: str) -> Model:
 
 
 def job(model: Model, shade: int, metrics: Metrics, listener: Callable[[], None] | None = None) -> SingleJob:
-    source = read_source(pictures.encoded(trapped(shade=shade)), Limits())
+    source = read_source(pictures.encoded(trap_image(shade=shade)), Limits())
     caller = Caller("test", listener)
     work = SingleJob(make_job(make_plan(model, OPTIONS), source, Deadline.after(60_000), caller, metrics))
     work.decode()
@@ -218,7 +218,7 @@ def test_a_listener_that_raises_hurts_nobody_and_is_not_called_again(
     metrics, heard = Metrics(), []
     bad, neighbour = (
         SingleJob(
-            make_job(four, read_source(trapped(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics)
+            make_job(four, read_source(trap_image(), Limits()), Deadline.after(60_000), Caller("x", listener), metrics)
         )
         for listener in (listen, lambda: heard.append(1))
     )

@@ -19,12 +19,12 @@ from benchmarks.leaving_clients import Load
 from tests.support import pictures
 from tests.support.gated import GatedServer
 from tests.support.serving import PATIENCE, Server, until
-from tests.support.toys import metric, runs_that_end, serving, switchable, trap_model, trapped
+from tests.support.toys import expect_ended_runs, metric, serving, switchable, trap_image, trap_model
 from tta_server.repository.loader import load_model
 
 pytestmark = pytest.mark.timing
 
-TOY, SLOW, CALM, CROWD = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "crowd"))
+TOY, SLOW, CALM, SHARED = (f"/v1/models/{name}/predict" for name in ("toy", "slow", "calm", "shared"))
 LATE = 5.0
 """Seconds that a busy machine may make client and server late; benchmarks/faults.py measures how late they are."""
 PATIENT = {"budget_ms": "8000"}
@@ -32,12 +32,12 @@ PATIENT = {"budget_ms": "8000"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `crowd`
+    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `shared`
     ride together."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("toy", "slow", "calm"):
         trap_model(folder / name)
-    trap_model(folder / "crowd", batch="n")
+    trap_model(folder / "shared", batch="n")
     with Server("--port", "0", "--slots", "2", "--models", str(folder)) as running:
         yield running
         assert "Traceback" not in "".join(running.lines["stderr"])
@@ -52,7 +52,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 def post(
     client: httpx.Client, plain: str | None = None, mirrored: str | None = None, path: str = TOY, **query: str
 ) -> httpx.Response:
-    image = pictures.encoded(trapped(plain, mirrored))
+    image = pictures.encoded(trap_image(plain, mirrored))
     return client.post(path, content=image, params={**PATIENT, "include": "probabilities", **query})
 
 
@@ -132,7 +132,7 @@ def test_under_load_with_a_third_leaving_nobody_waits_past_his_deadline(trouble:
 
 
 def test_an_endless_view_is_ended_and_the_others_are_the_answer(server: Server, client: httpx.Client) -> None:
-    with runs_that_end(client, "toy", 1):
+    with expect_ended_runs(client, "toy", 1):
         answered = post(client, None, "endless")
     assert answered.status_code == 200, answered.text
     receipt = answered.json()["receipt"]
@@ -145,7 +145,7 @@ def test_an_endless_view_is_ended_and_the_others_are_the_answer(server: Server, 
 
 
 def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Client) -> None:
-    with runs_that_end(client, "toy", 1):
+    with expect_ended_runs(client, "toy", 1):
         start = time.monotonic()
         late = post(client, "endless", budget_ms="400", max_views="1")
         seconds = time.monotonic() - start
@@ -154,7 +154,7 @@ def test_a_deadline_before_the_end_of_an_endless_view_is_kept(client: httpx.Clie
 
 
 def test_at_the_deadline_the_merged_views_are_the_answer(client: httpx.Client) -> None:
-    with runs_that_end(client, "toy", 1):
+    with expect_ended_runs(client, "toy", 1):
         receipt = post(client, None, "endless", budget_ms="900").json()["receipt"]
     assert receipt["stop_reason"] == "deadline"
     assert len(receipt["views"]) == 1
@@ -182,11 +182,11 @@ def test_who_rides_in_a_bad_batch_fails_with_it_and_nobody_else(server: Server, 
         with server.client() as own:
             return post(own, trap, path=path, budget_ms=budget, max_views="1")
 
-    with runs_that_end(client, "toy", 2), ThreadPoolExecutor(14) as clients:
+    with expect_ended_runs(client, "toy", 2), ThreadPoolExecutor(14) as clients:
         hanging = [clients.submit(visit, "endless", TOY, "900") for _ in range(2)]
         until(lambda: metric(client, "tta_jobs") == 2 or all(future.done() for future in hanging))
-        bad = clients.submit(visit, "fails", CROWD, "8000")
-        good = [clients.submit(visit, None, CROWD, "8000") for _ in range(11)]
+        bad = clients.submit(visit, "fails", SHARED, "8000")
+        good = [clients.submit(visit, None, SHARED, "8000") for _ in range(11)]
         found: list[Future[httpx.Response]] = [*hanging, bad, *good]
         statuses = [future.result().status_code for future in found]
     assert statuses[:3] == [504, 504, 502]
@@ -225,7 +225,7 @@ def test_an_optional_view_that_goes_wrong_costs_only_itself(
 def test_a_mandatory_view_that_goes_wrong_is_told(
     client: httpx.Client, plain: str | None, mirrored: str | None, sentence: str
 ) -> None:
-    with runs_that_end(client, "toy", int(mirrored == "endless")):
+    with expect_ended_runs(client, "toy", int(mirrored == "endless")):
         assert sentence in fault(post(client, plain, mirrored, min_views="2"))
 
 
@@ -260,7 +260,7 @@ def toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-CALM_IMAGE = pictures.encoded(trapped())
+CALM_IMAGE = pictures.encoded(trap_image())
 
 
 def test_a_signal_under_load_answers_the_admitted_in_time_and_refuses_the_rest(toy: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_signal_under_load_answers_the_admitted_in_time_and_refuses_the_rest(t
         pool, futures = crowd_of(url, [CALM_IMAGE] * 4, 10_000)
         with pool, server.client() as watcher:
             until(lambda: metric(watcher, "tta_jobs") == 4)
-            server.tell(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
             until(lambda: refused_from_now_on(url))
             with pytest.raises(httpx.HTTPError):
                 httpx.post(url + TOY, content=CALM_IMAGE, params=PATIENT).raise_for_status()
@@ -292,7 +292,7 @@ def test_who_is_not_done_when_the_drain_ends_is_told_so(toy: Path) -> None:
         pool, futures = crowd_of(url, [CALM_IMAGE] * 10, 10_000)
         with pool, server.client() as watcher:
             until(lambda: metric(watcher, "tta_jobs") == 10)
-            server.tell(signal.SIGTERM)
+            server.send_signal(signal.SIGTERM)
             responses = [future.result() for future in futures]
         server.open_gate()
         status, said = ended(server)
@@ -308,7 +308,7 @@ def test_a_signal_while_a_run_that_nobody_waits_for_goes_on_exits_with_0_at_once
         with server.client() as client:
             assert post(client, "endless", budget_ms="100", max_views="1").status_code == 504
         start = time.monotonic()
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         status, said = ended(server)
     assert time.monotonic() - start < 10
     assert status == 0, said

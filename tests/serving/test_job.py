@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support import pictures
 from tests.support.jobs import SingleJob, job_of, run
 from tests.support.references import MODELS
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 from tta_server.errors import Cancelled
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
@@ -117,7 +117,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def four_views(model: Model, tiles: int = 1, **more: Any) -> SingleJob:
     """A job of VIEWS views, each of them `tiles` entries of its layout; nothing is decoded."""
     plan = make_plan(model, Options(policy=FOUR, include=more.pop("include", frozenset())))
-    source = read_source(trapped(), Limits())
+    source = read_source(trap_image(), Limits())
     work = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test", **more), Metrics()))
     if tiles == 1:
         return work
@@ -188,7 +188,7 @@ def test_pixels_that_are_decoded_after_the_client_has_left_are_let_go(toy: Model
             return Source.open(self)
 
     known = four_views(toy)
-    source = Leaving(Size(8, 8), pixels=trapped())
+    source = Leaving(Size(8, 8), pixels=trap_image())
     work = job_of(known.payload.plan, known.payload.views.layout, source)
     work.decode()
     row = np.ones((3, 8, 8), np.float32)

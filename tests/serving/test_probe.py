@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
-from tests.support.toys import Switchable, metric, serving, switchable, trap_model, trapped
+from tests.support.toys import Switchable, metric, serving, switchable, trap_image, trap_model
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.health import FAILURES, Health
@@ -19,7 +19,7 @@ from tta_server.serving.probe import ModelProbe
 
 pytestmark = pytest.mark.timing
 
-CALM = pictures.encoded(trapped())
+CALM = pictures.encoded(trap_image())
 SECONDS = 1.0
 """Between two tries of the canary, as documented."""
 
@@ -106,7 +106,7 @@ def test_images_that_a_model_cannot_take_shut_nobody_else_out(
     server: tuple[httpx.Client, Switchable], trap: str
 ) -> None:
     client, _ = server
-    bad = pictures.encoded(trapped(trap))
+    bad = pictures.encoded(trap_image(trap))
     for number in range(30):
         assert ask(client, image=bad).status_code == 502
         assert client.get("/readyz").status_code == 200

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.serving import PATIENCE
-from tests.support.toys import Switchable, moody_model
+from tests.support.toys import Switchable, faulty_model
 from tta_server.application import Application
 from tta_server.backends import BACKENDS
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
@@ -55,7 +55,7 @@ class Closing(Switchable):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return moody_model(tmp_path / "moody")
+    return faulty_model(tmp_path / "moody")
 
 
 @pytest.fixture

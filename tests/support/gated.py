@@ -1,4 +1,4 @@
-"""A real server process whose models wait at a gate: a test sees what goes on meanwhile, and opens it."""
+"""A real server process whose models wait at a gate that the test opens."""
 
 import json
 import logging
@@ -18,16 +18,16 @@ from tta_server.repository.loader import find_models, load_model
 from tta_server.settings import Settings
 
 STEP = 0.005
-"""Seconds between two looks at the gate."""
+"""Seconds between two checks of the gate."""
 
 
 class GatedServer(Server):
-    """The models of a folder, on HTTP alone. `close_gate` once it is ready: batches then wait for `open_gate`."""
+    """Serves the models of a folder over HTTP alone. After `close_gate` batches wait for `open_gate`."""
 
     def __init__(self, models: Path, **settings: Any) -> None:
         self._gate = models / "closed"
-        stated = json.dumps({"models": str(models), "grpc": False, **settings})
-        super().__init__(stated, str(self._gate), program=("tests.support.gated",))
+        settings_json = json.dumps({"models": str(models), "grpc": False, **settings})
+        super().__init__(settings_json, str(self._gate), program=("tests.support.gated",))
 
     def close_gate(self) -> None:
         self._gate.touch()
@@ -37,7 +37,7 @@ class GatedServer(Server):
 
 
 class GatedBackend:
-    """A real backend, each of whose batches waits while the file is there."""
+    """A real backend; each batch waits while the gate's file exists."""
 
     def __init__(self, real: Backend, gate: Path) -> None:
         self.signature = real.signature
@@ -54,11 +54,11 @@ class GatedBackend:
         self._real.close()
 
 
-def main(stated: str, gate: str) -> None:
+def main(settings_json: str, gate: str) -> None:
     log = logging.getLogger("tta_server.requests")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stdout))
-    settings = Settings(**json.loads(stated))
+    settings = Settings(**json.loads(settings_json))
     models = [load_model(folder) for folder in find_models(settings.models)]
     gated = [replace(model, backend=GatedBackend(model.backend, Path(gate))) for model in models]
     application = Application(settings, gated)

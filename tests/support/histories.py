@@ -1,4 +1,4 @@
-"""Histories of a pool, drawn at random from a seed, run against the laws, and made small where one is broken."""
+"""Random histories of a pool: drawn from a seed, checked against the laws, and shrunk where one is violated."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from random import Random
 from typing import Any
 
-from tests.support.laws import Broken, Law, require
-from tests.support.simulator import A, Arrival, B, Bucket, C, D, Pool, Trouble, flat, linear
+from tests.support.laws import Law, Violation, require
+from tests.support.simulator import A, Arrival, B, Bucket, C, D, Faults, Pool, flat, linear
 from tta_server.errors import InvalidInput
 from tta_server.scheduling.jobs import Bounds, Priority
 from tta_server.scheduling.scheduler import Scheduler
@@ -16,24 +16,24 @@ from tta_server.scheduling.stopping import StopReason
 
 MODELS: tuple[tuple[Bucket, ...], ...] = ((A, B), (C,), (D,))
 STEEP = {1: 2.0, 2: 3.4, 4: 6.0, 8: 11.0}
-"""Batch size -> milliseconds: batches help, and cost."""
+"""Batch size -> milliseconds: a batch costs more than a view, and less than its views one by one."""
 CURVES = {
     "cpu": {A: linear(8), B: linear(15), C: linear(3), D: linear(21)},
     "gpu": {A: flat(8), B: flat(15), C: flat(3), D: flat(30)},
     "both": {A: linear(8), B: STEEP, C: flat(5), D: linear(12)},
 }
 NAMES = {A: "A", B: "B", C: "C", D: "D"}
-SPELL = 5.0
+RECOVERY_SECONDS = 5.0
 """Seconds after a slow spell within which a server admits again."""
 BOUNDS = Bounds()
-CROWDS = 100
-"""Every so manieth history is a crowd."""
+LONG_QUEUES = 100
+"""One history of this many has a long queue."""
 
 
 @dataclass(frozen=True)
 class History:
-    """A machine, and what happens to it. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes`
-    (ms) a client asks for a quote."""
+    """A machine and its events. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes` (ms) a
+    client requests a quote."""
 
     machine: str = "cpu"
     slots: int = 1
@@ -47,7 +47,7 @@ class History:
     quotes: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return _format(self)
 
     def pool(self, scheduler: type[Scheduler[Any]] = Scheduler) -> Pool:
         return Pool(
@@ -56,36 +56,36 @@ class History:
             self.decode_ms,
             self.finish_ms,
             self.bounds,
-            Trouble(self.fails, self.hangs, self.speeds),
+            Faults(self.fails, self.hangs, self.speeds),
             scheduler,
         )
 
 
-def _shown(value: Any) -> str:
-    """As one may write it here, less what is as ever."""
+def _format(value: Any) -> str:
+    """Return the expression that makes it, without its defaults."""
     if isinstance(value, Bucket):
         return NAMES[value]
     if isinstance(value, Priority):
         return f"Priority.{value.name}"
     if isinstance(value, tuple):
-        return f"({''.join(f'{_shown(item)}, ' for item in value).rstrip()})"
+        return f"({''.join(f'{_format(item)}, ' for item in value).rstrip()})"
     if not isinstance(value, History | Arrival | Bounds):
         return "math.inf" if value == math.inf else repr(value)
     given = ((field, getattr(value, field.name)) for field in fields(value))
-    return f"{type(value).__name__}({', '.join(f'{f.name}={_shown(v)}' for f, v in given if v != f.default)})"
+    return f"{type(value).__name__}({', '.join(f'{f.name}={_format(v)}' for f, v in given if v != f.default)})"
 
 
 # ---- drawn ----
 
 
 def drawn(seed: str, number: int) -> History:
-    """One of a seed's histories, always the same."""
+    """Return one of a seed's histories; the same arguments give the same history."""
     random = Random(f"{seed} {number}")
-    return draw_crowd(random) if number % CROWDS == CROWDS - 1 else draw(random)
+    return draw_long_queue(random) if number % LONG_QUEUES == LONG_QUEUES - 1 else draw(random)
 
 
 def draw(random: Random) -> History:
-    """Any history of a few arrivals."""
+    """Draw a history of a few arrivals."""
     truthful = random.random() < 0.7
     quiet = random.random() < 0.5
     return History(
@@ -102,8 +102,8 @@ def draw(random: Random) -> History:
     )
 
 
-def draw_crowd(random: Random) -> History:
-    """More than 64 jobs in line for most of the time, and about as many as can be served."""
+def draw_long_queue(random: Random) -> History:
+    """Draw a history with over 64 jobs queued most of the time, about as many as can be served."""
     count, slots, pace = random.randint(90, 130), random.randint(1, 4), random.uniform(4, 14)
     history = draw(random)
     arrivals = (
@@ -130,7 +130,7 @@ def _speeds(random: Random) -> Iterator[tuple[float, float]]:
 
 
 def _arrivals(random: Random, count: int, quiet: bool) -> tuple[Arrival, ...]:
-    """Bursts and trickles; now and then all is quiet for longer than a model is remembered."""
+    """Draw bursts and single arrivals; some pauses are longer than an arrival is remembered."""
     models = MODELS[: random.randint(1, 3)]
     longest = random.choice([0, 5, 30])
     most_mandatory = random.choice([1, 1, 2, 4])
@@ -140,8 +140,8 @@ def _arrivals(random: Random, count: int, quiet: bool) -> tuple[Arrival, ...]:
     for _ in range(count):
         at += random.randint(0, longest) if random.random() < 0.97 else 10_500
         arrival = _arrival(random, at, random.choice(models), most_mandatory, random.random() < share)
-        drawn.append(replace(arrival, patience_ms=patience if random.random() < 0.8 else math.inf))
-    return tuple(drawn if quiet else (_troubled(random, arrival) for arrival in drawn))
+        drawn.append(replace(arrival, default_budget_ms=patience if random.random() < 0.8 else math.inf))
+    return tuple(drawn if quiet else (_with_faults(random, arrival) for arrival in drawn))
 
 
 def _arrival(random: Random, at: int, model: tuple[Bucket, ...], most_mandatory: int, batch: bool) -> Arrival:
@@ -154,15 +154,15 @@ def _arrival(random: Random, at: int, model: tuple[Bucket, ...], most_mandatory:
         buckets=buckets,
         mandatory=min(random.randint(1, most_mandatory), views),
         priority=Priority.BATCH if batch else Priority.INTERACTIVE,
-        worths=tuple(random.choice([0.1, 0.5, 1.0, 2.0]) for _ in range(random.choice([1, 1, 3]))),
+        gains=tuple(random.choice([0.1, 0.5, 1.0, 2.0]) for _ in range(random.choice([1, 1, 3]))),
     )
 
 
-def _troubled(random: Random, arrival: Arrival) -> Arrival:
-    """Its client may leave, views may be lost, and fewer may be needed."""
+def _with_faults(random: Random, arrival: Arrival) -> Arrival:
+    """Add a client that cancels, lost views, or a stop rule that needs fewer views."""
     return replace(
         arrival,
-        leaves_ms=random.choice([None, None, None, random.randint(0, 60)]),
+        cancels_ms=random.choice([None, None, None, random.randint(0, 60)]),
         lost=frozenset(random.sample(range(6), random.choice([0, 0, 0, 1, 2]))),
         stops_after=random.choice([None, None, random.randint(1, 5)]),
     )
@@ -172,7 +172,7 @@ def _troubled(random: Random, arrival: Arrival) -> Arrival:
 
 
 def check(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> None:
-    """Raises Broken."""
+    """Run a history; raises Violation."""
     pool = history.pool(scheduler)
     pool.run(history.arrivals)
     if any(factor > 1 for _, factor in history.speeds):
@@ -183,9 +183,11 @@ def check(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> None
 
 
 def check_recovery(history: History, pool: Pool) -> None:
-    """After the spell true costs are as ever. A pair with six times the budget that one needs is admitted: in 5 s an
-    estimate of ten times the true cost comes down to 2.6 times. So is another pair right after it."""
-    pool.calm(SPELL)
+    """Require that a pair of jobs is admitted RECOVERY_SECONDS after a slow spell, and another pair right after it.
+
+    Each has six times the budget that one needs: in 5 s an estimate of ten times the true cost falls to 2.6 times.
+    """
+    pool.recover(RECOVERY_SECONDS)
     for model in MODELS:
         alone = history.decode_ms + history.finish_ms + CURVES[history.machine][model[0]][1]
         for when in ("5 s later", "and then"):
@@ -195,12 +197,12 @@ def check_recovery(history: History, pool: Pool) -> None:
             refused = [record.refused for record in pair[: history.bounds.jobs] if record.refused]
             require(not refused, Law.RECOVERED, f"{when}: {refused}")
             answered = all(isinstance(record.outcome, StopReason) for record in pair if not record.refused)
-            require(answered, Law.RECOVERED, f"{when} who is admitted is not served")
+            require(answered, Law.RECOVERED, f"{when} an admitted job is not answered")
 
 
 def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
-    """On an idle pool, where batches do not help, a quote says what then happens."""
-    first = replace(history.arrivals[0], at_ms=0, patience_ms=math.inf, leaves_ms=None, lost=frozenset())
+    """Require that a quote of an idle pool, where batches do not help, is what then happens."""
+    first = replace(history.arrivals[0], at_ms=0, default_budget_ms=math.inf, cancels_ms=None, lost=frozenset())
     arrival = replace(first, budget_ms=first.budget_ms + 0.3, stops_after=None)  # no view ends just at the deadline
     alone = replace(history, fails=frozenset(), hangs=frozenset(), speeds=(), bounds=BOUNDS)
     pool, quoted = alone.pool(scheduler), alone.pool(scheduler)
@@ -217,26 +219,26 @@ def check_quote(history: History, scheduler: type[Scheduler[Any]]) -> None:
     end = at + pool.stage_seconds("finish", record.job)
     expected = quote.ends[quote.views - arrival.mandatory]
     require(math.isclose(expected, end, abs_tol=1e-6), Law.QUOTED, f"{expected} s were quoted, it took {end}")
-    with asking():
+    with quoting():
         (record,) = quoted.run([arrival])
     require(record.answers == [(at, outcome)], Law.QUOTED, "the outcome differs after a quote")
 
 
 @contextmanager
-def asking() -> Iterator[None]:
-    """What breaks only after a quote is the quote's fault."""
+def quoting() -> Iterator[None]:
+    """Attribute what is violated only after a quote to the quote."""
     try:
         yield
-    except Broken as broken:
-        raise Broken(Law.QUOTED, f"after a quote: {broken}") from broken
+    except Violation as broken:
+        raise Violation(Law.QUOTED, f"after a quote: {broken}") from broken
 
 
 def check_quotes_change_nothing(history: History, pool: Pool, scheduler: type[Scheduler[Any]]) -> None:
-    """The pool has run the same history without quotes."""
+    """Require the same decisions as those of `pool`, which ran the history without quotes."""
     asked = history.pool(scheduler)
     for number, at in enumerate(history.quotes):
         arrival = history.arrivals[number % len(history.arrivals)]
-        asked.at(at / 1e3, lambda arrival=arrival: _ask(asked, arrival), quietly=True)
+        asked.at(at / 1e3, lambda arrival=arrival: _ask(asked, arrival), silently=True)
     asked.run(history.arrivals)
     require(decisions(asked, history) == decisions(pool, history), Law.QUOTED, "decisions differ after a quote")
 
@@ -247,7 +249,7 @@ def _ask(pool: Pool, arrival: Arrival) -> None:
 
 
 def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
-    """What became of each arrival, and when."""
+    """Return for each arrival its answers as (seconds, outcome)."""
     records = pool.records[: len(history.arrivals)]
     return [[(round(at, 9), str(outcome)) for at, outcome in record.answers] for record in records]
 
@@ -255,29 +257,31 @@ def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
 # ---- searched and made small ----
 
 
-def find(seed: str, numbers: Iterable[int], scheduler: type[Scheduler[Any]] = Scheduler) -> tuple[int, Broken] | None:
-    """The first of a seed's histories that breaks a law, and what it breaks."""
+def find_violation(
+    seed: str, numbers: Iterable[int], scheduler: type[Scheduler[Any]] = Scheduler
+) -> tuple[int, Violation] | None:
+    """Return the number of the first of a seed's histories that violates a law, and the violation."""
     for number in numbers:
-        if broken := broken_by(drawn(seed, number), scheduler):
+        if broken := violation_of(drawn(seed, number), scheduler):
             return number, broken
     return None
 
 
-def broken_by(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> Broken | None:
+def violation_of(history: History, scheduler: type[Scheduler[Any]] = Scheduler) -> Violation | None:
     try:
         check(history, scheduler)
-    except Broken as broken:
+    except Violation as broken:
         return broken
     return None
 
 
-def smallest(history: History, law: Law, patience: int = 3000) -> History:
-    """Simpler and simpler histories that break the same law, until none of the next does or a number were tried."""
+def shrink(history: History, law: Law, patience: int = 3000) -> History:
+    """Return the smallest history found that violates the same law; `patience` candidates are tried at most."""
     tried = 0
     candidates = _simpler(history)
     while tried < patience and (candidate := next(candidates, None)):
         tried += 1
-        broken = broken_by(candidate)
+        broken = violation_of(candidate)
         if broken and broken.law is law:
             history, candidates = candidate, _simpler(candidate)
     return history

@@ -1,4 +1,4 @@
-"""What must hold in every history, checked as a pool in virtual time (`simulator`) makes its decisions."""
+"""What must hold in every history, checked while a pool in virtual time (`simulator`) decides."""
 
 import math
 from collections.abc import Container, Iterable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6
 EXACT = 1e-9
-"""Between these two a time is neither in time nor late: rounding decides."""
+"""Between these two tolerances rounding decides whether a time is late."""
 MOST_ROUNDS = 20_000
 
 
@@ -27,13 +27,13 @@ class Law(StrEnum):
     MANDATORY_FIRST = "optional work never starts while interactive mandatory work waits"
     ORDER = "mandatory work starts interactive first, then in deadline order"
     BATCH_YIELDS = "a batch job starts before an optional view only if it would be late otherwise"
-    ONCE_IN_ORDER = "no view runs twice, and views are handed out in policy order, in batches of one bucket"
+    ONCE_IN_ORDER = "no view runs twice, and views are dispatched in policy order, in batches of one bucket"
     ADMITTED = "a job is admitted if and only if a list schedule of all mandatory work makes no job late"
     RECOVERED = "after any slow spell an idle server admits again within 5 s"
     RISK = (
         "an optional view never costs the next plain view its budget, except on an idle pool, and then it is reported"
     )
-    WORTH = "optional views: interactive first, then most worth per second, fewest handed, earliest deadline"
+    WORTH = "optional views: interactive first, then largest gain per second, fewest dispatched, earliest deadline"
     IN_TIME = "an optional view runs only if it ends in time"
     PROMPT = "a job is answered as soon as nothing more can arrive in time, and not before"
     WAKING = "asking at the stated time answers a job or moves the time, and asking before finds nothing"
@@ -43,7 +43,7 @@ class Law(StrEnum):
     QUOTED = "a quote is what then happens on an idle pool, and changes nothing"
 
 
-class Broken(AssertionError):
+class Violation(AssertionError):
     def __init__(self, law: Law, found: str) -> None:
         super().__init__(f"{law.name}: {law.value}; but {found}")
         self.law = law
@@ -51,23 +51,23 @@ class Broken(AssertionError):
 
 def require(holds: bool, law: Law, found: str) -> None:
     if not holds:
-        raise Broken(law, found)
+        raise Violation(law, found)
 
 
 # ---- admission ----
 
 
 def fits(pool: "Pool", record: "Record") -> bool | None:
-    """Whether a list schedule could serve it too; None where rounding decides, or in a crowd."""
-    if not pool.truthful or in_crowd(pool):
+    """True if a list schedule serves it too; None where rounding decides, or in a long queue."""
+    if not pool.truthful or is_long_queue(pool):
         return None
     late = [lateness(schedule(pool, slots_free(pool), record, nudge=nudge)) for nudge in ROUNDED]
     return True if max(late) <= EXACT else None if min(late) <= TOLERANCE else False
 
 
-def in_crowd(pool: "Pool") -> bool:
-    """Whether the line may be so long that it is bounded instead of laid out."""
-    return sum(record.lines_up or not record.running for record in pool.live) >= EXACT_LIMIT
+def is_long_queue(pool: "Pool") -> bool:
+    """True if the queue may be so long that the scheduler bounds its schedule instead of computing it."""
+    return sum(record.needs_mandatory or not record.running for record in pool.live) >= EXACT_LIMIT
 
 
 def check_admission(record: "Record", fits: bool | None) -> None:
@@ -94,7 +94,7 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
     else:
         _check_views(pool, step)
         head = step.items[0][0].payload
-    if isinstance(step, Batch) and not head.lines_up:
+    if isinstance(step, Batch) and not head.needs_mandatory:
         _check_optional(pool, step)
     else:
         _check_mandatory(pool, head)
@@ -103,14 +103,14 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
 
 
 def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
-    """What is answered although a view of it could still end in time makes room: some work would make its answer, or
-    another that waits, late."""
+    """Require a reason for an answer before its last view in time: some other work would make this or a waiting answer
+    late."""
     record = step.job.payload
     complete = record.merged_mandatory == record.arrival.mandatory
     require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
-    if not pool.truthful or in_crowd(pool) or record not in in_time(pool):
+    if not pool.truthful or is_long_queue(pool) or record not in in_time(pool):
         return
-    waiting = [pool.lead(other) for other in pool.live if other.waits]
+    waiting = [pool.lead(other) for other in pool.live if other.has_mandatory_work]
     leads = [*waiting, *(pool.lead(other) for other in in_time(pool, TOLERANCE))]
     late = (lateness(schedule(pool, slots_free(pool, lead))) for lead in leads)
     require(any(seconds > -TOLERANCE for seconds in late), Law.PROMPT, f"arrival {record.number} is cut short")
@@ -124,7 +124,7 @@ def _check_views(pool: "Pool", batch: "Batch[Record]") -> None:
         require(job.buckets[view] == batch.bucket, Law.ONCE_IN_ORDER, "a batch has views of two buckets")
         given.setdefault(job.payload, []).append(view)
     for record, views in given.items():
-        first = len(record.handed)
+        first = len(record.dispatched)
         expected = list(range(first, first + len(views)))
         require(views == expected, Law.ONCE_IN_ORDER, f"arrival {record.number} runs {views}, not {expected}")
     _check_in_time(pool, batch)
@@ -141,11 +141,11 @@ def _check_in_time(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _check_mandatory(pool: "Pool", head: "Record") -> None:
-    waiting = [record for record in pool.live if record.waits]
+    waiting = [record for record in pool.live if record.has_mandatory_work]
     first = min(waiting, key=lambda record: (record.is_batch, record.job.deadline))
     ahead = (head.is_batch, head.job.deadline) <= (first.is_batch, first.job.deadline)
     require(ahead, Law.ORDER, f"arrival {head.number} starts while {first.number} waits")
-    if head.is_batch and pool.truthful and not in_crowd(pool):
+    if head.is_batch and pool.truthful and not is_long_queue(pool):
         _check_batch_yields(pool, head)
 
 
@@ -157,13 +157,13 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
     late = (lateness(schedule(pool, slots_free(pool, lead), served={best}, nudge=nudge)) for nudge in ROUNDED)
     needed = any(seconds > EXACT for seconds in late)
     decoding = any(record.decode_started and not record.decoded for record in pool.live)
-    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_newcomers(pool, lead, {best})))
+    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_expected_arrivals(pool, lead, {best})))
     found = f"batch arrival {head.number} starts before an optional view of {best.number}"
     require(needed or risky, Law.BATCH_YIELDS, found)
 
 
 def in_time(pool: "Pool", rounding: float = 0.0) -> "list[Record]":
-    """Those whose next optional view ends in time, by what the scheduler knows of costs."""
+    """Return the records whose next optional view ends in time by the scheduler's own estimates."""
     costs, now = pool.scheduler.costs, pool.now
     return [
         record
@@ -177,16 +177,16 @@ def in_time(pool: "Pool", rounding: float = 0.0) -> "list[Record]":
 
 
 def rank(pool: "Pool", record: "Record") -> tuple[bool, float, int, float]:
-    rate = record.worth / pool.scheduler.costs.seconds(record.next_bucket, 1, pool.now)
-    return record.is_batch, -rate, len(record.handed), record.job.deadline
+    rate = record.gain / pool.scheduler.costs.seconds(record.next_bucket, 1, pool.now)
+    return record.is_batch, -rate, len(record.dispatched), record.job.deadline
 
 
 def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
     head = batch.items[0][0].payload
     for record in pool.live:
-        waits = record.waits and not record.is_batch
+        has_mandatory_work = record.has_mandatory_work and not record.is_batch
         found = f"a view of arrival {head.number} starts while {record.number} waits"
-        require(not waits, Law.MANDATORY_FIRST, found)
+        require(not has_mandatory_work, Law.MANDATORY_FIRST, found)
     mine = rank(pool, head)
     for record in in_time(pool):
         other = rank(pool, record)
@@ -200,11 +200,11 @@ def _check_optional(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
-    if in_crowd(pool):
+    if is_long_queue(pool):
         return
     answered = [job for job, last in dict(batch.items).items() if last + 1 >= job.mandatory]
     lead = pool.view_seconds(batch.bucket, len(batch.items)) + pool.answer_seconds(answered)
-    spared = list(_newcomers(pool, lead, {job.payload for job, _ in batch.items}))
+    spared = list(_expected_arrivals(pool, lead, {job.payload for job, _ in batch.items}))
     if None in spared:
         return
     alone = not pool.runs and not pool.finishing
@@ -212,36 +212,37 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
     require(batch.is_risky == (not all(spared)), Law.RISK, f"risky is {batch.is_risky}")
 
 
-def _newcomers(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
-    """For each model met lately, whether one more plain view would still meet the default budget if the slot that asks
-    were busy for `lead`, the answers of those `served` included, or would miss it anyway; None where rounding
-    decides."""
-    for seen, job in pool.met.values():
+def _expected_arrivals(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
+    """For each model with a recent arrival: True if one more plain view meets the default budget although the slot is
+    busy for `lead` seconds (the answers of `served` included), or misses it anyway; None where rounding decides."""
+    for seen, job in pool.recent.values():
         if pool.now - seen > RECENT_SECONDS or job.default_budget == math.inf:
             continue
-        guest = _guest(pool, job)
+        expected = _expected_record(pool, job)
         before, after = (
-            schedule(pool, slots_free(pool, busy), guest, served=served)[guest] - guest.job.deadline
+            schedule(pool, slots_free(pool, busy), expected, served=served)[expected] - expected.job.deadline
             for busy in (0.0, lead)
         )
         near = min(abs(before), abs(after)) <= TOLERANCE
         yield None if near else before > 0 or after < 0
 
 
-def _guest(pool: "Pool", job: "Job[Record]") -> "Record":
+def _expected_record(pool: "Pool", job: "Job[Record]") -> "Record":
     arrival = job.payload.arrival
-    guest = type(job.payload)(
-        type(arrival)(pool.now * 1e3, job.default_budget * 1e3, arrival.buckets[:1], patience_ms=arrival.patience_ms)
+    expected = type(job.payload)(
+        type(arrival)(
+            pool.now * 1e3, job.default_budget * 1e3, arrival.buckets[:1], default_budget_ms=arrival.default_budget_ms
+        )
     )
-    guest.job = guest.arrival.job(guest, pool.now)
-    return guest
+    expected.job = expected.arrival.job(expected, pool.now)
+    return expected
 
 
 # ---- a slot that finds nothing ----
 
 
 def check_idle(pool: "Pool") -> None:
-    waiting = [record for record in pool.live if record.waits]
+    waiting = [record for record in pool.live if record.has_mandatory_work]
     decoding = [record for record in pool.live if record.decode_started and not record.decoded]
     for record in waiting:
         mine = (record.is_batch, record.job.deadline)
@@ -253,8 +254,8 @@ def check_idle(pool: "Pool") -> None:
 
 
 def _is_safe(pool: "Pool") -> bool:
-    """Whether no optional view is a risk that may not be taken."""
-    return not (pool.runs or pool.finishing) or all(job.default_budget == math.inf for _, job in pool.met.values())
+    """True if no optional view can be a risk: the pool is idle, or no recent arrival has a default budget."""
+    return not (pool.runs or pool.finishing) or all(job.default_budget == math.inf for _, job in pool.recent.values())
 
 
 # ---- answers ----
@@ -276,16 +277,16 @@ def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
 
 
 def _expected_errors(record: "Record") -> tuple[type[TTAError], ...]:
-    """What may become of it through no fault of the scheduler's."""
+    """Return the errors that are no mistake of the scheduler."""
     if record.left:
         return (Cancelled,)
-    return (BackendFailed,) if record.spoiled else ()
+    return (BackendFailed,) if record.may_fail else ()
 
 
 def _check_reason(pool: "Pool", record: "Record", reason: StopReason) -> None:
     views = len(record.arrival.buckets)
     if reason is StopReason.ALL_VIEWS:
-        require(len(record.handed) == views and not record.running, Law.PROMPT, "all views are not done")
+        require(len(record.dispatched) == views and not record.running, Law.PROMPT, "all views are not done")
     if reason is StopReason.DEADLINE and pool.truthful and not record.running:
         end = pool.now + _one_more(pool, record)
         require(end >= record.job.deadline - TOLERANCE, Law.PROMPT, f"arrival {record.number} is cut short")
@@ -295,14 +296,14 @@ def _one_more(pool: "Pool", record: "Record") -> float:
     return pool.view_seconds(record.next_bucket) + pool.stage_seconds(record.job.finish, record.job)
 
 
-def check_made(pool: "Pool", job: "Job[Record]", end: float) -> None:
-    """An answer is made at `end` on a slot."""
+def check_answer_time(pool: "Pool", job: "Job[Record]", end: float) -> None:
+    """Require that an answer, made on a slot until `end`, is in time."""
     late = pool.truthful and end > job.deadline + TOLERANCE
     require(not late, Law.PROMISED, f"the answer of arrival {job.payload.number} is made too late")
 
 
 def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]") -> None:
-    """A job with all mandatory views is answered with what there is; one that lacks one by it fails; others go on."""
+    """Require that jobs with all mandatory views are answered, those that now lack one fail, and others go on."""
     outcomes = {done.job.payload: done.outcome for done in finished}
     for record in hit:
         outcome = outcomes.pop(record, None)
@@ -314,7 +315,7 @@ def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]"
     require(not outcomes, Law.FAULTS, "a job ends that had no view in it")
 
 
-def check_left(record: "Record", finished: "Sequence[Finished[Record]]") -> None:
+def check_cancelled(record: "Record", finished: "Sequence[Finished[Record]]") -> None:
     require(bool(finished) == record.live, Law.ANSWERED, "who is answered can't be cancelled, and who is not can")
 
 
@@ -322,9 +323,9 @@ def check_left(record: "Record", finished: "Sequence[Finished[Record]]") -> None
 
 
 def check_between(pool: "Pool") -> None:
-    """After all slots have been asked."""
+    """Check after all idle slots have requested work."""
     for record in pool.live if pool.truthful else ():
-        if record.lines_up or record.merged_mandatory < record.arrival.mandatory or record.running:
+        if record.needs_mandatory or record.merged_mandatory < record.arrival.mandatory or record.running:
             continue
         if record.job.progress.stop and not pool.idle:
             continue  # its answer waits for a slot
@@ -342,26 +343,26 @@ def check_counts(pool: "Pool", step: "Step[Record] | None") -> None:
     require(count == live, Law.ANSWERED, f"{count} count as live, not {live}")
 
 
-def check_moved(before: float, after: float | None, is_reported: bool) -> None:
+def check_progress(before: float, after: float | None, is_reported: bool) -> None:
     require(
         is_reported or after is None or after > before, Law.WAKING, "asking at the stated time did nothing: a busy loop"
     )
 
 
 def check_due(pool: "Pool", finished: "Sequence[Finished[Record]]") -> None:
-    """What the clock hands out."""
+    """Require that the clock makes no answer."""
     for done in finished if pool.truthful else ():
         made = isinstance(done.outcome, StopReason)
         require(not made, Law.BY_SLOTS, f"the clock makes the answer of arrival {done.job.payload.number}")
 
 
-def check_undue(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:
+def check_not_early(pool: "Pool", wake: float | None, finished: "Sequence[Finished[Record]]") -> None:
     early = bool(finished) and (wake is None or wake > pool.now)
     require(not early, Law.WAKING, f"a job is answered at {pool.now}, before wake_at() = {wake}")
 
 
 def check_poll(pool: "Pool", slot: int, at: float) -> None:
-    """Asked again while nothing happened, a slot finds nothing new."""
+    """Require that a slot that requests again without an event gets nothing."""
     if pool.truthful and _is_safe(pool):
         step: Any = pool.scheduler.next_batch(slot, at)
         require(step is None, Law.WAKING, f"an idle slot that asks again at {at} finds {step}")

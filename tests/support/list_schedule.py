@@ -1,4 +1,4 @@
-"""A list schedule of all mandatory work, written from the design alone: what the scheduler's own is held against."""
+"""A list schedule of all mandatory work, written from the design alone, to check the scheduler's own."""
 
 import math
 from collections.abc import Container, Iterable
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
-    """When each slot is expected to be free; one that is free now is busy for `lead` first."""
+    """Return when each slot should be free; the first free one is busy for `lead` seconds more."""
     free = [pool.runs[s].until if s in pool.runs else pool.finishing.get(s, pool.now) for s in range(pool.slots)]
     if lead:
         free[free.index(min(free))] += lead
@@ -18,63 +18,66 @@ def slots_free(pool: "Pool", lead: float = 0.0) -> list[float]:
 
 
 ROUNDED = (0.0, 1e-9, -1e-9)
-"""By how much a slot may be taken to be free earlier: sums of the same costs differ in their last bits, and then
-another slot gets the work."""
+"""Seconds by which a slot may seem free earlier: sums of the same costs differ in their last bits, and then another
+slot gets the work."""
 
 
 def schedule(
     pool: "Pool", free: list[float], *extra: "Record", served: "Container[Record]" = (), nudge: float = 0.0
 ) -> "dict[Record, float]":
-    """When each job whose mandatory work or answer waits, and `extra`, is answered: interactive ones by deadline, then
-    batch jobs by deadline, each piece of work on the next free slot; not those `served` already. Uses up `free`."""
-    line = [r for r in pool.live if (r.lines_up or not r.running) and r not in served]
+    """Return when `extra` and each job whose mandatory work or answer waits is answered, those in `served` excluded.
+
+    Interactive jobs come first, then batch jobs, each by deadline; each piece of work takes the next free slot. `free`
+    is changed.
+    """
+    queue = [r for r in pool.live if (r.needs_mandatory or not r.running) and r not in served]
     ends: dict[Record, float] = {}
-    for record in _ordered([*line, *extra]):
-        ends[record] = _placed(pool, free, record, nudge)
+    for record in _ordered([*queue, *extra]):
+        ends[record] = _schedule_record(pool, free, record, nudge)
     return ends
 
 
-def _ordered(line: "list[Record]") -> "list[Record]":
-    """Answers behind the last interactive job that has something to run take their turn among the batch jobs."""
-    ranked = sorted(line, key=lambda record: (record.is_batch, record.job.deadline))
-    fixed = [n for n, record in enumerate(ranked) if not record.is_batch and record.lines_up]
+def _ordered(queue: "list[Record]") -> "list[Record]":
+    """Rank jobs; answers behind the last interactive job with work to run are ranked with the batch jobs."""
+    ranked = sorted(queue, key=lambda record: (record.is_batch, record.job.deadline))
+    fixed = [n for n, record in enumerate(ranked) if not record.is_batch and record.needs_mandatory]
     last = fixed[-1] + 1 if fixed else 0
     return [*ranked[:last], *sorted(ranked[last:], key=lambda record: record.job.deadline)]
 
 
-def _placed(pool: "Pool", free: list[float], record: "Record", nudge: float) -> float:
+def _schedule_record(pool: "Pool", free: list[float], record: "Record", nudge: float) -> float:
     start = end = pool.now
-    if not record.lines_up:
-        return _put(free, pool.now, pool.stage_seconds(record.job.finish, record.job), nudge)
+    if not record.needs_mandatory:
+        return _assign(free, pool.now, pool.stage_seconds(record.job.finish, record.job), nudge)
     if not record.decode_started:
-        start = end = _put(free, pool.now, pool.stage_seconds("decode", record.job), nudge)
+        start = end = _assign(free, pool.now, pool.stage_seconds("decode", record.job), nudge)
     elif not record.decoded:
         start = end = record.decoded_at
     running = [run.started + run.seconds for run in pool.runs.values() if record.job in run.jobs]
     end = max([end, *running])
     for seconds in _own_batches(pool, record):
-        end = max(end, _put(free, start, seconds, nudge))
+        end = max(end, _assign(free, start, seconds, nudge))
     answer = pool.stage_seconds(record.job.finish, record.job)
     last = min((time for time in free if time >= end), default=max(free))
     free[free.index(last)] += answer
     return end + answer
 
 
-def _slot(free: list[float], start: float) -> int:
-    """The one that would stand idle for the shortest time before `start`; if none is free by then, the next that is."""
+def _pick_slot(free: list[float], start: float) -> int:
+    """Return the slot that is idle for the shortest time before `start`; if none is free by then, the first to be."""
     idle = [time for time in free if time <= start]
     return free.index(max(idle) if idle else min(free))
 
 
-def _put(free: list[float], start: float, seconds: float, nudge: float) -> float:
-    slot = _slot(free, start + nudge)
+def _assign(free: list[float], start: float, seconds: float, nudge: float) -> float:
+    slot = _pick_slot(free, start + nudge)
     free[slot] = max(start, free[slot]) + seconds
     return free[slot]
 
 
 def _own_batches(pool: "Pool", record: "Record") -> Iterable[float]:
-    """Its mandatory views in batches up to the knee."""
-    for bucket, same in groupby(record.arrival.buckets[len(record.handed) : record.arrival.mandatory]):
+    """Return the seconds of its mandatory views in batches up to the knee."""
+    for bucket, same in groupby(record.arrival.buckets[len(record.dispatched) : record.arrival.mandatory]):
         left, knee = len(list(same)), pool.truth.knee(bucket)
         while left > 0:
             yield pool.view_seconds(bucket, min(left, knee))
@@ -82,5 +85,5 @@ def _own_batches(pool: "Pool", record: "Record") -> Iterable[float]:
 
 
 def lateness(ends: "dict[Record, float]") -> float:
-    """Of the one who is latest."""
+    """Return the largest lateness in seconds; negative if all are in time."""
     return max((end - record.job.deadline for record, end in ends.items()), default=-math.inf)

@@ -10,14 +10,14 @@ DTYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8":
 
 
 def classifier(shape=("n", 3, 8, 8), dtype="float32", classes=3, outputs=("scores",)):
-    """Means of the channels, as many classes as channels; `classes` beside 3 only changes what the file states."""
+    """Three scores: the means of the channels. `classes` changes only the number that the file declares."""
     axes = [1, 2] if shape[-1] in (1, 3) else [2, 3]
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
         *(helper.make_node("ReduceMean", ["cast"], [name], axes=axes, keepdims=0) for name in outputs),
     ]
-    stated = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", classes]) for name in outputs]
-    return graph(nodes, shape, dtype, stated)
+    declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", classes]) for name in outputs]
+    return graph(nodes, shape, dtype, declared)
 
 
 def segmenter(shape=("n", 3, "h", "w"), dtype="float32"):
@@ -33,7 +33,7 @@ def graph(nodes, shape, dtype, outputs, inputs=("image",)):
 
 
 def write_model(folder: Path, model, config, version="1") -> Path:
-    """models/<name>/{tta.yaml, 1/model.onnx}; `config` is YAML text or what it would say."""
+    """Write `tta.yaml` and `1/model.onnx` into a folder; `config` is YAML text or its content."""
     (folder / version).mkdir(parents=True)
     save(model, folder / version / "model.onnx")
     (folder / "tta.yaml").write_text(config if isinstance(config, str) else yaml.safe_dump(config))
@@ -43,8 +43,8 @@ def write_model(folder: Path, model, config, version="1") -> Path:
 def heat_maps(stride=4, shape=("n", 3, "h", "w")):
     """The image's red, green and blue, averaged over squares of `stride`: a heat map for each of three points."""
     nodes = [helper.make_node("AveragePool", ["image"], ["maps"], kernel_shape=[stride] * 2, strides=[stride] * 2)]
-    stated = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 3, "rows", "columns"])
-    return graph(nodes, shape, "float32", [stated])
+    declared = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 3, "rows", "columns"])
+    return graph(nodes, shape, "float32", [declared])
 
 
 def pointer(shape=("n", 3, 8, 8)):
@@ -55,8 +55,8 @@ def pointer(shape=("n", 3, 8, 8)):
         helper.make_node("Unsqueeze", ["means", "last"], ["column"]),
         helper.make_node("Concat", ["column", "column"], ["points"], axis=2),
     ]
-    stated = helper.make_tensor_value_info("points", TensorProto.FLOAT, ["n", 3, 2])
-    return graph(nodes, shape, "float32", [stated])
+    declared = helper.make_tensor_value_info("points", TensorProto.FLOAT, ["n", 3, 2])
+    return graph(nodes, shape, "float32", [declared])
 
 
 def regressor(shape=("n", 3, 8, 8)):
@@ -110,9 +110,9 @@ def detector(shape=("n", 3, "h", "w")):
         helper.make_node("Shape", ["most"], ["size"]),
         helper.make_node("Expand", ["classes", "size"], ["labels"]),
     ]
-    stated = [
+    declared = [
         helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["n", 3, 4]),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3]),
         helper.make_tensor_value_info("labels", TensorProto.INT64, ["n", 3]),
     ]
-    return graph(nodes, shape, "float32", stated)
+    return graph(nodes, shape, "float32", declared)

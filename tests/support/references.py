@@ -1,4 +1,4 @@
-"""What a model says of an image by itself: Pillow, numpy and onnxruntime, none of our code."""
+"""What a model answers by itself, computed with Pillow, numpy and onnxruntime and none of our code."""
 
 from functools import cache
 from pathlib import Path
@@ -44,13 +44,13 @@ def clothing_input(image: Image.Image) -> NDArray[np.float32]:
 
 
 def clothing(image: Image.Image, mirrored: bool = False) -> NDArray[np.float32]:
-    """The ten probabilities of the image's centre, or of its mirror image."""
+    """Return the ten probabilities of the image's centre, or of its mirror image."""
     x = clothing_input(image)
     x = np.ascontiguousarray(x[:, :, ::-1]) if mirrored else x
     return softmax(run("clothing", x[None])[0])
 
 
 def nuclei_mask(pixels: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Labels (H, W) of an image whose sides are multiples of 16."""
+    """Return labels (H, W) of an image whose sides are multiples of 16."""
     x = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
     return np.asarray(run("nuclei", x)[0].argmax(axis=0))

@@ -1,4 +1,4 @@
-"""A real server process: started on a free port, watched through its output, ended by its own pid."""
+"""A real server process: started on a free port, observed through its output, ended by its pid."""
 
 import os
 import re
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import httpx
 
@@ -17,7 +17,7 @@ from tests.support.references import MODELS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
-"""Seconds after which a test gives up on what should have happened long ago."""
+"""Seconds after which a test fails that waits for an event."""
 DEFAULT_MS = 8000
 """Default budget of the bundled models in tests: a busy machine keeps it too."""
 
@@ -27,21 +27,21 @@ def command(*arguments: str) -> list[str]:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    """Asks again and again, each time a real request or the like, until the answer is true; returns it."""
+    """Evaluate a condition that makes a request or the like until it is true; return its value."""
     end = time.monotonic() + PATIENCE
     while not (answer := condition()):
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, f"the condition did not hold within {PATIENCE} s"
     return answer
 
 
 class Server:
-    """`python -m tta_server serve` with these arguments; a context manager that leaves no process behind."""
+    """`python -m tta_server serve` with these arguments; a context manager that ends the process."""
 
     def __init__(
         self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("tta_server", "serve")
     ) -> None:
         self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        self._said = threading.Condition()
+        self._changed = threading.Condition()
         self._ended = 0
         self.process = subprocess.Popen(
             [sys.executable, "-m", *program, *arguments],
@@ -58,23 +58,23 @@ class Server:
 
     def _read(self, name: str, pipe: IO[str]) -> None:
         for line in pipe:
-            with self._said:
+            with self._changed:
                 self.lines[name].append(line)
-                self._said.notify_all()
-        with self._said:
+                self._changed.notify_all()
+        with self._changed:
             self._ended += 1
-            self._said.notify_all()
+            self._changed.notify_all()
 
     def wait_for(self, pattern: str, stream: str = "stderr") -> re.Match[str]:
-        """The first line of its output that matches."""
+        """Wait for the first line of its output that matches; return the match."""
 
         def found() -> re.Match[str] | None:
             return next((m for line in self.lines[stream] if (m := re.search(pattern, line))), None)
 
-        with self._said:
-            self._said.wait_for(lambda: found() or self._ended == 2, PATIENCE)
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended == 2, PATIENCE)
             match = found()
-        assert match, f"the server never said {pattern!r}:\n{''.join(self.lines['stderr'])}"
+        assert match, f"the server did not print {pattern!r}:\n{''.join(self.lines['stderr'])}"
         return match
 
     @property
@@ -83,13 +83,13 @@ class Server:
 
     @property
     def grpc(self) -> str:
-        """Its gRPC address."""
+        """Its gRPC address, host:port."""
         return "127.0.0.1:" + self.wait_for(r"gRPC on port (\d+)").group(1)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def exit_status(self) -> int:
@@ -98,7 +98,7 @@ class Server:
             reader.join(PATIENCE)
         return status
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +115,7 @@ class Server:
 
 
 def models_folder(folder: Path, *names: str) -> Path:
-    """A repository of some of the bundled models, by links."""
+    """Link some of the bundled models into a folder; return it."""
     for name in names:
         (folder / name).symlink_to(MODELS / name)
     return folder

@@ -1,6 +1,6 @@
-"""A pool in virtual time: asks a Scheduler as the engine's threads would, and takes as long as the truth says.
+"""A pool in virtual time: it drives a Scheduler as the engine's threads do, and every step takes its true cost.
 
-Each decision is held against the laws (`tests.support.laws`) as it is made.
+Each decision is checked against the laws (`tests.support.laws`) when it is made.
 """
 
 import heapq
@@ -47,12 +47,12 @@ def linear(ms: float, upto: int = 8) -> dict[int, float]:
 
 
 def flat(ms: float) -> dict[int, float]:
-    """A GPU: eight views cost little more than one."""
+    """A GPU: eight views cost little more than one. Batch size -> milliseconds."""
     return {1: ms, 2: ms * 1.05, 4: ms * 1.1, 8: ms * 1.2}
 
 
 def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -> CostModel:
-    """Whose estimates are exactly these milliseconds: warm-up's margin is taken out first."""
+    """Return a cost model that estimates exactly these milliseconds: the margin of warm-up is divided out."""
     costs = CostModel()
     for bucket, curve in curves.items():
         costs.warm(bucket, {n: ms / 1e3 / MARGIN for n, ms in curve.items()})
@@ -64,22 +64,22 @@ def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: when it comes, what it wants, when its client leaves (ms after arrival), which views are lost.
+    """One request: its arrival, budget and views, when its client cancels (ms after arrival), which views are lost.
 
-    `worths` has what its views are worth after the first, the second, ... is merged, the last for all beyond; it stops
-    as `certain` once `stops_after` are.
+    `gains` are the expected gains after the first, the second, ... view is merged; the last holds for all beyond. The
+    stop rule answers `certain` after `stops_after` views.
     """
 
     at_ms: float
     budget_ms: float
     buckets: tuple[Bucket, ...] = (A,)
     mandatory: int = 1
-    leaves_ms: float | None = None
+    cancels_ms: float | None = None
     lost: frozenset[int] = frozenset()
     nbytes: int = 1000
     priority: Priority = Priority.INTERACTIVE
-    patience_ms: float = math.inf
-    worths: tuple[float, ...] = (1.0,)
+    default_budget_ms: float = math.inf
+    gains: tuple[float, ...] = (1.0,)
     stops_after: int | None = None
 
     def job(self, work: Any, now: float) -> Job[Any]:
@@ -92,33 +92,33 @@ class Arrival:
             pixels=PIXELS,
             nbytes=self.nbytes,
             priority=self.priority,
-            default_budget=self.patience_ms / 1e3,
+            default_budget=self.default_budget_ms / 1e3,
         )
 
     def merged(self, number: int) -> Merged:
-        """What is reported with its view that is merged as that number, from 1 on."""
+        """Return the outcome of its `number`-th merged view, from 1."""
         stop = StopReason.CERTAIN if self.stops_after is not None and number >= self.stops_after else None
-        return Merged(self.worths[min(number, len(self.worths)) - 1], stop)
+        return Merged(self.gains[min(number, len(self.gains)) - 1], stop)
 
 
 @dataclass(eq=False)
 class Record:
-    """What became of one arrival."""
+    """The state and the answers of one arrival."""
 
     arrival: Arrival
     job: "Job[Record]" = field(init=False)
     number: int = -1
     refused: TTAError | None = None
-    came_at: float = 0.0
+    arrived_at: float = 0.0
     answers: list[tuple[float, StopReason | TTAError]] = field(default_factory=list)
     decode_started: bool = False
     decoded: bool = False
     decoded_at: float = math.inf
-    handed: list[int] = field(default_factory=list)
+    dispatched: list[int] = field(default_factory=list)
     running: int = 0
     merged: int = 0
     merged_mandatory: int = 0
-    worth: float = 1.0
+    gain: float = 1.0
     left: bool = False
     hit_by_failure: bool = False
 
@@ -141,33 +141,33 @@ class Record:
         return self.arrival.priority is Priority.BATCH
 
     @property
-    def spoiled(self) -> bool:
-        """Whether it may fail through no fault of the scheduler's."""
+    def may_fail(self) -> bool:
+        """True if it may fail without a mistake of the scheduler."""
         return self.left or self.hit_by_failure or any(v < self.arrival.mandatory for v in self.arrival.lost)
 
     @property
-    def lines_up(self) -> bool:
-        """Whether some of its mandatory work has not started."""
-        return len(self.handed) < self.arrival.mandatory
+    def needs_mandatory(self) -> bool:
+        """True if some of its mandatory work has not started."""
+        return len(self.dispatched) < self.arrival.mandatory
 
     @property
-    def waits(self) -> bool:
-        """Whether a slot could do mandatory work for it right now."""
-        return not self.decode_started or (self.decoded and self.lines_up)
+    def has_mandatory_work(self) -> bool:
+        """True if a slot could run mandatory work of it now."""
+        return not self.decode_started or (self.decoded and self.needs_mandatory)
 
     @property
     def open(self) -> bool:
-        """Whether a slot could do optional work for it right now."""
-        return not self.lines_up and len(self.handed) < len(self.arrival.buckets)
+        """True if a slot could run an optional view of it now."""
+        return not self.needs_mandatory and len(self.dispatched) < len(self.arrival.buckets)
 
     @property
     def next_bucket(self) -> Bucket:
-        return self.arrival.buckets[len(self.handed)]
+        return self.arrival.buckets[len(self.dispatched)]
 
 
 @dataclass(eq=False)
 class Run:
-    """A step on a slot; `until` is when that is expected to be free again, with the answers that it may make."""
+    """A step on a slot; `until` is when the slot should be free again, the answers that it may make included."""
 
     step: "Step[Record]"
     started: float
@@ -181,9 +181,9 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """`fails` and `hangs` are the numbers of batches that break, and that do not end by themselves; `speeds` are
-    (ms, factor): what every true cost is multiplied by from then on."""
+class Faults:
+    """`fails` and `hangs` are the numbers of batches that fail, and that do not end by themselves; `speeds` are
+    (ms, factor): from that time on every true cost is multiplied by the factor."""
 
     fails: Container[int] = frozenset()
     hangs: Container[int] = frozenset()
@@ -191,7 +191,7 @@ class Trouble:
 
     @property
     def truthful(self) -> bool:
-        """Whether everything takes as long as warm-up says."""
+        """True if all true costs are those of warm-up."""
         return not self.hangs and all(factor == 1 for _, factor in self.speeds)
 
     def factor(self, now: float) -> float:
@@ -208,7 +208,7 @@ class Pool:
         decode_ms: float = 0.0,
         finish_ms: float = 0.0,
         bounds: Bounds | None = None,
-        trouble: Trouble = Trouble(),
+        faults: Faults = Faults(),
         scheduler: type[Scheduler[Any]] = Scheduler,
     ) -> None:
         self.truth = cost_model(curves, decode_ms, finish_ms)
@@ -217,55 +217,55 @@ class Pool:
         self.now = 0.0
         self.records: list[Record] = []
         self.live: dict[Record, None] = {}
-        self.met: dict[str, tuple[float, Job[Record]]] = {}
+        self.recent: dict[str, tuple[float, Job[Record]]] = {}
         self.batches: list[tuple[float, Batch[Record]]] = []
         self.steps: list[tuple[float, Step[Record]]] = []
         self.runs: dict[int, Run] = {}
         self.finishing: dict[int, float] = {}
-        self.truthful = trouble.truthful
+        self.truthful = faults.truthful
         self.knee_is_one = all(self.truth.knee(bucket) == 1 for bucket in curves)
         self._free = set(range(slots))
-        self._trouble = trouble
+        self._faults = faults
         self._events: list[tuple[float, int, Callable[[], None], bool]] = []
         self._order = count()
 
-    def handed(self) -> list[list[tuple[int, int]]]:
-        """Batches as (number of the arrival, view)."""
+    def dispatched(self) -> list[list[tuple[int, int]]]:
+        """Return the batches as lists of (number of the arrival, view)."""
         return [[(job.payload.number, view) for job, view in batch.items] for _, batch in self.batches]
 
     # ---- true costs ----
 
     def view_seconds(self, bucket: Bucket, n: int = 1) -> float:
-        return self.truth.seconds(bucket, n, 0) * self._trouble.factor(self.now)
+        return self.truth.seconds(bucket, n, 0) * self._faults.factor(self.now)
 
     def stage_seconds(self, stage: str, job: "Job[Record]") -> float:
-        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self._trouble.factor(self.now)
+        return self.truth.stage_seconds(stage, job.model, job.pixels, 0) * self._faults.factor(self.now)
 
     def answer_seconds(self, jobs: "Sequence[Job[Record]]") -> float:
         return sum(self.stage_seconds(job.finish, job) for job in jobs)
 
     def lead(self, record: Record) -> float:
-        """Seconds of a slot for what comes next for a job, with the answer that it may make."""
+        """Return the seconds that a slot needs for a job's next step, the answer that it may make included."""
         if not record.decode_started:
             return self.stage_seconds("decode", record.job)
         seconds = self.view_seconds(record.next_bucket)
-        last = len(record.handed) + 1 >= record.arrival.mandatory
+        last = len(record.dispatched) + 1 >= record.arrival.mandatory
         return seconds + last * self.stage_seconds(record.job.finish, record.job)
 
     @property
     def idle(self) -> bool:
         return bool(self._free)
 
-    def calm(self, seconds: float) -> None:
-        """From now on costs are as warm-up found them and nothing fails; so much time goes by."""
-        self._trouble = Trouble()
+    def recover(self, seconds: float) -> None:
+        """Let `seconds` pass; from then on costs are those of warm-up and nothing fails."""
+        self._faults = Faults()
         self.now += seconds
 
     # ---- the world ----
 
-    def at(self, seconds: float, action: Callable[[], None], quietly: bool = False) -> None:
-        """`quietly`: no slot is asked then."""
-        heapq.heappush(self._events, (seconds, next(self._order), action, quietly))
+    def at(self, seconds: float, action: Callable[[], None], silently: bool = False) -> None:
+        """Schedule an action; `silently`: idle slots do not request work after it."""
+        heapq.heappush(self._events, (seconds, next(self._order), action, silently))
 
     def arrive(self, arrival: Arrival) -> Record:
         record = Record(arrival, number=len(self.records))
@@ -284,7 +284,7 @@ class Pool:
             self.now = max(self.now, first)
             rounds += 1
             laws.check_rounds(rounds)
-            if self._happens(first):
+            if self._advance(first):
                 self._fill()
                 laws.check_between(self)
                 self._poll()
@@ -296,12 +296,12 @@ class Pool:
         times = (event, self.scheduler.wake_at(), self.scheduler.watch_at())
         return min((time for time in times if time is not None), default=math.inf)
 
-    def _happens(self, first: float) -> bool:
-        """What happens at `first`; whether slots are asked then."""
+    def _advance(self, first: float) -> bool:
+        """Run what is due at `first`; return whether idle slots request work after it."""
         if self._events and self._events[0][0] == first:
-            _, _, action, quietly = heapq.heappop(self._events)
+            _, _, action, silently = heapq.heappop(self._events)
             action()
-            return not quietly
+            return not silently
         if self.scheduler.wake_at() == first:
             self._wake(first)
         else:
@@ -309,7 +309,7 @@ class Pool:
         return True
 
     def _poll(self) -> None:
-        """An idle slot asks half-way to what happens next."""
+        """Let an idle slot request work half-way to the next event."""
         wake = self.scheduler.wake_at()
         if self._free and self._events and wake is not None:
             laws.check_poll(self, min(self._free), (self.now + min(wake, self._events[0][0])) / 2)
@@ -317,21 +317,21 @@ class Pool:
     def _wake(self, wake: float) -> None:
         finished = self.scheduler.due(self.now)
         laws.check_due(self, finished)
-        self._answered(finished)
-        laws.check_moved(wake, self.scheduler.wake_at(), is_reported=bool(finished))
+        self._settle(finished)
+        laws.check_progress(wake, self.scheduler.wake_at(), is_reported=bool(finished))
 
     def _end_overdue(self, watch: float) -> None:
         overdue = self.scheduler.overdue(self.now)
         stuck = self.scheduler.stuck(self.now)
-        laws.check_moved(watch, self.scheduler.watch_at(), is_reported=bool(overdue or stuck))
+        laws.check_progress(watch, self.scheduler.watch_at(), is_reported=bool(overdue or stuck))
         for step in overdue:
             run = self.runs[step.slot]
             laws.check_overdue(self, run)
             run.fails = True
-            self._ended(run)
+            self._end(run)
 
     def _admit(self, record: Record) -> None:
-        record.came_at = self.now
+        record.arrived_at = self.now
         record.job = record.arrival.job(record, self.now)
         fits = laws.fits(self, record)
         try:
@@ -340,16 +340,16 @@ class Pool:
             record.refused = refusal
         laws.check_admission(record, fits)
         if record.refused is None:
-            self.met[record.job.model] = (self.now, record.job)
+            self.recent[record.job.model] = (self.now, record.job)
             self.live[record] = None
-            if record.arrival.leaves_ms is not None:
-                self.at(self.now + record.arrival.leaves_ms / 1e3, lambda: self._leave(record))
+            if record.arrival.cancels_ms is not None:
+                self.at(self.now + record.arrival.cancels_ms / 1e3, lambda: self._cancel(record))
 
-    def _leave(self, record: Record) -> None:
+    def _cancel(self, record: Record) -> None:
         record.left |= record.live
         finished = self.scheduler.cancel(record.job, self.now)
-        laws.check_left(record, finished)
-        self._answered(finished)
+        laws.check_cancelled(record, finished)
+        self._settle(finished)
 
     # ---- slots ----
 
@@ -359,10 +359,10 @@ class Pool:
                 pass
 
     def _ask(self, slot: int) -> bool:
-        """Whether it found something to do."""
+        """Let a slot request work; return whether it got some."""
         wake, finished = self.scheduler.wake_at(), self.scheduler.due(self.now)
-        laws.check_undue(self, wake, finished)
-        self._answered(finished)
+        laws.check_not_early(self, wake, finished)
+        self._settle(finished)
         self.finishing.pop(slot, None)
         step = self.scheduler.next_batch(slot, self.now)
         laws.check_counts(self, step)
@@ -377,63 +377,63 @@ class Pool:
         self._free.discard(step.slot)
         self.steps.append((self.now, step))
         if isinstance(step, Finish):
-            self._answered([Finished(step.job, step.reason)])
-            self._make(step.slot, [step.job])
+            self._settle([Finished(step.job, step.reason)])
+            self._make_answers(step.slot, [step.job])
             return
-        run = self._decoding(step) if isinstance(step, Decode) else self._running(step)
+        run = self._start_decode(step) if isinstance(step, Decode) else self._start_batch(step)
         self.runs[step.slot] = run
-        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._trouble.hangs):
-            self.at(self.now + run.seconds, lambda: self._ended(run))
+        if not (isinstance(step, Batch) and len(self.batches) - 1 in self._faults.hangs):
+            self.at(self.now + run.seconds, lambda: self._end(run))
 
-    def _decoding(self, step: "Decode[Record]") -> Run:
+    def _start_decode(self, step: "Decode[Record]") -> Run:
         seconds = self.stage_seconds("decode", step.job)
         record = step.job.payload
         record.decode_started, record.decoded_at = True, self.now + seconds
         return Run(step, self.now, seconds, self.now + seconds)
 
-    def _running(self, step: "Batch[Record]") -> Run:
+    def _start_batch(self, step: "Batch[Record]") -> Run:
         seconds = self.view_seconds(step.bucket, len(step.items))
-        fails = len(self.batches) in self._trouble.fails
+        fails = len(self.batches) in self._faults.fails
         run = Run(step, self.now, seconds, self.now + seconds, fails)
         views: dict[Job[Record], list[int]] = {}
         for job, view in step.items:
             views.setdefault(job, []).append(view)
         for job in views:
-            self._answering(run, job, len(views[job])).until += self.answer_seconds([job])
+            self._answer_run(run, job, len(views[job])).until += self.answer_seconds([job])
         self.batches.append((self.now, step))
         for job, given in views.items():
-            job.payload.handed += given
+            job.payload.dispatched += given
             job.payload.running += len(given)
         return run
 
-    def _answering(self, run: Run, job: "Job[Record]", views: int) -> Run:
-        """The batch after which a job's answer may be made: one with its last mandatory view, or an earlier one with
-        other mandatory views that ends later; none while mandatory views wait."""
+    def _answer_run(self, run: Run, job: "Job[Record]", views: int) -> Run:
+        """Return the batch after which a job's answer may be made: that of its last mandatory view, or an earlier one
+        with mandatory views that ends later. While mandatory views wait, return an empty run."""
         record = job.payload
-        if len(record.handed) + views < job.mandatory:
+        if len(record.dispatched) + views < job.mandatory:
             return Run(run.step, 0.0, 0.0, 0.0)
-        if not record.lines_up:
+        if not record.needs_mandatory:
             return run
         others = [other for other in self.runs.values() if job in other.jobs]
         return max([run, *others], key=lambda run: run.started + run.seconds)
 
-    def _ended(self, run: Run) -> None:
-        """Unless it was ended before."""
+    def _end(self, run: Run) -> None:
+        """Complete a run, unless it was ended before."""
         slot = run.step.slot
         if self.runs.get(slot) is not run:
             return
         del self.runs[slot]
-        finished = self._decoded(run) if isinstance(run.step, Decode) else self._ran(run.step, run)
-        self._answered(finished)
-        self._make(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
+        finished = self._complete_decode(run) if isinstance(run.step, Decode) else self._complete_batch(run.step, run)
+        self._settle(finished)
+        self._make_answers(slot, [done.job for done in finished if isinstance(done.outcome, StopReason)])
 
-    def _make(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
-        """A slot makes these answers, one after another, before it asks for more."""
+    def _make_answers(self, slot: int, jobs: "Sequence[Job[Record]]") -> None:
+        """Let a slot make these answers, one after another, before it requests more work."""
         end = self.now
         for job in jobs:
             seconds = self.stage_seconds(job.finish, job)
             end += seconds
-            laws.check_made(self, job, end)
+            laws.check_answer_time(self, job, end)
             self.scheduler.finished(job, seconds, self.now)
         if end > self.now:
             self.finishing[slot] = end
@@ -441,7 +441,7 @@ class Pool:
         else:
             self._free.add(slot)
 
-    def _decoded(self, run: Run) -> "list[Finished[Record]]":
+    def _complete_decode(self, run: Run) -> "list[Finished[Record]]":
         step = run.step
         assert isinstance(step, Decode)
         if run.fails:
@@ -451,7 +451,7 @@ class Pool:
         self.scheduler.ready(step, run.seconds, self.now)
         return []
 
-    def _ran(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
+    def _complete_batch(self, batch: "Batch[Record]", run: Run) -> "list[Finished[Record]]":
         for job, view in batch.items:
             job.payload.running -= 1
             job.payload.hit_by_failure |= run.fails and view < job.mandatory
@@ -471,10 +471,10 @@ class Pool:
         record.merged += 1
         record.merged_mandatory += view < record.arrival.mandatory
         merged = record.arrival.merged(record.merged)
-        record.worth = merged.expected_gain
+        record.gain = merged.expected_gain
         return merged
 
-    def _answered(self, finished: "Sequence[Finished[Record]]") -> None:
+    def _settle(self, finished: "Sequence[Finished[Record]]") -> None:
         for done in finished:
             record = done.job.payload
             laws.check_answer(self, done)

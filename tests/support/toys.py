@@ -1,4 +1,4 @@
-"""Tiny models that misbehave on demand: by the image's shade, by the colour of its first pixel, or by a switch."""
+"""Tiny models with faults on demand: by the image's shade, by the colour of its first pixel, or by a switch."""
 
 import socket
 import threading
@@ -36,9 +36,9 @@ ENDLESS = 1_000_000
 """Iterations for a white image: about a second."""
 
 
-def moody_model(folder: Path) -> Path:
-    """A model folder; scores are the roots of each channel's mean less 1: NaN for a black image, endless work for a
-    white one."""
+def faulty_model(folder: Path) -> Path:
+    """Write a model folder. Scores are the roots of each channel's mean minus 1: NaN for a black image, endless work
+    for a white one."""
     constants = {"one": 1.0, "bright": 250.0, "long": ENDLESS / 5, "zero": 0.0, "on": True}
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
@@ -53,7 +53,7 @@ def moody_model(folder: Path) -> Path:
         helper.make_node("Mul", ["last", "zero"], ["nothing"]),
         helper.make_node("Add", ["roots", "nothing"], ["scores"]),
     ]
-    return _written(folder, _graph(nodes, constants, "n"))
+    return _write(folder, _graph(nodes, constants, "n"))
 
 
 def _body() -> onnx.GraphProto:
@@ -88,11 +88,11 @@ about 40 s that nothing ends; fails: an index out of range; nan: that view's own
 """
 SLOW, FOREVER = 2e5, 1e15
 SIDE = 4000
-"""Of the square matrices that a stuck run multiplies: 128 MB each; as integers, for which there is no fast way."""
+"""Side of the square matrices that a stuck run multiplies: 128 MB each, of integers, which no fast kernel takes."""
 
 
 def trap_model(folder: Path, batch: int | str = 1, extra: str = "") -> Path:
-    """A model folder; scores are each channel's mean over 64. With a batch of 1 each view runs alone."""
+    """Write a model folder; scores are each channel's mean over 64. With a batch of 1 each view runs alone."""
     colors = [_traps(name, color) for name, color in TRAPS.items()]
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
@@ -131,11 +131,11 @@ def trap_model(folder: Path, batch: int | str = 1, extra: str = "") -> Path:
         "sides": [SIDE, SIDE],
         **{f"{name} is": [[float(part) for part in color]] for name, color in TRAPS.items()},
     }
-    return _written(folder, _graph(nodes, constants, batch), extra)
+    return _write(folder, _graph(nodes, constants, batch), extra)
 
 
 def _traps(name: str, color: Sequence[int]) -> list[onnx.NodeProto]:
-    """`<name> rows`, booleans (n, 1), tells which rows begin with that colour; `<name>` is 1.0 if any does."""
+    """Nodes for `<name> rows`, booleans (n, 1): the rows that begin with that colour; `<name>` is 1.0 if any does."""
     return [
         helper.make_node("Equal", ["color", f"{name} is"], [f"{name} parts"]),
         helper.make_node("Cast", [f"{name} parts"], [f"{name} ones"], to=TensorProto.FLOAT),
@@ -146,7 +146,7 @@ def _traps(name: str, color: Sequence[int]) -> list[onnx.NodeProto]:
 
 
 def _multiply() -> onnx.GraphProto:
-    """The matrices' size comes from the image, or ONNX Runtime would multiply them while it loads the model."""
+    """The matrices' size depends on the image: ONNX Runtime would multiply constants while it loads the model."""
     one = helper.make_tensor("of ones", TensorProto.INT64, [1], [1])
     nodes = [
         helper.make_node("Cast", ["stuck"], ["as_integer"], to=TensorProto.INT64),
@@ -176,15 +176,15 @@ def _graph(nodes: list[onnx.NodeProto], constants: dict[str, Any], batch: int | 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def _written(folder: Path, model: onnx.ModelProto, extra: str = "") -> Path:
+def _write(folder: Path, model: onnx.ModelProto, extra: str = "") -> Path:
     (folder / "1").mkdir(parents=True)
     (folder / "tta.yaml").write_text(CONFIG + extra)
     onnx.save(model, folder / "1" / "model.onnx")
     return folder
 
 
-def trapped(plain: str | None = None, mirrored: str | None = None, shade: int = 100) -> NDArray[np.uint8]:
-    """An 8x8 image of one shade, whose plain view, or its mirror image, falls into a trap of that name."""
+def trap_image(plain: str | None = None, mirrored: str | None = None, shade: int = 100) -> NDArray[np.uint8]:
+    """Return an 8x8 image of one shade whose plain view, or whose mirror image, triggers the trap of that name."""
     image = np.full((8, 8, 3), shade, np.uint8)
     if plain:
         image[0, 0] = TRAPS[plain]
@@ -236,7 +236,7 @@ def switchable(model: Model) -> tuple[Model, Switchable]:
 
 @contextmanager
 def serving(*models: Model, **settings: Any) -> Iterator[httpx.Client]:
-    """A client of a real server, in this process, with these models on two slots; ready."""
+    """Serve these models on two slots from this process; yield a client once the server is ready."""
     application = Application(Settings(**{"slots": 2, "drain_seconds": 1.0, "grpc_port": 0, **settings}), models)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(application, listener)
@@ -253,14 +253,14 @@ def serving(*models: Model, **settings: Any) -> Iterator[httpx.Client]:
 
 
 def metric(client: httpx.Client, sample: str) -> float:
-    """A sample of /metrics, its labels in alphabetical order; 0 if it is not there."""
+    """Return a sample of /metrics, its labels in alphabetical order; 0 if it is missing."""
     lines = (line.rpartition(" ") for line in client.get("/metrics").text.splitlines())
     return next((float(value) for name, _, value in lines if name == sample), 0.0)
 
 
 @contextmanager
-def runs_that_end(client: httpx.Client, model: str, number: int) -> Iterator[None]:
-    """`number` endless runs are started inside; waits until each has been ended, so that its slot is free."""
+def expect_ended_runs(client: httpx.Client, model: str, number: int) -> Iterator[None]:
+    """Wait on exit until the `number` endless runs that start inside have been ended, so that their slots are free."""
     ended = f'tta_faults_total{{kind="ended",model="{model}"}}'
     before = metric(client, ended)
     yield

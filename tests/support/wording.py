@@ -1,4 +1,4 @@
-"""Words that only a library or Python itself uses: no sentence that a client may see holds one."""
+"""Words of libraries and of Python itself, which no sentence for a client may hold."""
 
 import re
 
@@ -14,7 +14,7 @@ LONGEST = 600
 
 
 def fit(sentence: str) -> str:
-    """One sentence for a client, in words of ours; returns it."""
+    """Require a sentence for a client without foreign words; return it."""
     assert 10 < len(sentence) <= LONGEST, sentence
     assert sentence.isprintable(), sentence
     found = FOREIGN.search(sentence)

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import pictures
 from tests.support.serving import Server, until
-from tests.support.toys import metric, runs_that_end, serving, switchable, trap_model, trapped
+from tests.support.toys import expect_ended_runs, metric, serving, switchable, trap_image, trap_model
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 
@@ -41,7 +41,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 def post(client: httpx.Client, plain: str | None = None, mirrored: str | None = None, **query: str) -> httpx.Response:
-    image = pictures.encoded(trapped(plain, mirrored))
+    image = pictures.encoded(trap_image(plain, mirrored))
     return client.post(TOY, content=image, params={"budget_ms": "8000", **query})
 
 
@@ -108,7 +108,7 @@ def test_what_goes_wrong_is_counted_by_kind(
 def test_who_is_not_answered_in_time_has_expired(client: httpx.Client) -> None:
     expired = 'tta_expired_total{model="toy"}'
     before = metric(client, expired)
-    with runs_that_end(client, "toy", 1):
+    with expect_ended_runs(client, "toy", 1):
         assert post(client, "endless", budget_ms="200", max_views="1").status_code == 504
         assert metric(client, expired) == before + 1
     assert metric(client, 'tta_errors_total{code="deadline_exceeded",model="toy"}') >= 1
@@ -117,8 +117,8 @@ def test_who_is_not_answered_in_time_has_expired(client: httpx.Client) -> None:
 def test_who_leaves_is_counted_once(client: httpx.Client) -> None:
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(client, left), metric(client, cancelled)
-    image = pictures.encoded(trapped("endless"))
-    with runs_that_end(client, "toy", 1):
+    image = pictures.encoded(trap_image("endless"))
+    with expect_ended_runs(client, "toy", 1):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
                 client.base_url.join(TOY),
@@ -141,7 +141,7 @@ def refused(response: httpx.Response) -> None:
 def test_refusals_are_counted_by_what_was_short(model: Model) -> None:
     """One image holds the only slot: a hasty one has no time, a large one no memory, and a fifth no place."""
     toy, switch = switchable(model)
-    small, large = pictures.encoded(trapped()), pictures.true_png(3000, 3000)
+    small, large = pictures.encoded(trap_image()), pictures.true_png(3000, 3000)
     with serving(toy, slots=1, max_waiting=4, max_waiting_mb=40) as client, ThreadPoolExecutor(4) as clients:
 
         def visit(image: bytes, budget_ms: str = "9000") -> httpx.Response:
@@ -232,7 +232,7 @@ def test_counters_add_up_under_load(model: Model) -> None:
 def test_two_models_are_counted_apart(tmp_path: Path) -> None:
     models = [load_model(trap_model(tmp_path / name)) for name in ("one", "two")]
     with serving(*models) as client:
-        client.post("/v1/models/one/predict", content=pictures.encoded(trapped()))
+        client.post("/v1/models/one/predict", content=pictures.encoded(trap_image()))
         assert metric(client, 'tta_views_count{model="one"}') == 1
         assert metric(client, 'tta_views_count{model="two"}') == 0
         assert metric(client, 'tta_model_ready{model="two"}') == 1

@@ -17,7 +17,7 @@ from tests.support import pictures, references
 from tests.support.gated import GatedServer
 from tests.support.references import MODELS
 from tests.support.serving import DEFAULT_MS, PATIENCE, Server, models_folder, until
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 
 CLOTHING = "/v1/models/clothing/predict"
 NUCLEI = "/v1/models/nuclei/predict"
@@ -117,7 +117,7 @@ def test_metrics_parse_and_count(client: httpx.Client) -> None:
 def test_a_disconnected_client_frees_its_slot(tmp_path: Path) -> None:
     """A client closes its connection while its image waits at a gate."""
     trap_model(tmp_path / "toy")
-    image = pictures.encoded(trapped())
+    image = pictures.encoded(trap_image())
     with GatedServer(tmp_path, slots=1) as server, server.client() as watcher:
         server.close_gate()
         hasty = HTTPConnection(server.url.removeprefix("http://"))
@@ -141,13 +141,13 @@ def test_a_signal_drains_requests_and_exits_with_0(tmp_path: Path, number: signa
         server.close_gate()
 
         def predict(_: int) -> httpx.Response:
-            image = pictures.encoded(trapped())
+            image = pictures.encoded(trap_image())
             return httpx.post(f"{url}/v1/models/toy/predict", content=image, params=query, timeout=PATIENCE)
 
         with ThreadPoolExecutor(3) as clients, httpx.Client(base_url=url, timeout=PATIENCE) as watcher:
             under_way = [clients.submit(predict, index) for index in range(3)]
             until(lambda: counted(watcher, "tta_jobs") == 3)
-            server.tell(number)
+            server.send_signal(number)
             server.open_gate()
             responses = [future.result() for future in under_way]
         assert server.exit_status() == 0
@@ -166,7 +166,7 @@ def test_a_signal_while_warming_exits_with_0(tmp_path: Path) -> None:
         transport = httpx.HTTPTransport(retries=10)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=60) as client:
             assert client.get("/livez").status_code == 200
-        server.tell(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
         assert server.exit_status() == 0
 
 
@@ -211,7 +211,7 @@ def test_a_signal_while_models_are_warmed_ends_quietly() -> None:
 
     with Server("--port", str(port), "--models", str(MODELS)) as server:
         until(alive)
-        server.tell(signal.SIGINT)
+        server.send_signal(signal.SIGINT)
         assert server.exit_status() == 0
         output = "".join(server.lines["stderr"])
     assert "ready" not in output

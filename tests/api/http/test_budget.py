@@ -11,7 +11,7 @@ import pytest
 from tests.support import pictures
 from tests.support.gated import GatedServer
 from tests.support.serving import DEFAULT_MS, PATIENCE, until
-from tests.support.toys import metric, trap_model, trapped
+from tests.support.toys import metric, trap_image, trap_model
 
 pytestmark = pytest.mark.timing
 
@@ -163,7 +163,7 @@ def test_an_unknown_priority_lists_the_known_ones(client: httpx.Client, endpoint
 def test_interactive_comes_before_batch(tmp_path: Path) -> None:
     """Batch requests wait, one of them in the only slot; interactive ones with later deadlines overtake them."""
     trap_model(tmp_path / "toy")
-    image = pictures.encoded(trapped())
+    image = pictures.encoded(trap_image())
 
     def predict(url: str, priority: str, number: int, budget_ms: str) -> int:
         query = {"priority": priority, "budget_ms": budget_ms, "max_views": "1"}

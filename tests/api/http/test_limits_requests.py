@@ -30,7 +30,7 @@ from tests.support.connection import (
 )
 from tests.support.gated import GatedServer
 from tests.support.serving import Server, models_folder, until
-from tests.support.toys import trap_model, trapped
+from tests.support.toys import trap_image, trap_model
 
 pytestmark = pytest.mark.timing
 
@@ -74,7 +74,7 @@ def test_a_request_after_a_slow_one_is_not_timed_out(tmp_path: Path, second: byt
     trap_model(tmp_path / "toy")
     with GatedServer(tmp_path, slots=1, receive_seconds=1.0) as server, connected(server) as connection:
         server.close_gate()
-        connection.send(post(TOY, pictures.encoded(trapped()), "X-Request-Id: first") + second)
+        connection.send(post(TOY, pictures.encoded(trap_image()), "X-Request-Id: first") + second)
         time.sleep(1.5)  # the second has passed
         server.open_gate()
         reply = connection.reply()

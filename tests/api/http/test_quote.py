@@ -13,7 +13,7 @@ import pytest
 from tests.support import pictures
 from tests.support.gated import GatedServer
 from tests.support.serving import DEFAULT_MS, Server, models_folder, until
-from tests.support.toys import metric, trap_model, trapped
+from tests.support.toys import metric, trap_image, trap_model
 
 pytestmark = pytest.mark.timing
 
@@ -227,7 +227,7 @@ def test_an_image_too_large_for_predict_is_not_quoted(
 def loaded(tmp_path: Path) -> Iterator[httpx.Client]:
     """A server with one slot, for which four requests wait."""
     trap_model(tmp_path / "toy")
-    image = pictures.encoded(trapped("slow", "slow"))
+    image = pictures.encoded(trap_image("slow", "slow"))
     query = {"budget_ms": "9000", "min_views": "all"}
 
     def predict(client: httpx.Client) -> int:

@@ -15,7 +15,7 @@ from tests.support import pictures
 from tests.support.events import PATIENT, STREAM, Event, check_order, listen
 from tests.support.jobs import SingleJob, run
 from tests.support.serving import Server, until
-from tests.support.toys import runs_that_end, trap_model, trapped
+from tests.support.toys import expect_ended_runs, trap_image, trap_model
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.jobs import LOST, Merged
@@ -135,7 +135,7 @@ def toy(traps: Server) -> Iterator[httpx.Client]:
 
 
 def trap(plain: str | None = None, mirrored: str | None = None) -> bytes:
-    return pictures.encoded(trapped(plain, mirrored))
+    return pictures.encoded(trap_image(plain, mirrored))
 
 
 def test_the_first_event_does_not_wait_for_the_other_views(toy: httpx.Client) -> None:
@@ -160,7 +160,7 @@ def test_an_error_after_the_first_event_is_an_event(toy: httpx.Client) -> None:
 
 
 def test_a_deadline_after_the_first_event_is_an_event(toy: httpx.Client) -> None:
-    with runs_that_end(toy, "toy", 1):
+    with expect_ended_runs(toy, "toy", 1):
         first, last = listen(toy, "toy", trap(None, "endless"), budget_ms="900", min_views="2")
     assert (first.name, last.name) == ("partial", "error")
     assert last.data["code"] == "deadline_exceeded"

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from tests.support import pictures
 from tests.support.events import STREAM, events_of
 from tests.support.serving import PATIENCE, Server, until
-from tests.support.toys import metric, runs_that_end, switchable, trap_model, trapped
+from tests.support.toys import expect_ended_runs, metric, switchable, trap_image, trap_model
 from tta_server.api.http.sse import stream_answers
 from tta_server.api.progress import Progress
 from tta_server.application import Application
@@ -44,7 +44,7 @@ def toy(traps: Server) -> Iterator[httpx.Client]:
 
 
 def trap(plain: str | None = None, mirrored: str | None = None) -> bytes:
-    return pictures.encoded(trapped(plain, mirrored))
+    return pictures.encoded(trap_image(plain, mirrored))
 
 
 # ---- the log ----
@@ -61,7 +61,7 @@ def test_the_log_has_one_line_for_each_stream(traps: Server, toy: httpx.Client) 
         (trap("nan"), {}, "error"),
         (trap(None, "endless"), {"budget_ms": "900", "min_views": "2"}, "error"),
     ]
-    with runs_that_end(toy, "toy", 2):
+    with expect_ended_runs(toy, "toy", 2):
         for number, (image, query, _) in enumerate(cases):
             headers = {**STREAM, "X-Request-Id": f"one-{number}"}
             toy.post("/v1/models/toy/predict", content=image, params=query, headers=headers)
@@ -108,7 +108,7 @@ def test_a_disconnected_client_frees_its_views_and_is_counted(
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(toy, left), metric(toy, cancelled)
     name = f"gone-{len(events)}"
-    with runs_that_end(toy, "toy", 1):
+    with expect_ended_runs(toy, "toy", 1):
         assert disconnect(traps, trap(*image), name, 0.3) == events
         until(lambda: metric(toy, "tta_jobs") == 0)
         until(lambda: metric(toy, left) == before[0] + 1)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support import pictures
 from tests.support.serving import PATIENCE, Server, until
-from tests.support.toys import metric, runs_that_end, trap_model, trapped
+from tests.support.toys import expect_ended_runs, metric, trap_image, trap_model
 from tests.support.triton import BUDGET_SECONDS, Triton, sample
 
 pytestmark = pytest.mark.timing
@@ -69,17 +69,17 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert "Traceback" not in "".join(running.lines["stderr"])
 
 
-def trap_image(**traps: str) -> bytes:
-    return pictures.encoded(trapped(**traps))
+def encoded_trap(**traps: str) -> bytes:
+    return pictures.encoded(trap_image(**traps))
 
 
 @pytest.mark.parametrize("kind", LATE)
 def test_time_that_runs_out_before_the_first_view_is_an_error(trap: Server, kind: str) -> None:
     triton = Triton(kind, trap)
-    tensor = triton.images(trap_image(plain="endless"))
+    tensor = triton.images(encoded_trap(plain="endless"))
     with (
         trap.client() as client,
-        runs_that_end(client, kind, 1),
+        expect_ended_runs(client, kind, 1),
         pytest.raises(InferenceServerException) as caught,
     ):
         triton.infer(kind, tensor, timeout=500_000, tta={})
@@ -90,8 +90,8 @@ def test_time_that_runs_out_before_the_first_view_is_an_error(trap: Server, kind
 @pytest.mark.parametrize("kind", SHORT)
 def test_time_that_runs_out_later_leaves_fewer_views(trap: Server, kind: str) -> None:
     triton = Triton(kind, trap)
-    tensor = triton.images(trap_image(mirrored="endless"))
-    with trap.client() as client, runs_that_end(client, kind, 1):
+    tensor = triton.images(encoded_trap(mirrored="endless"))
+    with trap.client() as client, expect_ended_runs(client, kind, 1):
         result = triton.infer(kind, tensor, timeout=500_000, tta={})
     assert (result.views, result.parameters["tta_planned"]) == (1, 2)
     assert result.parameters["tta_stop"] == "deadline"
@@ -146,20 +146,20 @@ def test_a_disconnected_client_frees_its_slot(trap: Server, end: str) -> None:
     model = f"left-{end}"
     with trap.client() as client:
         before = metric(client, f'tta_left_total{{model="{model}"}}')
-        disconnect = [LEAVERS[end](trap, model, trap_image(plain="endless")) for _ in range(2)]
+        disconnect = [LEAVERS[end](trap, model, encoded_trap(plain="endless")) for _ in range(2)]
         until(lambda: metric(client, "tta_jobs") == 2)
         for go in disconnect:
             go()
         until(lambda: metric(client, f'tta_left_total{{model="{model}"}}') == before + 2)
         until(lambda: metric(client, "tta_jobs") == 0)
         triton = Triton("grpc", trap)
-        assert triton.infer(model, triton.images(trap_image()), timeout=TIME).views == 2
+        assert triton.infer(model, triton.images(encoded_trap()), timeout=TIME).views == 2
 
 
 def test_a_call_cancelled_in_asyncio_frees_its_slot(trap: Server) -> None:
     async def disconnect(metrics: Callable[[], float]) -> None:
         async with tritonclient.grpc.aio.InferenceServerClient(trap.grpc) as client:
-            tensor = Triton("grpc", trap).images(trap_image(plain="endless"))
+            tensor = Triton("grpc", trap).images(encoded_trap(plain="endless"))
             call = asyncio.create_task(client.infer("left-grpc", [tensor], timeout=TIME))
             await asyncio.to_thread(until, lambda: metrics() == 1)
             call.cancel()
@@ -176,9 +176,9 @@ def test_a_call_cancelled_in_asyncio_frees_its_slot(trap: Server) -> None:
 def test_other_clients_are_answered_when_some_disconnect(trap: Server) -> None:
     triton = Triton("grpc", trap)
     with trap.client() as client, ThreadPoolExecutor(4) as pool:
-        disconnect = _by_call(trap, "left-grpc", trap_image(plain="endless"))
+        disconnect = _by_call(trap, "left-grpc", encoded_trap(plain="endless"))
         until(lambda: metric(client, "tta_jobs") == 1)
-        tensor = triton.images(trap_image())
+        tensor = triton.images(encoded_trap())
         others = [pool.submit(triton.infer, "left-http", tensor, timeout=TIME) for _ in range(4)]
         disconnect()
         assert [other.result(PATIENCE).views for other in others] == [2] * 4
