@@ -269,7 +269,7 @@ def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
     require(in_time, Law.ANSWERED, f"arrival {record.number} is answered after its deadline")
     progress = record.job.progress
     seen = (progress.dispatched, progress.running, progress.merged_count, progress.settled)
-    happened = (len(record.handed), record.running, record.merged, True)
+    happened = (len(record.dispatched), record.running, record.merged, True)
     require(seen == happened, Law.RECORDED, f"arrival {record.number}: {seen} is recorded, {happened} is seen")
     if isinstance(done.outcome, StopReason):
         complete = record.merged > 0 and record.merged_mandatory == record.arrival.mandatory
