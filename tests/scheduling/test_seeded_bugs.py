@@ -193,6 +193,8 @@ def failure_of_all(patch: pytest.MonkeyPatch) -> None:
         if not isinstance(step, Batch):
             return right(scheduler, step, error, now)
         scheduler._pool.release(step.slot)
+        for job, _ in step.items:
+            job.progress = job.progress.end_run()
         return [done for job in dict(step.items) for done in scheduler._pool.finish(job, error)]
 
     patch.setattr(Scheduler, "failed", failed)

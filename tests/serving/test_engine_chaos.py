@@ -24,7 +24,9 @@ from tta_server.telemetry.prometheus import Metrics
 
 SURVIVED = ["work.decode", "work.settle", "runner.run"]
 """A job's own calls cost the job at most."""
-SCHEDULER = "admit_all cancel completed due failed finished more next_batch overdue ready stuck wake_at watch_at"
+SCHEDULER = (
+    "admit_all cancel completed due failed finished has_more_work next_batch overdue ready stuck wake_at watch_at"
+)
 FATAL = [
     *(f"scheduler.{call}" for call in SCHEDULER.split()),
     "observer.notify",
@@ -122,7 +124,7 @@ class Shop:
         self.wires = wires
         self.health = Health()
         self.fatal: list[str] = []
-        scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "more")
+        scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "has_more_work")
         observer, health = Wired(wires, "observer", Metrics()), Wired(wires, "health", self.health)
         parts: Any = scheduler, {"m": Runner(wires)}, observer, health
         self.engine: Engine[Work] = Engine(*parts, self.fatal.append)

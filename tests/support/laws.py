@@ -40,6 +40,7 @@ class Law(StrEnum):
     WORKING = "a slot stays idle only if nothing can run, or for a job ahead that is being decoded"
     BY_SLOTS = "with truthful costs answers are made by slots, each in its own time, and none by the clock"
     FAULTS = "a failed batch fails only the jobs that lack a mandatory view by it"
+    RECORDED = "a job's progress names what was dispatched, what is running and what was merged, and is settled once"
     QUOTED = "a quote is what then happens on an idle pool, and changes nothing"
 
 
@@ -266,6 +267,10 @@ def check_answer(pool: "Pool", done: "Finished[Record]") -> None:
     require(record.live, Law.ANSWERED, f"arrival {record.number} is answered twice")
     in_time = pool.now <= record.job.deadline + TOLERANCE
     require(in_time, Law.ANSWERED, f"arrival {record.number} is answered after its deadline")
+    progress = record.job.progress
+    seen = (progress.dispatched, progress.running, progress.merged_count, progress.settled)
+    happened = (len(record.dispatched), record.running, record.merged, True)
+    require(seen == happened, Law.RECORDED, f"arrival {record.number}: {seen} is recorded, {happened} is seen")
     if isinstance(done.outcome, StopReason):
         complete = record.merged > 0 and record.merged_mandatory == record.arrival.mandatory
         require(complete, Law.ANSWERED, f"arrival {record.number} is answered without a mandatory view")

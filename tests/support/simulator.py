@@ -464,9 +464,11 @@ class Pool:
         return self.scheduler.completed(batch, outcomes, run.seconds, self.now)
 
     def _merge(self, record: Record, view: int) -> Outcome:
+        """Records it first, as slots do."""
         if view in record.arrival.lost:
+            record.job.lose(view)
             return LOST
-        if not record.live:
+        if record.job.merge(view) is None:
             return Merged()
         record.merged += 1
         record.merged_mandatory += view < record.arrival.mandatory

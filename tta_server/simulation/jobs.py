@@ -43,22 +43,25 @@ class SimulatedJob:
     """A request and what becomes of it: the evidence of stop rules, then an outcome and a latency.
 
     `outcome` is set when it is refused or its answer starts to be made, `made_at` when the answer is made, `latency`
-    (since arrival) when the client has it. `highest` is the last view of the policy that is merged, counted from 1.
+    (since arrival) when the client has it.
     """
 
     request: Request
     job: "Job[SimulatedJob] | None" = None
-    merged: int = 0
-    highest: int = 0
     made_at: float = math.nan
     outcome: StopReason | TTAError | None = None
     latency: float = math.nan
+
+    @property
+    def merged(self) -> int:
+        """How many views are merged; 0 for a refused request."""
+        return self.job.progress.merged_count if self.job else 0
 
     def margin(self) -> float:
         return self.request.image.margins[self.merged - 1]
 
     def views_in_order(self) -> int:
-        return self.merged if self.merged == self.highest else 0
+        return self.job.progress.views_in_order(1) if self.job else 0
 
     def undecided(self) -> float:
         """1 if the remaining views, of equal weight, could overtake the leading class; else 0."""
@@ -76,12 +79,8 @@ class SimulatedJob:
         return labels[self.merged - 1] == labels[self.request.spec.views - 1]
 
     def merge(self, view: int) -> Merged:
-        """Merges one more view, unless the answer is being made already."""
+        """Merges a view, unless the job is settled."""
         spec = self.request.spec
-        if self.outcome is not None:
-            return Merged()
-        self.merged += 1
-        self.highest = max(self.highest, view + 1)
-        if self.merged == spec.views:
+        if self.job is None or self.job.merge(view) is None or self.merged == spec.views:
             return Merged()
         return Merged(spec.expected_gain(self.margin(), self.merged), spec.rule.decide(self))

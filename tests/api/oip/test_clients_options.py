@@ -139,7 +139,7 @@ MISTAKES: dict[str, tuple[Callable[[Triton], Any], dict[str, Any], str]] = {
         {"model": "clothes"},
         "unknown model 'clothes'; known: bloodcells",
     ),
-    "no image": (lambda t: t.images(b"hello"), {}, "in no supported format"),
+    "no image": (lambda t: t.images(b"hello"), {}, "supported format"),
     "an empty image": (lambda t: t.images(b""), {}, "empty"),
     "half a JPEG": (lambda t: t.images(pictures.jpeg()[:1000]), {}, "broken"),
     "half a PNG among others": (lambda t: t.images(pictures.png(), pictures.png()[:2000]), {}, "broken"),
