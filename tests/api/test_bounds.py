@@ -177,6 +177,7 @@ def test_an_answer_of_many_values_is_refused_in_json() -> None:
     with pytest.raises(InvalidInput, match=r"MASK has 1000001 values; .* request binary_data"):
         write_infer(envelope, "1", [tensor], {})
     body, head = write_infer(Envelope(envelope.request, {"MASK": True}), "1", [tensor], {})
+    assert head is not None
     assert len(body) == head + MAX_LISTED_VALUES + 1
 
 

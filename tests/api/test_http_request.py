@@ -4,6 +4,7 @@ import gzip
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,11 @@ def raw_deflate(data: bytes) -> bytes:
     return deflater.compress(data) + deflater.flush()
 
 
-ENCODERS = {"gzip": gzip.compress, "zlib": zlib.compress, "raw deflate": raw_deflate}
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zlib": zlib.compress,
+    "raw deflate": raw_deflate,
+}
 NAMES = {"gzip": "gzip", "zlib": "deflate", "raw deflate": "deflate"}
 
 encodings = pytest.mark.parametrize("form", ENCODERS)

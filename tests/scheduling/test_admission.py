@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -238,7 +239,7 @@ def test_errors_take_no_time() -> None:
 # ---- quotes ----
 
 
-def quoted(pool: Pool, arrival: Arrival) -> tuple[int, float, list[float]]:
+def quoted(pool: Pool, arrival: Arrival) -> tuple[int, Any, list[float]]:
     """Views, and milliseconds until it would be admitted and until each answer."""
     quote = pool.quote(arrival)
     return quote.views, pytest.approx(quote.wait * 1e3), [round(end * 1e3, 6) for end in quote.ends]

@@ -184,7 +184,8 @@ class Scenery:
         return accumulator
 
     def mask(self, accumulator: Any) -> Any:
-        return SEGMENTATION.result(accumulator.result(), [], self.scene, ResponseSpec()).mask
+        result: Any = SEGMENTATION.result(accumulator.result(), [], self.scene, ResponseSpec())
+        return result.mask
 
 
 @BOUNDED

@@ -126,8 +126,8 @@ class Shop:
         self.fatal: list[str] = []
         scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "has_more_work")
         observer, health = Wired(wires, "observer", Metrics()), Wired(wires, "health", self.health)
-        parts: Any = scheduler, {"m": Runner(wires)}, observer, health
-        self.engine: Engine[Work] = Engine(*parts, self.fatal.append)
+        parts: Any = scheduler, {"m": Runner(wires)}, observer, health, self.fatal.append
+        self.engine: Engine[Work] = Engine(*parts)
         self.engine.start()
         self.admitted: list[Work] = []
 

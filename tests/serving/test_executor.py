@@ -59,7 +59,7 @@ class Breaking(Classification):
         return super().view_result(prediction)
 
     def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
-        real = super().accumulator(merge, wanted, scene)
+        real: Any = super().accumulator(merge, wanted, scene)
         add, margin = real.add, real.margin
 
         def breaking_add(prediction: Any, weight: Any) -> None:

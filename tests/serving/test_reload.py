@@ -209,7 +209,7 @@ def test_nothing_keeps_a_replaced_model(folder: Path) -> None:
     gc.freeze()
     try:
         model = application.models["moody"]
-        kept = [weakref.ref(model), weakref.ref(model.backend), weakref.ref(model.backend._session)]  # type: ignore
+        kept: list[Any] = [weakref.ref(model), weakref.ref(model.backend), weakref.ref(model.backend._session)]  # type: ignore
         plan = make_plan(model, Options(policy='["identity", "hflip"]'))
         kept += [weakref.ref(plan)]
         make_layout(plan, application.predictor.plan(model, Options()).model.preprocessing.size)  # type: ignore

@@ -12,10 +12,12 @@ from tta_server.imaging.normalization import Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.imaging.resampling import is_exact
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.boxes.detection import BoxesOutput, Detection
+from tta_server.tasks.boxes.detection import Detection
+from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.tasks.embedding import Embedding, VectorOutput
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
-from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
+from tta_server.tasks.points.keypoints import Keypoints
+from tta_server.tasks.points.output import PointsOutput
 from tta_server.views import color
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view

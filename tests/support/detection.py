@@ -5,7 +5,8 @@ import numpy as np
 from tests.support.boxes import RAW, scene_of
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks import ResponseSpec
-from tta_server.tasks.boxes.detection import BoxesOutput, Detection
+from tta_server.tasks.boxes.detection import Detection
+from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 

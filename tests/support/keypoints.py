@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tta_server.imaging.normalization import Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
+from tta_server.tasks.points.keypoints import Keypoints
+from tta_server.tasks.points.output import PointsOutput
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View

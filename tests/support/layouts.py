@@ -4,6 +4,7 @@ import io
 import itertools
 import struct
 from dataclasses import dataclass, replace
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 WHITE, GREY, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, ZSTD = 1, 5, 8, 32946, 32773, 50000
 COLORS = {WHITE: 1, GREY: 1, RGB: 3, PALETTE: 1, CMYK: 4}
-ENCODERS = {
+ENCODERS: dict[int, Any] = {
     NONE: bytes,
     LZW: imagecodecs.lzw_encode,
     DEFLATE: imagecodecs.zlib_encode,

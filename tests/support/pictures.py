@@ -17,9 +17,10 @@ def pixels(width: int = 160, height: int = 200, seed: int = 0) -> Pixels:
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     tone = source.uniform(20, 235, (4, 3))
     picture = tone[0] * x[..., None] + tone[1] * (1 - x[..., None]) * y[..., None] + tone[2] * 0.2
-    cx, cy, radius = [*source.uniform(0.25, 0.75, 2).tolist(), source.uniform(0.15, 0.35)]
+    (cx, cy), radius = source.uniform(0.25, 0.75, 2).tolist(), source.uniform(0.15, 0.35)
     picture[(x - cx) ** 2 + (y - cy) ** 2 < radius**2] = tone[3]
-    return np.clip(picture + source.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+    grainy: Pixels = np.clip(picture + source.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+    return grainy
 
 
 def encoded(array: Pixels, format: str = "PNG", **options: object) -> bytes:

@@ -163,7 +163,7 @@ def test_the_prediction_is_the_vector_and_its_length():
     assert answer.prediction["dimensions"] == 2
     assert answer.prediction["embedding"] == pytest.approx([0.6, 0.8])
     assert answer.uncertainty == {}
-    assert TASK.confidence(merged("mean", [[3, 4]])) is None
+    assert TASK.confidence(merged("mean", [[3, 4]])) is None  # type: ignore[func-returns-value]
     assert answer.lines == ["2 numbers: 0.600, 0.800, ..."]
 
 

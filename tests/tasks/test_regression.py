@@ -1,5 +1,6 @@
 import json
 from math import inf, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,7 +256,7 @@ def test_three_views_by_hand(merge, weights, expected):
 @merges
 @given(st.lists(st.tuples(*[st.floats(-3, 3)] * 2), min_size=1, max_size=5))
 def test_logarithms_are_merged_before_they_are_undone(kind, merge, views):
-    undo = {"values": lambda v: v, "log": np.exp, "log1p": np.expm1}[kind]
+    undo: Any = {"values": lambda v: v, "log": np.exp, "log1p": np.expm1}[kind]
     listed = answered(views, kind, merge).prediction["values"]
     np.testing.assert_allclose(list(listed.values()), undo(merged(merge, views)), rtol=1e-9)
 

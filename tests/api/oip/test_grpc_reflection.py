@@ -57,7 +57,8 @@ def test_a_client_without_the_proto_file_can_call(channel: grpc.Channel) -> None
         request_serializer=request.SerializeToString,
         response_deserializer=response.FromString,
     )
-    assert ask(request(), timeout=PATIENCE).live
+    live: Any = ask(request(), timeout=PATIENCE)
+    assert live.live
     assert pool.FindServiceByName(HEALTH).methods_by_name["Check"]
 
 

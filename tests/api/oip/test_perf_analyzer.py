@@ -73,7 +73,7 @@ def check_shape(output: Any, images: int) -> None:
     assert (output["shape"], output["datatype"]) == (shape, datatype)
 
 
-def check_tensors(index: bytes, label: bytes, scores: bytes, images: int) -> None:
+def check_tensors(images: int, index: bytes, label: bytes, scores: bytes) -> None:
     """Little-endian, row by row; strings follow their length."""
     indices, probabilities = np.frombuffer(index, "<i4"), np.frombuffer(scores, "<f4").reshape(images, 10)
     np.testing.assert_array_equal(indices, probabilities.argmax(axis=1))
@@ -96,7 +96,7 @@ def check_http(answer: Any, raw: bytes, images: int, identity: str) -> None:
         parts.append(raw[:size])
         raw = raw[size:]
     assert raw == b""
-    check_tensors(*parts, images)
+    check_tensors(images, *parts)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -179,7 +179,7 @@ def check_grpc(answer: Any, images: int, identity: str) -> None:
         check_shape({"name": output.name, "shape": list(output.shape), "datatype": output.datatype}, images)
         assert not output.HasField("contents")
     assert len(answer.raw_output_contents) == len(ASKED)
-    check_tensors(*answer.raw_output_contents, images)
+    check_tensors(images, *answer.raw_output_contents)
 
 
 def stream(channel: grpc.Channel, requests: list[Any]) -> list[Any]:

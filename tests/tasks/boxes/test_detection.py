@@ -25,8 +25,9 @@ from tests.support.detection import FREE, IMAGE, THREE, decoded, merged, outputs
 from tests.support.examples import times
 from tests.support.rendered import rendered
 from tta_server.tasks import ResponseSpec
-from tta_server.tasks.boxes.detection import BoxesOutput, Detection
+from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.fusion import MERGES
+from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 
@@ -281,7 +282,7 @@ def greedily(xyxy, score, label, iou):
 def test_suppression_keeps_what_going_box_by_box_keeps(parts, seed, iou):
     rng = np.random.default_rng(seed)
     xyxy = np.repeat(spread_out(parts, (80, 60)), 3, axis=0)
-    xyxy = np.float32(xyxy + 10 + np.tile(rng.uniform(-5, 5, (len(xyxy), 2)), 2))
+    xyxy = (xyxy + 10 + np.tile(rng.uniform(-5, 5, (len(xyxy), 2)), 2)).astype(np.float32)
     score, label = np.float32(rng.permutation(len(xyxy)) / len(xyxy) / 2 + 0.25), rng.integers(0, 3, len(xyxy))
     prediction = decoded(outputs_of(*np.column_stack([xyxy, score, label])), detection=task(nms=iou))
     kept = greedily(xyxy, score, label, iou)

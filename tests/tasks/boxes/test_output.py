@@ -19,7 +19,8 @@ from tests.support.detection import (
     task,
 )
 from tta_server.errors import ConfigError
-from tta_server.tasks.boxes.detection import BoxesOutput, Detection
+from tta_server.tasks.boxes.detection import Detection
+from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 

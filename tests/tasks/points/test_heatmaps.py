@@ -9,7 +9,8 @@ from tta_server.imaging.normalization import Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.points.heatmaps import REACH, peaks
-from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
+from tta_server.tasks.points.keypoints import Keypoints
+from tta_server.tasks.points.output import PointsOutput
 from tta_server.tasks.scores.kinds import identity, sigmoid
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.spec import read_view

@@ -3,7 +3,8 @@ import pytest
 
 from tests.support.keypoints import LABELS, PAIRS, task
 from tta_server.errors import ConfigError
-from tta_server.tasks.points.keypoints import Keypoints, PointsOutput
+from tta_server.tasks.points.keypoints import Keypoints
+from tta_server.tasks.points.output import PointsOutput
 from tta_server.views.geometry import Size
 
 

@@ -39,7 +39,7 @@ def test_order_does_not_matter(prep, specs, image, seed, order):
 @given(seeds, st.floats(0.01, 100))
 def test_only_the_ratio_of_weights_counts(seed, factor):
     source = np.random.default_rng(seed)
-    poses = [tip(*source.uniform(5, 50, 2), source.random()) for _ in range(4)]
+    poses = [tip(x, y, source.random()) for x, y in source.uniform(5, 50, (4, 2))]
     weights = list(source.uniform(0.1, 5, 4))
     one, other = (merged(poses, SCENE, weights=w) for w in (weights, [factor * w for w in weights]))
     np.testing.assert_allclose(one.xy, other.xy, atol=1e-6)
@@ -89,7 +89,7 @@ def test_a_crop_with_low_confidence_does_not_move_a_point_outside_it(x, y, confi
     """Such a view puts the point somewhere; it does not show the place, so it does not count."""
     crop = {"crop": {"fraction": 0.5, "anchor": "bottom_right"}}
     wrong = points_in((50, 30), seed, 1)[0] + (50, 30)
-    answer = merged([tip(x, y, 0.9), tip(*wrong, confidence, view=crop)], SCENE)
+    answer = merged([tip(x, y, 0.9), tip(wrong[0], wrong[1], confidence, view=crop)], SCENE)
     np.testing.assert_allclose(answer.xy, [(x, y)], atol=1e-9)
     np.testing.assert_allclose(answer.confidence, [0.9])
     np.testing.assert_allclose(answer.spread, [0], atol=1e-9)
@@ -101,7 +101,7 @@ def test_a_crop_with_full_confidence_does_not_move_a_point_outside_it(x, y, seed
     """As from models that give no confidence."""
     crop = {"crop": {"fraction": 0.5, "anchor": "bottom_right"}}
     wrong = points_in((50, 30), seed, 1)[0] + (50, 30)
-    answer = merged([tip(x, y), tip(*wrong, view=crop)], SCENE)
+    answer = merged([tip(x, y), tip(wrong[0], wrong[1], view=crop)], SCENE)
     np.testing.assert_allclose(answer.xy, [(x, y)], atol=1e-9)
 
 

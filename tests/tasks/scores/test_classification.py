@@ -27,13 +27,13 @@ def decoded(scores, kind="logits"):
 
 def answered(scores, kind="probabilities", **wanted):
     """The result of views' scores, merged by their mean."""
-    wanted = ResponseSpec(frozenset(wanted.get("include", ())), wanted.get("top_k", 5))
+    spec = ResponseSpec(frozenset(wanted.get("include", ())), wanted.get("top_k", 5))
     views = decoded(scores, kind)
-    accumulator = task(kind).accumulator("mean_probabilities", wanted, SCENE)
+    accumulator = task(kind).accumulator("mean_probabilities", spec, SCENE)
     for view in views:
         accumulator.add(view, 1.0)
     kept = [task(kind).view_result(view) for view in views]
-    return rendered(task(kind).result(accumulator.result(), kept, SCENE, wanted), wanted)
+    return rendered(task(kind).result(accumulator.result(), kept, SCENE, spec), spec)
 
 
 @pytest.mark.parametrize("merge", MERGES)
