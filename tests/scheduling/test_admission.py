@@ -205,8 +205,10 @@ def test_a_batch_is_not_cut_below_the_mandatory_views_that_were_priced_together(
 
 
 def test_a_job_that_overtakes_a_decoding_image_is_not_late_itself() -> None:
-    """If the first one's first view began at once, the second's four would be left two slots, and its own second view
-    would start too late."""
+    """Its second view would start too late.
+
+    If the first one's first view began at once, two slots would be left for the second one's four views.
+    """
     first = Arrival(2, 15, (A, A), mandatory=2)
     assert served(Pool(CPU, slots=3, finish_ms=4).run([first, Arrival(2, 14, (C,) * 4, mandatory=4)]))
 

@@ -72,8 +72,10 @@ def test_what_the_next_can_wait_for_is_no_risk() -> None:
 
 
 def test_the_last_free_slot_of_a_busy_pool_takes_no_risk() -> None:
-    """One slot is back at 8, the other at 15: a view of 15 ms on the first would keep the next until 15, not 12. It
-    starts when the other is idle too, for then that one is free for the next."""
+    """One slot is back at 8, the other at 15: a view of 15 ms on the first would delay the next one until 15, not 12.
+
+    It starts when the other slot is idle too, since that one is then free for the next arrival.
+    """
     pool = Pool({A: linear(8), B: linear(15), D: linear(15)}, slots=2)
     history = [Arrival(0, 300, (A, B, B), default_budget_ms=12), Arrival(0, 300, (D,))]
     pool.run(history)
@@ -90,8 +92,10 @@ def test_the_last_slot_may_be_taken_if_another_is_free_soon_enough() -> None:
 
 
 def test_a_slot_that_is_wanted_after_decoding_is_not_free_for_the_next() -> None:
-    """At 5 the second image is just being decoded: its view takes that slot until 20. An optional view of 15 ms on the
-    third slot would keep the next, who may wait 5, until then."""
+    """At 5 the second image is being decoded: its view takes that slot until 20.
+
+    An optional view of 15 ms on the third slot would delay the next arrival, which may wait 5, until then.
+    """
     pool = Pool({B: linear(15)}, slots=3, decode_ms=5)
     pool.run([Arrival(0, 900, (B, B)), Arrival(0, 30, (B,), default_budget_ms=25)])
     assert [round(at * 1e3, 3) for at, batch in pool.batches if batch.items[0][1] == 1] == [20]

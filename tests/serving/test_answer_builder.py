@@ -1,8 +1,10 @@
 """Partial answers: each is consistent, whatever happens to its job meanwhile, and made only when it is read."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,39 +159,46 @@ def test_with_concurrent_threads_each_answer_is_of_the_views_that_it_names(toy: 
         np.testing.assert_allclose(answer.prediction["probabilities"], expected, atol=1e-5)
         assert len(seen) + answer.receipt.dropped <= VIEWS
 
+    def merge(work: SingleJob, views: list[int]) -> None:
+        for index in views:
+            work.payload.views.write(index, np.empty((3, 8, 8), np.float32))
+            work.merge(index, NAN if index == 3 else worth[index], 0)
+            work.payload.times.add(infer=1)
+            work.notify()
+
+    def read(work: SingleJob) -> None:
+        seen = 0
+        while not work.future.done():
+            if (found := work.partial(seen)) is not None:
+                assert found[0] > seen
+                seen = found[0]
+                assert "drawing" in found[1].prediction
+                check(found[1])
+
     with ThreadPoolExecutor(5) as threads:
         for number in range(60):
             work = with_drawing(toy, "probabilities")
             work.decode()
-            start = threading.Barrier(5)
-
-            def merge(views: list[int], work: SingleJob = work, start: threading.Barrier = start) -> None:
-                start.wait(PATIENCE)
-                for index in views:
-                    work.payload.views.write(index, np.empty((3, 8, 8), np.float32))
-                    work.merge(index, NAN if index == 3 else worth[index], 0)
-                    work.payload.times.add(infer=1)
-                    work.notify()
-
-            def read(work: SingleJob = work, start: threading.Barrier = start) -> None:
-                start.wait(PATIENCE)
-                seen = 0
-                while not work.future.done():
-                    if (found := work.partial(seen)) is not None:
-                        assert found[0] > seen
-                        seen = found[0]
-                        assert "drawing" in found[1].prediction
-                        check(found[1])
-
-            def settle(work: SingleJob = work, start: threading.Barrier = start, turns: int = number % 6) -> None:
-                start.wait(PATIENCE)
-                for _ in range(turns):
-                    work.partial(0)
-                work.settle(StopReason.DEADLINE)
-
             work.merge(0, worth[0], 0)
-            running = [threads.submit(merge, views) for views in ([1, 3], [2])]
-            running += [threads.submit(read), threads.submit(read), threads.submit(settle)]
-            for one in running:
-                one.result(PATIENCE)
+            start = threading.Barrier(5)
+            steps = [
+                partial(merge, work, [1, 3]),
+                partial(merge, work, [2]),
+                partial(read, work),
+                partial(read, work),
+                partial(settle, work, number % 6),
+            ]
+            for running in [threads.submit(at_once, start, step) for step in steps]:
+                running.result(PATIENCE)
             check(work.future.result(PATIENCE))
+
+
+def settle(work: SingleJob, turns: int) -> None:
+    for _ in range(turns):
+        work.partial(0)
+    work.settle(StopReason.DEADLINE)
+
+
+def at_once(start: threading.Barrier, step: Callable[[], None]) -> None:
+    start.wait(PATIENCE)
+    step()

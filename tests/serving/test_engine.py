@@ -208,8 +208,10 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
 
 
 def test_jobs_of_one_request_are_admitted_all_or_none(opened: Opener) -> None:
-    """One slot is busy for a second, and two images of a second each are to be answered in one and a half: the first
-    would fit, and an idle slot waits for it, but not both."""
+    """One slot is busy for a second, and two images of a second each have a budget of one and a half.
+
+    The first would fit on the idle slot, but not both.
+    """
     decoded, runner = threading.Event(), EndlessRunner(0)
     engine = opened(runner=runner, slots=2, view_ms=1000)
     engine.submit([job(PaperWork())])
@@ -258,8 +260,10 @@ def test_closing_after_an_early_answer_tells_of_no_failed_batch(
 
 
 def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:
-    """The second view is thought to take 20 s, and one job's run holds the only other slot: the first job gets no more
-    views in time, which the clock finds out."""
+    """The clock finds that the first job gets no more views in time.
+
+    Its second view is estimated at 20 s, and another job's run holds the only other slot.
+    """
     threads: list[str] = []
 
     class Named(PaperWork):

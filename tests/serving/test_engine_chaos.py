@@ -1,5 +1,4 @@
-"""Any call of the engine may raise an unexpected error: each job is still settled once, and no thread ends
-without a word."""
+"""Any call of the engine may raise an unexpected error: jobs are still settled once, and no thread ends silently."""
 
 import threading
 import time

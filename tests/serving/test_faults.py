@@ -29,8 +29,10 @@ PATIENT = {"budget_ms": "8000"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Models with traps on two slots; `slow` is kept for slow views, since they raise estimates, and views of `shared`
-    ride together."""
+    """Models with traps on two slots.
+
+    `slow` is kept for slow views, since they raise estimates; views of `shared` share batches.
+    """
     folder = tmp_path_factory.mktemp("models")
     for name in ("toy", "slow", "calm"):
         trap_model(folder / name)
@@ -288,8 +290,10 @@ def test_a_job_that_is_not_done_when_the_drain_ends_is_answered_not_ready(toy: P
 
 
 def test_a_signal_during_an_abandoned_run_exits_with_0_at_once(toy: Path) -> None:
-    """The drain takes longer than the test waits. The run is ended first: the process could crash if its model were
-    freed while it runs."""
+    """The drain takes longer than the test waits.
+
+    The run is ended first: the process could crash if its model were freed while it runs.
+    """
     drain = str(2 * PATIENCE)
     with Server("--port", "0", "--slots", "2", "--drain-seconds", drain, "--models", str(toy)) as server:
         with server.client() as client:

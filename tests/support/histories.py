@@ -32,8 +32,10 @@ LONG_QUEUES = 100
 
 @dataclass(frozen=True)
 class History:
-    """A machine and its events. `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes` (ms) a
-    client requests a quote."""
+    """A machine and its events.
+
+    `speeds` are (ms, factor), `fails` and `hangs` numbers of batches; at `quotes` (ms) a client requests a quote.
+    """
 
     machine: str = "cpu"
     slots: int = 1

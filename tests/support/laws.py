@@ -104,8 +104,10 @@ def check_step(pool: "Pool", step: "Step[Record]") -> None:
 
 
 def _check_finish(pool: "Pool", step: "Finish[Record]") -> None:
-    """Require a reason for an answer before its last view in time: some other work would make this or a waiting answer
-    late."""
+    """Require a reason for an answer without a view that could still end in time.
+
+    It is that some other work would make this answer, or one that waits, late.
+    """
     record = step.job.payload
     complete = record.merged_mandatory == record.arrival.mandatory
     require(record.live and complete, Law.ANSWERED, f"arrival {record.number} is answered twice or too early")
@@ -214,8 +216,11 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
 
 
 def _expected_arrivals(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
-    """For each model with a recent arrival: True if one more plain view meets the default budget although the slot is
-    busy for `lead` seconds (the answers of `served` included), or misses it anyway; None where rounding decides."""
+    """Yield for each model with a recent arrival whether a slot may be busy for `lead` seconds.
+
+    True if one more plain view still meets its default budget then, or misses it anyway; None where rounding decides.
+    `lead` includes the answers of `served`.
+    """
     for seen, job in pool.recent.values():
         if pool.now - seen > RECENT_SECONDS or job.default_budget == math.inf:
             continue

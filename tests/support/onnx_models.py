@@ -74,8 +74,10 @@ GREY = 77
 
 
 def detector(shape=("n", 3, "h", "w")):
-    """The extent of each channel's bright part, over half of 1, with the channel's maximum for a score: class 0 in red,
-    1 in green, 2 in blue. Scores are NaN where the first pixel's red is GREY of 255."""
+    """The extent of each channel's part over 0.5, with the channel's maximum as its score.
+
+    Red is class 0, green 1, blue 2. Scores are NaN where the first pixel's red is GREY of 255.
+    """
     constants = {
         "half": {"value_float": 0.5},
         "grey": {"value_floats": [float(np.float32(GREY) / np.float32(255))]},

@@ -182,8 +182,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Faults:
-    """`fails` and `hangs` are the numbers of batches that fail, and that do not end by themselves; `speeds` are
-    (ms, factor): from that time on every true cost is multiplied by the factor."""
+    """What goes wrong in a pool.
+
+    `fails` and `hangs` are the numbers of batches that fail, and that do not end by themselves. `speeds` are
+    (ms, factor): from that time on every true cost is multiplied by the factor.
+    """
 
     fails: Container[int] = frozenset()
     hangs: Container[int] = frozenset()
@@ -407,8 +410,11 @@ class Pool:
         return run
 
     def _answer_run(self, run: Run, job: "Job[Record]", views: int) -> Run:
-        """Return the batch after which a job's answer may be made: that of its last mandatory view, or an earlier one
-        with mandatory views that ends later. While mandatory views wait, return an empty run."""
+        """Return the batch after which a job's answer may be made.
+
+        It is that of its last mandatory view, or an earlier one with mandatory views that ends later. While mandatory
+        views wait, it is an empty run.
+        """
         record = job.payload
         if len(record.dispatched) + views < job.mandatory:
             return Run(run.step, 0.0, 0.0, 0.0)

@@ -37,8 +37,10 @@ ENDLESS = 1_000_000
 
 
 def faulty_model(folder: Path) -> Path:
-    """Write a model folder. Scores are the roots of each channel's mean minus 1: NaN for a black image, endless work
-    for a white one."""
+    """Write a model folder.
+
+    Scores are the roots of each channel's mean minus 1: NaN for a black image, endless work for a white one.
+    """
     constants = {"one": 1.0, "bright": 250.0, "long": ENDLESS / 5, "zero": 0.0, "on": True}
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),

@@ -116,8 +116,11 @@ class AnswerSent:
 
 @dataclass(frozen=True, slots=True)
 class ErrorSent:
-    """A request got an error. `model` is empty if it named no loaded one, and None if models have nothing to do with
-    it; `status` is that of the protocol; `path` is the HTTP path or the gRPC method."""
+    """A request got an error.
+
+    `model` is empty if it named no loaded one, and None if it concerns no model; `status` is that of the protocol;
+    `path` is the HTTP path or the gRPC method.
+    """
 
     request_id: str
     path: str
