@@ -80,7 +80,7 @@ def handlers(model: Model, case: Case) -> dict[str, Callable[[bytes], object]]:
             for first in range(0, VIEWS, batch):
                 for views in by_bucket(job.buckets, range(first, first + batch)):
                     executor.run([(job, view) for view in views], recorder)
-            job.payload.settle(StopReason.ALL_VIEWS, job.progress)
+            job.payload.settle(StopReason.ALL_VIEWS, job)
             return job.payload.future.result()
 
         return handle

@@ -135,6 +135,13 @@ def test_a_rule_that_would_stop_keeps_listeners_while_mandatory_views_run(
     assert len(calls) == heard
 
 
+def test_without_the_plain_view_there_is_no_partial_answer(toy: Model) -> None:
+    work = four_views(toy)
+    work.merge(0, NAN)
+    work.merge(1, EVEN)
+    assert work.partial(0) is None
+
+
 def test_a_partial_answer_that_can_not_be_made_is_left_out(toy: Model, caplog: pytest.LogCaptureFixture) -> None:
     class Mute(Classification):
         def result(self, *_: Any) -> Any:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ class PaperWork:
     def notify_progress(self, progress: Progress) -> None:
         pass
 
-    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
         self.outcomes.append(outcome)
         self.done.set()
 
@@ -267,9 +268,9 @@ def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:
     threads: list[str] = []
 
     class Named(PaperWork):
-        def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+        def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
             threads.append(threading.current_thread().name)
-            super().settle(outcome, progress)
+            super().settle(outcome, job)
 
     work = Named()
     opened(slots=2, view_ms=50).submit([job(work, views=200, budget=1.0)])

@@ -92,7 +92,7 @@ class Work:
     def notify_progress(self, progress: Progress) -> None:
         pass
 
-    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
         self._wires.touch("work.settle")
         self.outcomes.append(outcome)
         self.done.set()

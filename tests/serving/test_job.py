@@ -1,5 +1,7 @@
 """One job: what is merged, what stop rules see, and what is answered, while other threads work on it too."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -101,6 +103,47 @@ def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: M
     work.settle(StopReason.DEADLINE)
     receipt = work.future.result().receipt
     assert (len(receipt.views), receipt.dropped) == (1, 0)
+
+
+class FailsLate(Late):
+    """Adds the plain view; while the second one is added, its job is settled elsewhere, and then the add fails."""
+
+    job: Any = None
+
+    def add(self, prediction: Any, weight: Any) -> None:
+        if self.job is not None:
+            self.job.progress = self.job.progress.settle()
+            raise RuntimeError("it does not fit")
+        super().add(prediction, weight)
+
+
+class FailsLateTask(Classification):
+    def accumulator(self, merge: str, wanted: ResponseSpec, scene: ImageFrame) -> Any:
+        self.made = FailsLate(super().accumulator(merge, wanted, scene), lambda: None)
+        return self.made
+
+
+def test_a_view_that_fails_while_its_job_is_settled_is_not_in_the_answer(toy: Model) -> None:
+    task = FailsLateTask(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
+    work = four_views(replace(toy, task=task))
+    assert isinstance(work.merge(0, CLEAR), Merged)
+    task.made.job = work.job
+    assert isinstance(work.merge(1, EVEN), Failed)
+    work.settle(StopReason.DEADLINE)
+    receipt = work.future.result().receipt
+    assert ([view["name"] for view in receipt.views], receipt.dropped) == (["plain"], 1)
+
+
+def test_a_future_that_is_kept_keeps_no_maps(toy: Model) -> None:
+    task = FailsLateTask(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
+    work = four_views(replace(toy, task=task))
+    work.merge(0, CLEAR)
+    accumulator = weakref.ref(task.made)
+    del task.made
+    work.settle(StopReason.ALL_VIEWS)
+    gc.collect()
+    assert work.future.result()
+    assert accumulator() is None
 
 
 # ---- what stop rules see of the order ----

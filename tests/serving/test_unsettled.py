@@ -2,13 +2,13 @@
 
 import math
 import threading
+from typing import Any
 
 import pytest
 
 from tests.support.simulator import PIXELS, A
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
-from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.unsettled import Unsettled
 
@@ -22,7 +22,7 @@ class Work:
         self._raises = raises
         self.outcomes: list[StopReason | TTAError] = []
 
-    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
         if self._raises:
             self._raises -= 1
             raise LookupError("unexpected")
@@ -78,3 +78,9 @@ def test_where_that_fails_too_it_is_raised_and_the_others_are_still_reported() -
     unsettled.fail_all(InternalError("over"))
     assert [str(outcome) for outcome in second.payload.outcomes] == ["over"]
     assert not unsettled
+
+
+def test_closed_progress_takes_no_more_views() -> None:
+    unsettled, jobs = of(Work(), Work())
+    unsettled.close_progress()
+    assert [job.merge(0) for job in jobs] == [None, None]

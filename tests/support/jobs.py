@@ -72,4 +72,4 @@ class SingleJob:
     def settle(self, outcome: StopReason | TTAError) -> None:
         with LOCK:
             self.job.progress = self.job.progress.settle()
-        self.payload.settle(outcome, self.job.progress)
+        self.payload.settle(outcome, self.job)

@@ -138,9 +138,8 @@ class Job(Generic[W]):
         return self.progress
 
     def lose(self, view: int) -> None:
-        """Records that a view has no usable output; does nothing once the job is settled."""
-        if not self.progress.settled:
-            self.progress = self.progress.lose(view)
+        """Records that a view has no usable output, also one that was recorded as merged just before."""
+        self.progress = self.progress.lose(view)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Pool(Generic[W]):
     """The state that all parts of the scheduler share.
 
     `live` has every job that is admitted and not finished, `queue` those whose mandatory work waits, `open_jobs` those
-    of which only optional views wait.
+    of which optional views wait. An open job is queued too while its answer waits for a slot.
     """
 
     def __init__(self, costs: CostModel, slots: int, bounds: Bounds) -> None:

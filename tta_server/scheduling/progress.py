@@ -12,8 +12,8 @@ class Progress(NamedTuple):
     Entries are the job's views, or the tiles of its views, numbered in policy order. The first `dispatched` entries
     were given to slots, and `running` of these are on a slot now. `merged`, `lost` (no usable output) and `failed` (the
     batch failed) are sets of entries, bit i for entry i. `open_share` is the undecided share of the answer when a stop
-    rule last computed it. `stop` is set once no more entries are dispatched and the answer waits for a slot. Once
-    `settled` is true, only `running` changes.
+    rule computed it after the last merge. `stop` is set once no more entries are dispatched and the answer waits for a
+    slot. Once `settled` is true, no entry is merged any more.
     """
 
     dispatched: int = 0
@@ -80,7 +80,7 @@ class Progress(NamedTuple):
         return list(entries((1 << count) - 1 & ~self.returned))
 
     def whole_views(self, tiles: int) -> int:
-        """The number of merged views; 0 while a view of `tiles` entries is merged in part."""
+        """The number of merged views of `tiles` entries each; 0 while the merged entries are no multiple of that."""
         views, rest = divmod(self.merged_count, tiles)
         return 0 if rest else views
 

@@ -4,7 +4,7 @@ Times are in seconds of one clock; the engine calls every method under one lock.
 """
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
 from tta_server.scheduling.costs import CostModel
@@ -28,7 +28,6 @@ from tta_server.scheduling.pool import Pool
 from tta_server.scheduling.stopping import StopReason
 
 W = TypeVar("W")
-S = TypeVar("S", Decode[Any], Batch[Any])
 
 
 class Scheduler(Generic[W]):

@@ -162,6 +162,7 @@ class Engine(Generic[W]):
             if self._state == "failed":
                 return
             self._state = "failed"
+            self._unsettled.close_progress()
             running = self._stop_threads()
         log.critical("%s", SCHEDULING_FAILED, exc_info=error)
         self._health.mark_fatal(SCHEDULING_FAILED)
@@ -226,8 +227,6 @@ class Engine(Generic[W]):
             self._report(self._steps.decode(step))
             return
         self._report(self._steps.run(step, self._aborts[step.slot]))
-        for job in dict.fromkeys(job for job, _ in step.items):
-            job.payload.notify_progress(job.progress)
 
     def _report(self, report: DecodeResult[W] | BatchResult[W] | StepFailure[W]) -> None:
         now, finished = time.monotonic(), list[Finished[W]]()
@@ -240,6 +239,9 @@ class Engine(Generic[W]):
                     finished = self._scheduler.completed(batch, outcomes, seconds, now)
                 case StepFailure(step, error):
                     finished = self._scheduler.failed(step, error, now)
+        if isinstance(report, BatchResult):
+            for job in dict.fromkeys(job for job, _ in report.step.items):
+                job.payload.notify_progress(job.progress)
         self._settle(finished)
 
     def _settle(self, finished: Sequence[Finished[W]]) -> None:
@@ -283,6 +285,7 @@ class Engine(Generic[W]):
                     step.estimate,
                 )
                 request_all([abort])
+                del step, abort
             del finished, overdue  # a waiting thread must not keep a job in memory
             if stuck:
                 self._mark_stuck(stuck)

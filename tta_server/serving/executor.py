@@ -43,9 +43,7 @@ class Executor:
             own = [i for i, (job, _) in enumerate(items) if job.payload.model is model]
             try:
                 outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort), strict=True)
-            except Exception as error:
-                if abort is not None and abort.requested:
-                    raise
+            except Exception as error:  # noqa: BLE001 - logged by the jobs
                 failed |= dict.fromkeys(own, error)
         if not outcomes:
             raise failed[0]
@@ -97,7 +95,7 @@ class BatchOfViews:
 def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None) -> BatchOfViews:
     """Runs (image, entry) pairs of one model and one input size as one batch.
 
-    Raises BackendFailed if the model fails or returns another number of rows.
+    Raises BackendFailed if the model fails, or if a row can not be read because it returns another number of rows.
     """
     start = time.monotonic()
     batch, failed = _write_batch(items)

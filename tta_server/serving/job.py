@@ -73,7 +73,7 @@ class ImageJob:
         self._listener = caller.listener
         self._lock = threading.Lock()
         self._picture: Pixels | None = None
-        self._accumulator = model.task.accumulator(plan.merge, plan.wanted, views.frame)
+        self._accumulator: Any = model.task.accumulator(plan.merge, plan.wanted, views.frame)
         self._view_results: dict[int, Any] = {}
         self._levels: Levels | None = None
         self._closed = False
@@ -137,7 +137,8 @@ class ImageJob:
                 recorder.lose(job, view)
                 problem = ViewError(error, "the model's output for a view could not be merged")
             else:
-                self._view_results[view] = result
+                if self._builder.keeps_view_results:
+                    self._view_results[view] = result
                 return self._judge(progress)
         return self._fail_view(job, view, problem, recorder)
 
@@ -210,16 +211,16 @@ class ImageJob:
 
     def _has_partial(self, progress: Progress) -> bool:
         """True if the plain view is merged and the final answer does not follow at once."""
-        if progress.settled or progress.stop or not progress.merged:
+        if progress.settled or progress.stop:
             return False
         layout = self.views.layout
-        return progress.has_returned_first(layout.tiles) and not progress.has_returned_first(len(layout.buckets))
+        return progress.has_merged_first(layout.tiles) and not progress.has_returned_first(len(layout.buckets))
 
     def _snapshot(self, progress: Progress) -> Snapshot:
         """What the answer is made of. Under the lock, or once the job is settled and nothing is merged any more."""
         return Snapshot(
             merged=self._accumulator.result(),
-            views=[(entry, self._view_results[entry]) for entry in entries(progress.merged)],
+            views=[(entry, self._view_results.get(entry)) for entry in entries(progress.merged)],
             dropped=progress.lost.bit_count(),
             open=progress.open_share,
             stages=self.times.seconds_so_far(),
@@ -227,9 +228,13 @@ class ImageJob:
             pixels=self._picture,
         )
 
-    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
-        """Resolves the future with the answer from the merged views, or with the error, and frees all resources."""
-        with self._lock:  # after this every view that is recorded as merged is in the accumulator
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
+        """Resolves the future with the answer from the merged views, or with the error, and frees all resources.
+
+        The job's progress is settled already.
+        """
+        with self._lock:  # a view that was being merged is in the accumulator now, or recorded as lost
+            progress = job.progress
             self._closed, self._source = True, None
         self.views.close()
         try:
@@ -237,8 +242,9 @@ class ImageJob:
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
-        with self._lock:
-            self._picture = None
+        with self._lock:  # whoever keeps the future keeps this job: its pixels and maps go now
+            self._picture = self._accumulator = None
+            self._view_results.clear()
         self.release_backend()
         if not self.future.set_running_or_notify_cancel():
             return

@@ -6,7 +6,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tta_server.errors import InternalError, TTAError
 from tta_server.scheduling.jobs import Finished, Job
-from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 
 log = logging.getLogger(__name__)
@@ -15,8 +14,8 @@ log = logging.getLogger(__name__)
 class Settleable(Protocol):
     """A payload that resolves its job's future."""
 
-    def settle(self, outcome: StopReason | TTAError, progress: Progress) -> None:
-        """Makes the answer and resolves the job's future."""
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
+        """Makes the answer of its job and resolves the future."""
 
 
 W = TypeVar("W", bound=Settleable)
@@ -46,12 +45,17 @@ class Unsettled(Generic[W]):
         if not self._jobs.pop(done.job, False):
             return False
         try:
-            done.job.payload.settle(done.outcome, done.job.progress)
+            done.job.payload.settle(done.outcome, done.job)
         except Exception:
             log.exception("an answer of %s could not be delivered", done.job.model)
             failure = InternalError("internal error: the answer could not be delivered")
-            done.job.payload.settle(failure, done.job.progress)
+            done.job.payload.settle(failure, done.job)
         return True
+
+    def close_progress(self) -> None:
+        """Marks every job as settled, so that nothing is merged any more. Under the lock of the jobs' progress."""
+        for job in list(self._jobs):
+            job.progress = job.progress.settle()
 
     def fail_all(self, error: TTAError) -> None:
         """Settles all jobs with this error; if one raises, that is logged and the others are settled."""

@@ -116,7 +116,7 @@ class _TestRequests:
         job = self.decoded()
         for index in range(min(2, len(job.buckets))):
             self._run([(job, index)])
-        return self.seconds(lambda: job.payload.settle(StopReason.ALL_VIEWS, job.progress))
+        return self.seconds(lambda: job.payload.settle(StopReason.ALL_VIEWS, job))
 
     def decoding_seconds(self) -> float:
         """The time to decode the test card."""

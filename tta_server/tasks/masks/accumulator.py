@@ -22,15 +22,15 @@ class MapAccumulator(NoEvidence):
         self._grid = OutputGrid()
 
     def add(self, prediction: ScoreMaps, weight: Weight) -> None:
-        self._grid = prediction.grid
         for merged in (self._scores, self._votes):
             if merged is None:
                 continue
             if self._frame.tiles == 1:
                 merged.add(prediction.scores, weight, prediction.coverage)
             else:
-                cells = self._grid.cells(self._frame.plain.whole)
+                cells = prediction.grid.cells(self._frame.plain.whole)
                 merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
+        self._grid = prediction.grid  # last: a view that can't be added leaves the merge as it was
 
     def result(self) -> ScoreMaps:
         votes = self._votes.result() if self._votes else None
