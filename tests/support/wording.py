@@ -4,7 +4,7 @@ import re
 
 FOREIGN = re.compile(
     r"Input should|Field required|Value error|unable to|constrained|valid (?:integer|number|string|list|tuple|boolean)"
-    r"|Expecting|EOF|expected value|trailing characters|recursion limit|control character"
+    r"|Expecting|unexpected EOF|EOF while|expected value|trailing characters|recursion limit|control character"
     r"|DecodeError|protobuf|Error parsing|deserializ|ParseError"
     r"|NoneType|\bdict\b|\bstr\b|\bint\b|\btuple\b|<class|object at 0x|Traceback|\.py\b|numpy|pydantic|Literal"
     r"|\bNone\b|\bTrue\b|\bFalse\b|[a-z]Error\b|Exception|RuntimeException|\bONNX\b|onnxruntime[.:]|RUNTIME_EXCEPTION|Non-base64|padding\."
