@@ -28,7 +28,7 @@ def register_profiles() -> None:
 
 
 def times(number: int) -> int:
-    """`number` of examples, scaled to the profile in use; at least FEWEST, of which there may not be as many."""
+    """Scale a number of examples to the profile in use; at least FEWEST, or `number` where that is less."""
     return max(min(FEWEST, number), round(number * SHARES.get(settings.get_current_profile_name(), 1)))
 
 
