@@ -1,6 +1,5 @@
 """Submitting images without waiting: each is as it was, cancelling frees its views, wrong options are refused."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, switchable, trap_image, trap_model
 from tta_server import LoadedModel, load
 from tta_server.application import Application
-from tta_server.errors import InvalidInput
+from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
 
@@ -36,23 +35,25 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
         yield model
 
 
-def test_frames_of_one_array_are_each_their_own(toy: LoadedModel) -> None:
+def test_frames_of_one_array_are_each_their_own(held: tuple[LoadedModel, Application, Switchable]) -> None:
     """A camera writes each frame into the same memory; all wait, behind the first, for the one slot."""
+    loaded, _, switch = held
     frame = np.empty((8, 8, 3), np.uint8)
-    busy = threading.Event()
-    first = toy.submit(trap_image("slow"), budget_ms=10_000, max_views=1)
-    first.add_done_callback(lambda _: busy.set())
+    first = loaded.submit(trap_image(), budget_ms=10_000, max_views=1)
+    assert switch.entered.wait(PATIENCE)
     futures = []
     for number in range(8):
         frame[:] = trap_image(shade=20 * number)
         frame[..., number % 3] = 250
-        futures.append(toy.submit(frame, include=["probabilities"], budget_ms=10_000))
-    assert not busy.is_set()
+        futures.append(loaded.submit(frame, include=["probabilities"], budget_ms=10_000))
     frame[:] = 0
+    switch.mode = "works"
+    switch.release.set()
+    assert isinstance(first.exception(PATIENCE), BackendFailed)
     for number, future in enumerate(futures):
         frame[:] = trap_image(shade=20 * number)
         frame[..., number % 3] = 250
-        alone = toy.predict(frame.copy(), include=["probabilities"], budget_ms=10_000)
+        alone = loaded.predict(frame.copy(), include=["probabilities"], budget_ms=10_000)
         expected = alone.prediction["probabilities"]
         np.testing.assert_allclose(future.result(PATIENCE).prediction["probabilities"], expected, atol=1e-6)
 

@@ -1,6 +1,11 @@
 """How many examples a random test tries, by the hypothesis profile of the run (`--hypothesis-profile`)."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from hypothesis import HealthCheck, settings
+
+T = TypeVar("T")
 
 SHARES = {"fast": 0.1, "default": 0.25, "all": 2.0}
 """Profile -> examples as a share of those that a test asks for."""
@@ -23,8 +28,13 @@ def register_profiles() -> None:
 
 
 def times(number: int) -> int:
-    """`number` of examples, scaled to the profile in use; at least FEWEST, of which there may not be as many."""
+    """Scale a number of examples to the profile in use; at least FEWEST, or `number` where that is less."""
     return max(min(FEWEST, number), round(number * SHARES.get(settings.get_current_profile_name(), 1)))
+
+
+def sampled(examples: Sequence[T]) -> Sequence[T]:
+    """Return every n-th of them, about the share of the profile in use."""
+    return examples[:: max(1, round(1 / SHARES.get(settings.get_current_profile_name(), 1)))]
 
 
 def is_long() -> bool:

@@ -85,10 +85,10 @@ TRAPS = {
 }
 """What a view's first pixel does to the model's run:
 
-slow: a loop of a fifth of a second; endless: one that ends only when ONNX Runtime is asked to; stuck: one operation of
+slow: a loop of about 60 ms; endless: one that ends only when ONNX Runtime is asked to; stuck: one operation of
 about 40 s that nothing ends; fails: an index out of range; nan: that view's own scores are NaN.
 """
-SLOW, FOREVER = 2e5, 1e15
+SLOW, FOREVER = 6e4, 1e15
 SIDE = 4000
 """Side of the square matrices that a stuck run multiplies: 128 MB each, of integers, which no fast kernel takes."""
 
