@@ -267,6 +267,14 @@ def test_tiles_far_larger_than_the_image_are_refused():
         read_header(data, Limits())
 
 
+@pytest.mark.parametrize("changes", [{322: [1], 323: [1]}, {322: [16]}, {323: [16]}])
+def test_strips_with_the_size_of_tiles_are_refused(changes):
+    """libtiff would take them as tiles."""
+    layout = Layout(block=(7, None))
+    with pytest.raises(InvalidInput, match="broken"):
+        read_header(written(values(layout, 16, 16), layout, changes), Limits())
+
+
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=times(300))
 @given(st.data())

@@ -144,7 +144,8 @@ def read_layout(tags: Tags) -> TiffLayout:
     extras = _extras(tags, photometric, bands)
     depth, form = _sample(tags, photometric, bands)
     tiled = Tag.TILE_OFFSETS in tags.entries
-    if tiled == (Tag.STRIP_OFFSETS in tags.entries):
+    has_tile_size = not tags.entries.keys().isdisjoint((Tag.TILE_WIDTH, Tag.TILE_HEIGHT))
+    if tiled == (Tag.STRIP_OFFSETS in tags.entries) or tiled != has_tile_size:  # readers differ on such files
         raise ValueError("neither strips nor tiles, or both")
     if tiled:
         block = tags.integer(Tag.TILE_HEIGHT), tags.integer(Tag.TILE_WIDTH)
