@@ -27,7 +27,9 @@ run: $(VENV)/installed
 
 # One process a core, up to four; each takes tests from the others when its own are done.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
-FAST := tests/scheduling tests/views tests/simulation tests/tasks tests/imaging tests/errors tests/repository
+FAST := tests/scheduling tests/views tests/simulation tests/tasks tests/imaging tests/errors tests/repository \
+	--ignore-glob 'tests/imaging/test_decoding_[fm]*' --ignore-glob 'tests/imaging/test_decoding_di*'
+# Without the corpora of image files.
 
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) --hypothesis-profile fast -m 'not slow and not timing' $(FAST)

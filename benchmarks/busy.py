@@ -1,8 +1,8 @@
-"""Burns cores for a while: what tests that depend on time must stand beside.
+"""Keep cores busy for a bounded time, as a load for tests that depend on time.
 
     .venv/bin/python benchmarks/busy.py --cores 2 --seconds 600
 
-Each process ends by itself when its time is up, or when the one that started it has gone.
+Each process ends when its time is up or its parent has ended.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import os
 import time
 
 STEP = 100_000
-"""Rounds between two looks at the clock: about 5 ms."""
+"""Rounds between two readings of the clock: about 5 ms."""
 
 
 def burn(seconds: float, parent: int) -> None:
-    """Ends after that time, or when its parent is another."""
+    """Spin for that time, or until the process has another parent."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and os.getppid() == parent:
         for _ in range(STEP):
@@ -24,15 +24,15 @@ def burn(seconds: float, parent: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="processes that burn (all cores)")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="busy processes (all cores)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (60)")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     started = [
-        multiprocessing.Process(target=burn, args=(asked.seconds, os.getpid()), daemon=True) for _ in range(asked.cores)
+        multiprocessing.Process(target=burn, args=(args.seconds, os.getpid()), daemon=True) for _ in range(args.cores)
     ]
     for process in started:
         process.start()
-    print(f"{asked.cores} processes burn for {asked.seconds:g} s")
+    print(f"{args.cores} busy processes for {args.seconds:g} s")
     for process in started:
         process.join()
 

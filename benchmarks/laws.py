@@ -58,9 +58,9 @@ def explain(seed: str, number: int, console: Console) -> None:
     history = drawn(seed, number)
     broken = violation_of(history)
     if broken is None:
-        console.print("It is kept when it is run again: what is decided depends on something else than the history.")
+        console.print("It holds when the history runs again: decisions depend on something other than the history.")
         return
-    console.print("making it small ...")
+    console.print("shrinking the history ...")
     small = shrink(history, broken.law)
     console.print(f"{violation_of(small)}\n\n{small!r}\n", soft_wrap=True, highlight=False)
     console.print(f"benchmarks/laws.py --seed {seed} --start {number} --histories 1", highlight=False)
@@ -80,7 +80,7 @@ def main() -> int:
         explain(args.seed, found[0], console)
         return 1
     console.print(
-        f"seed {args.seed}: {args.histories} histories, each {LONG_QUEUES}th a crowd, kept {len(Law)} laws; "
+        f"seed {args.seed}: {args.histories} histories, one of {LONG_QUEUES} with a long queue, kept {len(Law)} laws; "
         f"{time.monotonic() - begun:.0f} s with {args.processes} processes",
         highlight=False,
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tests.support.onnx_models import classifier, write_model
-from tests.support.wording import fit
+from tests.support.wording import check_sentence
 from tta_server.api.oip.semantics import TTA_PARAMETERS, read_parameters
 from tta_server.cli.sources import flag, read_settings
 from tta_server.errors import ConfigError, InvalidInput, shown
@@ -41,7 +41,7 @@ def sentence_of(call: Any) -> str | None:
     try:
         call()
     except (InvalidInput, ConfigError) as error:
-        return fit(str(error))
+        return check_sentence(str(error))
     return None
 
 
@@ -109,7 +109,7 @@ def test_no_mistake_in_a_config_gets_library_text(
         read_config(path)
     except ConfigError as error:
         for sentence in str(error).split(f"; {path}: "):
-            fit(sentence.removeprefix(f"{path}: "))
+            check_sentence(sentence.removeprefix(f"{path}: "))
 
 
 class Shape(BaseModel):

@@ -219,7 +219,9 @@ def test_a_mandatory_view_that_fails_is_an_error(
 # ---- the end ----
 
 
-def crowd_of(url: str, images: list[bytes], budget_ms: int) -> tuple[ThreadPoolExecutor, list[Future[httpx.Response]]]:
+def submit_all(
+    url: str, images: list[bytes], budget_ms: int
+) -> tuple[ThreadPoolExecutor, list[Future[httpx.Response]]]:
     """Each image in a request of its own, under way."""
     pool = ThreadPoolExecutor(len(images))
     params = {"budget_ms": str(budget_ms), "min_views": "all"}
@@ -255,7 +257,7 @@ def test_a_signal_under_load_answers_the_admitted_in_time_and_refuses_the_rest(t
     with GatedServer(toy, slots=1, drain_seconds=PATIENCE) as server:
         url = server.url
         server.close_gate()
-        pool, futures = crowd_of(url, [CALM_IMAGE] * 4, 10_000)
+        pool, futures = submit_all(url, [CALM_IMAGE] * 4, 10_000)
         with pool, server.client() as watcher:
             until(lambda: metric(watcher, "tta_jobs") == 4)
             server.send_signal(signal.SIGTERM)
@@ -276,7 +278,7 @@ def test_a_job_that_is_not_done_when_the_drain_ends_is_answered_not_ready(toy: P
     with GatedServer(toy, slots=1, drain_seconds=0.5) as server:
         url = server.url
         server.close_gate()
-        pool, futures = crowd_of(url, [CALM_IMAGE] * 10, 10_000)
+        pool, futures = submit_all(url, [CALM_IMAGE] * 10, 10_000)
         with pool, server.client() as watcher:
             until(lambda: metric(watcher, "tta_jobs") == 10)
             server.send_signal(signal.SIGTERM)

@@ -187,7 +187,7 @@ def test_a_batch_job_waits_for_the_others() -> None:
     assert all(job.outcome is StopReason.ALL_VIEWS for job in jobs if job.request.entry == 1)
 
 
-def test_slots_are_never_busier_than_time_allows_and_never_idle_in_a_crowd() -> None:
+def test_slots_are_never_busier_than_time_allows_and_never_idle_under_overload() -> None:
     pool = SimulatedPool({"m": cost(CPU, 1.5, 0.1)}, 2)
     pool.run(arriving(300, 2))
     assert 0.97 < pool.busy / (2 * pool.now) <= 1

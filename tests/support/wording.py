@@ -13,7 +13,7 @@ FOREIGN = re.compile(
 LONGEST = 600
 
 
-def fit(sentence: str) -> str:
+def check_sentence(sentence: str) -> str:
     """Require a sentence for a client without foreign words; return it."""
     assert 10 < len(sentence) <= LONGEST, sentence
     assert sentence.isprintable(), sentence

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import pictures
 from tests.support.examples import times
-from tests.support.wording import FOREIGN, fit
+from tests.support.wording import FOREIGN, check_sentence
 from tta_server.api.http.form import MAX_FIELD_BYTES, Upload, read_form
 from tta_server.errors import InvalidInput, TooLarge
 from tta_server.serving.options import PredictQuery, read_options
@@ -35,7 +35,7 @@ def body(*parts: bytes) -> bytes:
 def refused(data: bytes, kind: str = KIND) -> str:
     with pytest.raises(InvalidInput) as caught:
         read_form(data, kind, LIMIT)
-    return fit(str(caught.value))
+    return check_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -117,7 +117,7 @@ def test_no_broken_form_gets_library_text(data: bytes | list[bytes]) -> None:
         try:
             read_form(candidate, KIND, LIMIT)
         except InvalidInput as error:
-            fit(str(error))
+            check_sentence(str(error))
 
 
 @pytest.mark.timing
@@ -164,7 +164,7 @@ def test_wrong_options_of_a_form_are_refused(
 ) -> None:
     answer = post_form(client, form, **query)
     assert answer.status_code == 400
-    assert fit(answer.json()["error"]).startswith(sentence)
+    assert check_sentence(answer.json()["error"]).startswith(sentence)
 
 
 @given(st.sampled_from(list(PredictQuery.model_fields)), st.text(max_size=20))
@@ -179,7 +179,7 @@ def test_a_value_means_the_same_in_form_and_query(key: str, value: str) -> None:
         assert str(read_options(form.options)) == by_query
     except InvalidInput as error:
         assert str(error) == by_query  # noqa: PT017
-        assert FOREIGN.search(value) or fit(by_query)
+        assert FOREIGN.search(value) or check_sentence(by_query)
 
 
 def test_the_docs_list_a_forms_options(client: httpx.Client) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tests.support import pictures
 from tests.support.serving import Server, models_folder
-from tests.support.wording import fit
+from tests.support.wording import check_sentence
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
 from tta_server.cli.sources import read_settings
@@ -124,7 +124,7 @@ def test_a_preflight_of_another_origin_is_refused(open_server: Server, origin: s
     with open_server.client() as client:
         answer = preflight(client, origin, method)
         assert answer.status_code == 400
-        assert fit(answer.json()["error"]).endswith("is not allowed; see --cors-origin")
+        assert check_sentence(answer.json()["error"]).endswith("is not allowed; see --cors-origin")
         if origin != HERE:
             assert "access-control-allow-origin" not in answer.headers
 

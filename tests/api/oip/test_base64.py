@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import pictures
-from tests.support.wording import fit
+from tests.support.wording import check_sentence
 from tta_server.api.oip.base64 import decode_base64
 from tta_server.errors import InvalidInput
 
@@ -16,7 +16,7 @@ from tta_server.errors import InvalidInput
 def refused(text: str) -> str:
     with pytest.raises(InvalidInput) as caught:
         decode_base64(text)
-    return fit(str(caught.value)).removeprefix("an element of IMAGE in JSON is an image file in base64")
+    return check_sentence(str(caught.value)).removeprefix("an element of IMAGE in JSON is an image file in base64")
 
 
 @given(st.binary(max_size=200), st.integers(1, 76), st.sampled_from(["\n", "\r\n", " ", "\t", "\n\n"]))
@@ -37,7 +37,7 @@ def test_a_text_is_decoded_by_the_standard_or_refused(text: str) -> None:
     try:
         data = decode_base64(text)
     except InvalidInput as error:
-        fit(str(error))
+        check_sentence(str(error))
         return
     assert data == base64.b64decode(digits, validate=True)
     assert len(digits) % 4 == 0

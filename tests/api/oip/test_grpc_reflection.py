@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tests.support import pictures
 from tests.support.examples import times
 from tests.support.serving import PATIENCE, Server, models_folder, until
-from tests.support.wording import fit
+from tests.support.wording import check_sentence
 from tta_server.api.oip.semantics import TTA_PARAMETERS
 
 KEY = "alice-0123456789abcdef"
@@ -138,7 +138,7 @@ def status(channel: grpc.Channel) -> grpc.StatusCode:
     try:
         reflect(channel, [PredictCommand(list_services="*")], BEARER)
     except grpc.RpcError as error:
-        fit(error.details())
+        check_sentence(error.details())
         return error.code()
     return grpc.StatusCode.OK
 
@@ -154,7 +154,7 @@ def test_bytes_that_are_no_message_get_no_library_text(channel: grpc.Channel, me
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"/{method}")(GARBAGE, timeout=PATIENCE)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    fit(caught.value.details())
+    check_sentence(caught.value.details())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_bytes_that_are_no_message_of_a_stream_get_no_library_text(channel: grpc
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.stream_stream(f"/{method}")(iter([GARBAGE]), timeout=PATIENCE))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    fit(caught.value.details())
+    check_sentence(caught.value.details())
 
 
 def test_messages_before_invalid_bytes_are_answered(channel: grpc.Channel) -> None:
@@ -205,4 +205,4 @@ def test_no_parameter_over_grpc_gets_library_text(server: Server, parameters: di
         try:
             service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=PATIENCE)
         except grpc.RpcError as error:
-            fit(error.details())
+            check_sentence(error.details())
