@@ -84,11 +84,13 @@ class CostModel:
         self._batches: dict[Bucket, dict[int, CostEstimate]] = {}
         self._observed: OrderedDict[Bucket, dict[int, CostEstimate]] = OrderedDict()  # sizes without warm-up
         self._knees: dict[Bucket, int] = {}
+        self._rungs: dict[Bucket, list[int]] = {}
         self._stages: dict[tuple[str, str], CostEstimate] = {}
 
     def warm(self, bucket: Bucket, medians: Mapping[int, float]) -> None:
         """Sets a bucket's estimates from warm-up: median seconds by batch size, with all slots busy."""
         self._batches[bucket] = {n: CostEstimate(s) for n, s in sorted(medians.items())}
+        self._rungs[bucket] = sorted(medians)
         best = min(seconds / n for n, seconds in medians.items())
         self._knees[bucket] = min(n for n, seconds in medians.items() if seconds / n <= best * KNEE_TOLERANCE)
 
@@ -98,13 +100,14 @@ class CostModel:
 
     def replace_model(self, model: str, other: "CostModel") -> None:
         """Replaces all estimates of a model by those of `other`, which has no other model's."""
-        for table in (self._batches, self._observed, self._knees):
+        for table in (self._batches, self._observed, self._knees, self._rungs):
             for bucket in [bucket for bucket in table if bucket.model == model]:
                 del table[bucket]
         for key in [key for key in self._stages if key[1] == model]:
             del self._stages[key]
         self._batches |= other._batches
         self._knees |= other._knees
+        self._rungs |= other._rungs
         self._stages |= other._stages
 
     def observe(self, bucket: Bucket, n: int, seconds: float, now: float) -> None:
@@ -118,6 +121,17 @@ class CostModel:
             estimates = self._observed[bucket] = {1: CostEstimate(warm / MARGIN)}
         if n in estimates:
             estimates[n].observe(seconds, now)
+
+    def observe_rung(self, bucket: Bucket, rung: int, seconds: float, now: float) -> None:
+        """Records that a batch that was padded to `rung` views took this many seconds."""
+        if self._estimates(bucket) is None:
+            near = self._nearest(bucket)
+            share = bucket.area / near.area / MARGIN
+            if len(self._observed) >= MAX_BUCKETS:
+                self._observed.popitem(last=False)
+            known = self._batches[near].items()
+            self._observed[bucket] = {n: CostEstimate(estimate.warm * share) for n, estimate in known}
+        self.observe(bucket, rung, seconds, now)
 
     def observe_stage(self, stage: str, model: str, pixels: int, seconds: float, now: float) -> None:
         """Records that a stage of an image of that many pixels took this many seconds."""
@@ -148,6 +162,15 @@ class CostModel:
         """The smallest batch size whose measured cost per view is within 10 % of the best."""
         knee = self._knees.get(bucket)
         return self._knees[self._nearest(bucket)] if knee is None else knee
+
+    def rungs(self, bucket: Bucket) -> list[int]:
+        """The batch sizes that warm-up measured, ascending: a device pads batches to them."""
+        return self._rungs.get(bucket) or self._rungs[self._nearest(bucket)]
+
+    def rung(self, bucket: Bucket, n: int) -> int:
+        """The smallest measured batch size that holds n views; the largest if none does."""
+        rungs = self.rungs(bucket)
+        return rungs[min(bisect_left(rungs, n), len(rungs) - 1)]
 
     def _estimates(self, bucket: Bucket) -> dict[int, CostEstimate] | None:
         return self._batches.get(bucket) or self._observed.get(bucket)

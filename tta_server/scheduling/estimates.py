@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice, repeat
 from typing import Generic, TypeVar
 
-from tta_server.scheduling.costs import CostModel
+from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
@@ -22,6 +22,10 @@ class Estimates:
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
 
+    def batch(self, bucket: Bucket, n: int, now: float) -> float:
+        """Seconds of a batch of n views."""
+        return self.costs.seconds(bucket, n, now)
+
     def decoding(self, job: Job[W], now: float) -> float:
         """Seconds to decode a job's image."""
         return self.costs.stage_seconds("decode", job.model, job.pixels, now)
@@ -32,7 +36,7 @@ class Estimates:
 
     def next_view(self, job: Job[W], now: float) -> float:
         """Seconds of a job's next view as a batch of its own."""
-        return self.costs.seconds(job.next_bucket, 1, now)
+        return self.batch(job.next_bucket, 1, now)
 
     def next_step(self, job: Job[W], items: Sequence[tuple[Job[W], int]], now: float) -> "Occupancy[W]":
         """The occupancy of these views as one batch; without any, of the job's answer or its decoding."""
@@ -68,15 +72,15 @@ class Estimates:
     def runs(self, job: Job[W], first: int, end: int, now: float) -> Iterator[tuple[float, int]]:
         """The same as (seconds of one batch, number of such batches): views in a row of one bucket are priced once."""
         if end - first == 1:
-            yield self.costs.seconds(job.buckets[first], 1, now), 1
+            yield self.batch(job.buckets[first], 1, now), 1
             return
         for bucket, views in groupby(islice(job.buckets, first, end)):
             knee = self.costs.knee(bucket)
             batches, rest = divmod(sum(1 for _ in views), knee)
             if batches:
-                yield self.costs.seconds(bucket, knee, now), batches
+                yield self.batch(bucket, knee, now), batches
             if rest:
-                yield self.costs.seconds(bucket, rest, now), 1
+                yield self.batch(bucket, rest, now), 1
 
     def load(self, job: Job[W], views: int, now: float) -> float:
         """Slot seconds for the remaining work of a job up to that many views, and its answer."""

@@ -68,6 +68,7 @@ class Job(Generic[W]):
     `buckets` has one entry for each of the `tiles` of each view, in policy order; `mandatory` counts entries.
     `default_budget` is the model's default budget in seconds; `finish` is the cost model's stage for making the answer;
     `deadline` already leaves `reserve` seconds for the protocol. The fields from `phase` on belong to the scheduler.
+    `load` is the price of its mandatory work on a slot; if workers decode and answer, these have their own prices.
     """
 
     payload: W
@@ -86,6 +87,8 @@ class Job(Generic[W]):
     progress: Progress = NOTHING_DONE
     expected_gain: float = 1.0
     load: float = 0.0
+    decode_seconds: float = 0.0
+    answer_seconds: float = 0.0
     rank: tuple[bool, float, int] = (False, 0.0, 0)
     ready_at: float = 0.0
     last_slot: int = -1
@@ -159,7 +162,8 @@ class Decode(Generic[W]):
 class Batch(Generic[W]):
     """A slot runs views of one bucket, (job, index of the view) in order, in about `estimate` seconds.
 
-    `is_risky` is true if it could make the plain view of an expected arrival late.
+    `is_risky` is true if it could make the plain view of an expected arrival late. A device pads the batch to `rows`
+    views; 0 if it is not padded.
     """
 
     slot: int
@@ -167,6 +171,7 @@ class Batch(Generic[W]):
     items: tuple[tuple[Job[W], int], ...]
     estimate: float = 0.0
     is_risky: bool = False
+    rows: int = 0
 
     @property
     def model(self) -> str:

@@ -1,10 +1,10 @@
 """The state of a pool of slots: live, queued and open jobs, and how a job moves between these. Pure."""
 
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from tta_server.errors import TTAError
 from tta_server.scheduling.admission import Admission
-from tta_server.scheduling.arrivals import ExpectedArrivals
+from tta_server.scheduling.base import BasePool
 from tta_server.scheduling.batches import BatchBuilder
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.estimates import EPSILON, Estimates, Slots
@@ -12,12 +12,11 @@ from tta_server.scheduling.jobs import Bounds, Finished, Job
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.queue import MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
-from tta_server.scheduling.timers import DueTimers, Watchdog
 
 W = TypeVar("W")
 
 
-class Pool(Generic[W]):
+class Pool(BasePool[W]):
     """The state that all parts of the scheduler share.
 
     `live` has every job that is admitted and not finished, `queue` those whose mandatory work waits, `open_jobs` those
@@ -25,24 +24,27 @@ class Pool(Generic[W]):
     """
 
     def __init__(self, costs: CostModel, slots: int, bounds: Bounds) -> None:
+        super().__init__()
         self.costs = costs
         self.estimates = Estimates(costs)
         self.slots = Slots(slots)
         self.queue: MandatoryQueue[W] = MandatoryQueue(self.estimates, self.slots)
         self.live: Admission[W] = Admission(self.estimates, self.slots, self.queue, bounds)
         self.open_jobs: dict[Job[W], None] = {}
-        self.arrivals = ExpectedArrivals()
         self.batches: BatchBuilder[W] = BatchBuilder(
             self.estimates, self.slots, self.queue, self.open_jobs, self.arrivals
         )
         self.outlook: Outlook[W] = Outlook(self.estimates, self.slots, self.queue)
-        self.timers: DueTimers[W] = DueTimers()
-        self.watchdog: Watchdog[W] = Watchdog()
 
-    def release(self, slot: int) -> None:
-        """Records that a slot has ended its step."""
-        self.slots.release(slot)
-        self.watchdog.ended(slot)
+    def release(self, thread: int) -> None:
+        self.slots.release(thread)
+        self.watchdog.ended(thread)
+
+    def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
+        return self.finish(job, outcome)
+
+    def forget(self, job: Job[W]) -> None:
+        self.open_jobs.pop(job, None)
 
     def requeue(self, job: Job[W]) -> None:
         """Moves a job whose mandatory views are dispatched to the open jobs, if optional views wait."""
@@ -51,10 +53,6 @@ class Pool(Generic[W]):
             self.open_jobs.pop(job, None)
         else:
             self.open_jobs[job] = None
-
-    def set_due(self, job: Job[W], now: float) -> None:
-        """Sets when a job has to be checked again."""
-        self.timers.set(job, self.outlook.changes_at(job, now))
 
     def keep_open(self, job: Job[W], now: float) -> bool:
         """Keeps a job open for more views before its answer; False if a queued job would be late then."""
@@ -81,13 +79,3 @@ class Pool(Generic[W]):
         """Queues a job whose only mandatory work is its answer."""
         job.load = self.estimates.finishing(job, now)
         self.queue.add(job)
-
-    def finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
-        """Removes a live job and returns it as finished; empty if it is not live, so that each job is finished once."""
-        if job not in self.live:
-            return []
-        self.live.remove(job)
-        self.timers.remove(job)
-        self.open_jobs.pop(job, None)
-        job.progress = job.progress.settle()
-        return [Finished(job, outcome)]
