@@ -219,6 +219,15 @@ class Slots:
         times.sort()
         return times
 
+    def free_at(self, slot: int, now: float) -> float:
+        """When a slot is expected to be free."""
+        end = self._busy.get(slot)
+        return now if end is None else _expected_end(end, now)
+
+    def first_free(self, now: float) -> float:
+        """When the first slot is free."""
+        return now if self.idle else min(_expected_end(end, now) for end in self._busy.values())
+
     def mean_free(self, now: float) -> float:
         """When all slots would be free if they shared the running work equally."""
         return sum(self.free(now)) / self.number

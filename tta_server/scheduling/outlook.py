@@ -1,15 +1,19 @@
 """Whether more views of a job can end in time, and when the job has to be answered. Pure."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from tta_server.errors import DeadlineExceeded, TTAError
 from tta_server.scheduling.estimates import EPSILON, Estimates, Slots
 from tta_server.scheduling.jobs import Job, Phase
-from tta_server.scheduling.queue import MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
 
 W = TypeVar("W")
+
+
+class QueueEnd(Protocol):
+    def free_after_queue(self, now: float) -> float:
+        """When the first slot is free after the whole queue is scheduled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class Outlook(Generic[W]):
 
     estimates: Estimates
     slots: Slots
-    queue: MandatoryQueue[W]
+    queue: QueueEnd
 
     def ends_in_time(self, job: Job[W], now: float) -> bool:
         """True if the job's next view, started now, leaves time for the answer."""

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
+from tta_server.scheduling.devices.ladder import on_ladder
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,14 @@ class Overhead:
 
     def draw_wait(self, random: Random) -> float:
         return self.wait * self.noise.draw(random) if self.wait else 0.0
+
+
+def on_device(costs: Mapping[str, ModelCost]) -> dict[str, ModelCost]:
+    """The same costs at the sizes of batches that a device runs."""
+    return {
+        name: replace(cost, curves={bucket: on_ladder(curve) for bucket, curve in cost.curves.items()})
+        for name, cost in costs.items()
+    }
 
 
 def warmed_up(costs: Mapping[str, ModelCost], margin: float = MARGIN) -> CostModel:

@@ -13,12 +13,14 @@ from random import Random
 from typing import Any
 
 from tta_server.errors import TTAError
+from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import Bucket, CostEstimate
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import MAX_RESERVE_SHARE
-from tta_server.simulation.costs import ModelCost, Overhead, warmed_up
+from tta_server.simulation.costs import ModelCost, Overhead, on_device, warmed_up
 from tta_server.simulation.jobs import Request, SimulatedJob
 
 Step = Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]
@@ -45,8 +47,14 @@ class SimulatedPool:
         bounds: Bounds | None = None,
         overhead: Overhead | None = None,
         seed: int = 0,
+        workers: int = 0,
     ) -> None:
-        self.scheduler: Scheduler[SimulatedJob] = Scheduler(warmed_up(costs), slots, bounds)
+        costs = on_device(costs) if workers else costs
+        self.scheduler: BaseScheduler[SimulatedJob] = (
+            DeviceScheduler(warmed_up(costs), slots, workers, bounds)
+            if workers
+            else Scheduler(warmed_up(costs), slots, bounds)
+        )
         self.now = 0.0
         self.busy = 0.0
         self.batches = 0
@@ -61,6 +69,8 @@ class SimulatedPool:
         self._slots = [SimulatedThread(number) for number in range(slots)]
         self._clock = SimulatedThread(-1)
         self._idle = deque(self._slots)
+        self._workers = [SimulatedThread(slots + number) for number in range(workers)]
+        self._idle_workers = deque(self._workers)
         self._preempted = 0
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = count()
@@ -79,8 +89,7 @@ class SimulatedPool:
             elif wake is not None:
                 self.now = max(self.now, wake)
                 self._answer(self._clock, self.scheduler.due(self.now))
-                if self.scheduler.has_more_work:
-                    self._wake_slot()
+                self._wake_all()
             else:
                 return jobs
 
@@ -114,10 +123,11 @@ class SimulatedPool:
         self._at(self._front_end_free, action, job)
 
     def _preempt(self, seconds: float) -> None:
-        """Another thread needs a core: an idle one, else that of a slot, each slot in turn."""
-        if not self._idle:
-            self._preempted = (self._preempted + 1) % len(self._slots)
-            self._slots[self._preempted].end += seconds
+        """Another thread needs a core: an idle one, else that of a slot or worker, each in turn."""
+        threads, idle = (self._workers, self._idle_workers) if self._workers else (self._slots, self._idle)
+        if not idle:
+            self._preempted = (self._preempted + 1) % len(threads)
+            threads[self._preempted].end += seconds
 
     def _admit(self, job: SimulatedJob) -> None:
         request = job.request
@@ -141,7 +151,7 @@ class SimulatedPool:
             job.job, job.outcome = None, refusal
             self._after_front_end(self._set_latency, job)
             return
-        self._wake_slot()
+        self._wake_worker() if self._workers else self._wake_slot()
         if request.leaves_after < spec.budget:
             self._at(request.at + request.leaves_after, self._leave, job)
 
@@ -169,11 +179,24 @@ class SimulatedPool:
         if self._idle:
             self._at(self.now, self._next_step, self._idle.popleft())
 
+    def _wake_worker(self) -> None:
+        """Wakes the worker that has been idle longest."""
+        if self._idle_workers:
+            self._at(self.now, self._next_chore, self._idle_workers.popleft())
+
+    def _wake_all(self) -> None:
+        """Wakes a slot and a worker if there is work for them; each of these wakes the next."""
+        if self.scheduler.has_more_work:
+            self._wake_slot()
+        if self._workers and self.scheduler.has_more_chores:
+            self._wake_worker()
+
     def _next_step(self, slot: SimulatedThread) -> None:
         finished = self.scheduler.due(self.now)
-        if finished:
+        if finished and not self._workers:
             self._answer(slot, finished)
             return
+        self._leave_to_clock(finished)
         step = self.scheduler.next_batch(slot.number, self.now)
         if step is None:
             self._idle.append(slot)
@@ -182,11 +205,30 @@ class SimulatedPool:
         if self.scheduler.has_more_work:
             self._wake_slot()
 
+    def _next_chore(self, worker: SimulatedThread) -> None:
+        self._leave_to_clock(self.scheduler.due(self.now))
+        step = self.scheduler.next_chore(worker.number, self.now)
+        if step is None:
+            self._idle_workers.append(worker)
+            return
+        self._start(worker, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
+        if self.scheduler.has_more_chores:
+            self._wake_worker()
+
+    def _leave_to_clock(self, finished: Sequence[Finished[SimulatedJob]]) -> None:
+        """Lets the clock make these answers, after those that it has to make."""
+        if self._clock.step is None:
+            self._answer(self._clock, finished)
+        else:
+            self._clock.answers.extend(finished)
+
     def _answer(self, thread: SimulatedThread, finished: Sequence[Finished[SimulatedJob]]) -> None:
-        """Makes the answers one after another; a slot then takes its next step."""
+        """Makes the answers one after another; a slot or worker then takes its next step."""
         thread.answers.extend(finished)
         if thread.answers:
             self._start(thread, thread.answers.popleft())
+        elif thread.number >= len(self._slots):
+            self._next_chore(thread)
         elif thread is not self._clock:
             self._next_step(thread)
 
@@ -202,7 +244,7 @@ class SimulatedPool:
     def _draw_seconds(self, step: Step) -> float:
         """How long a step takes this time: its median times noise."""
         if isinstance(step, Batch):
-            median, name = self._median_seconds(step.bucket, len(step.items)), step.bucket.model
+            median, name = self._median_seconds(step.bucket, step.rows or len(step.items)), step.bucket.model
         elif isinstance(step, Decode):
             median, name = self.costs[step.job.model].decode, step.job.model
         elif isinstance(step.outcome, StopReason):
@@ -231,9 +273,15 @@ class SimulatedPool:
         if isinstance(step, Finished):
             step.job.payload.made_at = self.now
             self._after_front_end(self._deliver, step.job.payload)
-        if thread is not self._clock:
+        if 0 <= thread.number < len(self._slots):
             self.busy += seconds
-        self._answer(thread, finished)
+        if self._workers and 0 <= thread.number < len(self._slots):
+            self._leave_to_clock(finished)
+            if self.scheduler.has_more_chores:
+                self._wake_worker()
+            self._next_step(thread)
+        else:
+            self._answer(thread, finished)
 
     def _complete(self, batch: Batch[SimulatedJob], seconds: float) -> list[Finished[SimulatedJob]]:
         self.batches += 1

@@ -1,0 +1,111 @@
+"""The state of a device pool: queued and open jobs, answers that wait for a worker. Pure."""
+
+import heapq
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tta_server.errors import TTAError
+from tta_server.scheduling.base import BasePool
+from tta_server.scheduling.costs import CostModel
+from tta_server.scheduling.devices.admission import DeviceAdmission
+from tta_server.scheduling.devices.batches import BatchBuilder
+from tta_server.scheduling.devices.bounds import DeviceQueue
+from tta_server.scheduling.devices.ladder import DeviceEstimates
+from tta_server.scheduling.devices.open_views import OpenViews
+from tta_server.scheduling.devices.slots import DeviceSlots
+from tta_server.scheduling.estimates import EPSILON, Slots
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
+from tta_server.scheduling.outlook import Outlook
+from tta_server.scheduling.stopping import StopReason
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOutlook(Outlook[W]):
+    """As Outlook, with answers that wait for a worker."""
+
+    queue: DeviceQueue[W]
+
+    def latest_view_end(self, job: Job[W], now: float) -> float:
+        return job.deadline - job.answer_seconds - self.queue.answer_wait(now)
+
+
+class DevicePool(BasePool[W]):
+    """The state that the parts of a device's scheduler share.
+
+    Threads are numbered: first the slots, then the workers.
+    """
+
+    def __init__(self, costs: CostModel, slots: int, workers: int, bounds: Bounds) -> None:
+        super().__init__()
+        self.estimates: DeviceEstimates = DeviceEstimates(costs)
+        self.slots = DeviceSlots(slots)
+        self.workers = Slots(workers)
+        self.queue: DeviceQueue[W] = DeviceQueue(self.estimates, self.slots, self.workers)
+        self.live: DeviceAdmission[W] = DeviceAdmission(self.estimates, self.slots, self.workers, self.queue, bounds)
+        self.open_views: OpenViews[W] = OpenViews()
+        self.batches: BatchBuilder[W] = BatchBuilder(
+            self.estimates, self.slots, self.queue, self.open_views, self.arrivals
+        )
+        self.outlook: DeviceOutlook[W] = DeviceOutlook(self.estimates, self.slots, self.queue)
+        self._answers: list[tuple[float, int, Job[W]]] = []
+
+    def release(self, thread: int) -> None:
+        if thread >= self.slots.number:
+            self.workers.release(thread)
+        else:
+            self.slots.release(thread)
+            if self.slots.is_busy(thread):
+                return  # the watchdog has its next batch
+        self.watchdog.ended(thread)
+
+    def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
+        """Returns a job that fails; the answer of another one waits for a worker."""
+        if isinstance(outcome, TTAError):
+            return self.finish(job, outcome)
+        if job in self.live and not job.progress.stop:
+            job.progress = job.progress.close(outcome)
+            self.open_views.remove(job)
+            heapq.heappush(self._answers, (job.deadline, job.rank[2], job))
+            self.timers.set(job, job.deadline - job.answer_seconds + 2 * EPSILON)
+        return []
+
+    def forget(self, job: Job[W]) -> None:
+        self.open_views.remove(job)
+
+    # ---- steps ----
+
+    def next_batch(self, slot: int, now: float) -> Batch[W] | None:
+        batch = self.batches.build(slot, now)
+        if batch is not None:
+            start = self.slots.free_at(slot, now)
+            self.slots.take(slot, start + batch.estimate)
+            self.watchdog.started(batch, start)
+        return batch
+
+    def next_chore(self, worker: int, now: float) -> Finish[W] | Decode[W] | None:
+        """The answer with the earliest deadline, else the first image that waits for its decoding."""
+        self.workers.release(worker)
+        if self.has_answers:
+            job = heapq.heappop(self._answers)[2]
+            reason = job.progress.stop
+            assert reason is not None
+            self.finish(job, reason)
+            self.workers.take(worker, now + job.answer_seconds)  # not watched: callbacks of a client may take long
+            return Finish(worker, job, reason, job.answer_seconds)
+        waiting = self.queue.start_decode(now)
+        if waiting is None:
+            return None
+        self.set_due(waiting, now)
+        self.workers.take(worker, waiting.ready_at)
+        decode = Decode(worker, waiting, waiting.decode_seconds)
+        self.watchdog.started(decode, now)
+        return decode
+
+    @property
+    def has_answers(self) -> bool:
+        """True if an answer waits for a worker."""
+        while self._answers and self._answers[0][2] not in self.live:
+            heapq.heappop(self._answers)
+        return bool(self._answers)

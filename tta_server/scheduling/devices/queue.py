@@ -1,0 +1,230 @@
+"""The jobs of a device pool whose mandatory views wait. Pure."""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Mapping
+from itertools import count
+from typing import Generic, TypeVar
+
+from tta_server.scheduling.costs import Bucket
+from tta_server.scheduling.devices.columns import Columns, row_of
+from tta_server.scheduling.devices.ladder import DeviceEstimates
+from tta_server.scheduling.devices.slots import DeviceSlots
+from tta_server.scheduling.estimates import Slots
+from tta_server.scheduling.jobs import Job, Phase
+
+W = TypeVar("W")
+Ranked = list[tuple[tuple[bool, float, int], Job[W]]]
+"""Jobs with their ranks, in the queue's order."""
+
+
+class MandatoryViews(Generic[W]):
+    """Jobs with undispatched mandatory views: interactive ones by deadline, then batch jobs by deadline."""
+
+    def __init__(self, estimates: DeviceEstimates, slots: DeviceSlots, workers: Slots) -> None:
+        self._estimates = estimates
+        self._slots = slots
+        self._workers = workers
+        self._jobs: list[Job[W]] = []
+        self._ranks: list[tuple[bool, float, int]] = []
+        self._columns = Columns()
+        self._sequence = count(1)
+        self._waiting: Ranked[W] = []
+        self._ready: dict[Bucket, Ranked[W]] = {}
+        self._views: Counter[Bucket] = Counter()
+        """Undispatched mandatory views."""
+        self._live_views: Counter[Bucket] = Counter()
+        """All views of live jobs."""
+        self._live = 0
+        self._live_answers = self._longest_answer = 0.0
+        self._undecoded: list[float] = []
+        """Seconds of each decoding that has not ended, ascending."""
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def load(self) -> float:
+        """Slot seconds of all waiting mandatory views in full batches."""
+        return self._columns.share
+
+    # ---- live jobs ----
+
+    def price(self, job: Job[W], now: float) -> None:
+        """Sets what a job's decoding, mandatory views and answer cost."""
+        job.decode_seconds = self._estimates.decoding(job, now) if job.phase is Phase.WAITING else 0.0
+        job.answer_seconds = self._estimates.finishing(job, now)
+        self._price_views(job, now)
+
+    def _price_views(self, job: Job[W], now: float) -> None:
+        views = bucket_counts(job.buckets[job.dispatched : job.mandatory])
+        job.load = sum(self._estimates.share(bucket, now) * n for bucket, n in views.items())
+
+    def enter(self, job: Job[W]) -> None:
+        """A job is live."""
+        count_views(self._live_views, job.buckets, 1)
+        self._live_answers += job.answer_seconds
+        self._longest_answer = max(self._longest_answer, job.answer_seconds)
+        self._live += 1
+        insort(self._undecoded, job.decode_seconds)
+
+    def leave(self, job: Job[W]) -> None:
+        """A job is not live any more; a worker that decodes its image goes on."""
+        count_views(self._live_views, job.buckets, -1)
+        self._live -= 1
+        self._live_answers -= job.answer_seconds
+        if not self._live:
+            self._live_answers = self._longest_answer = 0.0
+        if job.phase is Phase.WAITING:
+            self.decoded(job)
+
+    def decoded(self, job: Job[W]) -> None:
+        """The decoding of a job has ended, or will not begin."""
+        del self._undecoded[bisect_left(self._undecoded, job.decode_seconds)]
+
+    # ---- the queue ----
+
+    def add(self, job: Job[W]) -> None:
+        """Adds a job that is priced and waits for its decoding."""
+        self.enter(job)
+        job.rank = (job.is_batch, job.deadline, next(self._sequence))
+        self._insert(job)
+        insort(self._waiting, (job.rank, job))
+
+    def _insert(self, job: Job[W]) -> int:
+        index = bisect_left(self._ranks, job.rank)
+        self._ranks.insert(index, job.rank)
+        self._jobs.insert(index, job)
+        self._columns.insert(index, row_of(job))
+        count_views(self._views, job.buckets[job.dispatched : job.mandatory], 1)
+        return index
+
+    def _delete(self, job: Job[W], index: int) -> None:
+        del self._ranks[index], self._jobs[index]
+        self._columns.delete(index)
+        count_views(self._views, job.buckets[job.dispatched : job.mandatory], -1)
+
+    def _index(self, job: Job[W]) -> int | None:
+        index = bisect_left(self._ranks, job.rank)
+        return index if index < len(self._jobs) and self._jobs[index] is job else None
+
+    def remove(self, job: Job[W]) -> None:
+        """Removes a live job, queued or not: it is finished."""
+        self.leave(job)
+        index = self._index(job)
+        if index is None:
+            return
+        self._delete(job, index)
+        if job.phase is Phase.WAITING:
+            _remove(self._waiting, job)
+        elif job.phase is Phase.READY:
+            ready = self._ready[job.next_bucket]
+            _remove(ready, job)
+            if not ready:
+                del self._ready[job.next_bucket]
+
+    # ---- decoding ----
+
+    @property
+    def has_decodable(self) -> bool:
+        return self._next_decodable() is not None
+
+    def _next_decodable(self) -> Job[W] | None:
+        """The first job that waits, if few enough views of jobs before it are decoded and not dispatched."""
+        if not self._waiting:
+            return None
+        job = self._waiting[0][1]
+        most = 2 * self._estimates.costs.rungs(job.next_bucket)[-1]
+        if self._columns.ahead < most or self._columns.ahead_of(self._index(job) or 0) < most:
+            return job
+        return None
+
+    def start_decode(self, now: float) -> Job[W] | None:
+        """The job whose image a worker decodes now; None if there is none."""
+        job = self._next_decodable()
+        if job is None:
+            return None
+        del self._waiting[0]
+        job.phase = Phase.DECODING
+        job.ready_at = now + job.decode_seconds
+        self._update(job)
+        return job
+
+    def make_ready(self, job: Job[W]) -> None:
+        """The image of a queued job is decoded."""
+        self._update(job)
+        insort(self._ready.setdefault(job.next_bucket, []), (job.rank, job))
+
+    def _update(self, job: Job[W]) -> None:
+        index = self._index(job)
+        assert index is not None
+        self._columns.replace(index, row_of(job))
+
+    # ---- mandatory views ----
+
+    @property
+    def has_ready(self) -> bool:
+        return bool(self._ready)
+
+    def first_bucket(self) -> Bucket | None:
+        """The bucket of the first decoded job; None without such a job."""
+        heads = [(jobs[0][0], bucket) for bucket, jobs in self._ready.items()]
+        return min(heads, default=(None, None))[1]
+
+    def take(self, bucket: Bucket, most: int, now: float) -> list[tuple[Job[W], int]]:
+        """Takes at most that many mandatory views of decoded jobs, in the queue's order: (job, number of views)."""
+        taken: list[tuple[Job[W], int]] = []
+        for _, job in self._ready[bucket]:
+            if most <= 0:
+                break
+            views = 1
+            while job.dispatched + views < job.mandatory and job.buckets[job.dispatched + views] == bucket:
+                views += 1
+            views = min(views, most)
+            most -= views
+            taken.append((job, views))
+        del self._ready[bucket][: len(taken)]
+        if not self._ready[bucket]:
+            del self._ready[bucket]
+        self._dispatch(taken, now)
+        return taken
+
+    def _dispatch(self, taken: list[tuple[Job[W], int]], now: float) -> None:
+        number = len(taken)
+        at_front = self._jobs[number - 1 : number] == [taken[-1][0]]
+        if at_front and all(job.dispatched + views >= job.mandatory for job, views in taken):
+            del self._ranks[:number], self._jobs[:number]
+            self._columns.delete_first(number)
+            for job, views in taken:
+                count_views(self._views, job.buckets[job.dispatched : job.mandatory], -1)
+                job.progress = job.progress.dispatch(views)
+            return
+        for job, views in taken:
+            index = self._index(job)
+            assert index is not None
+            self._delete(job, index)
+            job.progress = job.progress.dispatch(views)
+            if not job.mandatory_dispatched:
+                self._price_views(job, now)
+                self._insert(job)
+                insort(self._ready.setdefault(job.next_bucket, []), (job.rank, job))
+
+
+def bucket_counts(buckets: tuple[Bucket, ...]) -> Mapping[Bucket, int]:
+    """How many of the views are in each bucket; mostly there is one."""
+    if buckets and buckets.count(buckets[0]) == len(buckets):
+        return {buckets[0]: len(buckets)}
+    return Counter(buckets)
+
+
+def count_views(counter: Counter[Bucket], buckets: tuple[Bucket, ...], sign: int) -> None:
+    for bucket, number in bucket_counts(buckets).items():
+        counter[bucket] += sign * number
+        if not counter[bucket]:
+            del counter[bucket]
+
+
+def _remove(ranked: Ranked[W], job: Job[W]) -> None:
+    index = bisect_left(ranked, (job.rank,))
+    if index < len(ranked) and ranked[index][1] is job:
+        del ranked[index]
