@@ -135,7 +135,7 @@ def test_every_request_is_answered_once_and_in_time_while_costs_are_true(
     costs: ModelCost, slots: int, load: float
 ) -> None:
     seconds = times(3000) / 1000
-    requests = arriving(load * slots / costs.request_seconds(8), seconds)
+    requests = arriving(load * slots / (costs.chore_seconds + costs.view_seconds(8)), seconds)
     pool = SimulatedPool({"m": costs}, slots)
     jobs = pool.run(requests)
     assert [job.request for job in jobs] == requests

@@ -47,6 +47,14 @@ SlotsOption = Annotated[
     str | None,
     typer.Option(help="Numbers of slots: 1,2,4. Default: that of the scenario, or one for each core."),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=MOST_SLOTS,
+        help="Threads that decode and answer beside slots of a device. Default: those of the scenario; 0: slots do it.",
+    ),
+]
 FindSlotsOption = Annotated[
     float | None,
     typer.Option(
@@ -70,6 +78,7 @@ def simulate(
     scenario: ScenarioOption,
     loads: LoadsOption = None,
     slots: SlotsOption = None,
+    workers: WorkersOption = None,
     find_slots: FindSlotsOption = None,
     mean_views: MeanViewsOption = 0.0,
     as_json: JsonOption = False,
@@ -88,6 +97,8 @@ def simulate(
     if plot:
         check_plots()
     found = read_scenario(scenario)
+    if workers is not None:
+        found = found.model_copy(update={"workers": workers})
     all_loads = found.loads if loads is None else _read_loads(loads)
     all_slots = [found.slots or available_cores()] if slots is None else _read_slots(slots)
     forecast = _prepare(found, read_settings(models=models).models)

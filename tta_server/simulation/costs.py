@@ -40,9 +40,14 @@ class ModelCost:
     def view_buckets(self, views: int) -> tuple[Bucket, ...]:
         return (self.buckets + self.buckets[-1:] * views)[:views]
 
-    def request_seconds(self, views: int) -> float:
-        """Of one slot, for a request with all its views in the cheapest batches."""
-        return self.decode + self.finish + sum(map(self._cheapest_view, self.view_buckets(views)))
+    @property
+    def chore_seconds(self) -> float:
+        """Of decoding and answering."""
+        return self.decode + self.finish
+
+    def view_seconds(self, views: int) -> float:
+        """Of one slot, for these views in the cheapest batches."""
+        return sum(map(self._cheapest_view, self.view_buckets(views)))
 
     def _cheapest_view(self, bucket: Bucket) -> float:
         return min(seconds / n for n, seconds in self.curves[bucket].items())

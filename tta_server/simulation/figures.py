@@ -25,6 +25,7 @@ COLUMNS = {
     "budget_ms": "the budget of every request",
     "max_views": "K, the largest number of views requested",
     "slots": "of the pool",
+    "workers": "beside the slots, to decode and to make answers; 0: the slots do that",
     "closed_per_s": "answers/s with all K views if no slot was ever idle",
     "load": "multiple of the scenario's own rates",
     "seconds": "for which requests arrived",
@@ -84,9 +85,8 @@ def figures(jobs: Sequence[SimulatedJob], seconds: float) -> Row:
 
 def pool_figures(pool: SimulatedPool, slots: int, jobs: Sequence[SimulatedJob]) -> Row:
     """Capacity and use of the slots."""
-    seconds = sum(pool.costs[job.request.spec.model].request_seconds(job.request.spec.views) for job in jobs)
     return {
-        "closed_per_s": _ratio(slots * len(jobs), seconds),
+        "closed_per_s": _ratio(len(jobs), pool.least_seconds([job.request.spec for job in jobs])),
         "busy_share": _ratio(pool.busy, slots * pool.now),
         "mean_batch": _ratio(pool.batched_views, pool.batches),
     }

@@ -34,10 +34,11 @@ class Forecast:
         """
         scenario = self.scenario
         bounds = Bounds(scenario.bounds.max_waiting, scenario.bounds.max_waiting_mb * 1_000_000)
-        pool = SimulatedPool(self._costs, slots, bounds, _overhead(scenario.door), scenario.seed)
+        pool = SimulatedPool(self._costs, slots, bounds, _overhead(scenario.door), scenario.seed, scenario.workers)
         jobs = pool.run(self._traffic.requests(load), on_arrival)
         seconds = self.seconds(load) if math.isfinite(self.seconds(load)) else jobs[-1].request.at
-        common: Row = {"mode": "simulated", "phase": "sweep", "slots": slots, "load": load, "seconds": seconds}
+        common: Row = {"mode": "simulated", "phase": "sweep", "slots": slots, "workers": scenario.workers}
+        common |= {"load": load, "seconds": seconds}
         common |= pool_figures(pool, slots, jobs)
         rows = []
         for place, entry in enumerate(scenario.traffic):

@@ -21,7 +21,7 @@ from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import MAX_RESERVE_SHARE
 from tta_server.simulation.costs import ModelCost, Overhead, on_device, warmed_up
-from tta_server.simulation.jobs import Request, SimulatedJob
+from tta_server.simulation.jobs import Request, RequestSpec, SimulatedJob
 
 Step = Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]
 
@@ -92,6 +92,14 @@ class SimulatedPool:
                 self._wake_all()
             else:
                 return jobs
+
+    def least_seconds(self, requests: Sequence[RequestSpec]) -> float:
+        """Seconds for these requests with all their views if no slot, and no worker, was ever idle."""
+        chores = sum(self.costs[request.model].chore_seconds for request in requests)
+        views = sum(self.costs[request.model].view_seconds(request.views) for request in requests)
+        if self._workers:
+            return max(chores / len(self._workers), views / len(self._slots))
+        return (chores + views) / len(self._slots)
 
     def _at(self, time: float, action: Callable[[Any], None], argument: Any) -> None:
         heapq.heappush(self._events, (time, next(self._order), action, argument))

@@ -179,9 +179,13 @@ class FrontEndScenario(StrictModel):
 
 
 class Scenario(StrictModel):
-    """Requests arrive for `duration_s`, or until there are `requests` of them."""
+    """Requests arrive for `duration_s`, or until there are `requests` of them.
+
+    With `workers`, the slots are a device's: they run batches only, and the workers decode and make answers.
+    """
 
     slots: Annotated[int, Field(ge=1, le=1024)] | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     bounds: BoundsScenario = BoundsScenario()
     door: FrontEndScenario = FrontEndScenario()
     models: Annotated[dict[str, ModelScenario], AfterValidator(_not_empty)]

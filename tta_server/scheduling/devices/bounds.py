@@ -6,12 +6,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.devices.columns import Vector
-from tta_server.scheduling.devices.queue import MandatoryViews, count_views
+from tta_server.scheduling.devices.queue import MandatoryViews
 from tta_server.scheduling.estimates import EPSILON
 from tta_server.scheduling.jobs import Job
 
 W = TypeVar("W")
+CAUTION = 0.9
+"""Full batches take at least this share of their estimate."""
 
 
 class DeviceQueue(MandatoryViews[W]):
@@ -39,12 +42,11 @@ class DeviceQueue(MandatoryViews[W]):
         """
         if not self._jobs:
             return math.inf
-        decoded = self._all_decoded(now)
         base = self._first_deadline() - self._work(now) - self._all_answers(now)
-        if max(decoded, wanted) <= base:
+        if max(self._all_decoded(now), wanted) <= base:
             return base
-        bases, times = self._bounds(now)
-        return float(bases.min()) if np.all(times <= bases + EPSILON) else -math.inf
+        bases, blocked = self._bounds(now)
+        return float(bases.min()) if np.all(blocked <= bases + EPSILON) else -math.inf
 
     def retry_after(self, job: Job[W], now: float) -> float:
         """Seconds until a priced job would be admitted; 0 if no job is late with it."""
@@ -52,12 +54,10 @@ class DeviceQueue(MandatoryViews[W]):
         before = None if self._is_surely_early(job, now) else self._lateness(now)
         if before is None:
             return 0.0
-        count_views(self._live_views, job.buckets, 1)
         index = self._insert(job)
         late = self._lateness(now)
         seconds = self._end_of_queue(now) - now
         self._delete(job, index)
-        count_views(self._live_views, job.buckets, -1)
         own, others = float(late[index]), np.delete(late, index)
         if np.any((others > EPSILON) & (others > before + EPSILON)):
             return seconds
@@ -84,9 +84,9 @@ class DeviceQueue(MandatoryViews[W]):
     def _is_surely_early(self, job: Job[W], now: float) -> bool:
         """True if the whole queue and this job are done before the first deadline."""
         deadline = min(job.deadline, self._first_deadline())
-        bucket = job.buckets[job.dispatched]
-        more = job.load + self._estimates.full_batch(bucket, now) + 2 * job.answer_seconds
-        start = max(self._slots.mean_free(now), self._all_decoded(now) + job.decode_seconds)
+        batch = self._estimates.full_batch(job.next_bucket, now)
+        start = max(self._slots.mean_free(now), self._all_decoded(now, job.decode_seconds) + batch)
+        more = job.load + batch + 2 * job.answer_seconds
         return start + self._work(now) + self._all_answers(now) + more <= deadline
 
     def _first_deadline(self) -> float:
@@ -97,22 +97,36 @@ class DeviceQueue(MandatoryViews[W]):
 
     def _lateness(self, now: float) -> Vector:
         """The most seconds by which each job can be late, negative if it is early."""
-        bases, decoded = self._bounds(now)
-        late: Vector = np.maximum(decoded, self._slots.mean_free(now)) - bases
+        bases, blocked = self._bounds(now)
+        late: Vector = np.maximum(self._slots.mean_free(now), blocked) - bases
         return late
 
     def _bounds(self, now: float) -> tuple[Vector, Vector]:
-        """For each job: when the device may start at the latest with all jobs up to it, and when these are decoded."""
-        deadline, share, decode, answer, ready_at, undecoded, _ = self._columns.vectors()
+        """For each job: when the device may start at the latest with all jobs up to it, and when it surely can.
+
+        The second is minus infinity if these are decoded before the device is free, for then no other batch comes
+        before theirs.
+        """
+        deadline, share, decode, answer, ready_at, undecoded, _, buckets = self._columns.vectors()
         number = self._workers.number
         answers = self.answer_wait(now) + np.cumsum(answer) / number + answer
-        bases = deadline - answers - np.cumsum(share) / self._slots.number - self._partial(now)
+        bases = deadline - answers - np.cumsum(share) / self._slots.number - self._partials(buckets, now)
         if not self._columns.undecoded:
             return bases, np.full(len(bases), -math.inf)
         began = self._workers.mean_free(now) + (self._live_answers - self._columns.answer) / number
         waiting = np.where(decode > 0, began + np.cumsum(decode) / number + decode, ready_at)
         decoded = np.maximum.accumulate(np.where(undecoded > 0, np.maximum(waiting, ready_at), -math.inf))
-        return bases, decoded + self._blocking(now)
+        busy = self._slots.first_free(now) + self._decoded_seconds(share, undecoded, now)
+        return bases, np.where(decoded <= busy, -math.inf, decoded + self._blocking(now))
+
+    def _decoded_seconds(self, share: Vector, undecoded: Vector, now: float) -> Vector:
+        """The least time for which decoded jobs up to each one keep a single slot busy; 0 with several slots."""
+        bucket = self.first_bucket()
+        if bucket is None or self._slots.number > 1:
+            return np.zeros(len(share))
+        ready = np.cumsum(np.where(undecoded > 0, 0.0, share))
+        least: Vector = np.where(ready > 0, np.maximum(CAUTION * ready, self._estimates.batch(bucket, 1, now)), 0.0)
+        return least
 
     # ---- totals ----
 
@@ -123,28 +137,50 @@ class DeviceQueue(MandatoryViews[W]):
         """Seconds that the device needs for all queued mandatory views."""
         return self._columns.share / self._slots.number + self._partial(now)
 
+    def _partials(self, buckets: Vector, now: float) -> Vector | float:
+        """As `_partial` for the work up to each job; `buckets` has the number of each job's."""
+        if len(self._views) == 1:
+            return self._partial(now)
+        more: Vector = np.zeros(len(buckets))
+        longest: Vector = np.zeros(len(buckets))
+        for bucket in self._views:
+            if (places := np.flatnonzero(buckets == self._numbers.get(bucket, -1))).size:
+                batch = self._last_batch(bucket, now)
+                more[places[0] :] += batch - self._estimates.share(bucket, now)
+                np.maximum(longest[places[0] :], batch, out=longest[places[0] :])
+        number = self._slots.number
+        partials: Vector = more / number + longest * (1 - 1 / number)
+        return partials
+
     def _partial(self, now: float) -> float:
         """Seconds by which a last batch that is not full costs more than its share, for every bucket."""
-        seconds = longest = 0.0
-        for bucket, views in self._views.items():
-            if views > 0:
-                batch = self._estimates.batch(bucket, min(views, self._estimates.costs.knee(bucket)), now)
-                seconds += batch - self._estimates.share(bucket, now)
-                longest = max(longest, batch)
+        batches = {bucket: self._last_batch(bucket, now) for bucket in self._views}
+        more = sum(seconds - self._estimates.share(bucket, now) for bucket, seconds in batches.items())
         number = self._slots.number
-        return seconds / number + longest * (1 - 1 / number)
+        return more / number + max(batches.values(), default=0.0) * (1 - 1 / number)
+
+    def _last_batch(self, bucket: Bucket, now: float) -> float:
+        """Seconds of a batch with all queued views of a bucket, or of a full one."""
+        return self._estimates.batch(bucket, min(self._views[bucket], self._estimates.costs.knee(bucket)), now)
 
     def _blocking(self, now: float) -> float:
-        """Seconds of the largest batch that may begin before a job is decoded."""
-        knee, batch = self._estimates.costs.knee, self._estimates.batch
-        return max((batch(b, min(n, knee(b)), now) for b, n in self._live_views.items() if n > 0), default=0.0)
+        """Seconds of the largest batch of mandatory views that may begin before a job is decoded.
 
-    def _all_decoded(self, now: float) -> float:
-        """When the device surely is at the views of a job that is decoded last; minus infinity if all are."""
-        if not self._columns.undecoded:
+        One with optional views beyond that begins only if the bounds of all queued jobs allow it.
+        """
+        if len(self) < 2:
+            return 0.0
+        return max(self._last_batch(bucket, now) for bucket in self._views)
+
+    def _all_decoded(self, now: float, more: float = 0.0) -> float:
+        """When the device surely is at the views of any job, if one waits for `more` seconds of decoding too.
+
+        Minus infinity if all are decoded.
+        """
+        if not self._columns.undecoded and not more:
             return -math.inf
-        number, longest = self._workers.number, self._undecoded[-1] if self._undecoded else 0.0
-        decodes = (self._columns.decode + self._live_answers - self._columns.answer) / number
+        number, longest = self._workers.number, max(more, self._undecoded[-1] if self._undecoded else 0.0)
+        decodes = (self._columns.decode + more + self._live_answers - self._columns.answer) / number
         return self._workers.all_free(now) + decodes + longest + self._blocking(now)
 
     def _all_answers(self, now: float) -> float:

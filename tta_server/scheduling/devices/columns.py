@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
     `share` is the price of its undispatched mandatory views in full batches, `decode` that of decoding where it has not
     begun, `ready_at` the end of decoding where it runs (else minus infinity), `undecoded` 1 until the image is decoded,
-    `ahead` the number of undispatched mandatory views once decoding has begun.
+    `ahead` the number of undispatched mandatory views once decoding has begun, `bucket` the number of the next view's.
     """
 
     deadline: float
@@ -28,9 +28,10 @@ class Row(NamedTuple):
     ready_at: float
     undecoded: float
     ahead: float
+    bucket: float
 
 
-def row_of(job: Job[W]) -> Row:
+def row_of(job: Job[W], bucket: int) -> Row:
     """The row of a job whose prices are known."""
     waiting, decoded = job.phase is Phase.WAITING, job.phase is Phase.READY
     return Row(
@@ -41,6 +42,7 @@ def row_of(job: Job[W]) -> Row:
         job.ready_at if job.phase is Phase.DECODING else float("-inf"),
         float(not decoded),
         0.0 if waiting else float(job.mandatory - job.dispatched),
+        float(bucket),
     )
 
 
@@ -85,7 +87,7 @@ class Columns:
 
     def ahead_of(self, index: int) -> float:
         """The undispatched mandatory views of jobs before this one whose decoding has begun."""
-        return sum(self._columns[-1][:index])
+        return sum(self._columns[6][:index])
 
     def vectors(self) -> Iterator[Vector]:
         """The columns in the order of Row's fields."""

@@ -33,8 +33,7 @@ class MandatoryViews(Generic[W]):
         self._ready: dict[Bucket, Ranked[W]] = {}
         self._views: Counter[Bucket] = Counter()
         """Undispatched mandatory views."""
-        self._live_views: Counter[Bucket] = Counter()
-        """All views of live jobs."""
+        self._numbers: dict[Bucket, int] = {}
         self._live = 0
         self._live_answers = self._longest_answer = 0.0
         self._undecoded: list[float] = []
@@ -59,10 +58,12 @@ class MandatoryViews(Generic[W]):
     def _price_views(self, job: Job[W], now: float) -> None:
         views = bucket_counts(job.buckets[job.dispatched : job.mandatory])
         job.load = sum(self._estimates.share(bucket, now) * n for bucket, n in views.items())
+        if len(views) > 1:  # `_partial` counts a last batch of the next view's bucket only
+            others = (bucket for bucket in views if bucket != job.next_bucket)
+            job.load += sum(self._estimates.full_batch(bucket, now) for bucket in others)
 
     def enter(self, job: Job[W]) -> None:
         """A job is live."""
-        count_views(self._live_views, job.buckets, 1)
         self._live_answers += job.answer_seconds
         self._longest_answer = max(self._longest_answer, job.answer_seconds)
         self._live += 1
@@ -70,7 +71,6 @@ class MandatoryViews(Generic[W]):
 
     def leave(self, job: Job[W]) -> None:
         """A job is not live any more; a worker that decodes its image goes on."""
-        count_views(self._live_views, job.buckets, -1)
         self._live -= 1
         self._live_answers -= job.answer_seconds
         if not self._live:
@@ -81,6 +81,12 @@ class MandatoryViews(Generic[W]):
     def decoded(self, job: Job[W]) -> None:
         """The decoding of a job has ended, or will not begin."""
         del self._undecoded[bisect_left(self._undecoded, job.decode_seconds)]
+
+    def _number(self, job: Job[W]) -> int:
+        """A number for the bucket of a job's next view; they start anew with an empty queue."""
+        if not self._jobs:
+            self._numbers.clear()
+        return self._numbers.setdefault(job.next_bucket, len(self._numbers))
 
     # ---- the queue ----
 
@@ -95,7 +101,7 @@ class MandatoryViews(Generic[W]):
         index = bisect_left(self._ranks, job.rank)
         self._ranks.insert(index, job.rank)
         self._jobs.insert(index, job)
-        self._columns.insert(index, row_of(job))
+        self._columns.insert(index, row_of(job, self._number(job)))
         count_views(self._views, job.buckets[job.dispatched : job.mandatory], 1)
         return index
 
@@ -158,7 +164,7 @@ class MandatoryViews(Generic[W]):
     def _update(self, job: Job[W]) -> None:
         index = self._index(job)
         assert index is not None
-        self._columns.replace(index, row_of(job))
+        self._columns.replace(index, row_of(job, self._number(job)))
 
     # ---- mandatory views ----
 
