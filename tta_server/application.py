@@ -25,7 +25,7 @@ from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
-from tta_server.telemetry.logs import RequestLog
+from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
@@ -65,7 +65,7 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog())
+        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
         self._executor = Executor(self.observer)
         self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()

@@ -39,6 +39,8 @@ def describe_model(model: Model) -> dict[str, Any]:
         "stop": config.stop.to_json(),
         "stops": list(model.task.stops),
         "include": list(model.task.includes),
+        "warnings": [finding.sentence for finding in model.observed.warnings],
+        "checks_off": [name for name, on in config.checks.items() if not on],
     }
 
 

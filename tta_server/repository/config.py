@@ -13,6 +13,7 @@ from tta_server.errors.validation import StrictModel, explain, explain_value, ex
 from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
+from tta_server.tasks.checks import CHECKS
 from tta_server.views.geometry import SYMMETRIES
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -147,6 +148,18 @@ def _parse_stop(spec: Any) -> StopSpec:
         raise ValueError(str(mistake)) from None
 
 
+def _parse_checks(found: Any) -> dict[str, bool]:
+    """`off` and `on` are booleans in YAML 1.1 and texts in 1.2."""
+    if not isinstance(found, dict):
+        raise ValueError(f"checks is {shown(found)}; it should be ids of checks, like {{boxes.units: off}}")
+    for name, value in found.items():
+        if name not in CHECKS:
+            raise ValueError(f"checks has {shown(name)}, which is no check; there are {', '.join(CHECKS)}")
+        if value not in (True, False, "on", "off"):
+            raise ValueError(f"checks.{name} is {shown(value)}; allowed: on, off")
+    return {name: value in (True, "on") for name, value in found.items()}
+
+
 class ModelConfig(StrictModel):
     """The keys of `tta.yaml`; the type of `output` depends on the task."""
 
@@ -162,6 +175,7 @@ class ModelConfig(StrictModel):
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
     stop: Annotated[StopSpec, PlainValidator(_parse_stop)] = StopSpec("all")
+    checks: Annotated[dict[str, bool], PlainValidator(_parse_checks)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":

@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed
+from tta_server.errors import BackendFailed, WrongDeclaration
 from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
 from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.job import ImageJob
@@ -131,7 +131,7 @@ def run_views(plan: Plan, source: Source) -> ViewPredictions:
     """
     views = ImageViews(plan, make_layout(plan, source.size), source.size)
     views.decode(source)
-    max_rows = 1 if plan.model.backend.signature.shape[0] == 1 else len(plan.views)
+    max_rows = len(plan.views) if plan.model.can_batch else 1
     found: list[Any] = []
     for entries in _batches(views, max_rows):
         for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):
@@ -149,11 +149,14 @@ def _batches(views: ImageViews, max_rows: int) -> Iterator[list[int]]:
 
 
 def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
-    """Returns a prediction; raises BackendFailed for LOST or a ViewError."""
+    """Returns a prediction; raises BackendFailed for LOST, a ViewError, or what tta.yaml can't mean."""
     if prediction is LOST:
         raise BackendFailed(f"the model's output for view {views.view(entry).name!r} holds NaN or infinity")
     if isinstance(prediction, ViewError):
         raise BackendFailed(prediction.sentence) from prediction.error
+    for remark in views.model.remarks(prediction):
+        if remark.refuses:
+            raise WrongDeclaration(remark.sentence, remark.check)
     return prediction
 
 

@@ -4,14 +4,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tta_server.errors import BackendFailed, TTAError
+from tta_server.errors import BackendFailed, TTAError, WrongDeclaration
 from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.formats.samples import Levels
 from tta_server.repository.lifetime import Lifetime
@@ -26,8 +26,9 @@ from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
+from tta_server.tasks.checks import Finding
 from tta_server.tasks.render.rendering import DRAWING
-from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
+from tta_server.telemetry.observer import DeclarationDoubted, ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
 
@@ -75,6 +76,7 @@ class ImageJob:
         self._picture: Pixels | None = None
         self._accumulator: Any = model.task.accumulator(plan.merge, plan.wanted, views.frame)
         self._view_results: dict[int, Any] = {}
+        self._warnings: dict[str, str] = {}
         self._levels: Levels | None = None
         self._closed = False
         self._has_logged = False
@@ -127,6 +129,11 @@ class ImageJob:
             return self._fail_view(
                 job, view, ViewError(error, "the model's output for a view could not be read"), recorder
             )
+        if remarks := self.model.remarks(found):
+            self._notify_doubts(remarks)
+            if refusal := next((remark for remark in remarks if remark.refuses), None):
+                problem = WrongDeclaration(refusal.sentence, refusal.check)
+                return self._fail_view(job, view, ViewError(problem, refusal.sentence), recorder)
         with self._lock:
             progress = recorder.merge(job, view)
             if progress is None:
@@ -135,12 +142,17 @@ class ImageJob:
                 self._accumulator.add(found, self.views.view(view).weight)
             except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
                 recorder.lose(job, view)
-                problem = ViewError(error, "the model's output for a view could not be merged")
+                failure = ViewError(error, "the model's output for a view could not be merged")
             else:
                 if self._builder.keeps_view_results:
                     self._view_results[view] = result
+                self._warnings |= {remark.check: remark.sentence for remark in remarks}
                 return self._judge(progress)
-        return self._fail_view(job, view, problem, recorder)
+        return self._fail_view(job, view, failure, recorder)
+
+    def _notify_doubts(self, remarks: Sequence[Finding]) -> None:
+        for remark in remarks:
+            self._observer.notify(DeclarationDoubted(self.model.name, remark.check, remark.sentence))
 
     def _judge(self, progress: Progress) -> Merged:
         """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""
@@ -159,8 +171,9 @@ class ImageJob:
     def _fail_view(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
         """Counts a view that failed alone; the first error of a job is logged with its traceback."""
         self._lose_view(job, view, recorder)
-        with self._lock:
-            self._log_once(problem.sentence, problem.error)
+        if not isinstance(problem.error, WrongDeclaration):  # logged by its observer
+            with self._lock:
+                self._log_once(problem.sentence, problem.error)
         if isinstance(problem.error, BackendFailed):
             return Failed(problem.error)
         failure = BackendFailed(problem.sentence)
@@ -225,6 +238,7 @@ class ImageJob:
             open=progress.open_share,
             stages=self.times.seconds_so_far(),
             levels=self._levels,
+            warnings=tuple(self._warnings.values()),
             pixels=self._picture,
         )
 

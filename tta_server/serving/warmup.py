@@ -58,7 +58,7 @@ def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: i
     costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
-            sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
+            sizes = BATCHES if model.can_batch else (1,)
             runs = [
                 pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
             ]

@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    FORBID_EXTRA,
-    ImageFrame,
-    NoEvidence,
-    Outputs,
-    ResponseSpec,
-    Result,
-    TaskDefaults,
-    TensorSpec,
-)
-from tta_server.tasks.shapes import Shapes, fits, format_shape, output_name
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
+from tta_server.tasks.shapes import Outputs, Shapes, fits, format_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 

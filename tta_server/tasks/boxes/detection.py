@@ -7,13 +7,13 @@ import numpy as np
 
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.boxes import frames
 from tta_server.tasks.boxes.accumulator import BoxAccumulator, MergedBoxes, ViewBoxes
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes
 from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
 from tta_server.tasks.boxes.results import DetectionResult
-from tta_server.tasks.shapes import Shapes
+from tta_server.tasks.shapes import Outputs, Shapes
 from tta_server.views.geometry import Size
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
-from tta_server.tasks.base import FORBID_EXTRA, Outputs
+from tta_server.tasks.base import FORBID_EXTRA
 from tta_server.tasks.scores.kinds import sigmoid
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 
 Doubles = NDArray[np.float64]

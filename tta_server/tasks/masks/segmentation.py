@@ -10,21 +10,14 @@ from numpy.typing import NDArray
 from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    FORBID_EXTRA,
-    ImageFrame,
-    Outputs,
-    ResponseSpec,
-    TaskDefaults,
-    TensorSpec,
-)
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.masks.accumulator import MapAccumulator
 from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
 from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, check_kind, is_finite
 from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 

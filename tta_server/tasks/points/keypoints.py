@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, move_back, output_grid
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.output import PointsOutput, mirror_order
 from tta_server.tasks.points.poses import HeatMaps, MergedPose, PoseAccumulator, ViewPose
 from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.kinds import sigmoid
-from tta_server.tasks.shapes import Shapes, check_shape, fits, format_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
 from tta_server.views.geometry import Affine, Size
 
 Doubles = NDArray[np.float64]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import Floats, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.scores.kinds import ScoreKind, check_kind
 from tta_server.tasks.scores.merging import check_bounded
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
