@@ -1,29 +1,32 @@
 """Measures a model's costs on this machine, with the code of requests and all slots busy."""
 
+import logging
+import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import simplejpeg
+from dataclasses import replace
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.model import WARM_SIZE, Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.cards import card_size, make_test_card
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor, infer
+from tta_server.serving.executor import Executor
 from tta_server.serving.image import read_source
 from tta_server.serving.job import Caller, ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
-from tta_server.tasks import Outputs
+from tta_server.serving.verification import verify
+from tta_server.tasks.checks import Finding
 from tta_server.telemetry.observer import Observers, ReceiptTimings
-from tta_server.views.geometry import Size
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 Action = Callable[[], object]
@@ -39,13 +42,29 @@ def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.mono
 
     `clock` returns seconds. Raises ConfigError if the model can't run or its outputs don't fit its task.
     """
+    observed = verify(model)
+    model.observe(observed)
     requests = _TestRequests(model, clock)
     try:
-        _check_outputs(model, requests)
-        _measure(model, requests, costs, slots)
+        seconds = _measure(model, requests, costs, slots)
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
+    model.observe(replace(observed, warnings=(*observed.warnings, *_slow(model, seconds))))
+    for finding in model.observed.warnings:
+        log.warning("model %s: %s (check %s)", model.name, finding.sentence, finding.check)
+
+
+def _slow(model: Model, seconds: float) -> Iterator[Finding]:
+    """A finding if a request of one view takes longer than the model's own default budget."""
+    budget = model.config.budget.default_ms
+    if seconds * 1e3 > budget and model.is_checked("budget.default_ms"):
+        fits = math.ceil(seconds * 4) * 500
+        yield Finding(
+            "budget.default_ms",
+            f"one view takes about {seconds * 1e3:.3g} ms here, over budget.default_ms of {budget:g}: requests that "
+            f"state no budget are refused; set budget.default_ms: {fits}",
+        )
 
 
 def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
@@ -53,9 +72,12 @@ def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
     warm_up(model, costs, 1, time.thread_time)
 
 
-def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> None:
+def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> float:
+    """Sets the costs; returns the seconds of a request of one view."""
     pixels = requests.size.area
-    costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
+    decode = _median_of(requests.decoding_seconds)
+    costs.warm_stage("decode", model.name, pixels, decode)
+    view = 0.0
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
             sizes = BATCHES if model.can_batch else (1,)
@@ -63,8 +85,12 @@ def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: i
                 pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
             ]
             by_size = zip(*(run.result() for run in runs), strict=True)
-            costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
-    costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
+            medians = [statistics.median(seconds) for seconds in by_size]
+            costs.warm(bucket, dict(zip(sizes, medians, strict=True)))
+            view = view or medians[0]
+    finish = _median_of(requests.finishing_seconds)
+    costs.warm_stage("finish", model.name, pixels, finish)
+    return decode + view + finish
 
 
 class _TestRequests:
@@ -74,7 +100,7 @@ class _TestRequests:
         self._model = model
         self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
-        self.size = _card_size(model)
+        self.size = card_size(model)
         self._card = make_test_card(model)
         self._executor = Executor(ReceiptTimings())
 
@@ -106,11 +132,6 @@ class _TestRequests:
         job.payload.decode()
         return job
 
-    def outputs(self) -> tuple[Outputs, Size]:
-        """The model's raw outputs for the plain view, and the size of its input in pixels."""
-        views = self.decoded().payload.views
-        return infer([(views, 0)]), views.input_size(0)
-
     def finishing_seconds(self) -> float:
         """The time to make an answer of two views, if the policy has two: a single view has nothing to fuse."""
         job = self.decoded()
@@ -126,27 +147,6 @@ class _TestRequests:
         start = self.clock()
         action()
         return self.clock() - start
-
-
-def _card_size(model: Model) -> Size:
-    prep = model.preprocessing
-    return Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
-
-
-def make_test_card(model: Model) -> bytes:
-    """A JPEG of gradients and grain, which decodes like a photo, of about the size of a usual request's image."""
-    size = _card_size(model)
-    x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
-    grain = np.random.default_rng(0).normal(0, 8, (size.height, size.width))
-    card = np.stack([x, y, (x + y) / 2], axis=2) + grain[..., None]
-    return bytes(simplejpeg.encode_jpeg(np.clip(card, 0, 255).astype(np.uint8), 90))
-
-
-def _check_outputs(model: Model, requests: _TestRequests) -> None:
-    try:
-        model.task.check(*requests.outputs())
-    except ConfigError as error:
-        raise ConfigError(f"model {model.name}: {error}") from None
 
 
 def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[float]:

@@ -1,12 +1,14 @@
 """What classification and multilabel have in common: scores (N, C) -> probabilities (C,)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
-from tta_server.tasks.scores.kinds import ScoreKind, check_kind
+from tta_server.tasks.checks import CardRun, Finding
+from tta_server.tasks.scores.checks import range_remarks, score_findings
+from tta_server.tasks.scores.kinds import ScoreKind
 from tta_server.tasks.scores.merging import check_bounded
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
@@ -32,9 +34,15 @@ class ScoreVectors(TaskDefaults):
         check_shape(f"{self.name} with {labels} labels", self._output, found, ["N", labels])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C], and probabilities if those are stated."""
+        """Raises ConfigError unless a run gave [N, C]."""
         self._check_shape(outputs[self._output].shape)
-        check_kind(self._kind, outputs[self._output])
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        rows = [run.outputs[self._output][0] for run in runs]
+        return score_findings(self._kind, rows, "set task: multilabel, in which a label is there or not")
+
+    def remarks(self, prediction: Floats) -> Sequence[Finding]:
+        return range_remarks(self._kind, prediction)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
         scores: Floats = outputs[self._output][row].astype(np.float32)

@@ -1,0 +1,83 @@
+"""Checks of scores, of vectors (C,) and maps (C, h, w), against the kind that tta.yaml states."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.tasks.base import Floats
+from tta_server.tasks.checks import Finding
+from tta_server.tasks.scores.kinds import ScoreKind
+
+SLACK = 1e-3
+"""How far rounding, also of float16, may take a probability out of [0, 1] or a sum from 1."""
+SUM_SLACK = 1e-2
+
+
+def score_findings(kind: ScoreKind, scores: Sequence[NDArray[Any]], one_label: str) -> Iterator[Finding]:
+    """Checks of each test image's scores (C, ...); `one_label` says what to state for a model of one label."""
+    if not np.issubdtype(scores[0].dtype, np.floating):
+        yield Finding(
+            "scores.type",
+            f"the model's scores are of type {scores[0].dtype}, whose scale is not stated; export it with scores as "
+            "float32 (dequantised)",
+        )
+        return
+    if kind.exclusive and len(scores[0]) == 1:
+        yield Finding("scores.one_class", f"labels has one name, and a softmax over one class is always 1; {one_label}")
+        return
+    finite = [values for values in scores if np.isfinite(values).all()]
+    if not finite:
+        return
+    if kind.stated == "logits":
+        yield from _activated(kind, finite)
+    else:
+        yield from _not_probabilities(kind, finite)
+
+
+def _activated(kind: ScoreKind, scores: Sequence[Floats]) -> Iterator[Finding]:
+    """Logits that an activation was applied to already."""
+    least, most = _range(scores)
+    if least < -SLACK or most > 1 + SLACK or most <= 0:
+        return
+    if kind.exclusive and all(np.abs(values.sum(axis=0) - 1).max() < SLACK for values in scores):
+        found = "each image's scores sum to 1, as after a softmax"
+    elif kind.exclusive and scores[0].ndim == 1:
+        return  # scores of a class may happen to lie there
+    else:
+        found = f"all scores lie in [0, 1] ({least:.3g} to {most:.3g}), as after a sigmoid"
+    yield Finding("scores.logits", f"output.kind is logits, but {found}; set output.kind: probabilities")
+
+
+def _not_probabilities(kind: ScoreKind, scores: Sequence[Floats]) -> Iterator[Finding]:
+    least, most = _range(scores)
+    if least < -SLACK or most > 1 + SLACK:
+        yield out_of_range(least, most)
+    elif kind.exclusive and any(np.abs(values.sum(axis=0) - 1).max() > SUM_SLACK for values in scores):
+        sums = [float(values.sum(axis=0).max()) for values in scores]
+        yield Finding(
+            "scores.sum",
+            f"output.kind is probabilities, of which one class is true, but a test image's sum to {max(sums):.3g}, not "
+            "to 1; if several may be true together, the task is multilabel (output.multilabel: true for masks)",
+        )
+
+
+def range_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
+    """Of one prediction: probabilities that are none."""
+    if kind.stated == "logits":
+        return ()
+    least, most = float(scores.min()), float(scores.max())
+    return [out_of_range(least, most)] if least < -SLACK or most > 1 + SLACK else ()
+
+
+def out_of_range(least: float, most: float) -> Finding:
+    return Finding(
+        "scores.probabilities",
+        f"output.kind is probabilities, but the model gives {least:.3g} to {most:.3g}; if these are logits, set "
+        "output.kind: logits",
+    )
+
+
+def _range(scores: Sequence[Floats]) -> tuple[float, float]:
+    return min(float(values.min()) for values in scores), max(float(values.max()) for values in scores)
