@@ -129,7 +129,7 @@ class BackendFailed(TTAError):
 class WrongDeclaration(BackendFailed):
     """The model's output is not what tta.yaml states; `check` is the id of the check that found it."""
 
-    def __init__(self, message: str, check: str) -> None:
+    def __init__(self, message: str, check: str = "") -> None:
         super().__init__(message)
         self.check = check
 

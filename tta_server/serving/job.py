@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,6 @@ from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
-from tta_server.tasks.checks import Finding
 from tta_server.tasks.render.rendering import DRAWING
 from tta_server.telemetry.observer import DeclarationDoubted, ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
@@ -129,11 +128,8 @@ class ImageJob:
             return self._fail_view(
                 job, view, ViewError(error, "the model's output for a view could not be read"), recorder
             )
-        if remarks := self.model.remarks(found):
-            self._notify_doubts(remarks)
-            if refusal := next((remark for remark in remarks if remark.refuses), None):
-                problem = WrongDeclaration(refusal.sentence, refusal.check)
-                return self._fail_view(job, view, ViewError(problem, refusal.sentence), recorder)
+        if refusal := self._doubt(found):
+            return self._fail_view(job, view, ViewError(refusal, str(refusal)), recorder)
         with self._lock:
             progress = recorder.merge(job, view)
             if progress is None:
@@ -146,13 +142,20 @@ class ImageJob:
             else:
                 if self._builder.keeps_view_results:
                     self._view_results[view] = result
-                self._warnings |= {remark.check: remark.sentence for remark in remarks}
                 return self._judge(progress)
         return self._fail_view(job, view, failure, recorder)
 
-    def _notify_doubts(self, remarks: Sequence[Finding]) -> None:
+    def _doubt(self, prediction: Any) -> WrongDeclaration | None:
+        """Notes for receipt, metric and log what a prediction shows to be wrong in tta.yaml; what makes it unusable."""
+        remarks = self.model.remarks(prediction)
+        if not remarks:
+            return None
+        with self._lock:
+            self._warnings |= {remark.check: remark.sentence for remark in remarks}
         for remark in remarks:
             self._observer.notify(DeclarationDoubted(self.model.name, remark.check, remark.sentence))
+        refusal = next((remark for remark in remarks if remark.refuses), None)
+        return WrongDeclaration(refusal.sentence, refusal.check) if refusal else None
 
     def _judge(self, progress: Progress) -> Merged:
         """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""

@@ -74,7 +74,10 @@ class _Verification:
             raise ConfigError(f"model {self._model.name}: {error}") from None
 
     def _decoded(self, run: CardRun) -> object:
-        return self._runner.views(run.card).read(0, run.outputs, 0)
+        try:
+            return self._runner.views(run.card).read(0, run.outputs, 0)
+        except Exception as error:
+            raise ConfigError(f"model {self._model.name}: its output can't be read: {_reason(error)}") from error
 
     def _unsound(self, runs: list[CardRun]) -> Iterator[Finding]:
         """NaN and infinity."""
@@ -100,7 +103,7 @@ class _Verification:
         """An image whose sides no multiple divides; its run is added to `runs`."""
         try:
             run = self._runner.run("photo", ODD)
-            self._check_shapes(run)
+            self._runner.views("photo", ODD).read(0, run.outputs, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises
             fits = next((m for m in MULTIPLES if self._runner.accepts(_multiple_of(m))), None)
             advice = f"set input.multiple: {fits}" if fits else "set input.multiple, or a fixed input.size"

@@ -55,20 +55,32 @@ def _not_probabilities(kind: ScoreKind, scores: Sequence[Floats]) -> Iterator[Fi
     if least < -SLACK or most > 1 + SLACK:
         yield out_of_range(least, most)
     elif kind.exclusive and any(np.abs(values.sum(axis=0) - 1).max() > SUM_SLACK for values in scores):
-        sums = [float(values.sum(axis=0).max()) for values in scores]
-        yield Finding(
-            "scores.sum",
-            f"output.kind is probabilities, of which one class is true, but a test image's sum to {max(sums):.3g}, not "
-            "to 1; if several may be true together, the task is multilabel (output.multilabel: true for masks)",
-        )
+        yield _other_sum(max(float(values.sum(axis=0).max()) for values in scores))
 
 
 def range_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
-    """Of one prediction: probabilities that are none."""
+    """Of one prediction (C, ...): probabilities that are none."""
     if kind.stated == "logits":
         return ()
     least, most = float(scores.min()), float(scores.max())
     return [out_of_range(least, most)] if least < -SLACK or most > 1 + SLACK else ()
+
+
+def vector_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
+    """Of one prediction (C,): probabilities that are none, or of which one class is true and that don't sum to 1."""
+    found = range_remarks(kind, scores)
+    if found or kind.stated == "logits" or not kind.exclusive:
+        return found
+    total = float(scores.sum())
+    return [_other_sum(total)] if abs(total - 1) > SUM_SLACK else ()
+
+
+def _other_sum(total: float) -> Finding:
+    return Finding(
+        "scores.sum",
+        f"output.kind is probabilities, of which one class is true, but the model's sum to {total:.3g}, not to 1; if "
+        "several may be true together, the task is multilabel (output.multilabel: true for masks)",
+    )
 
 
 def out_of_range(least: float, most: float) -> Finding:

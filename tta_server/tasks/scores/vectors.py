@@ -7,7 +7,7 @@ import numpy as np
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.scores.checks import range_remarks, score_findings
+from tta_server.tasks.scores.checks import score_findings, vector_remarks
 from tta_server.tasks.scores.kinds import ScoreKind
 from tta_server.tasks.scores.merging import check_bounded
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
@@ -42,7 +42,7 @@ class ScoreVectors(TaskDefaults):
         return score_findings(self._kind, rows, "set task: multilabel, in which a label is there or not")
 
     def remarks(self, prediction: Floats) -> Sequence[Finding]:
-        return range_remarks(self._kind, prediction)
+        return vector_remarks(self._kind, prediction)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
         scores: Floats = outputs[self._output][row].astype(np.float32)
