@@ -18,7 +18,7 @@ from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings

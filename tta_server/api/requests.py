@@ -18,8 +18,8 @@ from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostEstimate
 from tta_server.serving.answer import Answer
+from tta_server.serving.caller import Caller, Listener
 from tta_server.serving.image import Image
-from tta_server.serving.job import Caller, Listener
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
 from tta_server.serving.predictor import Ticket

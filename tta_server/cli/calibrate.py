@@ -30,6 +30,7 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.calibration import FILE, Calibration, write_calibration
 from tta_server.repository.loader import load_uncalibrated, model_digest
+from tta_server.repository.model import Model
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
 from tta_server.serving.verification import verify
@@ -105,22 +106,26 @@ def calibrate(
         loaded = load_uncalibrated(folder)
     with closing(loaded.backend):
         plan = full_plan(loaded)
-        loaded.observe(verify(loaded))
-        for finding in loaded.observed.warnings:
-            err.print(f"warning: {finding.sentence}", soft_wrap=True)
+        _verify(loaded)
         paths = _find_images(data, limit)
         check_image_count(len(paths), epsilons[0])
         runs = _run_all(plan, paths, settings.limits)
     digest = model_digest(folder, loaded)
     found = fit_calibration(runs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
-    out.print(_threshold_table(model, found, runs))
-    out.print(_changed_answers(model, found), soft_wrap=True)
+    _print_figures(model, found, runs)
     if log:
         _write_log(log, runs)
     if plot:
         draw_stopping_curve(plot, model, runs, found)
     _print_files(target, folder, epsilons[-1], plot, log)
+
+
+def _verify(model: Model) -> None:
+    """Raises ConfigError if test images contradict tta.yaml; prints what is doubtful."""
+    model.observe(verify(model))
+    for finding in model.observed.warnings:
+        err.print(f"warning: {finding.sentence}", soft_wrap=True)
 
 
 def _check_epsilons(epsilons: Sequence[float]) -> list[float]:
@@ -176,6 +181,11 @@ BATCHES = (2, 4)
 """Views of an image at a time for which the table says how many are run, besides one by one."""
 MANY_CHANGED = 0.1
 """Share of changed answers from which a policy is doubted."""
+
+
+def _print_figures(model: str, found: Calibration, runs: Runs) -> None:
+    out.print(_threshold_table(model, found, runs))
+    out.print(_changed_answers(model, found), soft_wrap=True)
 
 
 def _threshold_table(model: str, found: Calibration, runs: Runs) -> Table:

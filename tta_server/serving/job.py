@@ -4,9 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from tta_server.scheduling.progress import Progress, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.evidence import MergeEvidence
 from tta_server.serving.image import ImageViews, Source, ViewError
@@ -32,23 +31,6 @@ from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
 
 log = logging.getLogger(__name__)
-
-Listener = Callable[[], None]
-"""Called when `ImageJob.partial` has a new answer; runs on a slot's thread and must not block it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The caller's side of a request.
-
-    `listener` is called after each batch of views but the last. The protocol needs `reserve` seconds of the budget to
-    send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now.
-    """
-
-    request_id: str
-    listener: Listener | None = None
-    reserve: float = 0.0
-    received: float | None = None
 
 
 class ImageJob:

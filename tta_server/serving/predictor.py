@@ -12,11 +12,12 @@ from tta_server.imaging.inputs import check_area
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health, unhealthy_message
 from tta_server.serving.image import Image, Source, read_source
-from tta_server.serving.job import Caller, ImageJob, make_job
+from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
 from tta_server.telemetry.observer import (
     ClientLeft,

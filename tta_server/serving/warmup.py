@@ -15,11 +15,12 @@ from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
 from tta_server.serving.cards import card_size, make_test_card
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, ImageJob, make_job
+from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
 from tta_server.serving.verification import verify
