@@ -44,6 +44,24 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
 
 
+def describe_failed(name: str, reason: str) -> dict[str, Any]:
+    """As `describe_model`, for a model that can't be loaded: only what is known of it, and why."""
+    return {
+        "name": name,
+        "version": None,
+        "task": None,
+        "description": "",
+        "state": "failed",
+        "reason": reason,
+    }
+
+
+def model_notes(model: Model) -> list[str]:
+    """What is said of a model when it is loaded: its warnings, and the checks that are off."""
+    warnings = [f"{finding.sentence} (check {finding.check})" for finding in model.observed.warnings]
+    return warnings + [f"tta.yaml switches the check {name} off" for name, on in model.config.checks.items() if not on]
+
+
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:
     """The answer of `GET /v1/models/{name}/quote`: the scheduler's upper estimates; a view ends with its last tile."""
     known, tiles = plan.calibration, make_layout(plan, size).tiles

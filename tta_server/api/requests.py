@@ -255,7 +255,7 @@ class RequestHandler:
 
     def record_error(self, info: RequestInfo, error: TTAError, status: int | str) -> None:
         """Report an error that was answered; `status` is that of the protocol."""
-        known = info.model if info.model in self._predictor.models else ""
+        known = info.model if self._application.knows(info.model) else ""
         self._application.observer.notify(ErrorSent(info.request_id, info.path, known, status, error.code, str(error)))
 
     def record_refusal(self, info: RequestInfo, status: int | str, code: str, sentence: str) -> None:
