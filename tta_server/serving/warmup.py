@@ -1,6 +1,5 @@
 """Measures a model's costs on this machine, with the code of requests and all slots busy."""
 
-import logging
 import math
 import statistics
 import threading
@@ -27,8 +26,6 @@ from tta_server.serving.verification import verify
 from tta_server.tasks.checks import Finding
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 
-log = logging.getLogger(__name__)
-
 Clock = Callable[[], float]
 Action = Callable[[], object]
 BATCHES = (1, 2, 4)
@@ -41,7 +38,8 @@ ENOUGH_SECONDS = 0.15
 def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
     """Sets a model's costs: runs it at each input size of its policy, on as many threads as there are slots.
 
-    `clock` returns seconds. Raises ConfigError if the model can't run or its outputs don't fit its task.
+    `clock` returns seconds. Raises ConfigError if the model can't run or its tta.yaml is refused; `model.observed` has
+    warnings.
     """
     observed = verify(model)
     model.observe(observed)
@@ -52,8 +50,6 @@ def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.mono
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
     model.observe(replace(observed, warnings=(*observed.warnings, *_slow(model, seconds))))
-    for finding in model.observed.warnings:
-        log.warning("model %s: %s (check %s)", model.name, finding.sentence, finding.check)
 
 
 def _slow(model: Model, seconds: float) -> Iterator[Finding]:
