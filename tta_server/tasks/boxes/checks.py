@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tta_server.tasks.boxes.evidence import (
     SeenBoxes,
     are_inside,
+    are_inside_out,
+    are_no_padding,
     fitting_formats,
     format_finding,
-    inside_out_finding,
     units_finding,
 )
 from tta_server.tasks.boxes.grids import off_grid_finding, undecoded_finding
@@ -42,38 +43,44 @@ TIED = 0.7
 
 def find(labels: Sequence[str], output: BoxesOutput, reader: BoxReader, runs: Sequence[CardRun]) -> Iterator[Finding]:
     """At most one finding a check, from the outputs for test images."""
-    name = next((name for run in runs for name in _not_floating(reader, run)), None)
-    if name is not None:
-        kind = runs[0].outputs[name].dtype
-        yield Finding(
-            "scores.type",
-            f"output {name} has scores of type {kind}; scores are floating point numbers: export the model so that "
-            "they are dequantized",
-        )
+    if not runs:
         return
+    wrong_type = _type_finding(reader, runs)
+    with np.errstate(all="ignore"):  # any numbers may come
+        found = [wrong_type] if wrong_type else _value_findings(labels, output, reader, runs)
+    yield from (finding for finding in found if finding is not None)
+
+
+def _type_finding(reader: BoxReader, runs: Sequence[CardRun]) -> Finding | None:
+    name = reader.names.get("rows") or reader.names["scores"]
+    kind = runs[0].outputs[name].dtype
+    if np.issubdtype(kind, np.floating):
+        return None
+    return Finding(
+        "scores.type",
+        f"output {name} has scores of type {kind}; scores are floating point numbers: export the model so that they "
+        "are dequantized",
+    )
+
+
+def _value_findings(
+    labels: Sequence[str], output: BoxesOutput, reader: BoxReader, runs: Sequence[CardRun]
+) -> Sequence[Finding | None]:
     raws = [reader.raw(run.outputs, 0) for run in runs]
-    seen = _seen(reader, raws, runs)
-    real = seen.real()
+    real = _seen(reader, raws, runs).real()
     clear = real.only(real.score >= output.min_score)
-    found = [
+    return [
         _background_finding(labels, output, clear),
         _scores_finding(output, _scores_of(raws)),
         _numbers_finding(len(labels), output, raws, real, reader.background_label),
-        undecoded_finding(raws, runs)
+        undecoded_finding(output, raws, runs)
         or units_finding(real, output)
         or _format_finding(output, real, clear)
         or off_grid_finding(output, raws, runs),
     ]
-    yield from (finding for finding in found if finding is not None)
 
 
 # ---- what is seen ----
-
-
-def _not_floating(reader: BoxReader, run: CardRun) -> Iterator[str]:
-    name = reader.names.get("rows") or reader.names["scores"]
-    if not np.issubdtype(run.outputs[name].dtype, np.floating):
-        yield name
 
 
 def _seen(reader: BoxReader, raws: Sequence[RawRows], runs: Sequence[CardRun]) -> SeenBoxes:
@@ -89,7 +96,7 @@ def _scores_of(raws: Sequence[RawRows]) -> NDArray[Any]:
     """All finite scores and objectnesses as the model gives them, without those of padding."""
     parts = []
     for raw in raws:
-        real = np.ptp(raw.boxes, axis=1) > 0 if len(raw.boxes) else np.zeros(0, np.bool_)
+        real = are_no_padding(raw.boxes)
         parts += [values[real].ravel() for values in (raw.scores, raw.objectness) if values is not None]
     scores: NDArray[Any] = np.concatenate(parts)
     finite: NDArray[Any] = scores[np.isfinite(scores)]
@@ -177,9 +184,10 @@ def _numbers_finding(
 def _format_finding(output: BoxesOutput, real: SeenBoxes, clear: SeenBoxes) -> Finding | None:
     """Boxes that are inside out, or many that reach beyond the input while all lie inside in another format."""
     judged = clear if len(clear.boxes) else real
-    finding = inside_out_finding(judged, output)
-    if finding is not None and (judged is clear or fitting_formats(judged, output.units, 0.5)):
-        return finding
+    if what := are_inside_out(judged, output):
+        fitting = fitting_formats(real, output.units, 0.5) or fitting_formats(judged, output.units, 0.5)
+        if fitting or judged is clear:
+            return format_finding(output, what, fitting)
     many = clear if _are_spread(clear, output) else real
     return _beyond_finding(output, many) if _are_spread(many, output) else None
 

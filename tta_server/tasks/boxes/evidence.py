@@ -46,13 +46,18 @@ class SeenBoxes:
         return SeenBoxes(self.boxes[which], self.score[which], self.label[which], sizes[which])
 
     def real(self) -> "SeenBoxes":
-        """Without the rows that models pad with: those of four equal numbers, or without a score."""
-        return self.only((np.ptp(self.boxes, axis=1) > 0) & (self.score > 0) if len(self.score) else self.score > 0)
+        """Without the rows that models pad with, and those without a score."""
+        return self.only(are_no_padding(self.boxes) & (self.score > 0))
 
     def corners(self, form: str, units: str) -> Doubles:
         """Left, top, right, bottom (R, 4) as fractions of the input's size, if format and units are these."""
         xyxy = CORNERS[form](self.boxes)
         return xyxy if units == "normalized" else xyxy / np.tile(self.sizes, 2)
+
+
+def are_no_padding(boxes: NDArray[Any]) -> Flags:
+    """Which boxes (R, 4) are not four equal numbers, with which models pad: (R,)."""
+    return np.asarray((boxes != boxes[:, :1]).any(axis=1))
 
 
 def sides(corners: Doubles) -> Doubles:
@@ -78,15 +83,23 @@ def are_pixels(seen: SeenBoxes) -> bool:
 
 
 def are_fractions(seen: SeenBoxes) -> bool:
-    """Whether boxes that should be in pixels are fractions of the input's size: all end within NEAR pixels.
+    """Whether boxes that should be in pixels are fractions of the input's size: they end within NEAR pixels.
 
-    Whole numbers show nothing: boxes of one pixel in the corner are [0, 0, 1, 1] too.
+    Whole numbers show nothing: boxes of one pixel in the corner are [0, 0, 1, 1] too. Nor do numbers around 0, which
+    are no boxes in any format.
     """
-    if not len(seen.boxes) or np.abs(seen.boxes).max() > NEAR >= np.min(seen.sizes) / 4:
+    if not len(seen.boxes) or np.min(seen.sizes) <= 4 * NEAR or (np.rint(seen.boxes) == seen.boxes).all():
         return False
-    if np.abs(seen.boxes).max() > NEAR or not (np.rint(seen.boxes) != seen.boxes).any(axis=1).any():
+    most = np.abs(seen.boxes).max(axis=1)
+    if most.max() > FAR or np.quantile(most, 0.95) > NEAR:
         return False
-    return bool(fitting_formats(seen, "normalized", 0.5))
+    return any(_are_in_place(seen.corners(form, "normalized")).mean() >= 0.5 for form in CORNERS)
+
+
+def _are_in_place(corners: Doubles) -> Flags:
+    """Which boxes (R, 4), as fractions of the input's size, have an area and their middle inside the input: (R,)."""
+    middle = (corners[:, :2] + corners[:, 2:]) / 2
+    return np.asarray(((middle >= 0) & (middle <= 1) & (sides(corners) > 0)).all(axis=1))
 
 
 def units_finding(seen: SeenBoxes, output: BoxesOutput) -> Finding | None:
@@ -106,20 +119,17 @@ def units_finding(seen: SeenBoxes, output: BoxesOutput) -> Finding | None:
     return None
 
 
-def inside_out_finding(seen: SeenBoxes, output: BoxesOutput) -> Finding | None:
-    """What is wrong with `output.format`, if most real boxes end before they begin, or none has an area."""
+def are_inside_out(seen: SeenBoxes, output: BoxesOutput) -> str:
+    """What is wrong if most real boxes end before they begin, or none has an area; empty if nothing is."""
     if not len(seen.boxes):
-        return None
+        return ""
     lengths = sides(seen.corners(output.format, output.units))
     wrong = int((lengths < -SLIP).any(axis=1).sum())
-    count = len(lengths)
-    if 2 * wrong > count:
-        what = f"{wrong} of {count} boxes end before they begin"
-    elif count > MOST_FLAT and not (lengths > 0).all(axis=1).any():
-        what = f"none of {count} boxes has an area"
-    else:
-        return None
-    return format_finding(output, what, fitting_formats(seen, output.units, 0.5))
+    if 2 * wrong > len(lengths):
+        return f"{wrong} of {len(lengths)} boxes end before they begin"
+    if len(lengths) > MOST_FLAT and not (lengths > 0).all(axis=1).any():
+        return f"none of {len(lengths)} boxes has an area"
+    return ""
 
 
 def format_finding(output: BoxesOutput, what: str, fitting: Sequence[str]) -> Finding:

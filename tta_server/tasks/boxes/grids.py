@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.tasks.boxes.evidence import format_finding
+from tta_server.tasks.boxes.evidence import are_no_padding, format_finding
 from tta_server.tasks.boxes.frames import CORNERS
 from tta_server.tasks.boxes.output import BoxesOutput, RawRows
 from tta_server.tasks.checks import CardRun, Finding
@@ -18,20 +19,24 @@ STRIDES = (8, 16, 32, 64)
 """Pixels of the input for a cell of a grid; detectors have some of these."""
 LEAST_SIDE = 64
 """Pixels of an input's sides under which grids are too small to show anything."""
+LEAST_ROWS = 64
+"""The same, in cells: fewer rows are what a model found, of which there may be as many by chance."""
 SMALL = 12.0
-"""Numbers up to which offsets in a cell and logarithms of sides come."""
+"""Numbers up to which offsets in a cell and logarithms of sides come. Boxes in pixels at all cells reach further."""
+WHOLE = 1.5
+"""Fraction of the input's size up to which boxes reach."""
 SOME = 0.02
 """Share of boxes with a negative side, from which on sides are logarithms."""
 
 
-def grids(size: Size, rows: int) -> Sequence[int]:
-    """The strides whose grids over an input of this size have a cell for each row; none if there are none."""
-    if min(size) < LEAST_SIDE:
+def grids(size: Size, boxes: NDArray[Any]) -> Sequence[int]:
+    """The strides whose grids over an input of this size have a cell for each of the boxes; none if there are none."""
+    if min(size) < LEAST_SIDE or len(boxes) < LEAST_ROWS or are_no_padding(boxes).mean() < 0.9:
         return ()
     cells = {stride: -(-size.width // stride) * -(-size.height // stride) for stride in STRIDES}
     for count in range(len(STRIDES), 0, -1):
         for strides in combinations(STRIDES, count):
-            if rows == sum(cells[stride] for stride in strides):
+            if len(boxes) == sum(cells[stride] for stride in strides):
                 return strides
     return ()
 
@@ -46,14 +51,16 @@ def cells(size: Size, strides: Sequence[int]) -> tuple[Doubles, Doubles]:
     return np.concatenate(middles), np.concatenate(lengths)
 
 
-def undecoded_finding(raws: Sequence[RawRows], runs: Sequence[CardRun]) -> Finding | None:
-    """Rows for the cells of grids whose numbers are all small, and whose sides may be negative."""
-    strides = grids(runs[0].tensor, len(raws[0].boxes))
-    if not strides:
-        return None
+def undecoded_finding(output: BoxesOutput, raws: Sequence[RawRows], runs: Sequence[CardRun]) -> Finding | None:
+    """Rows for the cells of grids whose numbers are all small, but no fractions of the input's size."""
+    strides = () if raws[0].numbers is not None else grids(runs[0].tensor, raws[0].boxes)
     boxes = np.concatenate([raw.boxes for raw in raws])
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
-    if not len(boxes) or np.quantile(np.abs(boxes), 0.99) > SMALL or (boxes[:, 2:] < 0).any(axis=1).mean() < SOME:
+    if not strides or not len(boxes):
+        return None
+    most = np.quantile(np.abs(boxes), 0.99)
+    are_logarithms = (boxes[:, 2:] < 0).any(axis=1).mean() >= SOME
+    if most > SMALL or not (are_logarithms or (output.units == "pixels" and most > WHOLE)):
         return None
     return Finding(
         "boxes.grid",
@@ -65,7 +72,7 @@ def undecoded_finding(raws: Sequence[RawRows], runs: Sequence[CardRun]) -> Findi
 def off_grid_finding(output: BoxesOutput, raws: Sequence[RawRows], runs: Sequence[CardRun]) -> Finding | None:
     """Boxes that lie over a cell away from their own, but near it in another format."""
     size, boxes = runs[0].tensor, raws[0].boxes.astype(np.float64)
-    strides = grids(size, len(boxes))
+    strides = () if raws[0].numbers is not None else grids(size, boxes)
     if not strides or not np.isfinite(boxes).all():
         return None
     distance = {form: _distance(CORNERS[form](boxes), output.units, size, strides) for form in CORNERS}

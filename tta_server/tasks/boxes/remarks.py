@@ -9,7 +9,9 @@ from tta_server.tasks.boxes.evidence import (
     FAR,
     NEAR,
     SeenBoxes,
-    inside_out_finding,
+    are_inside_out,
+    fitting_formats,
+    format_finding,
     sides,
     units_finding,
 )
@@ -49,7 +51,9 @@ class BoxRemarks:
     def _format(self, seen: SeenBoxes) -> Finding | None:
         if sides(self._corners(seen.boxes)).min() > 0:
             return None
-        return inside_out_finding(seen.real(), self._output)
+        real = seen.real()
+        what = are_inside_out(real, self._output)
+        return format_finding(self._output, what, fitting_formats(real, self._output.units, 0.5)) if what else None
 
 
 def numbers_finding(output: BoxesOutput, classes: int, labels: NDArray[Any]) -> Finding:

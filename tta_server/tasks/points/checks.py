@@ -21,11 +21,13 @@ SMALL = 16
 
 def find(output: PointsOutput, name: str, runs: Sequence[CardRun]) -> Iterator[Finding]:
     """At most one finding a check, from the outputs `name` for test images."""
+    if not runs:
+        return
     found: list[Finding | None] = []
     if output.kind == "coordinates":
         xy = np.concatenate([_points(run.outputs, name) for run in runs])
         smallest = min(min(run.tensor) for run in runs)
-        found.append(_pixels_finding(xy, smallest) if output.units == "pixels" else normalized_finding(xy))
+        found.append(_pixels_finding(xy, smallest) if output.units == "pixels" else _normalized_finding(xy))
     found.append(_scores_finding(output, _finite(np.concatenate([_scores(output, run.outputs[name]) for run in runs]))))
     yield from (finding for finding in found if finding is not None)
 
@@ -68,7 +70,7 @@ def _pixels_finding(xy: NDArray[Any], smallest: int) -> Finding | None:
     return Finding("points.units", f"{found}; for fractions of the input's size set output.units: normalized")
 
 
-def normalized_finding(xy: NDArray[Any]) -> Finding | None:
+def _normalized_finding(xy: NDArray[Any]) -> Finding | None:
     """What points (R, 2) show that should be fractions of the input's size."""
     if not len(xy):
         return None
