@@ -37,7 +37,7 @@ MOST_BEYOND = 0.5
 """The same where the other format differs by half a box only: networks with random weights may be off by that."""
 FITS = 0.98
 """Share of boxes inside the input, from which on a format fits."""
-TIED = 0.7
+TIED = 0.5
 """Least correlation of the two ends of boxes that are spread over the input."""
 
 
@@ -215,8 +215,8 @@ def _beyond_finding(output: BoxesOutput, seen: SeenBoxes) -> Finding | None:
 def _could_be(form: str, output: BoxesOutput, seen: SeenBoxes, beyond: float) -> bool:
     """Whether boxes, of which the share `beyond` reaches beyond the input, could have been stated in a wrong format.
 
-    Of corners that are taken for a place and sides, the two ends are near each
-    other; place and sides of boxes are independent.
+    Of corners that are taken for a place and sides, the two ends are near each other; place and sides of boxes are
+    independent.
     """
     if form == output.format:
         return False

@@ -15,6 +15,8 @@ FAR = 4.0
 """A fraction of the input's size beyond which no point lies: it is in pixels."""
 NEAR = 1.5
 """Pixels within which all points lie only if they are fractions of the input's size."""
+OUTSIDE = 0.2
+"""Fraction of the input's size by which few points lie outside of it."""
 SMALL = 16
 """Pixels of an input's side under which points within NEAR pixels show nothing."""
 
@@ -74,7 +76,7 @@ def _normalized_finding(xy: NDArray[Any]) -> Finding | None:
     """What points (R, 2) show that should be fractions of the input's size."""
     if not len(xy):
         return None
-    if np.abs(xy).max() <= 1.05 and (xy < -0.25).mean() >= 0.25:
+    if np.abs(xy).max() <= 1.05 and (xy < -OUTSIDE).mean() >= 0.25:
         found = f"output.units is normalized, but points lie within {xy.min():.3g} to {xy.max():.3g}"
         return Finding("points.units", f"{found}; {EXPORT}")
     return _far_finding(xy)
