@@ -30,8 +30,11 @@ CHECKS: Mapping[str, Check] = {
     "scores.probabilities": Check("probabilities outside of [0, 1]: an activation is missing", True),
     "scores.sum": Check("probabilities of classes that do not sum to 1", False),
     "maps.stride": Check("the size of score maps against the input's: a whole number of pixels a cell", True),
+    "boxes.scores": Check(
+        "scores of boxes against their stated kind: an activation is missing, or applied twice", True
+    ),
     "boxes.units": Check("normalized boxes against pixels", True),
-    "boxes.format": Check("boxes that end before they begin, or have no area", True),
+    "boxes.format": Check("boxes that end before they begin, reach beyond the input, or lie off their cells", True),
     "boxes.classes": Check("class numbers against the labels", True),
     "boxes.background": Check("a label for the background or for no object", True),
     "boxes.grid": Check("boxes that are offsets in a grid, not decoded", True),
