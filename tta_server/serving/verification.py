@@ -1,7 +1,7 @@
 """Holds a model's tta.yaml against what the model gives for test images: refuses it, or warns."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -53,10 +53,11 @@ class _Verification:
         runs = self._runs()
         self._check_shapes(runs[0])
         yield from self._unsound(runs)
-        yield from self._remarks(runs)
+        cards = tuple(runs)
         if self._model.preprocessing.size is None:
             yield from self._odd_size(runs)
         yield from self._model.task.findings(runs)
+        yield from self._remarks(cards)
         yield from self._repeats(runs)
 
     def _runs(self) -> list[CardRun]:
@@ -93,7 +94,7 @@ class _Verification:
                 "outputs.finite_always", f"the model gives NaN or infinity for the test image {', '.join(bad)}"
             )
 
-    def _remarks(self, runs: list[CardRun]) -> Iterator[Finding]:
+    def _remarks(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
         for run in runs:
             prediction = self._decoded(run)
             if self._model.task.is_sound(prediction):
