@@ -81,7 +81,7 @@ def test_an_optional_view_that_can_not_be_meant_is_left_out(client: httpx.Client
     receipt = predicted(client, WRONG_IF_BRIGHT).json()["receipt"]
     assert [view["name"] for view in receipt["views"]] == ["plain"]
     assert receipt["dropped"] == 1
-    assert any("0.3 to 1.23" in warning for warning in receipt["warnings"])
+    assert any("0.3 to 1.2" in warning for warning in receipt["warnings"])
 
 
 @pytest.mark.parametrize("client", [f"{CONFIG}checks: {{scores.probabilities: off, scores.sum: off}}\n"], indirect=True)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,149 @@ def test_a_slow_model_and_all_warnings_are_logged_at_load(write: Write, caplog: 
     logged = [record.getMessage() for record in caplog.records]
     assert all(any(f"(check {check})" in line for line in logged) for check in checks)
     assert any("set budget.default_ms: 500" in line for line in logged)
+
+
+# ---- what a review found ----
+
+
+def with_initializer(model: onnx.ModelProto, **arrays: np.ndarray) -> onnx.ModelProto:
+    for name, array in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def with_output(model: onnx.ModelProto, name: str, shape: list[Any], *nodes: Node) -> onnx.ModelProto:
+    """The model with one more output, which tta.yaml does not name."""
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def test_outputs_that_tta_yaml_does_not_name_do_not_count(write: Write) -> None:
+    """A scalar, as CLIP's logit_scale; random numbers; the mean of the batch."""
+    model = with_output(classifier(), "scale", [], node("ReduceMax", ["t0"], ["scale"], keepdims=0))
+    model = with_output(model, "noise", ["n", 3], node("RandomNormalLike", ["t0"], ["noise"], dtype=TensorProto.FLOAT))
+    model = with_output(model, "mean", [1, 3], node("ReduceMean", ["t0"], ["mean"], axes=[0], keepdims=1))
+    check_fine(write(model, output={"name": "scores"}))
+
+
+def test_mixing_shows_under_a_sharp_softmax(write: Write) -> None:
+    mean = node("ReduceMean", ["t0"], ["m"], axes=[0], keepdims=1)
+    sharp = classifier(mean, node("Sub", ["t0", "m"], ["d"]), node("Mul", ["d", "many"], ["t3"]), "Softmax")
+    sharp = with_initializer(sharp, many=np.array(50, np.float32))
+    assert not check_warned(write(sharp, output={"kind": "probabilities"}), "batch.independent").can_batch
+
+
+@pytest.mark.parametrize("mask", [-1e4, -np.inf])
+def test_mixing_shows_beside_a_class_that_is_masked(write: Write, mask: float) -> None:
+    mean = node("ReduceMean", ["t0"], ["m"], axes=[0], keepdims=1)
+    masked = classifier(mean, node("Sub", ["t0", "m"], ["d"]), node("Add", ["d", "mask"], ["t3"]))
+    masked = with_initializer(masked, mask=np.array([0, 0, mask], np.float32))
+    assert not check_warned(write(masked), "batch.independent").can_batch
+
+
+@pytest.mark.parametrize("sigma", [1e-5, 1e-3, 2e-3, 1.0])
+def test_a_random_model_is_never_taken_for_a_stateful_one(write: Write, sigma: float) -> None:
+    noisy = node("RandomNormalLike", ["t0"], ["noise"], scale=sigma)
+    folder = write(classifier(noisy, node("Add", ["t0", "noise"], ["t2"])))
+    assert {finding.check for finding in observed(folder).warnings} <= {"outputs.repeatable"}
+
+
+class Remembering:
+    """A backend whose scores hold a part of the image before."""
+
+    def __init__(self, model: Any) -> None:
+        self._backend, self.signature, self._last = model.backend, model.backend.signature, np.float32(0)
+
+    def infer(self, batch: np.ndarray, abort: Any = None) -> dict[str, np.ndarray]:
+        found = {name: values + self._last for name, values in self._backend.infer(batch).items()}
+        self._last = batch.mean() / 2
+        return found
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def test_a_model_that_remembers_images_is_refused(write: Write) -> None:
+    model = load_model(write(classifier()))
+    with pytest.raises(ConfigError, match="depends on the images before it"):
+        verify(replace(model, backend=Remembering(model)))
+
+
+def test_dynamic_quantisation_of_the_input_runs_alone(write: Write) -> None:
+    """A dim image loses its grey levels beside a bright one."""
+    nodes = [
+        node("DynamicQuantizeLinear", ["image"], ["q", "step", "zero"]),
+        node("DequantizeLinear", ["q", "step", "zero"], ["back"]),
+        node("GlobalAveragePool", ["back"], ["g"]),
+        node("Flatten", ["g"], ["f"]),
+        node("MatMul", ["f", "w"], ["t0"]),
+    ]
+    model = _ended(nodes, (), {"w": WEIGHTS * 10}, VECTOR, ["n", "c"], TensorProto.FLOAT)
+    assert not check_warned(write(model), "batch.independent").can_batch
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_a_quantised_softmax(write: Write, classes: int) -> None:
+    """Steps of 1/256: a thousand of them do not sum to 1, but are probabilities all the same."""
+    steps = [node("Mul", ["t1", "steps"], ["t2"]), node("Round", ["t2"], ["t3"]), node("Div", ["t3", "steps"], ["t4"])]
+    model = classifier("Softmax", *steps, weights=np.random.default_rng(1).normal(size=(3, classes)))
+    model = with_initializer(model, steps=np.array(256, np.float32))
+    labels = [f"class {number}" for number in range(classes)]
+    folder = write(model, labels=labels, output={"kind": "probabilities"})
+    check_fine(folder)
+    (folder / "tta.yaml").write_text((folder / "tta.yaml").read_text().replace("probabilities", "logits"))
+    check_refused(folder, "scores.logits", "output.kind: probabilities")
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 16), (2, 16), (3, 32)])
+def test_a_coarse_convolution_without_padding(write: Write, kernel: int, stride: int) -> None:
+    """Whole patches, then a convolution that loses a border of them."""
+    patches = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+    then = node("Conv", ["t0", "k"], ["t1"], kernel_shape=[kernel] * 2)
+    model = segmenter(then, shape=("n", 3, 256, 256), **patches)
+    model = with_initializer(model, k=np.ones((3, 3, kernel, kernel), np.float32))
+    check_refused(write(model, "segmentation", input={"size": [256, 256]}), "maps.stride", "padding")
+
+
+def resized(size: list[int]) -> onnx.ModelProto:
+    """Its last step resizes the map to this size, whatever the input's is."""
+    model = segmenter(node("Resize", ["t0", "", "", "size"], ["t1"], mode="linear"))
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_param = "r2"
+    return with_initializer(model, size=np.array([1, 3, *size], np.int64))
+
+
+def test_a_map_that_the_model_resizes_to_a_fixed_size_is_right(write: Write) -> None:
+    folder = write(resized([128, 128]), "segmentation")
+    assert [finding.check for finding in observed(folder).warnings] == ["batch.rows"]  # its size holds a batch of one
+
+
+def test_a_model_of_patches_is_told_the_multiple(write: Write) -> None:
+    """Patches of 14 pixels: 256 is no multiple of it."""
+    fold = node("Reshape", ["image", "parts"], ["folded"])
+    mean = node("ReduceMean", ["folded"], ["means"], axes=[3, 5], keepdims=0)
+    out = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 3, "r", "k"])
+    shape = node("Shape", ["image"], ["shape"])
+    rows = node("Slice", ["shape", "two", "four"], ["sides"])
+    parts = [node("Div", ["sides", "patch"], ["counts"]), node("Split", ["counts"], ["down", "across"], axis=0)]
+    joined = node("Concat", ["one", "three", "down", "fourteen", "across", "fourteen"], ["parts"], axis=0)
+    model = graph(
+        [shape, rows, *parts, joined, fold, mean, node("Identity", ["means"], ["maps"])], MAPS, "float32", [out]
+    )
+    numbers = {"two": [2], "four": [4], "patch": [14], "one": [-1], "three": [3], "fourteen": [14]}
+    model = with_initializer(model, **{name: np.array(value, np.int64) for name, value in numbers.items()})
+    folder = write(model, "segmentation", input={"scale": 1})
+    with pytest.raises(ConfigError, match=r"set input\.multiple: 14"):
+        observed(folder)
+    (folder / "tta.yaml").write_text((folder / "tta.yaml").read_text().replace("scale: 1", "scale: 1\n  multiple: 14"))
+    check_fine(folder)
+
+
+def test_a_small_mean_under_a_scale_of_1(write: Write) -> None:
+    check_refused(write(classifier(), input={"scale": 1, "mean": [0.485, 0.456, 0.406]}), "input.mean", "scale: 255")
+
+
+def test_percentages_are_told_to_be_divided(write: Write) -> None:
+    hundred = node("Mul", ["t1", "hundred"], ["t2"])
+    model = with_initializer(classifier("Softmax", hundred), hundred=np.array(100, np.float32))
+    check_refused(write(model, output={"kind": "probabilities"}), "scores.probabilities", "divide by 100")

@@ -19,6 +19,9 @@ FIELDS: Mapping[str, Mapping[int, str]] = {
 }
 """Message -> field number -> message, for the fields that lead to tensors."""
 
+LONGEST = 1000
+"""Characters of a location; longer ones are no file's."""
+
 EXTERNAL_DATA, DATA_LOCATION, EXTERNAL = 13, 14, 1
 """Fields of a TensorProto, and the value of `data_location` for weights in another file."""
 
@@ -65,7 +68,7 @@ def _file(path: Path, location: str) -> Path:
             f"with its external data in a file beside it, like '{path.name}_data'"
         )
     file = path.parent / given
-    if not file.is_file():
+    if len(location) > LONGEST or not file.is_file():
         raise ConfigError(
             f"{path}: weights are in {shown(location)}, which is missing; put that file into the folder of the model "
             "file, or save the model with its weights inside"
@@ -126,6 +129,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             at += length
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
+        elif wire in (3, 4):  # the ends of a group, of which the fields between are read as any
+            continue
         else:
             raise ValueError(f"wire type {wire}")
     if at > len(message):

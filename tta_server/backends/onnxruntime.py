@@ -60,10 +60,9 @@ class OnnxRuntimeBackend:
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
         names = list(self.signature.outputs)
-        options = None
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # the exception has the message
         if abort is not None:
-            options = ort.RunOptions()
-            options.log_severity_level = 4  # the exception has the message
             abort.on_request(partial(setattr, options, "terminate", True))
         try:
             values = self._session.run(names, {self.signature.input: batch}, options)

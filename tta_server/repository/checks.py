@@ -63,7 +63,8 @@ def input_findings(config: InputConfig, signature: Signature) -> Iterator[Findin
     white = 255 / config.scale
     stated = f"input.scale is {config.scale:g}, so mean and std are of values from 0 to {white:g}"
     fits = 255 if config.scale == 1 else 1
-    if max(config.mean) > white * 1.02:
+    in_unit = 0 < max(map(abs, config.mean)) <= 1 and white > 10
+    if max(config.mean) > white * 1.02 or in_unit:
         yield Finding("input.mean", f"{stated}, but mean is {_numbers(config.mean)}; set input.scale: {fits}")
     elif not NARROW <= white / max(config.std) <= white / min(config.std) <= WIDE:
         yield Finding(

@@ -1,6 +1,7 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -163,7 +164,8 @@ def _parse_checks(found: Any) -> dict[str, bool]:
         raise ValueError(f"checks is {shown(found)}; it should be ids of checks, like {{boxes.units: off}}")
     for name, value in found.items():
         if name not in CHECKS:
-            raise ValueError(f"checks has {shown(name)}, which is no check; there are {', '.join(CHECKS)}")
+            near = get_close_matches(str(name), CHECKS, 3, 0.4) or list(CHECKS)[:3]
+            raise ValueError(f"checks has {shown(name)}, which is no check; there are {', '.join(near)}, ...")
         if value not in (True, False, "on", "off"):
             raise ValueError(f"checks.{name} is {shown(value)}; allowed: on, off")
     return {name: value in (True, "on") for name, value in found.items()}

@@ -37,5 +37,5 @@ def public_sentence(error: ConfigError, models: Path) -> str:
         cause = cause.__cause__
     for folder in (models.resolve(), models.absolute(), models):
         if folder != Path():
-            sentence = sentence.replace(f"{folder}/", "")
+            sentence = re.sub(rf"(?<![\w./]){re.escape(str(folder))}/", "", sentence)
     return ABSOLUTE.sub("", sentence)

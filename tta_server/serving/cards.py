@@ -44,7 +44,9 @@ CARDS: Mapping[str, Callable[[Size], Pixels]] = {
     "grey": _plain(128),
     "black": _plain(0),
     "white": _plain(255),
+    "dim photo": lambda size: _photo(size) // 8,
 }
+"""The last only shares a batch with another: what depends on a batch's range shows in a dim image."""
 
 
 def make_test_card(model: Model) -> bytes:
@@ -58,14 +60,17 @@ class CardRunner:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._plan = make_plan(model, Options(max_views=1, min_views=1, stop="all"))
+        self._views: dict[tuple[str, Size], ImageViews] = {}
         self.size = card_size(model)
 
     def views(self, card: str, size: Size | None = None) -> ImageViews:
-        """The views of a card of that size, by default the usual one."""
-        size = size or self.size
-        views = ImageViews(self._plan, make_layout(self._plan, size), size)
-        views.decode(Source(size, pixels=CARDS[card](size)))
-        return views
+        """The views of a card of that size, by default the usual one; made once."""
+        key = card, size or self.size
+        if key not in self._views:
+            views = ImageViews(self._plan, make_layout(self._plan, key[1]), key[1])
+            views.decode(Source(key[1], pixels=CARDS[card](key[1])))
+            self._views[key] = views
+        return self._views[key]
 
     def run(self, card: str, size: Size | None = None) -> CardRun:
         """Raises any error of the model."""

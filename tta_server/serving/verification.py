@@ -1,24 +1,22 @@
 """Holds a model's tta.yaml against what the model gives for test images: refuses it, or warns."""
 
 import re
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Mapping
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.repository.checks import input_findings
 from tta_server.repository.model import Model, Observed
-from tta_server.serving.cards import CARDS, CardRunner
-from tta_server.serving.image import ImageViews
+from tta_server.serving.agreement import agree, are_equal, row
+from tta_server.serving.cards import CardRunner
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.shapes import Outputs
 from tta_server.views.geometry import Size
 
 ODD = Size(251, 217)
 """Size of the test image of odd size."""
-MULTIPLES = (2, 4, 8, 16, 32, 64)
-TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-6}
-"""Largest difference of outputs that counts as rounding, of their largest value, by the bytes of a number."""
+MULTIPLES = (2, 4, 7, 8, 12, 14, 16, 28, 32, 64, 128, 224)
+"""Of the input's sides that models may need: strides, and sides of patches."""
+ALONE = ("photo", "noise", "grey", "black", "white")
+TOGETHER = ("dim photo", "noise")
 
 
 def verify(model: Model) -> Observed:
@@ -52,21 +50,28 @@ class _Verification:
         yield from input_findings(self._model.config.input, self._model.backend.signature)
         runs = self._runs()
         self._check_shapes(runs[0])
-        yield from self._unsound(runs)
-        cards = tuple(runs)
+        predictions = {run.card: self._decode(run) for run in runs}
+        yield from self._unsound(predictions)
         if self._model.preprocessing.size is None:
             yield from self._odd_size(runs)
         yield from self._model.task.findings(runs)
-        yield from self._remarks(cards)
-        yield from self._repeats(runs)
+        yield from self._remarks(predictions)
+        yield from self._repeats(runs[0])
 
     def _runs(self) -> list[CardRun]:
         try:
-            return [self._runner.run(card) for card in CARDS]
+            return [self._runner.run(card) for card in ALONE]
         except BackendFailed as error:
+            free = self._model.preprocessing.size is None
+            advice = f"; {self._multiple()}" if free else ""
             raise ConfigError(
-                f"model {self._model.name}: its file can't run views of {self._runner.size}: {_reason(error)}"
+                f"model {self._model.name}: its file can't run views of {self._runner.size}: {_reason(error)}{advice}"
             ) from error
+
+    def _multiple(self) -> str:
+        """Which input.multiple the model file accepts."""
+        fits = next((side for side in MULTIPLES if self._runner.accepts(_multiple_of(side))), None)
+        return f"set input.multiple: {fits}" if fits else "set input.multiple, or a fixed input.size"
 
     def _check_shapes(self, run: CardRun) -> None:
         try:
@@ -74,16 +79,16 @@ class _Verification:
         except ConfigError as error:
             raise ConfigError(f"model {self._model.name}: {error}") from None
 
-    def _decoded(self, run: CardRun) -> object:
+    def _decode(self, run: CardRun) -> object:
         try:
             return self._runner.views(run.card).read(0, run.outputs, 0)
         except Exception as error:
             raise ConfigError(f"model {self._model.name}: its output can't be read: {_reason(error)}") from error
 
-    def _unsound(self, runs: list[CardRun]) -> Iterator[Finding]:
+    def _unsound(self, predictions: Mapping[str, object]) -> Iterator[Finding]:
         """NaN and infinity."""
-        bad = [run.card for run in runs if not self._model.task.is_sound(self._decoded(run))]
-        if len(bad) == len(runs):
+        bad = [card for card, prediction in predictions.items() if not self._model.task.is_sound(prediction)]
+        if len(bad) == len(predictions):
             yield Finding(
                 "outputs.finite",
                 "the model gives NaN or infinity for every test image; was it converted to float16, or do input.scale, "
@@ -94,9 +99,8 @@ class _Verification:
                 "outputs.finite_always", f"the model gives NaN or infinity for the test image {', '.join(bad)}"
             )
 
-    def _remarks(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
-        for run in runs:
-            prediction = self._decoded(run)
+    def _remarks(self, predictions: Mapping[str, object]) -> Iterator[Finding]:
+        for prediction in predictions.values():
             if self._model.task.is_sound(prediction):
                 yield from self._model.task.remarks(prediction)
 
@@ -106,41 +110,44 @@ class _Verification:
             run = self._runner.run("photo", ODD)
             self._runner.views("photo", ODD).read(0, run.outputs, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises
-            fits = next((m for m in MULTIPLES if self._runner.accepts(_multiple_of(m))), None)
-            advice = f"set input.multiple: {fits}" if fits else "set input.multiple, or a fixed input.size"
-            yield Finding("input.multiple", f"the model fails on an input of {ODD} ({_reason(error)}); {advice}")
+            yield Finding(
+                "input.multiple", f"the model fails on an input of {ODD} ({_reason(error)}); {self._multiple()}"
+            )
         else:
             runs.append(run)
 
-    def _repeats(self, runs: list[CardRun]) -> Iterator[Finding]:
+    def _repeats(self, first: CardRun) -> Iterator[Finding]:
         """The same image again, and two images together."""
-        first, other = runs[:2]
-        if not _agree(first.outputs, self._runner.run(first.card).outputs):
-            again = self._runner.run(first.card).outputs
-            if _agree(again, self._runner.run(first.card).outputs):
-                yield self._stateful()
-            else:
-                yield Finding(
-                    "outputs.repeatable",
-                    "the model gives another output each time for the same image; was it exported in training mode, "
-                    "with dropout?",
-                )
-        elif self._model.can_batch:
-            yield from self._together(first, other)
+        reads = self._model.task.reads
+        again = self._runner.run(first.card).outputs
+        if are_equal(first.outputs, again, reads):
+            if self._model.can_batch:
+                yield from self._together()
+            return
+        more = [self._runner.run(first.card).outputs for _ in range(2)]
+        if agree(first.outputs, again, reads) and agree(again, more[0], reads) and agree(again, more[1], reads):
+            return
+        if are_equal(more[0], more[1], reads):
+            yield Finding(
+                "outputs.stateless",
+                "the model's output for an image depends on the images before it, so answers would depend on other "
+                "clients; export it without state",
+            )
+        else:
+            yield Finding(
+                "outputs.repeatable",
+                "the model gives another output each time for the same image; was it exported in training mode, with "
+                "dropout?",
+            )
 
-    def _stateful(self) -> Finding:
-        return Finding(
-            "outputs.stateless",
-            "the model's output for an image depends on the images before it, so answers would depend on other clients",
-        )
-
-    def _together(self, first: CardRun, other: CardRun) -> Iterator[Finding]:
-        alone = (first, other)
+    def _together(self) -> Iterator[Finding]:
+        reads = self._model.task.reads
+        alone = [self._runner.run(card).outputs for card in TOGETHER]
         try:
-            together = self._runner.run_together(first.card, other.card)
-            for row, run in enumerate(alone):
-                views: ImageViews = self._runner.views(run.card)
-                views.read(0, together, row)
+            together = self._runner.run_together(*TOGETHER)
+            parts = [row(together, index, reads) for index in range(len(TOGETHER))]
+            for card, part in zip(TOGETHER, parts, strict=True):
+                self._runner.views(card).read(0, part, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises, or reading a missing row
             yield self._one_by_one(
                 "batch.rows",
@@ -148,7 +155,7 @@ class _Verification:
                 "free",
             )
             return
-        if not all(_agree(run.outputs, _row(together, row)) for row, run in enumerate(alone)):
+        if not all(agree(one, part, reads) for one, part in zip(alone, parts, strict=True)):
             yield self._one_by_one(
                 "batch.independent",
                 "an image's output depends on the images that share its batch (batch normalisation in training mode, "
@@ -161,31 +168,16 @@ class _Verification:
 
 
 def _reason(error: BaseException) -> str:
-    """First line of what went wrong, without ONNX Runtime's codes and places in its source."""
+    """What went wrong in a line, without ONNX Runtime's codes and the places in its source."""
     cause = error.__cause__ or error
     line = (str(cause) or type(cause).__name__).splitlines()[0]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : | *(Name:''|Status Message:).*", "", line)[:200]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"Non-zero status code returned while running (\w+) node\. Name:'[^']*'", r"node \1 failed:", line)
+    line = re.sub(r" Status Message: (?:/\S+ .*?\) (?=\S))?", " ", line)
+    return line[:200].rstrip(" :.")
 
 
 def _multiple_of(side: int) -> Size:
-    """Sides near 100 that `side` divides and twice of it does not."""
-    times = max(1, 96 // side) | 1
+    """Sides near 200 that `side` divides and twice of it does not."""
+    times = max(1, 200 // side) | 1
     return Size(side * times, side * (times + 2))
-
-
-def _row(outputs: Outputs, row: int) -> Outputs:
-    return {name: values[row : row + 1] for name, values in outputs.items()}
-
-
-def _agree(some: Outputs, others: Outputs) -> bool:
-    """Whether outputs are the same but for rounding, and for the order of rows that rounding may change."""
-    return all(_same(values, others[name]) for name, values in some.items() if values.shape == others[name].shape)
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    if not np.issubdtype(one.dtype, np.floating):
-        return bool(np.issubdtype(one.dtype, np.integer) or np.array_equal(one, other))
-    a, b = (np.sort(np.nan_to_num(values[0].astype(np.float64)), axis=0) if values.ndim > 1 else values
-            for values in (one, other))  # fmt: skip
-    largest = max(float(np.abs(a).max(initial=0)), 1e-6)
-    return bool(np.abs(a - b).max(initial=0) <= TOLERANCE.get(one.dtype.itemsize, 1e-3) * largest)

@@ -12,6 +12,7 @@ from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
+from tta_server.scheduling.estimates import Estimates
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.caller import Caller
@@ -45,21 +46,23 @@ def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.mono
     model.observe(observed)
     requests = _TestRequests(model, clock)
     try:
-        seconds = _measure(model, requests, costs, slots)
+        _measure(model, requests, costs, slots)
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
-    model.observe(replace(observed, warnings=(*observed.warnings, *_slow(model, seconds))))
+    model.observe(
+        replace(observed, warnings=(*observed.warnings, *_slow(model, requests.seconds_on_idle_pool(costs, slots))))
+    )
 
 
 def _slow(model: Model, seconds: float) -> Iterator[Finding]:
-    """A finding if a request of one view takes longer than the model's own default budget."""
+    """A finding if a request that states no budget is refused: its mandatory work takes `seconds` on an idle pool."""
     budget = model.config.budget.default_ms
     if seconds * 1e3 > budget and model.is_checked("budget.default_ms"):
         fits = math.ceil(seconds * 4) * 500
         yield Finding(
             "budget.default_ms",
-            f"one view takes about {seconds * 1e3:.3g} ms here, over budget.default_ms of {budget:g}: requests that "
+            f"a request takes up to {seconds * 1e3:.3g} ms here, over budget.default_ms of {budget:g}: requests that "
             f"state no budget are refused; set budget.default_ms: {fits}",
         )
 
@@ -69,12 +72,9 @@ def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
     warm_up(model, costs, 1, time.thread_time)
 
 
-def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> float:
-    """Sets the costs; returns the seconds of a request of one view."""
+def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> None:
     pixels = requests.size.area
-    decode = _median_of(requests.decoding_seconds)
-    costs.warm_stage("decode", model.name, pixels, decode)
-    view = 0.0
+    costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
             sizes = BATCHES if model.can_batch else (1,)
@@ -82,12 +82,8 @@ def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: i
                 pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
             ]
             by_size = zip(*(run.result() for run in runs), strict=True)
-            medians = [statistics.median(seconds) for seconds in by_size]
-            costs.warm(bucket, dict(zip(sizes, medians, strict=True)))
-            view = view or medians[0]
-    finish = _median_of(requests.finishing_seconds)
-    costs.warm_stage("finish", model.name, pixels, finish)
-    return decode + view + finish
+            costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
+    costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
 
 
 class _TestRequests:
@@ -139,6 +135,13 @@ class _TestRequests:
     def decoding_seconds(self) -> float:
         """The time to decode the test card."""
         return self.seconds(self.job().payload.decode)
+
+    def seconds_on_idle_pool(self, costs: CostModel, slots: int) -> float:
+        """The time that a request of the model's own defaults takes at most, as the scheduler estimates it."""
+        plan = make_plan(self._model, Options())
+        deadline = Deadline.after(self._model.config.budget.max_ms)
+        job = make_job(plan, read_source(self._card, Limits()), deadline, Caller("warm-up"), Observers())
+        return Estimates(costs).on_idle_pool(job, slots)
 
     def seconds(self, action: Callable[[], object]) -> float:
         start = self.clock()

@@ -153,7 +153,9 @@ class NoEvidence:
 
 
 class Decoder(Protocol[P]):
-    """Reads a model's outputs."""
+    """Reads a model's outputs; `reads` has the names of those that it looks at."""
+
+    reads: Sequence[str]
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError, naming found and expected, unless a run's outputs have the shapes that tta.yaml states.

@@ -76,6 +76,7 @@ class Embedding(TaskDefaults):
 
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         length = outputs[self._output][1]
         self._length = length or UNKNOWN_LENGTH

@@ -126,6 +126,7 @@ class Regression(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._undo = UNDO[output.kind]
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 

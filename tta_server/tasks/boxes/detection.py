@@ -34,6 +34,7 @@ class Detection(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._output = output
         self._reader = BoxReader(len(labels), output, outputs)
+        self.reads: Sequence[str] = tuple(self._reader.names.values())
         self._remarks = BoxRemarks(output, len(labels), self._reader.background_label)
         self.tensor_specs: Sequence[TensorSpec] = (
             TensorSpec("COUNT", np.int32, (1,)),

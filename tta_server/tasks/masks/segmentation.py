@@ -82,6 +82,7 @@ class Segmentation(TaskDefaults):
         self.merges: Sequence[str] = tuple(self._merges)
         self.has_picture = not output.multilabel
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
 
     def _check_shape(self, found: Sequence[int | None]) -> None:

@@ -40,6 +40,7 @@ class Keypoints(TaskDefaults):
         )
         self._mirror_order = mirror_order(labels, output.pairs)
         self._name = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._name,)
         self._check_shape(outputs[self._name])
         points = len(self.labels)
         self.tensor_specs: Sequence[TensorSpec] = (

@@ -13,6 +13,8 @@ from tta_server.tasks.scores.kinds import ScoreKind
 SLACK = 1e-3
 """How far rounding, also of float16, may take a probability out of [0, 1] or a sum from 1."""
 SUM_SLACK = 1e-2
+STEPS = 256
+"""Of a quantised probability."""
 
 
 def score_findings(kind: ScoreKind, scores: Sequence[NDArray[Any]], one_label: str) -> Iterator[Finding]:
@@ -25,7 +27,10 @@ def score_findings(kind: ScoreKind, scores: Sequence[NDArray[Any]], one_label: s
         )
         return
     if kind.exclusive and len(scores[0]) == 1:
-        yield Finding("scores.one_class", f"labels has one name, and a softmax over one class is always 1; {one_label}")
+        yield Finding(
+            "scores.one_class",
+            f"labels has one name, and of classes that exclude each other one is always the answer; {one_label}",
+        )
         return
     finite = [values for values in scores if np.isfinite(values).all()]
     if not finite:
@@ -41,7 +46,7 @@ def _activated(kind: ScoreKind, scores: Sequence[Floats]) -> Iterator[Finding]:
     least, most = _range(scores)
     if least < -SLACK or most > 1 + SLACK or most <= 0:
         return
-    if kind.exclusive and all(np.abs(values.sum(axis=0) - 1).max() < SLACK for values in scores):
+    if kind.exclusive and all(_sum_to_1(values, SLACK) for values in scores):
         found = "each image's scores sum to 1, as after a softmax"
     elif kind.exclusive and scores[0].ndim == 1:
         return  # scores of a class may happen to lie there
@@ -54,7 +59,7 @@ def _not_probabilities(kind: ScoreKind, scores: Sequence[Floats]) -> Iterator[Fi
     least, most = _range(scores)
     if least < -SLACK or most > 1 + SLACK:
         yield out_of_range(least, most)
-    elif kind.exclusive and any(np.abs(values.sum(axis=0) - 1).max() > SUM_SLACK for values in scores):
+    elif kind.exclusive and not all(_sum_to_1(values, SUM_SLACK) for values in scores):
         yield _other_sum(max(float(values.sum(axis=0).max()) for values in scores))
 
 
@@ -72,7 +77,14 @@ def vector_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
     if found or kind.stated == "logits" or not kind.exclusive:
         return found
     total = float(scores.sum())
-    return [_other_sum(total)] if abs(total - 1) > SUM_SLACK else ()
+    return () if abs(total - 1) <= SUM_SLACK or _sum_to_1(scores, SUM_SLACK) else [_other_sum(total)]
+
+
+def _sum_to_1(values: Floats, slack: float) -> bool:
+    """Whether probabilities (C, ...) sum to 1 but for rounding, also to the steps of 8 bits of a quantised softmax."""
+    if (values * STEPS == np.rint(values * STEPS)).all() or np.allclose(values * 255, np.rint(values * 255), atol=1e-3):
+        slack += len(values) / (2 * STEPS)
+    return bool(np.abs(values.sum(axis=0) - 1).max() <= slack)
 
 
 def _other_sum(total: float) -> Finding:
@@ -84,10 +96,15 @@ def _other_sum(total: float) -> Finding:
 
 
 def out_of_range(least: float, most: float) -> Finding:
+    if least >= -0.05 and most <= 1.05:
+        advice = "limit them to [0, 1] inside the model (an interpolation behind the activation goes beyond)"
+    elif least >= -SLACK and 1 < most <= 100.5:
+        advice = "for percentages divide by 100 inside the model; if these are logits, set output.kind: logits"
+    else:
+        advice = "if these are logits, set output.kind: logits"
     return Finding(
         "scores.probabilities",
-        f"output.kind is probabilities, but the model gives {least:.3g} to {most:.3g}; if these are logits, set "
-        "output.kind: logits",
+        f"output.kind is probabilities, but the model gives {least:.5g} to {most:.5g}; {advice}",
     )
 
 

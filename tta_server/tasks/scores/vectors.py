@@ -26,6 +26,7 @@ class ScoreVectors(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._kind = kind
         self._output = output_name(output, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("PROBABILITIES", np.float32, (len(labels),)),)
 
