@@ -420,6 +420,15 @@ def resized(size: list[int]) -> onnx.ModelProto:
     return with_initializer(model, size=np.array([1, 3, *size], np.int64))
 
 
+@pytest.mark.parametrize("stride", [2, 32])
+def test_a_map_that_is_larger_than_an_odd_input_is_told_the_multiple(write: Write, stride: int) -> None:
+    """An encoder that rounds up, and a decoder that enlarges by as much."""
+    coarse = {"kernel_shape": [stride] * 2, "strides": [stride] * 2, "auto_pad": "SAME_UPPER"}
+    model = segmenter(node("Resize", ["t0", "", "times"], ["t1"], mode="nearest"), **coarse)
+    model = with_initializer(model, times=np.array([1, 1, stride, stride], np.float32))
+    check_refused(write(model, "segmentation"), "maps.stride", f"set input.multiple: {stride}")
+
+
 def test_a_map_that_the_model_resizes_to_a_fixed_size_is_right(write: Write) -> None:
     folder = write(resized([128, 128]), "segmentation")
     assert [finding.check for finding in observed(folder).warnings] == ["batch.rows"]  # its size holds a batch of one

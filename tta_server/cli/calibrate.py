@@ -113,7 +113,7 @@ def calibrate(
     digest = model_digest(folder, loaded)
     found = fit_calibration(runs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
-    _print_figures(model, found, runs)
+    _print_figures(model, found, runs, [size for size in BATCHES if size <= found.views and loaded.can_batch])
     if log:
         _write_log(log, runs)
     if plot:
@@ -183,14 +183,13 @@ MANY_CHANGED = 0.1
 """Share of changed answers from which a policy is doubted."""
 
 
-def _print_figures(model: str, found: Calibration, runs: Runs) -> None:
-    out.print(_threshold_table(model, found, runs))
+def _print_figures(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> None:
+    out.print(_threshold_table(model, found, runs, batches))
     out.print(_changed_answers(model, found), soft_wrap=True)
 
 
-def _threshold_table(model: str, found: Calibration, runs: Runs) -> Table:
+def _threshold_table(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> Table:
     title = f"{model}: {found.views} views, {found.images} images, merge {found.merge}"
-    batches = [size for size in BATCHES if size <= found.views]
     columns = [f"in batches of {size}" for size in batches]
     table = Table("epsilon", "threshold", "answers changed", "at most", "mean views", *columns, title=title)
     for kept in found.thresholds:

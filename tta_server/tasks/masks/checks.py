@@ -43,7 +43,7 @@ def _advice(tensor: Size, cells: Size, odd: bool) -> str:
             "if its convolutions are not padded, it shows only the input's middle; export it with padding, so that it "
             "scores the whole input"
         )
-    for multiple in STRIDES[1:]:
+    for multiple in reversed(STRIDES[1:]):
         if all(_rounded(p, multiple, c) for p, c in zip(tensor, cells, strict=True)):
             return f"it rounds the size to a multiple of {multiple}; set input.multiple: {multiple}"
     return "set input.multiple to what the model's input is divided by, or a fixed input.size"

@@ -96,7 +96,7 @@ def _other_sum(total: float) -> Finding:
 
 
 def out_of_range(least: float, most: float) -> Finding:
-    if least >= -0.05 and most <= 1.05:
+    if least >= -0.2 and most <= 1.2:
         advice = "limit them to [0, 1] inside the model (an interpolation behind the activation goes beyond)"
     elif least >= -SLACK and 1 < most <= 100.5:
         advice = "for percentages divide by 100 inside the model; if these are logits, set output.kind: logits"
