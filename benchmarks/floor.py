@@ -25,10 +25,11 @@ from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import Executor
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, make_job
+from tta_server.serving.job import make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
 from tta_server.telemetry.observer import Observers, ReceiptTimings

@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import pictures
+from tests.support.folders import FAILED, GARBAGE, GOOD, NO_RUN, NO_YAML, write_folder
 from tests.support.references import MODELS
 from tests.support.toys import faulty_model, serving
+from tta_server import load
 from tta_server.application import Application
+from tta_server.backends import BACKENDS
+from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError
 from tta_server.repository.loader import load_model
 from tta_server.settings import Settings
@@ -24,6 +28,66 @@ def test_an_application_loads_every_bundled_model() -> None:
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model found"):
         Application.load(Settings(models=tmp_path))
+
+
+def test_one_broken_model_does_not_keep_the_others_from_being_loaded_and_warmed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, GOOD, *FAILED)
+    application = Application.load(Settings(models=folder, slots=1))
+    assert (list(application.models), list(application.health.load_failures)) == ([GOOD, NO_RUN], [GARBAGE, NO_YAML])
+    assert not application.is_serving
+    broken = application.models[NO_RUN]
+    application.warm()
+    assert (list(application.models), list(application.health.load_failures)) == ([GOOD], list(FAILED))
+    assert application.is_serving
+    assert [application.is_ready(name) for name in (GOOD, *FAILED)] == [True, False, False, False]
+    assert application.model_names() == sorted((GOOD, *FAILED))
+    application.close()
+    assert not broken.lifetime.begin(), "its backend is closed"
+
+
+def test_with_strict_the_first_error_is_raised(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, GOOD, NO_RUN)
+    application = Application.load(Settings(models=folder, slots=1, strict=True))
+    with pytest.raises(ConfigError, match="can't run"):
+        application.warm()
+    write_folder(tmp_path, NO_YAML)
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        Application.load(Settings(models=folder, strict=True))
+
+
+def test_the_error_of_the_only_model_is_raised_as_it_is(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, NO_YAML)
+    with pytest.raises(ConfigError) as caught:
+        Application.load(Settings(models=folder))
+    assert str(caught.value) == f"{folder / NO_YAML / 'tta.yaml'}: is not valid YAML in line 2, column 1"
+    with pytest.raises(ConfigError) as again:
+        load(folder / NO_YAML)
+    assert str(again.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_unexpected_error_fails_its_model_only_and_its_traceback_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, strict: bool
+) -> None:
+    class Odd(OnnxRuntimeBackend):
+        def __init__(self, path: Path) -> None:
+            if GARBAGE in path.parts:
+                raise ZeroDivisionError("nobody expected this")
+            super().__init__(path)
+
+    monkeypatch.setitem(BACKENDS, "onnxruntime", Odd)
+    settings = Settings(models=write_folder(tmp_path, GOOD, GARBAGE), strict=strict)
+    if strict:
+        with pytest.raises(ZeroDivisionError):
+            Application.load(settings)
+        return
+    application = Application.load(settings)
+    failure = application.health.load_failures[GARBAGE]
+    assert failure.reason == "unexpected error: ZeroDivisionError: nobody expected this"
+    assert failure.public == "internal error: see the server's log"
+    (record,) = caplog.records
+    assert record.getMessage() == f"model {GARBAGE} failed to load"
+    assert record.exc_info
 
 
 def test_a_default_budget_that_is_too_small_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.onnx_models import detector, write_model
 from tests.support.references import MODELS
 from tests.support.serving import Server, until
 from tta_server.repository.loader import load_model
@@ -109,6 +110,13 @@ def test_the_yaml_shown_loads(tmp_path: Path) -> None:
     shutil.copytree(MODELS / "nuclei" / "1", folder / "1")
     (folder / "tta.yaml").write_text(shown)
     assert len(load_model(folder).policy.views) == 8
+
+
+def test_the_model_folder_shown_loads(tmp_path: Path) -> None:
+    (shown,) = blocks("yaml", USAGE)
+    folder = write_model(tmp_path / "mine", detector(), shown)
+    (folder / "labels.txt").write_text("red\ngreen\nblue\n")
+    assert load_model(folder).config.labels == ("red", "green", "blue")
 
 
 def test_the_docs_name_every_primitive_and_merge() -> None:

@@ -1,5 +1,6 @@
 """Test-time augmentation for vision models, as a server and as a library."""
 
+import logging
 import os
 import uuid
 from concurrent.futures import Future
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tta_server.api.describe import model_notes
 from tta_server.application import Application
 from tta_server.errors import ConfigError, TTAError
 from tta_server.errors.validation import explain, explain_option
@@ -18,11 +20,13 @@ from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer, Receipt
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.options import as_query, read_options
 from tta_server.serving.predictor import Ticket
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
+
+log = logging.getLogger(__name__)
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"]
@@ -93,7 +97,7 @@ def load(
     max_pixels: int | None = None,
     max_waiting_mb: int | None = None,
 ) -> LoadedModel:
-    """Loads and warms the model in a folder like `models/clothing`. Raises ConfigError.
+    """Loads and warms the model in a folder like `models/clothing`; logs its warnings. Raises ConfigError.
 
     `slots` is the number of threads that run batches; `max_bytes` and `max_pixels` bound one image, `max_waiting_mb`
     the memory of all images not yet answered. Defaults are those of `tta-server serve`.
@@ -114,4 +118,7 @@ def load(
     except BaseException:
         app.close()
         raise
-    return LoadedModel(app)
+    loaded = LoadedModel(app)
+    for note in model_notes(loaded.model):
+        log.warning("model %s: %s", loaded.model.name, note)
+    return loaded

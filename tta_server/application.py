@@ -1,7 +1,8 @@
 """The composition root: makes the objects of a server from its settings."""
 
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ import cv2
 from PIL import Image
 
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.repository.failure import explain_failure
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
@@ -25,10 +27,14 @@ from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
-from tta_server.telemetry.logs import RequestLog
+from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
+
+log = logging.getLogger(__name__)
+
+NOT_READY = "the server is not ready: models are being warmed, or it is shutting down"
 
 
 def configure_libraries() -> None:
@@ -65,7 +71,7 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog())
+        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
         self._executor = Executor(self.observer)
         self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()
@@ -98,21 +104,77 @@ class Application:
         about = "1 while the model works, 0 when it is unhealthy or not loaded"
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
+    def knows(self, name: str) -> bool:
+        """True if the model is loaded or failed to load."""
+        return name in self.models or name in self.health.load_failures
+
     def is_ready(self, name: str) -> bool:
         """True if the model's requests are admitted."""
         return self.ready and name in self.models and name not in self.health.unhealthy
 
+    @property
+    def is_serving(self) -> bool:
+        """True if requests of at least one model are admitted; with `strict`, of every loaded model."""
+        states = [self.is_ready(name) for name in list(self.models)]
+        return any(states) and (all(states) or not self.settings.strict)
+
     @classmethod
     def load(cls, settings: Settings) -> "Application":
-        """Loads every model of the folder. Raises ConfigError."""
-        return cls(settings, [load_model(folder) for folder in find_models(settings.models)])
+        """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
+
+        Raises ConfigError if there is none, none can be loaded, or, with `strict`, one can't.
+        """
+        loaded, errors = [], dict[str, Exception]()
+        for folder in find_models(settings.models):
+            try:
+                loaded.append(load_model(folder))
+            except Exception as error:
+                if settings.strict:
+                    raise
+                errors[folder.name] = error
+        application = cls(settings, loaded)
+        for name, failure in errors.items():
+            application._set_failed(name, failure)
+        application._check_any_left(errors.values())
+        return application
+
+    def _set_failed(self, name: str, error: Exception) -> None:
+        """Goes on without a model that can't be served."""
+        if not isinstance(error, ConfigError):
+            log.error("model %s failed to load", name, exc_info=error)
+        self.health.failed_to_load(name, explain_failure(name, error, self.settings.models))
+        if (model := self.models.pop(name, None)) is not None:
+            model.retire()
+        self._add_model_gauge(name)
+
+    def _check_any_left(self, errors: Iterable[Exception]) -> None:
+        """Raises the error of the only model, or ConfigError with the reasons, if every model failed."""
+        failures = self.health.load_failures
+        if self.models or not failures:
+            return
+        if len(failures) == 1:
+            raise next(iter(errors))
+        reasons = "; ".join(f"model {name}: {failure.reason}" for name, failure in failures.items())
+        raise ConfigError(f"none of the {len(failures)} models can be served: {reasons}")
 
     def warm(self) -> None:
-        """Measures every model, then admits requests, unless `closing` is set meanwhile. Raises ConfigError."""
+        """Measures every model, then admits requests, unless `closing` is set meanwhile.
+
+        A model that can't be measured is in `health.load_failures` then. Raises ConfigError if none is left, or with
+        `strict` if one can't.
+        """
+        errors = []
         for model in list(self.models.values()):
-            warm_up(model, self._costs, self.settings.slots)
+            try:
+                warm_up(model, self._costs, self.settings.slots)
+            except Exception as error:
+                if self.settings.strict:
+                    raise
+                self._set_failed(model.name, error)
+                errors.append(error)
             if self.closing:
                 return
+        self._check_any_left(errors)
         self._engine.start()
         self._probe.start()
         self._warmed = True
@@ -125,34 +187,39 @@ class Application:
     def check_ready(self) -> None:
         """Raises NotReady."""
         if not self.ready:
-            raise NotReady("the server is not ready: models are being warmed, or it is shutting down")
+            raise NotReady(NOT_READY)
 
     def model_names(self) -> list[str]:
-        """Of the models in the folder, loaded or not."""
+        """Of the models in the folder, loaded or not, and of those that are not there any more."""
         try:
             found = {path.name for path in find_models(self.settings.models)}
         except ConfigError:
             found = set()
-        return sorted(found | set(self.models))
+        return sorted(found | set(self.models) | set(self.health.load_failures))
 
-    def load_model(self, name: str) -> None:
-        """Loads or reloads a model of the folder; a loaded version serves until the new one is warm.
+    def load_model(self, name: str) -> Model:
+        """Loads or reloads a model of the folder and returns it; a loaded version serves until the new one is warm.
 
-        Raises UnknownModel, ConfigError, and Overloaded while another model is loaded; then nothing has changed.
+        Raises UnknownModel, ConfigError, and Overloaded while another model is loaded; then nothing has changed, but if
+        no version of the model is loaded, `health.load_failures` has why.
         """
         if name not in self.model_names():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
         with self._exclusive_loading():
             with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
-                model, costs = thread.submit(_prepare, self.settings.models / name).result()
+                preparing = thread.submit(_prepare, self.settings.models / name)
+            if name not in self.models and isinstance(failure := preparing.exception(), Exception):
+                self._set_failed(name, failure)
+            model, costs = preparing.result()
             self._engine.reprice(name, costs)
             self._executors[name] = self._executor
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
                 previous.retire()
             self.statistics.forget(model.key)
-            self.health.worked(name)
+            self.health.loaded(name)
             self._add_model_gauge(name)
+            return model
 
     @contextmanager
     def _exclusive_loading(self) -> Iterator[None]:
@@ -164,8 +231,14 @@ class Application:
             self._loading.release()
 
     def unload_model(self, name: str) -> None:
-        """Admits no more requests for the model; those admitted are answered. Raises UnknownModel."""
+        """Admits no more requests for the model; those admitted are answered.
+
+        Of a model that failed to load, the failure is forgotten. Raises UnknownModel.
+        """
         with self._exclusive_loading():
+            if name in self.health.load_failures:
+                self.health.loaded(name)
+                return
             model = self.predictor.model(name)
             del self.models[name]
             model.retire()

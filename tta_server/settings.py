@@ -67,6 +67,7 @@ class Settings(BaseModel):
         le=1024,
         description="Threads that run batches; default: one a core, fewer under a container's CPU quota.",
     )
+    strict: bool = Field(False, description="End if a model of the folder can't be served; default: serve the others.")
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65_535, description="HTTP port; 0 picks a free one.")

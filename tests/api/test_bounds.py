@@ -32,7 +32,7 @@ from tta_server.api.requests import ByteBudget, RequestHandler, Reservation
 from tta_server.application import Application
 from tta_server.errors import InvalidInput, NotReady, Overloaded
 from tta_server.serving.answer import Answer, Receipt
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.tasks.render.rendering import Rendered

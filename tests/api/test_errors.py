@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import MAX_BYTES
 from tests.support import pictures, references
 from tests.support.serving import Server, models_folder
-from tests.support.toys import faulty_model
+from tests.support.toys import RED, faulty_model
 from tta_server.api.errors import HTTP_STATUS, error_response
 from tta_server.api.http.app import create_app
 from tta_server.application import Application
@@ -319,11 +319,11 @@ def test_until_models_are_warm_the_server_is_alive_but_not_ready(tmp_path: Path)
 
 @pytest.mark.timing
 def test_nan_is_502_and_a_model_that_hangs_is_504(tmp_path: Path) -> None:
-    """The model gives NaN for black images and takes seconds for white ones."""
+    """The model gives NaN for black images and takes seconds for red ones."""
     faulty_model(tmp_path / "moody")
     application = Application.load(Settings(models=tmp_path, slots=2))
     application.warm()
-    shades = [pictures.encoded(np.full((8, 8, 3), shade, np.uint8)) for shade in (0, 255, 100)]
+    shades = [pictures.encoded(np.full((8, 8, 3), shade, np.uint8)) for shade in (0, RED, 100)]
 
     patient, hasty = {"budget_ms": "10000"}, {"budget_ms": "200", "max_views": "1"}
 
@@ -336,11 +336,11 @@ def test_nan_is_502_and_a_model_that_hangs_is_504(tmp_path: Path) -> None:
             ]
 
     try:
-        black, white, grey = asyncio.run(request_all())
+        black, red, grey = asyncio.run(request_all())
     finally:
         application.close()
     check_error(black, 502, "backend_failed")
-    check_error(white, 504, "deadline_exceeded")
+    check_error(red, 504, "deadline_exceeded")
     assert grey.status_code == 200
 
 

@@ -21,6 +21,7 @@ from tta_server.calibration.fit import (
     check_image_count,
     fit_calibration,
     flip_rates,
+    mean_views_in_batches,
     select_threshold,
     upper_bound,
 )
@@ -109,6 +110,21 @@ def test_a_threshold_stops_where_the_rule_would(found: list[Run], threshold: flo
     assert outcome.mean_views == pytest.approx(np.mean(stops))
     assert outcome.disagreements == changed
     assert outcome.bound == upper_bound(changed, len(found))
+
+
+def test_batches_run_the_views_up_to_the_end_of_the_batch_that_stops() -> None:
+    """Margins reach 0.9 at the first, second and third of 5 views, and never."""
+    margins = [[0.9, 1, 1, 1, 1], [0, 0.9, 1, 1, 1], [0, 0, 0.9, 1, 1], [0, 0, 0, 0, 0]]
+    runs = Runs(np.array(margins), np.zeros((4, 5), np.int64))
+    assert mean_views_in_batches(runs, 0.9, 1) == (1 + 2 + 3 + 5) / 4
+    assert mean_views_in_batches(runs, 0.9, 2) == (2 + 2 + 4 + 5) / 4
+    assert mean_views_in_batches(runs, 0.9, 4) == (4 + 4 + 4 + 5) / 4
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3))
+def test_batches_of_one_are_what_the_fit_counts(seed: int, threshold: float) -> None:
+    runs = simulated(50, seed)
+    assert mean_views_in_batches(runs, threshold, 1) == apply_threshold(runs, threshold).mean_views
 
 
 def test_thresholds_go_from_never_to_always() -> None:

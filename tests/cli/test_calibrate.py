@@ -52,6 +52,7 @@ def test_it_writes_the_calibration_and_prints_how_to_use_it(moody: Path, images:
     assert "moody: 2 views, 70 images, merge mean_probabilities" in done.stdout
     assert "0 of 70" in done.stdout
     assert "1.00 of 2 (50%)" in done.stdout
+    assert "all 2 views change 0.0% of the answers of the plain view alone" in done.stdout
     assert f"{moody / FILE}: the calibration; set stop: {{epsilon: 0.2}} in tta.yaml" in done.stdout
     assert '?stop={"epsilon":0.2}' in done.stdout
     assert "broken.JPG: this is not an image" in done.stderr
@@ -185,3 +186,23 @@ def test_cifar10_then_stops_earlier(tmp_path: Path) -> None:
     assert len(early) > len(paths) / 2
     assert all(len(receipt.views) < receipt.planned == 6 for receipt in early)
     assert all(receipt.stop == {"epsilon": 0.02} for receipt in early)
+
+
+def test_a_policy_that_changes_many_answers_is_doubted(tmp_path: Path, images: Path) -> None:
+    """Its second view, which weighs more, has other colours, which are what the model answers."""
+    folder = faulty_model(tmp_path / "models" / "moody")
+    text = (folder / "tta.yaml").read_text().replace("policy: hflip", "policy: [identity, {hue: 120, weight: 3}]")
+    (folder / "tta.yaml").write_text(text)
+    done = run("calibrate", "moody", "--models", folder.parent, "--data", images, "-e", "0.2")
+    assert done.returncode == 0, done.stderr
+    assert "That is many" in done.stdout
+    assert "Compare policies on labelled images" in done.stdout
+
+
+def test_a_wrong_declaration_is_refused_before_any_image_runs(tmp_path: Path, images: Path) -> None:
+    folder = faulty_model(tmp_path / "models" / "moody")
+    text = (folder / "tta.yaml").read_text().replace("scale: 1", "mean: [123, 116, 103]")
+    (folder / "tta.yaml").write_text(text)
+    done = run("calibrate", "moody", "--models", folder.parent, "--data", images, "-e", "0.2")
+    assert done.returncode == 2
+    assert "set input.scale: 1 (check input.mean;" in " ".join(done.stderr.split())

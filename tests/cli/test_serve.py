@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from tests.support import pictures
 from tests.support.commands import check_mistake, run, run_process
+from tests.support.folders import CONFIG, FAILED, GARBAGE, GOOD, NO_RUN, NO_YAML, write_folder
 from tests.support.references import MODELS
 from tests.support.serving import Server, models_folder
 from tta_server.cli.main import cli
@@ -71,6 +72,38 @@ def test_a_broken_config_is_a_mistake_that_names_the_file(tmp_path: Path, name: 
     (folder / "1" / "model.onnx").symlink_to(MODELS / "cifar10" / "1" / "model.onnx")
     (folder / "tta.yaml").write_text(BROKEN[name])
     assert str(folder / "tta.yaml") in check_mistake(run("serve", "--port", "0", "--models", str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_with_strict_one_broken_model_ends_the_command_with_its_reason(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path, GOOD, name)
+    config = tmp_path / "server.toml"
+    config.write_text("strict = true\n")
+    common = ("serve", "--port", "0", "--grpc-port", "0", "--slots", "1", "--models", str(folder))
+    for how, env in ((["--strict"], {}), (["--config", str(config)], {}), ([], {"TTA_STRICT": "true"})):
+        assert name in check_mistake(run(*common, *how, env=env))
+
+
+def test_without_any_model_that_can_be_loaded_the_command_ends_with_all_reasons(tmp_path: Path) -> None:
+    """Whether that shows when they are loaded or when they are warmed up."""
+    folder = write_folder(tmp_path, NO_YAML, GARBAGE)
+    for count, more in ((2, []), (3, [NO_RUN])):
+        write_folder(tmp_path, *more)
+        done = run("serve", "--port", "0", "--grpc-port", "0", "--slots", "1", "--models", str(folder))
+        assert done.returncode == 2
+        assert "ready" not in done.stderr
+        last = [line for line in done.stderr.splitlines() if line.startswith("error:")][-1]
+        assert last.startswith(f"error: none of the {count} models can be served: model garbage: {folder / GARBAGE}")
+        assert f"; model no-yaml: {folder / NO_YAML / 'tta.yaml'}: is not valid YAML" in last
+
+
+def test_the_checks_of_a_model_that_are_off_are_printed_at_start(tmp_path: Path) -> None:
+    off = CONFIG + "checks: {scores.logits: off, outputs.finite: on}\n"
+    folder = write_folder(tmp_path, GOOD, config=off)
+    with Server("--port", "0", "--slots", "1", "--models", str(folder)) as server:
+        assert server.url
+        found = [line.rstrip() for line in server.lines["stderr"] if line.startswith("warning:")]
+    assert found == ["warning: model good: tta.yaml switches the check scores.logits off"]
 
 
 def test_a_wrong_label_count_is_a_mistake_even_though_it_shows_only_when_warming(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The calibration file: the model and policy that it is valid for, and its use by stop epsilon."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.external import PLACES, write_scorer
 from tests.support.onnx_models import classifier, write_model
 from tests.support.references import MODELS
 from tta_server.errors import ConfigError, InvalidInput
@@ -93,6 +95,28 @@ def test_a_calibration_of_a_model_file_that_changed_is_refused(folder: Path) -> 
     shutil.copy(other / "1" / "model.onnx", folder / "1" / "model.onnx")
     with pytest.raises(ConfigError, match="another model file"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_calibration_of_external_data_that_changed_is_refused(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "tiny"
+    write_scorer(folder, [3, 1, 2], place)
+    model = (folder / "1" / "model.onnx").read_bytes()
+    calibrated(folder, views=1, disagreement=(0.0,), flips=((0.0, 0.0, 0.0),))
+    assert load_model(folder).calibration is not None
+    write_scorer(folder, [-3, 1, 2], place)
+    assert (folder / "1" / "model.onnx").read_bytes() == model
+    with pytest.raises(ConfigError, match="another model file"):
+        load_model(folder)
+
+
+def test_the_digest_of_a_model_without_external_data_is_that_of_its_file_and_keys() -> None:
+    """So the calibrations of bundled models stay valid."""
+    folder = MODELS / "clothing"
+    model = load_model(folder)
+    keys = model.config.model_dump_json(include={"input", "output"}, exclude_defaults=True)
+    expected = hashlib.sha256((folder / "1" / "model.onnx").read_bytes() + keys.encode()).hexdigest()
+    assert model_digest(folder, model) == f"sha256:{expected}"
 
 
 @pytest.mark.parametrize(

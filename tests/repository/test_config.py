@@ -16,8 +16,8 @@ from tta_server.repository.loader import load_model
         ({"task": "clasification"}, "task is 'clasification'; it should be 'classification', 'multilabel', "),
         ({"task": None}, "task is missing"),
         ({"labels": []}, "labels is missing; classification needs one name for each class"),
-        ({"labels": ["a", "a", "b"]}, "labels has 'a' more than once; labels must be unique"),
-        ({"labels": "red"}, "labels is 'red'; it should be a list"),
+        ({"labels": ["a", "a", "b"]}, "labels has 'a' more than once (labels[0] and labels[1]); labels must be unique"),
+        ({"labels": "red"}, "labels is 'red', and there is no such file beside tta.yaml; it should be a list"),
         ({"symetries": ["hflip"]}, "unknown key symetries; known: task, labels, "),
         ({"input": {"colour": "RGB"}}, "unknown key input.colour; known: size, resize, "),
         ({"output": {"kind": "logit"}}, "output.kind is 'logit'; it should be 'logits' or 'probabilities'"),
@@ -121,6 +121,10 @@ def test_a_mistake_in_a_policy_file_is_a_mistake_in_the_config(tmp_path, text):
     ("changes", "sentence"),
     [
         ({"max_size": 1024}, "input.max_size is 1024, under max_long_side, 1333; detection does not tile"),
+        (
+            {"max_size": 800, "max_long_side": None},
+            r"input.max_size is 800; it limits the long side for detection, .* over the short side's length, 800",
+        ),
         ({"resize": None}, "max_long_side needs resize: a number"),
         ({"resize": "none"}, "max_long_side needs resize: a number"),
         ({"max_long_side": 800}, "max_long_side is 800; it should be over the short side's length, 800"),

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import yaml
 
+import tta_server
 from tests.support.configs import CLASSIFICATION, DETECTION, SEGMENTATION, changed
 from tests.support.onnx_models import classifier, detector, write_model
 from tests.support.patterns import noise
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, TooLarge
+from tta_server.imaging.decoding import Limits
 from tta_server.imaging.normalization import Channels
 from tta_server.imaging.preprocessing import Resize
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.geometry import Size
+from tta_server.views.view import View
 
 
 @pytest.mark.parametrize(("stated", "largest"), [(None, 1333), (1333, 1333), (2000, 2000)])
@@ -19,6 +22,60 @@ def test_the_long_side_may_be_limited_besides_the_short_side(load, stated, large
     model = load(changed(DETECTION, input={"max_size": stated}), detector())
     assert model.preprocessing.canvas_size(Size(1920, 1080)) == Size(1333, 749)
     assert model.preprocessing.max_size == largest
+
+
+@pytest.mark.parametrize(
+    ("image", "canvas"),
+    [
+        (Size(1920, 1080), Size(1333, 749)),  # 800 x 1920 / 1080 is 1422; 1333 x 800 / 1422 is 749.9
+        (Size(1080, 1920), Size(749, 1333)),
+        (Size(640, 480), Size(1066, 800)),
+        (Size(1000, 1000), Size(800, 800)),
+    ],
+)
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [(DETECTION, detector()), (CLASSIFICATION, classifier(("n", 3, "h", "w")))],
+    ids=["detection", "classification"],
+)
+def test_a_stated_max_size_limits_the_long_side_of_a_task_that_does_not_tile(load, config, model, image, canvas):
+    stated = {"size": "free", "resize": 800, "max_size": 1333, "max_long_side": None}
+    prep = load(changed(config, input=stated), model).preprocessing
+    assert prep.canvas_size(image) == canvas
+    prep.check([View("plain")], image, Limits())
+
+
+def test_a_max_size_that_is_not_stated_limits_nothing(load):
+    prep = load(changed(DETECTION, input={"max_long_side": None}), detector()).preprocessing
+    assert prep.canvas_size(Size(1920, 1080)) == Size(1422, 800)
+    with pytest.raises(TooLarge, match="this model's limit is 1024 pixels on the long side"):
+        prep.check([View("plain")], Size(1920, 1080), Limits())
+
+
+@pytest.mark.parametrize("resize", [None, "none"])
+def test_without_a_short_side_max_size_refuses_larger_images(load, resize):
+    stated = {"resize": resize, "max_size": 1333, "max_long_side": None}
+    prep = load(changed(DETECTION, input=stated), detector()).preprocessing
+    assert prep.canvas_size(Size(1920, 1080)) == Size(1920, 1080)
+    with pytest.raises(TooLarge, match="this model's limit is 1333 pixels"):
+        prep.check([View("plain")], Size(1920, 1080), Limits())
+
+
+def test_full_hd_under_800_and_1333_is_detected_in_its_own_pixels(tmp_path):
+    stated = {"max_size": 1333, "max_long_side": None}
+    config = changed(DETECTION, input=stated, labels=["red", "green", "blue"])
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    image[270:540, 480:960, 0] = 255
+    with tta_server.load(write_model(tmp_path / "m", detector(), config), slots=1) as model:
+        result = model.predict(image, budget_ms=5000).result
+    (box,) = result.boxes[result.class_ids == 0]
+    assert box == pytest.approx([480, 270, 960, 540], abs=2 * 1920 / 1333)
+
+
+def test_segmentation_tiles_what_exceeds_a_stated_max_size(load):
+    prep = load(changed(SEGMENTATION, input={"resize": 800, "max_size": 1024, "multiple": 8})).preprocessing
+    assert prep.canvas_size(Size(1920, 1080)) == Size(1422, 800)
+    assert len(prep.tiles(Size(1920, 1080))) == 8  # 4 by 2: 512 pixels that overlap by 64
 
 
 def test_segmentation_tiles_a_resized_image(load):

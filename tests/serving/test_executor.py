@@ -18,12 +18,13 @@ from tta_server.imaging.decoding import Limits
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Canvas, Preprocessing
 from tta_server.repository.loader import load_model
-from tta_server.repository.model import Model
+from tta_server.repository.model import Model, Observed
 from tta_server.scheduling.jobs import Failed, Merged
 from tta_server.scheduling.stopping import Evidence, StopReason
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, make_job
+from tta_server.serving.job import make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
@@ -293,3 +294,23 @@ def test_where_both_forms_fail_or_the_run_is_ended_the_batch_fails_whole(toy: Mo
     backend.ends = True
     with pytest.raises(BackendFailed):
         run([(work, 0) for work in works], Abort())
+
+
+def test_a_model_that_can_run_one_row_only_gets_each_item_as_a_batch_of_its_own(toy: Model) -> None:
+    """Also where the pool, which knows another version of the model, made a larger batch."""
+
+    class Sized:
+        def __init__(self) -> None:
+            self.signature, self.rows = toy.backend.signature, list[int]()
+
+        def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+            self.rows.append(len(batch))
+            return toy.backend.infer(batch, abort)
+
+        def close(self) -> None: ...
+
+    single = replace(toy, backend=Sized())
+    single.observe(Observed(can_batch=False))
+    works = [job(model, SOUND, Metrics()) for model in (single, toy, single)]
+    assert all(isinstance(outcome, Merged) for outcome in run([(work, 0) for work in works]))
+    assert single.backend.rows == [1, 1]  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tta_server.repository.failure import LoadFailure
 from tta_server.serving.health import FAILURES, Health
 
 pytestmark = pytest.mark.timing
@@ -64,6 +65,28 @@ def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
 
 def test_unhealthy_models_stay_suspects_so_that_they_are_probed_again() -> None:
     assert suspects(happened([("failed", "a")] * FAILURES + [("mark_unhealthy", "a")])) == ["a"]
+
+
+FAILURE = LoadFailure("/models/a/tta.yaml: is not valid YAML", "a/tta.yaml: is not valid YAML")
+
+
+def test_problems_are_sentences_for_clients_sorted_by_name() -> None:
+    health = happened([("failed", "b"), ("mark_unhealthy", "b")])
+    health.failed_to_load("a", FAILURE)
+    assert list(health.problems()) == ["a", "b"]
+    assert health.problems()["a"] == "model a failed to load: a/tta.yaml: is not valid YAML"
+    assert health.problems()["b"].startswith("model b is unhealthy")
+    health.loaded("a")
+    assert list(health.problems()) == ["b"]
+    health.loaded("b")
+    assert health.problems() == {}
+
+
+def test_a_model_that_failed_to_load_is_not_probed() -> None:
+    health = happened([("failed", "a")] * FAILURES + [("mark_unhealthy", "a")])
+    health.failed_to_load("a", FAILURE)
+    assert suspects(health) == []
+    assert not health.unhealthy
 
 
 def waiting(health: Health, act: Callable[[], None]) -> list[str]:

@@ -21,9 +21,10 @@ from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import LOST, Failed, Merged
 from tta_server.scheduling.stopping import Confident, StopReason
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import Source, read_source
-from tta_server.serving.job import Caller, make_job
+from tta_server.serving.job import make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification

@@ -51,14 +51,20 @@ def answers(client: httpx.Client) -> list[str]:
     return [line for line in client.get("/metrics").text.splitlines() if line.startswith(("tta_answers", "tta_views"))]
 
 
+def not_ready(client: httpx.Client) -> list[str]:
+    """The models that `/readyz` lists while another one serves."""
+    response = client.get("/readyz")
+    assert response.status_code == 200
+    return [entry["name"] for entry in response.json()["not_ready"]]
+
+
 def wait_until_unhealthy(client: httpx.Client) -> None:
-    """Asks until the server says that it is not ready."""
+    """Asks until the server says that the model is not ready."""
     until(lambda: ask(client).status_code == 503)
-    assert client.get("/readyz").status_code == 503
 
 
 def recover(client: httpx.Client) -> None:
-    until(lambda: client.get("/readyz").status_code == 200)
+    until(lambda: client.get("/readyz").json().get("not_ready") == [])
 
 
 @pytest.mark.parametrize("mode", ["fails", "nan", pytest.param("hangs", marks=pytest.mark.slow)])
@@ -70,10 +76,12 @@ def test_a_model_that_keeps_failing_is_excluded_and_the_others_go_on(
     switch.mode = mode
     assert [ask(client).status_code for _ in range(3)] == [502] * 3
     wait_until_unhealthy(client)
-    unready = client.get("/readyz")
-    assert unready.json()["code"] == "not_ready"
-    assert "model toy is unhealthy" in unready.json()["error"]
-    assert "other" not in unready.json()["error"]
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    ((name, reason),) = [tuple(entry.values()) for entry in ready.json()["not_ready"]]
+    assert (name, "model toy is unhealthy" in reason) == ("toy", True)
+    described = client.get("/v1/models/toy").json()
+    assert (described["state"], described["reason"]) == ("not_ready", reason)
     assert (readiness(client, "toy"), readiness(client, "other")) == (0, 1)
     refused = ask(client)
     assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
@@ -112,7 +120,7 @@ def test_images_that_a_model_fails_on_do_not_make_it_unhealthy(
     bad = pictures.encoded(trap_image(trap))
     for number in range(30):
         assert ask(client, image=bad).status_code == 502
-        assert client.get("/readyz").status_code == 200
+        assert not_ready(client) == []
         if number % 5 == 4:
             assert ask(client).status_code == 200
 
@@ -125,12 +133,24 @@ def test_both_are_named_where_both_fail(models: list[Model]) -> None:
             switch.mode = "fails"
         for name in ("toy", "other"):
             until(lambda name=name: ask(client, name).status_code == 503)
-        sentence = client.get("/readyz").json()["error"]
+        refused = client.get("/readyz")
+        assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
+        sentence = refused.json()["error"]
         assert "model other is unhealthy" in sentence
         assert "; model toy is unhealthy" in sentence
         for _, switch in switched:
             switch.mode = "works"
         recover(client)
+
+
+def test_with_strict_one_unhealthy_model_makes_the_server_not_ready(models: list[Model]) -> None:
+    other, (toy, switch) = models[0], switchable(models[1])
+    with serving(other, toy, strict=True) as client:
+        assert not_ready(client) == []
+        switch.mode = "fails"
+        until(lambda: client.get("/readyz").status_code == 503 or not ask(client))
+        assert "model toy is unhealthy" in client.get("/readyz").json()["error"]
+        assert ask(client, "other").status_code == 200
 
 
 def test_an_unhealthy_model_that_is_unloaded_is_forgotten_and_the_others_are_still_probed(models: list[Model]) -> None:

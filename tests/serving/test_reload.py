@@ -23,7 +23,7 @@ from tta_server.errors import ConfigError, NotReady, Overloaded, TTAError, Unkno
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, make_plan
 from tta_server.settings import Settings

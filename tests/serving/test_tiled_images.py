@@ -17,9 +17,10 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import CACHE_BYTES
 from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, make_job
+from tta_server.serving.job import make_job
 from tta_server.serving.layout import ENTRY_BYTES, MAX_ENTRIES, make_layout
 from tta_server.serving.plan import Options, make_plan
 from tta_server.telemetry.prometheus import Metrics

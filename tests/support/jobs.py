@@ -8,10 +8,11 @@ from tta_server.errors import TTAError
 from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.executor import UNREADABLE, Executor
 from tta_server.serving.image import ImageViews, Source, ViewError
-from tta_server.serving.job import Caller, ImageJob
+from tta_server.serving.job import ImageJob
 from tta_server.serving.layout import Layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import LockedRecorder

@@ -118,3 +118,35 @@ def detector(shape=("n", 3, "h", "w")):
         helper.make_tensor_value_info("labels", TensorProto.INT64, ["n", 3]),
     ]
     return graph(nodes, shape, "float32", declared)
+
+
+def red_finder(box, label, shape=("n", 3, 64, 64)):
+    """A detector that finds one box, of this label and with a score of 0.9, in an image that is almost all red."""
+    constants = {
+        "limit": {"value_float": 0.9},
+        "weights": {"value_floats": [1.0, -1.0, -1.0]},
+        "sure": {"value_float": 0.9},
+        "box": {"value_floats": [float(side) for side in box]},
+        "label": {"value_int": label},
+        "ones": {"value_ints": [1]},
+        "lasts": {"value_ints": [2]},
+    }
+    nodes = [
+        *(helper.make_node("Constant", [], [name], **value) for name, value in constants.items()),
+        helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["redness"]),
+        helper.make_node("Greater", ["redness", "limit"], ["is red"]),
+        helper.make_node("Unsqueeze", ["is red", "ones"], ["found"]),
+        helper.make_node("Cast", ["found"], ["one"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["one", "sure"], ["scores"]),
+        helper.make_node("Cast", ["found"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["whole", "label"], ["labels"]),
+        helper.make_node("Unsqueeze", ["one", "lasts"], ["column"]),
+        helper.make_node("Mul", ["column", "box"], ["boxes"]),
+    ]
+    declared = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["n", 1, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 1]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, ["n", 1]),
+    ]
+    return graph(nodes, shape, "float32", declared)

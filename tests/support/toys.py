@@ -33,21 +33,24 @@ symmetries: [hflip]
 budget: {default_ms: 200, max_ms: 10000}
 """
 ENDLESS = 1_000_000
-"""Iterations for a white image: about a second."""
+"""Iterations for an image in RED: about a second."""
+RED = (255, 9, 9)
 
 
 def faulty_model(folder: Path) -> Path:
     """Write a model folder.
 
-    Scores are the roots of each channel's mean minus 1: NaN for a black image, endless work for a white one.
+    Scores are the roots of each channel's mean minus 1: NaN for a black image, endless work for one in RED.
     """
-    constants = {"one": 1.0, "bright": 250.0, "long": ENDLESS / 5, "zero": 0.0, "on": True}
+    constants = {"one": 1.0, "vivid": 241.0, "long": ENDLESS / 5, "zero": 0.0, "on": True}
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("Sub", ["means", "one"], ["less"]),
         helper.make_node("Sqrt", ["less"], ["roots"]),
         helper.make_node("ReduceMax", ["means"], ["top"], keepdims=0),
-        helper.make_node("Sub", ["top", "bright"], ["over"]),
+        helper.make_node("ReduceMin", ["means"], ["bottom"], keepdims=0),
+        helper.make_node("Sub", ["top", "bottom"], ["between"]),
+        helper.make_node("Sub", ["between", "vivid"], ["over"]),
         helper.make_node("Relu", ["over"], ["glare"]),
         helper.make_node("Mul", ["glare", "long"], ["rounds"]),
         helper.make_node("Cast", ["rounds"], ["trips"], to=TensorProto.INT64),

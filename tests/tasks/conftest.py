@@ -18,7 +18,7 @@ from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat

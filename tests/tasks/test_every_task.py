@@ -13,7 +13,7 @@ from tests.support.pictures import encoded, opened
 from tests.support.references import MODELS
 from tta_server.cli.contact_sheet import CELL, MARGIN, draw_sheet
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
-from tta_server.serving.warmup import make_test_card
+from tta_server.serving.cards import make_test_card
 from tta_server.tasks.render.png import from_base64
 from tta_server.tasks.render.rendering import lines_of
 from tta_server.views.geometry import Size

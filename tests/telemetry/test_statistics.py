@@ -18,7 +18,7 @@ from tta_server.api.oip.metadata import describe_statistics
 from tta_server.application import Application
 from tta_server.errors import BackendFailed, InvalidInput, TTAError, UnknownModel
 from tta_server.repository.loader import load_model
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.telemetry.observer import RequestAnswered, RequestFailed, ViewsRan

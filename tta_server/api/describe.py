@@ -39,7 +39,27 @@ def describe_model(model: Model) -> dict[str, Any]:
         "stop": config.stop.to_json(),
         "stops": list(model.task.stops),
         "include": list(model.task.includes),
+        "warnings": [finding.sentence for finding in model.observed.warnings],
+        "checks_off": [name for name, on in config.checks.items() if not on],
     }
+
+
+def describe_failed(name: str, reason: str) -> dict[str, Any]:
+    """As `describe_model`, for a model that can't be loaded: only what is known of it, and why."""
+    return {
+        "name": name,
+        "version": None,
+        "task": None,
+        "description": "",
+        "state": "failed",
+        "reason": reason,
+    }
+
+
+def model_notes(model: Model) -> list[str]:
+    """What is said of a model when it is loaded: its warnings, and the checks that are off."""
+    warnings = [f"{finding.sentence} (check {finding.check})" for finding in model.observed.warnings]
+    return warnings + [f"tta.yaml switches the check {name} off" for name, on in model.config.checks.items() if not on]
 
 
 def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> dict[str, Any]:

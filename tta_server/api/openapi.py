@@ -21,7 +21,7 @@ MEANINGS = {
     415: "An unsupported image format or layout",
     429: "Overloaded: retry after Retry-After",
     502: "The model failed on this image",
-    503: "Not ready yet, or shutting down",
+    503: "Not ready yet, failed to load, or shutting down",
     504: "The budget ended before the mandatory views were done",
 }
 

@@ -18,8 +18,8 @@ from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostEstimate
 from tta_server.serving.answer import Answer
+from tta_server.serving.caller import Caller, Listener
 from tta_server.serving.image import Image
-from tta_server.serving.job import Caller, Listener
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
 from tta_server.serving.predictor import Ticket
@@ -255,7 +255,7 @@ class RequestHandler:
 
     def record_error(self, info: RequestInfo, error: TTAError, status: int | str) -> None:
         """Report an error that was answered; `status` is that of the protocol."""
-        known = info.model if info.model in self._predictor.models else ""
+        known = info.model if self._application.knows(info.model) else ""
         self._application.observer.notify(ErrorSent(info.request_id, info.path, known, status, error.code, str(error)))
 
     def record_refusal(self, info: RequestInfo, status: int | str, code: str, sentence: str) -> None:

@@ -1,7 +1,7 @@
 """The interface of a backend, which runs batches of a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,12 +15,28 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Input name, shape and dtype, and output shapes by name, as the model file declares them; None is a free axis."""
+    """Input name, shape and dtype, and output shapes by name, as the model file declares them; None is a free axis.
+
+    `outputs` are tensors. `others` has the types of outputs that are not, by name; a backend does not run them.
+    """
 
     input: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     outputs: Mapping[str, tuple[int | None, ...]]
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def advice(self) -> str:
+        """What to do about `others`, empty if there are none."""
+        if not self.others:
+            return ""
+        found = ", ".join(f"output {name} is {kind}, not a tensor" for name, kind in self.others.items())
+        if any("map(" in kind for kind in self.others.values()):
+            export = "export it with zipmap off (options={id(model): {'zipmap': False}})"
+        else:
+            export = "export it"
+        return f"{found}: {export}, so that it has tensor outputs"
 
 
 class Backend(Protocol):

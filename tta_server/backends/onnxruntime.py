@@ -1,14 +1,18 @@
 """ONNX Runtime on the CPU: one session per model, shared by all slots; each run uses one thread, its caller's."""
 
 import logging
+import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime as ort
 
 from tta_server.backends.base import Outputs, Signature, Tensor
 from tta_server.backends.cancel import Abort
+from tta_server.backends.external_data import external_files, find_references
 from tta_server.errors import BackendFailed, ConfigError
 
 log = logging.getLogger(__name__)
@@ -21,19 +25,17 @@ DTYPES = {
 
 
 class OnnxRuntimeBackend:
-    """A session with single-threaded runs, as many at once as there are slots; weights are in memory once."""
+    """A session with single-threaded runs, as many at once as there are slots; weights are in memory once.
+
+    The files may be overwritten, truncated or deleted once it is made.
+    """
 
     def __init__(self, path: Path) -> None:
         """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own exceptions share no public base
-            log.debug("ONNX Runtime refused %s", path, exc_info=error)
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"{path}: ONNX Runtime can't load the file: {reason}") from error
+        self._session = _open(path, options)
         self.signature = self._read_signature(path)
 
     def _read_signature(self, path: Path) -> Signature:
@@ -47,20 +49,20 @@ class OnnxRuntimeBackend:
                 f"{path}: input {image.name} is {len(image.shape)}-D {image.type}; it must be 4-D, "
                 f"of {', '.join(DTYPES)}"
             )
-        return Signature(
-            image.name,
-            _free(image.shape),
-            np.dtype(DTYPES[image.type]),
-            {output.name: _free(output.shape) for output in self._session.get_outputs()},
-        )
+        outputs = self._session.get_outputs()
+        tensors = {output.name: _free(output.shape) for output in outputs if output.type.startswith("tensor(")}
+        others = {output.name: output.type for output in outputs if output.name not in tensors}
+        signature = Signature(image.name, _free(image.shape), np.dtype(DTYPES[image.type]), tensors, others)
+        if not tensors:
+            raise ConfigError(f"{path}: {signature.advice}")
+        return signature
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
         names = list(self.signature.outputs)
-        options = None
+        options = ort.RunOptions()
+        options.log_severity_level = 4  # the exception has the message
         if abort is not None:
-            options = ort.RunOptions()
-            options.log_severity_level = 4  # the exception has the message
             abort.on_request(partial(setattr, options, "terminate", True))
         try:
             values = self._session.run(names, {self.signature.input: batch}, options)
@@ -70,6 +72,60 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Do nothing: the session is released with its last reference."""
+
+
+def _open(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Create a session that maps none of the model's files: else a file truncated later would end the process.
+
+    ONNX Runtime reads a model file, but maps external data. It copies external data given from memory; that reaches
+    only initializers of the main graph, and the weights are in memory twice until the session is made. For others it
+    maps a private copy, which is unlinked at once.
+    """
+    references = find_references(_read(path))
+    files = external_files(path, references)
+    if not files:
+        return _create(path, path, options)
+    if all(reference.is_initializer for reference in references) and hasattr(options, FROM_MEMORY):
+        contents = [_read(file) for file in files.values()]
+        getattr(options, FROM_MEMORY)(list(files), contents, [len(content) for content in contents])
+        return _create(path, path, options)
+    with TemporaryDirectory(prefix="tta-server-", ignore_cleanup_errors=True) as folder:
+        return _create(path, _copy(path, files, Path(folder)), options)
+
+
+FROM_MEMORY = "add_external_initializers_from_files_in_memory"
+"""The method of SessionOptions that takes external data from memory; ONNX Runtime before 1.24 lacks it."""
+
+
+def _create(path: Path, file: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Create a session from `file`; raise ConfigError that names `path`."""
+    try:
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
+    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+        log.debug("ONNX Runtime refused %s", path, exc_info=error)
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: ONNX Runtime can't load the file: {reason}") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def _copy(path: Path, files: Mapping[str, Path], folder: Path) -> Path:
+    """Copy a model file and its external data into a folder; return the copy of the model file."""
+    try:
+        for location, file in {path.name: path, **files}.items():
+            (folder / location).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / location)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the model needs a temporary copy of its external data, which can't be made: {error.strerror}; "
+            "free space in the folder for temporary files (TMPDIR), or save the model with its weights inside"
+        ) from error
+    return folder / path.name
 
 
 def _free(shape: list[int | str | None]) -> tuple[int | None, ...]:

@@ -146,6 +146,15 @@ def apply_threshold(runs: Runs, threshold: float) -> ThresholdOutcome:
     return ThresholdOutcome(threshold, wrong, upper_bound(wrong, runs.images), float(stops.mean()) + 1)
 
 
+def mean_views_in_batches(runs: Runs, threshold: float, batch: int) -> float:
+    """Views that stopping at a threshold runs, where `batch` views of an image at a time are run before it is asked."""
+    reached = runs.margins * np.sqrt(np.arange(1, runs.views + 1)) >= threshold
+    ends = np.minimum(np.arange(batch, runs.views + batch, batch), runs.views)
+    asked = reached[:, ends - 1]
+    asked[:, -1] = True
+    return float(ends[asked.argmax(axis=1)].mean())
+
+
 @cache
 def upper_bound(count: int, n: int) -> float:
     """The upper confidence bound, at CONFIDENCE, of a binomial rate of which `count` of `n` were observed.

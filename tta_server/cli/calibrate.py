@@ -12,7 +12,14 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-from tta_server.calibration.fit import Run, Runs, check_image_count, fit_calibration
+from tta_server.calibration.fit import (
+    NEVER,
+    Run,
+    Runs,
+    check_image_count,
+    fit_calibration,
+    mean_views_in_batches,
+)
 from tta_server.calibration.runs import SkippedImage, full_plan, run_images
 from tta_server.cli.console import err, loading, out
 from tta_server.cli.files import model_folder
@@ -23,8 +30,10 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.calibration import FILE, Calibration, write_calibration
 from tta_server.repository.loader import load_uncalibrated, model_digest
+from tta_server.repository.model import Model
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
+from tta_server.serving.verification import verify
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
@@ -97,18 +106,26 @@ def calibrate(
         loaded = load_uncalibrated(folder)
     with closing(loaded.backend):
         plan = full_plan(loaded)
+        _verify(loaded)
         paths = _find_images(data, limit)
         check_image_count(len(paths), epsilons[0])
         runs = _run_all(plan, paths, settings.limits)
     digest = model_digest(folder, loaded)
     found = fit_calibration(runs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
-    out.print(_threshold_table(model, found))
+    _print_figures(model, found, runs, [size for size in BATCHES if size <= found.views and loaded.can_batch])
     if log:
         _write_log(log, runs)
     if plot:
         draw_stopping_curve(plot, model, runs, found)
     _print_files(target, folder, epsilons[-1], plot, log)
+
+
+def _verify(model: Model) -> None:
+    """Raises ConfigError if test images contradict tta.yaml; prints what is doubtful."""
+    model.observe(verify(model))
+    for finding in model.observed.warnings:
+        err.print(f"warning: {finding.sentence}", soft_wrap=True)
 
 
 def _check_epsilons(epsilons: Sequence[float]) -> list[float]:
@@ -160,18 +177,46 @@ def _run_all(plan: Plan, paths: Sequence[Path], limits: Limits) -> Runs:
     return Runs.of(runs)
 
 
-def _threshold_table(model: str, found: Calibration) -> Table:
+BATCHES = (2, 4)
+"""Views of an image at a time for which the table says how many are run, besides one by one."""
+MANY_CHANGED = 0.1
+"""Share of changed answers from which a policy is doubted."""
+
+
+def _print_figures(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> None:
+    out.print(_threshold_table(model, found, runs, batches))
+    out.print(_changed_answers(model, found), soft_wrap=True)
+
+
+def _threshold_table(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> Table:
     title = f"{model}: {found.views} views, {found.images} images, merge {found.merge}"
-    table = Table("epsilon", "threshold", "answers changed", "at most", "mean views", title=title)
+    columns = [f"in batches of {size}" for size in batches]
+    table = Table("epsilon", "threshold", "answers changed", "at most", "mean views", *columns, title=title)
     for kept in found.thresholds:
         table.add_row(
             f"{kept.epsilon:g}",
-            f"{kept.threshold:.6f}" if kept.threshold <= 1 else "never",
+            f"{kept.threshold:.6f}" if kept.threshold < NEVER else "never",
             f"{kept.disagreements} of {found.images}",
             f"{kept.bound:.5f}",
             f"{kept.mean_views:.2f} of {found.views} ({kept.mean_views / found.views:.0%})",
+            *(f"{mean_views_in_batches(runs, kept.threshold, size):.2f}" for size in batches),
         )
     return table
+
+
+def _changed_answers(model: str, found: Calibration) -> str:
+    """What the policy itself does to the plain view's answers; which are better, only labels show."""
+    share = found.disagreement[0]
+    sentence = (
+        f"all {found.views} views change {share:.1%} of the answers of the plain view alone; epsilon counts answers "
+        "that stopping changes back, which are mostly those that the further views had changed"
+    )
+    if share < MANY_CHANGED:
+        return sentence
+    return (
+        f"{sentence}.\nThat is many: views that do not keep the label (turns of digits, flips of text) change answers "
+        f"to the worse. Compare policies on labelled images before {model} serves with this one"
+    )
 
 
 def _write_log(path: Path, runs: Runs) -> None:

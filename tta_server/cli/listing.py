@@ -1,16 +1,22 @@
 """`tta-server models` and `tta-server policies`."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from tta_server.api.describe import describe_model, describe_policies
+from tta_server.api.describe import describe_failed, describe_model, describe_policies
 from tta_server.cli.console import out
+from tta_server.cli.notes import print_failures
 from tta_server.cli.options import ModelsOption
 from tta_server.cli.sources import read_settings
+from tta_server.errors import ConfigError
+from tta_server.repository.failure import LoadFailure, explain_failure
 from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model
 from tta_server.views.guarantees import EXAMPLES, OUTPUTS, contract
 from tta_server.views.presets import PRESETS, preset
 from tta_server.views.spec import PRIMITIVES
@@ -19,13 +25,35 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 def list_models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
-    """List the models of a folder; --json adds their labels, views, merges, stop rules and more."""
-    found = [load_model(folder) for folder in find_models(read_settings(models=models).models)]
+    """List the models of a folder; --json adds their labels, views, merges, stop rules and more.
+
+    Ends with exit status 2 if a model can't be loaded.
+    """
+    found, failures = _load_all(read_settings(models=models).models)
     if as_json:
-        typer.echo(json.dumps([describe_model(model) for model in found], indent=2))
-        return
+        failed = [describe_failed(name, failure.reason) for name, failure in failures.items()]
+        typer.echo(json.dumps([describe_model(model) for model in found] + failed, indent=2))
+    elif found:
+        out.print(_table(found))
+    print_failures(failures)
+    if failures:
+        raise typer.Exit(2)
+
+
+def _load_all(folder: Path) -> tuple[list[Model], dict[str, LoadFailure]]:
+    """The models of a folder, and why others can't be loaded. Raises ConfigError if there are none."""
+    loaded, failures = [], dict[str, LoadFailure]()
+    for path in find_models(folder):
+        try:
+            loaded.append(load_model(path))
+        except ConfigError as error:
+            failures[path.name] = explain_failure(path.name, error, folder)
+    return loaded, failures
+
+
+def _table(models: Sequence[Model]) -> Table:
     table = Table("model", "task", "input", "views", "symmetries", "budget ms")
-    for model in found:
+    for model in models:
         size, budget = model.preprocessing.size, model.config.budget
         table.add_row(
             model.name,
@@ -35,7 +63,7 @@ def list_models(models: ModelsOption = None, as_json: JsonOption = False) -> Non
             " ".join(model.config.symmetries) or "none",
             f"{budget.default_ms:g}",
         )
-    out.print(table)
+    return table
 
 
 def list_policies(

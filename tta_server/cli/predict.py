@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tta_server import LoadedModel, load
-from tta_server.cli.console import err, loading, out, problem
+from tta_server.cli.console import err, loading, out, problem, warn
 from tta_server.cli.files import model_folder, picture_file, read_image, save_picture
 from tta_server.cli.options import (
     MaxBytesOption,
@@ -120,6 +120,8 @@ def _print_answers(
             problem(f"{image}: {error}")
             failures += 1
             continue
+        for warning in answer.receipt.warnings:
+            warn(f"{image}: {warning}")
         if draw is not None:
             _save_drawing(answer, draw)
         if as_json:

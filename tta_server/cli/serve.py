@@ -14,6 +14,7 @@ from rich.table import Table
 from tta_server.api.auth import read_access
 from tta_server.application import Application
 from tta_server.cli.console import err, warn
+from tta_server.cli.notes import print_failures
 from tta_server.cli.options import takes_settings
 from tta_server.cli.server import Server
 from tta_server.cli.sources import read_settings, unknown_variables
@@ -47,6 +48,7 @@ def serve(config: ConfigOption = None, **flags: Any) -> None:
     _raise_file_limit()
     _print_settings(settings)
     application = Application.load(settings)
+    print_failures(application.health.load_failures)
     with _listen(settings) as listener:
         server = Server(application, listener, access)
         server.run(sockets=[listener])

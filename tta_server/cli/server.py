@@ -20,6 +20,7 @@ from tta_server.api.oip.grpc_server import BoundServer, create_server
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
 from tta_server.cli.console import err
+from tta_server.cli.notes import print_failures, print_notes, served
 from tta_server.errors import ConfigError, InternalError
 
 
@@ -76,23 +77,30 @@ class Server(uvicorn.Server):
                 await self._grpc.server.stop(grace=0.5)
 
     def _warm(self) -> None:
+        application = self._application
+        before = application.health.load_failures
         try:
-            self._application.warm()
+            application.warm()
         except Exception as error:  # noqa: BLE001 - raised again by `serve`, on the main thread
             self.failure = error
             self.should_exit = True
             return
-        if not self._application.ready:
+        if not application.ready:
             return
         self._warmed = True
+        failures = application.health.load_failures
+        if failures:
+            gc.collect()  # frees what their errors refer to
         gc.freeze()  # collecting over all that is loaded stopped every thread for 14 to 25 ms
+        print_failures({name: failure for name, failure in failures.items() if name not in before})
+        print_notes(application.models.values())
         self._print_ready()
 
     def _print_ready(self) -> None:
         host, port = self._address
         scheme = "https" if self._access.tls else "http"
         grpc = f" and gRPC on port {self._grpc.port}" if self._grpc else ""
-        names = ", ".join(self._application.models)
+        names = served(self._application.models, self._application.health.load_failures)
         err.print(
             f"ready: {scheme}://{host}:{port}{grpc} serves {names} (docs at /docs; Ctrl-C stops)",
             soft_wrap=True,

@@ -12,6 +12,7 @@ from tta_server.cli.options import MaxBytesOption, MaxPixelsOption, MergeOption,
 from tta_server.cli.sources import read_settings
 from tta_server.errors import TTAError
 from tta_server.repository.loader import load_model
+from tta_server.serving.verification import verify
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", callback=picture_file, help="File of the picture.")]
 
@@ -36,6 +37,8 @@ def views(
         encoded = read_image(image, settings.limits)
     except TTAError as error:
         raise type(error)(f"{image}: {error}") from error
-    picture = draw_sheet(load_model(folder), encoded, policy, merge, settings.limits)
+    loaded = load_model(folder)
+    loaded.observe(verify(loaded))
+    picture = draw_sheet(loaded, encoded, policy, merge, settings.limits)
     save_picture(picture, to)
     out.print(f"{to}: {picture.width}x{picture.height}")

@@ -126,6 +126,14 @@ class BackendFailed(TTAError):
     code = Code.BACKEND_FAILED
 
 
+class WrongDeclaration(BackendFailed):
+    """The model's output is not what tta.yaml states; `check` is the id of the check that found it."""
+
+    def __init__(self, message: str, check: str = "") -> None:
+        super().__init__(message)
+        self.check = check
+
+
 class NotReady(TTAError):
     """The server or the model is warming up, unhealthy or shutting down."""
 

@@ -200,7 +200,7 @@ def explain_value(mistake: Mistake, known: Sequence[str]) -> str:
         case "missing":
             return f"{key} is missing"
         case "stated":
-            return f"{mistake.key}: {mistake.text}" if mistake.place else mistake.text
+            return mistake.text if mistake.text.startswith(mistake.key) else f"{mistake.key}: {mistake.text}"
         case _:
             return f"{key} is {shown(mistake.found)}; it should be {mistake.text}"
 

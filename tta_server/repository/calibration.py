@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from tta_server.backends.external_data import external_files, find_references
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import StrictModel, explain, explain_value
 
@@ -130,7 +131,14 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 
 
 def digest_of(model_file: Path, config: BaseModel) -> str:
-    """Return the digest of a model file and of the keys `input` and `output` of its tta.yaml."""
-    digest = hashlib.sha256(model_file.read_bytes())
+    """Return the digest of a model file, its external data, and the keys `input` and `output` of its tta.yaml.
+
+    Raises ConfigError for external data that is missing.
+    """
+    content = model_file.read_bytes()
+    digest = hashlib.sha256(content)
+    for location, path in external_files(model_file, find_references(content)).items():
+        with path.open("rb") as file:
+            digest.update(location.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     digest.update(config.model_dump_json(include={"input", "output"}, exclude_defaults=True).encode())
     return f"sha256:{digest.hexdigest()}"

@@ -1,10 +1,13 @@
 """Checks of `tta.yaml` against the model file."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from tta_server.backends import Signature
 from tta_server.errors import ConfigError
 from tta_server.repository.config import InputConfig, ModelConfig
+from tta_server.tasks.checks import Finding
 
 
 def spatial_axes(signature: Signature, layout: str) -> tuple[int | None, int | None]:
@@ -47,6 +50,32 @@ def check_signature(config: InputConfig, signature: Signature) -> None:
             raise ConfigError(
                 f"input.size is {list(config.size)}, but the model file takes {_axes(fixed)}; set that size"
             )
+
+
+NARROW, WIDE = 0.1, 300.0
+"""Least and most span of an image's values, black to white, that a normalisation leaves."""
+
+
+def input_findings(config: InputConfig, signature: Signature) -> Iterator[Finding]:
+    """Find `mean` and `std` that do not belong to `scale`: 0 to 255 against 0 to 1."""
+    if signature.dtype == np.uint8:
+        return
+    white = 255 / config.scale
+    stated = f"input.scale is {config.scale:g}, so mean and std are of values from 0 to {white:g}"
+    fits = 255 if config.scale == 1 else 1
+    in_unit = 0 < max(map(abs, config.mean)) <= 1 and white > 10
+    if max(config.mean) > white * 1.02 or in_unit:
+        yield Finding("input.mean", f"{stated}, but mean is {_numbers(config.mean)}; set input.scale: {fits}")
+    elif not NARROW <= white / max(config.std) <= white / min(config.std) <= WIDE:
+        yield Finding(
+            "input.mean",
+            f"{stated}, but std is {_numbers(config.std)}: black and white become values "
+            f"{white / max(config.std):.3g} apart; set input.scale: {fits}",
+        )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
 def _axes(sizes: tuple[int | None, int | None]) -> str:

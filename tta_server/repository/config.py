@@ -1,18 +1,20 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
-from collections import Counter
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PlainValidator, ValidationError, create_model, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, create_model, model_validator
 
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
+from tta_server.repository.labels import parse_labels
 from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
+from tta_server.tasks.checks import CHECKS
 from tta_server.views.geometry import SYMMETRIES
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -96,6 +98,15 @@ class InputConfig(StrictModel):
         """Longest side of an image that is one input: `max_size`, or `max_long_side` if only that is given and more."""
         return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.max_long_side or 0)
 
+    def long_side_limit(self, can_tile: bool) -> int:
+        """Limit of the long side of an image whose short side is resized to a number of pixels; 0 for none.
+
+        It is `max_long_side`; for a task that does not tile, else a stated `max_size`, as in torchvision.
+        """
+        if self.max_long_side or can_tile or self.size != "free" or not isinstance(self.resize, int):
+            return self.max_long_side or 0
+        return self.max_size if "max_size" in self.model_fields_set else 0
+
     def _check_tiles(self) -> None:
         if self.tile is None:
             return
@@ -147,11 +158,24 @@ def _parse_stop(spec: Any) -> StopSpec:
         raise ValueError(str(mistake)) from None
 
 
+def _parse_checks(found: Any) -> dict[str, bool]:
+    """`off` and `on` are booleans in YAML 1.1 and texts in 1.2."""
+    if not isinstance(found, dict):
+        raise ValueError(f"checks is {shown(found)}; it should be ids of checks, like {{boxes.units: off}}")
+    for name, value in found.items():
+        if name not in CHECKS:
+            near = get_close_matches(str(name), CHECKS, 3, 0.4) or list(CHECKS)[:3]
+            raise ValueError(f"checks has {shown(name)}, which is no check; there are {', '.join(near)}, ...")
+        if value not in (True, False, "on", "off"):
+            raise ValueError(f"checks.{name} is {shown(value)}; allowed: on, off")
+    return {name: value in (True, "on") for name, value in found.items()}
+
+
 class ModelConfig(StrictModel):
-    """The keys of `tta.yaml`; the type of `output` depends on the task."""
+    """The keys of `tta.yaml`; the type of `output` depends on the task. `labels` are names, also if a file has them."""
 
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], BeforeValidator(parse_labels)] = ()
     description: str = ""
     backend: Literal["onnxruntime"] = "onnxruntime"
     input: InputConfig
@@ -162,12 +186,11 @@ class ModelConfig(StrictModel):
     limits: LimitsConfig = LimitsConfig()
     budget: BudgetConfig = BudgetConfig()
     stop: Annotated[StopSpec, PlainValidator(_parse_stop)] = StopSpec("all")
+    checks: Annotated[dict[str, bool], PlainValidator(_parse_checks)] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
         task = TASKS[self.task]
-        if duplicates := [label for label, count in Counter(self.labels).items() if count > 1]:
-            raise ValueError(f"labels has {shown(duplicates[0])} more than once; labels must be unique")
         if task.labels_are and not self.labels:
             raise ValueError(f"labels is missing; {self.task} needs one name for each {task.labels_are}")
         if self.labels and not task.labels_are:
@@ -191,6 +214,12 @@ class ModelConfig(StrictModel):
                 f"input.max_size is {self.input.max_whole_side}, under max_long_side, {longest}; {self.task} does not "
                 "tile, so it should be at least that"
             )
+        limit = self.input.long_side_limit(can_tile=False)
+        if isinstance(self.input.resize, int) and 0 < limit <= self.input.resize:
+            raise ValueError(
+                f"input.max_size is {limit}; it limits the long side for {self.task}, which does not tile, so it "
+                f"should be over the short side's length, {self.input.resize} (input.resize)"
+            )
         if self.input.tile:
             raise ValueError(f"input.tile is not available for {self.task}, which does not tile; remove the key")
 
@@ -198,7 +227,8 @@ class ModelConfig(StrictModel):
 def read_config(path: Path) -> ModelConfig:
     """Read `tta.yaml`; raise ConfigError naming file, key, what was found and what is allowed."""
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        found = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -207,7 +237,7 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path}: the file holds {shown(found)}; it should hold keys like 'task' and 'input'")
     kind = _config_of(found.get("task"))
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(found, context={"folder": path.parent, "text": text})
     except ValidationError as error:
         sentences = (
             explain_value(mistake, _known_keys(kind, mistake.place[:-1]) if mistake.kind == "unknown" else ())

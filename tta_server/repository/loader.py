@@ -14,9 +14,9 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.calibration import FILE, digest_of, read_calibration
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import InputConfig, read_config
+from tta_server.repository.config import InputConfig, ModelConfig, read_config
 from tta_server.repository.model import Model
-from tta_server.tasks import TASKS
+from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
 from tta_server.views.view import Policy, Symmetries
@@ -56,13 +56,12 @@ def load_uncalibrated(folder: Path) -> Model:
     version = _latest_version(folder)
     backend = BACKENDS[config.backend](folder / version / "model.onnx")
     try:
-        kind = TASKS[config.task]
-        preprocessing = _preprocessing(config.input, backend.signature, kind.can_tile)
+        preprocessing = _preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
             name=folder.absolute().name,
             version=version,
             config=config,
-            task=kind(config.labels, config.output, backend.signature.outputs),
+            task=_task(config, backend.signature),
             preprocessing=preprocessing,
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
@@ -79,6 +78,14 @@ def load_uncalibrated(folder: Path) -> Model:
         backend.close()
         raise ConfigError(f"{path}: {mistake}") from None
     return model
+
+
+def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:
+    """Make the task; a ConfigError about the outputs also says why some are left out."""
+    try:
+        return TASKS[config.task](config.labels, config.output, signature.outputs)
+    except ConfigError as mistake:
+        raise ConfigError("; ".join(filter(None, [str(mistake), signature.advice]))) from None
 
 
 def _latest_version(folder: Path) -> str:
@@ -115,7 +122,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         size=size,
         resize=Resize.SHORT if short else Resize(str(word)),
         resize_to=config.resize if isinstance(config.resize, int) else 0,
-        max_long_side=config.max_long_side or 0,
+        max_long_side=config.long_side_limit(can_tile),
         interpolation=config.interpolation,
         multiple=config.multiple,
         max_size=config.max_whole_side,

@@ -1,5 +1,6 @@
 """A loaded model: its configuration, policy and backend, and the checks of policies and stop rules against it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,18 @@ from tta_server.repository.config import ModelConfig
 from tta_server.repository.lifetime import Lifetime
 from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopRule, StopSpec
 from tta_server.tasks import Task
+from tta_server.tasks.checks import Finding
 from tta_server.views.geometry import Size
 from tta_server.views.view import Policy, Symmetries, View
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What running test images showed of a model: warnings, and whether its batches may hold several rows."""
+
+    warnings: Sequence[Finding] = ()
+    can_batch: bool = True
+
 
 WARM_SIZE = Size(256, 256)
 """Image size with which a model of free size is warmed up and its cost measured."""
@@ -28,7 +39,7 @@ class Model:
     """A loaded model.
 
     `cache` holds values derived from the model for requests, so that they do not outlive it. `lifetime` counts the uses
-    of `backend`: admitted jobs and running batches.
+    of `backend`: admitted jobs and running batches. `observed` is set once test images were run.
     """
 
     name: str
@@ -40,6 +51,7 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
+    observed: Observed = field(default=Observed(), init=False, repr=False)
     cache: ByteCache = field(init=False, repr=False)
     lifetime: Lifetime = field(init=False, repr=False)
 
@@ -58,6 +70,24 @@ class Model:
         """
         self.cache.close()
         self.lifetime.retire()
+
+    def observe(self, observed: Observed) -> None:
+        """Set what test images showed."""
+        object.__setattr__(self, "observed", observed)
+
+    @property
+    def can_batch(self) -> bool:
+        """Whether a batch may hold several rows."""
+        return self.backend.signature.shape[0] != 1 and self.observed.can_batch
+
+    def is_checked(self, check: str) -> bool:
+        """Return whether a check is on, which `checks:` in tta.yaml may switch off."""
+        return self.config.checks.get(check, True)
+
+    def remarks(self, prediction: Any) -> Sequence[Finding]:
+        """What a prediction shows to be wrong in tta.yaml, by the checks that are on."""
+        found = self.task.remarks(prediction)
+        return [each for each in found if self.is_checked(each.check)] if found else ()
 
     @property
     def key(self) -> tuple[str, str]:

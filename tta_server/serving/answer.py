@@ -19,7 +19,8 @@ class Receipt:
     `confidence` is how sure the model is of the answer, in [0, 1], None where its outputs don't say. `uncertainty` says
     how the views differ, empty unless included. `tiles` is the number of parts that each view is cut into. `levels`
     (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were applied.
-    `stages_ms` sums the work of all slots, so it may exceed `elapsed_ms`.
+    `warnings` say where the model's output is not what its tta.yaml states. `stages_ms` sums
+    the work of all slots, so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
@@ -38,6 +39,7 @@ class Receipt:
     tiles: int = 1
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[float, float] | None = None
+    warnings: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +54,7 @@ class Receipt:
             **({"uncertainty": dict(self.uncertainty)} if self.uncertainty else {}),
             **({} if self.tiles == 1 else {"tiles": self.tiles}),
             **({} if self.levels is None else {"levels": list(self.levels)}),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -23,7 +23,8 @@ class Snapshot:
 
     `merged` is the merged prediction. `views` has, in order, each merged entry's index in the layout and its view
     result. `open` is the share of the answer that is undecided. `stages` are the seconds spent on each stage. `levels`
-    are those that decoding applied. `pixels` is the image to draw on, None unless a drawing is included.
+    are those that decoding applied. `warnings` say what looks wrong in tta.yaml. `pixels` is the image to draw on,
+    None unless a drawing is included.
     """
 
     merged: Any
@@ -32,6 +33,7 @@ class Snapshot:
     open: float | None
     stages: Mapping[str, float]
     levels: Levels | None = None
+    warnings: Sequence[str] = ()
     pixels: Pixels | None = None
 
 
@@ -94,6 +96,7 @@ class AnswerBuilder:
             tiles=self.layout.tiles,
             uncertainty=result.uncertainty,
             levels=snapshot.levels,
+            warnings=snapshot.warnings,
         )
 
     def _entries(self, merged: Sequence[int]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed
+from tta_server.errors import BackendFailed, WrongDeclaration
+from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
 from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.job import ImageJob
@@ -31,16 +32,15 @@ class Executor:
     ) -> list[Outcome]:
         """Runs (job, entry) items of one model and input size; returns one outcome an item.
 
-        Just after a reload, items may belong to the old or the new model; each model's items are a batch that may fail
-        alone. Raises BackendFailed if all fail.
+        Just after a reload, items may belong to the old or the new model, of which one may be unable to run several
+        rows; each part is a batch that may fail alone. Raises BackendFailed if all fail.
         """
-        models = dict.fromkeys(job.payload.model for job, _ in items)
-        if len(models) == 1:
+        batches = _split(items)
+        if len(batches) == 1:
             return self._run(items, recorder, abort)
         outcomes: dict[int, Outcome] = {}
         failed: dict[int, Exception] = {}
-        for model in models:
-            own = [i for i, (job, _) in enumerate(items) if job.payload.model is model]
+        for own in batches:
             try:
                 outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort), strict=True)
             except Exception as error:  # noqa: BLE001 - logged by the jobs
@@ -76,6 +76,15 @@ class Executor:
         key, times = items[0][0].payload.model.key, [job.payload.times for job, _ in items]
         self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times))
         return outcomes
+
+
+def _split(items: Sequence[tuple[Job[ImageJob], int]]) -> list[list[int]]:
+    """Indices of the items of each batch: one batch a model, or one an item for a model that can't run several rows."""
+    batches: dict[tuple[Model, int], list[int]] = {}
+    for index, (job, _) in enumerate(items):
+        model = job.payload.model
+        batches.setdefault((model, 0 if model.can_batch else index), []).append(index)
+    return list(batches.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,7 @@ def run_views(plan: Plan, source: Source) -> ViewPredictions:
     """
     views = ImageViews(plan, make_layout(plan, source.size), source.size)
     views.decode(source)
-    max_rows = 1 if plan.model.backend.signature.shape[0] == 1 else len(plan.views)
+    max_rows = len(plan.views) if plan.model.can_batch else 1
     found: list[Any] = []
     for entries in _batches(views, max_rows):
         for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):
@@ -149,11 +158,14 @@ def _batches(views: ImageViews, max_rows: int) -> Iterator[list[int]]:
 
 
 def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) -> Any:
-    """Returns a prediction; raises BackendFailed for LOST or a ViewError."""
+    """Returns a prediction; raises BackendFailed for LOST, a ViewError, or what tta.yaml can't mean."""
     if prediction is LOST:
         raise BackendFailed(f"the model's output for view {views.view(entry).name!r} holds NaN or infinity")
     if isinstance(prediction, ViewError):
         raise BackendFailed(prediction.sentence) from prediction.error
+    for remark in views.model.remarks(prediction):
+        if remark.refuses:
+            raise WrongDeclaration(remark.sentence, remark.check)
     return prediction
 
 

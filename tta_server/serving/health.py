@@ -1,6 +1,9 @@
-"""Which models are unhealthy, and whether the process has to be restarted."""
+"""Which models failed to load or are unhealthy, and whether the process has to be restarted."""
 
 import threading
+from collections.abc import Mapping
+
+from tta_server.repository.failure import LoadFailure
 
 FAILURES = 3
 """Failed batches in a row that make a model suspect."""
@@ -11,8 +14,15 @@ def unhealthy_message(model: str) -> str:
     return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
 
 
+def failed_message(model: str, failure: LoadFailure) -> str:
+    """The error sentence for a client whose model could not be loaded."""
+    return f"model {model} failed to load: {failure.public}"
+
+
 class Health:
     """The health of each model, reported by slots and the model probe, and read by the protocols.
+
+    A model that could not be loaded, verified or warmed up is in `load_failures` until it is loaded.
 
     A model is suspect after FAILURES failed batches in a row, and unhealthy once a probe with a test card has failed
     too: a client whose images a model can't process must not lock out others. One batch that works makes it healthy.
@@ -22,10 +32,30 @@ class Health:
         self._changed = threading.Condition()
         self._failures: dict[str, int] = {}
         self.unhealthy: frozenset[str] = frozenset()
+        self.load_failures: Mapping[str, LoadFailure] = {}
         self.fatal = ""
         """Why the process has to be restarted; empty while it works."""
         self._reprice_requested: dict[str, None] = {}
         self._closed = False
+
+    def failed_to_load(self, model: str, failure: LoadFailure) -> None:
+        """A model can't be served: no version of it is loaded."""
+        with self._changed:
+            self.load_failures = dict(sorted({**self.load_failures, model: failure}.items()))
+        self.worked(model)  # nothing is left to probe
+
+    def loaded(self, model: str) -> None:
+        """A model was loaded, or its failure no longer matters."""
+        with self._changed:
+            self.load_failures = {name: why for name, why in self.load_failures.items() if name != model}
+        self.worked(model)
+
+    def problems(self) -> dict[str, str]:
+        """The models whose requests are refused, sorted by name, each with the error sentence."""
+        failures = self.load_failures
+        found = {name: unhealthy_message(name) for name in self.unhealthy}
+        found |= {name: failed_message(name, failure) for name, failure in failures.items()}
+        return dict(sorted(found.items()))
 
     def worked(self, model: str) -> None:
         """A batch of a model worked."""

@@ -4,14 +4,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tta_server.errors import BackendFailed, TTAError
+from tta_server.errors import BackendFailed, TTAError, WrongDeclaration
 from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.formats.samples import Levels
 from tta_server.repository.lifetime import Lifetime
@@ -20,6 +18,7 @@ from tta_server.scheduling.progress import Progress, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.evidence import MergeEvidence
 from tta_server.serving.image import ImageViews, Source, ViewError
@@ -27,28 +26,11 @@ from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
 from tta_server.tasks.render.rendering import DRAWING
-from tta_server.telemetry.observer import ImageAnswered, Observer, ViewDropped
+from tta_server.telemetry.observer import DeclarationDoubted, ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
 
 log = logging.getLogger(__name__)
-
-Listener = Callable[[], None]
-"""Called when `ImageJob.partial` has a new answer; runs on a slot's thread and must not block it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The caller's side of a request.
-
-    `listener` is called after each batch of views but the last. The protocol needs `reserve` seconds of the budget to
-    send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now.
-    """
-
-    request_id: str
-    listener: Listener | None = None
-    reserve: float = 0.0
-    received: float | None = None
 
 
 class ImageJob:
@@ -75,6 +57,7 @@ class ImageJob:
         self._picture: Pixels | None = None
         self._accumulator: Any = model.task.accumulator(plan.merge, plan.wanted, views.frame)
         self._view_results: dict[int, Any] = {}
+        self._warnings: dict[str, str] = {}
         self._levels: Levels | None = None
         self._closed = False
         self._has_logged = False
@@ -127,6 +110,8 @@ class ImageJob:
             return self._fail_view(
                 job, view, ViewError(error, "the model's output for a view could not be read"), recorder
             )
+        if refusal := self._doubt(found):
+            return self._fail_view(job, view, ViewError(refusal, str(refusal)), recorder)
         with self._lock:
             progress = recorder.merge(job, view)
             if progress is None:
@@ -135,12 +120,24 @@ class ImageJob:
                 self._accumulator.add(found, self.views.view(view).weight)
             except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
                 recorder.lose(job, view)
-                problem = ViewError(error, "the model's output for a view could not be merged")
+                failure = ViewError(error, "the model's output for a view could not be merged")
             else:
                 if self._builder.keeps_view_results:
                     self._view_results[view] = result
                 return self._judge(progress)
-        return self._fail_view(job, view, problem, recorder)
+        return self._fail_view(job, view, failure, recorder)
+
+    def _doubt(self, prediction: Any) -> WrongDeclaration | None:
+        """Notes for receipt, metric and log what a prediction shows to be wrong in tta.yaml; what makes it unusable."""
+        remarks = self.model.remarks(prediction)
+        if not remarks:
+            return None
+        with self._lock:
+            self._warnings |= {remark.check: remark.sentence for remark in remarks}
+        for remark in remarks:
+            self._observer.notify(DeclarationDoubted(self.model.name, remark.check, remark.sentence))
+        refusal = next((remark for remark in remarks if remark.refuses), None)
+        return WrongDeclaration(refusal.sentence, refusal.check) if refusal else None
 
     def _judge(self, progress: Progress) -> Merged:
         """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""
@@ -159,8 +156,9 @@ class ImageJob:
     def _fail_view(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
         """Counts a view that failed alone; the first error of a job is logged with its traceback."""
         self._lose_view(job, view, recorder)
-        with self._lock:
-            self._log_once(problem.sentence, problem.error)
+        if not isinstance(problem.error, WrongDeclaration):  # logged by its observer
+            with self._lock:
+                self._log_once(problem.sentence, problem.error)
         if isinstance(problem.error, BackendFailed):
             return Failed(problem.error)
         failure = BackendFailed(problem.sentence)
@@ -225,6 +223,7 @@ class ImageJob:
             open=progress.open_share,
             stages=self.times.seconds_so_far(),
             levels=self._levels,
+            warnings=tuple(self._warnings.values()),
             pixels=self._picture,
         )
 

@@ -12,11 +12,12 @@ from tta_server.imaging.inputs import check_area
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.engine import Engine
-from tta_server.serving.health import Health, unhealthy_message
+from tta_server.serving.health import Health, failed_message, unhealthy_message
 from tta_server.serving.image import Image, Source, read_source
-from tta_server.serving.job import Caller, ImageJob, make_job
+from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
 from tta_server.telemetry.observer import (
     ClientLeft,
@@ -64,10 +65,12 @@ class Predictor:
         self._health = health
 
     def model(self, name: str) -> Model:
-        """The model of that name. Raises UnknownModel, which names the known ones."""
-        if name not in self.models:
-            raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
-        return self.models[name]
+        """The model of that name. Raises NotReady if it failed to load, UnknownModel, which names the loaded ones."""
+        if (model := self.models.get(name)) is not None:
+            return model
+        if failure := self._health.load_failures.get(name):
+            raise NotReady(failed_message(name, failure))
+        raise UnknownModel(f"unknown model {name[:64]!r}; known: {', '.join(self.models)}")
 
     def submit(self, name: str, image: Image, options: Options, caller: Caller) -> Ticket:
         """Submits a request of one image, as `submit_all` does. Raises UnknownModel too."""

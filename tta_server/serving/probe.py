@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.scheduling.costs import MIN_OBSERVATIONS
+from tta_server.serving.cards import make_test_card
 from tta_server.serving.health import Health
 from tta_server.serving.predictor import Predictor
-from tta_server.serving.warmup import make_test_card
 
 log = logging.getLogger(__name__)
 

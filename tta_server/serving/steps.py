@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, TTAError
-from tta_server.scheduling.jobs import Batch, Decode, Job, Merged, Outcome
+from tta_server.errors import BackendFailed, TTAError, WrongDeclaration
+from tta_server.scheduling.jobs import Batch, Decode, Failed, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.serving.health import Health
 from tta_server.serving.recorder import Recorder
@@ -108,7 +108,7 @@ class StepRunner(Generic[W]):
         self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
         if any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.worked(model)
-        else:
+        elif not all(map(_is_wrong_declaration, outcomes)):
             self._health.failed(model)
         return BatchResult(step, outcomes, seconds)
 
@@ -123,3 +123,8 @@ class StepRunner(Generic[W]):
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)
         return StepFailure(step, error)
+
+
+def _is_wrong_declaration(outcome: Outcome) -> bool:
+    """Whether the model worked, but its output is not what tta.yaml states."""
+    return isinstance(outcome, Failed) and isinstance(outcome.error, WrongDeclaration)

@@ -1,29 +1,31 @@
 """Measures a model's costs on this machine, with the code of requests and all slots busy."""
 
+import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import numpy as np
-import simplejpeg
+from dataclasses import replace
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.model import WARM_SIZE, Model
+from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
+from tta_server.scheduling.estimates import Estimates
 from tta_server.scheduling.jobs import Failed, Job
 from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
+from tta_server.serving.cards import card_size, make_test_card
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor, infer
+from tta_server.serving.executor import Executor
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, ImageJob, make_job
+from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
-from tta_server.tasks import Outputs
+from tta_server.serving.verification import verify
+from tta_server.tasks.checks import Finding
 from tta_server.telemetry.observer import Observers, ReceiptTimings
-from tta_server.views.geometry import Size
 
 Clock = Callable[[], float]
 Action = Callable[[], object]
@@ -37,15 +39,32 @@ ENOUGH_SECONDS = 0.15
 def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
     """Sets a model's costs: runs it at each input size of its policy, on as many threads as there are slots.
 
-    `clock` returns seconds. Raises ConfigError if the model can't run or its outputs don't fit its task.
+    `clock` returns seconds. Raises ConfigError if the model can't run or its tta.yaml is refused; `model.observed` has
+    warnings.
     """
+    observed = verify(model)
+    model.observe(observed)
     requests = _TestRequests(model, clock)
     try:
-        _check_outputs(model, requests)
         _measure(model, requests, costs, slots)
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
+    model.observe(
+        replace(observed, warnings=(*observed.warnings, *_slow(model, requests.seconds_on_idle_pool(costs, slots))))
+    )
+
+
+def _slow(model: Model, seconds: float) -> Iterator[Finding]:
+    """A finding if a request that states no budget is refused: its mandatory work takes `seconds` on an idle pool."""
+    budget = model.config.budget.default_ms
+    if seconds * 1e3 > budget and model.is_checked("budget.default_ms"):
+        fits = math.ceil(seconds * 4) * 500
+        yield Finding(
+            "budget.default_ms",
+            f"a request takes up to {seconds * 1e3:.3g} ms here, over budget.default_ms of {budget:g}: requests that "
+            f"state no budget are refused; set budget.default_ms: {fits}",
+        )
 
 
 def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
@@ -58,7 +77,7 @@ def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: i
     costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
-            sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
+            sizes = BATCHES if model.can_batch else (1,)
             runs = [
                 pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
             ]
@@ -74,7 +93,7 @@ class _TestRequests:
         self._model = model
         self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
-        self.size = _card_size(model)
+        self.size = card_size(model)
         self._card = make_test_card(model)
         self._executor = Executor(ReceiptTimings())
 
@@ -106,11 +125,6 @@ class _TestRequests:
         job.payload.decode()
         return job
 
-    def outputs(self) -> tuple[Outputs, Size]:
-        """The model's raw outputs for the plain view, and the size of its input in pixels."""
-        views = self.decoded().payload.views
-        return infer([(views, 0)]), views.input_size(0)
-
     def finishing_seconds(self) -> float:
         """The time to make an answer of two views, if the policy has two: a single view has nothing to fuse."""
         job = self.decoded()
@@ -122,31 +136,17 @@ class _TestRequests:
         """The time to decode the test card."""
         return self.seconds(self.job().payload.decode)
 
+    def seconds_on_idle_pool(self, costs: CostModel, slots: int) -> float:
+        """The time that a request of the model's own defaults takes at most, as the scheduler estimates it."""
+        plan = make_plan(self._model, Options())
+        deadline = Deadline.after(self._model.config.budget.max_ms)
+        job = make_job(plan, read_source(self._card, Limits()), deadline, Caller("warm-up"), Observers())
+        return Estimates(costs).on_idle_pool(job, slots)
+
     def seconds(self, action: Callable[[], object]) -> float:
         start = self.clock()
         action()
         return self.clock() - start
-
-
-def _card_size(model: Model) -> Size:
-    prep = model.preprocessing
-    return Size(2 * prep.size.width, 2 * prep.size.height) if prep.size else WARM_SIZE
-
-
-def make_test_card(model: Model) -> bytes:
-    """A JPEG of gradients and grain, which decodes like a photo, of about the size of a usual request's image."""
-    size = _card_size(model)
-    x, y = np.meshgrid(np.linspace(0, 200, size.width), np.linspace(0, 200, size.height))
-    grain = np.random.default_rng(0).normal(0, 8, (size.height, size.width))
-    card = np.stack([x, y, (x + y) / 2], axis=2) + grain[..., None]
-    return bytes(simplejpeg.encode_jpeg(np.clip(card, 0, 255).astype(np.uint8), 90))
-
-
-def _check_outputs(model: Model, requests: _TestRequests) -> None:
-    try:
-        model.task.check(*requests.outputs())
-    except ConfigError as error:
-        raise ConfigError(f"model {model.name}: {error}") from None
 
 
 def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[float]:

@@ -54,7 +54,7 @@ def _measure(name: str, scenario: ModelScenario, folder: Path, cores: int) -> Mo
     with closing(model.backend):
         warm_up(model, costs, cores)
         buckets = make_layout(make_plan(model, Options()), Size(*scenario.image)).buckets
-    sizes = (1,) if model.backend.signature.shape[0] == 1 else BATCHES
+    sizes = BATCHES if model.can_batch else (1,)
     renamed = {bucket: bucket._replace(model=name) for bucket in buckets}
     decode, finish = (
         costs.stage_seconds(stage, model.name, scenario.pixels, 0.0) / MARGIN for stage in ("decode", "finish")

@@ -2,16 +2,7 @@
 
 from typing import Any
 
-from tta_server.tasks.base import (
-    Accumulator,
-    Description,
-    ImageFrame,
-    Outputs,
-    ResponseFormat,
-    ResponseSpec,
-    Result,
-    Task,
-)
+from tta_server.tasks.base import Accumulator, Description, ImageFrame, ResponseFormat, ResponseSpec, Result, Task
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.results import DetectionResult
 from tta_server.tasks.embedding import Embedding, EmbeddingResult
@@ -23,6 +14,7 @@ from tta_server.tasks.regression import Regression, RegressionResult
 from tta_server.tasks.scores.classification import Classification
 from tta_server.tasks.scores.multilabel import Multilabel
 from tta_server.tasks.scores.results import ClassificationResult, MultilabelResult
+from tta_server.tasks.shapes import Outputs
 
 TASKS: dict[str, type[Task[Any, Any]]] = {
     task.name: task for task in (Classification, Multilabel, Regression, Segmentation, Detection, Keypoints, Embedding)

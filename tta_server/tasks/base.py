@@ -1,6 +1,6 @@
 """The task seam: reading a model's outputs, merging the predictions of views, and what a task says of itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.shapes import Shapes
+from tta_server.tasks.checks import CardRun, Finding
+from tta_server.tasks.shapes import Outputs, Shapes
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 
 Floats = NDArray[np.float32]
-Outputs = Mapping[str, NDArray[Any]]
-"""A batch's outputs by name; the first axis counts the views."""
-
 FORBID_EXTRA = {"extra": "forbid"}
 """For the dataclasses that `output:` in tta.yaml is read into: unknown keys are mistakes."""
 
@@ -155,12 +153,23 @@ class NoEvidence:
 
 
 class Decoder(Protocol[P]):
-    """Reads a model's outputs."""
+    """Reads a model's outputs; `reads` has the names of those that it looks at."""
+
+    reads: Sequence[str]
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError, naming found and expected, unless a run's outputs are what tta.yaml states.
+        """Raises ConfigError, naming found and expected, unless a run's outputs have the shapes that tta.yaml states.
 
         `tensor` is the size of the model's input.
+        """
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        """What is wrong, or likely wrong, in tta.yaml, seen from the outputs of test images; at least one a check."""
+
+    def remarks(self, prediction: P) -> Sequence[Finding]:
+        """What an answer's prediction shows to be wrong in tta.yaml. Runs for every view, so it costs next to nothing.
+
+        One that refuses makes the prediction unusable.
         """
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> P:
@@ -236,6 +245,12 @@ class TaskDefaults:
 
     can_tile = False
     has_picture = False
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        return iter(())
+
+    def remarks(self, prediction: Any) -> Sequence[Finding]:
+        return ()
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         raise InvalidInput(f"merge {merge} has no bound that could make an answer certain")

@@ -10,17 +10,8 @@ from numpy.typing import NDArray
 from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    FORBID_EXTRA,
-    ImageFrame,
-    NoEvidence,
-    Outputs,
-    ResponseSpec,
-    Result,
-    TaskDefaults,
-    TensorSpec,
-)
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -85,6 +76,7 @@ class Embedding(TaskDefaults):
 
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         length = outputs[self._output][1]
         self._length = length or UNKNOWN_LENGTH

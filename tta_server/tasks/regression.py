@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    FORBID_EXTRA,
-    ImageFrame,
-    NoEvidence,
-    Outputs,
-    ResponseSpec,
-    Result,
-    TaskDefaults,
-    TensorSpec,
-)
-from tta_server.tasks.shapes import Shapes, fits, format_shape, output_name
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
+from tta_server.tasks.shapes import Outputs, Shapes, fits, format_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -135,6 +126,7 @@ class Regression(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._undo = UNDO[output.kind]
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 

@@ -1,8 +1,14 @@
 """Shapes of a model's outputs: what the model file states, held against what a task needs."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
+
+Outputs = Mapping[str, NDArray[Any]]
+"""A batch's outputs by name; the first axis counts the views."""
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 """Output name -> shape that the model file states; None is a free axis."""

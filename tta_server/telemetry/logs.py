@@ -1,13 +1,15 @@
-"""The request log: one line of JSON for each answer and each error that is sent."""
+"""What is logged of events: a line of JSON for each answer and error, and a sentence for what tta.yaml gets wrong."""
 
 import json
 import logging
+import threading
 import time
 from typing import Any
 
-from tta_server.telemetry.observer import AnswerSent, ErrorSent, Event
+from tta_server.telemetry.observer import AnswerSent, DeclarationDoubted, ErrorSent, Event
 
 log = logging.getLogger("tta_server.requests")
+warnings = logging.getLogger(__name__)
 MAX_PATH = 128
 """Characters of a path that are logged."""
 
@@ -38,6 +40,28 @@ class RequestLog:
                     code=event.code,
                     error=event.error,
                 )
+
+
+PAUSE_SECONDS = 60.0
+"""Time between two lines about one check of one model."""
+
+
+class DoubtLog:
+    """An observer that logs, at most once a minute, what a model's outputs show to be wrong in its tta.yaml."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logged: dict[tuple[str, str], float] = {}
+
+    def notify(self, event: Event) -> None:
+        if not isinstance(event, DeclarationDoubted):
+            return
+        key, now = (event.model, event.check), time.monotonic()
+        with self._lock:
+            if now - self._logged.get(key, -PAUSE_SECONDS) < PAUSE_SECONDS:
+                return
+            self._logged[key] = now
+        warnings.warning("model %s: %s (check %s)", event.model, event.sentence, event.check)
 
 
 def _write(**entry: Any) -> None:

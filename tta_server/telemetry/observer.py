@@ -59,6 +59,15 @@ class ViewDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclarationDoubted:
+    """The output of a view is not what tta.yaml states, in the sentence of a check."""
+
+    model: str
+    check: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class ImageAnswered:
     """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage."""
 
@@ -136,6 +145,7 @@ Event = (
     | StepFinished
     | StepFailed
     | ViewDropped
+    | DeclarationDoubted
     | ImageAnswered
     | Expired
     | ClientLeft

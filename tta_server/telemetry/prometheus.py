@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from tta_server.telemetry.observer import (
     ClientLeft,
+    DeclarationDoubted,
     ErrorSent,
     Event,
     Expired,
@@ -58,6 +59,9 @@ class Metrics:
         self._dropped = self._new(
             Counter, "tta_dropped_views", "Views whose output held NaN or infinity or could not be merged", "model"
         )
+        self._doubts = self._new(
+            Counter, "tta_declaration_doubts", "Views whose output is not what tta.yaml states", "model", "check"
+        )
         self._elapsed = self._new(
             Histogram, "tta_answer_seconds", "Seconds from a request's arrival to its answer", "model", buckets=SECONDS
         )
@@ -101,6 +105,8 @@ class Metrics:
                 self._errors.labels(model, code).inc()
             case ViewDropped(model):
                 self._dropped.labels(model).inc()
+            case DeclarationDoubted(model, check):
+                self._doubts.labels(model, check).inc()
 
     def _image_answered(self, event: ImageAnswered) -> None:
         self._answers.labels(event.model, event.reason).inc()

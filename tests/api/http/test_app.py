@@ -54,7 +54,8 @@ def test_models_are_listed(client: httpx.Client) -> None:
         "nuclei": "segmentation",
         "nuclei-count": "regression",
     }
-    assert all(set(m) == {"name", "version", "task", "description"} for m in models)
+    assert all(set(m) == {"name", "version", "task", "description", "state", "reason"} for m in models)
+    assert {(m["state"], m["reason"]) for m in models} == {("ready", "")}
 
 
 def test_a_model_is_described_whole(client: httpx.Client) -> None:

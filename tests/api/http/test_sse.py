@@ -19,9 +19,10 @@ from tests.support.toys import expect_ended_runs, trap_image, trap_model
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.jobs import LOST, Merged
+from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import read_source
-from tta_server.serving.job import Caller, make_job
+from tta_server.serving.job import make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.telemetry.prometheus import Metrics
 

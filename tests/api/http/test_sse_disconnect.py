@@ -21,7 +21,7 @@ from tta_server.api.progress import Progress
 from tta_server.application import Application
 from tta_server.errors import Cancelled, TTAError
 from tta_server.repository.loader import load_model
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 

@@ -21,7 +21,7 @@ from tta_server.errors import InvalidInput, TooLarge, TTAError, UnknownModel
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.jobs import Priority
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Caller
+from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.views.geometry import Size

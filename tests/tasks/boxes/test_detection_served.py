@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.support import pictures
 from tests.support.examples import times
-from tests.support.onnx_models import GREY, detector, write_model
+from tests.support.onnx_models import GREY, detector, red_finder, write_model
 from tta_server import LoadedModel, load
-from tta_server.errors import BackendFailed, ConfigError, TooLarge
+from tta_server.errors import BackendFailed, ConfigError, TooLarge, WrongDeclaration
 from tta_server.views.geometry import Size
 
 LABELS = ["red", "green", "blue"]
@@ -238,12 +238,9 @@ def test_nan_in_a_mandatory_view_fails(bright: LoadedModel) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"labels": ["red", "green"]}, "detection with 2 labels needs classes 0 to 1; the model gives 0 to 2"),
-        ({"output": {"first_label": 1}}, "detection with 3 labels needs classes 1 to 3; the model gives 0 to 2"),
-        (
-            {"output": {"units": "normalized"}},
-            "output.units is normalized, but the model gives boxes up to 256; are they pixels?",
-        ),
+        ({"labels": ["red", "green"]}, "numbered 0 to 1, but the model gives class numbers 0 to 2"),
+        ({"output": {"first_label": 1}}, "numbered 1 to 3, but the model gives class numbers 0 to 2"),
+        ({"output": {"units": "normalized"}}, "output.units is normalized, but the model gives boxes up to"),
         ({"output": {"boxes": "bbox"}}, "output.boxes is 'bbox'; the model file has boxes, scores, labels"),
         (
             {"output": {"boxes": "scores"}},
@@ -270,3 +267,59 @@ def test_a_model_folder_that_does_not_fit_is_refused(tmp_path: Path, changes: di
     with pytest.raises(ConfigError, match=sentence) as caught:
         load(folder, slots=1)
     assert "\n" not in str(caught.value)
+
+
+# ---- declarations that an answer shows to be wrong ----
+
+RED = np.full((64, 64, 3), (255, 0, 0), np.uint8)
+
+
+def finder(tmp_path: Path, box: list[float], label: int, **config: object) -> Path:
+    """A folder with a model that finds one box, of score 0.9, in red images only: in none of the test images."""
+    output = {**CONFIG["output"], **config.pop("output", {})}  # type: ignore[dict-item]
+    made = red_finder(box, label)
+    return write_model(
+        tmp_path / "red", made, {**CONFIG, "input": {"size": [64, 64]}, "policy": "flips", "output": output, **config}
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "label", "output", "sentence"),
+    [
+        ([10, 10, 30, 30], 3, {}, "but the model gives class number 3; set output.first_label: 1 if"),
+        ([40, 40, 10, 12], 1, {}, "1 of 1 boxes end before they begin; set output.format: xywh or cxcywh"),
+        ([10, 10, 30, 30], 1, {"units": "normalized"}, "the model gives boxes up to 30; for pixels of the input set"),
+        ([0.2, 0.2, 0.5, 0.5], 1, {}, "the model's boxes end at 0.5; for fractions of the input's size set"),
+    ],
+)
+def test_what_only_an_answer_shows_is_refused_then(
+    tmp_path: Path, box: list[float], label: int, output: dict[str, object], sentence: str
+) -> None:
+    with load(finder(tmp_path, box, label, output=output), slots=1) as model:
+        assert model.predict(RED // 2).prediction["boxes"] == []
+        with pytest.raises(WrongDeclaration, match=sentence) as caught:
+            model.predict(RED)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "label", "output"),
+    [
+        ([10, 10, 30, 30], 2, {}),
+        ([10, 10, 30, 30], 3, {"first_label": 1}),
+        ([10, 10, 20, 20], 1, {"format": "xywh"}),
+        ([10 / 64, 10 / 64, 30 / 64, 30 / 64], 1, {"units": "normalized"}),
+    ],
+)
+def test_the_same_answers_rightly_declared_are_given(
+    tmp_path: Path, box: list[float], label: int, output: dict[str, object]
+) -> None:
+    with load(finder(tmp_path, box, label, output=output, policy="plain"), slots=1) as model:
+        answer = model.predict(RED)
+    assert [found["box"] for found in answer.prediction["boxes"]] == [[10, 10, 30, 30]]
+    assert answer.receipt.warnings == ()
+
+
+def test_a_check_that_is_off_lets_a_wrong_declaration_through(tmp_path: Path) -> None:
+    with load(finder(tmp_path, [10, 10, 30, 30], 3, checks={"boxes.classes": False}), slots=1) as model:
+        assert model.predict(RED).prediction["boxes"] == []

@@ -13,6 +13,7 @@ from tests.support.detection import (
     SHAPES,
     THREE,
     decoded,
+    merged,
     outputs_of,
     rows_of,
     rows_task,
@@ -132,11 +133,6 @@ def test_objectness_by_hand():
     assert rows_of(decoded({"rows": row}, detection=detection).boxes) == [(20, 20, 40, 60, 0.4, 1)]
 
 
-def test_padding_rows_may_have_any_class():
-    """As many exported networks give: class -1 and score 0 behind the last box."""
-    task().check(outputs_of((1, 2, 30, 40, 0.9, 1), (0, 0, 0, 0, 0.0, -1)), Size(64, 64))
-
-
 # ---- refusals ----
 
 
@@ -216,48 +212,78 @@ def test_an_unknown_output_is_refused_naming_the_known_ones(form, sentence):
         Detection(LABELS, BoxesOutput(**form), SHAPES)
 
 
-@pytest.mark.parametrize(
-    ("form", "rows", "sentence"),
-    [
-        ({}, [(1, 1, 50, 50, 0.5, 3)], "detection with 3 labels needs classes 0 to 2; the model gives 3 to 3"),
-        ({"first_label": 1}, [(1, 1, 50, 50, 0.5, 0)], "needs classes 1 to 3; the model gives 0 to 0"),
-        ({}, [(1, 1, 50, 50, 0.5, 1), (1, 1, 50, 50, 0.5, -1)], "needs classes 0 to 2; the model gives -1 to 1"),
-        ({}, [(1, 1, 50, 50, 4.5)], "output.kind is probabilities, but scores come to 4.5 to 4.5"),
-        ({}, [(1, 1, 50, 50, -2, 0)], "output.kind is probabilities, but scores come to -2 to -2"),
-        (
-            {"units": "normalized"},
-            [(1, 1, 50, 60, 0.5)],
-            "output.units is normalized, but the model gives boxes up to 60; are they pixels?",
-        ),
-        (
-            {},
-            [(0.1, 0.1, 0.5, 0.75, 0.5)],
-            "output.units is pixels, but the model's boxes end at 0.75; are they normalized?",
-        ),
-    ],
-)
-def test_a_run_s_outputs_are_checked_against_what_is_stated(form, rows, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        task(**form).check(outputs_of(*rows), IMAGE)
-
-
 def test_a_run_s_shapes_are_checked_against_what_is_stated():
     outputs = {**outputs_of((1, 1, 50, 50, 0.5)), "boxes": np.zeros((1, 1, 5), np.float32)}
     with pytest.raises(ConfigError, match=r"output boxes of shape \[N, M, 4\]; the model gives \[1, 1, 5\]"):
         task().check(outputs, IMAGE)
 
 
+def test_a_run_s_values_are_not_checked():
+    """They are what findings are about."""
+    task().check(outputs_of((0.1, 0.1, 0.5, 0.75, 4.5, 7)), IMAGE)
+
+
+# ---- the background ----
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("holds", ["box_class_scores", "box_objectness_class_scores", None])
+def test_a_background_takes_its_share_of_the_softmax_and_is_never_answered(holds, place, kind):
+    """Logits 0, ln 2, ln 5 of two classes and the background are 1/8, 2/8, 5/8; an objectness of 0 is 1/2."""
+    logits = np.log([5, 1, 2] if place == "first" else [1, 2, 5])
+    scores = logits if kind == "logits" else np.exp(logits) / 8
+    objectness = 0.0 if kind == "logits" else 0.5
+    form = {"background": place, "kind": kind, "min_score": 0.01}
+    if holds is None:
+        detection = Detection(("a", "b"), BoxesOutput("boxes", "scores", **form), {**SHAPES, "scores": (None, None, 3)})
+        outputs = {"boxes": np.float32([[[10, 10, 40, 40]]]), "scores": np.float32([[scores]])}
+    else:
+        columns = [10, 10, 40, 40, *([objectness] if "objectness" in holds else []), *scores]
+        detection = Detection(("a", "b"), BoxesOutput(rows="r", holds=holds, **form), {"r": (None, None, len(columns))})
+        outputs = {"r": np.float32([[columns]])}
+    share = 0.125 if holds == "box_objectness_class_scores" else 0.25
+    assert rows_of(decoded(outputs, detection=detection).boxes) == [(10, 10, 40, 40, share, 1)]
+
+
 @pytest.mark.parametrize(
-    ("form", "rows", "tensor"),
+    ("form", "numbers"),
     [
-        ({}, [], IMAGE),
-        ({}, [(0, 0, 0, 0, 0)] * 3, IMAGE),
-        ({}, [(-5, -5, 120, 90, 1.0, 2)], IMAGE),
-        ({"units": "normalized"}, [(-0.1, 0, 1.2, 1, 0.5)], IMAGE),
-        ({"kind": "logits"}, [(1, 1, 50, 50, -9)], IMAGE),
-        ({}, [(0, 0, 1, 1, 0.9)], Size(1, 1)),
-        ({}, [(np.nan, 1, 50, 50, 0.5)], IMAGE),
+        ({"background": "first"}, (0, 1, 3)),
+        ({"background": "last"}, (3, 0, 2)),
+        ({"background": "first", "first_label": 5}, (4, 5, 7)),
     ],
 )
-def test_outputs_as_stated_pass(form, rows, tensor):
-    task(**form).check(outputs_of(*rows), tensor)
+def test_boxes_of_a_numbered_background_are_left_out(form, numbers):
+    outputs = outputs_of(*((10, 10, 40, 40, 0.9, number) for number in numbers))
+    prediction = decoded(outputs, detection=task(**form))
+    assert [row[5] for row in rows_of(prediction.boxes)] == [0, 2]
+    assert not prediction.remarks
+
+
+def test_infinite_logits_beside_a_background_are_unsound():
+    output = BoxesOutput("boxes", "scores", kind="logits", background="last")
+    detection = Detection(LABELS, output, {**SHAPES, "scores": (None, None, 4)})
+    outputs = {"boxes": np.float32([[[10, 10, 40, 40]]]), "scores": np.float32([[[0, np.inf, 1, 2]]])}
+    assert not detection.is_sound(decoded(outputs, detection=detection))
+
+
+# ---- the overlap of boxes of one object ----
+
+
+@pytest.mark.parametrize(
+    ("form", "iou"),
+    [({}, 0.55), ({"nms": 0.5}, 0.55), ({"nms": 0.65}, 0.65), ({"nms": 0.65, "iou": 0.4}, 0.4), ({"iou": 0}, 0)],
+)
+def test_boxes_that_the_model_s_suppression_keeps_apart_are_not_fused_unless_stated(form, iou):
+    assert BoxesOutput(rows="r", **form).fusion_iou == iou
+
+
+def test_neighbours_under_the_model_s_own_overlap_stay_two():
+    """Two boxes that overlap by 3/5 are one object to the fusion, but two to a suppression from 0.65 on."""
+    outputs = outputs_of((0, 0, 40, 20, 0.9), (10, 0, 50, 20, 0.8))
+    counts = {}
+    for nms in (None, 0.65):
+        detection = task(nms=nms)
+        counts[nms] = len(merged([decoded(outputs, detection=detection)] * 2, detection=detection).score)
+    assert counts == {None: 1, 0.65: 2}

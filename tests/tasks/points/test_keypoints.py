@@ -66,6 +66,16 @@ def test_normalized_points_are_pixels_over_the_input_s_size(prep, view, image, s
 
 
 @prepared
+@given(views, images, seeds, st.sampled_from(["pixels", "normalized"]))
+def test_points_may_come_y_first(prep, view, image, seed, units):
+    placement, scene = prep.place(read_view(view[0]), image), scene_of(prep, image)
+    points = points_in(placement.tensor, seed) / (placement.tensor if units == "normalized" else 1)
+    x_first = task(units=units).decode(outputs_of(points), 0, placement, scene)
+    y_first = task(units=units, order="yx").decode(outputs_of(points[:, ::-1]), 0, placement, scene)
+    np.testing.assert_array_equal(y_first.xy, x_first.xy)
+
+
+@prepared
 @given(views, images, seeds)
 def test_labels_of_a_pair_change_places_exactly_when_the_view_is_a_mirror(prep, view, image, seed):
     spec, mirrored = view

@@ -69,23 +69,16 @@ def test_coordinates_have_no_merge_of_heat_maps():
     assert task("heatmaps").merges == ("mean_heatmaps", "mean_coordinates")
 
 
-def test_pixels_stated_as_normalized_are_refused():
-    outputs = {"points": np.float32([[(12, 30), (1, 2), (0, 0), (20, 9)]])}
-    with pytest.raises(ConfigError, match=r"output.units is normalized, but the model gives coordinates up to 30"):
-        task(units="normalized").check(outputs, Size(32, 32))
-    task().check(outputs, Size(32, 32))
-    task(units="normalized").check({"points": outputs["points"] / 32}, Size(32, 32))
+def test_a_run_s_values_are_not_checked():
+    """They are what findings are about."""
+    task(units="normalized").check({"points": np.full((1, 4, 2), 30, np.float32)}, Size(32, 32))
+    task("heatmaps").check({"points": np.full((1, 4, 8, 8), -3, np.float32)}, Size(32, 32))
 
 
-def test_logits_stated_as_probabilities_are_refused():
-    levels = {"points": np.float32([[[1, 2, level] for level in (-3, 0, 4, 1)]])}
-    with pytest.raises(
-        ConfigError, match=r"output.scores is probabilities, but the model gives -3 to 4; are they logit"
-    ):
-        task(numbers=3).check(levels, Size(32, 32))
-    task(numbers=3, scores="logits").check(levels, Size(32, 32))
-    with pytest.raises(ConfigError, match=r"output.scores is probabilities"):
-        task("heatmaps").check({"points": np.full((1, 4, 8, 8), -3, np.float32)}, Size(32, 32))
+@pytest.mark.parametrize("form", [{"units": "normalized"}, {"order": "yx"}])
+def test_units_and_order_are_refused_for_heat_maps(form):
+    with pytest.raises(ValueError, match="units and order are for coordinates; leave them out for heat maps"):
+        PointsOutput("heatmaps", **form)
 
 
 @pytest.mark.parametrize("form", [{"offset": -0.1}, {"offset": 1.5}, {"visible": -1}, {"visible": 2}])

@@ -332,9 +332,14 @@ def test_outputs_of_another_shape_are_refused_naming_both(shape):
         task().check({"scores": np.zeros(shape, np.float32)}, Size(8, 8))
 
 
-def test_logits_stated_as_probabilities_are_refused():
-    with pytest.raises(ConfigError, match=r"output.kind is probabilities, but the model gives .*; is it logits\?"):
-        task("probabilities").check({"scores": np.float32([[0.2, -3, 4]])}, Size(8, 8))
+def test_logits_stated_as_probabilities_are_no_answer():
+    (remark,) = task("probabilities").remarks(np.float32([0.2, -3, 4]))
+    assert remark.check == "scores.probabilities"
+    assert "gives -3 to 4" in remark.sentence
+
+
+def test_probabilities_that_rounding_takes_over_1_are():
+    assert task("probabilities").remarks(np.float32([0.2, -1e-4, 1 + 1e-4])) == ()
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.5, 2])

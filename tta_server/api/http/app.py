@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from tta_server import __version__
 from tta_server.api.auth import Keys
-from tta_server.api.describe import describe_model, describe_policies
+from tta_server.api.describe import describe_failed, describe_model, describe_policies
 from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.middleware import AuthMiddleware, CrossOrigin, InternalErrors, RequestIds
 from tta_server.api.http.openapi import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS
@@ -19,9 +19,9 @@ from tta_server.api.oip.http import ProtocolRoutes
 from tta_server.api.oip.openapi import PROTOCOL_DOCS
 from tta_server.api.openapi import error_docs
 from tta_server.api.requests import RequestHandler
-from tta_server.application import Application
+from tta_server.application import NOT_READY, Application
 from tta_server.errors import NotReady, TTAError
-from tta_server.serving.health import unhealthy_message
+from tta_server.repository.model import Model
 
 
 def create_app(application: Application, handler: RequestHandler | None = None, keys: Keys | None = None) -> FastAPI:
@@ -48,23 +48,35 @@ class Routes:
         self._predictor = application.predictor
 
     async def models(self) -> dict[str, Any]:
-        keys = ("name", "version", "task", "description")
-        models = [describe_model(model) for model in list(self._predictor.models.values())]
+        keys = ("name", "version", "task", "description", "state", "reason")
+        failures = self._application.health.load_failures
+        models = [self._describe(model) for model in list(self._predictor.models.values())]
+        models += [describe_failed(name, failure.public) for name, failure in failures.items()]
         return {"models": [{key: model[key] for key in keys} for model in models]}
 
     async def model(self, name: str) -> dict[str, Any]:
-        return describe_model(self._predictor.model(name))
+        if failure := self._application.health.load_failures.get(name):
+            return describe_failed(name, failure.public)
+        return self._describe(self._predictor.model(name))
+
+    def _describe(self, model: Model) -> dict[str, Any]:
+        """With its `state`, and the `reason` if its requests are refused."""
+        if self._application.is_ready(model.name):
+            return describe_model(model) | {"state": "ready", "reason": ""}
+        reason = self._application.health.problems().get(model.name, NOT_READY)
+        return describe_model(model) | {"state": "not_ready", "reason": reason}
 
     async def live(self) -> dict[str, str]:
         if reason := self._application.health.fatal:
             raise NotReady(reason)
         return {"status": "alive"}
 
-    async def ready(self) -> dict[str, str]:
+    async def ready(self) -> dict[str, Any]:
         self._application.check_ready()
-        if unhealthy := self._application.health.unhealthy:
-            raise NotReady("; ".join(map(unhealthy_message, sorted(unhealthy))))
-        return {"status": "ready"}
+        problems = self._application.health.problems()
+        if not self._application.is_serving:
+            raise NotReady("; ".join(problems.values()) or "no model is loaded")
+        return {"status": "ready", "not_ready": [{"name": name, "reason": why} for name, why in problems.items()]}
 
     async def metrics(self) -> Response:
         return Response(self._application.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -94,7 +106,7 @@ def _add_routes(app: FastAPI, routes: Routes) -> None:
         "/readyz",
         routes.ready,
         tags=["health"],
-        summary="Readiness: whether every model is warmed up and healthy",
+        summary="Readiness: whether a model serves; lists those that do not",
         responses=error_docs(503),
     )
     app.add_api_route(

@@ -40,7 +40,7 @@ from tta_server.api.requests import RequestHandler, RequestInfo, choose_request_
 from tta_server.application import Application
 from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
-from tta_server.serving.job import Listener
+from tta_server.serving.caller import Listener
 from tta_server.serving.predictor import Ticket
 
 log = logging.getLogger(__name__)

@@ -64,8 +64,8 @@ class HealthService:
         """None for an unknown service."""
         application = self._application
         if service in ("", SERVICE):
-            serving = application.ready and not application.health.unhealthy
-        elif service in application.models:
+            serving = application.is_serving
+        elif application.knows(service):
             serving = application.is_ready(service)
         else:
             return None

@@ -7,9 +7,11 @@ import logging
 from typing import Any
 
 from tta_server import __version__
+from tta_server.api.describe import model_notes
 from tta_server.api.oip.tensors import DATATYPES, IMAGE, PIXELS, specs_of
 from tta_server.application import Application
 from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
+from tta_server.repository.failure import public_sentence
 from tta_server.repository.model import Model
 from tta_server.tasks.base import TensorSpec
 
@@ -19,7 +21,7 @@ EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "
 
 
 def find_model(application: Application, name: str, version: str = "") -> Model:
-    """Raises UnknownModel, also for a version that is not loaded."""
+    """Raises UnknownModel, also for a version that is not loaded, and NotReady for a model that failed to load."""
     model = application.predictor.model(name)
     if version not in ("", model.version):
         raise UnknownModel(f"{name} has only version {model.version}, not {version[:64]!r}")
@@ -101,20 +103,12 @@ def load_model(application: Application, name: str) -> None:
     """Load and warm up a model. Raises Disabled, UnknownModel, or InvalidInput that says why it can't be loaded."""
     _check_control(application)
     try:
-        application.load_model(name)
+        model = application.load_model(name)
     except ConfigError as error:
         log.error("%s is not loaded: %s", name, error)
-        raise InvalidInput(_without_causes(error).replace(f"{application.settings.models}/", "")) from None
-
-
-def _without_causes(error: ConfigError) -> str:
-    """The error's sentence without the text of the library errors that caused it."""
-    sentence, cause = str(error), error.__cause__
-    while cause is not None:
-        text = str(cause).partition("\n")[0]
-        sentence = sentence.replace(text, "see the server's log") if text else sentence
-        cause = cause.__cause__
-    return sentence
+        raise InvalidInput(public_sentence(error, application.settings.models)) from None
+    for note in model_notes(model):
+        log.warning("model %s: %s", name, note)
 
 
 def unload_model(application: Application, name: str) -> None:
@@ -131,12 +125,14 @@ def _check_control(application: Application) -> None:
 
 def describe_repository(application: Application, ready_only: bool) -> list[dict[str, str]]:
     """The models of the folder, loaded or not."""
-    index = []
+    index, failures = [], application.health.load_failures
     for name in application.model_names():
         model = application.models.get(name)
         ready = application.is_ready(name)
         if ready or not ready_only:
             reason = "" if ready else "not loaded" if model is None else "not ready"
+            if model is None and name in failures:
+                reason = f"failed to load: {failures[name].public}"
             index.append(
                 {
                     "name": name,

@@ -127,10 +127,10 @@ def _paths() -> dict[str, Any]:
     }
     for prefix, path in (("/v2/models/{name}", [NAME]), ("/v2/models/{name}/versions/{version}", [NAME, VERSION])):
         paths |= {
-            prefix: {"get": _operation("A model's inputs and outputs", 404, parameters=path)},
+            prefix: {"get": _operation("A model's inputs and outputs", 404, 503, parameters=path)},
             f"{prefix}/ready": {"get": _operation("Whether a model takes requests", 404, 503, parameters=path)},
-            f"{prefix}/config": {"get": _operation("A model's configuration", 404, parameters=path)},
-            f"{prefix}/stats": {"get": _operation("A model's statistics", 404, parameters=path)},
+            f"{prefix}/config": {"get": _operation("A model's configuration", 404, 503, parameters=path)},
+            f"{prefix}/stats": {"get": _operation("A model's statistics", 404, 503, parameters=path)},
             f"{prefix}/infer": {"post": _infer(*path)},
         }
     index = _operation("The models of the folder, loaded or not", 400, 413, 415, 429)

@@ -10,6 +10,7 @@ from tta_server.tasks.base import NoEvidence
 from tta_server.tasks.boxes.frames import Visibility
 from tta_server.tasks.boxes.fusion import Boxes, FusedBoxes, merge_boxes
 from tta_server.tasks.boxes.results import CLEAR
+from tta_server.tasks.checks import Finding
 from tta_server.views.view import Weight
 
 
@@ -17,12 +18,14 @@ from tta_server.views.view import Weight
 class ViewBoxes:
     """One view's boxes in the image's pixels, clipped to it, without those that the view cuts.
 
-    `visibility` is what the view shows; `sound` is whether its scores and boxes were all numbers.
+    `visibility` is what the view shows; `sound` is whether its scores and boxes were all numbers. `remarks` say where
+    its boxes are not what tta.yaml states.
     """
 
     boxes: Boxes
     visibility: Visibility
     sound: bool
+    remarks: Sequence[Finding] = ()
 
 
 @dataclass(frozen=True, slots=True)

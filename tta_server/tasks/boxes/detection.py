@@ -1,19 +1,23 @@
 """Objects in boxes: a model's boxes, scores and labels -> fused boxes, how many views found each, how they differ."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.boxes import frames
 from tta_server.tasks.boxes.accumulator import BoxAccumulator, MergedBoxes, ViewBoxes
+from tta_server.tasks.boxes.checks import find
+from tta_server.tasks.boxes.evidence import SeenBoxes
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes
 from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
+from tta_server.tasks.boxes.remarks import BoxRemarks
 from tta_server.tasks.boxes.results import DetectionResult
-from tta_server.tasks.shapes import Shapes
+from tta_server.tasks.checks import CardRun, Finding
+from tta_server.tasks.shapes import Outputs, Shapes
 from tta_server.views.geometry import Size
 
 
@@ -30,6 +34,8 @@ class Detection(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._output = output
         self._reader = BoxReader(len(labels), output, outputs)
+        self.reads: Sequence[str] = tuple(self._reader.names.values())
+        self._remarks = BoxRemarks(output, len(labels), self._reader.background_label)
         self.tensor_specs: Sequence[TensorSpec] = (
             TensorSpec("COUNT", np.int32, (1,)),
             TensorSpec("BOXES", np.float32, (None, 4), padding=0),
@@ -42,15 +48,23 @@ class Detection(TaskDefaults):
         )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run's outputs are what is stated: shapes, classes, units, probabilities."""
-        self._reader.check(outputs, tensor)
+        """Raises ConfigError unless a run's outputs have the shapes that are stated."""
+        self._reader.check(outputs)
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        return find(self.labels, self._output, self._reader, runs)
+
+    def remarks(self, prediction: ViewBoxes) -> Sequence[Finding]:
+        return prediction.remarks
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewBoxes:
         boxes, score, label = self._reader.read(outputs, row)
-        counts = score >= self._output.min_score
-        sound = not np.isnan(score).any() and all(np.isfinite(v[counts]).all() for v in (boxes, score, label))
-        counts &= (label >= 0) & (label < len(self.labels)) & sound
-        xyxy = frames.CORNERS[self._output.format](boxes[counts])
+        counts = np.flatnonzero(score >= self._output.min_score)
+        seen = SeenBoxes(boxes[counts], score[counts], label[counts], placement.tensor)
+        sound = not np.isnan(score).any() and seen.are_finite()
+        remarks = self._remarks.of(seen) if sound else ()
+        named = np.flatnonzero((seen.label >= 0) & (seen.label < len(self.labels))) if sound else counts[:0]
+        xyxy = frames.CORNERS[self._output.format](seen.boxes[named])
         if self._output.units == "normalized":
             xyxy = xyxy * np.tile(placement.tensor, 2)
         whole = ~frames.are_cut(xyxy, placement)
@@ -59,10 +73,10 @@ class Detection(TaskDefaults):
         some = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         kept = Boxes(
             corners[some].astype(np.float32),
-            np.minimum(score[counts][whole][some], 1).astype(np.float32),
-            label[counts][whole][some].astype(np.intp),
+            np.minimum(seen.score[named][whole][some], 1).astype(np.float32),
+            seen.label[named][whole][some].astype(np.intp),
         )
-        return ViewBoxes(self._best(kept), frames.Visibility(placement, frame), sound)
+        return ViewBoxes(self._best(kept), frames.Visibility(placement, frame), sound, remarks)
 
     def _best(self, boxes: Boxes) -> Boxes:
         """At most `max_boxes` by falling score; without overlapping ones if `output.nms` is set."""
@@ -76,7 +90,7 @@ class Detection(TaskDefaults):
         return prediction.sound
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> BoxAccumulator:
-        return BoxAccumulator(merge, self._output.iou, self._output.max_boxes)
+        return BoxAccumulator(merge, self._output.fusion_iou, self._output.max_boxes)
 
     def confidence(self, merged: MergedBoxes) -> float | None:
         """Mean score of the boxes, weighted by score; None without boxes."""

@@ -1,6 +1,6 @@
 """A class, or any of several labels, for every pixel: scores (N, C, h, w) at the input's size or a fraction of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,21 +10,17 @@ from numpy.typing import NDArray
 from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import (
-    FORBID_EXTRA,
-    ImageFrame,
-    Outputs,
-    ResponseSpec,
-    TaskDefaults,
-    TensorSpec,
-)
+from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.masks.accumulator import MapAccumulator
+from tta_server.tasks.masks.checks import stride_findings
 from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
 from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
-from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, check_kind, is_finite
+from tta_server.tasks.scores.checks import range_remarks, score_findings
+from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, is_finite
 from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -86,6 +82,7 @@ class Segmentation(TaskDefaults):
         self.merges: Sequence[str] = tuple(self._merges)
         self.has_picture = not output.multilabel
         self._output = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
@@ -93,9 +90,16 @@ class Segmentation(TaskDefaults):
         check_shape(f"segmentation with {labels} labels", self._output, found, ["N", labels, "h", "w"])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C, h, w], and probabilities if those are stated."""
+        """Raises ConfigError unless a run gave [N, C, h, w]."""
         self._check_shape(outputs[self._output].shape)
-        check_kind(self._kind, outputs[self._output])
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        yield from stride_findings(runs, self._output)
+        maps = [run.outputs[self._output][0] for run in runs]
+        yield from score_findings(self._kind, maps, "set output.multilabel: true, which marks where the label is")
+
+    def remarks(self, prediction: ScoreMaps) -> Sequence[Finding]:
+        return range_remarks(self._kind, prediction.scores)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ScoreMaps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)

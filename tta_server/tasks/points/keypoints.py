@@ -1,6 +1,6 @@
 """J named points: coordinates (N, J, 2 or 3) or heat maps (N, J, h, w) -> a place and a confidence for each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.base import ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, move_back, output_grid
+from tta_server.tasks.points.checks import find, remarks
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.output import PointsOutput, mirror_order
 from tta_server.tasks.points.poses import HeatMaps, MergedPose, PoseAccumulator, ViewPose
 from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.kinds import sigmoid
-from tta_server.tasks.shapes import Shapes, check_shape, fits, format_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
 from tta_server.views.geometry import Affine, Size
 
 Doubles = NDArray[np.float64]
@@ -38,6 +40,7 @@ class Keypoints(TaskDefaults):
         )
         self._mirror_order = mirror_order(labels, output.pairs)
         self._name = output_name(output.name, "name", outputs)
+        self.reads: Sequence[str] = (self._name,)
         self._check_shape(outputs[self._name])
         points = len(self.labels)
         self.tensor_specs: Sequence[TensorSpec] = (
@@ -59,22 +62,17 @@ class Keypoints(TaskDefaults):
             )
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, J, h, w] or [N, J, 2 or 3], as stated, in the stated units."""
+        """Raises ConfigError unless a run gave [N, J, h, w] of the stated stride or [N, J, 2 or 3], as stated."""
         found = outputs[self._name]
         self._check_shape(found.shape)
         if self._output.kind == "heatmaps":
             self._check_stride(Size(found.shape[3], found.shape[2]), tensor)
-        elif self._output.units == "normalized" and np.abs(found[..., :2]).max() > 4:
-            raise ConfigError(
-                f"output.units is normalized, but the model gives coordinates up to {np.abs(found[..., :2]).max():g}; "
-                "are they pixels?"
-            )
-        levels = found if self._output.kind == "heatmaps" else found[..., 2:]
-        if self._output.scores == "probabilities" and levels.size and (levels.min() < -0.1 or levels.max() > 1.5):
-            raise ConfigError(
-                f"output.scores is probabilities, but the model gives {levels.min():g} to {levels.max():g}; are they "
-                "logits?"
-            )
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        return find(self._output, self._name, runs)
+
+    def remarks(self, prediction: ViewPose) -> Sequence[Finding]:
+        return prediction.remarks
 
     def _check_stride(self, cells: Size, tensor: Size) -> None:
         stride = self._output.stride
@@ -97,12 +95,15 @@ class Keypoints(TaskDefaults):
             heat = HeatMaps(maps, placement, grid)
             return self._unmirrored(ViewPose(xy, confidence, to_view, placement.frame, heat), placement)
         xy = found[:, :2].astype(np.float64)
+        doubts = remarks(xy, self._output)
+        if self._output.order == "yx":
+            xy = xy[:, ::-1]
         if self._output.units == "normalized":
             xy = xy * placement.tensor
         confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
         with np.errstate(invalid="ignore"):  # is_sound finds infinities
             xy = to_image.apply(xy)
-        return self._unmirrored(ViewPose(xy, confidence, to_view, placement.frame), placement)
+        return self._unmirrored(ViewPose(xy, confidence, to_view, placement.frame, remarks=doubts), placement)
 
     def _probabilities(self, scores: Any) -> Any:
         return sigmoid(scores) if self._output.scores == "logits" else scores

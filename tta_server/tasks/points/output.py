@@ -17,8 +17,8 @@ class PointsOutput:
 
     `scores` is the unit of its heat maps, or of third coordinates. For heat maps, `stride` is the pixels of the input
     that a cell covers, and cell i's centre lies at pixel stride (i + `offset`). For coordinates, `units` says whether
-    they are pixels of the input or fractions of its size. `pairs` are the labels that change places in a mirror image;
-    `visible` is the least confidence of a point that counts as visible.
+    they are pixels of the input or fractions of its size, and `order` which of the two comes first. `pairs` are the
+    labels that change places in a mirror image; `visible` is the least confidence of a point that counts as visible.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
@@ -29,14 +29,15 @@ class PointsOutput:
     stride: float | None = None
     offset: float = 0.5
     units: Literal["pixels", "normalized"] = "pixels"
+    order: Literal["xy", "yx"] = "xy"
     pairs: tuple[tuple[str, str], ...] | None = None
     visible: float = 0.3
 
     def __post_init__(self) -> None:
         if self.kind == "coordinates" and (self.stride is not None or self.offset != 0.5):
             raise ValueError("stride and offset are for heat maps; leave them out for coordinates")
-        if self.kind == "heatmaps" and self.units != "pixels":
-            raise ValueError("units are for coordinates; leave them out for heat maps")
+        if self.kind == "heatmaps" and (self.units != "pixels" or self.order != "xy"):
+            raise ValueError("units and order are for coordinates; leave them out for heat maps")
         if self.stride is not None and not self.stride > 0:
             raise ValueError(f"stride takes a number of pixels over 0, not {self.stride:g}")
         if not 0 <= self.offset <= 1:

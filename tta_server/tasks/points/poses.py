@@ -1,6 +1,6 @@
 """Named points of several views of one image, merged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
+from tta_server.tasks.checks import Finding
 from tta_server.tasks.masks.maps import MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.scores.kinds import identity
@@ -33,7 +34,7 @@ class ViewPose:
     """J points of one view, in the plain view's order of labels: `xy` (J, 2) in the image's pixels, `confidence` (J,).
 
     `to_view` maps the image to the view's frame of size `frame`. `maps` are the heat maps that the points were read
-    from, if any.
+    from, if any. `remarks` say where the points are not what tta.yaml states.
     """
 
     xy: Doubles
@@ -41,6 +42,7 @@ class ViewPose:
     to_view: Affine
     frame: Size
     maps: HeatMaps | None = None
+    remarks: Sequence[Finding] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import ConfigError
 from tta_server.tasks.base import FORBID_EXTRA
 
 Floats = NDArray[np.float32]
@@ -93,8 +92,13 @@ def identity(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class ScoreKind:
-    """How a model's scores become probabilities, logits and logarithms of probabilities."""
+    """How a model's scores become probabilities, logits and logarithms of probabilities.
 
+    `stated` is the kind as tta.yaml has it; of `exclusive` classes one is true.
+    """
+
+    stated: str
+    exclusive: bool
     probabilities: Callable[[Floats], Floats]
     logits: Callable[[Floats], Floats]
     log_probabilities: Callable[[Floats], Floats]
@@ -112,23 +116,13 @@ def _logit(p: Floats) -> Floats:
 
 
 CLASS_KINDS = {
-    "logits": ScoreKind(softmax, identity, log_softmax),
-    "probabilities": ScoreKind(identity, _log, _log),
+    "logits": ScoreKind("logits", True, softmax, identity, log_softmax),
+    "probabilities": ScoreKind("probabilities", True, identity, _log, _log),
 }
 """Kinds of scores of classes, of which one is true."""
 
 LABEL_KINDS = {
-    "logits": ScoreKind(sigmoid, identity, lambda z: -np.logaddexp(np.float32(0), -z)),
-    "probabilities": ScoreKind(identity, _logit, _log),
+    "logits": ScoreKind("logits", False, sigmoid, identity, lambda z: -np.logaddexp(np.float32(0), -z)),
+    "probabilities": ScoreKind("probabilities", False, identity, _logit, _log),
 }
 """Kinds of scores of labels, of which any may be present."""
-
-
-def check_kind(kind: ScoreKind, scores: Floats) -> None:
-    """Raises ConfigError where stated probabilities are not in [0, 1]: merges and bounds would be wrong."""
-    if kind in (CLASS_KINDS["probabilities"], LABEL_KINDS["probabilities"]) and (
-        scores.min() < -SLACK or scores.max() > 1 + SLACK
-    ):
-        raise ConfigError(
-            f"output.kind is probabilities, but the model gives {scores.min():g} to {scores.max():g}; is it logits?"
-        )

@@ -1,14 +1,16 @@
 """What classification and multilabel have in common: scores (N, C) -> probabilities (C,)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tta_server.imaging.placement import Placement
-from tta_server.tasks.base import Floats, ImageFrame, Outputs, ResponseSpec, TaskDefaults, TensorSpec
-from tta_server.tasks.scores.kinds import ScoreKind, check_kind
+from tta_server.tasks.base import Floats, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.checks import CardRun, Finding
+from tta_server.tasks.scores.checks import score_findings, vector_remarks
+from tta_server.tasks.scores.kinds import ScoreKind
 from tta_server.tasks.scores.merging import check_bounded
-from tta_server.tasks.shapes import Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -24,6 +26,7 @@ class ScoreVectors(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._kind = kind
         self._output = output_name(output, "name", outputs)
+        self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("PROBABILITIES", np.float32, (len(labels),)),)
 
@@ -32,9 +35,15 @@ class ScoreVectors(TaskDefaults):
         check_shape(f"{self.name} with {labels} labels", self._output, found, ["N", labels])
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C], and probabilities if those are stated."""
+        """Raises ConfigError unless a run gave [N, C]."""
         self._check_shape(outputs[self._output].shape)
-        check_kind(self._kind, outputs[self._output])
+
+    def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
+        rows = [run.outputs[self._output][0] for run in runs]
+        return score_findings(self._kind, rows, "set task: multilabel, in which a label is there or not")
+
+    def remarks(self, prediction: Floats) -> Sequence[Finding]:
+        return vector_remarks(self._kind, prediction)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
         scores: Floats = outputs[self._output][row].astype(np.float32)

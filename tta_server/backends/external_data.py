@@ -1,0 +1,150 @@
+"""External data of an ONNX file: weights that lie in other files, which its tensors name.
+
+Only what leads to tensors is read. Field numbers are those of onnx/onnx.proto, in Protocol Buffers' encoding.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from tta_server.errors import ConfigError, shown
+
+FIELDS: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Message -> field number -> message, for the fields that lead to tensors."""
+
+LONGEST = 1000
+"""Characters of a location; longer ones are no file's."""
+
+EXTERNAL_DATA, DATA_LOCATION, EXTERNAL = 13, 14, 1
+"""Fields of a TensorProto, and the value of `data_location` for weights in another file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One tensor's weights: the file that holds them, relative to the model file's folder, and the bytes it must have.
+
+    `is_initializer` is true for an initializer of the main graph, false inside a branch, a function or an attribute.
+    """
+
+    location: str
+    end: int
+    is_initializer: bool
+
+
+def find_references(model: bytes) -> Sequence[Reference]:
+    """Return the references to other files in the bytes of a model file; none if the bytes are no model."""
+    try:
+        return list(_references(memoryview(model), ("model",)))
+    except (IndexError, ValueError, RecursionError):
+        return ()  # the backend says what is wrong with the file
+
+
+def external_files(path: Path, references: Sequence[Reference]) -> dict[str, Path]:
+    """Return location -> file of the references of the model file `path`, sorted by location.
+
+    Raises ConfigError for a location outside the model file's folder, and for a file that is missing or too short.
+    """
+    found: dict[str, Path] = {}
+    for reference in sorted(references, key=lambda each: (each.location, -each.end)):
+        location = reference.location
+        if location not in found:
+            found[location] = _file(path, location)
+            _check_length(path, reference, found[location])
+    return found
+
+
+def _file(path: Path, location: str) -> Path:
+    given = PurePath(location)
+    if not given.parts or given.is_absolute() or ".." in given.parts:
+        raise ConfigError(
+            f"{path}: weights are in {shown(location)}, outside the folder of the model file; save the model again "
+            f"with its external data in a file beside it, like '{path.name}_data'"
+        )
+    file = path.parent / given
+    if len(location) > LONGEST or not file.is_file():
+        raise ConfigError(
+            f"{path}: weights are in {shown(location)}, which is missing; put that file into the folder of the model "
+            "file, or save the model with its weights inside"
+        )
+    return file
+
+
+def _check_length(path: Path, reference: Reference, file: Path) -> None:
+    size = file.stat().st_size
+    if size < reference.end:
+        raise ConfigError(
+            f"{path}: weights are in {shown(reference.location)}, which has {size} bytes; the model needs "
+            f"{reference.end}: the file is incomplete or belongs to another model; copy both files again"
+        )
+
+
+def _references(message: memoryview, trail: tuple[str, ...]) -> Iterator[Reference]:
+    """Yield the references inside a message; `trail` has the kinds of the messages that contain it, and its own."""
+    if trail[-1] == "tensor":
+        yield from _reference(message, trail == ("model", "graph", "tensor"))
+        return
+    inner = FIELDS[trail[-1]]
+    for number, value in _fields(message):
+        if number in inner and isinstance(value, memoryview):
+            yield from _references(value, (*trail, inner[number]))
+
+
+def _reference(tensor: memoryview, is_initializer: bool) -> Iterator[Reference]:
+    entries: dict[str, str] = {}
+    external = False
+    for number, value in _fields(tensor):
+        if number == DATA_LOCATION:
+            external = value == EXTERNAL
+        elif number == EXTERNAL_DATA and isinstance(value, memoryview):
+            parts = dict(_fields(value))
+            entries[_text(parts.get(1))] = _text(parts.get(2))
+    if external:
+        end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        yield Reference(entries.get("location", ""), end, is_initializer)
+
+
+def _text(value: int | memoryview | None) -> str:
+    return bytes(value).decode() if isinstance(value, memoryview) else ""
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and value of each varint and each length-delimited field; raise ValueError for other bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            value, at = _varint(message, at)
+            yield number, value
+        elif wire == 2:
+            length, at = _varint(message, at)
+            yield number, message[at : at + length]
+            at += length
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        elif wire in (3, 4):  # the ends of a group, of which the fields between are read as any
+            continue
+        else:
+            raise ValueError(f"wire type {wire}")
+    if at > len(message):
+        raise ValueError("the message is cut off")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Return the number that starts at a position, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("a number is too long")

@@ -1,0 +1,41 @@
+"""Why a model can't be served, as a sentence for the operator and one for clients."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tta_server.errors import ConfigError
+
+SEE_LOG = "see the server's log"
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s:'\"]+/)+")
+"""The folders of an absolute path."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """`reason` names files and errors for the operator; `public` is the same without paths and library text."""
+
+    reason: str
+    public: str
+
+
+def explain_failure(name: str, error: Exception, models: Path) -> LoadFailure:
+    """Why the model `name` of the folder `models` can't be loaded, verified or warmed up."""
+    if not isinstance(error, ConfigError):
+        text = (str(error) or "no message").splitlines()[0]
+        return LoadFailure(f"unexpected error: {type(error).__name__}: {text}", f"internal error: {SEE_LOG}")
+    prefix = f"model {name}: "
+    return LoadFailure(str(error).removeprefix(prefix), public_sentence(error, models).removeprefix(prefix))
+
+
+def public_sentence(error: ConfigError, models: Path) -> str:
+    """The error's sentence without the folders of paths, except within `models`, and without text of library errors."""
+    sentence, cause = str(error), error.__cause__
+    while cause is not None:
+        text = str(cause).partition("\n")[0]
+        sentence = sentence.replace(text, SEE_LOG) if text else sentence
+        cause = cause.__cause__
+    for folder in (models.resolve(), models.absolute(), models):
+        if folder != Path():
+            sentence = re.sub(rf"(?<![\w./]){re.escape(str(folder))}/", "", sentence)
+    return ABSOLUTE.sub("", sentence)

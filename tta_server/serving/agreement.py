@@ -1,0 +1,60 @@
+"""Whether outputs of two runs are the same but for rounding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.tasks import Outputs
+
+TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-6}
+"""Difference that counts as rounding, of a number and of a typical number beside it, by the bytes of a number."""
+FLOOR = {2: 1e-6, 4: 1e-9, 8: 1e-12}
+"""Difference that is rounding whatever the numbers."""
+
+
+def are_equal(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
+    """Whether these outputs are equal to the bit."""
+    return all(np.array_equal(some[name], others[name], equal_nan=_has_nan(some[name])) for name in names)
+
+
+def agree(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
+    """Whether these outputs, of one image each, are the same but for rounding and what rounding may reorder.
+
+    Where images of one batch have other numbers of boxes than alone, shapes differ, which shows nothing.
+    """
+    return all(_same(some[name], others[name]) for name in names if some[name].shape == others[name].shape)
+
+
+def row(outputs: Outputs, index: int, names: Sequence[str]) -> Outputs:
+    """One image's part of these outputs."""
+    return {name: outputs[name][index : index + 1] for name in names}
+
+
+def _has_nan(values: NDArray[Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating))
+
+
+def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    if not np.issubdtype(one.dtype, np.floating) or np.array_equal(one, other, equal_nan=True):
+        return True  # whole numbers are classes of boxes, whose order rounding may change
+    size = one.dtype.itemsize
+    a, b = (values[0].astype(np.float32, copy=False) for values in (one, other))
+    if a.ndim == 2:  # rows of boxes, which come by score: near scores may change places
+        axis = int(np.argmax(a.shape))
+        a, b = np.sort(a, axis=axis), np.sort(b, axis=axis)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return False
+    a, b = a[finite], b[finite]
+    tolerance = TOLERANCE.get(size, 1e-3)
+    typical = _typical(np.concatenate([a.ravel(), b.ravel()]))
+    return bool((np.abs(a - b) <= tolerance * (np.abs(a) + typical) + FLOOR.get(size, 1e-9)).all())
+
+
+def _typical(values: NDArray[Any]) -> float:
+    """A small one of the numbers other than 0: a class that is masked with -10,000 must not hide the others."""
+    sample = np.abs(values[:: max(1, values.size // 100_000)])
+    sample = sample[sample > 0]
+    return float(np.quantile(sample, 0.25, method="lower")) if sample.size else 0.0

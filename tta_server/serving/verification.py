@@ -1,0 +1,183 @@
+"""Holds a model's tta.yaml against what the model gives for test images: refuses it, or warns."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from tta_server.errors import BackendFailed, ConfigError
+from tta_server.repository.checks import input_findings
+from tta_server.repository.model import Model, Observed
+from tta_server.serving.agreement import agree, are_equal, row
+from tta_server.serving.cards import CardRunner
+from tta_server.tasks.checks import CardRun, Finding
+from tta_server.views.geometry import Size
+
+ODD = Size(251, 217)
+"""Size of the test image of odd size."""
+MULTIPLES = (2, 4, 7, 8, 12, 14, 16, 28, 32, 64, 128, 224)
+"""Of the input's sides that models may need: strides, and sides of patches."""
+ALONE = ("photo", "noise", "grey", "black", "white")
+TOGETHER = ("dim photo", "noise")
+
+
+def verify(model: Model) -> Observed:
+    """Runs the model on about ten test images; returns its warnings.
+
+    Raises ConfigError with the sentence of the first check that refuses, or if the model can't run at all.
+    """
+    return _Verification(model).observed()
+
+
+class _Verification:
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._runner = CardRunner(model)
+        self._can_batch = True
+
+    def observed(self) -> Observed:
+        warnings: dict[str, Finding] = {}
+        for finding in self._findings():
+            if not self._model.is_checked(finding.check):
+                continue
+            if finding.refuses:
+                raise ConfigError(
+                    f"model {self._model.name}: {finding.sentence} (check {finding.check}; if tta.yaml is right, "
+                    f"`checks: {{{finding.check}: off}}` lets it through)"
+                )
+            warnings.setdefault(finding.check, finding)
+        return Observed(tuple(warnings.values()), self._can_batch)
+
+    def _findings(self) -> Iterator[Finding]:
+        yield from input_findings(self._model.config.input, self._model.backend.signature)
+        runs = self._runs()
+        self._check_shapes(runs[0])
+        predictions = {run.card: self._decode(run) for run in runs}
+        yield from self._unsound(predictions)
+        if self._model.preprocessing.size is None:
+            yield from self._odd_size(runs)
+        yield from self._model.task.findings(runs)
+        yield from self._remarks(predictions)
+        yield from self._repeats(runs[0])
+
+    def _runs(self) -> list[CardRun]:
+        try:
+            return [self._runner.run(card) for card in ALONE]
+        except BackendFailed as error:
+            free = self._model.preprocessing.size is None
+            advice = f"; {self._multiple()}" if free else ""
+            raise ConfigError(
+                f"model {self._model.name}: its file can't run views of {self._runner.size}: {_reason(error)}{advice}"
+            ) from error
+
+    def _multiple(self) -> str:
+        """Which input.multiple the model file accepts."""
+        fits = next((side for side in MULTIPLES if self._runner.accepts(_multiple_of(side))), None)
+        return f"set input.multiple: {fits}" if fits else "set input.multiple, or a fixed input.size"
+
+    def _check_shapes(self, run: CardRun) -> None:
+        try:
+            self._model.task.check(run.outputs, run.tensor)
+        except ConfigError as error:
+            raise ConfigError(f"model {self._model.name}: {error}") from None
+
+    def _decode(self, run: CardRun) -> object:
+        try:
+            return self._runner.views(run.card).read(0, run.outputs, 0)
+        except Exception as error:
+            raise ConfigError(f"model {self._model.name}: its output can't be read: {_reason(error)}") from error
+
+    def _unsound(self, predictions: Mapping[str, object]) -> Iterator[Finding]:
+        """NaN and infinity."""
+        bad = [card for card, prediction in predictions.items() if not self._model.task.is_sound(prediction)]
+        if len(bad) == len(predictions):
+            yield Finding(
+                "outputs.finite",
+                "the model gives NaN or infinity for every test image; was it converted to float16, or do input.scale, "
+                "mean and std differ from its training?",
+            )
+        elif bad:
+            yield Finding(
+                "outputs.finite_always", f"the model gives NaN or infinity for the test image {', '.join(bad)}"
+            )
+
+    def _remarks(self, predictions: Mapping[str, object]) -> Iterator[Finding]:
+        for prediction in predictions.values():
+            if self._model.task.is_sound(prediction):
+                yield from self._model.task.remarks(prediction)
+
+    def _odd_size(self, runs: list[CardRun]) -> Iterator[Finding]:
+        """An image whose sides no multiple divides; its run is added to `runs`."""
+        try:
+            run = self._runner.run("photo", ODD)
+            self._runner.views("photo", ODD).read(0, run.outputs, 0)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises
+            yield Finding(
+                "input.multiple", f"the model fails on an input of {ODD} ({_reason(error)}); {self._multiple()}"
+            )
+        else:
+            runs.append(run)
+
+    def _repeats(self, first: CardRun) -> Iterator[Finding]:
+        """The same image again, and two images together."""
+        reads = self._model.task.reads
+        again = self._runner.run(first.card).outputs
+        if are_equal(first.outputs, again, reads):
+            if self._model.can_batch:
+                yield from self._together()
+            return
+        more = [self._runner.run(first.card).outputs for _ in range(2)]
+        if agree(first.outputs, again, reads) and agree(again, more[0], reads) and agree(again, more[1], reads):
+            return
+        if are_equal(more[0], more[1], reads):
+            yield Finding(
+                "outputs.stateless",
+                "the model's output for an image depends on the images before it, so answers would depend on other "
+                "clients; export it without state",
+            )
+        else:
+            yield Finding(
+                "outputs.repeatable",
+                "the model gives another output each time for the same image; was it exported in training mode, with "
+                "dropout?",
+            )
+
+    def _together(self) -> Iterator[Finding]:
+        reads = self._model.task.reads
+        alone = [self._runner.run(card).outputs for card in TOGETHER]
+        try:
+            together = self._runner.run_together(*TOGETHER)
+            parts = [row(together, index, reads) for index in range(len(TOGETHER))]
+            for card, part in zip(TOGETHER, parts, strict=True):
+                self._runner.views(card).read(0, part, 0)
+        except Exception as error:  # noqa: BLE001 - whatever the model raises, or reading a missing row
+            yield self._one_by_one(
+                "batch.rows",
+                f"the model can't run two images as one batch ({_reason(error)}), though its file leaves the batch "
+                "free",
+            )
+            return
+        if not all(agree(one, part, reads) for one, part in zip(alone, parts, strict=True)):
+            yield self._one_by_one(
+                "batch.independent",
+                "an image's output depends on the images that share its batch (batch normalisation in training mode, "
+                "or dynamic quantisation)",
+            )
+
+    def _one_by_one(self, check: str, sentence: str) -> Finding:
+        self._can_batch = not self._model.is_checked(check)
+        return Finding(check, f"{sentence}: it is run in batches of one, which costs throughput; export it again")
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong in a line, without ONNX Runtime's codes and the places in its source."""
+    cause = error.__cause__ or error
+    line = (str(cause) or type(cause).__name__).splitlines()[0]
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    line = re.sub(r"Non-zero status code returned while running (\w+) node\. Name:'[^']*'", r"node \1 failed:", line)
+    line = re.sub(r" Status Message: (?:/\S+ .*?\) (?=\S))?", " ", line)
+    return line[:200].rstrip(" :.")
+
+
+def _multiple_of(side: int) -> Size:
+    """Sides near 200 that `side` divides and twice of it does not."""
+    times = max(1, 200 // side) | 1
+    return Size(side * times, side * (times + 2))
