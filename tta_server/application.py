@@ -15,7 +15,10 @@ from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
+from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
+from tta_server.scheduling.devices.ladder import LADDER
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.engine import Engine
@@ -58,6 +61,14 @@ def _prepare(folder: Path) -> tuple[Model, CostModel]:
     return model, costs
 
 
+def _make_scheduler(costs: CostModel, settings: Settings) -> BaseScheduler[ImageJob]:
+    """For slots that do everything, or run batches beside workers."""
+    bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
+    if settings.workers:
+        return DeviceScheduler(costs, settings.slots, settings.workers, bounds)
+    return Scheduler(costs, settings.slots, bounds)
+
+
 class Application:
     """Models, a pool of slots and the predictor over them: `load` it, `warm` it, then `close` it.
 
@@ -76,11 +87,10 @@ class Application:
         self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()
         self._costs = CostModel()
-        bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
         self.health = Health()
         self.on_fatal: Callable[[str], None] = lambda reason: None
         self._engine: Engine[ImageJob] = Engine(
-            Scheduler(self._costs, settings.slots, bounds),
+            _make_scheduler(self._costs, settings),
             self._executors,
             self.observer,
             self.health,
@@ -166,7 +176,7 @@ class Application:
         errors = []
         for model in list(self.models.values()):
             try:
-                warm_up(model, self._costs, self.settings.slots)
+                warm_up(model, self._costs, self.settings.slots, ladder=LADDER if self.settings.workers else ())
             except Exception as error:
                 if self.settings.strict:
                     raise

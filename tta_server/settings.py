@@ -67,6 +67,12 @@ class Settings(BaseModel):
         le=1024,
         description="Threads that run batches; default: one a core, fewer under a container's CPU quota.",
     )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Threads that decode and make answers beside the slots, for models on a device; 0: slots do it.",
+    )
     strict: bool = Field(False, description="End if a model of the folder can't be served; default: serve the others.")
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")

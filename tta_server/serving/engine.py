@@ -1,4 +1,4 @@
-"""Runs a scheduler: slot threads, one clock thread, one lock. All decisions are the scheduler's."""
+"""Runs a scheduler: threads of slots and workers, one clock thread, one lock. All decisions are the scheduler's."""
 
 import contextlib
 import logging
@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 from tta_server.backends.cancel import Abort, request_all
 from tta_server.errors import DeadlineExceeded, InternalError, NotReady, TTAError
+from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.jobs import Backlog, Decode, Finish, Finished, Job, Quote, Step
-from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
@@ -20,20 +20,26 @@ from tta_server.serving.niceness import lower_priority
 from tta_server.serving.recorder import LockedRecorder
 from tta_server.serving.steps import BatchResult, DecodeResult, Payload, Runner, StepFailure, StepRunner
 from tta_server.serving.unsettled import Unsettled
+from tta_server.serving.wakeups import Wakeups
 from tta_server.telemetry.observer import Expired, Observer
 
 log = logging.getLogger(__name__)
 
 SCHEDULING_FAILED = "internal error: scheduling failed, no request can be answered; the server has to be restarted"
 W = TypeVar("W", bound=Payload)
+Picker = Callable[[int, float], Step[W] | None]
+"""The step that a thread of this number starts now."""
 
 
 class Engine(Generic[W]):
-    """Runs the jobs of one pool of slots and settles every admitted job exactly once, whatever fails."""
+    """Runs the jobs of one pool and settles every admitted job exactly once, whatever fails.
+
+    Threads are numbered as the scheduler does: first the slots, then the workers, of which there may be none.
+    """
 
     def __init__(
         self,
-        scheduler: Scheduler[W],
+        scheduler: BaseScheduler[W],
         runners: Mapping[str, Runner[W]],
         observer: Observer,
         health: Health,
@@ -51,13 +57,14 @@ class Engine(Generic[W]):
         self._steps: StepRunner[W] = StepRunner(
             runners, LockedRecorder(self._lock), observer, health, lambda: self._stopped
         )
-        self._work_available = threading.Condition(self._lock)
-        self._clock = threading.Condition(self._lock)
-        self._drained = threading.Condition(self._lock)
-        self._next_wake: float | None = None
+        self._wake: Wakeups[W] = Wakeups(self._lock, scheduler)
         self._state = "open"
-        self._threads = [self._thread(f"slot-{slot}", self._run_slot, slot) for slot in range(scheduler.slots)]
-        self._threads.append(self._thread("clock", self._run_clock))
+        slots, workers = range(scheduler.slots), range(scheduler.slots, scheduler.slots + scheduler.workers)
+        self._threads = [
+            *(self._thread(f"slot-{slot}", self._run_slot, slot) for slot in slots),
+            *(self._thread(f"worker-{worker - scheduler.slots}", self._run_worker, worker) for worker in workers),
+            self._thread("clock", self._run_clock),
+        ]
 
     def start(self) -> None:
         """Starts the threads."""
@@ -84,16 +91,16 @@ class Engine(Generic[W]):
                 raise NotReady("the server is shutting down")
             self._scheduler.admit_all(jobs, time.monotonic())
             self._unsettled.add(jobs)
-            self._work_available.notify(len(jobs))
-            self._reschedule_clock()
+            self._wake.wake_for_jobs(len(jobs))
+            self._wake.reschedule_clock()
 
     def cancel(self, job: Job[W]) -> bool:
         """Cancels a job whose client has left, so that no more of its views run. False if it was settled already."""
         with self._guarded():
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
-                if finished and self._scheduler.has_more_work:
-                    self._work_available.notify()  # a slot may have waited to not delay this job
+                if finished:
+                    self._wake.wake_threads()  # a slot may have waited to not delay this job
             self._settle(finished)
             return bool(finished)
 
@@ -122,7 +129,7 @@ class Engine(Generic[W]):
         with self._lock:
             if self._state == "open":
                 self._state = "draining"
-            self._drained.wait_for(lambda: not self._unsettled or self._state == "failed", seconds)
+            self._wake.drained.wait_for(lambda: not self._unsettled or self._state == "failed", seconds)
             if self._state != "failed":
                 self._state = "closed"
                 finished = self._scheduler.drop_all(NotReady("the server is shutting down"))
@@ -172,49 +179,43 @@ class Engine(Generic[W]):
 
     def _stop_threads(self) -> list[Abort]:
         """Wakes all threads to check the state. Returns the running steps for the caller to abort. Under the lock."""
-        for condition in (self._work_available, self._clock, self._drained):
-            condition.notify_all()
+        self._wake.wake_all()
         return list(self._aborts.values())
 
     @property
     def _stopped(self) -> bool:
         return self._state in ("closed", "failed")
 
-    def _reschedule_clock(self) -> None:
-        """Wakes the clock thread if it has to check earlier than planned. Under the lock."""
-        wake = self._wake_at()
-        if wake is not None and (self._next_wake is None or wake < self._next_wake):
-            self._next_wake = wake
-            self._clock.notify_all()
-
-    def _wake_at(self) -> float | None:
-        """When the clock thread has to check again; None without jobs and steps."""
-        wake, watch = self._scheduler.wake_at(), self._scheduler.watch_at()
-        return watch if wake is None else wake if watch is None else min(wake, watch)
-
     def _run_slot(self, slot: int) -> None:
         """The loop of a slot's thread."""
+        self._run_steps(slot, self._scheduler.next_batch, self._wake.slots)
+
+    def _run_worker(self, worker: int) -> None:
+        """The loop of a worker's thread."""
+        self._run_steps(worker, self._scheduler.next_chore, self._wake.workers)
+
+    def _run_steps(self, thread: int, pick: Picker[W], available: threading.Condition) -> None:
         lower_priority(niceness.SLOT_NICENESS)
-        while (step := self._next_step(slot)) is not None:
+        while (step := self._next_step(thread, pick, available)) is not None:
             self._run_step(step)
             del step  # a waiting thread must not keep a job, and with it an unloaded model, in memory
 
-    def _next_step(self, slot: int) -> Step[W] | None:
-        """Waits for the next step of this slot; None when the engine has stopped."""
+    def _next_step(self, thread: int, pick: Picker[W], available: threading.Condition) -> Step[W] | None:
+        """Waits for the next step of this thread; None when the engine has stopped."""
         while True:
             with self._lock:
                 if self._stopped:
                     return None
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
-                step = None if finished else self._scheduler.next_batch(slot, now)
-                self._reschedule_clock()
+                step = None if finished else pick(thread, now)
+                self._wake.reschedule_clock()
                 if step is not None:
-                    self._aborts[slot] = Abort()
+                    self._aborts[thread] = Abort()
                 if step is None and not finished:
-                    self._work_available.wait()
-                elif self._scheduler.has_more_work:
-                    self._work_available.notify()  # each slot that gets a step wakes the next
+                    available.wait()
+                else:
+                    self._wake.wake_threads()  # each thread that gets a step wakes the next
             if step is not None:
                 return step
             self._settle(finished)
@@ -234,11 +235,12 @@ class Engine(Generic[W]):
             match report:
                 case DecodeResult(decode, seconds):
                     self._scheduler.ready(decode, seconds, now)
-                    self._work_available.notify()
+                    self._wake.slots.notify()
                 case BatchResult(batch, outcomes, seconds):
                     finished = self._scheduler.completed(batch, outcomes, seconds, now)
                 case StepFailure(step, error):
                     finished = self._scheduler.failed(step, error, now)
+            self._wake.wake_worker()  # the slot that completes a job does not make its answer
         if isinstance(report, BatchResult):
             for job in dict.fromkeys(job for job, _ in report.step.items):
                 job.payload.notify_progress(job.progress)
@@ -258,7 +260,7 @@ class Engine(Generic[W]):
                 self._observer.notify(Expired(done.job.model))
         if not self._unsettled:
             with self._lock:
-                self._drained.notify_all()
+                self._wake.drained.notify_all()
 
     def _run_clock(self) -> None:
         """The loop of the clock thread: finishes jobs that are due, aborts overdue steps, reports stuck slots."""
@@ -270,12 +272,9 @@ class Engine(Generic[W]):
                 finished = self._scheduler.due(now)
                 overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
-                if self._scheduler.has_more_work:
-                    self._work_available.notify()
+                self._wake.wake_threads()
                 if not (finished or overdue or stuck):
-                    self._next_wake = self._wake_at()
-                    wait = None if self._next_wake is None else max(0.0, self._next_wake - now)
-                    self._clock.wait(wait)
+                    self._wake.wait_for_clock(now)
             self._settle(finished)
             for step, abort in overdue:
                 log.error(

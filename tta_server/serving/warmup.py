@@ -31,13 +31,18 @@ Clock = Callable[[], float]
 Action = Callable[[], object]
 BATCHES = (1, 2, 4)
 """Batch sizes that are measured."""
+LEAST_GAIN = 0.05
 REPEATS = 5
 ENOUGH_SECONDS = 0.15
 """Each measurement is the median of REPEATS runs, or of fewer, but at least 2, that take this long together."""
 
 
-def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic) -> None:
+def warm_up(
+    model: Model, costs: CostModel, slots: int, clock: Clock = time.monotonic, ladder: Sequence[int] = ()
+) -> None:
     """Sets a model's costs: runs it at each input size of its policy, on as many threads as there are slots.
+
+    `ladder` has the batch sizes of a device, in ascending order; they are measured as far as they make views cheaper.
 
     `clock` returns seconds. Raises ConfigError if the model can't run or its tta.yaml is refused; `model.observed` has
     warnings.
@@ -46,7 +51,7 @@ def warm_up(model: Model, costs: CostModel, slots: int, clock: Clock = time.mono
     model.observe(observed)
     requests = _TestRequests(model, clock)
     try:
-        _measure(model, requests, costs, slots)
+        _measure(requests, costs, slots, ladder if model.can_batch else ())
     except BackendFailed as error:
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
@@ -72,25 +77,38 @@ def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
     warm_up(model, costs, 1, time.thread_time)
 
 
-def _measure(model: Model, requests: "_TestRequests", costs: CostModel, slots: int) -> None:
-    pixels = requests.size.area
+def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Sequence[int]) -> None:
+    model, pixels = requests.model, requests.size.area
     costs.warm_stage("decode", model.name, pixels, _median_of(requests.decoding_seconds))
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
-            sizes = BATCHES if model.can_batch else (1,)
-            runs = [
-                pool.submit(_medians, [requests.batch(index, n) for n in sizes], requests.seconds) for _ in range(slots)
-            ]
-            by_size = zip(*(run.result() for run in runs), strict=True)
-            costs.warm(bucket, dict(zip(sizes, map(statistics.median, by_size), strict=True)))
+
+            def measured(sizes: Sequence[int], index: int = index) -> dict[int, float]:
+                actions = [requests.batch(index, n) for n in sizes]
+                runs = [pool.submit(_medians, actions, requests.seconds) for _ in range(slots)]
+                by_size = zip(*(run.result() for run in runs), strict=True)
+                return dict(zip(sizes, map(statistics.median, by_size), strict=True))
+
+            costs.warm(bucket, _climb(ladder, measured) if ladder else measured(BATCHES if model.can_batch else (1,)))
     costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
+
+
+def _climb(ladder: Sequence[int], measured: Callable[[Sequence[int]], dict[int, float]]) -> dict[int, float]:
+    """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper."""
+    found: dict[int, float] = {}
+    for n in ladder:
+        found |= measured([n])
+        below = max((size for size in found if size < n), default=0)
+        if below and found[n] / n > found[below] / below * (1 - LEAST_GAIN):
+            break
+    return found
 
 
 class _TestRequests:
     """Makes and times jobs of a test card, with all views of the model's policy; times in seconds of `clock`."""
 
     def __init__(self, model: Model, clock: Clock) -> None:
-        self._model = model
+        self.model = model
         self.clock = clock
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = card_size(model)
@@ -100,7 +118,7 @@ class _TestRequests:
     def job(self) -> Job[ImageJob]:
         """A job that is not decoded."""
         source = read_source(self._card, Limits())
-        deadline = Deadline.after(self._model.config.budget.max_ms)
+        deadline = Deadline.after(self.model.config.budget.max_ms)
         return make_job(self._plan, source, deadline, Caller("warm-up"), Observers())
 
     def buckets(self) -> list[tuple[int, Bucket]]:
@@ -138,8 +156,8 @@ class _TestRequests:
 
     def seconds_on_idle_pool(self, costs: CostModel, slots: int) -> float:
         """The time that a request of the model's own defaults takes at most, as the scheduler estimates it."""
-        plan = make_plan(self._model, Options())
-        deadline = Deadline.after(self._model.config.budget.max_ms)
+        plan = make_plan(self.model, Options())
+        deadline = Deadline.after(self.model.config.budget.max_ms)
         job = make_job(plan, read_source(self._card, Limits()), deadline, Caller("warm-up"), Observers())
         return Estimates(costs).on_idle_pool(job, slots)
 
