@@ -134,14 +134,15 @@ def real(url: str, point: Point, seed: int) -> Row:
     return row(point, [outcome(shot) for shot in shots])
 
 
-def simulated(scenario: dict[str, object]) -> Row:
-    """The simulator's row, from a scenario file as users write it."""
+def simulated(scenario: dict[str, object], slots: int | None = None) -> Row:
+    """The simulator's row, from a scenario file as users write it; a slot a core unless stated."""
+    slots = slots or available_cores()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scenario.yaml"
         path.write_text(yaml.safe_dump(scenario))
         found = read_scenario(path)
     models = {name: profile_model(name, model, MODELS, available_cores()) for name, model in found.models.items()}
-    (predicted,) = Forecast(found, models).rows(1.0, available_cores())
+    (predicted,) = Forecast(found, models).rows(1.0, slots)
     return predicted
 
 
