@@ -7,13 +7,16 @@ import pytest
 from tests.support import pictures
 from tests.support.folders import FAILED, GARBAGE, GOOD, NO_RUN, NO_YAML, write_folder
 from tests.support.references import MODELS
+from tests.support.serving import PATIENCE
 from tests.support.toys import faulty_model, serving
-from tta_server import load
+from tta_server import Answer, load
 from tta_server.application import Application
 from tta_server.backends import BACKENDS
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError
 from tta_server.repository.loader import load_model
+from tta_server.serving.caller import Caller
+from tta_server.serving.plan import Options
 from tta_server.settings import Settings
 from tta_server.telemetry.observer import ImageAnswered
 from tta_server.telemetry.prometheus import Metrics
@@ -111,3 +114,24 @@ def test_applications_count_apart() -> None:
     one.notify(ImageAnswered("m", "all_views", 1, 0.01, {"infer": 1.0}))
     assert b'tta_answers_total{model="m",stop_reason="all_views"} 1.0' in one.text()
     assert b"tta_answers_total{" not in other.text()
+
+
+def test_workers_beside_the_slot_give_the_same_answers() -> None:
+    """All views of several images at once, in batches that images share."""
+    images = [pictures.jpeg(seed=seed) for seed in range(6)]
+    options = Options(
+        budget_ms=20_000, policy="shifts", min_views="all", stop="all", include=frozenset(["probabilities"])
+    )
+
+    def answers(workers: int) -> list[Answer]:
+        application = Application(Settings(models=MODELS, slots=1, workers=workers), [load_model(MODELS / "cifar10")])
+        application.warm()
+        try:
+            tickets = [application.predictor.submit("cifar10", image, options, Caller("test")) for image in images]
+            return [ticket.future.result(PATIENCE) for ticket in tickets]
+        finally:
+            application.close()
+
+    for own, other in zip(answers(0), answers(2), strict=True):
+        assert [view["name"] for view in own.receipt.views] == [view["name"] for view in other.receipt.views]
+        assert other.prediction["probabilities"] == pytest.approx(own.prediction["probabilities"], abs=1e-6)

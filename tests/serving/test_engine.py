@@ -22,6 +22,8 @@ from tta_server.errors import (
     Overloaded,
     TTAError,
 )
+from tta_server.scheduling.base import BaseScheduler
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import LOST, Bounds, Failed, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
@@ -137,9 +139,11 @@ def opened() -> Iterator[Opener]:
         metrics: Metrics | None = None,
         health: Health | None = None,
         on_fatal: Callable[[str], None] = nothing_of,
+        workers: int = 0,
     ) -> Engine[PaperWork]:
-        scheduler: Scheduler[PaperWork] = Scheduler(
-            cost_model({A: curve or linear(view_ms)}), slots, bounds or Bounds()
+        costs, limits = cost_model({A: curve or linear(view_ms)}), bounds or Bounds()
+        scheduler: BaseScheduler[PaperWork] = (
+            DeviceScheduler(costs, slots, workers, limits) if workers else Scheduler(costs, slots, limits)
         )
         runners = {"m": runner or PaperRunner(behave)}
         engine = Engine(scheduler, runners, metrics or Metrics(), health or Health(), on_fatal)
@@ -159,9 +163,9 @@ def job(work: PaperWork, views: int = 1, mandatory: int = 1, budget: float = 30.
 # ---- laws ----
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_each_of_many_jobs_of_many_clients_is_settled_once(opened: Opener, slots: int) -> None:
-    engine = opened(slots=slots)
+@pytest.mark.parametrize(("slots", "workers"), [(1, 0), (2, 0), (4, 0), (1, 1), (1, 3), (2, 2)])
+def test_each_of_many_jobs_of_many_clients_is_settled_once(opened: Opener, slots: int, workers: int) -> None:
+    engine = opened(slots=slots, workers=workers)
     works = [PaperWork() for _ in range(200)]
 
     def client(mine: list[PaperWork]) -> None:
@@ -178,7 +182,8 @@ def test_each_of_many_jobs_of_many_clients_is_settled_once(opened: Opener, slots
     assert all(len(work.outcomes) == 1 for work in works)
 
 
-def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_trouble_of_every_kind_settles_each_job_once(opened: Opener, workers: int) -> None:
     """Every third decode raises, every fifth batch raises, every seventh view is lost."""
     count = 0
     lock = threading.Lock()
@@ -195,7 +200,7 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener) -> None:
     def broken() -> None:
         raise InvalidInput("not an image")
 
-    engine = opened(behave)
+    engine = opened(behave, workers=workers)
     works = [PaperWork(broken if k % 3 == 0 else nothing) for k in range(90)]
     jobs = [job(work, views=4, mandatory=2) for work in works]
     for number, one in enumerate(jobs):
@@ -258,6 +263,39 @@ def test_closing_after_an_early_answer_tells_of_no_failed_batch(
     assert runner.aborted == 1
     assert faults(metrics) == {}
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+
+
+def test_workers_decode_and_make_answers_while_the_slot_runs_batches(opened: Opener) -> None:
+    threads: dict[str, set[str]] = {"decode": set(), "run": set(), "settle": set()}
+
+    def note(what: str) -> None:
+        threads[what].add(threading.current_thread().name.partition("-")[0])
+
+    class Noting(PaperWork):
+        def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
+            note("settle")
+            super().settle(outcome, job)
+
+    def behave(items: Items) -> Sequence[Outcome]:
+        note("run")
+        return merged(items)
+
+    engine = opened(behave, slots=1, workers=2, curve=flat(1))
+    works = [Noting(lambda: note("decode")) for _ in range(40)]
+    for work in works:
+        engine.submit([job(work, views=4)])
+    assert {work.outcome for work in works} == {StopReason.ALL_VIEWS}
+    assert threads == {"decode": {"worker"}, "run": {"slot"}, "settle": {"worker"}}
+
+
+def test_an_image_is_decoded_while_the_device_is_busy(opened: Opener) -> None:
+    started, release, decoded = threading.Event(), threading.Event(), threading.Event()
+    engine = opened(held(started, release), slots=1, workers=1)
+    engine.submit([job(PaperWork())])
+    assert started.wait(PATIENCE)
+    engine.submit([job(PaperWork(decoded.set))])
+    assert decoded.wait(PATIENCE)
+    release.set()
 
 
 def test_an_answer_that_waits_is_made_by_a_slot(opened: Opener) -> None:

@@ -12,6 +12,7 @@ from tests.support.serving import PATIENCE, until
 from tests.support.simulator import PIXELS, A, cost_model, linear
 from tta_server.backends.cancel import Abort
 from tta_server.errors import InternalError, InvalidInput, TTAError
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
@@ -119,11 +120,13 @@ class Runner:
 class Shop:
     """An engine whose every call is wired."""
 
-    def __init__(self, wires: Wires) -> None:
+    def __init__(self, wires: Wires, workers: int = 0) -> None:
         self.wires = wires
         self.health = Health()
         self.fatal: list[str] = []
-        scheduler = Wired(wires, "scheduler", Scheduler[Work](cost_model({A: linear(20)}), 2), "has_more_work")
+        costs = cost_model({A: linear(20)})
+        real: Any = DeviceScheduler[Work](costs, 1, workers) if workers else Scheduler[Work](costs, 2)
+        scheduler = Wired(wires, "scheduler", real, "has_more_work", "has_more_chores")
         observer, health = Wired(wires, "observer", Metrics()), Wired(wires, "health", self.health)
         parts: Any = scheduler, {"m": Runner(wires)}, observer, health, self.fatal.append
         self.engine: Engine[Work] = Engine(*parts)
@@ -154,8 +157,8 @@ class Shop:
 
 
 @contextmanager
-def opened(wires: Wires) -> Iterator[Shop]:
-    shop = Shop(wires)
+def opened(wires: Wires, workers: int = 0) -> Iterator[Shop]:
+    shop = Shop(wires, workers)
     yield shop
     shop.engine.drain(PATIENCE)
     alive = [thread.name for thread in shop.engine._threads if thread.is_alive()]
@@ -193,6 +196,21 @@ def test_what_the_shell_cannot_survive_settles_all_and_is_said(name: str, number
             assert shop.fatal == [shop.health.fatal]
             with pytest.raises(InternalError, match="restarted"):
                 shop.engine.submit([Job(Work(wires), "m", (A,), 1, time.monotonic() + 30, PIXELS)])
+
+
+@pytest.mark.parametrize("name", ["scheduler.next_chore", "scheduler.has_more_chores", "scheduler.completed"])
+def test_what_a_worker_cannot_survive_settles_all_and_is_said(name: str) -> None:
+    with opened(Wires(name, 3), workers=2) as shop:
+        shop.visit()
+        until(lambda: shop.fatal)
+        check_settled(shop)
+
+
+def test_what_a_job_raises_on_a_worker_costs_that_job_at_most() -> None:
+    with opened(Wires("work.decode", 2), workers=2) as shop:
+        shop.visit()
+        check_settled(shop)
+        assert not shop.fatal
 
 
 @pytest.mark.parametrize("name", ["scheduler.completed", "scheduler.next_batch", "scheduler.due", "observer.notify"])
