@@ -100,12 +100,6 @@ def check_steady(history: DeviceHistory, device: Device, scheduler: type[DeviceS
     assert history.rate is not None
     offered, good = len(device.records), in_time(device)
     refused = [record for record in device.records if record.refused is not None]
-    if history.rate <= 0.95:
-        require(not refused, DeviceLaw.CAPACITY, f"{len(refused)} of {offered} are refused at {history.rate}")
-    else:
-        bearable = capacity(history.machine) * history.arrivals[-1].at_ms / 1e3
-        found = f"{good} of {offered} are answered; the machine bears {bearable:.0f}"
-        require(good >= 0.95 * min(offered, bearable), DeviceLaw.CAPACITY, found)
     if refused:
         at = refused[0].arrived_at
         before = [record for record in device.records if record.answers and record.arrived_at < at]
@@ -113,6 +107,12 @@ def check_steady(history: DeviceHistory, device: Device, scheduler: type[DeviceS
         most = len(history.arrivals[0].buckets)
         bound = _is_bound_by_workers(history.machine, most)
         require(fell or most == 1 or bound, DeviceLaw.SHRINKS, "a job is refused before an answer has fewer views")
+    if history.rate <= 0.95:
+        require(not refused, DeviceLaw.CAPACITY, f"{len(refused)} of {offered} are refused at {history.rate}")
+    else:
+        bearable = capacity(history.machine) * history.arrivals[-1].at_ms / 1e3
+        found = f"{good} of {offered} are answered; the machine bears {bearable:.0f}"
+        require(good >= 0.95 * min(offered, bearable), DeviceLaw.CAPACITY, found)
     (bucket,), (curve,) = history.machine.curves, history.machine.curves.values()
     faster = {n: 0.8 * ms for n, ms in curve.items()}
     for machine in (
@@ -144,9 +144,12 @@ def violation_of(
     return None
 
 
-def find_violation(seed: str, numbers: Iterable[int]) -> tuple[int, DeviceViolation] | None:
-    """Return the number of the first of a seed's histories that violates a law, and the violation."""
+def find_violation(
+    seed: str, numbers: Iterable[int], law: DeviceLaw | None = None
+) -> tuple[int, DeviceViolation] | None:
+    """Return the number of the first of a seed's histories that violates a law (this one), and the violation."""
     for number in numbers:
-        if broken := violation_of(drawn(seed, number)):
+        broken = violation_of(drawn(seed, number))
+        if broken and law in (None, broken.law):
             return number, broken
     return None
