@@ -2,6 +2,8 @@
 
 `make test-all` runs the first 20,000 of seed 0, `make test` the first 500.
 
+With `--pool`: the laws of device pools, over histories of these; `make test-all` runs 10,000, `make test` 500.
+
 `--histories N --seed S --processes P`. The same seed has the same histories. On failure: the seed and the number of the
 history, the law it breaks, and the smallest history found that breaks it too. Exit code 1 then.
 """
@@ -16,6 +18,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tests.support import device_histories
+from tests.support.device_laws import DeviceLaw
 from tests.support.histories import LONG_QUEUES, drawn, find_violation, shrink, violation_of
 from tests.support.laws import Law
 
@@ -31,19 +35,20 @@ def numbers(start: int, end: int) -> Iterator[range]:
 class Search:
     """One process's part: picklable, so that it can be sent there."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, pool: bool) -> None:
         self.seed = seed
+        self.pool = pool
 
     def __call__(self, some: range) -> tuple[range, tuple[int, str] | None]:
-        found = find_violation(self.seed, some)
+        found = device_histories.find_violation(self.seed, some) if self.pool else find_violation(self.seed, some)
         return some, None if found is None else (found[0], str(found[1]))
 
 
-def run(seed: str, histories: int, start: int, processes: int, console: Console) -> tuple[int, str] | None:
+def run(search: Search, histories: range, processes: int, console: Console) -> tuple[int, str] | None:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("histories"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress, multiprocessing.Pool(processes, lower_priority) as pool:
-        task = progress.add_task("", total=histories)
-        for some, found in pool.imap_unordered(Search(seed), numbers(start, start + histories)):
+        task = progress.add_task("", total=len(histories))
+        for some, found in pool.imap_unordered(search, numbers(histories.start, histories.stop)):
             progress.advance(task, len(some))
             if found:
                 return found
@@ -52,6 +57,12 @@ def run(seed: str, histories: int, start: int, processes: int, console: Console)
 
 def lower_priority() -> None:
     os.nice(10)
+
+
+def explain_pool(seed: str, number: int, console: Console) -> None:
+    history = device_histories.drawn(seed, number)
+    console.print(f"{device_histories.violation_of(history)}\n\n{history!r}\n", soft_wrap=True, highlight=False)
+    console.print(f"benchmarks/laws.py --pool --seed {seed} --start {number} --histories 1", highlight=False)
 
 
 def explain(seed: str, number: int, console: Console) -> None:
@@ -72,15 +83,19 @@ def main() -> int:
     parser.add_argument("--seed", default="0")
     parser.add_argument("--start", type=int, default=0, help="number of the first history")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) // 2))
+    parser.add_argument("--pool", action="store_true", help="the laws of device pools")
     args = parser.parse_args()
     console, begun = Console(), time.monotonic()
-    found = run(args.seed, args.histories, args.start, args.processes, console)
+    histories = range(args.start, args.start + args.histories)
+    found = run(Search(args.seed, args.pool), histories, args.processes, console)
     if found:
         console.print(f"[red]seed {args.seed}, history {found[0]} breaks a law[/]\n{found[1]}", highlight=False)
-        explain(args.seed, found[0], console)
+        (explain_pool if args.pool else explain)(args.seed, found[0], console)
         return 1
+    one_of = f"one of {LONG_QUEUES} with a long queue"
+    kind = f"one of {device_histories.CAPACITY} at a steady rate" if args.pool else one_of
     console.print(
-        f"seed {args.seed}: {args.histories} histories, one of {LONG_QUEUES} with a long queue, kept {len(Law)} laws; "
+        f"seed {args.seed}: {args.histories} histories, {kind}, kept {len(DeviceLaw if args.pool else Law)} laws; "
         f"{time.monotonic() - begun:.0f} s with {args.processes} processes",
         highlight=False,
     )

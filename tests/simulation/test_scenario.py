@@ -23,7 +23,7 @@ def test_those_of_the_docs_are_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"slot": 2}, "unknown key slot; known: slots, bounds, door, models, traffic, loads"),
+        ({"slot": 2}, "unknown key slot; known: slots, workers, bounds, door, models, traffic, loads"),
         ({"m_view_m": 2}, "unknown key models.m.view_m; known: view_ms, decode_ms"),
         ({"traffic_budget": 2}, "unknown key traffic.0.budget; known: model, name, arrivals"),
         ({"traffic_arrivals": {"poison": 2}}, "unknown key traffic.0.arrivals.poison; known: poisson, bursts, trace"),

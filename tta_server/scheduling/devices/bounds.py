@@ -1,7 +1,7 @@
 """When each queued job of a device pool is answered at the latest. Pure."""
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from typing import TypeVar
 
 import numpy as np
@@ -27,9 +27,16 @@ class DeviceQueue(MandatoryViews[W]):
 
     def answer_wait(self, now: float) -> float:
         """Seconds that an answer may wait for a worker: for a decoding on each of them, and for other answers."""
-        number = self._workers.number
-        decoding = self._undecoded[-number] if len(self._undecoded) >= number else 0.0
-        return decoding + (self._live_answers - self._columns.answer) / number
+        return self._nth_decode(self._workers.number) + self._open_answers
+
+    @property
+    def _open_answers(self) -> float:
+        """Seconds of workers for the answers of live jobs that are not queued."""
+        return (self._live_answers - self._columns.answer) / self._workers.number
+
+    def _nth_decode(self, n: int) -> float:
+        """Seconds of the n-th longest decoding that has not ended: so long n workers may decode; 0 without one."""
+        return self._undecoded[-n] if len(self._undecoded) >= n else 0.0
 
     def free_after_queue(self, now: float) -> float:
         """When the device is free for the next batch: mandatory views leave room in it for others."""
@@ -42,7 +49,7 @@ class DeviceQueue(MandatoryViews[W]):
         """
         if not self._jobs:
             return math.inf
-        base = self._first_deadline() - self._work(now) - self._all_answers(now)
+        base = self._first_deadline() - self._work(now) - self._partial(now) - self._all_answers(now)
         if max(self._all_decoded(now), wanted) <= base:
             return base
         bases, blocked = self._bounds(now)
@@ -54,14 +61,27 @@ class DeviceQueue(MandatoryViews[W]):
         before = None if self._is_surely_early(job, now) else self._lateness(now)
         if before is None:
             return 0.0
-        index = self._insert(job)
-        late = self._lateness(now)
+        wait = self.answer_wait(now)
+        index = self._try_insert(job)
+        late, wait_after = self._lateness(now), self.answer_wait(now)
         seconds = self._end_of_queue(now) - now
-        self._delete(job, index)
+        self._undo_insert(job, index)
         own, others = float(late[index]), np.delete(late, index)
         if np.any((others > EPSILON) & (others > before + EPSILON)):
             return seconds
+        if wait_after > wait and self._slots.answer_slack < wait_after - EPSILON:
+            return max(seconds, EPSILON)
         return own if own > EPSILON else 0.0
+
+    def _try_insert(self, job: Job[W]) -> int:
+        self._live_answers += job.answer_seconds
+        insort(self._undecoded, job.decode_seconds)
+        return self._insert(job)
+
+    def _undo_insert(self, job: Job[W], index: int) -> None:
+        self._delete(job, index)
+        self.decoded(job)
+        self._live_answers -= job.answer_seconds
 
     def wait_behind_queue(self, job: Job[W], now: float) -> float:
         """Seconds until a job would be admitted behind the whole queue."""
@@ -87,7 +107,10 @@ class DeviceQueue(MandatoryViews[W]):
         batch = self._estimates.full_batch(job.next_bucket, now)
         start = max(self._slots.mean_free(now), self._all_decoded(now, job.decode_seconds) + batch)
         more = job.load + batch + 2 * job.answer_seconds
-        return start + self._work(now) + self._all_answers(now) + more <= deadline
+        wait = self._all_answers(now) + job.decode_seconds
+        return (
+            start + self._work(now) + self._partial(now) + wait + more <= deadline and wait <= self._slots.answer_slack
+        )
 
     def _first_deadline(self) -> float:
         if not self._jobs:
@@ -104,20 +127,25 @@ class DeviceQueue(MandatoryViews[W]):
     def _bounds(self, now: float) -> tuple[Vector, Vector]:
         """For each job: when the device may start at the latest with all jobs up to it, and when it surely can.
 
-        The second is minus infinity if these are decoded before the device is free, for then no other batch comes
-        before theirs.
+        The second is minus infinity if only jobs up to this one can come before it: these are all decoded before the
+        device is free, or before it has run the decoded ones, with one more batch that is not full.
         """
-        deadline, share, decode, answer, ready_at, undecoded, _, buckets = self._columns.vectors()
+        deadline, share, decode, answer, ready_at, undecoded, chore, _, buckets = self._columns.vectors()
         number = self._workers.number
-        answers = self.answer_wait(now) + np.cumsum(answer) / number + answer
+        kth, next_one = self._nth_decode(number), self._nth_decode(number + 1)
+        answers = np.where(chore >= kth, next_one, kth) + self._open_answers + np.cumsum(answer) / number + answer
         bases = deadline - answers - np.cumsum(share) / self._slots.number - self._partials(buckets, now)
         if not self._columns.undecoded:
             return bases, np.full(len(bases), -math.inf)
-        began = self._workers.mean_free(now) + (self._live_answers - self._columns.answer) / number
-        waiting = np.where(decode > 0, began + np.cumsum(decode) / number + decode, ready_at)
-        decoded = np.maximum.accumulate(np.where(undecoded > 0, np.maximum(waiting, ready_at), -math.inf))
-        busy = self._slots.first_free(now) + self._decoded_seconds(share, undecoded, now)
-        return bases, np.where(decoded <= busy, -math.inf, decoded + self._blocking(now))
+        began = self._workers.mean_free(now) + self._open_answers
+        waiting = np.where(np.isinf(ready_at), began + np.cumsum(decode) / number + decode, ready_at)
+        decoded = np.maximum.accumulate(np.where(undecoded > 0, waiting, -math.inf))
+        free = self._slots.first_free(now)
+        busy = free + self._decoded_seconds(share, undecoded, now)
+        again = (decoded >= free - EPSILON) & (decoded < busy - EPSILON)
+        if again.any():
+            bases = np.where(again, bases - self._partials(np.where(undecoded > 0, buckets, -1.0), now), bases)
+        return bases, np.where(decoded < busy - EPSILON, -math.inf, decoded + self._blocking(now))
 
     def _decoded_seconds(self, share: Vector, undecoded: Vector, now: float) -> Vector:
         """The least time for which decoded jobs up to each one keep a single slot busy; 0 with several slots."""
@@ -137,14 +165,12 @@ class DeviceQueue(MandatoryViews[W]):
         """Seconds that the device needs for all queued mandatory views."""
         return self._columns.share / self._slots.number + self._partial(now)
 
-    def _partials(self, buckets: Vector, now: float) -> Vector | float:
-        """As `_partial` for the work up to each job; `buckets` has the number of each job's."""
-        if len(self._views) == 1:
-            return self._partial(now)
+    def _partials(self, buckets: Vector, now: float) -> Vector:
+        """As `_partial` for the work up to each job; `buckets` has the number of each job's, or -1."""
         more: Vector = np.zeros(len(buckets))
         longest: Vector = np.zeros(len(buckets))
         for bucket in self._views:
-            if (places := np.flatnonzero(buckets == self._numbers.get(bucket, -1))).size:
+            if (places := np.flatnonzero(buckets == self._numbers.get(bucket, math.nan))).size:
                 batch = self._last_batch(bucket, now)
                 more[places[0] :] += batch - self._estimates.share(bucket, now)
                 np.maximum(longest[places[0] :], batch, out=longest[places[0] :])
@@ -180,7 +206,7 @@ class DeviceQueue(MandatoryViews[W]):
         if not self._columns.undecoded and not more:
             return -math.inf
         number, longest = self._workers.number, max(more, self._undecoded[-1] if self._undecoded else 0.0)
-        decodes = (self._columns.decode + more + self._live_answers - self._columns.answer) / number
+        decodes = (self._columns.decode + more) / number + self._open_answers
         return self._workers.all_free(now) + decodes + longest + self._blocking(now)
 
     def _all_answers(self, now: float) -> float:

@@ -16,9 +16,10 @@ Vector = NDArray[np.float64]
 class Row(NamedTuple):
     """One queued job; seconds, or times.
 
-    `share` is the price of its undispatched mandatory views in full batches, `decode` that of decoding where it has not
-    begun, `ready_at` the end of decoding where it runs (else minus infinity), `undecoded` 1 until the image is decoded,
-    `ahead` the number of undispatched mandatory views once decoding has begun, `bucket` the number of the next view's.
+    `share` is the price of its undispatched mandatory views in full batches, `decode` that of decoding until it begins,
+    `ready_at` the end of decoding while it runs (else minus infinity), `undecoded` 1 until the image is decoded,
+    `chore` the price of decoding until it ends (then -1), `ahead` the number of undispatched mandatory views once
+    decoding has begun, `bucket` the number of the next view's.
     """
 
     deadline: float
@@ -27,6 +28,7 @@ class Row(NamedTuple):
     answer: float
     ready_at: float
     undecoded: float
+    chore: float
     ahead: float
     bucket: float
 
@@ -41,6 +43,7 @@ def row_of(job: Job[W], bucket: int) -> Row:
         job.answer_seconds,
         job.ready_at if job.phase is Phase.DECODING else float("-inf"),
         float(not decoded),
+        -1.0 if decoded else job.decode_seconds,
         0.0 if waiting else float(job.mandatory - job.dispatched),
         float(bucket),
     )
@@ -87,7 +90,7 @@ class Columns:
 
     def ahead_of(self, index: int) -> float:
         """The undispatched mandatory views of jobs before this one whose decoding has begun."""
-        return sum(self._columns[6][:index])
+        return sum(self._columns[7][:index])
 
     def vectors(self) -> Iterator[Vector]:
         """The columns in the order of Row's fields."""

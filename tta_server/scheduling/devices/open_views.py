@@ -40,8 +40,8 @@ class OpenViews(Generic[W]):
 
     def put(self, job: Job[W]) -> None:
         """Adds a job, or ranks it again after a view was dispatched or merged; removes it if no view waits."""
+        self.remove(job)
         if job.all_dispatched or job.progress.stop:
-            self.remove(job)
             return
         answer_at = job.deadline - job.answer_seconds
         entry = OpenJob(job.is_batch, -job.expected_gain, job.dispatched, job.deadline, job.rank[2], answer_at, job)
@@ -52,8 +52,9 @@ class OpenViews(Generic[W]):
 
     def remove(self, job: Job[W]) -> None:
         """Removes a job, if it is here."""
-        if self._current.pop(job, None) is not None:
-            self._unsorted.update(job.buckets)
+        entry = self._current.pop(job, None)
+        if entry is not None:
+            self._unsorted.add(job.buckets[entry.dispatched])
 
     @property
     def buckets(self) -> Iterator[Bucket]:

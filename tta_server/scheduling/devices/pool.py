@@ -1,6 +1,7 @@
 """The state of a device pool: queued and open jobs, answers that wait for a worker. Pure."""
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,6 +30,12 @@ class DeviceOutlook(Outlook[W]):
 
     def latest_view_end(self, job: Job[W], now: float) -> float:
         return job.deadline - job.answer_seconds - self.queue.answer_wait(now)
+
+    def changes_at(self, job: Job[W], now: float) -> float:
+        """Earlier than by today's wait for a worker, as far as that may grow; the exact time once that has come."""
+        exact = Outlook.changes_at(self, job, now)  # super() does not work in a class with slots
+        early = exact - self.queue.longest_decode
+        return early if job.is_answerable and early > now else exact
 
 
 class DevicePool(BasePool[W]):
@@ -80,7 +87,8 @@ class DevicePool(BasePool[W]):
         batch = self.batches.build(slot, now)
         if batch is not None:
             start = self.slots.free_at(slot, now)
-            self.slots.take(slot, start + batch.estimate)
+            needed = (job.deadline - job.answer_seconds for job, view in batch.items if view < job.mandatory)
+            self.slots.run(slot, start + batch.estimate, min(needed, default=math.inf))
             self.watchdog.started(batch, start)
         return batch
 

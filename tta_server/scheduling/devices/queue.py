@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Mapping
-from itertools import count
+from itertools import count, groupby, islice
 from typing import Generic, TypeVar
 
 from tta_server.scheduling.costs import Bucket
@@ -35,7 +35,8 @@ class MandatoryViews(Generic[W]):
         """Undispatched mandatory views."""
         self._numbers: dict[Bucket, int] = {}
         self._live = 0
-        self._live_answers = self._longest_answer = 0.0
+        self._live_answers = self._longest_answer = self.longest_decode = 0.0
+        """Of live jobs; the longest ones since there was none."""
         self._undecoded: list[float] = []
         """Seconds of each decoding that has not ended, ascending."""
 
@@ -58,14 +59,15 @@ class MandatoryViews(Generic[W]):
     def _price_views(self, job: Job[W], now: float) -> None:
         views = bucket_counts(job.buckets[job.dispatched : job.mandatory])
         job.load = sum(self._estimates.share(bucket, now) * n for bucket, n in views.items())
-        if len(views) > 1:  # `_partial` counts a last batch of the next view's bucket only
-            others = (bucket for bucket in views if bucket != job.next_bucket)
-            job.load += sum(self._estimates.full_batch(bucket, now) for bucket in others)
+        if len(views) > 1:  # `_partial` counts a last batch of the next view's bucket, and once
+            runs = groupby(job.buckets[job.dispatched : job.mandatory])
+            job.load += sum(self._estimates.full_batch(bucket, now) for bucket, _ in islice(runs, 1, None))
 
     def enter(self, job: Job[W]) -> None:
         """A job is live."""
         self._live_answers += job.answer_seconds
         self._longest_answer = max(self._longest_answer, job.answer_seconds)
+        self.longest_decode = max(self.longest_decode, job.decode_seconds)
         self._live += 1
         insort(self._undecoded, job.decode_seconds)
 
@@ -74,7 +76,7 @@ class MandatoryViews(Generic[W]):
         self._live -= 1
         self._live_answers -= job.answer_seconds
         if not self._live:
-            self._live_answers = self._longest_answer = 0.0
+            self._live_answers = self._longest_answer = self.longest_decode = 0.0
         if job.phase is Phase.WAITING:
             self.decoded(job)
 

@@ -32,6 +32,14 @@ class DeviceScheduler(BaseScheduler[W]):
 
     # ---- jobs ----
 
+    def admit(self, job: Job[W], now: float) -> None:
+        longest = self._pool.queue.longest_decode
+        super().admit(job, now)
+        if job.decode_seconds > longest:  # it may keep workers from answers for longer
+            for other in self._pool.live:
+                if not other.progress.stop:
+                    self._pool.set_due(other, now)
+
     def quote(self, job: Job[W], now: float) -> Quote:
         return self._pool.live.quote(job, len(self._pool.open_views), now)
 

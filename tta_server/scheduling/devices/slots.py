@@ -1,6 +1,7 @@
 """The slots of a device, whose next batch may be prepared while one runs. Pure."""
 
-from collections import Counter
+import math
+from collections import deque
 
 from tta_server.scheduling.estimates import Slots
 
@@ -10,19 +11,28 @@ class DeviceSlots(Slots):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self._in_flight: Counter[int] = Counter()
+        self._in_flight: dict[int, deque[float]] = {}
+        self.answer_slack = math.inf
+        """The least time that is left, after a batch in flight, until a worker has to begin an answer of it."""
 
-    def take(self, slot: int, until: float) -> None:
-        """A slot runs one more batch, which is expected to end then."""
-        self._in_flight[slot] += 1
-        super().take(slot, until)
+    def run(self, slot: int, until: float, answer_at: float) -> None:
+        """A slot runs one more batch, until then; `answer_at` is when the first answer has to begin."""
+        self._in_flight.setdefault(slot, deque()).append(answer_at - until)
+        self._update()
+        self.take(slot, until)
 
     def release(self, slot: int) -> None:
         """A slot has ended its first batch in flight."""
-        self._in_flight[slot] -= 1
-        if self._in_flight[slot] <= 0:
-            del self._in_flight[slot]
+        batches = self._in_flight.get(slot)
+        if batches:
+            batches.popleft()
+        if not batches:
+            self._in_flight.pop(slot, None)
             super().release(slot)
+        self._update()
+
+    def _update(self) -> None:
+        self.answer_slack = min((slack for batches in self._in_flight.values() for slack in batches), default=math.inf)
 
     def is_busy(self, slot: int) -> bool:
         """True if a batch of this slot is in flight."""

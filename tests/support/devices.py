@@ -1,0 +1,235 @@
+"""A device pool in virtual time: drives a DeviceScheduler as the engine's threads do; every step takes its true cost.
+
+Each decision is checked against the laws (`tests.support.device_laws`) when it is made.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from tests.support import device_laws as laws
+from tests.support.simulator import Arrival, Bucket, Faults, Record, cost_model
+from tta_server.errors import BackendFailed, TTAError
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.jobs import LOST, Batch, Bounds, Decode, Finish, Finished, Job, Merged, Outcome
+
+NO_FAULTS = Faults()
+
+Step = Decode[Record] | Batch[Record] | Finish[Record]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device: for each bucket, batch size -> milliseconds; and the milliseconds of decoding and answering."""
+
+    curves: Mapping[Bucket, Mapping[int, float]]
+    slots: int = 1
+    workers: int = 1
+    decode_ms: float = 0.0
+    finish_ms: float = 0.0
+
+
+class Device:
+    """Runs a history of arrivals to its end."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        bounds: Bounds | None = None,
+        faults: Faults = NO_FAULTS,
+        scheduler: type[DeviceScheduler[Any]] = DeviceScheduler,
+    ) -> None:
+        def costs() -> Any:
+            return cost_model(machine.curves, machine.decode_ms, machine.finish_ms)
+
+        self.machine = machine
+        self.bounds = bounds or Bounds()
+        self.truth = costs()
+        self.scheduler: DeviceScheduler[Record] = scheduler(costs(), machine.slots, machine.workers, bounds)
+        self.now = 0.0
+        self.records: list[Record] = []
+        self.live: dict[Record, None] = {}
+        self.batches: list[tuple[float, Batch[Record]]] = []
+        self.running: dict[int, Step] = {}
+        self.until: dict[int, float] = {}
+        self.truthful = faults.truthful
+        self._faults = faults
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    # ---- true costs ----
+
+    def batch_seconds(self, batch: Batch[Record]) -> float:
+        return float(self.truth.seconds(batch.bucket, batch.rows, 0)) * self._faults.factor(self.now)
+
+    def stage_seconds(self, stage: str, job: Job[Record]) -> float:
+        return float(self.truth.stage_seconds(stage, job.model, job.pixels, 0)) * self._faults.factor(self.now)
+
+    @property
+    def idle_slots(self) -> list[int]:
+        return [slot for slot in range(self.machine.slots) if slot not in self.running]
+
+    @property
+    def idle_workers(self) -> list[int]:
+        first = self.machine.slots
+        return [worker for worker in range(first, first + self.machine.workers) if worker not in self.running]
+
+    # ---- the world ----
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (seconds, next(self._order), action))
+
+    def run(self, arrivals: Sequence[Arrival]) -> list[Record]:
+        for arrival in arrivals:
+            record = Record(arrival, number=len(self.records))
+            self.records.append(record)
+            self.at(arrival.at_ms / 1e3, lambda record=record: self._admit(record))  # type: ignore[misc]
+        rounds = 0
+        while (first := self._next_moment()) < math.inf:
+            self.now = max(self.now, first)
+            laws.check_rounds(rounds := rounds + 1)
+            if self._events and self._events[0][0] == first:
+                heapq.heappop(self._events)[2]()
+            elif self.scheduler.wake_at() == first:
+                self._wake(first)
+            else:
+                self._end_overdue()
+            self._fill()
+            laws.check_idle(self)
+        laws.check_end(self)
+        return self.records
+
+    def _next_moment(self) -> float:
+        event = self._events[0][0] if self._events else None
+        times = (event, self.scheduler.wake_at(), self.scheduler.watch_at())
+        return min((time for time in times if time is not None), default=math.inf)
+
+    def _wake(self, wake: float) -> None:
+        finished = self.scheduler.due(self.now)
+        after = self.scheduler.wake_at()
+        laws.check_due(self, finished)
+        self._settle(finished)
+        laws.check_progress(wake, after, bool(finished))
+
+    def _end_overdue(self) -> None:
+        for step in self.scheduler.overdue(self.now):
+            if self.running.get(step.slot) is step:
+                self._end(step, fails=True)
+        self.scheduler.stuck(self.now)
+
+    def _admit(self, record: Record) -> None:
+        record.arrived_at = self.now
+        record.job = record.arrival.job(record, self.now)
+        try:
+            self.scheduler.admit(record.job, self.now)
+        except TTAError as refusal:
+            record.refused = refusal
+            laws.check_refusal(self, record)
+            return
+        self.live[record] = None
+        if record.arrival.cancels_ms is not None:
+            self.at(self.now + record.arrival.cancels_ms / 1e3, lambda: self._cancel(record))
+
+    def _cancel(self, record: Record) -> None:
+        record.left |= record.live
+        self._settle(self.scheduler.cancel(record.job, self.now))
+
+    # ---- slots and workers ----
+
+    def _fill(self) -> None:
+        """Lets all idle threads ask until none finds anything."""
+        busy = True
+        while busy:
+            busy = False
+            finished = self.scheduler.due(self.now)
+            laws.check_due(self, finished)
+            self._settle(finished)
+            for worker in self.idle_workers:
+                if chore := self.scheduler.next_chore(worker, self.now):
+                    laws.check_chore(self, chore)
+                    self._start(chore)
+                    busy = True
+            for slot in self.idle_slots:
+                ready = laws.before_batch(self)
+                if batch := self.scheduler.next_batch(slot, self.now):
+                    laws.check_batch(self, batch, ready)
+                    self._start(batch)
+                    busy = True
+
+    def _start(self, step: Step) -> None:
+        self.running[step.slot] = step
+        hangs = False
+        if isinstance(step, Batch):
+            hangs = len(self.batches) in self._faults.hangs
+            fails = len(self.batches) in self._faults.fails
+            self.batches.append((self.now, step))
+            seconds = self.batch_seconds(step)
+            for job, view in step.items:
+                job.payload.dispatched.append(view)
+                job.payload.running += 1
+        elif isinstance(step, Decode):
+            step.job.payload.decode_started, fails = True, False
+            seconds = self.stage_seconds("decode", step.job)
+        else:
+            self._settle([Finished(step.job, step.reason)])
+            seconds, fails = self.stage_seconds(step.job.finish, step.job), False
+        self.until[step.slot] = self.now + seconds
+        if not hangs:
+            self.at(self.now + seconds, lambda: self._end(step, fails))
+
+    def _end(self, step: Step, fails: bool) -> None:
+        """Completes a step, unless it was ended before."""
+        if self.running.get(step.slot) is not step:
+            return
+        del self.running[step.slot], self.until[step.slot]
+        if isinstance(step, Finish):
+            laws.check_answer_time(self, step.job)
+            self.scheduler.finished(step.job, self.stage_seconds(step.job.finish, step.job), self.now)
+        elif isinstance(step, Decode):
+            self._end_decode(step, fails)
+        else:
+            self._end_batch(step, fails)
+
+    def _end_decode(self, step: Decode[Record], fails: bool) -> None:
+        if fails:
+            step.job.payload.hit_by_failure = True
+            self._settle(self.scheduler.failed(step, BackendFailed("it took too long"), self.now))
+            return
+        step.job.payload.decoded = True
+        self.scheduler.ready(step, self.stage_seconds("decode", step.job), self.now)
+
+    def _end_batch(self, batch: Batch[Record], fails: bool) -> None:
+        for job, view in batch.items:
+            job.payload.running -= 1
+            job.payload.hit_by_failure |= fails and view < job.mandatory
+        if fails:
+            live = [job.payload for job in dict(batch.items) if job.payload.live]
+            finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
+            laws.check_failed(live, finished)
+        else:
+            outcomes = [self._merge(job.payload, view) for job, view in batch.items]
+            finished = self.scheduler.completed(batch, outcomes, self.batch_seconds(batch), self.now)
+        self._settle(finished)
+
+    def _merge(self, record: Record, view: int) -> Outcome:
+        """Records it first, as slots do."""
+        if view in record.arrival.lost:
+            record.job.lose(view)
+            return LOST
+        if record.job.merge(view) is None:
+            return Merged()
+        record.merged += 1
+        record.merged_mandatory += view < record.arrival.mandatory
+        merged = record.arrival.merged(record.merged)
+        record.gain = merged.expected_gain
+        return merged
+
+    def _settle(self, finished: Sequence[Finished[Record]]) -> None:
+        for done in finished:
+            record = done.job.payload
+            laws.check_answer(self, done)
+            self.live.pop(record, None)
+            record.answers.append((self.now, done.outcome))
