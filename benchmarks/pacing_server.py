@@ -2,9 +2,9 @@
 
     python benchmarks/pacing_server.py WORKERS BUDGET CURVE
 
-where BUDGET is the default one in milliseconds and CURVE is JSON, batch size -> milliseconds. Prints a line of JSON: its
-port, and what warm-up measured, in milliseconds: `view_ms` by batch size, `decode_ms`, `finish_ms`. benchmarks/pacing.py
-starts it in a process of its own.
+where BUDGET is the default one in milliseconds and CURVE is JSON, batch size -> milliseconds. Prints a line of JSON:
+its port, and what warm-up measured, in milliseconds: `view_ms` by batch size, `decode_ms`, `finish_ms`.
+benchmarks/pacing.py starts it in a process of its own.
 """
 
 import json
