@@ -29,3 +29,13 @@ def test_a_size_that_warm_up_did_not_meet_has_the_rungs_of_the_nearest_one() -> 
         costs.observe_rung(new, 4, 0.005, 0.0)
     assert costs.seconds(new, 4, 0) == pytest.approx(0.005)
     assert costs.seconds(A, 4, 0) == pytest.approx(0.004)
+
+
+def test_sizes_for_which_there_is_no_memory_are_taken_off() -> None:
+    costs = cost_model({A: {1: 2.0, 2: 2.1, 4: 2.2, 8: 2.3}})
+    costs.limit_batches("other", 1)
+    assert (costs.knee(A), costs.rung(A, 8)) == (8, 8)
+    costs.limit_batches(A.model, 7)
+    assert (costs.knee(A), costs.rungs(A), costs.rung(A, 8)) == (4, [1, 2, 4], 4)
+    costs.limit_batches(A.model, 0)
+    assert (costs.knee(A), costs.rungs(A)) == (1, [1])
