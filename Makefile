@@ -94,6 +94,9 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/layouts.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/laws.py
+	$(BIN)/python benchmarks/laws.py --pool --histories 20000
+	$(BIN)/python benchmarks/pool.py
+	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/decoding.py
 
 load: $(VENV)/installed-load

@@ -85,6 +85,14 @@ def test_several_numbers_of_slots_are_several_rows(tmp_path: Path) -> None:
     assert "slots" in done("-s", short(tmp_path, "clothing"), "--loads", "2", "--slots", "1,2")
 
 
+def test_workers_of_a_device_can_be_set(tmp_path: Path) -> None:
+    path = short(tmp_path, "h100", loads=[1])
+    (row,) = json.loads(done("-s", path, "--json"))
+    assert (row["workers"], row["mean_views"]) == (15, 8)
+    (row,) = json.loads(done("-s", path, "--workers", "0", "--json"))
+    assert row["workers"] == 0
+
+
 def test_it_finds_how_many_slots_are_enough(tmp_path: Path) -> None:
     path = short(tmp_path, "clothing")
     printed = done("-s", path, "--loads", "1,3", "--find-slots", "0.99", "--mean-views", "7.5")

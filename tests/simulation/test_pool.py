@@ -177,6 +177,52 @@ def test_a_knee_makes_batches_and_a_cpu_none() -> None:
     assert cpu.batched_views == cpu.batches
 
 
+H100 = {1: 1.5, 8: 1.7, 16: 2.0, 32: 3.0, 64: 5.2, 128: 9.8}
+
+
+def device(workers: int = 15, noise: float = 0.05) -> SimulatedPool:
+    return SimulatedPool({"m": cost(H100, decode=0.5, finish=0.05, noise=noise)}, 1, workers=workers)
+
+
+def test_of_an_idle_device_a_worker_decodes_the_slot_runs_all_views_and_a_worker_answers() -> None:
+    (job,) = run(device(noise=0), Request(0.25, 0, SPEC, SURE[0]))
+    assert (job.merged, job.outcome) == (8, StopReason.ALL_VIEWS)
+    assert job.latency * 1e3 == pytest.approx(0.5 + 1.7 + 0.05)
+
+
+@pytest.mark.parametrize(("per_s", "least", "most"), [(800, 8, 8), (3200, 3.3, 4.2), (12_000, 1, 1.2)])
+def test_a_device_gives_fewer_views_before_it_refuses(per_s: float, least: float, most: float) -> None:
+    spec = replace(SPEC, budget=0.05)
+    pool = device()
+    found = figures(pool.run(arriving(per_s, 0.5, spec)), 0.5)
+    assert found["goodput_share"] == 1
+    assert least <= float(found["mean_views"]) <= most
+    assert pool.busy <= pool.now
+    if per_s > 3000:
+        assert pool.batched_views / pool.batches > 55
+
+
+def test_without_enough_workers_decoding_is_the_limit() -> None:
+    spec = replace(SPEC, budget=0.05)
+    found = figures(device(workers=2).run(arriving(6_000, 0.5, spec)), 0.5)
+    assert found["slo"] == 1
+    assert 0.5 < float(found["goodput_share"]) < 0.7, "two workers decode and answer 3,636/s"
+
+
+def test_clients_of_a_device_that_leave_and_a_front_end_that_takes_cores() -> None:
+    pool = SimulatedPool(
+        {"m": cost(H100, decode=0.5, finish=0.05)}, 1, workers=1, overhead=Overhead(0.001, 0.001, Noise(0.1))
+    )
+    requests = [
+        replace(request, leaves_after=0.001 if number % 3 == 0 else math.inf)
+        for number, request in enumerate(arriving(400, 0.5))
+    ]
+    jobs = pool.run(requests)
+    kinds = Counter(type(job.outcome) for job in jobs)
+    assert kinds[Cancelled] > 20
+    assert kinds[StopReason] == len(jobs) - kinds[Cancelled]
+
+
 def test_a_batch_job_waits_for_the_others() -> None:
     slow = replace(SPEC, priority=Priority.BATCH, budget=5.0)
     requests = [Request(0, 1, slow, SURE[0]) for _ in range(20)] + arriving(60, 1)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -184,19 +184,28 @@ def check_chore(device: "Device", step: "Decode[Record] | Finish[Record]") -> No
         return
     require(not waiting, DeviceLaw.BUSY, "an image is decoded while an answer waits")
     require(record.live and not record.decode_started, DeviceLaw.ONCE, f"arrival {record.number} is decoded twice")
-    ahead = _views_ahead(device, record)
-    most = 2 * device.truth.rungs(record.next_bucket)[-1]
-    require(ahead < most, DeviceLaw.BOUNDED, f"{ahead} views are decoded ahead")
-    first = min((r for r in device.live if not r.decode_started), key=lambda other: other.job.rank)
-    require(first is record, DeviceLaw.FAIR, f"arrival {record.number} is decoded before {first.number}")
+    first = next(_decodable(device), None)
+    bounded = first is not None and first.job.rank <= record.job.rank
+    require(bounded, DeviceLaw.BOUNDED, f"arrival {record.number} is decoded too far ahead")
+    require(first is record, DeviceLaw.FAIR, f"arrival {record.number} is decoded before another one")
     decoded = sum(r.arrival.nbytes for r in device.live if r.decode_started) + record.arrival.nbytes
     require(decoded <= device.bounds.nbytes, DeviceLaw.BOUNDED, f"{decoded} bytes are decoded")
 
 
-def _views_ahead(device: "Device", record: "Record") -> int:
-    """The undispatched mandatory views before a job's own of which decoding has begun."""
-    others = (r for r in device.live if r.decode_started and r.job.rank < record.job.rank and r is not record)
-    return sum(max(0, other.arrival.mandatory - len(other.dispatched)) for other in others)
+def _decodable(device: "Device") -> "Iterator[Record]":
+    """Yield the jobs whose decoding may begin, in order.
+
+    Before each, less than two of the largest batches of its bucket are decoded and not dispatched.
+    """
+    if all(record.decode_started for record in device.live):
+        return
+    ahead: Counter[Any] = Counter()
+    for record in sorted(device.live, key=lambda record: record.job.rank):
+        if not record.decode_started:
+            if ahead[record.next_bucket] < 2 * device.truth.rungs(record.next_bucket)[-1]:
+                yield record
+        elif record.needs_mandatory:
+            ahead[record.next_bucket] += record.arrival.mandatory - len(record.dispatched)
 
 
 def check_idle(device: "Device") -> None:
@@ -204,10 +213,8 @@ def check_idle(device: "Device") -> None:
     if device.idle_workers:
         for record in device.live:
             require(not record.job.progress.stop, DeviceLaw.BUSY, f"the answer of arrival {record.number} waits")
-        waiting = [record for record in device.live if not record.decode_started]
-        if first := min(waiting, key=lambda record: record.job.rank, default=None):
-            bound = _views_ahead(device, first) >= 2 * device.truth.rungs(first.next_bucket)[-1]
-            require(bound, DeviceLaw.BUSY, f"arrival {first.number} waits for its decoding beside an idle worker")
+        for record in _decodable(device):
+            require(False, DeviceLaw.BUSY, f"arrival {record.number} waits for its decoding beside an idle worker")
     if not device.idle_slots:
         return
     before = before_batch(device)

@@ -172,6 +172,13 @@ class CostModel:
         rungs = self.rungs(bucket)
         return rungs[min(bisect_left(rungs, n), len(rungs) - 1)]
 
+    def limit_batches(self, model: str, largest: int) -> None:
+        """Takes batch sizes over `largest` off a model's rungs, for its device has no memory for them."""
+        for bucket, rungs in self._rungs.items():
+            if bucket.model == model:
+                self._rungs[bucket] = [n for n in rungs if n <= largest] or rungs[:1]
+                self._knees[bucket] = min(self._knees[bucket], self._rungs[bucket][-1])
+
     def _estimates(self, bucket: Bucket) -> dict[int, CostEstimate] | None:
         return self._batches.get(bucket) or self._observed.get(bucket)
 

@@ -36,11 +36,12 @@ class Progress(NamedTuple):
         return self._replace(running=self.running - 1)
 
     def merge(self, entry: int) -> "Progress":
-        return self._replace(merged=self.merged | 1 << entry)
+        merged = self.merged | 1 << entry
+        return self if merged == self.merged else self._replace(merged=merged)
 
     def set_open_share(self, open_share: float | None) -> "Progress":
         """Records the undecided share of the answer after the last merge."""
-        return self._replace(open_share=open_share)
+        return self if open_share == self.open_share else self._replace(open_share=open_share)
 
     def lose(self, entry: int) -> "Progress":
         """An entry has no usable output; if it was recorded as merged, that is undone."""

@@ -149,7 +149,7 @@ def refused_before_k_falls(patch: pytest.MonkeyPatch) -> None:
 
 def all_is_decoded_ahead(patch: pytest.MonkeyPatch) -> None:
     def next_decodable(queue: DeviceQueue[Any]) -> Job[Any] | None:
-        return queue._waiting[0][1] if queue._waiting else None
+        return min((jobs[0] for jobs in queue._waiting.values()), default=(None, None))[1]
 
     patch.setattr(DeviceQueue, "_next_decodable", next_decodable)
 

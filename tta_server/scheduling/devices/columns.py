@@ -88,9 +88,10 @@ class Columns:
     def row(self, index: int) -> Row:
         return Row(*(column[index] for column in self._columns))
 
-    def ahead_of(self, index: int) -> float:
-        """The undispatched mandatory views of jobs before this one whose decoding has begun."""
-        return sum(self._columns[7][:index])
+    def ahead_of(self, index: int, bucket: int) -> float:
+        """The undispatched mandatory views of this bucket's jobs before this one whose decoding has begun."""
+        ahead, buckets = (np.array(column[:index]) for column in self._columns[-2:])
+        return float(ahead[buckets == bucket].sum())
 
     def vectors(self) -> Iterator[Vector]:
         """The columns in the order of Row's fields."""

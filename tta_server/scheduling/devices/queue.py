@@ -29,7 +29,7 @@ class MandatoryViews(Generic[W]):
         self._ranks: list[tuple[bool, float, int]] = []
         self._columns = Columns()
         self._sequence = count(1)
-        self._waiting: Ranked[W] = []
+        self._waiting: dict[Bucket, Ranked[W]] = {}
         self._ready: dict[Bucket, Ranked[W]] = {}
         self._views: Counter[Bucket] = Counter()
         """Undispatched mandatory views."""
@@ -97,7 +97,7 @@ class MandatoryViews(Generic[W]):
         self.enter(job)
         job.rank = (job.is_batch, job.deadline, next(self._sequence))
         self._insert(job)
-        insort(self._waiting, (job.rank, job))
+        insort(self._waiting.setdefault(job.next_bucket, []), (job.rank, job))
 
     def _insert(self, job: Job[W]) -> int:
         index = bisect_left(self._ranks, job.rank)
@@ -123,13 +123,8 @@ class MandatoryViews(Generic[W]):
         if index is None:
             return
         self._delete(job, index)
-        if job.phase is Phase.WAITING:
-            _remove(self._waiting, job)
-        elif job.phase is Phase.READY:
-            ready = self._ready[job.next_bucket]
-            _remove(ready, job)
-            if not ready:
-                del self._ready[job.next_bucket]
+        if job.phase is not Phase.DECODING:
+            _remove(self._waiting if job.phase is Phase.WAITING else self._ready, job)
 
     # ---- decoding ----
 
@@ -138,13 +133,15 @@ class MandatoryViews(Generic[W]):
         return self._next_decodable() is not None
 
     def _next_decodable(self) -> Job[W] | None:
-        """The first job that waits, if few enough views of jobs before it are decoded and not dispatched."""
-        if not self._waiting:
-            return None
-        job = self._waiting[0][1]
-        most = 2 * self._estimates.costs.rungs(job.next_bucket)[-1]
-        if self._columns.ahead < most or self._columns.ahead_of(self._index(job) or 0) < most:
-            return job
+        """The first job that waits, if few enough views of its bucket before it are decoded and not dispatched.
+
+        With more than these, the device runs full batches until it is decoded.
+        """
+        for _, bucket in sorted((jobs[0][0], bucket) for bucket, jobs in self._waiting.items()):
+            job, most = self._waiting[bucket][0][1], 2 * self._estimates.costs.rungs(bucket)[-1]
+            index = self._index(job) or 0
+            if self._columns.ahead < most or self._columns.ahead_of(index, self._number(job)) < most:
+                return job
         return None
 
     def start_decode(self, now: float) -> Job[W] | None:
@@ -152,7 +149,7 @@ class MandatoryViews(Generic[W]):
         job = self._next_decodable()
         if job is None:
             return None
-        del self._waiting[0]
+        _remove(self._waiting, job)
         job.phase = Phase.DECODING
         job.ready_at = now + job.decode_seconds
         self._update(job)
@@ -232,7 +229,9 @@ def count_views(counter: Counter[Bucket], buckets: tuple[Bucket, ...], sign: int
             del counter[bucket]
 
 
-def _remove(ranked: Ranked[W], job: Job[W]) -> None:
-    index = bisect_left(ranked, (job.rank,))
-    if index < len(ranked) and ranked[index][1] is job:
-        del ranked[index]
+def _remove(jobs: dict[Bucket, Ranked[W]], job: Job[W]) -> None:
+    """Removes a job from those of its bucket, and the bucket with its last job."""
+    ranked = jobs[job.next_bucket]
+    del ranked[bisect_left(ranked, (job.rank,))]
+    if not ranked:
+        del jobs[job.next_bucket]
