@@ -60,6 +60,7 @@ def draw(random: Random) -> DeviceHistory:
         workers=random.randint(1, 4),
         decode_ms=random.choice([0, 0.5, 2, 5]),
         finish_ms=random.choice([0, 0.05, 1, 4]),
+        prepare_ms=random.choice([0, 0, 0.5, 20]),
     )
     return DeviceHistory(machine, base.bounds, arrivals, Faults(base.fails, base.hangs, base.speeds))
 

@@ -44,10 +44,10 @@ class DevicePool(BasePool[W]):
     Threads are numbered: first the slots, then the workers.
     """
 
-    def __init__(self, costs: CostModel, slots: int, workers: int, bounds: Bounds) -> None:
+    def __init__(self, costs: CostModel, slots: DeviceSlots, workers: int, bounds: Bounds) -> None:
         super().__init__()
         self.estimates: DeviceEstimates = DeviceEstimates(costs)
-        self.slots = DeviceSlots(slots)
+        self.slots = slots
         self.workers = Slots(workers)
         self.queue: DeviceQueue[W] = DeviceQueue(self.estimates, self.slots, self.workers)
         self.live: DeviceAdmission[W] = DeviceAdmission(self.estimates, self.slots, self.workers, self.queue, bounds)
