@@ -202,6 +202,12 @@ def test_a_device_gives_fewer_views_before_it_refuses(per_s: float, least: float
         assert pool.batched_views / pool.batches > 55
 
 
+def test_the_least_time_for_requests_is_that_of_the_device_or_of_its_workers() -> None:
+    spec = replace(SPEC, views=64)
+    assert device().least_seconds([spec]) * 1e3 == pytest.approx(64 * 9.8 / 128)
+    assert device(workers=1).least_seconds([replace(SPEC, views=1)] * 3) * 1e3 == pytest.approx(3 * 0.55)
+
+
 def test_without_enough_workers_decoding_is_the_limit() -> None:
     spec = replace(SPEC, budget=0.05)
     found = figures(device(workers=2).run(arriving(6_000, 0.5, spec)), 0.5)

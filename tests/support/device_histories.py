@@ -44,7 +44,12 @@ class DeviceHistory:
 def drawn(seed: str, number: int) -> DeviceHistory:
     """Return one of a seed's histories; the same arguments give the same history."""
     random = Random(f"{seed} {number} device")
-    return draw_steady(random) if number % CAPACITY == CAPACITY - 1 else draw(random)
+    return draw_steady(random) if is_steady(number) else draw(random)
+
+
+def is_steady(number: int) -> bool:
+    """True for the numbers of histories at a steady rate."""
+    return number % CAPACITY == CAPACITY - 1
 
 
 def draw(random: Random) -> DeviceHistory:
@@ -60,6 +65,7 @@ def draw(random: Random) -> DeviceHistory:
         workers=random.randint(1, 4),
         decode_ms=random.choice([0, 0.5, 2, 5]),
         finish_ms=random.choice([0, 0.05, 1, 4]),
+        prepare_ms=random.choice([0, 0, 0.5, 20]),
     )
     return DeviceHistory(machine, base.bounds, arrivals, Faults(base.fails, base.hangs, base.speeds))
 

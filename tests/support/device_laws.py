@@ -123,7 +123,7 @@ def _check_rounds(device: "Device", batch: "Batch[Record]", before: Before) -> N
     if not device.truthful:
         return
     given = Counter(job.payload for job, _ in batch.items)
-    end = device.now + device.batch_seconds(batch)
+    end = device.start_of_next(batch.slot) + device.batch_seconds(batch)
     groups: dict[Any, list[Record]] = {}
     for record in before.open:
         same = all(bucket == batch.bucket for bucket in record.arrival.buckets)
@@ -141,14 +141,14 @@ def _check_rounds(device: "Device", batch: "Batch[Record]", before: Before) -> N
 
 
 def _check_growth(device: "Device", batch: "Batch[Record]", needed: int) -> None:
-    end = device.now + device.batch_seconds(batch)
+    end = device.start_of_next(batch.slot) + device.batch_seconds(batch)
     for job, view in batch.items:
         late = view >= job.mandatory and end + device.stage_seconds(job.finish, job) > job.deadline + TOLERANCE
         require(not late, DeviceLaw.HARMLESS, f"optional view {view} of arrival {job.payload.number} ends too late")
     least = device.truth.rung(batch.bucket, needed) if needed else 0
     if batch.rows <= least or device.machine.slots > 1:
         return
-    base = device.now + (float(device.truth.seconds(batch.bucket, least, 0)) if least else 0.0)
+    base = device.start_of_next(batch.slot) + (float(device.truth.seconds(batch.bucket, least, 0)) if least else 0.0)
     for job, view in batch.items:
         wait = device.stage_seconds(job.finish, job)
         late = view < job.mandatory and base + wait <= job.deadline < end + wait - TOLERANCE
@@ -164,7 +164,7 @@ def _check_padding(device: "Device", batch: "Batch[Record]", before: Before) -> 
     if not device.truthful or len(batch.items) == batch.rows:
         return
     given = Counter(job.payload for job, _ in batch.items)
-    end = device.now + device.batch_seconds(batch)
+    end = device.start_of_next(batch.slot) + device.batch_seconds(batch)
     for record in {*before.open, *given}:
         position = before.counts[record] + given[record]
         if position < len(record.arrival.buckets) and record.arrival.buckets[position] == batch.bucket:

@@ -23,13 +23,17 @@ Step = Decode[Record] | Batch[Record] | Finish[Record]
 
 @dataclass(frozen=True)
 class Machine:
-    """A device: for each bucket, batch size -> milliseconds; and the milliseconds of decoding and answering."""
+    """A device: for each bucket, batch size -> milliseconds; and the milliseconds of decoding and answering.
+
+    A slot asks for its next batch `prepare_ms` before the end of one that runs; 0: when it is idle.
+    """
 
     curves: Mapping[Bucket, Mapping[int, float]]
     slots: int = 1
     workers: int = 1
     decode_ms: float = 0.0
     finish_ms: float = 0.0
+    prepare_ms: float = 0.0
 
 
 class Device:
@@ -48,13 +52,17 @@ class Device:
         self.machine = machine
         self.bounds = bounds or Bounds()
         self.truth = costs()
-        self.scheduler: DeviceScheduler[Record] = scheduler(costs(), machine.slots, machine.workers, bounds)
+        self.scheduler: DeviceScheduler[Record] = scheduler(
+            costs(), machine.slots, machine.workers, bounds, machine.prepare_ms / 1e3
+        )
         self.now = 0.0
         self.records: list[Record] = []
         self.live: dict[Record, None] = {}
         self.batches: list[tuple[float, Batch[Record]]] = []
         self.running: dict[int, Step] = {}
         self.until: dict[int, float] = {}
+        self.prepared: dict[int, Batch[Record]] = {}
+        """The batch that a slot runs next."""
         self.truthful = faults.truthful
         self._faults = faults
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -76,6 +84,10 @@ class Device:
     def idle_workers(self) -> list[int]:
         first = self.machine.slots
         return [worker for worker in range(first, first + self.machine.workers) if worker not in self.running]
+
+    def start_of_next(self, slot: int) -> float:
+        """Return when a batch that this slot takes now starts."""
+        return self.until.get(slot, self.now)
 
     # ---- the world ----
 
@@ -159,26 +171,45 @@ class Device:
                     self._start(batch)
                     busy = True
 
+    def _prepare(self, running: Batch[Record]) -> None:
+        """Asks for the batch after one that runs."""
+        if self.running.get(running.slot) is not running or running.slot in self.prepared:
+            return
+        ready = laws.before_batch(self)
+        if batch := self.scheduler.next_batch(running.slot, self.now):
+            laws.check_batch(self, batch, ready)
+            self._dispatch(batch)
+            self.prepared[batch.slot] = batch
+
+    def _dispatch(self, batch: Batch[Record]) -> None:
+        for job, view in batch.items:
+            job.payload.dispatched.append(view)
+            job.payload.running += 1
+
     def _start(self, step: Step) -> None:
-        self.running[step.slot] = step
-        hangs = False
         if isinstance(step, Batch):
-            hangs = len(self.batches) in self._faults.hangs
-            fails = len(self.batches) in self._faults.fails
-            self.batches.append((self.now, step))
-            seconds = self.batch_seconds(step)
-            for job, view in step.items:
-                job.payload.dispatched.append(view)
-                job.payload.running += 1
-        elif isinstance(step, Decode):
-            step.job.payload.decode_started, fails = True, False
+            self._dispatch(step)
+            self._start_batch(step)
+            return
+        self.running[step.slot] = step
+        if isinstance(step, Decode):
+            step.job.payload.decode_started = True
             seconds = self.stage_seconds("decode", step.job)
         else:
             self._settle([Finished(step.job, step.reason)])
-            seconds, fails = self.stage_seconds(step.job.finish, step.job), False
+            seconds = self.stage_seconds(step.job.finish, step.job)
         self.until[step.slot] = self.now + seconds
-        if not hangs:
-            self.at(self.now + seconds, lambda: self._end(step, fails))
+        self.at(self.now + seconds, lambda: self._end(step, fails=False))
+
+    def _start_batch(self, batch: Batch[Record]) -> None:
+        number, seconds = len(self.batches), self.batch_seconds(batch)
+        self.batches.append((self.now, batch))
+        self.running[batch.slot] = batch
+        self.until[batch.slot] = end = self.now + seconds
+        if self.machine.prepare_ms:
+            self.at(max(self.now, end - self.machine.prepare_ms / 1e3), lambda: self._prepare(batch))
+        if number not in self._faults.hangs:
+            self.at(end, lambda: self._end(batch, number in self._faults.fails))
 
     def _end(self, step: Step, fails: bool) -> None:
         """Completes a step, unless it was ended before."""
@@ -213,6 +244,8 @@ class Device:
             outcomes = [self._merge(job.payload, view) for job, view in batch.items]
             finished = self.scheduler.completed(batch, outcomes, self.batch_seconds(batch), self.now)
         self._settle(finished)
+        if prepared := self.prepared.pop(batch.slot, None):
+            self._start_batch(prepared)
 
     def _merge(self, record: Record, view: int) -> Outcome:
         """Records it first, as slots do."""

@@ -170,7 +170,7 @@ class CostModel:
     def rung(self, bucket: Bucket, n: int) -> int:
         """The smallest measured batch size that holds n views; the largest if none does."""
         rungs = self.rungs(bucket)
-        return rungs[min(bisect_left(rungs, n), len(rungs) - 1)]
+        return rungs[0] if n <= rungs[0] else rungs[min(bisect_left(rungs, n), len(rungs) - 1)]
 
     def limit_batches(self, model: str, largest: int) -> None:
         """Takes batch sizes over `largest` off a model's rungs, for its device has no memory for them."""

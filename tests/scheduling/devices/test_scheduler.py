@@ -1,6 +1,8 @@
 """A device's scheduler, step by step, with values computed by hand: costs in milliseconds, without noise."""
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -272,3 +274,27 @@ def test_what_a_batch_took_is_learnt_for_its_rung() -> None:
         assert hand.chore(0, number * 1e3 + 6) is None
     assert costs.seconds(A, 4, 19.004) == pytest.approx(0.003)
     assert costs.seconds(A, 8, 19.004) == pytest.approx(0.006)
+
+
+class Payload:
+    """Stands for an image."""
+
+
+@pytest.mark.parametrize("ends", ["answered", "left"])
+def test_nothing_keeps_a_job_that_is_not_live(ends: str) -> None:
+    hand = Hand()
+    gone = []
+    for number in range(3):
+        job = hand.admit(number * 100, buckets=(A, B, C, A))
+        job.payload = Payload()
+        gone.append(weakref.ref(job.payload))
+        hand.decode(job, ms=number * 100)
+        batch = hand.batch(number * 100 + 1)
+        hand.complete(batch, number * 100 + 6, Merged(stop=StopReason.CERTAIN if ends == "answered" else None))
+        if ends == "left":
+            hand.scheduler.cancel(job, number * 100 + 7)
+        assert isinstance(hand.chore(0, number * 100 + 8), Finish) == (ends == "answered")
+        assert hand.chore(0, number * 100 + 9) is None
+    del job, batch
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 3

@@ -127,8 +127,8 @@ class DeviceQueue(MandatoryViews[W]):
     def _bounds(self, now: float) -> tuple[Vector, Vector]:
         """For each job: when the device may start at the latest with all jobs up to it, and when it surely can.
 
-        The second is minus infinity if only jobs up to this one can come before it: these are all decoded before the
-        device is free, or before it has run the decoded ones, with one more batch that is not full.
+        The second is minus infinity if only jobs up to this one can come before it: these are all decoded before a slot
+        asks for its next batch, or before it has run the decoded ones, with one more batch that is not full.
         """
         deadline, share, decode, answer, ready_at, undecoded, chore, _, buckets = self._columns.vectors()
         number = self._workers.number
@@ -140,12 +140,13 @@ class DeviceQueue(MandatoryViews[W]):
         began = self._workers.mean_free(now) + self._open_answers
         waiting = np.where(np.isinf(ready_at), began + np.cumsum(decode) / number + decode, ready_at)
         decoded = np.maximum.accumulate(np.where(undecoded > 0, waiting, -math.inf))
-        free = self._slots.first_free(now)
+        free = max(now, self._slots.first_free(now) - self._slots.prepare)
         busy = free + self._decoded_seconds(share, undecoded, now)
+        blocked = self._blocking(now) + self._slots.prepare
         again = (decoded >= free - EPSILON) & (decoded < busy - EPSILON)
         if again.any():
             bases = np.where(again, bases - self._partials(np.where(undecoded > 0, buckets, -1.0), now), bases)
-        return bases, np.where(decoded < busy - EPSILON, -math.inf, decoded + self._blocking(now))
+        return bases, np.where(decoded < busy - EPSILON, -math.inf, decoded + blocked)
 
     def _decoded_seconds(self, share: Vector, undecoded: Vector, now: float) -> Vector:
         """The least time for which decoded jobs up to each one keep a single slot busy; 0 with several slots."""
@@ -207,7 +208,7 @@ class DeviceQueue(MandatoryViews[W]):
             return -math.inf
         number, longest = self._workers.number, max(more, self._undecoded[-1] if self._undecoded else 0.0)
         decodes = (self._columns.decode + more) / number + self._open_answers
-        return self._workers.all_free(now) + decodes + longest + self._blocking(now)
+        return self._workers.all_free(now) + decodes + longest + self._blocking(now) + self._slots.prepare
 
     def _all_answers(self, now: float) -> float:
         """Seconds for the last answer of the queue."""

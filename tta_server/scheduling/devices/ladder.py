@@ -25,7 +25,8 @@ class DeviceEstimates(Estimates):
     """Prices of batches as a step function: a batch costs as much as the rung that it is padded to."""
 
     def batch(self, bucket: Bucket, n: int, now: float) -> float:
-        return self.costs.seconds(bucket, self.costs.rung(bucket, n), now)
+        costs = self.costs
+        return costs.seconds(bucket, costs.rung(bucket, n), now)
 
     def full_batch(self, bucket: Bucket, now: float) -> float:
         """Seconds of a batch at the knee, the largest that runs."""

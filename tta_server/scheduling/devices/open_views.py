@@ -1,5 +1,6 @@
 """The optional views that wait for a place in a batch. Pure."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ class OpenViews(Generic[W]):
         self._current: dict[Job[W], OpenJob[W]] = {}
         self._sorted: dict[Bucket, list[OpenJob[W]]] = {}
         self._unsorted: set[Bucket] = set()
+        self._counts: Counter[Bucket] = Counter()
 
     def __len__(self) -> int:
         return len(self._current)
@@ -47,19 +49,28 @@ class OpenViews(Generic[W]):
         entry = OpenJob(job.is_batch, -job.expected_gain, job.dispatched, job.deadline, job.rank[2], answer_at, job)
         self._current[job] = entry
         bucket = job.next_bucket
+        self._counts[bucket] += 1
         self._sorted.setdefault(bucket, []).append(entry)
         self._unsorted.add(bucket)
 
     def remove(self, job: Job[W]) -> None:
         """Removes a job, if it is here."""
         entry = self._current.pop(job, None)
-        if entry is not None:
-            self._unsorted.add(job.buckets[entry.dispatched])
+        if entry is None:
+            return
+        bucket = job.buckets[entry.dispatched]
+        self._counts[bucket] -= 1
+        self._unsorted.add(bucket)
+        if not self._counts[bucket]:
+            del self._counts[bucket], self._sorted[bucket]
+            self._unsorted.discard(bucket)
+        elif len(self._sorted[bucket]) > 2 * self._counts[bucket] + 64:
+            self.ranked(bucket)
 
     @property
     def buckets(self) -> Iterator[Bucket]:
         """Those of the next views."""
-        return (bucket for bucket in list(self._sorted) if self.ranked(bucket))
+        return iter(self._sorted)
 
     def ranked(self, bucket: Bucket) -> Sequence[OpenJob[W]]:
         """The jobs whose next view is in this bucket, best first."""
@@ -70,6 +81,4 @@ class OpenViews(Generic[W]):
             entries = [entry for entry in entries if current.get(entry.job) is entry]
             entries.sort()
             self._sorted[bucket] = entries
-            if not entries:
-                del self._sorted[bucket]
         return entries

@@ -44,10 +44,10 @@ class DevicePool(BasePool[W]):
     Threads are numbered: first the slots, then the workers.
     """
 
-    def __init__(self, costs: CostModel, slots: int, workers: int, bounds: Bounds) -> None:
+    def __init__(self, costs: CostModel, slots: DeviceSlots, workers: int, bounds: Bounds) -> None:
         super().__init__()
         self.estimates: DeviceEstimates = DeviceEstimates(costs)
-        self.slots = DeviceSlots(slots)
+        self.slots = slots
         self.workers = Slots(workers)
         self.queue: DeviceQueue[W] = DeviceQueue(self.estimates, self.slots, self.workers)
         self.live: DeviceAdmission[W] = DeviceAdmission(self.estimates, self.slots, self.workers, self.queue, bounds)
@@ -80,6 +80,7 @@ class DevicePool(BasePool[W]):
 
     def forget(self, job: Job[W]) -> None:
         self.open_views.remove(job)
+        self._drop_answered()
 
     # ---- steps ----
 
@@ -114,6 +115,10 @@ class DevicePool(BasePool[W]):
     @property
     def has_answers(self) -> bool:
         """True if an answer waits for a worker."""
+        self._drop_answered()
+        return bool(self._answers)
+
+    def _drop_answered(self) -> None:
+        """Removes jobs at the front that are not live any more, so that their images are freed."""
         while self._answers and self._answers[0][2] not in self.live:
             heapq.heappop(self._answers)
-        return bool(self._answers)

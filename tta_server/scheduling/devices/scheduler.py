@@ -10,6 +10,7 @@ from tta_server.errors import TTAError
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.devices.pool import DevicePool
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.estimates import each_job
 from tta_server.scheduling.jobs import Backlog, Batch, Bounds, Decode, Finish, Finished, Job, Outcome, Phase, Quote
 from tta_server.scheduling.stopping import StopReason
@@ -20,15 +21,17 @@ W = TypeVar("W")
 class DeviceScheduler(BaseScheduler[W]):
     """Schedules the jobs of one device, whose slots run batches, and of its workers, which decode and make answers.
 
-    Threads are numbered: the slots from 0 on, then the workers. A slot that has a batch in flight may take the next
-    one, which starts when that one ends.
+    Threads are numbered: the slots from 0 on, then the workers. A slot with a batch in flight may take the next one
+    `prepare` seconds before that one ends; it starts then.
     """
 
     _pool: DevicePool[W]
 
-    def __init__(self, costs: CostModel, slots: int, workers: int, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, costs: CostModel, slots: int, workers: int, bounds: Bounds | None = None, prepare: float = 0.0
+    ) -> None:
         super().__init__(costs, slots, workers)
-        self._pool = DevicePool(costs, slots, workers, bounds or Bounds())
+        self._pool = DevicePool(costs, DeviceSlots(slots, prepare), workers, bounds or Bounds())
 
     # ---- jobs ----
 

@@ -9,8 +9,10 @@ from tta_server.scheduling.estimates import Slots
 class DeviceSlots(Slots):
     """When each slot is expected to be free of all batches in flight."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, prepare: float = 0.0) -> None:
         super().__init__(number)
+        self.prepare = prepare
+        """Seconds before the end of its batch at which a slot asks for the next one."""
         self._in_flight: dict[int, deque[float]] = {}
         self.answer_slack = math.inf
         """The least time that is left, after a batch in flight, until a worker has to begin an answer of it."""
