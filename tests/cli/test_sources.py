@@ -121,7 +121,7 @@ def test_public_names_outlive_the_names_of_fields() -> None:
         ("prot = 5", {}, {}, "server.toml: unknown key prot; did you mean port?"),
         ("max-bytes = 5", {}, {}, "server.toml: unknown key max-bytes; did you mean max_bytes?"),
         ("max_images_per_request = 5", {}, {}, "server.toml: unknown key max_images_per_request"),
-        ("[qqq]\nport = 5", {}, {}, "server.toml: unknown key qqq; known: models, slots, workers, strict, host, port, grpc"),
+        ("[qqq]\nport = 5", {}, {}, "server.toml: unknown key qqq; known: models, slots, workers, strict, host, port"),
         ("port = 1\nport = 2\n", {}, {}, "server.toml: is not valid TOML at line 2, column "),
         ("port =", {}, {}, "server.toml: is not valid TOML at "),
     ],
