@@ -91,8 +91,8 @@ class BatchBuilder(Generic[W]):
         if self.slots.number > 1:
             latest = self.slots.latest_end(slot, latest, now)
         wait = self.queue.answer_wait(now)
-        own = (job.deadline - job.answer_seconds - wait for job, view in items if view == job.dispatched - 1)
-        latest = min([latest, *(end for end in own if end >= base_end - EPSILON)])
+        own = (job.deadline - job.answer_seconds for job, view in items if view == job.dispatched - 1)
+        latest = min([latest, *(max(base_end, end - wait) for end in own if end >= base_end - EPSILON)])
         patience = min((arrival.slack for arrival in self.arrivals.expected(now)), default=float("inf"))
         return Limits(base, start, latest, now + patience)
 
