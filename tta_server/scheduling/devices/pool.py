@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -75,8 +76,16 @@ class DevicePool(BasePool[W]):
             job.progress = job.progress.close(outcome)
             self.open_views.remove(job)
             heapq.heappush(self._answers, (job.deadline, job.rank[2], job))
-            self.timers.set(job, job.deadline - job.answer_seconds + 2 * EPSILON)
+            self.check_again([job], 0.0)
         return []
+
+    def check_again(self, jobs: Sequence[Job[W]], now: float) -> None:
+        """Sets when jobs have to be checked, as answers may wait longer for workers now."""
+        for job in jobs:
+            if job.progress.stop:
+                self.timers.set(job, job.deadline - job.answer_seconds + 2 * EPSILON)
+            else:
+                self.set_due(job, now)
 
     def forget(self, job: Job[W]) -> None:
         self.open_views.remove(job)
