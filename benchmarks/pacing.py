@@ -84,7 +84,7 @@ def real(port: int, point: Point, seed: int) -> Row:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loads", default="0.5,1,2,4")
-    parser.add_argument("--seconds", type=float, default=15, help="of each point")
+    parser.add_argument("--seconds", type=float, default=40, help="of each point")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     console = Console()

@@ -172,6 +172,14 @@ class CostModel:
         rungs = self.rungs(bucket)
         return rungs[0] if n <= rungs[0] else rungs[min(bisect_left(rungs, n), len(rungs) - 1)]
 
+    def warmed(self, bucket: Bucket, n: int) -> float:
+        """The estimate for a measured batch size before any observation.
+
+        Sizes are compared by this: the estimates of those that run fall, those of others keep their margin.
+        """
+        known = self._batches.get(bucket) or self._batches[self._nearest(bucket)]
+        return known[n].warm
+
     def limit_batches(self, model: str, largest: int) -> None:
         """Takes batch sizes over `largest` off a model's rungs, for its device has no memory for them."""
         for bucket, rungs in self._rungs.items():

@@ -111,12 +111,17 @@ class BatchBuilder(Generic[W]):
                 continue
             found = _in_rounds(open_jobs, bucket, rung - len(items), end + wait - EPSILON)
             views = len(items) + len(found)
-            if views > below and views * self.estimates.batch(bucket, below or 1, now) >= below * seconds:
+            if views > below and self._is_worth(bucket, rung, below, views):
                 return found
         if not limits.base:
             return []
         end = limits.start + self.estimates.batch(bucket, limits.base, now)
         return _in_rounds(open_jobs, bucket, limits.base - len(items), end + wait - EPSILON)
+
+    def _is_worth(self, bucket: Bucket, rung: int, below: int, views: int) -> bool:
+        """Whether these views cost less each on this rung than a full batch of the rung below."""
+        costs = self.estimates.costs
+        return not below or views * costs.warmed(bucket, below) >= below * costs.warmed(bucket, rung)
 
     def _batch(self, slot: int, bucket: Bucket, mandatory: Items[W], optional: Items[W], now: float) -> Batch[W]:
         last: dict[Job[W], int] = dict(optional)
