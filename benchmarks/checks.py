@@ -1,7 +1,8 @@
 """What the checks of tta.yaml cost: runs of the model at load, time until ready, and time of one view while serving.
 
 Serving: requests of one view, in turns with the checks, without them, and without them again (A/A), so that drift of
-the machine's speed falls on all alike; a ratio a round. Load: seconds until a server of the bundled models is ready,
+the machine's speed falls on all alike; a ratio a round. A detector looks at its boxes while it decodes them, which is
+switched off likewise. Load: seconds until a server of the bundled models is ready,
 in turns with another commit (--commit), and the runs of each model in `verify`. Exits with 1 where a target is missed.
 """
 
@@ -21,6 +22,7 @@ from tta_server import LoadedModel, load
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
 from tta_server.serving.verification import verify
+from tta_server.tasks.boxes.detection import Detection
 
 MOST_RUNS = 20
 MOST_SHARE = 0.01
@@ -58,19 +60,37 @@ def latency(model: LoadedModel, image: Path) -> float:
     return time.perf_counter() - start
 
 
+class NoRemarks:
+    """In place of a detector's remarks."""
+
+    def of(self, seen: Any) -> tuple[()]:
+        return ()
+
+
+def switch(model: Model, on: bool) -> None:
+    """Switches the checks of predictions on or off."""
+    if on:
+        vars(model).pop("remarks", None)
+        vars(model.task).update(vars(model.task).pop("_switched_off", {}))
+        return
+    object.__setattr__(model, "remarks", lambda prediction: ())
+    if isinstance(model.task, Detection) and "_switched_off" not in vars(model.task):
+        vars(model.task)["_switched_off"] = {"_remarks": model.task._remarks}
+        vars(model.task)["_remarks"] = NoRemarks()
+
+
 def serving_ratios(name: str, rounds: int, requests: int) -> tuple[list[float], list[float]]:
     """Latency with the checks over that without, and without over without, a round each."""
     image = next((MODELS / name).glob("sample.*"))
     with load(MODELS / name, slots=1) as model:
         loaded = model.model
-        on, off = loaded.remarks, lambda prediction: ()
         ratios, noise = [], []
         for _ in range(rounds):
             seen: dict[str, list[float]] = {"on": [], "off": [], "again": []}
             for number in range(requests):
                 kinds = list(seen)
                 for kind in kinds[number % 3 :] + kinds[: number % 3]:
-                    object.__setattr__(loaded, "remarks", on if kind == "on" else off)
+                    switch(loaded, kind == "on")
                     seen[kind].append(latency(model, image))
             medians = {kind: statistics.median(values) for kind, values in seen.items()}
             ratios.append(medians["on"] / medians["off"])

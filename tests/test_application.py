@@ -75,7 +75,7 @@ def test_an_unexpected_error_fails_its_model_only_and_its_traceback_is_logged(
     class Odd(OnnxRuntimeBackend):
         def __init__(self, path: Path) -> None:
             if GARBAGE in path.parts:
-                raise ZeroDivisionError("nobody expected this")
+                raise ZeroDivisionError("not foreseen")
             super().__init__(path)
 
     monkeypatch.setitem(BACKENDS, "onnxruntime", Odd)
@@ -86,7 +86,7 @@ def test_an_unexpected_error_fails_its_model_only_and_its_traceback_is_logged(
         return
     application = Application.load(settings)
     failure = application.health.load_failures[GARBAGE]
-    assert failure.reason == "unexpected error: ZeroDivisionError: nobody expected this"
+    assert failure.reason == "unexpected error: ZeroDivisionError: not foreseen"
     assert failure.public == "internal error: see the server's log"
     (record,) = caplog.records
     assert record.getMessage() == f"model {GARBAGE} failed to load"

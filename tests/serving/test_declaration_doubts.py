@@ -1,4 +1,4 @@
-"""What only shows while serving: a prediction that tta.yaml can't mean fails, a doubtful one is told of."""
+"""What only shows while serving: a prediction that tta.yaml can't mean fails, a doubtful one has a warning."""
 
 import logging
 from collections.abc import Iterator

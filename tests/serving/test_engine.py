@@ -21,17 +21,18 @@ from tta_server.errors import (
     NotReady,
     Overloaded,
     TTAError,
+    WrongDeclaration,
 )
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import LOST, Bounds, Failed, Job, Merged, Outcome
+from tta_server.scheduling.jobs import LOST, Batch, Bounds, Failed, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
-from tta_server.serving.health import Health
-from tta_server.serving.recorder import Recorder
-from tta_server.serving.steps import Runner
+from tta_server.serving.health import FAILURES, Health
+from tta_server.serving.recorder import LockedRecorder, Recorder
+from tta_server.serving.steps import Runner, StepRunner
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
@@ -343,6 +344,24 @@ def _in_the_child(engine: Engine[PaperWork]) -> int:
 
 
 # ---- faults ----
+
+
+@pytest.mark.parametrize(
+    ("error", "suspect"),
+    [(BackendFailed("it failed"), True), (WrongDeclaration("no such class", "boxes.classes"), False)],
+)
+def test_an_output_that_tta_yaml_does_not_mean_is_no_failure_of_the_model(error: BackendFailed, suspect: bool) -> None:
+    """A model that is suspect is probed; `wait_for_work` returns at once then, or once it is closed."""
+    health = Health()
+    runner = PaperRunner(lambda items: [Failed(error)] * len(items))
+    steps: StepRunner[PaperWork] = StepRunner(
+        {"m": runner}, LockedRecorder(threading.Lock()), Metrics(), health, lambda: False
+    )
+    for _ in range(FAILURES):
+        steps.run(Batch(0, A, ((job(PaperWork()), 0),), estimate=1.0), Abort())
+    if not suspect:
+        health.request_reprice("other")
+    assert health.wait_for_work()[0] == (["m"] if suspect else [])
 
 
 @pytest.mark.parametrize(

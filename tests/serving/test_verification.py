@@ -1,5 +1,6 @@
 """Each check finds the wrong declaration that it is for, and lets a right one near it through."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.onnx_models import graph, write_model
+from tests.support.references import MODELS
 from tta_server import load
 from tta_server.errors import ConfigError
-from tta_server.repository.loader import load_model
-from tta_server.repository.model import Observed
+from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model, Observed
 from tta_server.serving.verification import verify
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 3)) * 3
@@ -198,16 +200,20 @@ def test_mean_and_std_that_belong_to_their_scale_are_right(write: Write, numbers
     check_fine(write(classifier(), input=numbers))
 
 
-def unet() -> onnx.ModelProto:
-    """Its skip connection fits only even sides."""
-    pooled = node("MaxPool", ["t0"], ["p"], kernel_shape=[2, 2], strides=[2, 2])
+SKIPPED = 256
+"""A multiple that the test images' usual size has, and that is not looked for."""
+
+
+def unet(multiple: int = 2) -> onnx.ModelProto:
+    """Its skip connection fits only sides of that multiple."""
+    pooled = node("MaxPool", ["t0"], ["p"], kernel_shape=[multiple] * 2, strides=[multiple] * 2)
     enlarged = node("Resize", ["p", "", "twice"], ["u"], mode="nearest")
     model = segmenter(weights=WEIGHTS)
     cast = model.graph.node.pop()
     model.graph.node.extend([pooled, enlarged, node("Add", ["t0", "u"], ["sum"]), cast])
     cast_again = model.graph.node[-1]
     cast_again.input[0] = "sum"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, multiple, multiple], np.float32), "twice"))
     return model
 
 
@@ -298,6 +304,40 @@ def test_a_reshape_to_one_image_makes_batches_of_one(write: Write) -> None:
 
 
 # ---- what is said ----
+
+
+class Counting:
+    """A backend that counts its runs."""
+
+    def __init__(self, model: Model) -> None:
+        self._backend, self.signature, self.runs = model.backend, model.backend.signature, 0
+
+    def infer(self, batch: np.ndarray, abort: Any = None) -> Any:
+        self.runs += 1
+        return self._backend.infer(batch, abort)
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+def check_runs(model: Model) -> None:
+    backend = Counting(model)
+    with contextlib.suppress(ConfigError):
+        verify(replace(model, backend=backend))
+    assert 5 < backend.runs <= 20
+
+
+@pytest.mark.parametrize("path", find_models(MODELS), ids=lambda path: path.name)
+def test_a_bundled_model_is_run_at_most_20_times(path: Path) -> None:
+    check_runs(load_model(path))
+
+
+@pytest.mark.parametrize("checks", ["", "checks: {input.multiple: off}\n"])
+def test_a_model_whose_multiple_is_looked_for_is_run_at_most_20_times(write: Write, checks: str) -> None:
+    """None of those that are tried fits: its skip connection needs one that is too large to be tried."""
+    folder = write(unet(SKIPPED), "segmentation", input={"multiple": 1})
+    (folder / "tta.yaml").write_text((folder / "tta.yaml").read_text() + checks)
+    check_runs(load_model(folder))
 
 
 def test_a_slow_model_and_all_warnings_are_logged_at_load(write: Write, caplog: pytest.LogCaptureFixture) -> None:
@@ -421,7 +461,7 @@ def resized(size: list[int]) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("stride", [2, 32])
-def test_a_map_that_is_larger_than_an_odd_input_is_told_the_multiple(write: Write, stride: int) -> None:
+def test_a_map_that_is_larger_than_an_odd_input_gets_the_multiple(write: Write, stride: int) -> None:
     """An encoder that rounds up, and a decoder that enlarges by as much."""
     coarse = {"kernel_shape": [stride] * 2, "strides": [stride] * 2, "auto_pad": "SAME_UPPER"}
     model = segmenter(node("Resize", ["t0", "", "times"], ["t1"], mode="nearest"), **coarse)
@@ -434,7 +474,7 @@ def test_a_map_that_the_model_resizes_to_a_fixed_size_is_right(write: Write) -> 
     assert [finding.check for finding in observed(folder).warnings] == ["batch.rows"]  # its size holds a batch of one
 
 
-def test_a_model_of_patches_is_told_the_multiple(write: Write) -> None:
+def test_a_model_of_patches_gets_the_multiple(write: Write) -> None:
     """Patches of 14 pixels: 256 is no multiple of it."""
     fold = node("Reshape", ["image", "parts"], ["folded"])
     mean = node("ReduceMean", ["folded"], ["means"], axes=[3, 5], keepdims=0)
@@ -459,7 +499,7 @@ def test_a_small_mean_under_a_scale_of_1(write: Write) -> None:
     check_refused(write(classifier(), input={"scale": 1, "mean": [0.485, 0.456, 0.406]}), "input.mean", "scale: 255")
 
 
-def test_percentages_are_told_to_be_divided(write: Write) -> None:
+def test_percentages_are_refused_with_how_to_mend_them(write: Write) -> None:
     hundred = node("Mul", ["t1", "hundred"], ["t2"])
     model = with_initializer(classifier("Softmax", hundred), hundred=np.array(100, np.float32))
     check_refused(write(model, output={"kind": "probabilities"}), "scores.probabilities", "divide by 100")

@@ -6,8 +6,9 @@ from random import Random
 from typing import Any
 
 from tests.support import histories
-from tests.support.device_laws import DeviceLaw, DeviceViolation, require
+from tests.support.device_laws import DeviceLaw
 from tests.support.devices import NO_FAULTS, Device, Machine
+from tests.support.laws import Violation, require
 from tests.support.simulator import A, Arrival, B, Bucket, C, D, Faults, flat, linear
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Bounds
@@ -138,21 +139,17 @@ def _is_bound_by_workers(machine: Machine, views: int) -> bool:
 # ---- searched ----
 
 
-def violation_of(
-    history: DeviceHistory, scheduler: type[DeviceScheduler[Any]] = DeviceScheduler
-) -> DeviceViolation | None:
+def violation_of(history: DeviceHistory, scheduler: type[DeviceScheduler[Any]] = DeviceScheduler) -> Violation | None:
     try:
         device = history.run(scheduler)
         if history.rate is not None:
             check_steady(history, device, scheduler)
-    except DeviceViolation as broken:
+    except Violation as broken:
         return broken
     return None
 
 
-def find_violation(
-    seed: str, numbers: Iterable[int], law: DeviceLaw | None = None
-) -> tuple[int, DeviceViolation] | None:
+def find_violation(seed: str, numbers: Iterable[int], law: DeviceLaw | None = None) -> tuple[int, Violation] | None:
     """Return the number of the first of a seed's histories that violates a law (this one), and the violation."""
     for number in numbers:
         broken = violation_of(drawn(seed, number))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from tests.support.device_layout import answer_times
+from tests.support.laws import require
 from tta_server.errors import BackendFailed, Cancelled, TTAError
 from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job
 from tta_server.scheduling.stopping import StopReason
@@ -36,17 +37,6 @@ class DeviceLaw(StrEnum):
     MONOTONE = "L11: one more worker or a faster device never lowers goodput by over 1 %"
     STOPPED = "L12: no view of a job starts after its stop rule has decided"
     WAKING = "asking at the stated time answers a job or moves the time"
-
-
-class DeviceViolation(AssertionError):
-    def __init__(self, law: DeviceLaw, found: str) -> None:
-        super().__init__(f"{law.name}: {law.value}; but {found}")
-        self.law = law
-
-
-def require(holds: bool, law: DeviceLaw, found: str) -> None:
-    if not holds:
-        raise DeviceViolation(law, found)
 
 
 # ---- batches ----
@@ -270,7 +260,7 @@ def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]"
 
 def check_refusal(device: "Device", record: "Record") -> None:
     seconds = getattr(record.refused, "retry_after", 0.0)
-    require(seconds >= 0, DeviceLaw.CAPACITY, f"arrival {record.number} is told to come back in the past")
+    require(seconds >= 0, DeviceLaw.CAPACITY, f"arrival {record.number} is asked to come back in the past")
 
 
 # ---- time ----

@@ -14,7 +14,7 @@ from tests.support import device_laws as laws
 from tests.support.simulator import Arrival, Bucket, Faults, Record, cost_model
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import LOST, Batch, Bounds, Decode, Finish, Finished, Job, Merged, Outcome
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 
 NO_FAULTS = Faults()
 
@@ -241,24 +241,11 @@ class Device:
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
             laws.check_failed(live, finished)
         else:
-            outcomes = [self._merge(job.payload, view) for job, view in batch.items]
+            outcomes = [job.payload.merge(view) for job, view in batch.items]
             finished = self.scheduler.completed(batch, outcomes, self.batch_seconds(batch), self.now)
         self._settle(finished)
         if prepared := self.prepared.pop(batch.slot, None):
             self._start_batch(prepared)
-
-    def _merge(self, record: Record, view: int) -> Outcome:
-        """Records it first, as slots do."""
-        if view in record.arrival.lost:
-            record.job.lose(view)
-            return LOST
-        if record.job.merge(view) is None:
-            return Merged()
-        record.merged += 1
-        record.merged_mandatory += view < record.arrival.mandatory
-        merged = record.arrival.merged(record.merged)
-        record.gain = merged.expected_gain
-        return merged
 
     def _settle(self, finished: Sequence[Finished[Record]]) -> None:
         for done in finished:

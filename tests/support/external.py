@@ -63,7 +63,7 @@ def _branch(tensor: TensorProto) -> GraphProto:
 
 
 def write_scorer(folder: Path, scores, place: str = "initializer", location: str = "model.onnx_data") -> Path:
-    """Write a model folder, or its weights anew; return the file that holds them.
+    """Write a model folder, or replace its weights; return the file that holds them.
 
     `place` is one of PLACES, or `inside` for weights in the model file.
     """

@@ -37,7 +37,7 @@ def write_folder(folder: Path, *names: str, config: str = CONFIG) -> Path:
 
 
 def mend(folder: Path, name: str) -> None:
-    """Write a model of the folder anew, as it should be."""
+    """Replace a model of the folder by one that works."""
     good = write_model(folder.parent / f"mended-{name}", classifier(), CONFIG)
     for file in ("tta.yaml", "1/model.onnx"):
         (folder / name / file).write_bytes((good / file).read_bytes())

@@ -45,12 +45,13 @@ class Law(StrEnum):
 
 
 class Violation(AssertionError):
-    def __init__(self, law: Law, found: str) -> None:
+    def __init__(self, law: StrEnum, found: str) -> None:
         super().__init__(f"{law.name}: {law.value}; but {found}")
         self.law = law
 
 
-def require(holds: bool, law: Law, found: str) -> None:
+def require(holds: bool, law: StrEnum, found: str) -> None:
+    """Raises Violation unless it holds; `law` is a Law, or one of device pools."""
     if not holds:
         raise Violation(law, found)
 

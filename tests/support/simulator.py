@@ -122,6 +122,19 @@ class Record:
     left: bool = False
     hit_by_failure: bool = False
 
+    def merge(self, view: int) -> Outcome:
+        """A view has run; it is recorded before it counts as merged, as slots do it."""
+        if view in self.arrival.lost:
+            self.job.lose(view)
+            return LOST
+        if self.job.merge(view) is None:
+            return Merged()
+        self.merged += 1
+        self.merged_mandatory += view < self.arrival.mandatory
+        merged = self.arrival.merged(self.merged)
+        self.gain = merged.expected_gain
+        return merged
+
     @property
     def live(self) -> bool:
         return self.refused is None and not self.answers
@@ -466,21 +479,8 @@ class Pool:
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
             laws.check_failed(live, finished)
             return finished
-        outcomes = [self._merge(job.payload, view) for job, view in batch.items]
+        outcomes = [job.payload.merge(view) for job, view in batch.items]
         return self.scheduler.completed(batch, outcomes, run.seconds, self.now)
-
-    def _merge(self, record: Record, view: int) -> Outcome:
-        """Records it first, as slots do."""
-        if view in record.arrival.lost:
-            record.job.lose(view)
-            return LOST
-        if record.job.merge(view) is None:
-            return Merged()
-        record.merged += 1
-        record.merged_mandatory += view < record.arrival.mandatory
-        merged = record.arrival.merged(record.merged)
-        record.gain = merged.expected_gain
-        return merged
 
     def _settle(self, finished: "Sequence[Finished[Record]]") -> None:
         for done in finished:

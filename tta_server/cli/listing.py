@@ -27,7 +27,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 def list_models(models: ModelsOption = None, as_json: JsonOption = False) -> None:
     """List the models of a folder; --json adds their labels, views, merges, stop rules and more.
 
-    Ends with exit status 2 if a model can't be loaded.
+    No model is run: what test images show to be wrong in a tta.yaml, `serve` and `predict` print. Ends with exit
+    status 2 if a model can't be loaded.
     """
     found, failures = _load_all(read_settings(models=models).models)
     if as_json:

@@ -47,7 +47,7 @@ class BasePool(ABC, Generic[W]):
 
     @abstractmethod
     def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
-        """Ends a live job: returned as finished, or queued for whoever makes its answer."""
+        """Ends a live job: returned as finished, or queued for the thread that makes its answer."""
 
     @abstractmethod
     def forget(self, job: Job[W]) -> None:

@@ -16,7 +16,7 @@ FLOOR = {2: 1e-6, 4: 1e-9, 8: 1e-12}
 
 def are_equal(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
     """Whether these outputs are equal to the bit."""
-    return all(np.array_equal(some[name], others[name], equal_nan=_has_nan(some[name])) for name in names)
+    return all(np.array_equal(some[name], others[name], equal_nan=_is_float(some[name])) for name in names)
 
 
 def agree(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
@@ -32,12 +32,12 @@ def row(outputs: Outputs, index: int, names: Sequence[str]) -> Outputs:
     return {name: outputs[name][index : index + 1] for name in names}
 
 
-def _has_nan(values: NDArray[Any]) -> bool:
+def _is_float(values: NDArray[Any]) -> bool:
     return bool(np.issubdtype(values.dtype, np.floating))
 
 
 def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    if not np.issubdtype(one.dtype, np.floating) or np.array_equal(one, other, equal_nan=True):
+    if not _is_float(one) or np.array_equal(one, other, equal_nan=True):
         return True  # whole numbers are classes of boxes, whose order rounding may change
     size = one.dtype.itemsize
     a, b = (values[0].astype(np.float32, copy=False) for values in (one, other))

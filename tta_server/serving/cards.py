@@ -46,7 +46,6 @@ CARDS: Mapping[str, Callable[[Size], Pixels]] = {
     "white": _plain(255),
     "dim photo": lambda size: _photo(size) // 8,
 }
-"""The last only shares a batch with another: what depends on a batch's range shows in a dim image."""
 
 
 def make_test_card(model: Model) -> bytes:

@@ -1,7 +1,7 @@
 """Holds a model's tta.yaml against what the model gives for test images: refuses it, or warns."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.repository.checks import input_findings
@@ -16,11 +16,11 @@ ODD = Size(251, 217)
 MULTIPLES = (2, 4, 7, 8, 12, 14, 16, 28, 32, 64, 128, 224)
 """Of the input's sides that models may need: strides, and sides of patches."""
 ALONE = ("photo", "noise", "grey", "black", "white")
-TOGETHER = ("dim photo", "noise")
+DIM = "dim photo"
 
 
 def verify(model: Model) -> Observed:
-    """Runs the model on about ten test images; returns its warnings.
+    """Runs the model on test images, at most 20 times; returns its warnings.
 
     Raises ConfigError with the sentence of the first check that refuses, or if the model can't run at all.
     """
@@ -52,11 +52,10 @@ class _Verification:
         self._check_shapes(runs[0])
         predictions = {run.card: self._decode(run) for run in runs}
         yield from self._unsound(predictions)
-        if self._model.preprocessing.size is None:
-            yield from self._odd_size(runs)
+        yield from self._odd_size(runs)
         yield from self._model.task.findings(runs)
         yield from self._remarks(predictions)
-        yield from self._repeats(runs[0])
+        yield from self._repeats(runs)
 
     def _runs(self) -> list[CardRun]:
         try:
@@ -105,7 +104,9 @@ class _Verification:
                 yield from self._model.task.remarks(prediction)
 
     def _odd_size(self, runs: list[CardRun]) -> Iterator[Finding]:
-        """An image whose sides no multiple divides; its run is added to `runs`."""
+        """An image whose sides no multiple divides, for a model of free size; its run is added to `runs`."""
+        if self._model.preprocessing.size is not None or not self._model.is_checked("input.multiple"):
+            return
         try:
             run = self._runner.run("photo", ODD)
             self._runner.views("photo", ODD).read(0, run.outputs, 0)
@@ -116,13 +117,13 @@ class _Verification:
         else:
             runs.append(run)
 
-    def _repeats(self, first: CardRun) -> Iterator[Finding]:
+    def _repeats(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
         """The same image again, and two images together."""
-        reads = self._model.task.reads
+        reads, (first, other) = self._model.task.reads, runs[:2]
         again = self._runner.run(first.card).outputs
         if are_equal(first.outputs, again, reads):
             if self._model.can_batch:
-                yield from self._together()
+                yield from self._together(other)
             return
         more = [self._runner.run(first.card).outputs for _ in range(2)]
         if agree(first.outputs, again, reads) and agree(again, more[0], reads) and agree(again, more[1], reads):
@@ -140,14 +141,15 @@ class _Verification:
                 "dropout?",
             )
 
-    def _together(self) -> Iterator[Finding]:
+    def _together(self, bright: CardRun) -> Iterator[Finding]:
+        """A dim image beside a bright one: what depends on a batch's range shows in the first."""
         reads = self._model.task.reads
-        alone = [self._runner.run(card).outputs for card in TOGETHER]
+        alone = (self._runner.run(DIM), bright)
         try:
-            together = self._runner.run_together(*TOGETHER)
-            parts = [row(together, index, reads) for index in range(len(TOGETHER))]
-            for card, part in zip(TOGETHER, parts, strict=True):
-                self._runner.views(card).read(0, part, 0)
+            together = self._runner.run_together(*(run.card for run in alone))
+            parts = [row(together, index, reads) for index in range(len(alone))]
+            for run, part in zip(alone, parts, strict=True):
+                self._runner.views(run.card).read(0, part, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises, or reading a missing row
             yield self._one_by_one(
                 "batch.rows",
@@ -155,7 +157,7 @@ class _Verification:
                 "free",
             )
             return
-        if not all(agree(one, part, reads) for one, part in zip(alone, parts, strict=True)):
+        if not all(agree(run.outputs, part, reads) for run, part in zip(alone, parts, strict=True)):
             yield self._one_by_one(
                 "batch.independent",
                 "an image's output depends on the images that share its batch (batch normalisation in training mode, "

@@ -1,6 +1,6 @@
 """The checks that hold what tta.yaml states against what the model gives: their ids, and what they find."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tta_server.tasks.shapes import Outputs
@@ -64,6 +64,3 @@ class CardRun:
     card: str
     outputs: Outputs
     tensor: Size
-
-
-Findings = Sequence[Finding]

@@ -13,10 +13,10 @@ from tests.support.detection import FREE, IMAGE, LABELS, THREE, outputs_of, rows
 from tests.support.heads import CARDS, CLASS_ROWS, HEADS, YOLOX_RAW, as_centres, as_sides, objects, sigmoid
 from tests.tasks.boxes.test_detection import forms, junk
 from tta_server.errors import ConfigError
-from tta_server.tasks.boxes.checks import are_probabilities
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.tasks.checks import CHECKS, CardRun
+from tta_server.tasks.scores.checks import are_probabilities
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 

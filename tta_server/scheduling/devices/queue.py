@@ -85,7 +85,7 @@ class MandatoryViews(Generic[W]):
         del self._undecoded[bisect_left(self._undecoded, job.decode_seconds)]
 
     def _number(self, job: Job[W]) -> int:
-        """A number for the bucket of a job's next view; they start anew with an empty queue."""
+        """A number for the bucket of a job's next view; numbers start from 0 with each empty queue."""
         if not self._jobs:
             self._numbers.clear()
         return self._numbers.setdefault(job.next_bucket, len(self._numbers))

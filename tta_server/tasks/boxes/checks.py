@@ -24,6 +24,7 @@ from tta_server.tasks.boxes.grids import off_grid_finding, undecoded_finding
 from tta_server.tasks.boxes.output import BoxesOutput, BoxReader, RawRows
 from tta_server.tasks.boxes.remarks import numbers_finding
 from tta_server.tasks.checks import CardRun, Finding
+from tta_server.tasks.scores.checks import are_probabilities
 
 BACKGROUNDS = {"background", "bg", "noobject", "noobj"}
 """Names of no object, as letters."""
@@ -142,19 +143,6 @@ def _scores_finding(output: BoxesOutput, scores: NDArray[Any]) -> Finding | None
             "output.kind: probabilities",
         )
     return None
-
-
-def are_probabilities(scores: NDArray[Any]) -> bool:
-    """Whether scores that should be logits are probabilities of things that are mostly absent.
-
-    All are in [0, 1], most near 0, and some much larger. Logits of such things are negative; those of a network with
-    random weights may all be small and positive, but then they are much alike.
-    """
-    some = scores[scores > 0]
-    if len(some) < 100 or scores.min() < 0 or scores.max() > 1:
-        return False
-    usual = np.median(some)
-    return bool(usual < 0.05 and some.max() > 10 * usual)
 
 
 def _numbers_finding(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.tasks.boxes.checks import are_probabilities
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.points.output import PointsOutput
+from tta_server.tasks.scores.checks import are_probabilities
 from tta_server.tasks.shapes import Outputs
 
 FAR = 4.0

@@ -110,3 +110,16 @@ def out_of_range(least: float, most: float) -> Finding:
 
 def _range(scores: Sequence[Floats]) -> tuple[float, float]:
     return min(float(values.min()) for values in scores), max(float(values.max()) for values in scores)
+
+
+def are_probabilities(scores: NDArray[Any]) -> bool:
+    """Whether scores that should be logits are probabilities of things that are mostly absent.
+
+    All are in [0, 1], most near 0, and some much larger. Logits of such things are negative; those of a network with
+    random weights may all be small and positive, but then they are much alike.
+    """
+    some = scores[scores > 0]
+    if len(some) < 100 or scores.min() < 0 or scores.max() > 1:
+        return False
+    usual = np.median(some)
+    return bool(usual < 0.05 and some.max() > 10 * usual)
