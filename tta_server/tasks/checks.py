@@ -25,7 +25,7 @@ CHECKS: Mapping[str, Check] = {
     "batch.rows": Check("two images together: a row for each", False),
     "batch.independent": Check("two images together and alone: the same rows", False),
     "scores.type": Check("whether scores are floating point numbers", True),
-    "scores.one_class": Check("one label under a softmax, which is always 1", True),
+    "scores.one_class": Check("one label where one class is always the answer", True),
     "scores.logits": Check("logits that look like probabilities: an activation is applied twice", True),
     "scores.probabilities": Check("probabilities outside of [0, 1]: an activation is missing", True),
     "scores.sum": Check("probabilities of classes that do not sum to 1", False),
@@ -40,7 +40,7 @@ CHECKS: Mapping[str, Check] = {
     "boxes.grid": Check("boxes that are offsets in a grid, not decoded", True),
     "points.units": Check("normalized points against pixels, and points in [-1, 1]", True),
     "points.scores": Check("confidences of points against their stated unit", True),
-    "budget.default_ms": Check("the time of one view against the default budget", False),
+    "budget.default_ms": Check("the time of a request against the default budget", False),
 }
 """By id, as `checks:` in tta.yaml has it."""
 

@@ -91,8 +91,8 @@ def test_few_rows_and_padding_as_stated_pass(form, rows):
 def test_scores_that_are_no_floats_are_found(kind):
     outputs = {**outputs_of((1, 2, 30, 40, 0, 1)), "scores": np.array([[250]]).astype(kind)}
     assert found(task(), outputs) == {
-        "scores.type": f"output scores has scores of type {np.dtype(kind)}; scores are floating point numbers: export "
-        "the model so that they are dequantized"
+        "scores.type": f"the model's scores are of type {np.dtype(kind)}, whose scale is not stated; export it with "
+        "scores as float32 (dequantised)"
     }
     rows = {"rows": np.array([[[1, 2, 30, 40, 1, 1]]]).astype(kind)}
     assert found(rows_task(), rows).keys() == {"scores.type"}

@@ -133,6 +133,17 @@ def test_heat_maps_that_go_under_0_here_and_there_are_probabilities(seed):
     assert found(task("heatmaps"), *(maps(rng) * 1.2 - 0.15 for _ in range(3))) == {}
 
 
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+def test_heat_maps_of_whole_numbers_are_found(scores):
+    """Quantised ones, whose scale is not stated."""
+    keypoints = task(kind="heatmaps", scores=scores)
+    shape = (1, len(keypoints.labels), 16, 16)
+    quantised = {"points": np.random.default_rng(0).integers(0, 256, shape, np.uint8)}
+    (finding,) = keypoints.findings([CardRun("photo", quantised, INPUT)])
+    assert finding.check == "scores.type"
+    assert "uint8" in finding.sentence
+
+
 def test_third_coordinates_are_held_against_their_unit():
     levels = [(9, 30, level) for level in (-3, 0, 4, 1)]
     assert found(task(numbers=3), levels).keys() == {"points.scores"}

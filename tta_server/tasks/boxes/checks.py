@@ -24,7 +24,7 @@ from tta_server.tasks.boxes.grids import off_grid_finding, undecoded_finding
 from tta_server.tasks.boxes.output import BoxesOutput, BoxReader, RawRows
 from tta_server.tasks.boxes.remarks import numbers_finding
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.scores.checks import are_probabilities
+from tta_server.tasks.scores.checks import are_probabilities, type_finding
 
 BACKGROUNDS = {"background", "bg", "noobject", "noobj"}
 """Names of no object, as letters."""
@@ -46,22 +46,10 @@ def find(labels: Sequence[str], output: BoxesOutput, reader: BoxReader, runs: Se
     """At most one finding a check, from the outputs for test images."""
     if not runs:
         return
-    wrong_type = _type_finding(reader, runs)
+    wrong_type = type_finding(runs[0].outputs[reader.names.get("rows") or reader.names["scores"]])
     with np.errstate(all="ignore"):  # any numbers may come
         found = [wrong_type] if wrong_type else _value_findings(labels, output, reader, runs)
     yield from (finding for finding in found if finding is not None)
-
-
-def _type_finding(reader: BoxReader, runs: Sequence[CardRun]) -> Finding | None:
-    name = reader.names.get("rows") or reader.names["scores"]
-    kind = runs[0].outputs[name].dtype
-    if np.issubdtype(kind, np.floating):
-        return None
-    return Finding(
-        "scores.type",
-        f"output {name} has scores of type {kind}; scores are floating point numbers: export the model so that they "
-        "are dequantized",
-    )
 
 
 def _value_findings(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.points.output import PointsOutput
-from tta_server.tasks.scores.checks import are_probabilities
+from tta_server.tasks.scores.checks import are_probabilities, type_finding
 from tta_server.tasks.shapes import Outputs
 
 FAR = 4.0
@@ -26,6 +26,9 @@ def find(output: PointsOutput, name: str, runs: Sequence[CardRun]) -> Iterator[F
     if not runs:
         return
     found: list[Finding | None] = []
+    if output.kind == "heatmaps" and (wrong_type := type_finding(runs[0].outputs[name])):
+        yield wrong_type
+        return
     if output.kind == "coordinates":
         xy = np.concatenate([_points(run.outputs, name) for run in runs])
         smallest = min(min(run.tensor) for run in runs)

@@ -17,14 +17,21 @@ STEPS = 256
 """Of a quantised probability."""
 
 
+def type_finding(scores: NDArray[Any]) -> Finding | None:
+    """A finding about scores that are no floating point numbers."""
+    if np.issubdtype(scores.dtype, np.floating):
+        return None
+    return Finding(
+        "scores.type",
+        f"the model's scores are of type {scores.dtype}, whose scale is not stated; export it with scores as float32 "
+        "(dequantised)",
+    )
+
+
 def score_findings(kind: ScoreKind, scores: Sequence[NDArray[Any]], one_label: str) -> Iterator[Finding]:
     """Checks of each test image's scores (C, ...); `one_label` says what to state for a model of one label."""
-    if not np.issubdtype(scores[0].dtype, np.floating):
-        yield Finding(
-            "scores.type",
-            f"the model's scores are of type {scores[0].dtype}, whose scale is not stated; export it with scores as "
-            "float32 (dequantised)",
-        )
+    if wrong_type := type_finding(scores[0]):
+        yield wrong_type
         return
     if kind.exclusive and len(scores[0]) == 1:
         yield Finding(
