@@ -9,7 +9,7 @@ from tests.support import histories
 from tests.support.device_laws import DeviceLaw
 from tests.support.devices import NO_FAULTS, Device, Machine
 from tests.support.laws import Violation, require
-from tests.support.simulator import A, Arrival, B, Bucket, C, D, Faults, flat, linear
+from tests.support.simulator import PIXELS, A, Arrival, B, Bucket, C, D, Faults, flat, linear
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.stopping import StopReason
@@ -22,7 +22,8 @@ CURVES: dict[str, dict[Bucket, dict[int, float]]] = {
     "h100": dict.fromkeys((A, B, C, D), H100),
     "mixed": {A: H100, B: STEEP, C: flat(5), D: linear(12)},
 }
-CAPACITY = 50
+SIZES = (PIXELS, PIXELS, 50 * PIXELS)
+CAPACITY = 200
 """One history of this many is long and at a steady rate."""
 
 
@@ -68,6 +69,8 @@ def draw(random: Random) -> DeviceHistory:
         finish_ms=random.choice([0, 0.05, 1, 4]),
         prepare_ms=random.choice([0, 0, 0.5, 20]),
     )
+    if random.random() < 0.3:  # larger images: their decoding and answers take up to 7.5 times as long
+        arrivals = tuple(replace(arrival, pixels=random.choice(SIZES)) for arrival in arrivals)
     return DeviceHistory(machine, base.bounds, arrivals, Faults(base.fails, base.hangs, base.speeds))
 
 

@@ -103,10 +103,9 @@ def _check_views(device: "Device", batch: "Batch[Record]") -> None:
 
 
 def _surely_in_time(device: "Device", record: "Record", end: float) -> bool:
-    """True if a view that ends then is in time, however long the workers are kept from its answer."""
-    machine = device.machine
-    answers = machine.finish_ms * (len(device.live) / machine.workers + 1)
-    return end + (answers + machine.decode_ms) / 1e3 <= record.job.deadline - TOLERANCE
+    """True if a view that ends then is in time, if workers have begun all they can, and then make all other answers before its own."""
+    wait = device.longest["decode"] + device.longest["finish"] * (len(device.live) / device.machine.workers + 2)
+    return end + wait <= record.job.deadline - TOLERANCE
 
 
 def _check_rounds(device: "Device", batch: "Batch[Record]", before: Before) -> None:
@@ -190,21 +189,23 @@ def _decodable(device: "Device") -> "Iterator[Record]":
     if all(record.decode_started for record in device.live):
         return
     ahead: Counter[Any] = Counter()
-    for record in sorted(device.live, key=lambda record: record.job.rank):
-        if not record.decode_started:
-            if ahead[record.next_bucket] < 2 * device.truth.rungs(record.next_bucket)[-1]:
-                yield record
-        elif record.needs_mandatory:
-            ahead[record.next_bucket] += record.arrival.mandatory - len(record.dispatched)
+    queued = [record for record in device.live if not record.decode_started or record.needs_mandatory]
+    for record in sorted(queued, key=lambda record: record.job.rank):
+        bucket = record.next_bucket
+        if record.decode_started:
+            ahead[bucket] += record.arrival.mandatory - len(record.dispatched)
+        elif ahead[bucket] < 2 * device.truth.rungs(bucket)[-1]:
+            yield record
 
 
 def check_idle(device: "Device") -> None:
     """Check after all idle threads have asked."""
     if device.idle_workers:
-        for record in device.live:
-            require(not record.job.progress.stop, DeviceLaw.BUSY, f"the answer of arrival {record.number} waits")
-        for record in _decodable(device):
-            require(False, DeviceLaw.BUSY, f"arrival {record.number} waits for its decoding beside an idle worker")
+        stopped = [record.number for record in device.live if record.job.progress.stop]
+        require(not stopped, DeviceLaw.BUSY, f"the answers of arrivals {stopped} wait")
+        waiting = next(_decodable(device), None)
+        found = f"arrival {waiting and waiting.number} waits for its decoding beside an idle worker"
+        require(waiting is None, DeviceLaw.BUSY, found)
     if not device.idle_slots:
         return
     before = before_batch(device)

@@ -63,6 +63,8 @@ class Device:
         self.until: dict[int, float] = {}
         self.prepared: dict[int, Batch[Record]] = {}
         """The batch that a slot runs next."""
+        self.longest = {"decode": 0.0, "finish": 0.0}
+        """Seconds that any image's decoding and answer take."""
         self.truthful = faults.truthful
         self._faults = faults
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -99,6 +101,9 @@ class Device:
             record = Record(arrival, number=len(self.records))
             self.records.append(record)
             self.at(arrival.at_ms / 1e3, lambda record=record: self._admit(record))  # type: ignore[misc]
+            for stage in self.longest:
+                seconds = float(self.truth.stage_seconds(stage, arrival.buckets[0].model, arrival.pixels, 0))
+                self.longest[stage] = max(self.longest[stage], seconds)
         rounds = 0
         while (first := self._next_moment()) < math.inf:
             self.now = max(self.now, first)

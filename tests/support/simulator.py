@@ -81,6 +81,7 @@ class Arrival:
     default_budget_ms: float = math.inf
     gains: tuple[float, ...] = (1.0,)
     stops_after: int | None = None
+    pixels: int = PIXELS
 
     def job(self, work: Any, now: float) -> Job[Any]:
         return Job(
@@ -89,7 +90,7 @@ class Arrival:
             buckets=self.buckets,
             mandatory=self.mandatory,
             deadline=now + self.budget_ms / 1e3,
-            pixels=PIXELS,
+            pixels=self.pixels,
             nbytes=self.nbytes,
             priority=self.priority,
             default_budget=self.default_budget_ms / 1e3,

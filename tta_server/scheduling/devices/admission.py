@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from tta_server.scheduling.devices.bounds import DeviceQueue
 from tta_server.scheduling.devices.ladder import DeviceEstimates
-from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.estimates import EPSILON, Slots
+from tta_server.scheduling.devices.slots import DeviceSlots, Workers
+from tta_server.scheduling.estimates import EPSILON
 from tta_server.scheduling.jobs import Bounds, Job, Quote
 from tta_server.scheduling.live_jobs import LiveJobs
 
@@ -19,7 +19,7 @@ class DeviceAdmission(LiveJobs[W]):
     """Admits a job if no queued job, nor this one, can be late by its bound; an idle pool always admits."""
 
     def __init__(
-        self, estimates: DeviceEstimates, slots: DeviceSlots, workers: Slots, queue: DeviceQueue[W], bounds: Bounds
+        self, estimates: DeviceEstimates, slots: DeviceSlots, workers: Workers, queue: DeviceQueue[W], bounds: Bounds
     ) -> None:
         super().__init__(estimates, slots, queue, bounds)
         self._prices = estimates

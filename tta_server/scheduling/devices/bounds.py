@@ -26,17 +26,27 @@ class DeviceQueue(MandatoryViews[W]):
     """
 
     def answer_wait(self, now: float) -> float:
-        """Seconds that an answer may wait for a worker: for a decoding on each of them, and for other answers."""
-        return self._nth_decode(self._workers.number) + self._open_answers
+        """Seconds that the answer of any live job may wait for a worker.
 
-    @property
-    def _open_answers(self) -> float:
-        """Seconds of workers for the answers of live jobs that are not queued."""
-        return (self._live_answers - self._columns.answer) / self._workers.number
+        As long as no worker is idle, they share the answers of all others; on each one of them a decoding may run.
+        """
+        decodes = sum(self._undecoded[-self._workers.number :])
+        return (decodes + self._live_answers + self._workers.answers) / self._workers.number
 
-    def _nth_decode(self, n: int) -> float:
-        """Seconds of the n-th longest decoding that has not ended: so long n workers may decode; 0 without one."""
-        return self._undecoded[-n] if len(self._undecoded) >= n else 0.0
+    def _chores(self, answer: Vector, chore: Vector) -> Vector:
+        """Seconds for which work of less urgency may keep workers from each queued job's answer.
+
+        On each of them it is a decoding, except the job's own, or the answer of a later job.
+        """
+        number = self._workers.number
+        later = np.append(np.maximum.accumulate(answer[:0:-1])[::-1], 0.0)
+        longest = np.zeros(number + 1)
+        decodes = self._undecoded[: -number - 2 : -1]
+        longest[: len(decodes)] = decodes
+        most = np.maximum(longest[:, None], later)
+        own = np.where(chore >= longest[number - 1], np.maximum(chore, later) - most[number], 0.0)
+        seconds: Vector = (most[:number].sum(axis=0) - own) / number
+        return seconds
 
     def free_after_queue(self, now: float) -> float:
         """When the device is free for the next batch: mandatory views leave room in it for others."""
@@ -130,15 +140,16 @@ class DeviceQueue(MandatoryViews[W]):
         The second is minus infinity if only jobs up to this one can come before it: these are all decoded before a slot
         asks for its next batch, or before it has run the decoded ones, with one more batch that is not full.
         """
-        deadline, share, decode, answer, ready_at, undecoded, chore, _, buckets = self._columns.vectors()
-        number = self._workers.number
-        kth, next_one = self._nth_decode(number), self._nth_decode(number + 1)
-        answers = np.where(chore >= kth, next_one, kth) + self._open_answers + np.cumsum(answer) / number + answer
+        deadline, share, decode, answer, ready_at, undecoded, chore, ahead, buckets = self._columns.vectors()
+        number, queued = self._workers.number, np.cumsum(answer)
+        others = self._live_answers - self._columns.answer + queued - answer
+        answers = self._chores(answer, chore) + (others + self._workers.answers) / number + answer
         bases = deadline - answers - np.cumsum(share) / self._slots.number - self._partials(buckets, now)
         if not self._columns.undecoded:
             return bases, np.full(len(bases), -math.inf)
-        began = self._workers.mean_free(now) + self._open_answers
-        waiting = np.where(np.isinf(ready_at), began + np.cumsum(decode) / number + decode, ready_at)
+        started = np.cumsum(np.where(ahead > 0, answer, 0.0))
+        before = others - (queued - answer) + started[-1] - started + np.cumsum(decode) - decode
+        waiting = np.where(np.isinf(ready_at), self._workers.mean_free(now) + before / number + decode, ready_at)
         decoded = np.maximum.accumulate(np.where(undecoded > 0, waiting, -math.inf))
         free = max(now, self._slots.first_free(now) - self._slots.prepare)
         busy = free + self._decoded_seconds(share, undecoded, now)
@@ -207,9 +218,9 @@ class DeviceQueue(MandatoryViews[W]):
         if not self._columns.undecoded and not more:
             return -math.inf
         number, longest = self._workers.number, max(more, self._undecoded[-1] if self._undecoded else 0.0)
-        decodes = (self._columns.decode + more) / number + self._open_answers
+        decodes = (self._columns.decode + more + self._live_answers) / number
         return self._workers.all_free(now) + decodes + longest + self._blocking(now) + self._slots.prepare
 
     def _all_answers(self, now: float) -> float:
         """Seconds for the last answer of the queue."""
-        return self.answer_wait(now) + self._columns.answer / self._workers.number + self._longest_answer
+        return self.answer_wait(now) + self._longest_answer

@@ -14,8 +14,8 @@ from tta_server.scheduling.devices.batches import BatchBuilder
 from tta_server.scheduling.devices.bounds import DeviceQueue
 from tta_server.scheduling.devices.ladder import DeviceEstimates
 from tta_server.scheduling.devices.open_views import OpenViews
-from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.estimates import EPSILON, Slots
+from tta_server.scheduling.devices.slots import DeviceSlots, Workers
+from tta_server.scheduling.estimates import EPSILON
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.stopping import StopReason
@@ -49,7 +49,7 @@ class DevicePool(BasePool[W]):
         super().__init__()
         self.estimates: DeviceEstimates = DeviceEstimates(costs)
         self.slots = slots
-        self.workers = Slots(workers)
+        self.workers = Workers(workers)
         self.queue: DeviceQueue[W] = DeviceQueue(self.estimates, self.slots, self.workers)
         self.live: DeviceAdmission[W] = DeviceAdmission(self.estimates, self.slots, self.workers, self.queue, bounds)
         self.open_views: OpenViews[W] = OpenViews()
@@ -57,7 +57,7 @@ class DevicePool(BasePool[W]):
             self.estimates, self.slots, self.queue, self.open_views, self.arrivals
         )
         self.outlook: DeviceOutlook[W] = DeviceOutlook(self.estimates, self.slots, self.queue)
-        self._answers: list[tuple[float, int, Job[W]]] = []
+        self._answers: list[tuple[tuple[bool, float, int], Job[W]]] = []
 
     def release(self, thread: int) -> None:
         if thread >= self.slots.number:
@@ -75,7 +75,7 @@ class DevicePool(BasePool[W]):
         if job in self.live and not job.progress.stop:
             job.progress = job.progress.close(outcome)
             self.open_views.remove(job)
-            heapq.heappush(self._answers, (job.deadline, job.rank[2], job))
+            heapq.heappush(self._answers, (job.rank, job))
             self.check_again([job], 0.0)
         return []
 
@@ -106,11 +106,13 @@ class DevicePool(BasePool[W]):
         """The answer with the earliest deadline, else the first image that waits for its decoding."""
         self.workers.release(worker)
         if self.has_answers:
-            job = heapq.heappop(self._answers)[2]
+            job = heapq.heappop(self._answers)[1]
             reason = job.progress.stop
             assert reason is not None
             self.finish(job, reason)
-            self.workers.take(worker, now + job.answer_seconds)  # not watched: callbacks of a client may take long
+            self.workers.take_answer(
+                worker, job.answer_seconds, now
+            )  # not watched: callbacks of a client may take long
             return Finish(worker, job, reason, job.answer_seconds)
         waiting = self.queue.start_decode(now)
         if waiting is None:
@@ -129,5 +131,5 @@ class DevicePool(BasePool[W]):
 
     def _drop_answered(self) -> None:
         """Removes jobs at the front that are not live any more, so that their images are freed."""
-        while self._answers and self._answers[0][2] not in self.live:
+        while self._answers and self._answers[0][1] not in self.live:
             heapq.heappop(self._answers)

@@ -9,8 +9,7 @@ from typing import Generic, TypeVar
 from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.devices.columns import Columns, row_of
 from tta_server.scheduling.devices.ladder import DeviceEstimates
-from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.estimates import Slots
+from tta_server.scheduling.devices.slots import DeviceSlots, Workers
 from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
@@ -21,7 +20,7 @@ Ranked = list[tuple[tuple[bool, float, int], Job[W]]]
 class MandatoryViews(Generic[W]):
     """Jobs with undispatched mandatory views: interactive ones by deadline, then batch jobs by deadline."""
 
-    def __init__(self, estimates: DeviceEstimates, slots: DeviceSlots, workers: Slots) -> None:
+    def __init__(self, estimates: DeviceEstimates, slots: DeviceSlots, workers: Workers) -> None:
         self._estimates = estimates
         self._slots = slots
         self._workers = workers

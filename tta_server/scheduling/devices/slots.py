@@ -44,3 +44,24 @@ class DeviceSlots(Slots):
         """The latest time at which this slot may be free so that slots are free at `mean` on average."""
         others = sum(self.free_at(other, now) for other in range(self.number) if other != slot)
         return mean * self.number - others
+
+
+class Workers(Slots):
+    """When each worker is expected to be free."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self._answers: dict[int, float] = {}
+        self.answers = 0.0
+        """Seconds of the answers that workers make just now."""
+
+    def take_answer(self, worker: int, seconds: float, now: float) -> None:
+        """A worker makes an answer, which takes that long."""
+        self.take(worker, now + seconds)
+        self._answers[worker] = seconds
+        self.answers = sum(self._answers.values())
+
+    def release(self, slot: int) -> None:
+        super().release(slot)
+        if self._answers.pop(slot, None) is not None:
+            self.answers = sum(self._answers.values())
