@@ -151,8 +151,9 @@ class DeviceQueue(MandatoryViews[W]):
         before = others - (queued - answer) + started[-1] - started + np.cumsum(decode) - decode
         waiting = np.where(np.isinf(ready_at), self._workers.mean_free(now) + before / number + decode, ready_at)
         decoded = np.maximum.accumulate(np.where(undecoded > 0, waiting, -math.inf))
-        free = max(now, self._slots.first_free(now) - self._slots.prepare)
-        busy = free + self._decoded_seconds(share, undecoded, now)
+        asks = self._slots.first_free(now) - self._slots.prepare
+        free = max(now, asks)
+        busy = np.maximum(free, asks + self._decoded_seconds(share, undecoded, now))
         blocked = self._blocking(now) + self._slots.prepare
         again = (decoded >= free - EPSILON) & (decoded < busy - EPSILON)
         if again.any():
