@@ -58,9 +58,10 @@ class MandatoryViews(Generic[W]):
     def _price_views(self, job: Job[W], now: float) -> None:
         views = bucket_counts(job.buckets[job.dispatched : job.mandatory])
         job.load = sum(self._estimates.share(bucket, now) * n for bucket, n in views.items())
-        if len(views) > 1:  # `_partial` counts a last batch of the next view's bucket, and once
+        if len(views) > 1:  # `_partial` counts a last batch of the next view's bucket; slots can't share those after it
             runs = groupby(job.buckets[job.dispatched : job.mandatory])
-            job.load += sum(self._estimates.full_batch(bucket, now) for bucket, _ in islice(runs, 1, None))
+            following = sum(self._estimates.full_batch(bucket, now) for bucket, _ in islice(runs, 1, None))
+            job.load += self._slots.number * following
 
     def enter(self, job: Job[W]) -> None:
         """A job is live."""
