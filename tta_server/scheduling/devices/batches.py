@@ -42,8 +42,13 @@ class BatchBuilder(Generic[W]):
     arrivals: ExpectedArrivals
 
     def build(self, slot: int, now: float) -> Batch[W] | None:
-        """The batch that this slot runs now, or after those that it has in flight; None if no view may run."""
+        """The batch that this slot runs now, or after those that it has in flight.
+
+        None if no view may run, or if another slot begins earlier.
+        """
         start = self.slots.free_at(slot, now)
+        if self.slots.first_free(now) < start - EPSILON:
+            return None
         bucket = self.queue.first_bucket()
         if bucket is None:
             return self._build_optional(slot, start, now)
