@@ -188,18 +188,15 @@ class DeviceQueue(MandatoryViews[W]):
                 more[places[0] :] += batch - self._estimates.share(bucket, now)
                 np.maximum(longest[places[0] :], batch, out=longest[places[0] :])
         number = self._slots.number
-        partials: Vector = more / number + (longest + self._slots.prepare) * (1 - 1 / number)
+        partials: Vector = more / number + longest * (1 - 1 / number)
         return partials
 
     def _partial(self, now: float) -> float:
-        """Seconds by which a last batch that is not full costs more than its share, for every bucket.
-
-        With several slots, one that prepares its next batch may take a view that another one would have begun earlier.
-        """
+        """Seconds by which a last batch that is not full costs more than its share, for every bucket."""
         batches = {bucket: self._last_batch(bucket, now) for bucket in self._views}
         more = sum(seconds - self._estimates.share(bucket, now) for bucket, seconds in batches.items())
         number = self._slots.number
-        return more / number + (max(batches.values(), default=0.0) + self._slots.prepare) * (1 - 1 / number)
+        return more / number + max(batches.values(), default=0.0) * (1 - 1 / number)
 
     def _last_batch(self, bucket: Bucket, now: float) -> float:
         """Seconds of a batch with all queued views of a bucket, or of a full one."""
