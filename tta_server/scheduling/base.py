@@ -1,7 +1,7 @@
 """What pools with and without workers share: live jobs, their timers, and what the results of steps mean. Pure."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
@@ -56,6 +56,14 @@ class BasePool(ABC, Generic[W]):
     def set_due(self, job: Job[W], now: float) -> None:
         """Sets when a job has to be checked again."""
         self.timers.set(job, self.outlook.changes_at(job, now))
+
+    def take_due(self, now: float) -> Iterable[Job[W]]:
+        """The jobs that have to be checked now; each has to be set again, closed or finished."""
+        return self.timers.take_due(now)
+
+    def next_due(self) -> float | None:
+        """The next time at which a job has to be checked; None without live jobs."""
+        return self.timers.next_due()
 
     def finish(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         """Removes a live job and returns it as finished; empty if it is not live, so that each job is finished once."""
@@ -219,7 +227,7 @@ class BaseScheduler(ABC, Generic[W]):
         A job that can't meet its deadline fails. A job that gets no more views in time is closed: its answer waits for
         a slot or worker, so wake the idle ones. It is returned here only if none is free in time for the answer.
         """
-        return [done for job in self._pool.timers.take_due(now) for done in self._settle_if_due(job, now)]
+        return [done for job in self._pool.take_due(now) for done in self._settle_if_due(job, now)]
 
     @abstractmethod
     def _settle_if_due(self, job: Job[W], now: float) -> list[Finished[W]]:
@@ -227,7 +235,7 @@ class BaseScheduler(ABC, Generic[W]):
 
     def wake_at(self) -> float | None:
         """The next time to call `due`; None without live jobs."""
-        return self._pool.timers.next_due()
+        return self._pool.next_due()
 
     def overdue(self, now: float) -> list[Step[W]]:
         """The steps that run far past their estimates and should be aborted; each is returned once."""

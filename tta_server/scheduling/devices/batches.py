@@ -69,7 +69,7 @@ class BatchBuilder(Generic[W]):
     def _buckets_by_rank(self, start: float, now: float) -> list[Bucket]:
         """The buckets of open jobs, ordered by the job of each with the largest gain per second."""
         ranked: list[tuple[bool, float, int, float, int, Bucket]] = []
-        wait = self.queue.answer_wait(now)
+        wait = self.queue.answer_wait
         for bucket in self.open_views.buckets:
             seconds = self.estimates.batch(bucket, 1, now)
             for entry in self.open_views.ranked(bucket):
@@ -95,7 +95,7 @@ class BatchBuilder(Generic[W]):
         latest = self.queue.latest_free(wanted, now)
         if self.slots.number > 1:
             latest = self.slots.latest_end(slot, latest, now)
-        wait = self.queue.answer_wait(now)
+        wait = self.queue.answer_wait
         own = (job.deadline - job.answer_seconds for job, view in items if view == job.dispatched - 1)
         latest = min([latest, *(max(base_end, end - wait) for end in own if end >= base_end - EPSILON)])
         patience = min((arrival.slack for arrival in self.arrivals.expected(now)), default=float("inf"))
@@ -106,7 +106,7 @@ class BatchBuilder(Generic[W]):
         open_jobs = self.open_views.ranked(bucket)
         if not open_jobs:
             return []
-        wait, knee = self.queue.answer_wait(now), self.estimates.costs.knee(bucket)
+        wait, knee = self.queue.answer_wait, self.estimates.costs.knee(bucket)
         rungs = [rung for rung in self.estimates.costs.rungs(bucket) if rung <= knee and rung > limits.base]
         for index in reversed(range(len(rungs))):
             rung, below = rungs[index], rungs[index - 1] if index else limits.base

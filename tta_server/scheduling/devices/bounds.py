@@ -25,7 +25,8 @@ class DeviceQueue(MandatoryViews[W]):
     make their answers. So no batch has to be laid out, and a job is not later because of what happens to another.
     """
 
-    def answer_wait(self, now: float) -> float:
+    @property
+    def answer_wait(self) -> float:
         """Seconds that the answer of any live job may wait for a worker.
 
         As long as no worker is idle, they share the answers of all others; on each one of them a decoding may run.
@@ -71,9 +72,9 @@ class DeviceQueue(MandatoryViews[W]):
         before = None if self._is_surely_early(job, now) else self._lateness(now)
         if before is None:
             return 0.0
-        wait = self.answer_wait(now)
+        wait = self.answer_wait
         index = self._try_insert(job)
-        late, wait_after = self._lateness(now), self.answer_wait(now)
+        late, wait_after = self._lateness(now), self.answer_wait
         seconds = self._end_of_queue(now) - now
         self._undo_insert(job, index)
         own, others = float(late[index]), np.delete(late, index)
@@ -224,4 +225,4 @@ class DeviceQueue(MandatoryViews[W]):
 
     def _all_answers(self, now: float) -> float:
         """Seconds for the last answer of the queue."""
-        return self.answer_wait(now) + self._longest_answer
+        return self.answer_wait + self._longest_answer

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from tta_server.scheduling.estimates import EPSILON
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.stopping import StopReason
+from tta_server.scheduling.timers import DueTimers
 
 W = TypeVar("W")
 
@@ -30,13 +31,7 @@ class DeviceOutlook(Outlook[W]):
     queue: DeviceQueue[W]
 
     def latest_view_end(self, job: Job[W], now: float) -> float:
-        return job.deadline - job.answer_seconds - self.queue.answer_wait(now)
-
-    def changes_at(self, job: Job[W], now: float) -> float:
-        """Earlier than by today's wait for a worker, as far as that may grow; the exact time once that has come."""
-        exact = Outlook.changes_at(self, job, now)  # super() does not work in a class with slots
-        early = exact - self.queue.longest_decode
-        return early if job.is_answerable and early > now else exact
+        return job.deadline - job.answer_seconds - self.queue.answer_wait
 
 
 class DevicePool(BasePool[W]):
@@ -57,6 +52,8 @@ class DevicePool(BasePool[W]):
             self.estimates, self.slots, self.queue, self.open_views, self.arrivals
         )
         self.outlook: DeviceOutlook[W] = DeviceOutlook(self.estimates, self.slots, self.queue)
+        self._answer_timers: DueTimers[W] = DueTimers()
+        """Due times of jobs that can be answered, if no answer would wait for a worker."""
         self._answers: list[tuple[tuple[bool, float, int], Job[W]]] = []
 
     def release(self, thread: int) -> None:
@@ -76,18 +73,28 @@ class DevicePool(BasePool[W]):
             job.progress = job.progress.close(outcome)
             self.open_views.remove(job)
             heapq.heappush(self._answers, (job.rank, job))
-            self.check_again([job], 0.0)
+            self._answer_timers.remove(job)
+            self.timers.set(job, job.deadline - job.answer_seconds + 3 * EPSILON)
         return []
 
-    def check_again(self, jobs: Sequence[Job[W]], now: float) -> None:
-        """Sets when jobs have to be checked, as answers may wait longer for workers now."""
-        for job in jobs:
-            if job.progress.stop:
-                self.timers.set(job, job.deadline - job.answer_seconds + 2 * EPSILON)
-            else:
-                self.set_due(job, now)
+    def set_due(self, job: Job[W], now: float) -> None:
+        if job.is_answerable:
+            self.timers.remove(job)
+            self._answer_timers.set(job, self.outlook.changes_at(job, now) + self.queue.answer_wait)
+        else:
+            super().set_due(job, now)
+
+    def take_due(self, now: float) -> Iterable[Job[W]]:
+        return [*self.timers.take_due(now), *self._answer_timers.take_due(now + self.queue.answer_wait + EPSILON / 2)]
+
+    def next_due(self) -> float | None:
+        at, answer_at = self.timers.next_due(), self._answer_timers.next_due()
+        if answer_at is None:
+            return at
+        return min(answer_at - self.queue.answer_wait, math.inf if at is None else at)
 
     def forget(self, job: Job[W]) -> None:
+        self._answer_timers.remove(job)
         self.open_views.remove(job)
         self._drop_answered()
 

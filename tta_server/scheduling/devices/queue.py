@@ -34,8 +34,8 @@ class MandatoryViews(Generic[W]):
         """Undispatched mandatory views."""
         self._numbers: dict[Bucket, int] = {}
         self._live = 0
-        self._live_answers = self._longest_answer = self.longest_decode = 0.0
-        """Of live jobs; the longest ones since there was none."""
+        self._live_answers = self._longest_answer = 0.0
+        """Of live jobs; the longest one since there was none."""
         self._undecoded: list[float] = []
         """Seconds of each decoding that has not ended, ascending."""
 
@@ -67,7 +67,6 @@ class MandatoryViews(Generic[W]):
         """A job is live."""
         self._live_answers += job.answer_seconds
         self._longest_answer = max(self._longest_answer, job.answer_seconds)
-        self.longest_decode = max(self.longest_decode, job.decode_seconds)
         self._live += 1
         insort(self._undecoded, job.decode_seconds)
 
@@ -76,7 +75,7 @@ class MandatoryViews(Generic[W]):
         self._live -= 1
         self._live_answers -= job.answer_seconds
         if not self._live:
-            self._live_answers = self._longest_answer = self.longest_decode = 0.0
+            self._live_answers = self._longest_answer = 0.0
         if job.phase is Phase.WAITING:
             self.decoded(job)
 

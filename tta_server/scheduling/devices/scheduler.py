@@ -11,7 +11,7 @@ from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.devices.pool import DevicePool
 from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.estimates import EPSILON, each_job
+from tta_server.scheduling.estimates import each_job
 from tta_server.scheduling.jobs import Backlog, Batch, Bounds, Decode, Finish, Finished, Job, Outcome, Phase, Quote
 from tta_server.scheduling.stopping import StopReason
 
@@ -34,15 +34,6 @@ class DeviceScheduler(BaseScheduler[W]):
         self._pool = DevicePool(costs, DeviceSlots(slots, prepare), workers, bounds or Bounds())
 
     # ---- jobs ----
-
-    def admit(self, job: Job[W], now: float) -> None:
-        longest, wait = self._pool.queue.longest_decode, self._pool.queue.answer_wait(now)
-        super().admit(job, now)
-        if job.decode_seconds > longest:  # it may keep workers from answers for longer
-            self._pool.check_again(list(self._pool.live), now)
-        after = self._pool.queue.answer_wait(now)
-        if after > 1.1 * wait + EPSILON:
-            self._pool.check_again(list(self._pool.timers.take_due(now + after)), now)
 
     def quote(self, job: Job[W], now: float) -> Quote:
         return self._pool.live.quote(job, len(self._pool.open_views), now)
