@@ -18,18 +18,18 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tests.support import device_histories
+from tests.support import device_histories, histories
 from tests.support.device_laws import DeviceLaw
-from tests.support.histories import LONG_QUEUES, drawn, find_violation, shrink, violation_of
 from tests.support.laws import Law
+from tests.support.shrinking import shrink
 
 AT_ONCE = 200
 """Histories that a process runs before it reports."""
 
 
-def numbers(start: int, end: int) -> Iterator[range]:
-    for first in range(start, end, AT_ONCE):
-        yield range(first, min(first + AT_ONCE, end))
+def parts(numbers: range) -> Iterator[range]:
+    for first in range(numbers.start, numbers.stop, AT_ONCE):
+        yield range(first, min(first + AT_ONCE, numbers.stop))
 
 
 class Search:
@@ -40,15 +40,16 @@ class Search:
         self.pool = pool
 
     def __call__(self, some: range) -> tuple[range, tuple[int, str] | None]:
-        found = device_histories.find_violation(self.seed, some) if self.pool else find_violation(self.seed, some)
+        find = device_histories.find_violation if self.pool else histories.find_violation
+        found = find(self.seed, some)
         return some, None if found is None else (found[0], str(found[1]))
 
 
-def run(search: Search, histories: range, processes: int, console: Console) -> tuple[int, str] | None:
+def run(search: Search, numbers: range, processes: int, console: Console) -> tuple[int, str] | None:
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("histories"), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress, multiprocessing.Pool(processes, lower_priority) as pool:
-        task = progress.add_task("", total=len(histories))
-        for some, found in pool.imap_unordered(search, numbers(histories.start, histories.stop)):
+        task = progress.add_task("", total=len(numbers))
+        for some, found in pool.imap_unordered(search, parts(numbers)):
             progress.advance(task, len(some))
             if found:
                 return found
@@ -59,22 +60,17 @@ def lower_priority() -> None:
     os.nice(10)
 
 
-def explain_pool(seed: str, number: int, console: Console) -> None:
-    history = device_histories.drawn(seed, number)
-    console.print(f"{device_histories.violation_of(history)}\n\n{history!r}\n", soft_wrap=True, highlight=False)
-    console.print(f"benchmarks/laws.py --pool --seed {seed} --start {number} --histories 1", highlight=False)
-
-
-def explain(seed: str, number: int, console: Console) -> None:
-    history = drawn(seed, number)
-    broken = violation_of(history)
-    if broken is None:
+def explain(seed: str, number: int, pool: bool, console: Console) -> None:
+    home = device_histories if pool else histories
+    history = home.drawn(seed, number)
+    if home.violation_of(history) is None:
         console.print("It holds when the history runs again: decisions depend on something other than the history.")
         return
     console.print("shrinking the history ...")
-    small = shrink(history, broken.law)
-    console.print(f"{violation_of(small)}\n\n{small!r}\n", soft_wrap=True, highlight=False)
-    console.print(f"benchmarks/laws.py --seed {seed} --start {number} --histories 1", highlight=False)
+    small = shrink(history, home.violation_of)
+    console.print(f"{home.violation_of(small)}\n\n{small!r}\n", soft_wrap=True, highlight=False)
+    kind = "--pool " if pool else ""
+    console.print(f"benchmarks/laws.py {kind}--seed {seed} --start {number} --histories 1", highlight=False)
 
 
 def main() -> int:
@@ -86,13 +82,13 @@ def main() -> int:
     parser.add_argument("--pool", action="store_true", help="the laws of device pools")
     args = parser.parse_args()
     console, begun = Console(), time.monotonic()
-    histories = range(args.start, args.start + args.histories)
-    found = run(Search(args.seed, args.pool), histories, args.processes, console)
+    numbers = range(args.start, args.start + args.histories)
+    found = run(Search(args.seed, args.pool), numbers, args.processes, console)
     if found:
         console.print(f"[red]seed {args.seed}, history {found[0]} breaks a law[/]\n{found[1]}", highlight=False)
-        (explain_pool if args.pool else explain)(args.seed, found[0], console)
+        explain(args.seed, found[0], args.pool, console)
         return 1
-    one_of = f"one of {LONG_QUEUES} with a long queue"
+    one_of = f"one of {histories.LONG_QUEUES} with a long queue"
     kind = f"one of {device_histories.CAPACITY} at a steady rate" if args.pool else one_of
     console.print(
         f"seed {args.seed}: {args.histories} histories, {kind}, kept {len(DeviceLaw if args.pool else Law)} laws; "

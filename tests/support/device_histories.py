@@ -37,6 +37,9 @@ class DeviceHistory:
     faults: Faults = NO_FAULTS
     rate: float | None = None
 
+    def __repr__(self) -> str:
+        return histories.formatted(self)
+
     def run(self, scheduler: type[DeviceScheduler[Any]] = DeviceScheduler) -> Device:
         device = Device(self.machine, self.bounds, self.faults, scheduler)
         device.run(self.arrivals)

@@ -103,7 +103,7 @@ def _check_views(device: "Device", batch: "Batch[Record]") -> None:
 
 
 def _surely_in_time(device: "Device", record: "Record", end: float) -> bool:
-    """True if a view that ends then is in time, if workers have begun all they can, and then make all other answers before its own."""
+    """True if a view that ends then is in time, whatever workers do first."""
     wait = device.longest["decode"] + device.longest["finish"] * (len(device.live) / device.machine.workers + 2)
     return end + wait <= record.job.deadline - TOLERANCE
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from random import Random
 from typing import Any
 
@@ -49,7 +49,7 @@ class History:
     quotes: tuple[float, ...] = ()
 
     def __repr__(self) -> str:
-        return _format(self)
+        return formatted(self)
 
     def pool(self, scheduler: type[Scheduler[Any]] = Scheduler) -> Pool:
         return Pool(
@@ -63,18 +63,20 @@ class History:
         )
 
 
-def _format(value: Any) -> str:
+def formatted(value: Any) -> str:
     """Return the expression that makes it, without its defaults."""
     if isinstance(value, Bucket):
         return NAMES[value]
     if isinstance(value, Priority):
         return f"Priority.{value.name}"
     if isinstance(value, tuple):
-        return f"({''.join(f'{_format(item)}, ' for item in value).rstrip()})"
-    if not isinstance(value, History | Arrival | Bounds):
+        return f"({''.join(f'{formatted(item)}, ' for item in value).rstrip()})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{formatted(key)}: {formatted(item)}' for key, item in value.items())}}}"
+    if not is_dataclass(value):
         return "math.inf" if value == math.inf else repr(value)
     given = ((field, getattr(value, field.name)) for field in fields(value))
-    return f"{type(value).__name__}({', '.join(f'{f.name}={_format(v)}' for f, v in given if v != f.default)})"
+    return f"{type(value).__name__}({', '.join(f'{f.name}={formatted(v)}' for f, v in given if v != f.default)})"
 
 
 # ---- drawn ----
@@ -256,7 +258,7 @@ def decisions(pool: Pool, history: History) -> list[list[tuple[float, str]]]:
     return [[(round(at, 9), str(outcome)) for at, outcome in record.answers] for record in records]
 
 
-# ---- searched and made small ----
+# ---- searched ----
 
 
 def find_violation(
@@ -275,51 +277,3 @@ def violation_of(history: History, scheduler: type[Scheduler[Any]] = Scheduler) 
     except Violation as broken:
         return broken
     return None
-
-
-def shrink(history: History, law: Law, patience: int = 3000) -> History:
-    """Return the smallest history found that violates the same law; `patience` candidates are tried at most."""
-    tried = 0
-    candidates = _simpler(history)
-    while tried < patience and (candidate := next(candidates, None)):
-        tried += 1
-        broken = violation_of(candidate)
-        if broken and broken.law is law:
-            history, candidates = candidate, _simpler(candidate)
-    return history
-
-
-def _simpler(history: History) -> Iterator[History]:
-    count = len(history.arrivals)
-    size = count // 2
-    while size:
-        for start in range(0, count, size):
-            if size < count:
-                kept = history.arrivals[:start] + history.arrivals[start + size :]
-                yield replace(history, arrivals=kept)
-        size //= 2
-    default = History()
-    for name in ("fails", "hangs", "speeds", "quotes", "bounds", "finish_ms", "decode_ms"):
-        if getattr(history, name) != getattr(default, name):
-            yield replace(history, **{name: getattr(default, name)})
-    if history.slots > 1:
-        yield replace(history, slots=history.slots - 1)
-    for number, arrival in enumerate(history.arrivals):
-        for one in _simpler_arrivals(arrival):
-            yield replace(history, arrivals=(*history.arrivals[:number], one, *history.arrivals[number + 1 :]))
-
-
-def _simpler_arrivals(arrival: Arrival) -> Iterator[Arrival]:
-    default = Arrival(0, 0)
-    for name in ("leaves_ms", "lost", "nbytes", "priority", "patience_ms", "worths", "stops_after"):
-        if getattr(arrival, name) != getattr(default, name):
-            yield replace(arrival, **{name: getattr(default, name)})
-    if arrival.mandatory > 1:
-        yield replace(arrival, mandatory=arrival.mandatory - 1)
-    for views in {arrival.mandatory, len(arrival.buckets) - 1}:
-        if arrival.mandatory <= views < len(arrival.buckets):
-            yield replace(arrival, buckets=arrival.buckets[:views])
-    if len(set(arrival.buckets)) > 1:
-        yield replace(arrival, buckets=arrival.buckets[:1] * len(arrival.buckets))
-    if arrival.at_ms:
-        yield replace(arrival, at_ms=0)

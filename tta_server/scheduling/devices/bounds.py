@@ -1,7 +1,7 @@
 """When each queued job of a device pool is answered at the latest. Pure."""
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import TypeVar
 
 import numpy as np
@@ -31,8 +31,7 @@ class DeviceQueue(MandatoryViews[W]):
 
         As long as no worker is idle, they share the answers of all others; on each one of them a decoding may run.
         """
-        decodes = sum(self._undecoded[-self._workers.number :])
-        return (decodes + self._live_answers + self._workers.answers) / self._workers.number
+        return (self._longest_decodes + self._live_answers + self._workers.answers) / self._workers.number
 
     def _chores(self, answer: Vector, chore: Vector) -> Vector:
         """Seconds for which work of less urgency may keep workers from each queued job's answer.
@@ -86,7 +85,7 @@ class DeviceQueue(MandatoryViews[W]):
 
     def _try_insert(self, job: Job[W]) -> int:
         self._live_answers += job.answer_seconds
-        insort(self._undecoded, job.decode_seconds)
+        self._await_decode(job)
         return self._insert(job)
 
     def _undo_insert(self, job: Job[W], index: int) -> None:

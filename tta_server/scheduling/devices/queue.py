@@ -38,6 +38,8 @@ class MandatoryViews(Generic[W]):
         """Of live jobs; the longest one since there was none."""
         self._undecoded: list[float] = []
         """Seconds of each decoding that has not ended, ascending."""
+        self._longest_decodes = 0.0
+        """The sum of as many of these as there are workers."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -68,7 +70,7 @@ class MandatoryViews(Generic[W]):
         self._live_answers += job.answer_seconds
         self._longest_answer = max(self._longest_answer, job.answer_seconds)
         self._live += 1
-        insort(self._undecoded, job.decode_seconds)
+        self._await_decode(job)
 
     def leave(self, job: Job[W]) -> None:
         """A job is not live any more; a worker that decodes its image goes on."""
@@ -82,6 +84,11 @@ class MandatoryViews(Generic[W]):
     def decoded(self, job: Job[W]) -> None:
         """The decoding of a job has ended, or will not begin."""
         del self._undecoded[bisect_left(self._undecoded, job.decode_seconds)]
+        self._longest_decodes = sum(self._undecoded[-self._workers.number :])
+
+    def _await_decode(self, job: Job[W]) -> None:
+        insort(self._undecoded, job.decode_seconds)
+        self._longest_decodes = sum(self._undecoded[-self._workers.number :])
 
     def _number(self, job: Job[W]) -> int:
         """A number for the bucket of a job's next view; numbers start from 0 with each empty queue."""
