@@ -157,7 +157,8 @@ class DeviceQueue(MandatoryViews[W]):
         blocked = self._blocking(now) + self._slots.prepare
         again = (decoded >= free - EPSILON) & (decoded < busy - EPSILON)
         if again.any():
-            bases = np.where(again, bases - self._partials(np.where(undecoded > 0, buckets, -1.0), now), bases)
+            twice = (undecoded > 0) & np.isin(buckets, buckets[undecoded == 0])
+            bases = np.where(again, bases - self._partials(np.where(twice, buckets, -1.0), now), bases)
         return bases, np.where(decoded < busy - EPSILON, -math.inf, decoded + blocked)
 
     def _decoded_seconds(self, share: Vector, undecoded: Vector, now: float) -> Vector:
