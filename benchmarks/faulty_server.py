@@ -38,7 +38,7 @@ class FaultyBackend:
     """Wraps a real backend; while `on` is set, batches go through the fault."""
 
     def __init__(self, real: Backend, fault: Fault) -> None:
-        self.signature = real.signature
+        self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
         self.on = False
         self._real = real
         self._fault = fault

@@ -38,7 +38,7 @@ class PacingBackend:
     """Runs one batch at a time: sleeps, without holding a core, and gives each row the same scores."""
 
     def __init__(self, real: Backend, seconds: Mapping[int, float]) -> None:
-        self.signature = real.signature
+        self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
         self._real = real
         self._sizes = sorted(seconds)
         self._seconds = seconds

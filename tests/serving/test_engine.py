@@ -32,6 +32,7 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import FAILURES, Health
 from tta_server.serving.recorder import LockedRecorder, Recorder
+from tta_server.serving.slot_thread import Call
 from tta_server.serving.steps import Runner, StepRunner
 from tta_server.telemetry.prometheus import Metrics
 
@@ -99,7 +100,7 @@ class PaperRunner:
     def __init__(self, behave: Callable[[Items], Sequence[Outcome]]) -> None:
         self.behave = behave
 
-    def run(self, items: Items, recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
         return self.behave(items)
 
 
@@ -111,7 +112,7 @@ class EndlessRunner:
         self.aborted = 0
         self.started = threading.Event()
 
-    def run(self, items: Items, recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
         if not any(view in self._views for _, view in items):
             return merged(items)
         end = threading.Event()

@@ -20,12 +20,14 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
 from tta_server.serving.recorder import Recorder
+from tta_server.serving.slot_thread import Call
 from tta_server.telemetry.prometheus import Metrics
 
 SURVIVED = ["work.decode", "work.settle", "runner.run"]
 """A job's own calls cost the job at most."""
 SCHEDULER = (
-    "admit_all cancel completed due failed finished has_more_work next_batch overdue ready stuck wake_at watch_at"
+    "admit_all asks_at cancel completed due failed finished has_more_work next_batch overdue prepared ready stuck "
+    "wake_at watch_at"
 )
 FATAL = [
     *(f"scheduler.{call}" for call in SCHEDULER.split()),
@@ -107,7 +109,9 @@ class Runner:
         self._count = 0
         self._lock = threading.Lock()
 
-    def run(self, items: Sequence[tuple[Job[Work], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
+    def run(
+        self, items: Sequence[tuple[Job[Work], int]], recorder: Recorder, abort: Abort, call: Call
+    ) -> Sequence[Outcome]:
         self._wires.touch("runner.run")
         with self._lock:
             self._count += 1
@@ -161,7 +165,7 @@ def opened(wires: Wires, workers: int = 0) -> Iterator[Shop]:
     shop = Shop(wires, workers)
     yield shop
     shop.engine.drain(PATIENCE)
-    alive = [thread.name for thread in shop.engine._threads if thread.is_alive()]
+    alive = shop.engine._threads.alive()
     assert not alive, "a thread goes on"
 
 

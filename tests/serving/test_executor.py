@@ -247,7 +247,7 @@ class Short(Backend):
     """Gives a row less than it was given."""
 
     def __init__(self, real: Backend) -> None:
-        self.signature = real.signature
+        self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
         self._real = real
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
@@ -302,6 +302,7 @@ def test_a_model_that_can_run_one_row_only_gets_each_item_as_a_batch_of_its_own(
     class Sized:
         def __init__(self) -> None:
             self.signature, self.rows = toy.backend.signature, list[int]()
+            self.device, self.ladder = toy.backend.device, toy.backend.ladder
 
         def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
             self.rows.append(len(batch))
@@ -314,3 +315,26 @@ def test_a_model_that_can_run_one_row_only_gets_each_item_as_a_batch_of_its_own(
     works = [job(model, SOUND, Metrics()) for model in (single, toy, single)]
     assert all(isinstance(outcome, Merged) for outcome in run([(work, 0) for work in works]))
     assert single.backend.rows == [1, 1]  # type: ignore[attr-defined]
+
+
+def test_a_batch_is_padded_to_a_size_that_the_backend_takes(toy: Model) -> None:
+    """3 rows run as 4, and 5, more than it takes at once, as they are; the answers are those without padding."""
+
+    class Laddered:
+        def __init__(self) -> None:
+            self.signature, self.device, self.ladder = toy.backend.signature, toy.backend.device, (1, 2, 4)
+            self.batches = list[Tensor]()
+
+        def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+            self.batches.append(batch.copy())
+            return toy.backend.infer(batch, abort)
+
+        def close(self) -> None: ...
+
+    backend = Laddered()
+    model = replace(toy, backend=backend)
+    for rows in (3, 5):
+        works = [job(model, SOUND, Metrics()) for _ in range(rows)]
+        assert all(isinstance(outcome, Merged) for outcome in run([(work, 0) for work in works]))
+    assert [len(batch) for batch in backend.batches] == [4, 5]
+    assert not backend.batches[0][3].any()

@@ -311,6 +311,7 @@ class Counting:
 
     def __init__(self, model: Model) -> None:
         self._backend, self.signature, self.runs = model.backend, model.backend.signature, 0
+        self.device, self.ladder = model.backend.device, model.backend.ladder
 
     def infer(self, batch: np.ndarray, abort: Any = None) -> Any:
         self.runs += 1
@@ -401,6 +402,7 @@ class Remembering:
 
     def __init__(self, model: Any) -> None:
         self._backend, self.signature, self._last = model.backend, model.backend.signature, np.float32(0)
+        self.device, self.ladder = model.backend.device, model.backend.ladder
 
     def infer(self, batch: np.ndarray, abort: Any = None) -> dict[str, np.ndarray]:
         found = {name: values + self._last for name, values in self._backend.infer(batch).items()}

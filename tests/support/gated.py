@@ -40,7 +40,7 @@ class GatedBackend:
     """A real backend; each batch waits while the gate's file exists."""
 
     def __init__(self, real: Backend, gate: Path) -> None:
-        self.signature = real.signature
+        self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
         self._real = real
         self._gate = gate
 

@@ -212,7 +212,7 @@ class Switchable:
     """
 
     def __init__(self, real: Backend) -> None:
-        self.signature = real.signature
+        self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
         self._real = real
         self.mode = "works"
         self.batches = 0

@@ -1,6 +1,6 @@
 """The interface of a backend, which runs batches of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,15 +39,26 @@ class Signature:
         return f"{found}: {export}, so that it has tensor outputs"
 
 
+CPU = "cpu"
+
+
 class Backend(Protocol):
-    """A loaded model. `infer` may run on several threads at once."""
+    """A loaded model.
+
+    `device` is CPU, or the name of the device that runs it: models of one device share a pool. On the CPU `infer` may
+    run on several threads at once; a device's is called by one thread for each slot, always the same. `ladder` has the
+    batch sizes that the backend takes, in ascending order: smaller batches are padded with zeros. Empty: any size.
+    """
 
     signature: Signature
+    device: str
+    ladder: Sequence[int]
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch on the calling thread; outputs have the batch's leading size, in the same order.
 
-        Raises BackendFailed, also soon after `abort` is requested.
+        Raises BackendFailed, also soon after `abort` is requested; OutOfDeviceMemory if a smaller batch may run;
+        DeviceLost if none will.
         """
 
     def close(self) -> None:

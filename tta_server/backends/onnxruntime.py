@@ -1,8 +1,8 @@
-"""ONNX Runtime on the CPU: one session per model, shared by all slots; each run uses one thread, its caller's."""
+"""ONNX Runtime on the CPU: one session per model, shared by all slots; a run uses its caller's thread, or a few."""
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime as ort
 
-from tta_server.backends.base import Outputs, Signature, Tensor
+from tta_server.backends.base import CPU, Outputs, Signature, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.external_data import external_files, find_references
 from tta_server.errors import BackendFailed, ConfigError
@@ -25,15 +25,20 @@ DTYPES = {
 
 
 class OnnxRuntimeBackend:
-    """A session with single-threaded runs, as many at once as there are slots; weights are in memory once.
+    """A session whose runs take one thread each, or a few; slots share it, so that weights are in memory once.
 
     The files may be overwritten, truncated or deleted once it is made.
     """
 
-    def __init__(self, path: Path) -> None:
+    device = CPU
+    ladder: Sequence[int] = ()
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
         """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        if threads > 1:  # a thread that waits for others leaves its core to decoding
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._session = _open(path, options)
         self.signature = self._read_signature(path)

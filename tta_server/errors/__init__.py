@@ -126,6 +126,14 @@ class BackendFailed(TTAError):
     code = Code.BACKEND_FAILED
 
 
+class OutOfDeviceMemory(BackendFailed):
+    """The device has no memory for a batch of this size; a smaller one may run."""
+
+
+class DeviceLost(BackendFailed):
+    """The device can't run anything any more, until a new process opens it."""
+
+
 class WrongDeclaration(BackendFailed):
     """The model's output is not what tta.yaml states; `check` is the id of the check that found it."""
 

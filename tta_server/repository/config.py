@@ -171,13 +171,26 @@ def _parse_checks(found: Any) -> dict[str, bool]:
     return {name: value in (True, "on") for name, value in found.items()}
 
 
+class BackendConfig(StrictModel):
+    """What runs the model, and where; `threads` is the threads of one run."""
+
+    name: Literal["onnxruntime"] = "onnxruntime"
+    device: Literal["cpu"] = "cpu"
+    threads: int = Field(1, ge=1, le=64)
+
+
+def _parse_backend(found: Any) -> Any:
+    """A plain word is the name."""
+    return {"name": found} if isinstance(found, str) else found
+
+
 class ModelConfig(StrictModel):
     """The keys of `tta.yaml`; the type of `output` depends on the task. `labels` are names, also if a file has them."""
 
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
     labels: Annotated[tuple[str, ...], BeforeValidator(parse_labels)] = ()
     description: str = ""
-    backend: Literal["onnxruntime"] = "onnxruntime"
+    backend: Annotated[BackendConfig, BeforeValidator(_parse_backend)] = BackendConfig()
     input: InputConfig
     output: Any
     policy: str | list[Any] | dict[str, Any] = "plain"

@@ -54,7 +54,7 @@ def load_uncalibrated(folder: Path) -> Model:
     path = folder / "tta.yaml"
     config = read_config(path)
     version = _latest_version(folder)
-    backend = BACKENDS[config.backend](folder / version / "model.onnx")
+    backend = BACKENDS[config.backend.name](folder / version / "model.onnx", config.backend.threads)
     try:
         preprocessing = _preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(

@@ -1,5 +1,6 @@
 """What pools with and without workers share: live jobs, their timers, and what the results of steps mean. Pure."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
@@ -42,8 +43,8 @@ class BasePool(ABC, Generic[W]):
         self.watchdog: Watchdog[W] = Watchdog()
 
     @abstractmethod
-    def release(self, thread: int) -> None:
-        """Records that a slot or a worker has ended its step."""
+    def release(self, step: Decode[W] | Batch[W]) -> None:
+        """Records that a slot or a worker has ended this step."""
 
     @abstractmethod
     def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
@@ -145,6 +146,10 @@ class BaseScheduler(ABC, Generic[W]):
 
     # ---- what a free slot or worker does next ----
 
+    def asks_at(self, slot: int) -> float:
+        """When this slot may call `next_batch`, at the earliest; infinity if it has to end a step before."""
+        return -math.inf
+
     @abstractmethod
     def next_batch(self, slot: int, now: float) -> Step[W] | None:
         """The step that this free slot starts now; None if there is none."""
@@ -168,7 +173,7 @@ class BaseScheduler(ABC, Generic[W]):
     def ready(self, decode: Decode[W], seconds: float, now: float) -> None:
         """A job's image was decoded in `seconds`: its views may run."""
         job = decode.job
-        self._pool.release(decode.slot)
+        self._pool.release(decode)
         self.costs.observe_stage("decode", job.model, job.pixels, seconds, now)
         job.phase = Phase.READY
         if job in self._pool.live:
@@ -176,6 +181,13 @@ class BaseScheduler(ABC, Generic[W]):
 
     def _made_ready(self, job: Job[W], now: float) -> None:
         self._pool.set_due(job, now)
+
+    def prepared(self, batch: Batch[W], seconds: float, now: float) -> None:
+        """The input of a batch was made in `seconds`, perhaps while another batch ran; call it before `completed`."""
+
+    def limit_batches(self, model: str, largest: int) -> None:
+        """The device has no memory for batches of more than `largest` views of a model."""
+        self.costs.limit_batches(model, largest)
 
     @abstractmethod
     def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
@@ -203,7 +215,7 @@ class BaseScheduler(ABC, Generic[W]):
         Ends the jobs in it: with an answer if all mandatory views are merged, with the error if a mandatory view
         failed. A job that lost only an optional view, while mandatory ones still run, continues.
         """
-        self._pool.release(step.slot)
+        self._pool.release(step)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
         for job, view in items:

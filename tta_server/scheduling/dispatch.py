@@ -26,7 +26,7 @@ class Dispatcher(Generic[W]):
         starts only if it makes no queued job late. An open job is passed over, for its answer may wait for more views;
         its answer is made first if a job behind it would make it late.
         """
-        self._pool.release(slot)
+        self._pool.free(slot)
         decoding = open_ahead = tried_optional = False
         for job in self._pool.queue if self._pool.queue.waiting else ():
             if job.is_batch and not tried_optional:

@@ -8,7 +8,7 @@ from tta_server.scheduling.base import BasePool
 from tta_server.scheduling.batches import BatchBuilder
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.estimates import EPSILON, Estimates, Slots
-from tta_server.scheduling.jobs import Bounds, Finished, Job
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finished, Job
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.queue import MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
@@ -36,9 +36,13 @@ class Pool(BasePool[W]):
         )
         self.outlook: Outlook[W] = Outlook(self.estimates, self.slots, self.queue)
 
-    def release(self, thread: int) -> None:
-        self.slots.release(thread)
-        self.watchdog.ended(thread)
+    def release(self, step: Decode[W] | Batch[W]) -> None:
+        self.free(step.slot)
+
+    def free(self, slot: int) -> None:
+        """Records that a slot is idle: it has also made the answers that followed its step."""
+        self.slots.release(slot)
+        self.watchdog.ended(slot)
 
     def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         return self.finish(job, outcome)

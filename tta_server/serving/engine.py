@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -9,16 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from tta_server.backends.cancel import Abort, request_all
-from tta_server.errors import DeadlineExceeded, InternalError, NotReady, TTAError
+from tta_server.errors import DeadlineExceeded, DeviceLost, InternalError, NotReady, TTAError
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.jobs import Backlog, Decode, Finish, Finished, Job, Quote, Step
+from tta_server.scheduling.jobs import Backlog, Finish, Finished, Job, Quote, Step
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
 from tta_server.serving.niceness import lower_priority
 from tta_server.serving.recorder import LockedRecorder
 from tta_server.serving.steps import BatchResult, DecodeResult, Payload, Runner, StepFailure, StepRunner
+from tta_server.serving.threads import EngineThreads
 from tta_server.serving.unsettled import Unsettled
 from tta_server.serving.wakeups import Wakeups
 from tta_server.telemetry.observer import Expired, Observer
@@ -53,23 +55,23 @@ class Engine(Generic[W]):
         self._process = os.getpid()
         self._unsettled: Unsettled[W] = Unsettled()
         self._aborts: dict[int, Abort] = {}
+        """By the id of a running step."""
         self._lock = threading.Lock()
+        self._threads = EngineThreads(scheduler.slots, scheduler.workers, self._run_thread)
         self._steps: StepRunner[W] = StepRunner(
-            runners, LockedRecorder(self._lock), observer, health, lambda: self._stopped
+            runners,
+            LockedRecorder(self._lock),
+            observer,
+            health,
+            lambda: self._stopped,
+            self._threads.calls,
         )
         self._wake: Wakeups[W] = Wakeups(self._lock, scheduler)
         self._state = "open"
-        slots, workers = range(scheduler.slots), range(scheduler.slots, scheduler.slots + scheduler.workers)
-        self._threads = [
-            *(self._thread(f"slot-{slot}", self._run_slot, slot) for slot in slots),
-            *(self._thread(f"worker-{worker - scheduler.slots}", self._run_worker, worker) for worker in workers),
-            self._thread("clock", self._run_clock),
-        ]
 
     def start(self) -> None:
         """Starts the threads."""
-        for thread in self._threads:
-            thread.start()
+        self._threads.start()
 
     # ---- requests ----
 
@@ -136,19 +138,19 @@ class Engine(Generic[W]):
             running = self._stop_threads()
         request_all(running)
         self._settle(finished)
-        for thread in self._threads:
-            if thread.is_alive() and thread is not threading.current_thread():
-                thread.join(timeout=max(1.0, end - time.monotonic()))
+        self._threads.join(end)
 
     # ---- threads ----
 
-    def _thread(self, name: str, loop: Callable[..., None], *args: int) -> threading.Thread:
-        return threading.Thread(target=self._run_thread, args=(loop, *args), name=name, daemon=True)
-
-    def _run_thread(self, loop: Callable[..., None], *args: int) -> None:
-        """Runs a thread's loop; any error, a TTAError too, fails the engine, so that no thread ends unnoticed."""
+    def _run_thread(self, kind: str, number: int) -> None:
+        """The loop of a thread; any error, a TTAError too, fails the engine, so that no thread ends unnoticed."""
         try:
-            loop(*args)
+            if kind == "slot":
+                self._run_steps(number, self._scheduler.next_batch, self._wake.slots)
+            elif kind == "worker":
+                self._run_steps(number, self._scheduler.next_chore, self._wake.workers)
+            else:
+                self._run_clock()
         except Exception as error:  # noqa: BLE001 - logged by `_fail_all`
             self._fail_all(error)
 
@@ -186,18 +188,11 @@ class Engine(Generic[W]):
     def _stopped(self) -> bool:
         return self._state in ("closed", "failed")
 
-    def _run_slot(self, slot: int) -> None:
-        """The loop of a slot's thread."""
-        self._run_steps(slot, self._scheduler.next_batch, self._wake.slots)
-
-    def _run_worker(self, worker: int) -> None:
-        """The loop of a worker's thread."""
-        self._run_steps(worker, self._scheduler.next_chore, self._wake.workers)
-
     def _run_steps(self, thread: int, pick: Picker[W], available: threading.Condition) -> None:
         lower_priority(niceness.SLOT_NICENESS)
         while (step := self._next_step(thread, pick, available)) is not None:
             self._run_step(step)
+            self._aborts.pop(id(step), None)
             del step  # a waiting thread must not keep a job, and with it an unloaded model, in memory
 
     def _next_step(self, thread: int, pick: Picker[W], available: threading.Condition) -> Step[W] | None:
@@ -208,12 +203,13 @@ class Engine(Generic[W]):
                     return None
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
-                step = None if finished else pick(thread, now)
+                asks_in = self._scheduler.asks_at(thread) - now
+                step = None if finished or asks_in > 0 else pick(thread, now)
                 self._wake.reschedule_clock()
                 if step is not None:
-                    self._aborts[thread] = Abort()
+                    self._aborts[id(step)] = Abort()
                 if step is None and not finished:
-                    available.wait()
+                    available.wait(asks_in if 0 < asks_in < math.inf else None)
                 else:
                     self._wake.wake_threads()  # each thread that gets a step wakes the next
             if step is not None:
@@ -223,11 +219,8 @@ class Engine(Generic[W]):
     def _run_step(self, step: Step[W]) -> None:
         if isinstance(step, Finish):
             self._settle([Finished(step.job, step.reason)])
-            return
-        if isinstance(step, Decode):
-            self._report(self._steps.decode(step))
-            return
-        self._report(self._steps.run(step, self._aborts[step.slot]))
+        else:
+            self._report(self._steps.run(step, self._aborts[id(step)]))
 
     def _report(self, report: DecodeResult[W] | BatchResult[W] | StepFailure[W]) -> None:
         now, finished = time.monotonic(), list[Finished[W]]()
@@ -235,12 +228,17 @@ class Engine(Generic[W]):
             match report:
                 case DecodeResult(decode, seconds):
                     self._scheduler.ready(decode, seconds, now)
-                    self._wake.slots.notify()
-                case BatchResult(batch, outcomes, seconds):
+                    self._wake.wake_slot()
+                case BatchResult(batch, outcomes, seconds, prepare, limit):
+                    self._scheduler.prepared(batch, prepare, now)
                     finished = self._scheduler.completed(batch, outcomes, seconds, now)
+                    if limit:
+                        self._scheduler.limit_batches(batch.model, limit)
                 case StepFailure(step, error):
                     finished = self._scheduler.failed(step, error, now)
             self._wake.wake_worker()  # the slot that completes a job does not make its answer
+        if isinstance(report, StepFailure) and isinstance(report.error, DeviceLost):
+            self._end_process(f"the device is lost ({report.error}): the server has to be restarted")
         if isinstance(report, BatchResult):
             for job in dict.fromkeys(job for job, _ in report.step.items):
                 job.payload.notify_progress(job.progress)
@@ -270,7 +268,7 @@ class Engine(Generic[W]):
                     return
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
-                overdue = [(step, self._aborts[step.slot]) for step in self._scheduler.overdue(now)]
+                overdue = [(step, self._aborts[id(step)]) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
                 self._wake.wake_threads()
                 if not (finished or overdue or stuck):
@@ -291,7 +289,9 @@ class Engine(Generic[W]):
 
     def _mark_stuck(self, stuck: list[int]) -> None:
         slots = f"slot {stuck[0]} is" if len(stuck) == 1 else f"slots {', '.join(map(str, stuck))} are"
-        reason = f"{slots} stuck in a run that can't be ended: the server has to be restarted"
+        self._end_process(f"{slots} stuck in a run that can't be ended: the server has to be restarted")
+
+    def _end_process(self, reason: str) -> None:
         log.critical("%s", reason)
         self._health.mark_fatal(reason)
         self._on_fatal(reason)

@@ -16,6 +16,7 @@ from tta_server.serving.job import ImageJob
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
+from tta_server.serving.slot_thread import Call, call_here
 from tta_server.telemetry.observer import Observer, ViewsRan
 
 UNREADABLE = "the model's output for a view could not be read"
@@ -28,21 +29,25 @@ class Executor:
         self._observer = observer
 
     def run(
-        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None = None
+        self,
+        items: Sequence[tuple[Job[ImageJob], int]],
+        recorder: Recorder,
+        abort: Abort | None = None,
+        call: Call = call_here,
     ) -> list[Outcome]:
-        """Runs (job, entry) items of one model and input size; returns one outcome an item.
+        """Runs (job, entry) items of one model and input size; returns one outcome an item. `call` calls the model.
 
         Just after a reload, items may belong to the old or the new model, of which one may be unable to run several
         rows; each part is a batch that may fail alone. Raises BackendFailed if all fail.
         """
         batches = _split(items)
         if len(batches) == 1:
-            return self._run(items, recorder, abort)
+            return self._run(items, recorder, abort, call)
         outcomes: dict[int, Outcome] = {}
         failed: dict[int, Exception] = {}
         for own in batches:
             try:
-                outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort), strict=True)
+                outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort, call), strict=True)
             except Exception as error:  # noqa: BLE001 - logged by the jobs
                 failed |= dict.fromkeys(own, error)
         if not outcomes:
@@ -53,22 +58,22 @@ class Executor:
         return [outcomes[i] for i in range(len(items))]
 
     def _run(
-        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
+        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None, call: Call
     ) -> list[Outcome]:
         lifetime = items[0][0].payload.model.lifetime
         if not lifetime.begin():  # unloaded, so all of these jobs are settled already
             return [Merged() for _ in items]
         try:
-            return self._run_on_open_model(items, recorder, abort)
+            return self._run_on_open_model(items, recorder, abort, call)
         finally:
             lifetime.end()
 
     def _run_on_open_model(
-        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None
+        self, items: Sequence[tuple[Job[ImageJob], int]], recorder: Recorder, abort: Abort | None, call: Call
     ) -> list[Outcome]:
         for job, _ in items:
             job.payload.times.mark_dequeued()
-        batch = run_batch([(job.payload.views, view) for job, view in items], abort)
+        batch = run_batch([(job.payload.views, view) for job, view in items], abort, call)
         rows = zip(items, batch.predictions, strict=True)
         start = time.monotonic()
         outcomes = [job.payload.merge(job, view, found, recorder) for (job, view), found in rows]
@@ -101,18 +106,21 @@ class BatchOfViews:
     read: float
 
 
-def run_batch(items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None) -> BatchOfViews:
-    """Runs (image, entry) pairs of one model and one input size as one batch.
+def run_batch(
+    items: Sequence[tuple[ImageViews, int]], abort: Abort | None = None, call: Call = call_here
+) -> BatchOfViews:
+    """Runs (image, entry) pairs of one model and one input size as one batch, padded to a size that the backend takes.
 
     Raises BackendFailed if the model fails, or if a row can not be read because it returns another number of rows.
     """
     start = time.monotonic()
     batch, failed = _write_batch(items)
     written = time.monotonic()
-    outputs = items[0][0].model.backend.infer(batch, abort)
+    backend = items[0][0].model.backend
+    outputs = call(lambda: backend.infer(batch, abort))
     inferred = time.monotonic()
     predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
-    _check_rows(outputs, predictions)
+    _check_rows(outputs, predictions, len(batch))
     return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
@@ -121,7 +129,8 @@ def infer(items: Sequence[tuple[ImageViews, int]]) -> Outputs:
     batch, failed = _write_batch(items)
     for problem in failed.values():
         raise problem.error
-    return items[0][0].model.backend.infer(batch)
+    outputs = items[0][0].model.backend.infer(batch)
+    return {name: values[: len(items)] for name, values in outputs.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +179,14 @@ def _checked(views: ImageViews, entry: int, prediction: Any | Lost | ViewError) 
 
 
 def _write_batch(items: Sequence[tuple[ImageViews, int]]) -> tuple[Tensor, dict[int, ViewError]]:
-    """A batch with one row an entry. If an entry can't be made, its row is zeros and its error is returned by row."""
+    """A batch with one row an entry, and zeros after them up to a size that the backend takes.
+
+    If an entry can't be made, its row is zeros too and its error is returned by row.
+    """
     views, entry = items[0]
-    batch = views.model.preprocessing.empty(len(items), views.input_size(entry))
+    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
+    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
+    batch[len(items) :].fill(0)
     failed: dict[int, ViewError] = {}
     for i, (views, entry) in enumerate(items):
         try:
@@ -191,9 +205,8 @@ def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any 
         return ViewError(error, UNREADABLE)
 
 
-def _check_rows(outputs: Outputs, predictions: Iterable[Any | Lost | ViewError]) -> None:
+def _check_rows(outputs: Outputs, predictions: Iterable[Any | Lost | ViewError], rows: int) -> None:
     """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
-    found = list(predictions)
-    failure = next((each.error for each in found if isinstance(each, ViewError)), None)
-    if failure and any(not values.ndim or len(values) != len(found) for values in outputs.values()):
+    failure = next((each.error for each in predictions if isinstance(each, ViewError)), None)
+    if failure and any(not values.ndim or len(values) != rows for values in outputs.values()):
         raise BackendFailed("the model returned another number of rows than the batch has views") from failure

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, TTAError, WrongDeclaration
+from tta_server.errors import BackendFailed, OutOfDeviceMemory, TTAError, WrongDeclaration
 from tta_server.scheduling.jobs import Batch, Decode, Failed, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.serving.health import Health
 from tta_server.serving.recorder import Recorder
+from tta_server.serving.slot_thread import Call, call_here
 from tta_server.serving.unsettled import Settleable
 from tta_server.telemetry.observer import Observer, StepFailed, StepFinished
 
@@ -29,13 +30,16 @@ class Payload(Settleable, Protocol):
 
 
 W = TypeVar("W", bound=Payload)
+T = TypeVar("T")
 
 
 class Runner(Protocol[W]):
     """Runs views of several jobs through one model as one batch, and merges them."""
 
-    def run(self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort) -> Sequence[Outcome]:
-        """Returns one outcome a view. Raises TTAError if the whole batch failed or was aborted."""
+    def run(
+        self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort, call: Call
+    ) -> Sequence[Outcome]:
+        """Returns one outcome a view. `call` calls the model. Raises TTAError if all failed or were aborted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,16 @@ class DecodeResult(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(Generic[W]):
-    """A batch ran in `seconds`, with one outcome a view."""
+    """A batch kept its slot busy for `seconds`, with one outcome a view; its input was made in `prepare` seconds.
+
+    `limit` is the size up to which batches of the model are run from now on, if the device had no memory for this one.
+    """
 
     step: Batch[W]
     outcomes: Sequence[Outcome]
     seconds: float
+    prepare: float
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,19 @@ class StepFailure(Generic[W]):
 
     step: Decode[W] | Batch[W]
     error: TTAError
+
+
+class TimedCall:
+    """Calls as another Call does; knows when it was made, and how long after that it was first called."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.made = time.monotonic()
+        self.waited = 0.0
+
+    def __call__(self, function: Callable[[], T], /) -> T:
+        self.waited = self.waited or time.monotonic() - self.made
+        return self._call(function)
 
 
 class StepRunner(Generic[W]):
@@ -73,16 +95,26 @@ class StepRunner(Generic[W]):
         observer: Observer,
         health: Health,
         is_stopping: Callable[[], bool],
+        calls: Sequence[Call] = (),
     ) -> None:
-        """`is_stopping` is true once the engine aborts running steps, which does not count against a model."""
+        """`is_stopping` is true once the engine aborts running steps, which does not count against a model.
+
+        `calls` has for each slot what calls the model; without it that is the thread of the step.
+        """
         self._runners = runners
         self._recorder = recorder
         self._observer = observer
         self._health = health
         self._is_stopping = is_stopping
+        self._calls = calls
+        self._ended: dict[int, float] = {}
+        """When the last batch of each slot ended."""
 
-    def decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
-        """Decodes a job's image."""
+    def run(self, step: Decode[W] | Batch[W], abort: Abort) -> DecodeResult[W] | BatchResult[W] | StepFailure[W]:
+        """Decodes an image, or runs and merges a batch."""
+        return self._decode(step) if isinstance(step, Decode) else self._run_batch(step, abort)
+
+    def _decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
         start = time.monotonic()
         try:
             step.job.payload.decode()
@@ -93,24 +125,43 @@ class StepRunner(Generic[W]):
             return StepFailure(step, BackendFailed("the image could not be prepared"))
         return DecodeResult(step, time.monotonic() - start)
 
-    def run(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
-        """Runs and merges a batch, and reports it to the observer and the model's health."""
-        start = time.monotonic()
-        model = step.bucket.model
+    def _run_batch(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
+        """Also reports the batch to the observer and the model's health.
+
+        A slot is busy with a batch from the end of the batch before it, if that is later than its start.
+        """
+        model, timed = step.bucket.model, TimedCall(self._calls[step.slot] if self._calls else call_here)
         try:
-            outcomes = self._runners[model].run(step.items, self._recorder, abort)
+            outcomes, limit = self._merge(step.items, step.rows or len(step.items), abort, timed)
         except TTAError as error:
             return self._failure(step, error, abort)
         except Exception:
             log.exception("a batch of %s failed", model)
             return self._failure(step, BackendFailed("the model failed on this image"), abort)
-        seconds = time.monotonic() - start
+        now = time.monotonic()
+        seconds = now - max(timed.made, self._ended.get(step.slot, 0.0))
+        self._ended[step.slot] = now
         self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
         if any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.worked(model)
         elif not all(map(_is_wrong_declaration, outcomes)):
             self._health.failed(model)
-        return BatchResult(step, outcomes, seconds)
+        return BatchResult(step, outcomes, seconds, timed.waited, limit)
+
+    def _merge(
+        self, items: Sequence[tuple[Job[W], int]], rows: int, abort: Abort, call: Call
+    ) -> tuple[Sequence[Outcome], int]:
+        """One outcome an item, from halves if the device has no memory for `rows` views; the most that it has, or 0."""
+        runner = self._runners[items[0][0].model]
+        try:
+            return runner.run(items, self._recorder, abort, call), 0
+        except OutOfDeviceMemory as error:
+            if len(items) == 1:
+                raise
+            log.warning("%s: the device has no memory for %d views at once: %s", items[0][0].model, rows, error)
+        half = (len(items) + 1) // 2
+        parts = [self._merge(part, len(part), abort, call) for part in (items[:half], items[half:])]
+        return [*parts[0][0], *parts[1][0]], min(limit or rows - 1 for _, limit in parts)
 
     def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
         if self._is_stopping():

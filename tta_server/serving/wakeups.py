@@ -4,6 +4,7 @@ import threading
 from typing import Generic, TypeVar
 
 from tta_server.scheduling.base import BaseScheduler
+from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
 
 W = TypeVar("W")
 
@@ -13,6 +14,7 @@ class Wakeups(Generic[W]):
 
     def __init__(self, lock: threading.Lock, scheduler: BaseScheduler[W]) -> None:
         self._scheduler = scheduler
+        self._slot_threads = MOST_IN_FLIGHT * scheduler.slots if scheduler.workers else 1
         self.slots = threading.Condition(lock)
         self.workers = threading.Condition(lock)
         self.drained = threading.Condition(lock)
@@ -23,10 +25,14 @@ class Wakeups(Generic[W]):
         """Wakes as many threads as jobs were admitted: each is decoded first."""
         (self.workers if self._scheduler.workers else self.slots).notify(number)
 
+    def wake_slot(self) -> None:
+        """Wakes a slot; on a device all, for one that has batches in flight takes no more."""
+        self.slots.notify(self._slot_threads)
+
     def wake_threads(self) -> None:
         """Wakes a slot if there is work for another one, and a worker likewise."""
         if self._scheduler.has_more_work:
-            self.slots.notify()
+            self.wake_slot()
         self.wake_worker()
 
     def wake_worker(self) -> None:

@@ -44,7 +44,7 @@ def describe_metadata(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": [model.version],
-        "platform": model.config.backend,
+        "platform": model.config.backend.name,
         "inputs": [
             {"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]},
             {"name": PIXELS, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
@@ -66,7 +66,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
     }
     return {
         "name": model.name,
-        "platform": model.config.backend,
+        "platform": model.config.backend.name,
         "backend": "tta-server",
         "max_batch_size": application.settings.max_images_per_request,
         "input": [

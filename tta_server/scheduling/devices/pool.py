@@ -56,14 +56,14 @@ class DevicePool(BasePool[W]):
         """Due times of jobs that can be answered, if no answer would wait for a worker."""
         self._answers: list[tuple[tuple[bool, float, int], Job[W]]] = []
 
-    def release(self, thread: int) -> None:
-        if thread >= self.slots.number:
-            self.workers.release(thread)
-        else:
-            self.slots.release(thread)
-            if self.slots.is_busy(thread):
-                return  # the watchdog has its next batch
-        self.watchdog.ended(thread)
+    def release(self, step: Decode[W] | Batch[W]) -> None:
+        self.watchdog.ended(step.slot)
+        if isinstance(step, Decode):
+            self.workers.release(step.slot)
+            return
+        self.slots.end(step)
+        if following := self.slots.running(step.slot):
+            self.watchdog.started(following.batch, following.start)
 
     def end(self, job: Job[W], outcome: StopReason | TTAError) -> list[Finished[W]]:
         """Returns a job that fails; the answer of another one waits for a worker."""
@@ -105,8 +105,9 @@ class DevicePool(BasePool[W]):
         if batch is not None:
             start = self.slots.free_at(slot, now)
             needed = (job.deadline - job.answer_seconds for job, view in batch.items if view < job.mandatory)
-            self.slots.run(slot, start + batch.estimate, min(needed, default=math.inf))
-            self.watchdog.started(batch, start)
+            if not self.slots.running(slot):
+                self.watchdog.started(batch, start)
+            self.slots.begin(batch, start, min(needed, default=math.inf))
         return batch
 
     def next_chore(self, worker: int, now: float) -> Finish[W] | Decode[W] | None:

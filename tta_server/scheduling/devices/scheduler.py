@@ -21,8 +21,8 @@ W = TypeVar("W")
 class DeviceScheduler(BaseScheduler[W]):
     """Schedules the jobs of one device, whose slots run batches, and of its workers, which decode and make answers.
 
-    Threads are numbered: the slots from 0 on, then the workers. A slot with a batch in flight may take the next one
-    `prepare` seconds before that one ends; it starts then.
+    Threads are numbered: the slots from 0 on, then the workers. A slot with one batch in flight may take the next one
+    `prepare` seconds before that one ends, and prepare it; it starts then.
     """
 
     _pool: DevicePool[W]
@@ -51,6 +51,9 @@ class DeviceScheduler(BaseScheduler[W]):
 
     # ---- what a free slot or worker does next ----
 
+    def asks_at(self, slot: int) -> float:
+        return self._pool.slots.asks_at(slot)
+
     def next_batch(self, slot: int, now: float) -> Batch[W] | None:
         return self._pool.next_batch(slot, now)
 
@@ -69,10 +72,13 @@ class DeviceScheduler(BaseScheduler[W]):
 
     # ---- results of steps ----
 
+    def prepared(self, batch: Batch[W], seconds: float, now: float) -> None:
+        self._pool.slots.observe_prepare(batch, seconds, now)
+
     def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
         """As `Scheduler.completed`, but only failed jobs are returned: answers wait for `next_chore`."""
         self.costs.observe_rung(batch.bucket, batch.rows, seconds, now)
-        self._pool.release(batch.slot)
+        self._pool.release(batch)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
             job.progress = job.progress.end_run()

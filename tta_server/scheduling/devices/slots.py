@@ -1,9 +1,22 @@
-"""The slots of a device, whose next batch may be prepared while one runs. Pure."""
+"""The slots of a device, of which each may have a second batch in flight, and its workers. Pure."""
 
 import math
-from collections import deque
+from typing import Any, NamedTuple
 
+from tta_server.scheduling.costs import CostEstimate
 from tta_server.scheduling.estimates import Slots
+from tta_server.scheduling.jobs import Batch
+
+MOST_IN_FLIGHT = 2
+"""Of one slot: a batch that runs, and one that is prepared meanwhile or whose predictions are merged."""
+
+
+class InFlight(NamedTuple):
+    """A batch, when it is expected to start, and how long after its end the first answer has to begin."""
+
+    batch: Batch[Any]
+    start: float
+    slack: float
 
 
 class DeviceSlots(Slots):
@@ -13,32 +26,47 @@ class DeviceSlots(Slots):
         super().__init__(number)
         self.prepare = prepare
         """Seconds before the end of its batch at which a slot asks for the next one."""
-        self._in_flight: dict[int, deque[float]] = {}
+        self._preparing = CostEstimate(0.0)
+        self._in_flight: dict[int, list[InFlight]] = {}
         self.answer_slack = math.inf
         """The least time that is left, after a batch in flight, until a worker has to begin an answer of it."""
 
-    def run(self, slot: int, until: float, answer_at: float) -> None:
-        """A slot runs one more batch, until then; `answer_at` is when the first answer has to begin."""
-        self._in_flight.setdefault(slot, deque()).append(answer_at - until)
+    def begin(self, batch: Batch[Any], start: float, answer_at: float) -> None:
+        """A slot has one more batch in flight; `answer_at` is when the first answer has to begin."""
+        until = start + batch.estimate
+        self._in_flight.setdefault(batch.slot, []).append(InFlight(batch, start, answer_at - until))
         self._update()
-        self.take(slot, until)
+        self.take(batch.slot, until)
 
-    def release(self, slot: int) -> None:
-        """A slot has ended its first batch in flight."""
-        batches = self._in_flight.get(slot)
-        if batches:
-            batches.popleft()
-        if not batches:
-            self._in_flight.pop(slot, None)
-            super().release(slot)
+    def end(self, batch: Batch[Any]) -> None:
+        """A batch in flight has ended."""
+        left = [other for other in self._in_flight.get(batch.slot, ()) if other.batch is not batch]
+        if left:
+            self._in_flight[batch.slot] = left
+        else:
+            self._in_flight.pop(batch.slot, None)
+            self.release(batch.slot)
         self._update()
+
+    def observe_prepare(self, batch: Batch[Any], seconds: float, now: float) -> None:
+        """A batch was prepared in `seconds`: slots ask as early as that needs, but not before their batch starts."""
+        self._preparing.observe(seconds, now)
+        self.prepare = min(self._preparing.estimate(now), batch.estimate)
 
     def _update(self) -> None:
-        self.answer_slack = min((slack for batches in self._in_flight.values() for slack in batches), default=math.inf)
+        slacks = (each.slack for batches in self._in_flight.values() for each in batches)
+        self.answer_slack = min(slacks, default=math.inf)
 
-    def is_busy(self, slot: int) -> bool:
-        """True if a batch of this slot is in flight."""
-        return slot in self._in_flight
+    def running(self, slot: int) -> InFlight | None:
+        """The first batch in flight of a slot."""
+        return self._in_flight[slot][0] if slot in self._in_flight else None
+
+    def asks_at(self, slot: int) -> float:
+        """When a slot may ask for its next batch."""
+        batches = len(self._in_flight.get(slot, ()))
+        if not batches:
+            return -math.inf
+        return self._busy[slot] - self.prepare if batches < MOST_IN_FLIGHT else math.inf
 
     def latest_end(self, slot: int, mean: float, now: float) -> float:
         """The latest time at which this slot may be free so that slots are free at `mean` on average."""

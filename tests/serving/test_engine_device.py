@@ -1,0 +1,170 @@
+"""An engine for a device: one thread calls the model, with two batches in flight; what memory and faults cost."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.support.simulator import PIXELS, A, cost_model, flat
+from tta_server.backends.cancel import Abort
+from tta_server.errors import DeviceLost, OutOfDeviceMemory, TTAError
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.jobs import Job, Merged, Outcome
+from tta_server.scheduling.progress import Progress
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.engine import Engine
+from tta_server.serving.health import Health
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.slot_thread import Call, SlotThread
+from tta_server.telemetry.prometheus import Metrics
+
+pytestmark = pytest.mark.timing
+
+PATIENCE = 20
+BUDGET = 30.0
+
+
+class Work:
+    """Knows its outcome."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.outcomes: list[StopReason | TTAError] = []
+
+    def decode(self) -> None: ...
+
+    def notify_progress(self, progress: Progress) -> None: ...
+
+    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
+        self.outcomes.append(outcome)
+        self.done.set()
+
+    @property
+    def outcome(self) -> StopReason | TTAError:
+        assert self.done.wait(PATIENCE), "the job was never settled"
+        (outcome,) = self.outcomes
+        return outcome
+
+
+Items = Sequence[tuple[Job[Work], int]]
+
+
+class Device:
+    """Merges every view; `prepare` is called before the model is, and `infer` as the model."""
+
+    def __init__(self, infer: Callable[[int], None], prepare: Callable[[], None] = lambda: None) -> None:
+        self._infer, self._prepare = infer, prepare
+
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+        self._prepare()
+        call(lambda: self._infer(len(items)))
+        for job, view in items:
+            recorder.merge(job, view)
+        return [Merged() for _ in items]
+
+
+class Opened:
+    """An engine of one slot and two workers; its slot may ask for the next batch as soon as one runs."""
+
+    def __init__(self, device: Device) -> None:
+        self.health, self.fatal = Health(), list[str]()
+        self.scheduler: DeviceScheduler[Work] = DeviceScheduler(cost_model({A: flat(5)}), 1, 2, prepare=1.0)
+        self.engine = Engine(self.scheduler, {"m": device}, Metrics(), self.health, self.fatal.append)
+        self.engine.start()
+
+    def submit(self, views: int = 1) -> Work:
+        work = Work()
+        self.engine.submit([Job(work, "m", (A,) * views, 1, time.monotonic() + BUDGET, PIXELS)])
+        return work
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Device], Opened]]:
+    engines: list[Opened] = []
+
+    def open_one(device: Device) -> Opened:
+        engines.append(Opened(device))
+        return engines[-1]
+
+    yield open_one
+    for each in engines:
+        each.engine.drain(0)
+
+
+def test_one_thread_calls_the_model_whoever_prepares(opened: Callable[[Device], Opened]) -> None:
+    callers, preparers = set[int](), set[int]()
+    device = Device(lambda rows: callers.add(threading.get_ident()), lambda: preparers.add(threading.get_ident()))
+    shop = opened(device)
+    works = [shop.submit(views=3) for _ in range(60)]
+    assert {work.outcome for work in works} == {StopReason.ALL_VIEWS}
+    assert len(callers) == 1
+    assert not callers & preparers
+
+
+def test_the_next_batch_is_prepared_while_one_runs_and_no_third(opened: Callable[[Device], Opened]) -> None:
+    prepared, may_end = threading.Semaphore(0), threading.Event()
+    shop = opened(Device(lambda rows: _wait(may_end), prepared.release))
+    first = shop.submit()
+    assert prepared.acquire(timeout=PATIENCE)
+    second = shop.submit()
+    assert prepared.acquire(timeout=PATIENCE), "the first one still runs"
+    third = shop.submit()
+    assert not first.done.is_set()
+    assert shop.scheduler.asks_at(0) == float("inf"), "two are in flight"
+    may_end.set()
+    assert {work.outcome for work in (first, second, third)} == {StopReason.ALL_VIEWS}
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(PATIENCE)
+
+
+def test_a_batch_too_large_for_the_device_runs_in_halves_and_its_size_no_more(
+    opened: Callable[[Device], Opened],
+) -> None:
+    """The device has memory for three views: 8 run as 2 and 2, twice, and then sizes over 2 are off the ladder."""
+    sizes: list[int] = []
+
+    def infer(rows: int) -> None:
+        sizes.append(rows)
+        if rows > 3:
+            raise OutOfDeviceMemory("no memory for them")
+
+    shop = opened(Device(infer))
+    assert shop.submit(views=8).outcome is StopReason.ALL_VIEWS
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert shop.scheduler.costs.rungs(A) == [1, 2]
+    sizes.clear()
+    assert shop.submit(views=8).outcome is StopReason.ALL_VIEWS
+    assert max(sizes) == 2
+    assert not shop.fatal
+
+
+def test_a_device_without_memory_for_one_view_fails_the_job(opened: Callable[[Device], Opened]) -> None:
+    def infer(rows: int) -> None:
+        raise OutOfDeviceMemory("no memory")
+
+    shop = opened(Device(infer))
+    assert isinstance(shop.submit(views=4).outcome, OutOfDeviceMemory)
+
+
+def test_a_lost_device_fails_its_batch_and_ends_the_process(opened: Callable[[Device], Opened]) -> None:
+    def infer(rows: int) -> None:
+        raise DeviceLost("an illegal memory access")
+
+    shop = opened(Device(infer))
+    assert isinstance(shop.submit().outcome, DeviceLost)
+    shop.engine.drain(PATIENCE)
+    assert shop.fatal == ["the device is lost (an illegal memory access): the server has to be restarted"]
+    assert shop.health.fatal == shop.fatal[0]
+
+
+def test_a_slot_thread_returns_what_a_call_returns_and_raises_what_it_raises() -> None:
+    thread = SlotThread("device-0")
+    thread.start()
+    assert thread.call(lambda: threading.current_thread().name) == "device-0"
+    with pytest.raises(ZeroDivisionError):
+        thread.call(lambda: 1 // 0)
+    thread.stop()
