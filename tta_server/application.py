@@ -21,11 +21,13 @@ from tta_server.scheduling.devices.ladder import LADDER
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
+from tta_server.serving.cores import available_cores
 from tta_server.serving.engine import Engine
 from tta_server.serving.executor import Executor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
 from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
+from tta_server.serving.pools import Pools, PoolSize, ServingPool, pool_sizes
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
@@ -50,23 +52,28 @@ def configure_libraries() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _prepare(folder: Path) -> tuple[Model, CostModel]:
+def _prepare(folder: Path, pools: Pools) -> tuple[Model, CostModel]:
     """Loads a model and measures its costs. Raises ConfigError."""
     model, costs = load_model(folder), CostModel()
     try:
-        warm_up_beside_requests(model, costs)
+        warm_up_beside_requests(model, costs, _ladder(model, pools.of(model)))
     except BaseException:
         model.retire()
         raise
     return model, costs
 
 
-def _make_scheduler(costs: CostModel, settings: Settings) -> BaseScheduler[ImageJob]:
+def _ladder(model: Model, pool: ServingPool) -> Sequence[int]:
+    """The batch sizes to measure one after the other; empty without workers, where slots run few views at a time."""
+    return (model.backend.ladder or LADDER) if pool.size.workers else ()
+
+
+def _make_scheduler(costs: CostModel, size: PoolSize, settings: Settings) -> BaseScheduler[ImageJob]:
     """For slots that do everything, or run batches beside workers."""
     bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
-    if settings.workers:
-        return DeviceScheduler(costs, settings.slots, settings.workers, bounds)
-    return Scheduler(costs, settings.slots, bounds)
+    if size.workers:
+        return DeviceScheduler(costs, size.slots, size.workers, bounds)
+    return Scheduler(costs, size.slots, bounds)
 
 
 class Application:
@@ -86,24 +93,34 @@ class Application:
         self._executor = Executor(self.observer)
         self._executors = dict.fromkeys(self.models, self._executor)
         self._loading = threading.Lock()
-        self._costs = CostModel()
         self.health = Health()
         self.on_fatal: Callable[[str], None] = lambda reason: None
-        self._engine: Engine[ImageJob] = Engine(
-            _make_scheduler(self._costs, settings),
-            self._executors,
-            self.observer,
-            self.health,
-            lambda reason: self.on_fatal(reason),
-        )
-        self.predictor = Predictor(self.models, self._engine, settings.limits, self.observer, self.health)
+        self.pools = Pools({device: self._make_pool(size) for device, size in self._pool_sizes().items()})
+        self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
         self._probe = ModelProbe(self.predictor, self.health)
         self._add_gauges()
         self._warmed = False
         self.closing = False
 
+    def _pool_sizes(self) -> dict[str, PoolSize]:
+        given, settings = self.settings.model_fields_set, self.settings
+        slots = settings.slots if "slots" in given else None
+        workers = settings.workers if "workers" in given else None
+        return pool_sizes([model.backend.device for model in self.models.values()], slots, workers, available_cores())
+
+    def _make_pool(self, size: PoolSize) -> ServingPool:
+        costs = CostModel()
+        engine: Engine[ImageJob] = Engine(
+            _make_scheduler(costs, size, self.settings),
+            self._executors,
+            self.observer,
+            self.health,
+            lambda reason: self.on_fatal(reason),
+        )
+        return ServingPool(size, costs, engine)
+
     def _add_gauges(self) -> None:
-        gauge, backlog = self.metrics.gauge, self._engine.backlog
+        gauge, backlog = self.metrics.gauge, self.pools.backlog
         gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
@@ -176,7 +193,8 @@ class Application:
         errors = []
         for model in list(self.models.values()):
             try:
-                warm_up(model, self._costs, self.settings.slots, ladder=LADDER if self.settings.workers else ())
+                pool = self.pools.of(model)
+                warm_up(model, pool.costs, pool.size.slots, ladder=_ladder(model, pool))
             except Exception as error:
                 if self.settings.strict:
                     raise
@@ -185,7 +203,7 @@ class Application:
             if self.closing:
                 return
         self._check_any_left(errors)
-        self._engine.start()
+        self.pools.start()
         self._probe.start()
         self._warmed = True
 
@@ -217,11 +235,11 @@ class Application:
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
         with self._exclusive_loading():
             with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
-                preparing = thread.submit(_prepare, self.settings.models / name)
+                preparing = thread.submit(_prepare, self.settings.models / name, self.pools)
             if name not in self.models and isinstance(failure := preparing.exception(), Exception):
                 self._set_failed(name, failure)
             model, costs = preparing.result()
-            self._engine.reprice(name, costs)
+            self.pools.of(model).engine.reprice(name, costs)
             self._executors[name] = self._executor
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
@@ -261,6 +279,6 @@ class Application:
         """Answers admitted requests, for at most `drain_seconds`, then stops."""
         self.stop_admitting()
         self._probe.close()
-        self._engine.drain(self.settings.drain_seconds)
+        self.pools.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
             model.retire()

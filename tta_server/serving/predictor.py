@@ -14,11 +14,11 @@ from tta_server.scheduling.jobs import Job, Priority, Quote
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health, failed_message, unhealthy_message
 from tta_server.serving.image import Image, Source, read_source
 from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
+from tta_server.serving.pools import Pools
 from tta_server.telemetry.observer import (
     ClientLeft,
     Observer,
@@ -48,19 +48,19 @@ class Ticket:
 
 
 class Predictor:
-    """Plans, checks and submits requests to the engine, and reports how they end to the observer."""
+    """Plans, checks and submits requests to the pools, and reports how they end to the observer."""
 
     def __init__(
         self,
         models: Mapping[str, Model],
-        engine: Engine[ImageJob],
+        pools: Pools,
         limits: Limits,
         observer: Observer,
         health: Health,
     ) -> None:
         self.models = models
         self.limits = limits
-        self._engine = engine
+        self._pools = pools
         self._observer = observer
         self._health = health
 
@@ -95,7 +95,7 @@ class Predictor:
         `plan` is that of these options, if the caller has made it. Raises InvalidInput, UnsupportedMedia, TooLarge,
         Overloaded or NotReady.
         """
-        self._engine.check()
+        self._pools.check()
         started = time.monotonic()
         try:
             self._check_healthy(model.name)
@@ -140,7 +140,7 @@ class Predictor:
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageJob]]) -> None:
         try:
-            self._engine.submit(jobs)
+            self._pools.submit(jobs)
         except TTAError as error:
             _release_backends(jobs)
             if isinstance(error, Overloaded):
@@ -165,7 +165,7 @@ class Predictor:
         model.preprocessing.check(plan.views, size, self.limits)
         job = make_job(plan, Source(size), deadline, caller, self._observer, options.priority)
         try:
-            return plan, deadline, self._engine.quote(job)
+            return plan, deadline, self._pools.quote(job)
         except BudgetTooSmall as error:
             raise _with_default(error, model, options) from None
 
@@ -181,7 +181,7 @@ class Predictor:
         if not job.payload.hold_backend():
             raise NotReady(f"{name} was reloaded")
         try:
-            self._engine.submit([job])
+            self._pools.submit([job])
         except TTAError:
             job.payload.release_backend()
             raise
@@ -189,7 +189,7 @@ class Predictor:
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancels the job of a client that has left."""
-        if self._engine.cancel(ticket.job):
+        if self._pools.cancel(ticket.job):
             self._observer.notify(ClientLeft(ticket.job.model))
 
 

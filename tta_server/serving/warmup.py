@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from tta_server.backends import CPU
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
@@ -72,9 +73,9 @@ def _slow(model: Model, seconds: float) -> Iterator[Finding]:
         )
 
 
-def warm_up_beside_requests(model: Model, costs: CostModel) -> None:
-    """The same on this thread alone, in CPU seconds, for slots that answer requests at the same time slow it down."""
-    warm_up(model, costs, 1, time.thread_time)
+def warm_up_beside_requests(model: Model, costs: CostModel, ladder: Sequence[int] = ()) -> None:
+    """The same on this thread alone; on the CPU in CPU seconds, for slots that answer requests slow it down."""
+    warm_up(model, costs, 1, time.thread_time if model.backend.device == CPU else time.monotonic, ladder)
 
 
 def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ from tta_server import __version__
 from tta_server.api.describe import model_notes
 from tta_server.api.oip.tensors import DATATYPES, IMAGE, PIXELS, specs_of
 from tta_server.application import Application
+from tta_server.backends import CPU
 from tta_server.errors import ConfigError, Disabled, InvalidInput, UnknownModel
 from tta_server.repository.failure import public_sentence
 from tta_server.repository.model import Model
@@ -77,11 +78,16 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
             {"name": spec.name, "data_type": _config_type(spec), "dims": _sizes(spec)}
             for spec in specs_of(model.task.tensor_specs).values()
         ],
-        "instance_group": [{"name": "slots", "kind": "KIND_CPU", "count": application.settings.slots}],
+        "instance_group": [_instance_group(application, model)],
         "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
         "model_transaction_policy": {"decoupled": False},
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
+
+
+def _instance_group(application: Application, model: Model) -> dict[str, Any]:
+    kind = "KIND_CPU" if model.backend.device == CPU else "KIND_GPU"
+    return {"name": "slots", "kind": kind, "count": application.pools.of(model).size.slots}
 
 
 def _config_type(spec: TensorSpec) -> str:
