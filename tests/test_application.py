@@ -73,10 +73,10 @@ def test_an_unexpected_error_fails_its_model_only_and_its_traceback_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, strict: bool
 ) -> None:
     class Odd(OnnxRuntimeBackend):
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, threads: int) -> None:
             if GARBAGE in path.parts:
                 raise ZeroDivisionError("not foreseen")
-            super().__init__(path)
+            super().__init__(path, threads)
 
     monkeypatch.setitem(BACKENDS, "onnxruntime", Odd)
     settings = Settings(models=write_folder(tmp_path, GOOD, GARBAGE), strict=strict)

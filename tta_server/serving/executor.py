@@ -130,7 +130,8 @@ def infer(items: Sequence[tuple[ImageViews, int]]) -> Outputs:
     for problem in failed.values():
         raise problem.error
     outputs = items[0][0].model.backend.infer(batch)
-    return {name: values[: len(items)] for name, values in outputs.items()}
+    is_padded = len(batch) > len(items)
+    return {name: values[: len(items)] for name, values in outputs.items()} if is_padded else outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,9 @@ def test_more_mandatory_views_need_more(client: httpx.Client) -> None:
         found = re.search(r" about (\d+) ms", sentence)
         return int(found[1]) if found else 0
 
-    until(lambda: 0 < least("1") < least("4") < least("all"))  # estimates may change between two requests
+    # Estimates may change between two requests. Eight views in batches of four, one on each slot, are as soon done as
+    # four.
+    until(lambda: 0 < least("1") < least("4") <= least("all"))
 
 
 def test_an_unknown_key_lists_the_known(client: httpx.Client) -> None:
