@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from tta_server.api.bound import ApiBound
 from tta_server.api.describe import describe_quote
 from tta_server.application import Application
 from tta_server.errors import Cancelled, Overloaded, TTAError
@@ -148,6 +149,7 @@ class RequestHandler:
     """Submits requests to the predictor and records their outcomes."""
 
     def __init__(self, application: Application) -> None:
+        self.bound = ApiBound(application)
         self.byte_budget = ByteBudget(application.settings.max_waiting_mb * 1_000_000)
         self._application = application
         self._predictor = application.predictor
