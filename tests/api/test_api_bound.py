@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.support.connection import GET, IMAGE, chunked, connected, post
-from tests.support.lagging import LaggingServer
+from tests.support.lagging import PASS_SECONDS, LaggingServer
 from tests.support.serving import PATIENCE, models_folder, until
 from tests.support.toys import metric
 from tests.support.wording import check_sentence
@@ -92,6 +92,12 @@ def test_control_requests_are_answered(client: httpx.Client) -> None:
 
 def test_a_budget_that_the_lag_leaves_time_for_is_kept(client: httpx.Client) -> None:
     assert client.post(f"{PREDICT}?{LARGE}", content=IMAGE).status_code == 200
+
+
+def test_the_lag_is_taken_off_the_budget(client: httpx.Client) -> None:
+    """The receipt counts it."""
+    answer = client.post(f"{PREDICT}?{LARGE}", content=IMAGE)
+    assert answer.json()["receipt"]["elapsed_ms"] > 1e3 * PASS_SECONDS / 2
 
 
 def test_other_errors_stay_what_they_are(client: httpx.Client) -> None:

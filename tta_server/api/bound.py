@@ -7,10 +7,16 @@ from typing import NoReturn
 from tta_server.api.loop_lag import LoopLag
 from tta_server.application import Application
 from tta_server.errors import Overloaded
-from tta_server.serving.deadline import largest_lag, largest_work
+from tta_server.serving.deadline import MIN_LAG, largest_lag, largest_work
 from tta_server.telemetry.observer import Refused, RequestFailed
 
 REASON = "api"
+
+
+def overloaded_loop(lag: float) -> Overloaded:
+    """The error of a request that is refused for this lag."""
+    sentence = f"the server is busy: its event loop is {math.ceil(lag * 1e3)} ms behind; retry later"
+    return Overloaded(sentence, lag, REASON)
 
 
 class ApiBound:
@@ -48,14 +54,21 @@ class ApiBound:
         if lag > largest_lag(seconds) or work > largest_work(seconds):
             self._refuse(name, max(lag, work))
 
+    def behind(self) -> float:
+        """Seconds that a request which has just been read may have waited unseen, 0 where that is too short to count.
+
+        They are taken off its budget.
+        """
+        lag = self._lag.seconds()
+        return lag if self._enabled and lag > MIN_LAG else 0.0
+
     def _refuse(self, name: str, lag: float) -> NoReturn:
         """Raises Overloaded."""
         model = self._application.models.get(name)
         self._application.observer.notify(Refused(name if model else "", REASON))
         if model:
             self._application.observer.notify(RequestFailed(model.key, 0.0))
-        sentence = f"the server is busy: its event loop is {math.ceil(lag * 1e3)} ms behind; retry later"
-        raise Overloaded(sentence, lag, REASON)
+        raise overloaded_loop(lag)
 
     def _budget(self, name: str) -> float:
         models = self._application.models

@@ -10,8 +10,8 @@ LAG_SHARE = 0.1
 """The largest share of a budget by which the event loop may be behind: a request waits for several of its passes."""
 MIN_LAG, MAX_LAG = 0.02, 1.0
 """Seconds: no request is refused for a smaller lag, and every one for a larger one."""
-WORK_SHARE = 0.2
-"""The largest share of a budget that the event loop may need for the requests it has just accepted."""
+MIN_WORK, WORK_SHARE = 0.005, 0.15
+"""Seconds that the event loop may always, and share of a budget that it may at most, need for accepted requests."""
 
 
 def largest_lag(budget: float) -> float:
@@ -21,7 +21,7 @@ def largest_lag(budget: float) -> float:
 
 def largest_work(budget: float) -> float:
     """The same of the seconds of work that the event loop has accepted and not yet done."""
-    return min(max(MIN_LAG, WORK_SHARE * budget), MAX_LAG)
+    return min(max(MIN_WORK, WORK_SHARE * budget), MAX_LAG)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,10 @@ class Overhead:
             return Overloaded("the front end is busy", work, "api")
         return None
 
+    def start(self, arrival: float, now: float) -> float:
+        """From when the budget of a request counts that is admitted now: its wait for the front end is charged."""
+        return arrival + self.core / 2 if self.bounded else now
+
     def draw_wait(self, random: Random) -> float:
         return self.wait * self.noise.draw(random) if self.wait else 0.0
 

@@ -148,7 +148,7 @@ class SimulatedPool:
             model=spec.model,
             buckets=cost.view_buckets(spec.views),
             mandatory=spec.mandatory,
-            deadline=self.now + spec.budget - reserve,
+            deadline=self._overhead.start(request.at, self.now) + spec.budget - reserve,
             reserve=reserve,
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,
