@@ -1,10 +1,11 @@
 """A server whose device is a clock: a batch takes as long as a curve says, padded to the next size of the ladder.
 
-    python benchmarks/pacing_server.py WORKERS BUDGET CURVE
+    python benchmarks/pacing_server.py WORKERS BUDGET CURVE [SETTINGS]
 
-where BUDGET is the default one in milliseconds and CURVE is JSON, batch size -> milliseconds. Prints a line of JSON:
-its port, and what warm-up measured, in milliseconds: `view_ms` by batch size, `decode_ms`, `finish_ms`.
-benchmarks/pacing.py starts it in a process of its own.
+where BUDGET is the default one in milliseconds, CURVE is JSON, batch size -> milliseconds, and SETTINGS is JSON too.
+Prints a line of JSON: its port, and what warm-up measured, in milliseconds: `view_ms` by batch size, `decode_ms`,
+`finish_ms`.
+benchmarks/pacing.py and benchmarks/api_bound.py start it in a process of its own.
 """
 
 import json
@@ -62,14 +63,14 @@ def measured(model: Model, costs: CostModel) -> dict[str, Any]:
     return {"view_ms": {n: costs.seconds(bucket, n, 0.0) / MARGIN * 1e3 for n in costs.rungs(bucket)}, **stages}
 
 
-def main(workers: str, budget: str, curve: str) -> None:
+def main(workers: str, budget: str, curve: str, more: str = "{}") -> None:
     logging.basicConfig(level=logging.WARNING)
     model = load_model(MODELS / MODEL)
     seconds = {int(n): ms / 1e3 for n, ms in json.loads(curve).items()}
     defaults = model.config.budget.model_copy(update={"default_ms": float(budget)})
     config = model.config.model_copy(update={"budget": defaults})
     configure_libraries()
-    settings = Settings(models=MODELS, slots=1, workers=int(workers), max_waiting=4096)
+    settings = Settings(models=MODELS, slots=1, workers=int(workers), max_waiting=4096, **json.loads(more))
     application = Application(settings, [replace(model, config=config, backend=PacingBackend(model.backend, seconds))])
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         server = Server(application, listener)

@@ -99,6 +99,7 @@ class Settings(BaseModel):
         64, ge=1, validation_alias="max_batch", description="Images that a v2 request may hold."
     )
     max_connections: int = Field(1024, ge=1, description="HTTP connections, and gRPC calls, open at once.")
+    api_bound: bool = Field(True, description="Refuse requests at once while the event loop is too far behind.")
     receive_seconds: float = Field(30.0, gt=0, description="Seconds within which a request must arrive in full.")
 
     @property

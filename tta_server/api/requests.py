@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from tta_server.api.bound import ApiBound, overloaded_loop
 from tta_server.api.describe import describe_quote
 from tta_server.application import Application
-from tta_server.errors import Cancelled, Overloaded, TTAError
+from tta_server.errors import BudgetTooSmall, Cancelled, Overloaded, TTAError
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostEstimate
 from tta_server.serving.answer import Answer
@@ -148,6 +149,7 @@ class RequestHandler:
     """Submits requests to the predictor and records their outcomes."""
 
     def __init__(self, application: Application) -> None:
+        self.bound = ApiBound(application)
         self.byte_budget = ByteBudget(application.settings.max_waiting_mb * 1_000_000)
         self._application = application
         self._predictor = application.predictor
@@ -172,9 +174,11 @@ class RequestHandler:
         `received` is when the whole request had arrived, in seconds of the monotonic clock. The listener is only used
         for a request of one image.
         """
-        caller = Caller(request_id, listener if len(command.images) == 1 else None, self.reserve_seconds(), received)
+        behind = self.bound.behind()
+        listener = listener if len(command.images) == 1 else None
+        caller = Caller(request_id, listener, self.reserve_seconds(), received - behind)
         plan = await self._plan(command.model, command.options)
-        submit = partial(self._predictor.submit_all, command.model, command.images, command.options, caller, plan)
+        submit = partial(self._submit, command, caller, plan, behind)
         header_is_slow = has_slow_header(command.images)
         if not header_is_slow and lays_out_quickly(plan):
             return submit()
@@ -185,6 +189,15 @@ class RequestHandler:
         except asyncio.CancelledError:  # before, during or after `run`
             self.cancel(admission.abandon())
             raise
+
+    def _submit(self, command: PredictCommand, caller: Caller, plan: Plan, behind: float) -> list[Ticket]:
+        """Raises Overloaded too if a budget is too small since `behind` seconds were taken off it."""
+        try:
+            return self._predictor.submit_all(command.model, command.images, command.options, caller, plan)
+        except BudgetTooSmall:
+            if not behind:
+                raise
+            raise overloaded_loop(behind) from None
 
     async def _plan(self, model: Model, options: Options) -> Plan:
         """In the planner's thread if a list of views has to be parsed, which takes up to 30 ms."""

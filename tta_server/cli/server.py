@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from tta_server.api.auth import OPEN_ACCESS, Access
 from tta_server.api.http.app import create_app
+from tta_server.api.http.heads import HeadBound
 from tta_server.api.http.limits import limited_protocol
 from tta_server.api.oip.grpc_server import BoundServer, create_server
 from tta_server.api.requests import RequestHandler
@@ -42,9 +43,11 @@ class Server(uvicorn.Server):
         self._grpc: BoundServer | None = None
         app = create_app(application, self._handler, access.keys)
         app.router.lifespan_context = self._lifespan
+        heads = HeadBound(application, self._handler, access.keys)
+        protocol = limited_protocol(settings.max_connections, settings.receive_seconds, heads.refusal)
         config = uvicorn.Config(
             app,
-            http=limited_protocol(settings.max_connections, settings.receive_seconds),  # type: ignore[arg-type]
+            http=protocol,  # type: ignore[arg-type]
             ssl_certfile=settings.tls_cert,
             ssl_keyfile=settings.tls_key,
             log_config=None,
@@ -67,9 +70,11 @@ class Server(uvicorn.Server):
             self.should_exit = True
             self._application.stop_admitting()
         warming = asyncio.create_task(asyncio.to_thread(self._warm))
+        self._handler.bound.start()
         try:
             yield
         finally:
+            self._handler.bound.stop()
             self._application.stop_admitting()
             await warming
             await asyncio.to_thread(self._application.close)

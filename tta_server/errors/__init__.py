@@ -108,8 +108,8 @@ class UnsupportedMedia(TTAError):
 class Overloaded(TTAError):
     """The request was refused at once, to be retried.
 
-    `retry_after` is the number of seconds after which it would be admitted, `reason` what is short: time, jobs or
-    bytes.
+    `retry_after` is the number of seconds after which it would be admitted, `reason` what is short: time, jobs,
+    bytes, or api (time of the event loop).
     """
 
     code = Code.OVERLOADED

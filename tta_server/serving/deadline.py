@@ -6,6 +6,23 @@ from dataclasses import dataclass
 MAX_RESERVE_SHARE = 0.2
 """The largest share of a budget that the protocol may reserve for sending the answer."""
 
+LAG_SHARE = 0.1
+"""The largest share of a budget by which the event loop may be behind: a request waits for several of its passes."""
+MIN_LAG, MAX_LAG = 0.02, 1.0
+"""Seconds: no request is refused for a smaller lag, and every one for a larger one."""
+MIN_WORK, WORK_SHARE = 0.005, 0.15
+"""Seconds that the event loop may always, and share of a budget that it may at most, need for accepted requests."""
+
+
+def largest_lag(budget: float) -> float:
+    """The lag of the event loop above which a request with a budget of this number of seconds is refused."""
+    return min(max(MIN_LAG, LAG_SHARE * budget), MAX_LAG)
+
+
+def largest_work(budget: float) -> float:
+    """The same of the seconds of work that the event loop has accepted and not yet done."""
+    return min(max(MIN_WORK, WORK_SHARE * budget), MAX_LAG)
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:

@@ -76,4 +76,4 @@ def meets_target(row: Row, share: float, mean_views: float) -> bool:
 
 
 def _overhead(scenario: FrontEndScenario) -> Overhead:
-    return Overhead(scenario.core_ms / 1e3, scenario.wait_ms / 1e3, Noise(scenario.noise))
+    return Overhead(scenario.core_ms / 1e3, scenario.wait_ms / 1e3, Noise(scenario.noise), scenario.bound)

@@ -20,7 +20,7 @@ from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, 
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.deadline import MAX_RESERVE_SHARE
-from tta_server.simulation.costs import ModelCost, Overhead, on_device, warmed_up
+from tta_server.simulation.costs import REFUSAL_SHARE, ModelCost, Overhead, on_device, warmed_up
 from tta_server.simulation.jobs import Request, RequestSpec, SimulatedJob
 
 Step = Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]
@@ -114,18 +114,20 @@ class SimulatedPool:
         def arrive(job: SimulatedJob) -> None:
             on_arrival(self.now)
             jobs.append(job)
-            self._after_front_end(self._admit, job)
+            job.outcome = self._overhead.refusal(self._front_end_free - self.now, job.request.spec.budget)
+            action, share = (self._set_latency, REFUSAL_SHARE) if job.outcome else (self._admit, 0.5)
+            self._after_front_end(action, job, share)
             self._expect(requests, jobs, on_arrival)
 
         if request := next(requests, None):
             self._at(request.at, arrive, SimulatedJob(request))
 
-    def _after_front_end(self, action: Callable[[SimulatedJob], None], job: SimulatedJob) -> None:
-        """The front end does one thing at a time, and takes precedence over the slots."""
+    def _after_front_end(self, action: Callable[[SimulatedJob], None], job: SimulatedJob, share: float = 0.5) -> None:
+        """After this share of a request's core time: the front end does one thing at a time, before the slots."""
         if not self._overhead.core:
             action(job)
             return
-        seconds = self._overhead.core / 2
+        seconds = self._overhead.core * share
         self._front_end_free = max(self.now, self._front_end_free) + seconds
         self._preempt(seconds)
         self._at(self._front_end_free, action, job)
@@ -146,7 +148,7 @@ class SimulatedPool:
             model=spec.model,
             buckets=cost.view_buckets(spec.views),
             mandatory=spec.mandatory,
-            deadline=self.now + spec.budget - reserve,
+            deadline=self._overhead.start(request.at, self.now) + spec.budget - reserve,
             reserve=reserve,
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,

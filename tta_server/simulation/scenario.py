@@ -170,12 +170,14 @@ class BoundsScenario(StrictModel):
 class FrontEndScenario(StrictModel):
     """What a request takes outside the slots: HTTP, parsing, clients on the same machine.
 
-    `core_ms` is time of a core; `wait_ms` is the median, and `noise` the sigma, of an answer's further delay.
+    `core_ms` is time of a core; `wait_ms` is the median, and `noise` the sigma, of an answer's further delay; `bound`
+    is the setting `api_bound` of `serve`.
     """
 
     core_ms: NotNegative = 0.0
     wait_ms: NotNegative = 0.0
     noise: Sigma = 0.0
+    bound: bool = True
 
 
 class Scenario(StrictModel):

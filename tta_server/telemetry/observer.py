@@ -12,7 +12,10 @@ ModelKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An image was not admitted; `reason` is `time`, `jobs`, `bytes`, or `budget` if that is too small."""
+    """An image was not admitted; `reason` is `time`, `jobs`, `bytes`, `api`, or `budget` if that is too small.
+
+    `model` is empty if the request was refused before its model was known.
+    """
 
     model: str
     reason: str

@@ -46,7 +46,7 @@ class Metrics:
         self._answers = self._new(Counter, "tta_answers", "Answers by stop reason", "model", "stop_reason")
         self._errors = self._new(Counter, "tta_errors", "Errors by code", "model", "code")
         self._refusals = self._new(
-            Counter, "tta_refusals", "Images refused for lack of time, jobs, bytes or budget", "model", "reason"
+            Counter, "tta_refusals", "Images refused for lack of time, jobs, bytes, api or budget", "model", "reason"
         )
         self._expired = self._new(Counter, "tta_expired", "Admitted images that were not answered in time", "model")
         self._left = self._new(Counter, "tta_left", "Clients that left before their answer", "model")

@@ -1,6 +1,7 @@
 """LimitedProtocol rests on private members of uvicorn; these tests fail on a version that it was not written for."""
 
 import inspect
+import re
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,3 +45,11 @@ def test_every_overridden_method_exists_in_uvicorn() -> None:
 def test_every_attribute_that_is_used_exists_in_uvicorn() -> None:
     source = inspect.getsource(HttpToolsProtocol.__init__)
     assert {name for name in USED if f"self.{name}" not in source} == set()
+    assert "self.url = " in inspect.getsource(HttpToolsProtocol.on_message_begin)
+
+
+def test_a_complete_cycle_is_asked_for_no_more_than_a_refused_one_has() -> None:
+    """uvicorn drops the body of a request whose cycle has a complete response."""
+    used = set(re.findall(r"self\.cycle\.(\w+)", inspect.getsource(HttpToolsProtocol)))
+    only_while_incomplete = {"body", "disconnected", "more_body"}
+    assert used - only_while_incomplete <= {"response_complete", "keep_alive", "message_event"}

@@ -1,4 +1,4 @@
-"""Limits that uvicorn does not have: open connections, seconds to receive a request, bytes of its head.
+"""Limits that uvicorn does not have: open connections, seconds to receive a request, bytes of its head, lag.
 
 LimitedProtocol overrides private members of uvicorn's httptools protocol; `tests/api/http/test_limits_uvicorn.py` fails
 on a version of uvicorn that it was not written for.
@@ -20,7 +20,24 @@ MAX_HEAD_BYTES = 65_536
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., asyncio.Protocol]:
+Refusal = Callable[[bytes, bytes, list[tuple[bytes, bytes]]], bytes | None]
+"""From a head (method, target, headers) to the response if the request is refused."""
+
+
+class _RefusedCycle:
+    """In the place of uvicorn's cycle of a request that was refused by its head: uvicorn drops the body."""
+
+    response_started = True
+    response_complete = True
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.message_event = asyncio.Event()
+
+
+def limited_protocol(
+    connections: int, receive_seconds: float, refusal: Refusal = lambda *head: None
+) -> Callable[..., asyncio.Protocol]:
     """The protocol factory for uvicorn.
 
     Each request has to be received within `receive_seconds` of the opening of the connection or, for later requests, of
@@ -28,7 +45,7 @@ def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., 
     """
 
     def make(*args: Any, **options: Any) -> asyncio.Protocol:
-        return LimitedProtocol(connections, receive_seconds, *args, **options)
+        return LimitedProtocol(connections, receive_seconds, refusal, *args, **options)
 
     return make
 
@@ -36,8 +53,11 @@ def limited_protocol(connections: int, receive_seconds: float) -> Callable[..., 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection: uvicorn's protocol with timers for receiving and sending, and a bound on heads."""
 
-    def __init__(self, max_connections: int, receive_seconds: float, *args: Any, **options: Any) -> None:
+    def __init__(
+        self, max_connections: int, receive_seconds: float, refusal: Refusal, *args: Any, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
+        self._refusal = refusal
         self._max_connections = max_connections
         self._receive_seconds = receive_seconds
         self._receive_timer: asyncio.TimerHandle | None = None
@@ -96,7 +116,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._replaying:
             return
-        super().on_headers_complete()  # raises for an invalid URL, while still in the head
+        if not self._refuse_by_head():
+            super().on_headers_complete()  # raises for an invalid URL, while still in the head
         self._in_head = False
         self._mark()
 
@@ -111,6 +132,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._mark()
         super().on_message_complete()
+        if isinstance(self.cycle, _RefusedCycle):
+            self._end_refused(self.cycle)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore a request for another protocol (h2c: Java's clients, `curl --http2`): the request's body follows.
@@ -182,6 +205,24 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._field_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
             raise ValueError("the head is too large")
+
+    def _refuse_by_head(self) -> bool:
+        """Send the response to a request that is refused; its body will be dropped."""
+        if self._earlier_response_pending():
+            return False
+        response = self._refusal(self.parser.get_method(), self.url, self.headers)
+        if response is None:
+            return False
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self.cycle = _RefusedCycle(keep_alive)  # type: ignore[assignment]
+        self.transport.write(response)
+        return True
+
+    def _end_refused(self, cycle: _RefusedCycle) -> None:
+        """The body has arrived: the next request may follow."""
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _refuse_head(self) -> None:
         self._refuse(431, f"the request line and headers exceed the limit of {MAX_HEAD_BYTES} bytes")

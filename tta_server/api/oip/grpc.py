@@ -83,6 +83,8 @@ class InferenceService:
         call, request = call_of(method, context), None
         try:
             self._check_key(call)
+            if method == "ModelInfer":
+                self._handler.bound.accept("", lambda: call.received_now().seconds)
             request = await receive_one(messages, self._application.settings.receive_seconds)
             return await self.methods[method](call.received_now(), request)
         except asyncio.CancelledError:
@@ -185,6 +187,7 @@ class InferenceService:
     ) -> tuple[InferCommand, list[Ticket]]:
         """The command without images, and a ticket for each image; only the jobs hold the images then."""
         self._application.check_ready()
+        self._handler.bound.check(request.model_name, lambda: call.seconds)
         with self._handler.byte_budget.reserve() as reservation:
             size = request.ByteSize()
             reservation.acquire(size)
