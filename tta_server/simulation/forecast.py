@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from tta_server.scheduling.jobs import Bounds
 from tta_server.simulation.costs import Noise, Overhead
 from tta_server.simulation.figures import Row, figures, pool_figures
-from tta_server.simulation.pool import SimulatedPool
+from tta_server.simulation.pool import PoolSize
 from tta_server.simulation.profiles import ModelProfile
 from tta_server.simulation.scenario import FrontEndScenario, Scenario
+from tta_server.simulation.server import SimulatedServer
 from tta_server.simulation.traffic import Traffic
 
 MOST_SLOTS = 1024
@@ -34,12 +35,13 @@ class Forecast:
         """
         scenario = self.scenario
         bounds = Bounds(scenario.bounds.max_waiting, scenario.bounds.max_waiting_mb * 1_000_000)
-        pool = SimulatedPool(self._costs, slots, bounds, _overhead(scenario.door), scenario.seed, scenario.workers)
-        jobs = pool.run(self._traffic.requests(load), on_arrival)
+        size = PoolSize(slots, scenario.workers)
+        server = SimulatedServer({"": size}, {"": self._costs}, bounds, _overhead(scenario.door), scenario.seed)
+        jobs = server.run(self._traffic.requests(load), on_arrival)
         seconds = self.seconds(load) if math.isfinite(self.seconds(load)) else jobs[-1].request.at
         common: Row = {"mode": "simulated", "phase": "sweep", "slots": slots, "workers": scenario.workers}
         common |= {"load": load, "seconds": seconds}
-        common |= pool_figures(pool, slots, jobs)
+        common |= pool_figures(server.pools[""], slots, jobs)
         rows = []
         for place, entry in enumerate(scenario.traffic):
             own = [job for job in jobs if job.request.entry == place]
