@@ -4,7 +4,7 @@ import heapq
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.simulation.pools import CPU, H100, SPEC, SURE, arriving, cost
@@ -37,7 +37,7 @@ def what_became(
     return {id(job.request): (str(job.outcome), job.merged, job.latency) for job in jobs}, server.pools
 
 
-@settings(max_examples=times(60))
+@settings(max_examples=times(60), phases=[Phase.generate])  # to make an example smaller takes minutes
 @given(
     seed=st.integers(0, 1000),
     loads=st.tuples(st.floats(0.2, 4), st.floats(0.2, 4)),
