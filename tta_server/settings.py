@@ -65,7 +65,7 @@ class Settings(BaseModel):
         default_factory=available_cores,
         ge=1,
         le=1024,
-        description="Threads that run batches; default: one a core, fewer under a container's CPU quota.",
+        description="Threads that run batches; default: one a core, fewer under a CPU quota, and one beside a device.",
     )
     workers: int = Field(
         0,

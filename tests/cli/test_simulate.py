@@ -37,7 +37,7 @@ def short(folder: Path, name: str, **changes: Any) -> Path:
     found = yaml.safe_load((SCENARIOS / f"{name}.yaml").read_text())
     found.pop("duration_s", None)
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(found | {"requests": 200} | changes))
+    path.write_text(yaml.safe_dump(found | {"requests": 200} | changes, sort_keys=False))
     if not (folder / "trace.csv").exists():
         (folder / "trace.csv").symlink_to(SCENARIOS / "trace.csv")
     return path
@@ -103,6 +103,58 @@ def test_it_finds_how_many_slots_are_enough(tmp_path: Path) -> None:
     ], requests=20)  # fmt: skip
     printed = done("-s", impossible, "--loads", "1", "--find-slots", "0.99", "--mean-views", "7.5")
     assert "not even 1024 slots answer 0.99 of all requests in time, with 7.5 views on average" in printed
+
+
+def test_with_a_device_it_finds_the_workers_too(tmp_path: Path) -> None:
+    """A worker decodes and answers 1,818 images a second; load 16 has 3,200."""
+    path = short(tmp_path, "h100", requests=1500)
+    printed = done("-s", path, "--loads", "16", "--find-slots", "0.99")
+    assert "16x: 1 slot and 2 workers answer 0.99 of all requests in time." in printed
+    printed = done("-s", path, "--loads", "16", "--workers", "1", "--find-slots", "0.99")
+    assert "16x: not even 1024 slots and 1 worker answer 0.99 of all requests in time." in printed
+
+
+def test_several_pools_are_reported_each_with_its_models(tmp_path: Path) -> None:
+    path = short(tmp_path, "mixed")
+    photos, ocr, both = json.loads(done("-s", path, "--loads", "1", "--json"))
+    assert [photos[name] for name in ("model", "pool", "slots", "workers")] == ["photos", "gpu", 1, 6]
+    assert [ocr[name] for name in ("model", "pool", "slots", "workers")] == ["ocr", "cpu", 1, 0]
+    assert [both[name] for name in ("model", "pool", "slots", "busy_share")] == ["all", "", "", ""]
+    assert both["offered"] == photos["offered"] + ocr["offered"] == 200
+    assert 0 < ocr["busy_share"] < 1
+    assert 0 < photos["busy_share"] < 1
+    assert "mixed.yaml, gpu: 1 slot and 6 workers, cpu: 1 slot" in done("-s", path, "--loads", "1")
+
+
+def test_options_can_be_for_one_of_several_pools(tmp_path: Path) -> None:
+    path = short(tmp_path, "mixed", loads=[1])
+
+    def sizes(*options: str) -> list[list[int]]:
+        rows = json.loads(done("-s", path, "--json", *options))
+        return [[row["slots"], row["workers"]] for row in rows if row["pool"]]
+
+    assert sizes("--workers", "3") == [[1, 3], [1, 0]]
+    assert sizes("--pool", "cpu", "--slots", "2,3") == [[1, 6], [2, 0], [1, 6], [3, 0]]
+    (found,) = json.loads(done("-s", path, "--json", "--pool", "cpu", "--find-slots", "0.99", "--mean-views", "4"))
+    assert found["model"] == "ocr"
+    assert found["mean_views"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--slots", "2"], "--slots: the scenario has the pools cpu, gpu; name one with --pool"),
+        (["--find-slots", "0.9"], "--find-slots: the scenario has the pools cpu, gpu; name one with --pool"),
+        (["--slots", "2", "--workers", "2"], "--slots: the scenario has the pools cpu, gpu"),
+        (["--pool", "tpu", "--slots", "2"], "--pool is 'tpu'; known: cpu, gpu"),
+        (["--workers", "0"], "--workers 0: the scenario has prepare_ms, which needs workers"),
+    ],
+)
+def test_an_option_that_could_be_for_several_pools_is_refused(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    assert sentence in mistake("-s", short(tmp_path, "mixed", loads=[1]), *options)
+    assert "--pool is 'a'; the scenario has no pools" in mistake("-s", short(tmp_path, "clothing"), "--pool", "a")
 
 
 def test_help_teaches_by_example() -> None:

@@ -33,7 +33,7 @@ def optional_work_first(patch: pytest.MonkeyPatch) -> None:
     right = Dispatcher.next_step
 
     def next_step(dispatcher: Dispatcher[Any], slot: int, now: float) -> Step[Any] | None:
-        dispatcher._pool.release(slot)
+        dispatcher._pool.free(slot)
         return dispatcher._optional_step(slot, now) or right(dispatcher, slot, now)
 
     patch.setattr(Dispatcher, "next_step", next_step)
@@ -109,7 +109,7 @@ def failed_views_run_again(patch: pytest.MonkeyPatch) -> None:
                 pool.requeue(job)
             else:
                 finished += right(scheduler, Batch(step.slot, step.bucket, ((job, view),)), error, now)
-        pool.release(step.slot)
+        pool.free(step.slot)
         return finished
 
     patch.setattr(Scheduler, "failed", failed)
@@ -192,7 +192,7 @@ def failure_of_all(patch: pytest.MonkeyPatch) -> None:
     def failed(scheduler: Scheduler[Any], step: Any, error: TTAError, now: float) -> list[Finished[Any]]:
         if not isinstance(step, Batch):
             return right(scheduler, step, error, now)
-        scheduler._pool.release(step.slot)
+        scheduler._pool.free(step.slot)
         for job, _ in step.items:
             job.progress = job.progress.end_run()
         return [done for job in dict(step.items) for done in scheduler._pool.finish(job, error)]

@@ -9,15 +9,16 @@ import pytest
 
 from tests.support.simulator import PIXELS, A, cost_model, flat
 from tta_server.backends.cancel import Abort
-from tta_server.errors import DeviceLost, OutOfDeviceMemory, TTAError
+from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import Job, Merged, Outcome
+from tta_server.scheduling.jobs import Batch, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
-from tta_server.serving.recorder import Recorder
+from tta_server.serving.recorder import LockedRecorder, Recorder
 from tta_server.serving.slot_thread import Call, SlotThread
+from tta_server.serving.steps import BatchResult, StepRunner
 from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
@@ -161,10 +162,70 @@ def test_a_lost_device_fails_its_batch_and_ends_the_process(opened: Callable[[De
     assert shop.health.fatal == shop.fatal[0]
 
 
-def test_a_slot_thread_returns_what_a_call_returns_and_raises_what_it_raises() -> None:
+@pytest.fixture
+def slot() -> Iterator[SlotThread]:
     thread = SlotThread("device-0")
-    thread.start()
-    assert thread.call(lambda: threading.current_thread().name) == "device-0"
-    with pytest.raises(ZeroDivisionError):
-        thread.call(lambda: 1 // 0)
+    thread.thread.start()
+    yield thread
     thread.stop()
+    thread.thread.join(PATIENCE)
+    assert not thread.thread.is_alive()
+
+
+def test_a_turn_returns_what_a_call_returns_and_raises_what_it_raises(slot: SlotThread) -> None:
+    turn = slot.turn()
+    assert turn.call(lambda: threading.current_thread().name) == "device-0"
+    with pytest.raises(ZeroDivisionError):
+        turn.call(lambda: 1 // 0)
+
+
+def test_batches_reach_the_device_in_the_order_of_their_turns(slot: SlotThread) -> None:
+    """The second one is prepared first; the third one takes its turn after one that ends without a call."""
+    order: list[int] = []
+    turns = [slot.turn() for _ in range(4)]
+    late = [threading.Thread(target=turns[n].call, args=(lambda n=n: order.append(n),)) for n in (3, 1)]
+    for thread in late:
+        thread.start()
+    assert not order
+    turns[2].end()
+    turns[0].call(lambda: order.append(0))
+    for thread in late:
+        thread.join(PATIENCE)
+    assert order == [0, 1, 3]
+
+
+def test_a_call_after_the_end_fails_and_waits_for_nothing(slot: SlotThread) -> None:
+    slot.stop()
+    with pytest.raises(BackendFailed, match="shutting down"):
+        slot.turn().call(lambda: None)
+
+
+def test_a_lost_device_is_not_taken_for_a_run_that_was_stopped(opened: Callable[[Device], Opened]) -> None:
+    class Aborted(Device):
+        def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+            abort.request()
+            raise DeviceLost("the context is gone")
+
+    shop = opened(Aborted(lambda rows: None))
+    assert isinstance(shop.submit().outcome, DeviceLost)
+    shop.engine.drain(PATIENCE)
+    assert shop.fatal
+
+
+def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
+    """The device has memory for two views at once; of a batch of four the second pair fails."""
+    sizes: list[int] = []
+
+    def infer(rows: int) -> None:
+        sizes.append(rows)
+        if rows > 2:
+            raise OutOfDeviceMemory("no memory")
+        if len(sizes) == 3:
+            raise BackendFailed("it broke")
+
+    runner = StepRunner({"m": Device(infer)}, LockedRecorder(threading.Lock()), Metrics(), Health(), lambda: False)
+    jobs = [Job(Work(), "m", (A,), 1, BUDGET, PIXELS) for _ in range(4)]
+    result = runner.run(Batch(0, A, tuple((job, 0) for job in jobs), 0.1, rows=4), Abort())
+    assert isinstance(result, BatchResult)
+    assert [isinstance(outcome, Merged) for outcome in result.outcomes] == [True, True, False, False]
+    assert result.limit == 3

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.support.toys import SLOW_SECONDS, switchable, trap_model
-from tta_server.errors import ConfigError
+from tta_server.backends import Backend, Tensor
+from tta_server.backends.cancel import Abort
+from tta_server.errors import ConfigError, OutOfDeviceMemory
 from tta_server.imaging.placement import Placement
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import Bucket, CostModel
@@ -35,3 +37,28 @@ def test_beside_requests_a_model_costs_what_it_computes_not_what_it_waits(tmp_pa
     costs = CostModel()
     warm_up_beside_requests(toy, costs)
     assert costs.seconds(Bucket("toy", 8, 8), 1, 0.0) < SLOW_SECONDS / 2
+
+
+class Small:
+    """A device with memory for `most` rows."""
+
+    def __init__(self, real: Backend, most: int) -> None:
+        self.signature, self.device, self.ladder = real.signature, real.device, (1, 2, 4, 8)
+        self._real, self._most = real, most
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        if len(batch) > self._most:
+            raise OutOfDeviceMemory("no memory")
+        return self._real.infer(batch, abort)
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def test_the_ladder_ends_where_the_device_has_no_memory(tmp_path: Path) -> None:
+    toy = load_model(trap_model(tmp_path / "toy", batch="n"))
+    costs = CostModel()
+    warm_up(replace(toy, backend=Small(toy.backend, 2)), costs, 1, ladder=(1, 2, 4, 8))
+    assert costs.rungs(Bucket("toy", 8, 8)) in ([1], [1, 2])
+    with pytest.raises(ConfigError, match="toy"):
+        warm_up(replace(toy, backend=Small(toy.backend, 0)), CostModel(), 1, ladder=(1, 2))

@@ -4,22 +4,22 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation.test_pool import SPEC, SURE, arriving, cost
+from tests.simulation.pools import SPEC, SURE, OnePool, arriving, cost
 from tta_server.errors import Overloaded
 from tta_server.simulation.costs import REFUSAL_SHARE, Overhead
 from tta_server.simulation.figures import figures
 from tta_server.simulation.jobs import Request, SimulatedJob
-from tta_server.simulation.pool import SimulatedPool
+from tta_server.simulation.pool import PoolSize
 
 CORE = 0.0004
 """Seconds of the front end for a request: it bears 2,500/s."""
 TINY = replace(SPEC, budget=0.05, views=1)
 
 
-def pool(bounded: bool = True) -> SimulatedPool:
+def pool(bounded: bool = True) -> OnePool:
     """A model that costs next to nothing, on a device with enough workers."""
     curve = {1: 0.01, 128: 0.02}
-    return SimulatedPool({"m": cost(curve)}, 1, overhead=Overhead(CORE, bounded=bounded), workers=4)
+    return OnePool({"m": cost(curve)}, PoolSize(1, 4), overhead=Overhead(CORE, bounded=bounded))
 
 
 def goodput(per_s: float, bounded: bool, seconds: float = 1.0) -> float:
@@ -68,7 +68,7 @@ def test_the_wait_for_the_front_end_is_charged_to_the_budget() -> None:
     spec = replace(TINY, views=60, mandatory=1)
     ends = []
     for others in (0, 30):
-        jobs = SimulatedPool({"m": cost({1: 1})}, 1, overhead=Overhead(CORE)).run(
+        jobs = OnePool({"m": cost({1: 1})}, 1, overhead=Overhead(CORE)).run(
             [Request(0, 0, replace(TINY, budget=0.3), SURE[0])] * others + [Request(0, 0, spec, SURE[0])]
         )
         ends.append(jobs[-1].latency)
@@ -76,5 +76,5 @@ def test_the_wait_for_the_front_end_is_charged_to_the_budget() -> None:
 
 
 def test_a_front_end_without_costs_refuses_nothing() -> None:
-    jobs = SimulatedPool({"m": cost({1: 0.01})}, 1).run([Request(0, 0, TINY, SURE[0])] * 110)
+    jobs = OnePool({"m": cost({1: 0.01})}, 1).run([Request(0, 0, TINY, SURE[0])] * 110)
     assert reasons(jobs) == []

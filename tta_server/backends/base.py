@@ -46,8 +46,9 @@ class Backend(Protocol):
     """A loaded model.
 
     `device` is CPU, or the name of the device that runs it: models of one device share a pool. On the CPU `infer` may
-    run on several threads at once; a device's is called by one thread for each slot, always the same. `ladder` has the
-    batch sizes that the backend takes, in ascending order: smaller batches are padded with zeros. Empty: any size.
+    run on several threads at once; a device's is called for requests by one thread for each slot, always the same, and
+    by others only to measure it. `ladder` has the batch sizes that the backend takes, in ascending order: smaller
+    batches are padded with zeros. Empty: any size.
     """
 
     signature: Signature

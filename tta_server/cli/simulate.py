@@ -2,26 +2,26 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count, groupby
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from tta_server.cli.console import err, out
+from tta_server.cli.figure_table import figure_table, slots_sentences
 from tta_server.cli.options import ModelsOption
 from tta_server.cli.plots import check_plots, draw_load_curves
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
-from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.cores import available_cores
 from tta_server.simulation.figures import Row, write_csv
-from tta_server.simulation.forecast import MOST_SLOTS, Forecast, meets_target
+from tta_server.simulation.forecast import Forecast, Target
+from tta_server.simulation.pool import PoolSize
+from tta_server.simulation.pool_scenario import MOST_SLOTS
 from tta_server.simulation.profiles import profile_model
 from tta_server.simulation.scenario import Scenario, read_scenario
 
@@ -45,7 +45,9 @@ LoadsOption = Annotated[
 ]
 SlotsOption = Annotated[
     str | None,
-    typer.Option(help="Numbers of slots: 1,2,4. Default: that of the scenario, or one for each core."),
+    typer.Option(
+        help="Numbers of slots: 1,2,4. Default: that of the scenario; else one of or beside a device, or one a core."
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -55,10 +57,17 @@ WorkersOption = Annotated[
         help="Threads that decode and answer beside slots of a device. Default: those of the scenario; 0: slots do it.",
     ),
 ]
+PoolOption = Annotated[
+    str | None,
+    typer.Option(help="In a scenario with several pools: the one that --slots, --workers and --find-slots are for."),
+]
 FindSlotsOption = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Find the fewest slots that answer this share of all requests within their budget."
+        min=0,
+        max=1,
+        help="Find the fewest slots that answer this share of all requests within their budget; with a device, also "
+        "the fewest workers beside these, unless --workers is given.",
     ),
 ]
 MeanViewsOption = Annotated[
@@ -79,6 +88,7 @@ def simulate(
     loads: LoadsOption = None,
     slots: SlotsOption = None,
     workers: WorkersOption = None,
+    pool: PoolOption = None,
     find_slots: FindSlotsOption = None,
     mean_views: MeanViewsOption = 0.0,
     as_json: JsonOption = False,
@@ -96,24 +106,60 @@ def simulate(
     """
     if plot:
         check_plots()
-    found = read_scenario(scenario)
-    if workers is not None:
-        found = found.model_copy(update={"workers": workers})
+    found, varied = _with_options(read_scenario(scenario), pool, slots, workers, find_slots)
     all_loads = found.loads if loads is None else _read_loads(loads)
-    all_slots = [found.slots or available_cores()] if slots is None else _read_slots(slots)
+    sizes = _sizes(found, varied, slots)
     forecast = _prepare(found, read_settings(models=models).models)
     if find_slots is None:
-        rows = _sweep(forecast, all_loads, all_slots)
+        rows = _sweep(forecast, all_loads, sizes)
     else:
-        with err.status("looking for the fewest slots ..."):
-            rows = [row for load in all_loads for row in forecast.fewest_slots(load, find_slots, mean_views)]
+        rows = _find(forecast, all_loads, Target(find_slots, mean_views), varied, workers)
     _write(rows, to_csv, plot)
     if as_json:
         typer.echo(json.dumps([_without_nan(row) for row in rows], indent=2))
         return
-    out.print(_figure_table(rows, scenario.name))
+    out.print(figure_table(rows, scenario.name))
     if find_slots is not None:
-        _print_slots(rows, find_slots, mean_views)
+        for sentence in slots_sentences(rows, Target(find_slots, mean_views)):
+            out.print(sentence)
+
+
+def _with_options(
+    scenario: Scenario, pool: str | None, slots: str | None, workers: int | None, find_slots: float | None
+) -> tuple[Scenario, str]:
+    """The scenario with this number of workers, and the pool that the options are for. Raises InvalidInput."""
+    given = {"--slots": slots, "--workers": workers, "--find-slots": find_slots}
+    options = [name for name, value in given.items() if value is not None]
+    varied = _varied_pool(scenario, pool, options)
+    if workers is None:
+        return scenario, varied
+    if workers == 0 and scenario.all_pools[varied].prepare_ms:
+        raise InvalidInput(
+            "--workers 0: the scenario has prepare_ms, which needs workers; give at least 1 or remove it"
+        )
+    return scenario.with_pool(varied, workers=workers, device=workers > 0), varied
+
+
+def _varied_pool(scenario: Scenario, pool: str | None, options: Sequence[str]) -> str:
+    """The pool of these options: that of --pool, the only one, or for --workers alone the only device."""
+    pools = scenario.all_pools
+    if pool is not None:
+        if pool not in scenario.pools:
+            known = f"known: {', '.join(scenario.pools)}" if scenario.pools else "the scenario has no pools"
+            raise InvalidInput(f"--pool is {pool!r}; {known}")
+        return pool
+    devices = [name for name, found in pools.items() if found.is_device]
+    able = devices if list(options) == ["--workers"] and devices else list(pools)
+    if options and len(able) > 1:
+        raise InvalidInput(f"{options[0]}: the scenario has the pools {', '.join(able)}; name one with --pool")
+    return able[0]
+
+
+def _sizes(scenario: Scenario, varied: str, slots: str | None) -> list[dict[str, PoolSize]]:
+    """Of all pools, for each number of slots of the varied pool. Raises InvalidInput."""
+    numbers = [] if slots is None else _read_slots(slots)
+    points = [scenario.with_pool(varied, slots=number) for number in numbers] or [scenario]
+    return [point.sizes(available_cores()) for point in points]
 
 
 def _read_loads(text: str) -> list[float]:
@@ -140,15 +186,22 @@ def _prepare(scenario: Scenario, bundled: Path) -> Forecast:
         return Forecast(scenario, {n: profile_model(n, model, bundled, cores) for n, model in scenario.models.items()})
 
 
-def _sweep(forecast: Forecast, loads: Sequence[float], slots: Sequence[int]) -> list[Row]:
-    """Figures at every load, for every number of slots."""
-    points = [(load, number) for number in slots for load in loads]
+def _sweep(forecast: Forecast, loads: Sequence[float], sizes: Sequence[Mapping[str, PoolSize]]) -> list[Row]:
+    """Figures at every load, for all these sizes of the pools."""
+    points = [(load, size) for size in sizes for load in loads]
     rows: list[Row] = []
     with _progress(len(points)) as advance:
-        for done, (load, number) in enumerate(points):
-            rows += forecast.rows(load, number, _on_arrival(forecast, load, done, advance))
+        for done, (load, size) in enumerate(points):
+            rows += forecast.pool_rows(load, size, _on_arrival(forecast, load, done, advance))
             advance(done + 1)
     return rows
+
+
+def _find(forecast: Forecast, loads: Sequence[float], target: Target, pool: str, workers: int | None) -> list[Row]:
+    """Figures of this pool with the fewest slots at every load; of a device also workers, if none are given."""
+    find_workers = workers is None and forecast.scenario.all_pools[pool].is_device
+    with err.status("looking for the fewest slots ..."):
+        return [row for load in loads for row in forecast.fewest(load, target, pool, find_workers)]
 
 
 @contextmanager
@@ -181,56 +234,6 @@ def _write(rows: list[Row], to_csv: Path | None, plot: Path | None) -> None:
                 write(path, rows)
         except (OSError, ValueError) as error:  # matplotlib raises ValueError for an unknown suffix
             raise ConfigError(f"{path} can't be written: {error}") from None
-
-
-SHOWN = {
-    "slots": ("slots", "{}"),
-    "load": ("load", "{:g}x"),
-    "model": ("traffic", "{}"),
-    "offered_per_s": ("offered\n/s", "{:.1f}"),
-    "slo": ("SLO", "{:.1%}"),
-    "goodput_per_s": ("goodput\n/s", "{:.1f}"),
-    "mean_views": ("mean\nK", "{:.2f}"),
-    "refused_share": ("refused", "{:.1%}"),
-    "latency_p50_ms": ("p50\nms", "{:.0f}"),
-    "latency_p99_ms": ("p99\nms", "{:.0f}"),
-}
-"""Columns of the table: heading and format."""
-
-
-def _figure_table(rows: list[Row], title: str) -> Table:
-    varying = [name for name in ("slots", "model") if len({row[name] for row in rows}) > 1]
-    shown = {name: column for name, column in SHOWN.items() if name not in ("slots", "model") or name in varying}
-    if "slots" not in varying:
-        title += f", {rows[0]['slots']} slot{'s' * (rows[0]['slots'] != 1)}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, (heading, _) in shown.items():
-        table.add_column(heading, justify="left" if name == "model" else "right", no_wrap=True, min_width=4)
-    table.add_column("stopped by")
-    for row in rows:
-        figures = [form.format(row[name]).replace("nan%", "-").replace("nan", "-") for name, (_, form) in shown.items()]
-        table.add_row(*figures, _stop_reasons(row), end_section="model" in varying and row["model"] == "all")
-    return table
-
-
-def _stop_reasons(row: Row) -> str:
-    """Those of at least 1 % of all answers, the most frequent first."""
-    counts = {str(reason): float(row[f"stop_{reason}"]) for reason in StopReason}
-    answered = sum(counts.values())
-    frequent = sorted((-n / answered, name) for name, n in counts.items() if n >= 0.01 * answered > 0)
-    return ", ".join(f"{name} {-share:.0%}" for share, name in frequent) or "-"
-
-
-def _print_slots(rows: list[Row], share: float, mean_views: float) -> None:
-    """One sentence for each load."""
-    target = f"{share:.4g} of all requests in time" + (f", with {mean_views:g} views on average" if mean_views else "")
-    for load, group in groupby(rows, key=lambda row: row["load"]):
-        found = list(group)
-        slots = found[0]["slots"]
-        if all(meets_target(row, share, mean_views) for row in found):
-            out.print(f"{load:g}x: {slots} slot{'s' * (slots != 1)} answer {target}.")
-        else:
-            out.print(f"{load:g}x: not even {slots} slots answer {target}.")
 
 
 def _without_nan(row: Row) -> dict[str, str | float | None]:

@@ -43,7 +43,7 @@ class BasePool(ABC, Generic[W]):
         self.watchdog: Watchdog[W] = Watchdog()
 
     @abstractmethod
-    def release(self, step: Decode[W] | Batch[W]) -> None:
+    def release(self, step: Decode[W] | Batch[W], now: float) -> None:
         """Records that a slot or a worker has ended this step."""
 
     @abstractmethod
@@ -173,7 +173,7 @@ class BaseScheduler(ABC, Generic[W]):
     def ready(self, decode: Decode[W], seconds: float, now: float) -> None:
         """A job's image was decoded in `seconds`: its views may run."""
         job = decode.job
-        self._pool.release(decode)
+        self._pool.release(decode, now)
         self.costs.observe_stage("decode", job.model, job.pixels, seconds, now)
         job.phase = Phase.READY
         if job in self._pool.live:
@@ -215,7 +215,7 @@ class BaseScheduler(ABC, Generic[W]):
         Ends the jobs in it: with an answer if all mandatory views are merged, with the error if a mandatory view
         failed. A job that lost only an optional view, while mandatory ones still run, continues.
         """
-        self._pool.release(step)
+        self._pool.release(step, now)
         items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
         for job, view in items:

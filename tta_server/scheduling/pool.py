@@ -36,7 +36,7 @@ class Pool(BasePool[W]):
         )
         self.outlook: Outlook[W] = Outlook(self.estimates, self.slots, self.queue)
 
-    def release(self, step: Decode[W] | Batch[W]) -> None:
+    def release(self, step: Decode[W] | Batch[W], now: float) -> None:
         self.free(step.slot)
 
     def free(self, slot: int) -> None:

@@ -60,7 +60,7 @@ class Scheduler(BaseScheduler[W]):
 
     def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
         self.costs.observe(batch.bucket, len(batch.items), seconds, now)
-        self._pool.release(batch)
+        self._pool.release(batch, now)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
             job.progress = job.progress.end_run()

@@ -13,14 +13,14 @@ from tta_server.backends.cancel import Abort, request_all
 from tta_server.errors import DeadlineExceeded, DeviceLost, InternalError, NotReady, TTAError
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.jobs import Backlog, Finish, Finished, Job, Quote, Step
+from tta_server.scheduling.jobs import Backlog, Batch, Finish, Finished, Job, Quote, Step
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
 from tta_server.serving.niceness import lower_priority
 from tta_server.serving.recorder import LockedRecorder
 from tta_server.serving.steps import BatchResult, DecodeResult, Payload, Runner, StepFailure, StepRunner
-from tta_server.serving.threads import EngineThreads
+from tta_server.serving.threads import EngineThreads, Running
 from tta_server.serving.unsettled import Unsettled
 from tta_server.serving.wakeups import Wakeups
 from tta_server.telemetry.observer import Expired, Observer
@@ -54,17 +54,12 @@ class Engine(Generic[W]):
         self._on_fatal = on_fatal
         self._process = os.getpid()
         self._unsettled: Unsettled[W] = Unsettled()
-        self._aborts: dict[int, Abort] = {}
-        """By the id of a running step."""
+        self._running: dict[int, Running] = {}
+        """By the id of a step."""
         self._lock = threading.Lock()
         self._threads = EngineThreads(scheduler.slots, scheduler.workers, self._run_thread)
         self._steps: StepRunner[W] = StepRunner(
-            runners,
-            LockedRecorder(self._lock),
-            observer,
-            health,
-            lambda: self._stopped,
-            self._threads.calls,
+            runners, LockedRecorder(self._lock), observer, health, lambda: self._stopped
         )
         self._wake: Wakeups[W] = Wakeups(self._lock, scheduler)
         self._state = "open"
@@ -182,7 +177,7 @@ class Engine(Generic[W]):
     def _stop_threads(self) -> list[Abort]:
         """Wakes all threads to check the state. Returns the running steps for the caller to abort. Under the lock."""
         self._wake.wake_all()
-        return list(self._aborts.values())
+        return [running.abort for running in self._running.values()]
 
     @property
     def _stopped(self) -> bool:
@@ -191,8 +186,10 @@ class Engine(Generic[W]):
     def _run_steps(self, thread: int, pick: Picker[W], available: threading.Condition) -> None:
         lower_priority(niceness.SLOT_NICENESS)
         while (step := self._next_step(thread, pick, available)) is not None:
-            self._run_step(step)
-            self._aborts.pop(id(step), None)
+            try:
+                self._run_step(step)
+            finally:
+                self._running.pop(id(step)).end()
             del step  # a waiting thread must not keep a job, and with it an unloaded model, in memory
 
     def _next_step(self, thread: int, pick: Picker[W], available: threading.Condition) -> Step[W] | None:
@@ -207,7 +204,8 @@ class Engine(Generic[W]):
                 step = None if finished or asks_in > 0 else pick(thread, now)
                 self._wake.reschedule_clock()
                 if step is not None:
-                    self._aborts[id(step)] = Abort()
+                    turn = self._threads.turn(step.slot) if isinstance(step, Batch) else None
+                    self._running[id(step)] = Running(Abort(), turn)
                 if step is None and not finished:
                     available.wait(asks_in if 0 < asks_in < math.inf else None)
                 else:
@@ -220,7 +218,8 @@ class Engine(Generic[W]):
         if isinstance(step, Finish):
             self._settle([Finished(step.job, step.reason)])
         else:
-            self._report(self._steps.run(step, self._aborts[id(step)]))
+            running = self._running[id(step)]
+            self._report(self._steps.run(step, running.abort, running.call))
 
     def _report(self, report: DecodeResult[W] | BatchResult[W] | StepFailure[W]) -> None:
         now, finished = time.monotonic(), list[Finished[W]]()
@@ -237,7 +236,7 @@ class Engine(Generic[W]):
                 case StepFailure(step, error):
                     finished = self._scheduler.failed(step, error, now)
             self._wake.wake_worker()  # the slot that completes a job does not make its answer
-        if isinstance(report, StepFailure) and isinstance(report.error, DeviceLost):
+        if isinstance(report, StepFailure) and isinstance(report.error, DeviceLost) and not self._health.fatal:
             self._end_process(f"the device is lost ({report.error}): the server has to be restarted")
         if isinstance(report, BatchResult):
             for job in dict.fromkeys(job for job, _ in report.step.items):
@@ -268,7 +267,7 @@ class Engine(Generic[W]):
                     return
                 now = time.monotonic()
                 finished = self._scheduler.due(now)
-                overdue = [(step, self._aborts[id(step)]) for step in self._scheduler.overdue(now)]
+                overdue = [(step, self._running[id(step)].abort) for step in self._scheduler.overdue(now)]
                 stuck = self._scheduler.stuck(now)
                 self._wake.wake_threads()
                 if not (finished or overdue or stuck):

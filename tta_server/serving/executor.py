@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, WrongDeclaration
+from tta_server.errors import BackendFailed, DeviceLost, WrongDeclaration
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import LOST, Job, Lost, Merged, Outcome
 from tta_server.serving.image import ImageViews, Source, ViewError
@@ -48,6 +48,8 @@ class Executor:
         for own in batches:
             try:
                 outcomes |= zip(own, self._run([items[i] for i in own], recorder, abort, call), strict=True)
+            except DeviceLost:
+                raise
             except Exception as error:  # noqa: BLE001 - logged by the jobs
                 failed |= dict.fromkeys(own, error)
         if not outcomes:
@@ -150,7 +152,7 @@ def run_views(plan: Plan, source: Source) -> ViewPredictions:
     """
     views = ImageViews(plan, make_layout(plan, source.size), source.size)
     views.decode(source)
-    max_rows = len(plan.views) if plan.model.can_batch else 1
+    max_rows = min([len(plan.views), *plan.model.backend.ladder[-1:]]) if plan.model.can_batch else 1
     found: list[Any] = []
     for entries in _batches(views, max_rows):
         for entry, prediction in zip(entries, run_batch([(views, i) for i in entries]).predictions, strict=True):

@@ -1,11 +1,12 @@
 """The one thread that calls a device's session for a slot."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Protocol, TypeVar
 
+from tta_server.errors import BackendFailed
 from tta_server.serving import niceness
 from tta_server.serving.niceness import lower_priority
 
@@ -32,20 +33,28 @@ class SlotThread:
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._last: Turn | None = None
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    def turn(self) -> "Turn":
+        """A turn after the last one; end it."""
+        self._last = Turn(self, self._last)
+        return self._last
 
-    def call(self, function: Callable[[], T], /) -> T:
-        """Waits for the calls before this one, and for this one."""
-        result: Future[T] = Future()
-        self._calls.put((function, result))
-        return result.result()
+    def put(self, function: Callable[[], T], result: "Future[T]") -> None:
+        """Queues a call. Raises BackendFailed once the thread has been stopped."""
+        with self._lock:
+            if self._stopped:
+                raise BackendFailed("the server is shutting down")
+            self._calls.put((function, result))
 
     def stop(self) -> None:
         """Ends the thread after the calls that came before."""
-        self._calls.put(None)
+        with self._lock:
+            self._stopped = True
+            self._calls.put(None)
 
     def _run(self) -> None:
         lower_priority(niceness.SLOT_NICENESS)
@@ -56,3 +65,35 @@ class SlotThread:
             except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
                 result.set_exception(error)
             del call, function, result  # a waiting thread must not keep a job in memory
+
+
+class Turn:
+    """The calls of one batch: the first one waits until the batch before has called, or has ended.
+
+    So batches reach the device in the order in which turns were taken, whichever is prepared first.
+    """
+
+    def __init__(self, thread: SlotThread, before: "Turn | None") -> None:
+        self._thread = thread
+        self._before = before
+        self._done = threading.Event()
+        """Set once it has called, or will not."""
+
+    def call(self, function: Callable[[], T], /) -> T:
+        """Waits for the calls before this one, and for this one. Raises BackendFailed once the thread is stopped."""
+        before, self._before = self._before, None
+        while before is not None:
+            before._done.wait()
+            before = before._before  # of one that has ended without a call
+        result: Future[T] = Future()
+        try:
+            self._thread.put(function, result)
+            self._done.set()
+            return result.result()
+        finally:
+            self._done.set()
+            del result  # with an error it would refer to this frame, and so to what the function has in memory
+
+    def end(self) -> None:
+        """No more calls follow."""
+        self._done.set()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, OutOfDeviceMemory, TTAError, WrongDeclaration
+from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory, TTAError, WrongDeclaration
 from tta_server.scheduling.jobs import Batch, Decode, Failed, Job, Merged, Outcome
 from tta_server.scheduling.progress import Progress
 from tta_server.serving.health import Health
@@ -95,24 +95,21 @@ class StepRunner(Generic[W]):
         observer: Observer,
         health: Health,
         is_stopping: Callable[[], bool],
-        calls: Sequence[Call] = (),
     ) -> None:
-        """`is_stopping` is true once the engine aborts running steps, which does not count against a model.
-
-        `calls` has for each slot what calls the model; without it that is the thread of the step.
-        """
+        """`is_stopping` is true once the engine aborts running steps, which does not count against a model."""
         self._runners = runners
         self._recorder = recorder
         self._observer = observer
         self._health = health
         self._is_stopping = is_stopping
-        self._calls = calls
         self._ended: dict[int, float] = {}
         """When the last batch of each slot ended."""
 
-    def run(self, step: Decode[W] | Batch[W], abort: Abort) -> DecodeResult[W] | BatchResult[W] | StepFailure[W]:
-        """Decodes an image, or runs and merges a batch."""
-        return self._decode(step) if isinstance(step, Decode) else self._run_batch(step, abort)
+    def run(
+        self, step: Decode[W] | Batch[W], abort: Abort, call: Call = call_here
+    ) -> DecodeResult[W] | BatchResult[W] | StepFailure[W]:
+        """Decodes an image, or runs and merges a batch, for which `call` calls the model."""
+        return self._decode(step) if isinstance(step, Decode) else self._run_batch(step, abort, call)
 
     def _decode(self, step: Decode[W]) -> DecodeResult[W] | StepFailure[W]:
         start = time.monotonic()
@@ -125,12 +122,12 @@ class StepRunner(Generic[W]):
             return StepFailure(step, BackendFailed("the image could not be prepared"))
         return DecodeResult(step, time.monotonic() - start)
 
-    def _run_batch(self, step: Batch[W], abort: Abort) -> BatchResult[W] | StepFailure[W]:
+    def _run_batch(self, step: Batch[W], abort: Abort, call: Call) -> BatchResult[W] | StepFailure[W]:
         """Also reports the batch to the observer and the model's health.
 
         A slot is busy with a batch from the end of the batch before it, if that is later than its start.
         """
-        model, timed = step.bucket.model, TimedCall(self._calls[step.slot] if self._calls else call_here)
+        model, timed = step.bucket.model, TimedCall(call)
         try:
             outcomes, limit = self._merge(step.items, step.rows or len(step.items), abort, timed)
         except TTAError as error:
@@ -138,9 +135,10 @@ class StepRunner(Generic[W]):
         except Exception:
             log.exception("a batch of %s failed", model)
             return self._failure(step, BackendFailed("the model failed on this image"), abort)
-        now = time.monotonic()
-        seconds = now - max(timed.made, self._ended.get(step.slot, 0.0))
-        self._ended[step.slot] = now
+        finally:
+            before, now = self._ended.get(step.slot, 0.0), time.monotonic()
+            self._ended[step.slot] = now
+        seconds = now - max(timed.made, before)
         self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
         if any(isinstance(outcome, Merged) for outcome in outcomes):
             self._health.worked(model)
@@ -160,8 +158,23 @@ class StepRunner(Generic[W]):
                 raise
             log.warning("%s: the device has no memory for %d views at once: %s", items[0][0].model, rows, error)
         half = (len(items) + 1) // 2
-        parts = [self._merge(part, len(part), abort, call) for part in (items[:half], items[half:])]
-        return [*parts[0][0], *parts[1][0]], min(limit or rows - 1 for _, limit in parts)
+        parts = [self._merge_part(part, abort, call) for part in (items[:half], items[half:])]
+        outcomes = [outcome for part, _ in parts for outcome in part]
+        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
+        if len(errors) == len(items):
+            raise errors[0]
+        return outcomes, min(limit or rows - 1 for _, limit in parts)
+
+    def _merge_part(
+        self, items: Sequence[tuple[Job[W], int]], abort: Abort, call: Call
+    ) -> tuple[Sequence[Outcome], int]:
+        """As `_merge`; a failure is that of these items alone, unless the device is lost."""
+        try:
+            return self._merge(items, len(items), abort, call)
+        except DeviceLost:
+            raise
+        except TTAError as error:
+            return [Failed(error)] * len(items), 0
 
     def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
         if self._is_stopping():
@@ -169,7 +182,7 @@ class StepRunner(Generic[W]):
         model = step.bucket.model
         if error.__cause__:
             log.error("a batch of %s failed: %r", model, error.__cause__)
-        if abort.requested:
+        if abort.requested and not isinstance(error, DeviceLost):
             error = BackendFailed("the model took far too long on this image and was stopped")
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)

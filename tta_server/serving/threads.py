@@ -2,10 +2,28 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from tta_server.backends.cancel import Abort
 from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
-from tta_server.serving.slot_thread import SlotThread
+from tta_server.serving.slot_thread import Call, SlotThread, Turn, call_here
+
+
+class Running(NamedTuple):
+    """A step that a thread runs: how to abort it and, on a device, its turn."""
+
+    abort: Abort
+    turn: Turn | None
+
+    @property
+    def call(self) -> Call:
+        """What calls the model."""
+        return call_here if self.turn is None else self.turn.call
+
+    def end(self) -> None:
+        if self.turn is not None:
+            self.turn.end()
 
 
 class EngineThreads:
@@ -25,23 +43,31 @@ class EngineThreads:
             threading.Thread(target=run, args=kind, name=name, daemon=True)
             for kind, name in zip([*kinds, ("clock", -1)], [*names, "clock"], strict=True)
         ]
-        self.calls = [thread.call for thread in self._device]
-        """For each slot of a device, what calls the model."""
 
     def start(self) -> None:
-        for thread in self._device:
+        for thread in self._all:
             thread.start()
-        for other in self._threads:
-            other.start()
+
+    @property
+    def _all(self) -> list[threading.Thread]:
+        return [*self._threads, *(slot.thread for slot in self._device)]
+
+    def turn(self, slot: int) -> Turn | None:
+        """A batch's turn to call the model; None if the thread of the batch itself does."""
+        return self._device[slot].turn() if self._device else None
 
     def alive(self) -> list[str]:
         """The names of the threads that run."""
-        return [thread.name for thread in self._threads if thread.is_alive()]
+        return [thread.name for thread in self._all if thread.is_alive()]
 
     def join(self, end: float) -> None:
         """Waits for the threads, but for each at most until `end`, or a second."""
-        for thread in self._device:
-            thread.stop()
-        for other in self._threads:
-            if other.is_alive() and other is not threading.current_thread():
-                other.join(timeout=max(1.0, end - time.monotonic()))
+        self._join(self._threads, end)
+        for slot in self._device:  # once no other thread needs them
+            slot.stop()
+        self._join([slot.thread for slot in self._device], end)
+
+    def _join(self, threads: Sequence[threading.Thread], end: float) -> None:
+        for thread in threads:
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(timeout=max(1.0, end - time.monotonic()))

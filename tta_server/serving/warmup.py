@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from tta_server.backends import CPU
-from tta_server.errors import BackendFailed, ConfigError
+from tta_server.errors import BackendFailed, ConfigError, OutOfDeviceMemory
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
@@ -95,10 +95,15 @@ def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Se
 
 
 def _climb(ladder: Sequence[int], measured: Callable[[Sequence[int]], dict[int, float]]) -> dict[int, float]:
-    """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper."""
+    """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper, or has no memory."""
     found: dict[int, float] = {}
     for n in ladder:
-        found |= measured([n])
+        try:
+            found |= measured([n])
+        except OutOfDeviceMemory:
+            if not found:
+                raise
+            break
         below = max((size for size in found if size < n), default=0)
         if below and found[n] / n > found[below] / below * (1 - LEAST_GAIN):
             break

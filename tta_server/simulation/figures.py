@@ -24,6 +24,7 @@ COLUMNS = {
     "stop": "the requested stop rule",
     "budget_ms": "the budget of every request",
     "max_views": "K, the largest number of views requested",
+    "pool": "of the model, whose slots, workers and busy_share these are; empty: the only one, or all together",
     "slots": "of the pool",
     "workers": "beside the slots, to decode and to make answers; 0: the slots do that",
     "closed_per_s": "answers/s with all K views if no slot was ever idle",
@@ -83,9 +84,13 @@ def figures(jobs: Sequence[SimulatedJob], seconds: float) -> Row:
     }
 
 
-def pool_figures(pool: SimulatedPool, slots: int, jobs: Sequence[SimulatedJob]) -> Row:
-    """Capacity and use of the slots."""
+def pool_figures(name: str, pool: SimulatedPool, jobs: Sequence[SimulatedJob]) -> Row:
+    """Size, capacity and use of a pool, whose jobs these are."""
+    slots = pool.size.slots
     return {
+        "pool": name,
+        "slots": slots,
+        "workers": pool.size.workers,
         "closed_per_s": _ratio(len(jobs), pool.least_seconds([job.request.spec for job in jobs])),
         "busy_share": _ratio(pool.busy, slots * pool.now),
         "mean_batch": _ratio(pool.batched_views, pool.batches),

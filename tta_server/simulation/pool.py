@@ -1,97 +1,98 @@
-"""A pool of slots in virtual time: drives the server's own Scheduler as the engine's threads do, and never waits.
+"""A pool of slots and workers in virtual time: drives the server's own scheduler as the engine's threads do.
 
-Pure: no clock, no threads, no I/O. Times are in seconds.
+Pure: no clock, no threads, no I/O; it never waits. Times are in seconds.
 """
 
-import heapq
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import count
 from random import Random
-from typing import Any
 
-from tta_server.errors import TTAError
 from tta_server.scheduling.base import BaseScheduler
-from tta_server.scheduling.costs import Bucket, CostEstimate
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.deadline import MAX_RESERVE_SHARE
-from tta_server.simulation.costs import REFUSAL_SHARE, ModelCost, Overhead, on_device, warmed_up
-from tta_server.simulation.jobs import Request, RequestSpec, SimulatedJob
+from tta_server.simulation.costs import ModelCost, on_device, warmed_up
+from tta_server.simulation.durations import Durations, Step
+from tta_server.simulation.events import Events
+from tta_server.simulation.jobs import RequestSpec, SimulatedJob
 
-Step = Decode[SimulatedJob] | Batch[SimulatedJob] | Finished[SimulatedJob]
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """Numbers of slots and workers; without workers, slots do all work.
+
+    On a device, each batch needs `prepare` seconds of its slot's host work before it may start. With two batches
+    `in_flight`, that of the next batch is done while one runs.
+    """
+
+    slots: int
+    workers: int = 0
+    prepare: float = 0.0
+    in_flight: int = 2
 
 
 @dataclass(eq=False, slots=True)
 class SimulatedThread:
-    """One of the slots, or the clock. Its step ends at `end`, or later if it is preempted."""
+    """A slot, a worker or the clock. Its step ends at `end`, or later if it is preempted.
+
+    A slot of a device waits for `waits` seconds until its batch is prepared, and may ask for the one after it at
+    `asks_at`; `following` is that one, and when it is prepared.
+    """
 
     number: int
     step: Step | None = None
     start: float = 0.0
+    waits: float = 0.0
     end: float = 0.0
     answers: deque[Finished[SimulatedJob]] = field(default_factory=deque)
+    asks_at: float = math.inf
+    following: tuple[Batch[SimulatedJob], float] | None = None
 
 
 class SimulatedPool:
-    """A pool behind a front end. Slots are cores: where none is idle, the front end preempts one of them."""
+    """A scheduler with its slots and workers, and a clock that makes the answers for which these are too late."""
 
     def __init__(
         self,
+        size: PoolSize,
         costs: Mapping[str, ModelCost],
-        slots: int,
-        bounds: Bounds | None = None,
-        overhead: Overhead | None = None,
-        seed: int = 0,
-        workers: int = 0,
+        bounds: Bounds | None,
+        events: Events,
+        random: Random,
+        on_answer: Callable[[SimulatedJob], None],
     ) -> None:
+        """`on_answer` is called when an answer is made."""
+        slots, workers = size.slots, size.workers
         costs = on_device(costs) if workers else costs
+        prepare = size.prepare if size.in_flight > 1 else 0.0
         self.scheduler: BaseScheduler[SimulatedJob] = (
-            DeviceScheduler(warmed_up(costs), slots, workers, bounds)
+            DeviceScheduler(warmed_up(costs), slots, workers, bounds, prepare)
             if workers
             else Scheduler(warmed_up(costs), slots, bounds)
         )
-        self.now = 0.0
+        self.size = size
         self.busy = 0.0
         self.batches = 0
         self.batched_views = 0
         self.costs = costs
-        self._median_seconds = lru_cache(maxsize=None)(self._exact_seconds)
-        self._exact = warmed_up(costs, margin=1.0)
-        self._random = Random(f"{seed} pool")
-        self._overhead = overhead or Overhead()
-        self._delivery = CostEstimate(self._overhead.core / 2 + self._overhead.wait)
-        self._front_end_free = 0.0
+        self.random = random
+        self._events = events
+        self._on_answer = on_answer
+        self._durations = Durations(costs, random)
         self._slots = [SimulatedThread(number) for number in range(slots)]
         self._clock = SimulatedThread(-1)
         self._idle = deque(self._slots)
+        """Slots that may ask for a batch and found none: idle ones, and those that could prepare one."""
         self._workers = [SimulatedThread(slots + number) for number in range(workers)]
         self._idle_workers = deque(self._workers)
         self._preempted = 0
-        self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
-        self._order = count()
 
-    def run(
-        self, requests: Iterable[Request], on_arrival: Callable[[float], None] = lambda now: None
-    ) -> list[SimulatedJob]:
-        """A job for every request, in order of arrival; `on_arrival` is called with the virtual time of each."""
-        jobs: list[SimulatedJob] = []
-        self._expect(iter(requests), jobs, on_arrival)
-        while True:
-            wake = self.scheduler.wake_at() if self._clock.step is None else None
-            if self._events and (wake is None or self._events[0][0] <= wake):
-                self.now, _, action, argument = heapq.heappop(self._events)
-                action(argument)
-            elif wake is not None:
-                self.now = max(self.now, wake)
-                self._answer(self._clock, self.scheduler.due(self.now))
-                self._wake_all()
-            else:
-                return jobs
+    @property
+    def now(self) -> float:
+        return self._events.now
 
     def least_seconds(self, requests: Sequence[RequestSpec]) -> float:
         """Seconds for these requests with all their views if no slot, and no worker, was ever idle."""
@@ -101,98 +102,72 @@ class SimulatedPool:
             return max(chores / len(self._workers), views / len(self._slots))
         return (chores + views) / len(self._slots)
 
-    def _at(self, time: float, action: Callable[[Any], None], argument: Any) -> None:
-        heapq.heappush(self._events, (time, next(self._order), action, argument))
+    # ---- jobs ----
 
-    # ---- clients and the front end ----
+    def admit(self, job: SimulatedJob, start: float, reserve: float) -> None:
+        """Admits a job whose budget counts from `start`, answered `reserve` seconds before it ends.
 
-    def _expect(
-        self, requests: Iterator[Request], jobs: list[SimulatedJob], on_arrival: Callable[[float], None]
-    ) -> None:
-        """Adds the arrival of the next request, if there is one."""
-
-        def arrive(job: SimulatedJob) -> None:
-            on_arrival(self.now)
-            jobs.append(job)
-            job.outcome = self._overhead.refusal(self._front_end_free - self.now, job.request.spec.budget)
-            action, share = (self._set_latency, REFUSAL_SHARE) if job.outcome else (self._admit, 0.5)
-            self._after_front_end(action, job, share)
-            self._expect(requests, jobs, on_arrival)
-
-        if request := next(requests, None):
-            self._at(request.at, arrive, SimulatedJob(request))
-
-    def _after_front_end(self, action: Callable[[SimulatedJob], None], job: SimulatedJob, share: float = 0.5) -> None:
-        """After this share of a request's core time: the front end does one thing at a time, before the slots."""
-        if not self._overhead.core:
-            action(job)
-            return
-        seconds = self._overhead.core * share
-        self._front_end_free = max(self.now, self._front_end_free) + seconds
-        self._preempt(seconds)
-        self._at(self._front_end_free, action, job)
-
-    def _preempt(self, seconds: float) -> None:
-        """Another thread needs a core: an idle one, else that of a slot or worker, each in turn."""
-        threads, idle = (self._workers, self._idle_workers) if self._workers else (self._slots, self._idle)
-        if not idle:
-            self._preempted = (self._preempted + 1) % len(threads)
-            threads[self._preempted].end += seconds
-
-    def _admit(self, job: SimulatedJob) -> None:
-        request = job.request
-        spec, cost = request.spec, self.costs[request.spec.model]
-        reserve = min(3 * self._delivery.estimate(self.now), MAX_RESERVE_SHARE * spec.budget)  # as for HTTP requests
+        Raises as `Scheduler.admit`.
+        """
+        spec, cost = job.request.spec, self.costs[job.request.spec.model]
         job.job = Job(
             payload=job,
             model=spec.model,
             buckets=cost.view_buckets(spec.views),
             mandatory=spec.mandatory,
-            deadline=self._overhead.start(request.at, self.now) + spec.budget - reserve,
+            deadline=start + spec.budget - reserve,
             reserve=reserve,
             pixels=cost.pixels,
             nbytes=3 * cost.pixels,
             priority=spec.priority,
             default_budget=cost.default_budget,
         )
-        try:
-            self.scheduler.admit(job.job, self.now)
-        except TTAError as refusal:
-            job.job, job.outcome = None, refusal
-            self._after_front_end(self._set_latency, job)
-            return
+        self.scheduler.admit(job.job, self.now)
         self._wake_worker() if self._workers else self._wake_slot()
-        if request.leaves_after < spec.budget:
-            self._at(request.at + request.leaves_after, self._leave, job)
 
-    def _leave(self, job: SimulatedJob) -> None:
-        assert job.job is not None
-        for finished in self.scheduler.cancel(job.job, self.now):
-            assert not isinstance(finished.outcome, StopReason)
-            job.outcome = finished.outcome
-            self._set_latency(job)
+    # ---- cores ----
 
-    def _deliver(self, job: SimulatedJob) -> None:
-        self._at(self.now + self._overhead.draw_wait(self._random), self._delivered, job)
+    @property
+    def cores(self) -> int:
+        """One for each worker; without workers, one for each slot."""
+        return len(self._workers or self._slots)
 
-    def _delivered(self, job: SimulatedJob) -> None:
-        self._delivery.observe(self.now - job.made_at, self.now)
-        self._set_latency(job)
+    @property
+    def has_idle_core(self) -> bool:
+        return bool(self._idle_workers if self._workers else self._idle)
 
-    def _set_latency(self, job: SimulatedJob) -> None:
-        job.latency = self.now - job.request.at
+    def preempt(self, seconds: float) -> None:
+        """Another thread needs a core: an idle one, else that of a slot or worker, each in turn."""
+        threads = self._workers or self._slots
+        if not self.has_idle_core:
+            self._preempted = (self._preempted + 1) % len(threads)
+            threads[self._preempted].end += seconds
 
-    # ---- slots and the clock ----
+    # ---- the clock ----
+
+    def wake_at(self) -> float:
+        """When the clock has to check jobs; infinite while it makes an answer, and without jobs."""
+        wake = self.scheduler.wake_at() if self._clock.step is None else None
+        return math.inf if wake is None else wake
+
+    def wake(self) -> None:
+        """Lets the clock check the jobs."""
+        self._answer(self._clock, self.scheduler.due(self.now))
+        self._wake_all()
+
+    # ---- slots and workers ----
 
     def _wake_slot(self) -> None:
-        """Wakes the slot that has been idle longest."""
+        """Wakes the slot that has been idle longest; if none is idle, one that could prepare a batch."""
         if self._idle:
-            self._at(self.now, self._next_step, self._idle.popleft())
+            slot = next((slot for slot in self._idle if slot.step is None), self._idle[0])
+            self._idle.remove(slot)
+            self._events.at(self.now, self._next_step, slot)
 
     def _wake_worker(self) -> None:
         """Wakes the worker that has been idle longest."""
         if self._idle_workers:
-            self._at(self.now, self._next_chore, self._idle_workers.popleft())
+            self._events.at(self.now, self._next_chore, self._idle_workers.popleft())
 
     def _wake_all(self) -> None:
         """Wakes a slot and a worker if there is work for them; each of these wakes the next."""
@@ -202,11 +177,13 @@ class SimulatedPool:
             self._wake_worker()
 
     def _next_step(self, slot: SimulatedThread) -> None:
-        finished = self.scheduler.due(self.now)
-        if finished and not self._workers:
+        """Of an idle slot; or the batch after the one that a device's slot runs, if it may ask for that."""
+        if self._workers:
+            self._next_batch(slot)
+            return
+        if finished := self.scheduler.due(self.now):
             self._answer(slot, finished)
             return
-        self._leave_to_clock(finished)
         step = self.scheduler.next_batch(slot.number, self.now)
         if step is None:
             self._idle.append(slot)
@@ -214,6 +191,39 @@ class SimulatedPool:
         self._start(slot, Finished(step.job, step.reason) if isinstance(step, Finish) else step)
         if self.scheduler.has_more_work:
             self._wake_slot()
+
+    def _next_batch(self, slot: SimulatedThread) -> None:
+        if slot.step is not None and (slot.following or self.now < slot.asks_at):
+            return
+        if slot in self._idle:
+            self._idle.remove(slot)
+        self._leave_to_clock(self.scheduler.due(self.now))
+        batch = self.scheduler.next_batch(slot.number, self.now)
+        if batch is None:
+            self._idle.append(slot)
+            return
+        assert isinstance(batch, Batch)
+        prepared_at = self.now + self.size.prepare
+        if slot.step is None:
+            self._run_batch(slot, batch, prepared_at)
+        else:
+            slot.following = batch, prepared_at
+            if self.scheduler.has_more_chores:
+                self._wake_worker()  # it may decode further ahead now
+        if self.scheduler.has_more_work:
+            self._wake_slot()
+
+    def _run_batch(self, slot: SimulatedThread, batch: Batch[SimulatedJob], prepared_at: float) -> None:
+        """Runs a batch as soon as it is prepared.
+
+        The slot asks for the next one so early that it is prepared when this one ends, if that takes its median time.
+        """
+        slot.following = None
+        self._start(slot, batch, max(0.0, prepared_at - self.now))
+        if self.size.prepare and self.size.in_flight > 1:
+            starts = self.now + slot.waits
+            slot.asks_at = starts + max(0.0, self._durations.batch_median(batch) - self.size.prepare)
+            self._events.at(slot.asks_at, self._next_batch, slot)
 
     def _next_chore(self, worker: SimulatedThread) -> None:
         self._leave_to_clock(self.scheduler.due(self.now))
@@ -242,33 +252,18 @@ class SimulatedPool:
         elif thread is not self._clock:
             self._next_step(thread)
 
-    def _start(self, thread: SimulatedThread, step: Step) -> None:
+    def _start(self, thread: SimulatedThread, step: Step, waits: float = 0.0) -> None:
         if isinstance(step, Finished):
             step.job.payload.outcome = step.outcome
-        seconds = self._draw_seconds(step)
+        seconds = self._durations.draw(step)
         if thread is self._clock:
-            self._preempt(seconds)
-        thread.step, thread.start, thread.end = step, self.now, self.now + seconds
-        self._at(thread.end, self._end, thread)
-
-    def _draw_seconds(self, step: Step) -> float:
-        """How long a step takes this time: its median times noise."""
-        if isinstance(step, Batch):
-            median, name = self._median_seconds(step.bucket, step.rows or len(step.items)), step.bucket.model
-        elif isinstance(step, Decode):
-            median, name = self.costs[step.job.model].decode, step.job.model
-        elif isinstance(step.outcome, StopReason):
-            median, name = self.costs[step.job.model].finish, step.job.model
-        else:
-            return 0.0
-        return median * self.costs[name].noise.draw(self._random)
-
-    def _exact_seconds(self, bucket: Bucket, n: int) -> float:
-        return self._exact.seconds(bucket, n, 0.0)
+            self.preempt(seconds)
+        thread.step, thread.start, thread.waits, thread.end = step, self.now, waits, self.now + waits + seconds
+        self._events.at(thread.end, self._end, thread)
 
     def _end(self, thread: SimulatedThread) -> None:
         if thread.end > self.now:  # preempted meanwhile
-            self._at(thread.end, self._end, thread)
+            self._events.at(thread.end, self._end, thread)
             return
         step, thread.step = thread.step, None
         assert step is not None
@@ -281,15 +276,14 @@ class SimulatedPool:
         elif isinstance(step.outcome, StopReason):
             self.scheduler.finished(step.job, seconds, self.now)
         if isinstance(step, Finished):
-            step.job.payload.made_at = self.now
-            self._after_front_end(self._deliver, step.job.payload)
+            self._on_answer(step.job.payload)
         if 0 <= thread.number < len(self._slots):
-            self.busy += seconds
+            self.busy += seconds - thread.waits
         if self._workers and 0 <= thread.number < len(self._slots):
             self._leave_to_clock(finished)
             if self.scheduler.has_more_chores:
                 self._wake_worker()
-            self._next_step(thread)
+            self._run_batch(thread, *thread.following) if thread.following else self._next_batch(thread)
         else:
             self._answer(thread, finished)
 

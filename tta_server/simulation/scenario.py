@@ -1,6 +1,6 @@
 """The YAML file of `tta-server simulate`: models with their costs, traffic and a pool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -18,6 +18,8 @@ from pydantic import (
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.scheduling.stopping import StopSpec, read_stop
+from tta_server.simulation.pool import PoolSize
+from tta_server.simulation.pool_scenario import NotNegative, PoolScenario
 
 C = TypeVar("C", dict[Any, Any], tuple[Any, ...])
 MAX_VIEWS = 512
@@ -51,7 +53,6 @@ def _not_empty(found: C) -> C:
 
 ExistingPath = Annotated[Path, AfterValidator(_existing)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Sigma = Annotated[float, Field(ge=0, le=3)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Whole = Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -74,6 +75,7 @@ class ModelScenario(StrictModel):
     `stopping.Confident`).
     """
 
+    pool: str | None = None
     view_ms: Annotated[dict[Views, Positive], AfterValidator(_not_empty)] | None = None
     decode_ms: NotNegative | None = None
     finish_ms: NotNegative | None = None
@@ -180,14 +182,13 @@ class FrontEndScenario(StrictModel):
     bound: bool = True
 
 
-class Scenario(StrictModel):
+class Scenario(PoolScenario):
     """Requests arrive for `duration_s`, or until there are `requests` of them.
 
-    With `workers`, the slots are a device's: they run batches only, and the workers decode and make answers.
+    Its own keys of a pool are for the pool of all models, if it has no `pools`.
     """
 
-    slots: Annotated[int, Field(ge=1, le=1024)] | None = None
-    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    pools: dict[str, PoolScenario] = Field(default_factory=dict)
     bounds: BoundsScenario = BoundsScenario()
     door: FrontEndScenario = FrontEndScenario()
     models: Annotated[dict[str, ModelScenario], AfterValidator(_not_empty)]
@@ -201,6 +202,7 @@ class Scenario(StrictModel):
     def _consistent(self) -> "Scenario":
         if self.duration_s is not None and self.requests is not None:
             raise ValueError("give one of duration_s, requests")
+        self._check_pools()
         for place, traffic in enumerate(self.traffic):
             known = self.models.get(traffic.model)
             if known is None:
@@ -212,6 +214,41 @@ class Scenario(StrictModel):
                     f"nor calibration; give one of them"
                 )
         return self
+
+    def _check_pools(self) -> None:
+        given = [key for key in PoolScenario.model_fields if key in self.model_fields_set]
+        if self.pools and given:
+            raise ValueError(f"give one of {given[0]}, pools; each of the pools has its own {given[0]}")
+        for name, model in self.models.items():
+            if not self.pools and model.pool is not None:
+                raise ValueError(
+                    f"models.{name}.pool is {model.pool!r}, but there are no pools; add pools, or remove it"
+                )
+            if self.pools and model.pool not in self.pools:
+                found = "missing" if model.pool is None else repr(model.pool)
+                raise ValueError(f"models.{name}.pool is {found}; known: {', '.join(self.pools)}")
+
+    @property
+    def all_pools(self) -> Mapping[str, PoolScenario]:
+        """By name; a pool without others has the name ""."""
+        return self.pools or {"": self}
+
+    def models_of(self, pool: str) -> list[str]:
+        """The names of its models."""
+        return [name for name, model in self.models.items() if (model.pool or "") == pool]
+
+    def sizes(self, cores: int) -> dict[str, PoolSize]:
+        """Of each pool, on a machine with so many cores where the scenario states none."""
+        pools = self.all_pools
+        beside_device = any(pool.is_device for pool in pools.values())
+        return {name: pool.size(cores, beside_device) for name, pool in pools.items()}
+
+    def with_pool(self, name: str, **changes: int) -> "Scenario":
+        """The same with changed keys of a pool, which are not checked again."""
+        if not self.pools:
+            return self.model_copy(update=changes)
+        pools = {**self.pools, name: self.pools[name].model_copy(update=changes)}
+        return self.model_copy(update={"pools": pools})
 
 
 def read_scenario(path: Path) -> Scenario:

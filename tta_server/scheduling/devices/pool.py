@@ -56,12 +56,12 @@ class DevicePool(BasePool[W]):
         """Due times of jobs that can be answered, if no answer would wait for a worker."""
         self._answers: list[tuple[tuple[bool, float, int], Job[W]]] = []
 
-    def release(self, step: Decode[W] | Batch[W]) -> None:
+    def release(self, step: Decode[W] | Batch[W], now: float) -> None:
         self.watchdog.ended(step.slot)
         if isinstance(step, Decode):
             self.workers.release(step.slot)
             return
-        self.slots.end(step)
+        self.slots.end(step, now)
         if following := self.slots.running(step.slot):
             self.watchdog.started(following.batch, following.start)
 

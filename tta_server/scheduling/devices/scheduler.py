@@ -78,7 +78,7 @@ class DeviceScheduler(BaseScheduler[W]):
     def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
         """As `Scheduler.completed`, but only failed jobs are returned: answers wait for `next_chore`."""
         self.costs.observe_rung(batch.bucket, batch.rows, seconds, now)
-        self._pool.release(batch)
+        self._pool.release(batch, now)
         finished: list[Finished[W]] = []
         for (job, view), outcome in zip(batch.items, outcomes, strict=True):
             job.progress = job.progress.end_run()

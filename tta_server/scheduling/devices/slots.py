@@ -12,11 +12,15 @@ MOST_IN_FLIGHT = 2
 
 
 class InFlight(NamedTuple):
-    """A batch, when it is expected to start, and how long after its end the first answer has to begin."""
+    """A batch, when it is expected to start, and when a worker has to begin the first answer of it."""
 
     batch: Batch[Any]
     start: float
-    slack: float
+    answer_at: float
+
+    @property
+    def end(self) -> float:
+        return self.start + self.batch.estimate
 
 
 class DeviceSlots(Slots):
@@ -33,28 +37,29 @@ class DeviceSlots(Slots):
 
     def begin(self, batch: Batch[Any], start: float, answer_at: float) -> None:
         """A slot has one more batch in flight; `answer_at` is when the first answer has to begin."""
-        until = start + batch.estimate
-        self._in_flight.setdefault(batch.slot, []).append(InFlight(batch, start, answer_at - until))
-        self._update()
-        self.take(batch.slot, until)
+        self._in_flight.setdefault(batch.slot, []).append(InFlight(batch, start, answer_at))
+        self._update(batch.slot)
 
-    def end(self, batch: Batch[Any]) -> None:
-        """A batch in flight has ended."""
-        left = [other for other in self._in_flight.get(batch.slot, ()) if other.batch is not batch]
-        if left:
-            self._in_flight[batch.slot] = left
-        else:
-            self._in_flight.pop(batch.slot, None)
-            self.release(batch.slot)
-        self._update()
+    def end(self, batch: Batch[Any], now: float) -> None:
+        """A batch in flight has ended: the one behind it starts now."""
+        batches = self._in_flight[batch.slot]
+        is_first = batches[0].batch is batch
+        left = [other for other in batches if other.batch is not batch]
+        self._in_flight[batch.slot] = [other._replace(start=now) for other in left] if is_first else left
+        self._update(batch.slot)
 
     def observe_prepare(self, batch: Batch[Any], seconds: float, now: float) -> None:
         """A batch was prepared in `seconds`: slots ask as early as that needs, but not before their batch starts."""
         self._preparing.observe(seconds, now)
         self.prepare = min(self._preparing.estimate(now), batch.estimate)
 
-    def _update(self) -> None:
-        slacks = (each.slack for batches in self._in_flight.values() for each in batches)
+    def _update(self, slot: int) -> None:
+        if batches := self._in_flight[slot]:
+            self.take(slot, batches[-1].end)
+        else:
+            del self._in_flight[slot]
+            self.release(slot)
+        slacks = (each.answer_at - each.end for batches in self._in_flight.values() for each in batches)
         self.answer_slack = min(slacks, default=math.inf)
 
     def running(self, slot: int) -> InFlight | None:
