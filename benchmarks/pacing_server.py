@@ -27,8 +27,7 @@ from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.cli.server import Server
 from tta_server.repository.loader import load_model
-from tta_server.repository.model import Model
-from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
+from tta_server.scheduling.costs import MARGIN, Bucket
 from tta_server.settings import Settings
 from tta_server.tasks import Outputs as TaskOutputs
 
@@ -56,7 +55,8 @@ class PacingBackend:
         self._real.close()
 
 
-def measured(model: Model, costs: CostModel) -> dict[str, Any]:
+def measured(application: Application) -> dict[str, Any]:
+    costs = application.pools.of(application.models[MODEL]).costs
     bucket = Bucket(MODEL, 32, 32)
     pixels = 4 * 32 * 32
     stages = {f"{s}_ms": costs.stage_seconds(s, MODEL, pixels, 0.0) / MARGIN * 1e3 for s in ("decode", "finish")}
@@ -83,7 +83,7 @@ def main(workers: str, budget: str, curve: str, more: str = "{}") -> None:
 def _announce(application: Application, port: int) -> None:
     while not application.ready:
         time.sleep(0.05)
-    print(json.dumps({"port": port, **measured(application.models[MODEL], application._costs)}), flush=True)
+    print(json.dumps({"port": port, **measured(application)}), flush=True)
 
 
 if __name__ == "__main__":
