@@ -71,7 +71,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         le=1024,
-        description="Threads that decode and make answers beside the slots, for models on a device; 0: slots do it.",
+        description="Threads that decode and make answers beside the slots of a device; 0: slots do it. Where it is "
+        "not set and a model is on a device: the cores less two.",
     )
     strict: bool = Field(False, description="End if a model of the folder can't be served; default: serve the others.")
 

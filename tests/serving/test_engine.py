@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.serving import until
 from tests.support.simulator import PIXELS, A, cost_model, flat, linear
+from tests.support.works import PATIENCE, PaperWork, nothing
 from tta_server.backends.cancel import Abort
 from tta_server.errors import (
     BackendFailed,
@@ -26,7 +27,6 @@ from tta_server.errors import (
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import LOST, Batch, Bounds, Failed, Job, Merged, Outcome
-from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
@@ -38,42 +38,9 @@ from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
 
-PATIENCE = 20
-"""Seconds after which a test gives up on what should have happened long ago."""
-
-
-def nothing() -> None:
-    pass
-
 
 def nothing_of(reason: str) -> None:
     pass
-
-
-class PaperWork:
-    """Remembers how often and how it was settled."""
-
-    def __init__(self, decode: Callable[[], None] = nothing) -> None:
-        self._decode = decode
-        self.done = threading.Event()
-        self.outcomes: list[StopReason | TTAError] = []
-
-    def decode(self) -> None:
-        self._decode()
-
-    def notify_progress(self, progress: Progress) -> None:
-        pass
-
-    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
-        self.outcomes.append(outcome)
-        self.done.set()
-
-    @property
-    def outcome(self) -> StopReason | TTAError:
-        """Waits for it."""
-        assert self.done.wait(PATIENCE), "the job was never settled"
-        (outcome,) = self.outcomes
-        return outcome
 
 
 Items = Sequence[tuple[Job[PaperWork], int]]

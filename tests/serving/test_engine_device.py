@@ -3,16 +3,15 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
 
 from tests.support.simulator import PIXELS, A, cost_model, flat
+from tests.support.works import PATIENCE, PaperWork
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory, TTAError
+from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.jobs import Batch, Job, Merged, Outcome
-from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
@@ -23,33 +22,9 @@ from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
 
-PATIENCE = 20
 BUDGET = 30.0
 
-
-class Work:
-    """Knows its outcome."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.outcomes: list[StopReason | TTAError] = []
-
-    def decode(self) -> None: ...
-
-    def notify_progress(self, progress: Progress) -> None: ...
-
-    def settle(self, outcome: StopReason | TTAError, job: Job[Any]) -> None:
-        self.outcomes.append(outcome)
-        self.done.set()
-
-    @property
-    def outcome(self) -> StopReason | TTAError:
-        assert self.done.wait(PATIENCE), "the job was never settled"
-        (outcome,) = self.outcomes
-        return outcome
-
-
-Items = Sequence[tuple[Job[Work], int]]
+Items = Sequence[tuple[Job[PaperWork], int]]
 
 
 class Device:
@@ -71,12 +46,12 @@ class Opened:
 
     def __init__(self, device: Device) -> None:
         self.health, self.fatal = Health(), list[str]()
-        self.scheduler: DeviceScheduler[Work] = DeviceScheduler(cost_model({A: flat(5)}), 1, 2, prepare=1.0)
+        self.scheduler: DeviceScheduler[PaperWork] = DeviceScheduler(cost_model({A: flat(5)}), 1, 2, prepare=1.0)
         self.engine = Engine(self.scheduler, {"m": device}, Metrics(), self.health, self.fatal.append)
         self.engine.start()
 
-    def submit(self, views: int = 1) -> Work:
-        work = Work()
+    def submit(self, views: int = 1) -> PaperWork:
+        work = PaperWork()
         self.engine.submit([Job(work, "m", (A,) * views, 1, time.monotonic() + BUDGET, PIXELS)])
         return work
 
@@ -224,7 +199,7 @@ def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
             raise BackendFailed("it broke")
 
     runner = StepRunner({"m": Device(infer)}, LockedRecorder(threading.Lock()), Metrics(), Health(), lambda: False)
-    jobs = [Job(Work(), "m", (A,), 1, BUDGET, PIXELS) for _ in range(4)]
+    jobs = [Job(PaperWork(), "m", (A,), 1, BUDGET, PIXELS) for _ in range(4)]
     result = runner.run(Batch(0, A, tuple((job, 0) for job in jobs), 0.1, rows=4), Abort())
     assert isinstance(result, BatchResult)
     assert [isinstance(outcome, Merged) for outcome in result.outcomes] == [True, True, False, False]

@@ -12,7 +12,7 @@ KNOWN_REQUESTS = 10
 
 
 class LagMeter:
-    """The arithmetic of the lag, in seconds; whoever calls it has the clock.
+    """Computes the lag from the times that its methods are given, in seconds.
 
     A reading is the time from when the timer was due to when it fired.
     """

@@ -33,7 +33,7 @@ class Forecast:
     def rows(
         self, load: float, slots: int | None = None, on_arrival: Callable[[float], None] = lambda now: None
     ) -> list[Row]:
-        """As `pool_rows`, with so many slots in the only pool; None: with the pools as the scenario has them."""
+        """As `pool_rows`; `slots` replaces the number of slots of the only pool, if it is given."""
         scenario = self.scenario if slots is None else self.scenario.with_pool("", slots=slots)
         return self.pool_rows(load, scenario.sizes(self._cores), on_arrival)
 

@@ -238,7 +238,7 @@ class Scenario(PoolScenario):
         return [name for name, model in self.models.items() if (model.pool or "") == pool]
 
     def sizes(self, cores: int) -> dict[str, PoolSize]:
-        """Of each pool, on a machine with so many cores where the scenario states none."""
+        """The size of each pool by name; what the scenario leaves out depends on the number of cores."""
         pools = self.all_pools
         beside_device = any(pool.is_device for pool in pools.values())
         return {name: pool.size(cores, beside_device) for name, pool in pools.items()}
