@@ -27,11 +27,12 @@ from tta_server.scheduling.costs import Bucket
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
+from tta_server.serving.executor import ViewExecutor
 from tta_server.serving.image import read_source
 from tta_server.serving.job import make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
+from tta_server.serving.runner import ImageRunner
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 
@@ -64,7 +65,7 @@ def by_bucket(buckets: Sequence[Bucket], views: Iterable[int]) -> list[list[int]
 def handlers(model: Model, case: Case) -> dict[str, Callable[[bytes], object]]:
     """By name: what each thread does with an image."""
     observer = Observers(Metrics(), ReceiptTimings())
-    executor, recorder = Executor(observer), LockedRecorder(threading.Lock())
+    runner, recorder = ImageRunner(ViewExecutor(), observer), LockedRecorder(threading.Lock())
     tensor = np.random.default_rng(0).random((1, *case.shape), np.float32)
     plan = make_plan(model, Options(min_views="all", max_views=VIEWS, policy=case.policy or None))
 
@@ -80,7 +81,7 @@ def handlers(model: Model, case: Case) -> dict[str, Callable[[bytes], object]]:
             job.payload.decode()
             for first in range(0, VIEWS, batch):
                 for views in by_bucket(job.buckets, range(first, first + batch)):
-                    executor.run([(job, view) for view in views], recorder)
+                    runner.run([(job, view) for view in views], recorder)
             job.payload.settle(StopReason.ALL_VIEWS, job)
             return job.payload.future.result()
 

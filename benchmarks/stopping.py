@@ -26,8 +26,8 @@ from tta_server.calibration.runs import merge_views, predict_views
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores
-from tta_server.serving.executor import ViewPredictions
 from tta_server.serving.plan import Options, Plan, make_plan
+from tta_server.serving.run_views import ViewPredictions
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.scores.classification import Classification
 from tta_server.tasks.scores.kinds import ScoresOutput

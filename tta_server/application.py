@@ -23,13 +23,14 @@ from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.cores import available_cores
 from tta_server.serving.engine import Engine
-from tta_server.serving.executor import Executor
+from tta_server.serving.executor import ViewExecutor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
 from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
 from tta_server.serving.pools import Pools, PoolSize, ServingPool, pool_sizes
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
+from tta_server.serving.runner import ImageRunner
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
 from tta_server.telemetry.logs import DoubtLog, RequestLog
@@ -90,8 +91,8 @@ class Application:
         for model in models:
             model.open()
         self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
-        self._executor = Executor(self.observer)
-        self._executors = dict.fromkeys(self.models, self._executor)
+        self._runner = ImageRunner(ViewExecutor(), self.observer)
+        self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self.health = Health()
         self.on_fatal: Callable[[str], None] = lambda reason: None
@@ -112,7 +113,7 @@ class Application:
         costs = CostModel()
         engine: Engine[ImageJob] = Engine(
             _make_scheduler(costs, size, self.settings),
-            self._executors,
+            self._runners,
             self.observer,
             self.health,
             lambda reason: self.on_fatal(reason),
@@ -240,7 +241,7 @@ class Application:
                 self._set_failed(name, failure)
             model, costs = preparing.result()
             self.pools.of(model).engine.reprice(name, costs)
-            self._executors[name] = self._executor
+            self._runners[name] = self._runner
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
                 previous.retire()

@@ -17,7 +17,7 @@ def test_every_question_is_answered_as_sets_answer_it(order: list[int], fates: l
     for back, entry in enumerate(order, 1):
         fate = fates[entry]
         step = {MERGED: progress.merge, LOST: progress.lose, FAILED: progress.fail}[fate]
-        progress = step(entry).end_run()
+        progress = step(1 << entry).end_run()
         known[fate].add(entry)
         returned = set().union(*known.values())
         merged = known[MERGED]
@@ -38,8 +38,8 @@ def test_every_question_is_answered_as_sets_answer_it(order: list[int], fates: l
 
 def test_a_value_stays_as_it_was() -> None:
     first = Progress()
-    second = first.dispatch(2).merge(0)
-    third = second.lose(0).close(StopReason.CAPACITY).set_open_share(0.5).settle()
+    second = first.dispatch(2).merge(0b1)
+    third = second.lose(0b1).close(StopReason.CAPACITY).set_open_share(0.5).settle()
     assert first == Progress()
     assert (second.merged, second.lost, second.stop, second.settled) == (1, 0, None, False)
     assert (third.merged, third.lost, third.stop, third.open_share, third.settled) == (
@@ -53,5 +53,5 @@ def test_a_value_stays_as_it_was() -> None:
 
 def test_recording_a_merge_twice_changes_nothing() -> None:
     """A slot records it when it merges, and the scheduler again when the batch is back."""
-    once = Progress().dispatch(1).merge(0)
-    assert once.merge(0) == once
+    once = Progress().dispatch(1).merge(0b1)
+    assert once.merge(0b1) == once

@@ -11,7 +11,7 @@ from tests.support.examples import is_long, times
 from tests.support.histories import D, History, check, decisions, draw, find_violation
 from tests.support.simulator import PIXELS, TOLERANCE, A, Arrival, B, C, Faults, Pool, cost_model, flat, linear
 from tta_server.errors import BackendFailed, Cancelled, InvalidInput, NotReady, Overloaded
-from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Merged, Priority
+from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Decode, Job, Outcome, Priority
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 
@@ -257,7 +257,7 @@ def test_in_a_slow_spell_batch_jobs_that_seem_late_still_come_before_optional_vi
     assert isinstance(plain, Batch)
     for _ in range(20):
         scheduler.costs.observe(A, 1, 0.014, 0.034)
-    assert scheduler.completed(plain, [Merged()], 0.014, 0.034) == []
+    assert scheduler.completed(plain, dict.fromkeys(plain.views, MERGED), 0.014, 0.034) == []
     step = scheduler.next_batch(0, 0.034)
     assert isinstance(step, Decode)
     assert step.job is batch
@@ -289,7 +289,7 @@ def test_a_job_does_not_wait_for_a_batch_that_runs_at_its_deadline() -> None:
     scheduler.ready(step, 0.0, 0.0)
     plain = scheduler.next_batch(0, 0.0)
     assert isinstance(plain, Batch)
-    assert scheduler.completed(plain, [Merged()], 0.025, 0.025) == []
+    assert scheduler.completed(plain, dict.fromkeys(plain.views, MERGED), 0.025, 0.025) == []
     slow = scheduler.next_batch(0, 0.025)
     assert isinstance(slow, Batch)
     wake = scheduler.wake_at()
@@ -297,7 +297,7 @@ def test_a_job_does_not_wait_for_a_batch_that_runs_at_its_deadline() -> None:
     assert wake is not None
     (done,) = scheduler.due(wake)
     assert done.outcome is StopReason.DEADLINE
-    assert scheduler.completed(slow, [Merged()], 0.5, 0.51) == [], "it is ignored on return"
+    assert scheduler.completed(slow, dict.fromkeys(slow.views, MERGED), 0.5, 0.51) == [], "it is ignored on return"
     assert scheduler.wake_at() is None
 
 
@@ -362,8 +362,7 @@ def test_a_stop_reason_from_the_merge_answers_at_once() -> None:
     scheduler.ready(step, 0.0, 0.0)
     batch = scheduler.next_batch(0, 0.0)
     assert isinstance(batch, Batch)
-    outcomes = [Merged(stop=StopReason.CAPACITY), *[Merged()] * (len(batch.items) - 1)]
-    (done,) = scheduler.completed(batch, outcomes, 0.01, 0.01)
+    (done,) = scheduler.completed(batch, {job: Outcome(stop=StopReason.CAPACITY)}, 0.01, 0.01)
     assert done.outcome is StopReason.CAPACITY
     assert scheduler.next_batch(0, 0.01) is None
 

@@ -1,6 +1,7 @@
 """Laws that never fail prove nothing: each of these mistakes is made on purpose, and its law must find it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tta_server.scheduling.admission import Admission
 from tta_server.scheduling.batches import BatchBuilder
 from tta_server.scheduling.costs import CostEstimate
 from tta_server.scheduling.dispatch import Dispatcher
-from tta_server.scheduling.jobs import LOST, Batch, Finished, Job, Merged, Outcome, Quote, Step
+from tta_server.scheduling.jobs import Batch, Finished, Job, Outcome, Quote, Step
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.pool import Pool
 from tta_server.scheduling.queue import MandatoryQueue
@@ -118,12 +119,12 @@ def failed_views_run_again(patch: pytest.MonkeyPatch) -> None:
 def lost_views_run_again(patch: pytest.MonkeyPatch) -> None:
     right = Scheduler._apply_outcome
 
-    def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
-        if outcome is LOST and view >= job.mandatory:
-            job.progress = job.progress._replace(dispatched=view)
+    def came_back(scheduler: Scheduler[Any], job: Job[Any], views: int, outcome: Outcome) -> list[Finished[Any]]:
+        if outcome.lost and not job.is_mandatory(outcome.lost):
+            job.progress = job.progress._replace(dispatched=outcome.lost.bit_length() - 1)
             scheduler._pool.requeue(job)
             return []
-        return right(scheduler, job, view, outcome)
+        return right(scheduler, job, views, outcome)
 
     patch.setattr(Scheduler, "_apply_outcome", came_back)
 
@@ -143,9 +144,8 @@ def answers_at_the_deadline(patch: pytest.MonkeyPatch) -> None:
 def stop_rules_are_ignored(patch: pytest.MonkeyPatch) -> None:
     right = Scheduler._apply_outcome
 
-    def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
-        heard = Merged(outcome.expected_gain) if isinstance(outcome, Merged) else outcome
-        return right(scheduler, job, view, heard)
+    def came_back(scheduler: Scheduler[Any], job: Job[Any], views: int, outcome: Outcome) -> list[Finished[Any]]:
+        return right(scheduler, job, views, replace(outcome, stop=None))
 
     patch.setattr(Scheduler, "_apply_outcome", came_back)
 
@@ -153,8 +153,8 @@ def stop_rules_are_ignored(patch: pytest.MonkeyPatch) -> None:
 def answers_are_lost(patch: pytest.MonkeyPatch) -> None:
     right = Scheduler._apply_outcome
 
-    def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
-        right(scheduler, job, view, outcome)
+    def came_back(scheduler: Scheduler[Any], job: Job[Any], views: int, outcome: Outcome) -> list[Finished[Any]]:
+        right(scheduler, job, views, outcome)
         return []
 
     patch.setattr(Scheduler, "_apply_outcome", came_back)
@@ -163,8 +163,8 @@ def answers_are_lost(patch: pytest.MonkeyPatch) -> None:
 def expected_gain_is_ignored(patch: pytest.MonkeyPatch) -> None:
     right = Scheduler._apply_outcome
 
-    def came_back(scheduler: Scheduler[Any], job: Job[Any], view: int, outcome: Outcome) -> list[Finished[Any]]:
-        finished = right(scheduler, job, view, outcome)
+    def came_back(scheduler: Scheduler[Any], job: Job[Any], views: int, outcome: Outcome) -> list[Finished[Any]]:
+        finished = right(scheduler, job, views, outcome)
         job.expected_gain = 1.0
         return finished
 

@@ -26,7 +26,7 @@ from tta_server.errors import (
 )
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import LOST, Batch, Bounds, Failed, Job, Merged, Outcome
+from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Job, Outcome
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
@@ -44,16 +44,25 @@ def nothing_of(reason: str) -> None:
 
 
 Items = Sequence[tuple[Job[PaperWork], int]]
+Outcomes = Mapping[Job[PaperWork], Outcome]
 
 
-def merged(items: Items) -> list[Outcome]:
-    return [Merged()] * len(items)
+def merged(items: Items) -> Outcomes:
+    return {job: MERGED for job, _ in items}
 
 
-def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Sequence[Outcome]]:
+def without(items: Items, is_lost: Callable[[int], bool], error: TTAError) -> Outcomes:
+    """The outcomes of a batch in which these views are lost; `is_lost` is asked by their place in the batch."""
+    lost = {job: 0 for job, _ in items}
+    for place, (job, view) in enumerate(items):
+        lost[job] |= is_lost(place) << view
+    return {job: Outcome(views, error if views else None) for job, views in lost.items()}
+
+
+def held(started: threading.Event, release: threading.Event) -> Callable[[Items], Outcomes]:
     """Says when a batch has started, and ends it once `release` is set."""
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         started.set()
         release.wait(PATIENCE)
         return merged(items)
@@ -64,10 +73,10 @@ def held(started: threading.Event, release: threading.Event) -> Callable[[Items]
 class PaperRunner:
     """Does with a batch what the test says."""
 
-    def __init__(self, behave: Callable[[Items], Sequence[Outcome]]) -> None:
+    def __init__(self, behave: Callable[[Items], Outcomes]) -> None:
         self.behave = behave
 
-    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Outcomes:
         return self.behave(items)
 
 
@@ -79,7 +88,7 @@ class EndlessRunner:
         self.aborted = 0
         self.started = threading.Event()
 
-    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Outcomes:
         if not any(view in self._views for _, view in items):
             return merged(items)
         end = threading.Event()
@@ -99,7 +108,7 @@ def opened() -> Iterator[Opener]:
     engines: list[Engine[PaperWork]] = []
 
     def open_one(
-        behave: Callable[[Items], Sequence[Outcome]] = merged,
+        behave: Callable[[Items], Outcomes] = merged,
         slots: int = 2,
         view_ms: float = 1.0,
         bounds: Bounds | None = None,
@@ -157,14 +166,14 @@ def test_trouble_of_every_kind_settles_each_job_once(opened: Opener, workers: in
     count = 0
     lock = threading.Lock()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         nonlocal count
         with lock:
             count += 1
             number = count
         if number % 5 == 0:
             raise RuntimeError("a driver fell over")
-        return [LOST if (number + k) % 7 == 0 else Merged() for k in range(len(items))]
+        return without(items, lambda place: (number + place) % 7 == 0, BackendFailed("NaN"))
 
     def broken() -> None:
         raise InvalidInput("not an image")
@@ -245,7 +254,7 @@ def test_workers_decode_and_make_answers_while_the_slot_runs_batches(opened: Ope
             note("settle")
             super().settle(outcome, job)
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         note("run")
         return merged(items)
 
@@ -321,7 +330,7 @@ def _in_the_child(engine: Engine[PaperWork]) -> int:
 def test_an_output_that_tta_yaml_does_not_mean_is_no_failure_of_the_model(error: BackendFailed, suspect: bool) -> None:
     """A model that is suspect is probed; `wait_for_work` returns at once then, or once it is closed."""
     health = Health()
-    runner = PaperRunner(lambda items: [Failed(error)] * len(items))
+    runner = PaperRunner(lambda items: without(items, lambda place: True, error))
     steps: StepRunner[PaperWork] = StepRunner(
         {"m": runner}, LockedRecorder(threading.Lock()), Metrics(), health, lambda: False
     )
@@ -359,7 +368,7 @@ def test_a_decode_that_raises_fails_its_job_and_the_slot_goes_on(
 def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, raised: Exception) -> None:
     first = True
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         nonlocal first
         if first:
             first = False
@@ -376,7 +385,7 @@ def test_a_run_that_raises_fails_its_job_and_the_slot_goes_on(opened: Opener, ra
 
 
 def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(opened: Opener) -> None:
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         if any(view for _, view in items):
             raise RuntimeError("no more")
         return merged(items)
@@ -389,7 +398,7 @@ def test_a_run_that_raises_after_the_mandatory_view_answers_with_what_there_is(o
 def test_an_optional_run_that_raises_while_the_mandatory_one_goes_on_costs_only_itself(opened: Opener) -> None:
     raised = threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         if any(view for _, view in items):
             raised.set()
             raise RuntimeError("no more")
@@ -401,19 +410,20 @@ def test_an_optional_run_that_raises_while_the_mandatory_one_goes_on_costs_only_
     assert isinstance(work.outcome, StopReason)
 
 
-@pytest.mark.parametrize("outcome", [LOST, Failed(BackendFailed("it could not be read"))])
 @pytest.mark.parametrize(("lost", "expected"), [(0, BackendFailed), (2, StopReason)])
 def test_a_mandatory_view_that_is_lost_fails_and_an_optional_one_is_left_out(
-    opened: Opener, lost: int, expected: type, outcome: Outcome
+    opened: Opener, lost: int, expected: type
 ) -> None:
-    def behave(items: Items) -> Sequence[Outcome]:
-        return [outcome if view == lost else Merged() for _, view in items]
+    error = BackendFailed("it could not be read")
+
+    def behave(items: Items) -> Outcomes:
+        return without(items, lambda place: items[place][1] == lost, error)
 
     work = PaperWork()
     opened(behave).submit([job(work, views=3)])
     assert isinstance(work.outcome, expected)
-    if isinstance(outcome, Failed) and lost == 0:
-        assert work.outcome is outcome.error
+    if lost == 0:
+        assert work.outcome is error
 
 
 # ---- time ----
@@ -422,7 +432,7 @@ def test_a_mandatory_view_that_is_lost_fails_and_an_optional_one_is_left_out(
 def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Opener) -> None:
     release = threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         if any(view for _, view in items):
             release.wait(PATIENCE)
         return merged(items)
@@ -438,7 +448,7 @@ def test_a_job_is_answered_at_its_deadline_while_every_slot_is_stuck(opened: Ope
 def test_a_job_whose_mandatory_view_is_stuck_fails_at_its_deadline(opened: Opener) -> None:
     release = threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         release.wait(PATIENCE)
         return merged(items)
 
@@ -457,7 +467,7 @@ def test_all_slots_work_on_one_job(opened: Opener) -> None:
     """Three slots meet in three views of one job, time after time, or the barrier breaks."""
     meeting = threading.Barrier(3)
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         meeting.wait(PATIENCE)
         return merged(items)
 
@@ -506,7 +516,7 @@ def test_no_job_waits_past_its_deadline_for_a_run_that_is_to_be_ended(opened: Op
 def test_what_runs_as_long_as_estimated_is_left_alone(opened: Opener) -> None:
     """A view of 3 s is late after 30 s only, not after one."""
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         time.sleep(1.3)
         return merged(items)
 
@@ -531,7 +541,7 @@ def test_closing_ends_abandoned_runs(opened: Opener) -> None:
 def test_a_stuck_slot_is_reported_once_and_the_others_go_on(opened: Opener) -> None:
     release, reasons, health = threading.Event(), list[str](), Health()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         if any(view == 1 for _, view in items):
             release.wait(2 * PATIENCE)
         return merged(items)
@@ -553,26 +563,18 @@ def test_a_stuck_slot_is_reported_once_and_the_others_go_on(opened: Opener) -> N
 # ---- models that fail time after time ----
 
 
-Outcomes = Sequence[Outcome] | Exception
-NANS: Outcomes = [LOST, LOST]
-SOME_NANS: Outcomes = [Merged(), LOST]
-UNREAD: Outcomes = [LOST, Failed(BackendFailed("it could not be read"))]
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "failed"), [(RuntimeError("it fell"), True), (NANS, True), (UNREAD, True), (SOME_NANS, False)]
-)
+@pytest.mark.parametrize(("lost", "failed"), [(None, True), (2, True), (1, False)])
 def test_a_batch_that_raises_or_gives_nothing_but_nan_counts_against_its_model(
-    opened: Opener, outcomes: Outcomes, failed: bool
+    opened: Opener, lost: int | None, failed: bool
 ) -> None:
-    """Condemning a model has an effect only after a batch of it has failed, and until one works."""
-    health, works = Health(), iter([outcomes, [Merged(), Merged()]])
+    """A model that is marked stays so only after a batch of it has failed, and until one works."""
+    health, works = Health(), iter([lost, 0])
 
-    def behave(items: Items) -> Sequence[Outcome]:
-        result = next(works)
-        if isinstance(result, Exception):
-            raise result
-        return result
+    def behave(items: Items) -> Outcomes:
+        number = next(works)
+        if number is None:
+            raise RuntimeError("it fell")
+        return without(items, lambda place: place >= len(items) - number, BackendFailed("NaN"))
 
     engine = opened(behave, slots=1, health=health, curve=flat(1))
     for ill in ({"m"} if failed else set(), set()):
@@ -606,7 +608,7 @@ def test_a_job_cancelled_while_its_view_runs_is_settled_once(opened: Opener) -> 
 def test_a_job_cancelled_before_decoding_is_never_decoded(opened: Opener) -> None:
     started, release, decoded = threading.Event(), threading.Event(), threading.Event()
 
-    def behave(items: Items) -> Sequence[Outcome]:
+    def behave(items: Items) -> Outcomes:
         started.set()
         release.wait(PATIENCE)
         return merged(items)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,9 +11,9 @@ import pytest
 from tests.support.serving import PATIENCE, until
 from tests.support.simulator import PIXELS, A, cost_model, linear
 from tta_server.backends.cancel import Abort
-from tta_server.errors import InternalError, InvalidInput, TTAError
+from tta_server.errors import BackendFailed, InternalError, InvalidInput, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
+from tta_server.scheduling.jobs import MERGED, Job, Outcome, views_by_job
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
@@ -111,14 +111,16 @@ class Runner:
 
     def run(
         self, items: Sequence[tuple[Job[Work], int]], recorder: Recorder, abort: Abort, call: Call
-    ) -> Sequence[Outcome]:
+    ) -> Mapping[Job[Work], Outcome]:
         self._wires.touch("runner.run")
         with self._lock:
             self._count += 1
             number = self._count
         if number % 7 == 5:
             raise RuntimeError("a driver fell over")
-        return [LOST if number % 6 == 4 else Merged() for _ in items]
+        if number % 6 == 4:
+            return {job: Outcome(views, BackendFailed("NaN")) for job, views in views_by_job(items).items()}
+        return {job: MERGED for job, _ in items}
 
 
 class Shop:

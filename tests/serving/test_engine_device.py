@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.support.works import PATIENCE, PaperWork
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import Batch, Job, Merged, Outcome
+from tta_server.scheduling.jobs import MERGED, Batch, Job, Outcome
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
 from tta_server.serving.health import Health
@@ -33,12 +33,12 @@ class Device:
     def __init__(self, infer: Callable[[int], None], prepare: Callable[[], None] = lambda: None) -> None:
         self._infer, self._prepare = infer, prepare
 
-    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Mapping[Job[PaperWork], Outcome]:
         self._prepare()
         call(lambda: self._infer(len(items)))
         for job, view in items:
-            recorder.merge(job, view)
-        return [Merged() for _ in items]
+            recorder.merge(job, 1 << view)
+        return {job: MERGED for job, _ in items}
 
 
 class Opened:
@@ -177,7 +177,7 @@ def test_a_call_after_the_end_fails_and_waits_for_nothing(slot: SlotThread) -> N
 
 def test_a_lost_device_is_not_taken_for_a_run_that_was_stopped(opened: Callable[[Device], Opened]) -> None:
     class Aborted(Device):
-        def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Sequence[Outcome]:
+        def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Mapping[Job[PaperWork], Outcome]:
             abort.request()
             raise DeviceLost("the context is gone")
 
@@ -202,5 +202,5 @@ def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
     jobs = [Job(PaperWork(), "m", (A,), 1, BUDGET, PIXELS) for _ in range(4)]
     result = runner.run(Batch(0, A, tuple((job, 0) for job in jobs), 0.1, rows=4), Abort())
     assert isinstance(result, BatchResult)
-    assert [isinstance(outcome, Merged) for outcome in result.outcomes] == [True, True, False, False]
+    assert [result.outcomes[job].lost for job in jobs] == [0, 0, 1, 1]
     assert result.limit == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.support import pictures
 from tests.support.jobs import SingleJob, job_of, run
@@ -19,7 +20,7 @@ from tta_server.errors import Cancelled
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
-from tta_server.scheduling.jobs import LOST, Failed, Merged
+from tta_server.scheduling.jobs import MERGED
 from tta_server.scheduling.stopping import Confident, StopReason
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
@@ -48,7 +49,7 @@ def decoded(model: Model, seed: int) -> SingleJob:
 def test_a_cancelled_job_does_not_fail_the_batch(clothing: Model) -> None:
     stays, leaves, alone = decoded(clothing, 1), decoded(clothing, 2), decoded(clothing, 1)
     leaves.settle(Cancelled("the client has left"))
-    assert run([(leaves, 0), (stays, 0)]) == [Merged(), Merged()]
+    assert run([(leaves, 0), (stays, 0)]) == [MERGED, MERGED]
     run([(alone, 0)])
     for work in (stays, alone):
         work.settle(StopReason.ALL_VIEWS)
@@ -92,14 +93,13 @@ def test_a_view_that_comes_while_the_answer_is_made_is_ignored(clothing: Model) 
     assert len(work.future.result().receipt.views) == 1
 
 
-@pytest.mark.parametrize("late", [LOST, Failed])
-def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: Model, late: object) -> None:
+@pytest.mark.parametrize("values", [np.full((1, 10), np.nan, np.float32), np.empty((1, 0), np.float32)])
+def test_a_view_that_is_lost_while_the_answer_is_made_is_ignored_too(clothing: Model, values: NDArray[Any]) -> None:
     task = LateTask(clothing.config.labels, clothing.config.output, clothing.backend.signature.outputs)
     work = decoded(replace(clothing, task=task), 3)
     task.arrives = lambda: None
     run([(work, 0)])
     name = next(iter(clothing.backend.signature.outputs))
-    values = np.full((1, 10), np.nan, np.float32) if late is LOST else np.empty((1, 0), np.float32)
     task.arrives = lambda: work.merge(0, {name: values}, 0)
     work.settle(StopReason.DEADLINE)
     receipt = work.future.result().receipt
@@ -127,9 +127,9 @@ class FailsLateTask(Classification):
 def test_a_view_that_fails_while_its_job_is_settled_is_not_in_the_answer(toy: Model) -> None:
     task = FailsLateTask(toy.config.labels, toy.config.output, toy.backend.signature.outputs)
     work = four_views(replace(toy, task=task))
-    assert isinstance(work.merge(0, CLEAR), Merged)
+    assert not work.merge(0, CLEAR).lost
     task.made.job = work.job
-    assert isinstance(work.merge(1, EVEN), Failed)
+    assert work.merge(1, EVEN).lost == 0b10
     work.settle(StopReason.DEADLINE)
     receipt = work.future.result().receipt
     assert ([view["name"] for view in receipt.views], receipt.dropped) == (["plain"], 1)
@@ -193,28 +193,22 @@ def test_views_in_order_are_whole_views_of_the_policy_s_beginning(
     assert work.job.progress.views_in_order(tiles) == 0
     for index in order:
         outcome = work.merge(index, spoilt if index in lost else EVEN, 0)
-        assert isinstance(outcome, Merged) == (index not in lost)
+        assert outcome.lost == (1 << index if index in lost else 0)
         merged |= {index} - lost
         prefix = merged == set(range(len(merged))) and len(merged) % tiles == 0
         assert work.job.progress.views_in_order(tiles) == (len(merged) // tiles if prefix else 0)
 
 
-@pytest.mark.parametrize(("lost", "outcome"), [(NAN, LOST), (TOO_FEW, None)])
-def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[str, Any], outcome: object) -> None:
+@pytest.mark.parametrize("lost", [NAN, TOO_FEW])
+def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[str, Any]) -> None:
     """Thresholds were learned from the policy's first views: of others nothing is known."""
 
     def stops(second: dict[str, Any]) -> StopReason | None:
         work = four_views(toy)
         work.payload.plan = replace(work.payload.plan, rule=Confident(0.4))
-        first = work.merge(0, EVEN, 0)
-        assert isinstance(first, Merged)
-        assert first.stop is None
-        second_outcome = work.merge(1, second, 0)
-        if second is lost:
-            assert second_outcome is outcome or (outcome is None and isinstance(second_outcome, Failed))
-        third = work.merge(2, CLEAR, 0)
-        assert isinstance(third, Merged)
-        return third.stop
+        assert work.merge(0, EVEN, 0).stop is None
+        assert work.merge(1, second, 0).lost == (0b10 if second is lost else 0)
+        return work.merge(2, CLEAR, 0).stop
 
     assert stops(EVEN) is StopReason.CONFIDENT
     assert stops(lost) is None

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.support.simulator import A, Arrival, B, C, cost_model
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Merged, Outcome
+from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Decode, Job, Outcome
 
 CURVE = {1: 4.0, 2: 4.2, 4: 4.6, 8: 6.0, 16: 20.0}
 """The knee is 8."""
@@ -43,6 +43,6 @@ class Hand:
         assert isinstance(step, Batch)
         return step
 
-    def complete(self, batch: Batch[Any], ms: float, outcome: Outcome | None = None) -> list[Any]:
-        outcomes = [outcome or Merged()] * len(batch.items)
+    def complete(self, batch: Batch[Any], ms: float, outcome: Outcome = MERGED) -> list[Any]:
+        outcomes = dict.fromkeys(batch.views, outcome)
         return self.scheduler.completed(batch, outcomes, batch.estimate, ms / 1e3)

@@ -246,7 +246,7 @@ class Device:
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
             laws.check_failed(live, finished)
         else:
-            outcomes = [job.payload.merge(view) for job, view in batch.items]
+            outcomes = {job: job.payload.merge(views) for job, views in batch.views.items()}
             finished = self.scheduler.completed(batch, outcomes, self.batch_seconds(batch), self.now)
         self._settle(finished)
         if prepared := self.prepared.pop(batch.slot, None):

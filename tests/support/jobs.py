@@ -4,18 +4,19 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from tta_server.errors import TTAError
-from tta_server.scheduling.jobs import LOST, Job, Merged, Outcome
+from tta_server.errors import BackendFailed, TTAError
+from tta_server.scheduling.jobs import Job, Outcome, views_by_job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import UNREADABLE, Executor
-from tta_server.serving.image import ImageViews, Source, ViewError
+from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.image import UNREADABLE, ImageViews, Source, ViewError
 from tta_server.serving.job import ImageJob
 from tta_server.serving.layout import Layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import LockedRecorder
+from tta_server.serving.runner import ImageRunner
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 
 LOCK = threading.Lock()
@@ -23,11 +24,12 @@ RECORDER = LockedRecorder(LOCK)
 
 
 def run(items: Sequence[tuple["SingleJob", int]], abort: Any = None) -> list[Outcome]:
-    """These views as one batch."""
-    outcomes = Executor(ReceiptTimings()).run([(single.job, view) for single, view in items], RECORDER, abort)
+    """These views as one batch: the outcome of each job, in the order of its first view."""
+    runner = ImageRunner(ViewExecutor(), ReceiptTimings())
+    outcomes = runner.run([(single.job, view) for single, view in items], RECORDER, abort)
     for single in dict.fromkeys(single for single, _ in items):
         single.notify()
-    return outcomes
+    return [outcomes[job] for job in views_by_job((single.job, view) for single, view in items)]
 
 
 def job_of(plan: Plan, layout: Layout, source: Source, caller: Caller | None = None) -> "SingleJob":
@@ -55,11 +57,12 @@ class SingleJob:
         found: Any
         try:
             found = views.read(view, outputs, row)
-            found = found if views.model.task.is_sound(found) else LOST
+            if not views.model.task.is_sound(found):
+                found = ViewError(BackendFailed("it holds NaN"), "it holds NaN")
         except Exception as error:  # noqa: BLE001 - as the executor does
             found = ViewError(error, UNREADABLE)
-        outcome = self.payload.merge(self.job, view, found, RECORDER)
-        if isinstance(outcome, Merged) and outcome.stop and self.job.is_answerable:
+        outcome = self.payload.merge(self.job, [(view, found)], RECORDER)
+        if outcome.stop and self.job.is_answerable:
             with LOCK:
                 self.job.progress = self.job.progress.close(outcome.stop)
         return outcome

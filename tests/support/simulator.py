@@ -6,7 +6,7 @@ Each decision is checked against the laws (`tests.support.laws`) when it is made
 import heapq
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -14,19 +14,18 @@ from tests.support import laws
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.jobs import (
-    LOST,
     Batch,
     Bounds,
     Decode,
     Finish,
     Finished,
     Job,
-    Merged,
     Outcome,
     Priority,
     Quote,
     Step,
 )
+from tta_server.scheduling.progress import as_set
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
 
@@ -60,6 +59,10 @@ def cost_model(curves: Curves, decode_ms: float = 0.0, finish_ms: float = 0.0) -
         costs.warm_stage("decode", model, PIXELS, decode_ms / 1e3 / MARGIN)
         costs.warm_stage("finish", model, PIXELS, finish_ms / 1e3 / MARGIN)
     return costs
+
+
+LOST = "the model's output for a mandatory view holds NaN or infinity"
+"""As it was when decisions were recorded."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ class Arrival:
             default_budget=self.default_budget_ms / 1e3,
         )
 
-    def merged(self, number: int) -> Merged:
-        """Return the outcome of its `number`-th merged view, from 1."""
-        stop = StopReason.CERTAIN if self.stops_after is not None and number >= self.stops_after else None
-        return Merged(self.gains[min(number, len(self.gains)) - 1], stop)
+    def outcome(self, merged: int) -> Outcome:
+        """Return the outcome of a batch after which so many of its views are merged, at least one."""
+        stop = StopReason.CERTAIN if self.stops_after is not None and merged >= self.stops_after else None
+        return Outcome(expected_gain=self.gains[min(merged, len(self.gains)) - 1], stop=stop)
 
 
 @dataclass(eq=False)
@@ -123,18 +126,20 @@ class Record:
     left: bool = False
     hit_by_failure: bool = False
 
-    def merge(self, view: int) -> Outcome:
-        """A view has run; it is recorded before it counts as merged, as slots do it."""
-        if view in self.arrival.lost:
-            self.job.lose(view)
-            return LOST
-        if self.job.merge(view) is None:
-            return Merged()
-        self.merged += 1
-        self.merged_mandatory += view < self.arrival.mandatory
-        merged = self.arrival.merged(self.merged)
-        self.gain = merged.expected_gain
-        return merged
+    def merge(self, views: int) -> Outcome:
+        """A set of views has run; they are recorded before they count as merged, as slots do it."""
+        lost = views & as_set(self.arrival.lost)
+        if lost:
+            self.job.lose(lost)
+        error = BackendFailed(LOST) if lost else None
+        merged = views & ~lost
+        if not merged or self.job.merge(merged) is None:
+            return Outcome(lost, error)
+        self.merged += merged.bit_count()
+        self.merged_mandatory += (merged & (1 << self.arrival.mandatory) - 1).bit_count()
+        outcome = self.arrival.outcome(self.merged)
+        self.gain = outcome.expected_gain
+        return replace(outcome, lost=lost, error=error)
 
     @property
     def live(self) -> bool:
@@ -480,7 +485,7 @@ class Pool:
             finished = self.scheduler.failed(batch, BackendFailed("it broke"), self.now)
             laws.check_failed(live, finished)
             return finished
-        outcomes = [job.payload.merge(view) for job, view in batch.items]
+        outcomes = {job: job.payload.merge(views) for job, views in batch.views.items()}
         return self.scheduler.completed(batch, outcomes, run.seconds, self.now)
 
     def _settle(self, finished: "Sequence[Finished[Record]]") -> None:

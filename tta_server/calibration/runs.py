@@ -10,9 +10,9 @@ from tta_server.errors import InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
 from tta_server.repository.model import Model
-from tta_server.serving.executor import ViewPredictions, run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.plan import Options, Plan, make_plan
+from tta_server.serving.run_views import ViewPredictions, run_views
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.model import Model
-from tta_server.serving.executor import run_views
 from tta_server.serving.image import read_source
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, Plan, make_plan
+from tta_server.serving.run_views import run_views
 from tta_server.tasks import Result
 from tta_server.tasks.masks.results import MaskResult
 from tta_server.tasks.render.palette import grey

@@ -2,10 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
+from tta_server.errors import Cancelled, Overloaded, TTAError
 from tta_server.scheduling.arrivals import ExpectedArrivals
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.estimates import Estimates
@@ -13,10 +13,8 @@ from tta_server.scheduling.jobs import (
     Backlog,
     Batch,
     Decode,
-    Failed,
     Finished,
     Job,
-    Merged,
     Outcome,
     Phase,
     Quote,
@@ -190,20 +188,29 @@ class BaseScheduler(ABC, Generic[W]):
         self.costs.limit_batches(model, largest)
 
     @abstractmethod
-    def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
-        """A batch ran in `seconds`, with one outcome a view; its predictions are merged already."""
+    def completed(
+        self, batch: Batch[W], outcomes: Mapping[Job[W], Outcome], seconds: float, now: float
+    ) -> list[Finished[W]]:
+        """A batch ran in `seconds`, with one outcome a job; its predictions are merged already."""
 
-    def _apply_outcome(self, job: Job[W], view: int, outcome: Outcome) -> list[Finished[W]]:
-        if isinstance(outcome, Merged):
-            job.progress = job.progress.merge(view).set_open_share(outcome.open_share)
+    def _apply(self, batch: Batch[W], outcomes: Mapping[Job[W], Outcome]) -> list[Finished[W]]:
+        """Records the outcomes of a batch; returns the jobs that it ends."""
+        finished: list[Finished[W]] = []
+        for job, views in batch.views.items():
+            job.progress = job.progress.end_run(views.bit_count())
+            if job in self._pool.live:
+                finished += self._apply_outcome(job, views, outcomes[job])
+        return finished
+
+    def _apply_outcome(self, job: Job[W], views: int, outcome: Outcome) -> list[Finished[W]]:
+        if merged := views & ~outcome.lost:
+            job.progress = job.progress.merge(merged).set_open_share(outcome.open_share)
             job.expected_gain = outcome.expected_gain
-            return self._pool.end(job, outcome.stop) if outcome.stop and job.is_answerable else []
-        job.lose(view)
-        if view >= job.mandatory:
-            return []
-        if isinstance(outcome, Failed):
+        if outcome.lost:
+            job.lose(outcome.lost)
+        if outcome.error and job.is_mandatory(outcome.lost):
             return self._pool.end(job, outcome.error)
-        return self._pool.end(job, BackendFailed("the model's output for a mandatory view holds NaN or infinity"))
+        return self._pool.end(job, outcome.stop) if outcome.stop and job.is_answerable else []
 
     def finished(self, job: Job[W], seconds: float, now: float) -> None:
         """A job's answer was made in `seconds`."""
@@ -216,19 +223,18 @@ class BaseScheduler(ABC, Generic[W]):
         failed. A job that lost only an optional view, while mandatory ones still run, continues.
         """
         self._pool.release(step, now)
-        items = [(step.job, 0)] if isinstance(step, Decode) else step.items
         finished: list[Finished[W]] = []
-        for job, view in items:
+        for job, views in [(step.job, 1)] if isinstance(step, Decode) else step.views.items():
             if isinstance(step, Batch):
-                job.progress = job.progress.end_run()
+                job.progress = job.progress.end_run(views.bit_count())
             if job not in self._pool.live:
                 continue
             if job.is_answerable:
                 finished += self._pool.end(job, StopReason.BACKEND_FAILED)
-            elif view < job.mandatory:
+            elif job.is_mandatory(views):
                 finished += self._pool.end(job, error)
             else:
-                job.progress = job.progress.fail(view)
+                job.progress = job.progress.fail(views)
         return finished
 
     # ---- time ----

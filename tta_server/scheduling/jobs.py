@@ -1,7 +1,8 @@
 """The values that the scheduler and the engine exchange: jobs, steps of slots, outcomes. Pure."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Generic, TypeVar
 
@@ -29,36 +30,37 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """A view of a batch is merged.
+class Outcome:
+    """What a batch brought for one job in it.
 
-    `expected_gain` is how much one more view is expected to change the answer; `stop` is the reason why no more views
-    are needed, None if more are; `open_share` is the undecided share of the answer, None if no stop rule computed it.
+    `lost` is the set of its views in the batch that have no usable output, bit i for view i, and `error` the reason for
+    the first of these; the others are merged. `expected_gain` is how much one more view is expected to change the
+    answer; `stop` is the reason why no more views are needed, None if more are; `open_share` is the undecided share of
+    the answer, None if no stop rule computed it.
     """
 
+    lost: int = 0
+    error: TTAError | None = None
     expected_gain: float = 1.0
     stop: StopReason | None = None
     open_share: float | None = None
 
-
-class Lost(Enum):
-    """A view's output holds NaN or infinity."""
-
-    LOST = auto()
-
-
-LOST = Lost.LOST
+    def then(self, later: "Outcome") -> "Outcome":
+        """Both, of two parts of a batch; what was found after the later part counts, unless all of it is lost."""
+        last = self if later.error and not later.stop else later
+        return replace(last, lost=self.lost | later.lost, error=self.error or later.error)
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A view could not be made or its output not be merged, which concerns its job but not its batch."""
-
-    error: TTAError
+MERGED = Outcome()
+"""All views of a job are merged and more are needed."""
 
 
-Outcome = Merged | Lost | Failed
-"""The result of one view of a batch."""
+def join_outcomes(first: "Mapping[Job[W], Outcome]", second: "Mapping[Job[W], Outcome]") -> "dict[Job[W], Outcome]":
+    """The outcomes of two parts of a batch, which may both have views of a job."""
+    joined = dict(first)
+    for job, outcome in second.items():
+        joined[job] = joined[job].then(outcome) if job in joined else outcome
+    return joined
 
 
 @dataclass(eq=False, slots=True)
@@ -133,16 +135,20 @@ class Job(Generic[W]):
         """True once all views are merged, lost or failed, and none runs."""
         return not self.progress.running and self.progress.has_returned_first(len(self.buckets))
 
-    def merge(self, view: int) -> Progress | None:
-        """Records a view as merged. Returns the new progress; None if the job is settled, and then records nothing."""
+    def is_mandatory(self, views: int) -> bool:
+        """True if one of a set of views is mandatory."""
+        return views & (1 << self.mandatory) - 1 != 0
+
+    def merge(self, views: int) -> Progress | None:
+        """Records a set of views as merged. Returns the new progress; None, without a record, if the job is settled."""
         if self.progress.settled:
             return None
-        self.progress = self.progress.merge(view)
+        self.progress = self.progress.merge(views)
         return self.progress
 
-    def lose(self, view: int) -> None:
-        """Records that a view has no usable output, also one that was recorded as merged just before."""
-        self.progress = self.progress.lose(view)
+    def lose(self, views: int) -> None:
+        """Records that these views have no usable output, also if they were recorded as merged just before."""
+        self.progress = self.progress.lose(views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,19 @@ class Batch(Generic[W]):
     @property
     def model(self) -> str:
         return self.bucket.model
+
+    @property
+    def views(self) -> Mapping[Job[W], int]:
+        """The set of its views in the batch, for each job."""
+        return views_by_job(self.items)
+
+
+def views_by_job(items: Iterable[tuple[Job[W], int]]) -> dict[Job[W], int]:
+    """For each job the set of its views among (job, view) pairs, bit i for view i, in the order of the first ones."""
+    found: dict[Job[W], int] = {}
+    for job, view in items:
+        found[job] = found.get(job, 0) | 1 << view
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Which views of one job are dispatched, running, merged, lost or failed. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tta_server.scheduling.stopping import StopReason
@@ -31,25 +31,26 @@ class Progress(NamedTuple):
         """The next `count` entries run on a slot."""
         return self._replace(dispatched=self.dispatched + count, running=self.running + count)
 
-    def end_run(self) -> "Progress":
-        """One entry no longer runs."""
-        return self._replace(running=self.running - 1)
+    def end_run(self, count: int = 1) -> "Progress":
+        """That many entries no longer run."""
+        return self._replace(running=self.running - count)
 
-    def merge(self, entry: int) -> "Progress":
-        merged = self.merged | 1 << entry
+    def merge(self, entries: int) -> "Progress":
+        """A set of entries is merged."""
+        merged = self.merged | entries
         return self if merged == self.merged else self._replace(merged=merged)
 
     def set_open_share(self, open_share: float | None) -> "Progress":
         """Records the undecided share of the answer after the last merge."""
         return self if open_share == self.open_share else self._replace(open_share=open_share)
 
-    def lose(self, entry: int) -> "Progress":
-        """An entry has no usable output; if it was recorded as merged, that is undone."""
-        return self._replace(merged=self.merged & ~(1 << entry), lost=self.lost | 1 << entry)
+    def lose(self, entries: int) -> "Progress":
+        """A set of entries has no usable output; if they were recorded as merged, that is undone."""
+        return self._replace(merged=self.merged & ~entries, lost=self.lost | entries)
 
-    def fail(self, entry: int) -> "Progress":
-        """The batch of an entry failed."""
-        return self._replace(failed=self.failed | 1 << entry)
+    def fail(self, entries: int) -> "Progress":
+        """The batch of a set of entries failed."""
+        return self._replace(failed=self.failed | entries)
 
     def close(self, reason: StopReason) -> "Progress":
         """No more entries are dispatched."""
@@ -91,6 +92,14 @@ class Progress(NamedTuple):
 
 
 NOTHING_DONE = Progress()
+
+
+def as_set(members: Iterable[int]) -> int:
+    """The set of these entries."""
+    found = 0
+    for entry in members:
+        found |= 1 << entry
+    return found
 
 
 def entries(members: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 Times are in seconds of one clock; the engine calls every method under one lock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from tta_server.errors import TTAError
@@ -58,18 +58,18 @@ class Scheduler(BaseScheduler[W]):
 
     # ---- results of steps ----
 
-    def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
+    def completed(
+        self, batch: Batch[W], outcomes: Mapping[Job[W], Outcome], seconds: float, now: float
+    ) -> list[Finished[W]]:
         self.costs.observe(batch.bucket, len(batch.items), seconds, now)
         self._pool.release(batch, now)
-        finished: list[Finished[W]] = []
-        for (job, view), outcome in zip(batch.items, outcomes, strict=True):
-            job.progress = job.progress.end_run()
+        jobs = each_job(batch.items)
+        for job in jobs:
             if job.last_slot == batch.slot:
                 job.last_end = 0.0
-            if job in self._pool.live:
-                finished += self._apply_outcome(job, view, outcome)
+        finished = self._apply(batch, outcomes)
         undecided: list[Job[W]] = []
-        for job in each_job(batch.items):
+        for job in jobs:
             if job in self._pool.live and job.is_answerable and not job.progress.stop:
                 reason = self._pool.outlook.outcome(job, now, was_due=False)
                 if reason is None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.backends import Outputs, Tensor
+from tta_server.errors import BackendFailed
 from tta_server.imaging.canvases import Canvases
 from tta_server.imaging.decoding import Header, Limits, Pixels, decode_with_levels, read_header
 from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering
@@ -64,6 +65,18 @@ class ViewError:
 
     error: Exception
     sentence: str
+
+    @property
+    def failure(self) -> BackendFailed:
+        """The error of a request whose mandatory view this is."""
+        if isinstance(self.error, BackendFailed):
+            return self.error
+        failure = BackendFailed(self.sentence)
+        failure.__cause__ = self.error
+        return failure
+
+
+UNREADABLE = "the model's output for a view could not be read"
 
 
 class ImageViews:

@@ -4,7 +4,9 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,15 @@ from tta_server.errors import BackendFailed, TTAError, WrongDeclaration
 from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.formats.samples import Levels
 from tta_server.repository.lifetime import Lifetime
-from tta_server.scheduling.jobs import LOST, Failed, Job, Lost, Merged, Outcome, Priority
-from tta_server.scheduling.progress import Progress, entries
+from tta_server.scheduling.jobs import Job, Outcome, Priority
+from tta_server.scheduling.progress import Progress, as_set, entries
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.evidence import MergeEvidence
-from tta_server.serving.image import ImageViews, Source, ViewError
+from tta_server.serving.image import UNREADABLE, ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
@@ -91,44 +93,30 @@ class ImageJob:
             self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._closed else None
         self.times.mark_decoded(start)
 
-    def merge(self, job: Job[Any], view: int, found: Any | Lost | ViewError, recorder: Recorder) -> Outcome:
-        """Merges the prediction of a view; LOST if it holds NaN or infinity, Failed if it can't be merged.
+    def merge(self, job: Job[Any], found: Sequence[tuple[int, Any | ViewError]], recorder: Recorder) -> Outcome:
+        """Merges the predictions of a batch, each with its view, then asks the stop rule.
 
         Raises nothing, for the batch holds other jobs' views too.
         """
-        if found is LOST:
-            log.warning(
-                "the output of %s for view %r holds NaN or infinity", self.model.name, self.views.view(view).name
-            )
-            self._lose_view(job, view, recorder)
-            return LOST
-        if isinstance(found, ViewError):
-            return self._fail_view(job, view, found, recorder)
-        try:
-            result = self.model.task.view_result(found) if self._builder.keeps_view_results else None
-        except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
-            return self._fail_view(
-                job, view, ViewError(error, "the model's output for a view could not be read"), recorder
-            )
-        if refusal := self._doubt(found):
-            return self._fail_view(job, view, ViewError(refusal, str(refusal)), recorder)
+        problems = {view: problem for view, prediction in found if (problem := self._problem(prediction))}
         with self._lock:
-            progress = recorder.merge(job, view)
-            if progress is None:
-                return Merged()
-            try:
-                self._accumulator.add(found, self.views.view(view).weight)
-            except Exception as error:  # noqa: BLE001 - logged by `_fail_view`
-                recorder.lose(job, view)
-                failure = ViewError(error, "the model's output for a view could not be merged")
-            else:
-                if self._builder.keeps_view_results:
-                    self._view_results[view] = result
-                return self._judge(progress)
-        return self._fail_view(job, view, failure, recorder)
+            usable = [(view, prediction) for view, prediction in found if view not in problems]
+            if usable and recorder.merge(job, as_set(view for view, _ in usable)) is not None:
+                problems |= {view: problem for view, prediction in usable if (problem := self._add(view, prediction))}
+            if problems:
+                recorder.lose(job, as_set(problems))
+                self._log_once(problems)
+            outcome = self._judge(job.progress)
+        for _ in problems:
+            self._observer.notify(ViewDropped(self.model.name))
+        if not problems:
+            return outcome
+        return replace(outcome, lost=as_set(problems), error=problems[min(problems)].failure)
 
-    def _doubt(self, prediction: Any) -> WrongDeclaration | None:
-        """Notes for receipt, metric and log what a prediction shows to be wrong in tta.yaml; what makes it unusable."""
+    def _problem(self, prediction: Any | ViewError) -> ViewError | None:
+        """Why a prediction can't be used. Notes for receipt, metric and log what it shows to be wrong in tta.yaml."""
+        if isinstance(prediction, ViewError):
+            return prediction
         remarks = self.model.remarks(prediction)
         if not remarks:
             return None
@@ -137,42 +125,43 @@ class ImageJob:
         for remark in remarks:
             self._observer.notify(DeclarationDoubted(self.model.name, remark.check, remark.sentence))
         refusal = next((remark for remark in remarks if remark.refuses), None)
-        return WrongDeclaration(refusal.sentence, refusal.check) if refusal else None
+        return ViewError(WrongDeclaration(refusal.sentence, refusal.check), refusal.sentence) if refusal else None
 
-    def _judge(self, progress: Progress) -> Merged:
+    def _add(self, view: int, prediction: Any) -> ViewError | None:
+        """Adds a prediction to the accumulator; returns why that is impossible, and then adds nothing."""
+        try:
+            result = self.model.task.view_result(prediction) if self._builder.keeps_view_results else None
+        except Exception as error:  # noqa: BLE001 - logged by `_log_once`
+            return ViewError(error, UNREADABLE)
+        try:
+            self._accumulator.add(prediction, self.views.view(view).weight)
+        except Exception as error:  # noqa: BLE001 - logged by `_log_once`
+            return ViewError(error, "the model's output for a view could not be merged")
+        if self._builder.keeps_view_results:
+            self._view_results[view] = result
+        return None
+
+    def _judge(self, progress: Progress) -> Outcome:
         """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""
         views = progress.whole_views(self.views.layout.tiles)
-        if not views or progress.has_returned_first(len(self.views.layout.buckets)):
-            return Merged()
+        if not views or progress.settled or progress.has_returned_first(len(self.views.layout.buckets)):
+            return Outcome()
         evidence = MergeEvidence(self._accumulator, self.views, progress)
         try:
             gain = self.plan.expected_gain(evidence.margin(), views)
             stop = self.plan.rule.decide(evidence)
         except Exception as error:  # noqa: BLE001
-            self._log_once("the stop rule failed", error)
-            return Merged()
-        return Merged(gain, stop, evidence.open_share)
+            self._log_once({0: ViewError(error, "the stop rule failed")})
+            return Outcome()
+        return Outcome(expected_gain=gain, stop=stop, open_share=evidence.open_share)
 
-    def _fail_view(self, job: Job[Any], view: int, problem: ViewError, recorder: Recorder) -> Failed:
-        """Counts a view that failed alone; the first error of a job is logged with its traceback."""
-        self._lose_view(job, view, recorder)
-        if not isinstance(problem.error, WrongDeclaration):  # logged by its observer
-            with self._lock:
-                self._log_once(problem.sentence, problem.error)
-        if isinstance(problem.error, BackendFailed):
-            return Failed(problem.error)
-        failure = BackendFailed(problem.sentence)
-        failure.__cause__ = problem.error
-        return Failed(failure)
-
-    def _lose_view(self, job: Job[Any], view: int, recorder: Recorder) -> None:
-        self._observer.notify(ViewDropped(self.model.name))
-        recorder.lose(job, view)
-
-    def _log_once(self, sentence: str, error: Exception) -> None:
-        if not self._has_logged:
-            log.error("%s: %s", self.model.name, sentence, exc_info=error)
-        self._has_logged = True
+    def _log_once(self, problems: Mapping[int, ViewError]) -> None:
+        """Logs the first problem of a job, with its traceback if it has one; wrong declarations have their own log."""
+        logged = [each for each in problems.values() if not isinstance(each.error, WrongDeclaration)]
+        if logged and not self._has_logged:
+            error = logged[0].error
+            log.error("%s: %s", self.model.name, logged[0].sentence, exc_info=error if error.__traceback__ else None)
+        self._has_logged |= bool(logged)
 
     # ---- answers ----
 

@@ -10,14 +10,14 @@ from tta_server.scheduling.progress import Progress
 class Recorder(Protocol):
     """Records results of views in a job's progress, under the lock that guards it."""
 
-    def merge(self, job: Job[Any], view: int) -> Progress | None:
-        """Records a view as merged just before it is.
+    def merge(self, job: Job[Any], views: int) -> Progress | None:
+        """Records a set of views as merged just before they are, bit i for view i.
 
-        Returns the new progress; None if the job is settled, and then the view must not be merged.
+        Returns the new progress; None if the job is settled, and then they must not be merged.
         """
 
-    def lose(self, job: Job[Any], view: int) -> None:
-        """Records that a view has no usable output."""
+    def lose(self, job: Job[Any], views: int) -> None:
+        """Records that a set of views has no usable output."""
 
 
 class LockedRecorder:
@@ -26,10 +26,10 @@ class LockedRecorder:
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
 
-    def merge(self, job: Job[Any], view: int) -> Progress | None:
+    def merge(self, job: Job[Any], views: int) -> Progress | None:
         with self._lock:
-            return job.merge(view)
+            return job.merge(views)
 
-    def lose(self, job: Job[Any], view: int) -> None:
+    def lose(self, job: Job[Any], views: int) -> None:
         with self._lock:
-            job.lose(view)
+            job.lose(views)

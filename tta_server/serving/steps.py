@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory, TTAError, WrongDeclaration
-from tta_server.scheduling.jobs import Batch, Decode, Failed, Job, Merged, Outcome
+from tta_server.scheduling.jobs import Batch, Decode, Job, Outcome, join_outcomes, views_by_job
 from tta_server.scheduling.progress import Progress
 from tta_server.serving.health import Health
 from tta_server.serving.recorder import Recorder
@@ -38,8 +38,8 @@ class Runner(Protocol[W]):
 
     def run(
         self, items: Sequence[tuple[Job[W], int]], recorder: Recorder, abort: Abort, call: Call
-    ) -> Sequence[Outcome]:
-        """Returns one outcome a view. `call` calls the model. Raises TTAError if all failed or were aborted."""
+    ) -> Mapping[Job[W], Outcome]:
+        """Returns one outcome a job. `call` calls the model. Raises TTAError if all failed or were aborted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,13 @@ class DecodeResult(Generic[W]):
 
 @dataclass(frozen=True, slots=True)
 class BatchResult(Generic[W]):
-    """A batch kept its slot busy for `seconds`, with one outcome a view; its input was made in `prepare` seconds.
+    """A batch kept its slot busy for `seconds`, with one outcome a job; its input was made in `prepare` seconds.
 
     `limit` is the size up to which batches of the model are run from now on, if the device had no memory for this one.
     """
 
     step: Batch[W]
-    outcomes: Sequence[Outcome]
+    outcomes: Mapping[Job[W], Outcome]
     seconds: float
     prepare: float
     limit: int = 0
@@ -140,16 +140,16 @@ class StepRunner(Generic[W]):
             self._ended[step.slot] = now
         seconds = now - max(timed.made, before)
         self._observer.notify(StepFinished(model, len(step.items), seconds, step.estimate, step.is_risky))
-        if any(isinstance(outcome, Merged) for outcome in outcomes):
+        if any(outcomes[job].lost != views for job, views in step.views.items()):
             self._health.worked(model)
-        elif not all(map(_is_wrong_declaration, outcomes)):
+        elif not all(isinstance(outcome.error, WrongDeclaration) for outcome in outcomes.values()):
             self._health.failed(model)
         return BatchResult(step, outcomes, seconds, timed.waited, limit)
 
     def _merge(
         self, items: Sequence[tuple[Job[W], int]], rows: int, abort: Abort, call: Call
-    ) -> tuple[Sequence[Outcome], int]:
-        """One outcome an item, from halves if the device has no memory for `rows` views; the most that it has, or 0."""
+    ) -> tuple[Mapping[Job[W], Outcome], int]:
+        """One outcome a job, from halves if the device has no memory for `rows` views; the most that it has, or 0."""
         runner = self._runners[items[0][0].model]
         try:
             return runner.run(items, self._recorder, abort, call), 0
@@ -157,24 +157,21 @@ class StepRunner(Generic[W]):
             if len(items) == 1:
                 raise
             log.warning("%s: the device has no memory for %d views at once: %s", items[0][0].model, rows, error)
-        half = (len(items) + 1) // 2
-        parts = [self._merge_part(part, abort, call) for part in (items[:half], items[half:])]
-        outcomes = [outcome for part, _ in parts for outcome in part]
-        errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failed)]
-        if len(errors) == len(items):
-            raise errors[0]
-        return outcomes, min(limit or rows - 1 for _, limit in parts)
-
-    def _merge_part(
-        self, items: Sequence[tuple[Job[W], int]], abort: Abort, call: Call
-    ) -> tuple[Sequence[Outcome], int]:
-        """As `_merge`; a failure is that of these items alone, unless the device is lost."""
-        try:
-            return self._merge(items, len(items), abort, call)
-        except DeviceLost:
-            raise
-        except TTAError as error:
-            return [Failed(error)] * len(items), 0
+        half, failures, limit = (len(items) + 1) // 2, list[TTAError](), rows - 1
+        outcomes: dict[Job[W], Outcome] = {}
+        for part in (items[:half], items[half:]):
+            try:
+                found, own_limit = self._merge(part, len(part), abort, call)
+                limit = min(limit, own_limit or limit)
+            except DeviceLost:
+                raise
+            except TTAError as error:
+                failures.append(error)
+                found = {job: Outcome(views, error) for job, views in views_by_job(part).items()}
+            outcomes = join_outcomes(outcomes, found)
+        if len(failures) == 2:
+            raise failures[0]
+        return outcomes, limit
 
     def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
         if self._is_stopping():
@@ -187,8 +184,3 @@ class StepRunner(Generic[W]):
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
         self._health.failed(model)
         return StepFailure(step, error)
-
-
-def _is_wrong_declaration(outcome: Outcome) -> bool:
-    """Whether the model worked, but its output is not what tta.yaml states."""
-    return isinstance(outcome, Failed) and isinstance(outcome.error, WrongDeclaration)

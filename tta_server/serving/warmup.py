@@ -14,16 +14,17 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel
 from tta_server.scheduling.estimates import Estimates
-from tta_server.scheduling.jobs import Failed, Job
+from tta_server.scheduling.jobs import Job
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.caller import Caller
 from tta_server.serving.cards import card_size, make_test_card
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import Executor
+from tta_server.serving.executor import ViewExecutor
 from tta_server.serving.image import read_source
 from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.recorder import LockedRecorder
+from tta_server.serving.runner import ImageRunner
 from tta_server.serving.verification import verify
 from tta_server.tasks.checks import Finding
 from tta_server.telemetry.observer import Observers, ReceiptTimings
@@ -119,7 +120,7 @@ class _TestRequests:
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = card_size(model)
         self._card = make_test_card(model)
-        self._executor = Executor(ReceiptTimings())
+        self._runner = ImageRunner(ViewExecutor(), ReceiptTimings())
 
     def job(self) -> Job[ImageJob]:
         """A job that is not decoded."""
@@ -139,8 +140,8 @@ class _TestRequests:
 
     def _run(self, items: Sequence[tuple[Job[ImageJob], int]]) -> None:
         """Raises BackendFailed if the batch or any view fails."""
-        for outcome in self._executor.run(items, LockedRecorder(threading.Lock())):
-            if isinstance(outcome, Failed):
+        for outcome in self._runner.run(items, LockedRecorder(threading.Lock())).values():
+            if outcome.error:
                 raise outcome.error
 
     def decoded(self) -> Job[ImageJob]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tta_server.calibration.fit import Run
 from tta_server.errors import TTAError
-from tta_server.scheduling.jobs import Job, Merged, Priority
+from tta_server.scheduling.jobs import MERGED, Job, Outcome, Priority
 from tta_server.scheduling.stopping import StopReason, StopRule
 
 
@@ -78,9 +78,9 @@ class SimulatedJob:
         labels = self.request.image.labels
         return labels[self.merged - 1] == labels[self.request.spec.views - 1]
 
-    def merge(self, view: int) -> Merged:
-        """Merges a view, unless the job is settled."""
+    def merge(self, views: int) -> Outcome:
+        """Merges a set of views, unless the job is settled."""
         spec = self.request.spec
-        if self.job is None or self.job.merge(view) is None or self.merged == spec.views:
-            return Merged()
-        return Merged(spec.expected_gain(self.margin(), self.merged), spec.rule.decide(self))
+        if self.job is None or self.job.merge(views) is None or self.merged == spec.views:
+            return MERGED
+        return Outcome(expected_gain=spec.expected_gain(self.margin(), self.merged), stop=spec.rule.decide(self))

@@ -290,5 +290,5 @@ class SimulatedPool:
     def _complete(self, batch: Batch[SimulatedJob], seconds: float) -> list[Finished[SimulatedJob]]:
         self.batches += 1
         self.batched_views += len(batch.items)
-        outcomes = [job.payload.merge(view) for job, view in batch.items]
+        outcomes = {job: job.payload.merge(views) for job, views in batch.views.items()}
         return self.scheduler.completed(batch, outcomes, seconds, self.now)

@@ -10,7 +10,7 @@ import pytest
 from tests.support.device_steps import CURVE, DECODE, FINISH, Hand
 from tests.support.simulator import A, Arrival, B, C
 from tta_server.errors import BackendFailed, BudgetTooSmall, Overloaded, TooLarge
-from tta_server.scheduling.jobs import LOST, Batch, Bounds, Decode, Finish, Job, Merged
+from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Decode, Finish, Job, Outcome
 from tta_server.scheduling.stopping import StopReason
 
 
@@ -168,9 +168,9 @@ def test_a_lost_mandatory_view_fails_its_job_and_a_stop_rule_ends_one() -> None:
     hand = Hand()
     lost, stopped = hand.admit(buckets=(A,)), hand.admit(buckets=(B,) * 16)
     hand.decode(lost, stopped)
-    (failure,) = hand.complete(hand.batch(2), 6, LOST)
+    (failure,) = hand.complete(hand.batch(2), 6, Outcome(0b1, BackendFailed("a view holds NaN")))
     assert (failure.job, type(failure.outcome)) == (lost, BackendFailed)
-    hand.complete(hand.batch(6), 12, Merged(stop=StopReason.CERTAIN))
+    hand.complete(hand.batch(6), 12, Outcome(stop=StopReason.CERTAIN))
     assert not hand.scheduler.has_more_work
     assert hand.chore(0, 12).reason is StopReason.CERTAIN
 
@@ -230,7 +230,7 @@ def test_what_a_batch_took_is_learnt_for_its_rung() -> None:
         hand.decode(job, ms=number * 1e3)
         batch = hand.batch(number * 1e3 + 1)
         assert (len(batch.items), batch.rows) == (3, 4)
-        hand.scheduler.completed(batch, [Merged()] * 3, 0.003, number + 0.004)
+        hand.scheduler.completed(batch, dict.fromkeys(batch.views, MERGED), 0.003, number + 0.004)
         assert isinstance(hand.chore(0, number * 1e3 + 5), Finish)
         assert hand.chore(0, number * 1e3 + 6) is None
     assert costs.seconds(A, 4, 19.004) == pytest.approx(0.003)
@@ -251,7 +251,7 @@ def test_nothing_keeps_a_job_that_is_not_live(ends: str) -> None:
         gone.append(weakref.ref(job.payload))
         hand.decode(job, ms=number * 100)
         batch = hand.batch(number * 100 + 1)
-        hand.complete(batch, number * 100 + 6, Merged(stop=StopReason.CERTAIN if ends == "answered" else None))
+        hand.complete(batch, number * 100 + 6, Outcome(stop=StopReason.CERTAIN if ends == "answered" else None))
         if ends == "left":
             hand.scheduler.cancel(job, number * 100 + 7)
         assert isinstance(hand.chore(0, number * 100 + 8), Finish) == (ends == "answered")

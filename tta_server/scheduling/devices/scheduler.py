@@ -3,7 +3,7 @@
 Times are in seconds of one clock; the engine calls every method under one lock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TypeVar
 
 from tta_server.errors import TTAError
@@ -75,15 +75,13 @@ class DeviceScheduler(BaseScheduler[W]):
     def prepared(self, batch: Batch[W], seconds: float, now: float) -> None:
         self._pool.slots.observe_prepare(batch, seconds, now)
 
-    def completed(self, batch: Batch[W], outcomes: Sequence[Outcome], seconds: float, now: float) -> list[Finished[W]]:
+    def completed(
+        self, batch: Batch[W], outcomes: Mapping[Job[W], Outcome], seconds: float, now: float
+    ) -> list[Finished[W]]:
         """As `Scheduler.completed`, but only failed jobs are returned: answers wait for `next_chore`."""
         self.costs.observe_rung(batch.bucket, batch.rows, seconds, now)
         self._pool.release(batch, now)
-        finished: list[Finished[W]] = []
-        for (job, view), outcome in zip(batch.items, outcomes, strict=True):
-            job.progress = job.progress.end_run()
-            if job in self._pool.live:
-                finished += self._apply_outcome(job, view, outcome)
+        finished = self._apply(batch, outcomes)
         for job in each_job(batch.items):
             if job in self._pool.live and not job.progress.stop:
                 self._go_on(job, now)

@@ -1,0 +1,88 @@
+"""Runs views of several jobs through their models' executors, and merges each job's predictions."""
+
+import time
+from collections.abc import Sequence
+
+from tta_server.backends.cancel import Abort
+from tta_server.errors import DeviceLost
+from tta_server.repository.model import Model
+from tta_server.scheduling.jobs import MERGED, Job, Outcome, join_outcomes
+from tta_server.serving.executor import Executor
+from tta_server.serving.image import ViewError
+from tta_server.serving.job import ImageJob
+from tta_server.serving.recorder import Recorder
+from tta_server.serving.slot_thread import Call, call_here
+from tta_server.telemetry.observer import Observer, ViewsRan
+
+Items = Sequence[tuple[Job[ImageJob], int]]
+Outcomes = dict[Job[ImageJob], Outcome]
+
+
+class ImageRunner:
+    """Runs batches of a pool, each on the calling thread."""
+
+    def __init__(self, executor: Executor, observer: Observer) -> None:
+        self._executor = executor
+        self._observer = observer
+
+    def run(self, items: Items, recorder: Recorder, abort: Abort | None = None, call: Call = call_here) -> Outcomes:
+        """Runs (job, entry) items of one model and input size; returns one outcome a job. `call` calls the model.
+
+        Just after a reload, items may belong to the old or the new model, of which one may be unable to run several
+        rows; each part is a batch that may fail alone. Raises BackendFailed if all fail.
+        """
+        batches = _split(items)
+        if len(batches) == 1:
+            return self._run(items, recorder, abort, call)
+        outcomes: Outcomes = {}
+        failed: list[tuple[Items, Exception]] = []
+        for batch in batches:
+            try:
+                outcomes = join_outcomes(outcomes, self._run(batch, recorder, abort, call))
+            except DeviceLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - logged by the jobs
+                failed.append((batch, error))
+        if not outcomes:
+            raise failed[0][1]
+        for batch, reason in failed:
+            problem = ViewError(reason, "the model failed on this image")
+            outcomes = join_outcomes(outcomes, _merge(batch, [problem] * len(batch), recorder))
+        return outcomes
+
+    def _run(self, items: Items, recorder: Recorder, abort: Abort | None, call: Call) -> Outcomes:
+        lifetime = items[0][0].payload.model.lifetime
+        if not lifetime.begin():  # unloaded, so all of these jobs are settled already
+            return {job: MERGED for job, _ in items}
+        try:
+            return self._run_on_open_model(items, recorder, abort, call)
+        finally:
+            lifetime.end()
+
+    def _run_on_open_model(self, items: Items, recorder: Recorder, abort: Abort | None, call: Call) -> Outcomes:
+        for job, _ in items:
+            job.payload.times.mark_dequeued()
+        batch = self._executor.run([(job.payload.views, view) for job, view in items], abort, call)
+        start = time.monotonic()
+        outcomes = _merge(items, batch.predictions, recorder)
+        merging = batch.read + time.monotonic() - start
+        key, times = items[0][0].payload.model.key, [job.payload.times for job, _ in items]
+        self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times))
+        return outcomes
+
+
+def _merge(items: Items, predictions: Sequence[object | ViewError], recorder: Recorder) -> Outcomes:
+    """Merges one prediction an item."""
+    found: dict[Job[ImageJob], list[tuple[int, object]]] = {}
+    for (job, view), prediction in zip(items, predictions, strict=True):
+        found.setdefault(job, []).append((view, prediction))
+    return {job: job.payload.merge(job, own, recorder) for job, own in found.items()}
+
+
+def _split(items: Items) -> list[Items]:
+    """The items of each batch: one batch a model, or one an item for a model that can't run several rows."""
+    batches: dict[tuple[Model, int], list[tuple[Job[ImageJob], int]]] = {}
+    for index, (job, view) in enumerate(items):
+        model = job.payload.model
+        batches.setdefault((model, 0 if model.can_batch else index), []).append((job, view))
+    return list(batches.values())
