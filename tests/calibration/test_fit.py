@@ -21,7 +21,7 @@ from tta_server.calibration.fit import (
     check_image_count,
     fit_calibration,
     flip_rates,
-    mean_views_in_batches,
+    mean_started_views,
     select_threshold,
     upper_bound,
 )
@@ -112,20 +112,20 @@ def test_a_threshold_stops_where_the_rule_would(found: list[Run], threshold: flo
     assert outcome.bound == upper_bound(changed, len(found))
 
 
-def test_batches_run_the_views_up_to_the_end_of_the_batch_that_stops() -> None:
+def test_each_further_idle_slot_starts_one_more_view() -> None:
     """Margins reach 0.9 at the first, second and third of 5 views, and never."""
     margins = [[0.9, 1, 1, 1, 1], [0, 0.9, 1, 1, 1], [0, 0, 0.9, 1, 1], [0, 0, 0, 0, 0]]
     runs = Runs(np.array(margins), np.zeros((4, 5), np.int64))
-    assert mean_views_in_batches(runs, 0.9, 1) == (1 + 2 + 3 + 5) / 4
-    assert mean_views_in_batches(runs, 0.9, 2) == (2 + 2 + 4 + 5) / 4
-    assert mean_views_in_batches(runs, 0.9, 4) == (4 + 4 + 4 + 5) / 4
+    assert mean_started_views(runs, 0.9, 1) == (1 + 2 + 3 + 5) / 4
+    assert mean_started_views(runs, 0.9, 2) == (2 + 3 + 4 + 5) / 4
+    assert mean_started_views(runs, 0.9, 4) == (4 + 5 + 5 + 5) / 4
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3))
-def test_batches_of_one_are_what_the_fit_counts(seed: int, threshold: float) -> None:
+def test_one_slot_starts_what_the_fit_counts(seed: int, threshold: float) -> None:
     runs = simulated(50, seed)
     expected = apply_threshold(runs, threshold).mean_views  # summed in another order
-    assert mean_views_in_batches(runs, threshold, 1) == pytest.approx(expected)
+    assert mean_started_views(runs, threshold, 1) == pytest.approx(expected)
 
 
 def test_thresholds_go_from_never_to_always() -> None:

@@ -16,6 +16,7 @@ from tta_server.scheduling.costs import (
     Bucket,
     CostEstimate,
     CostModel,
+    sure_knee,
 )
 
 A = Bucket("m", 100, 100)
@@ -294,3 +295,21 @@ def test_a_size_that_is_met_in_a_slow_spell_goes_back_to_what_its_neighbour_cost
     costs, met = seen(warmed(), [0.5] * 20), Bucket("m", 200, 100)
     costs.observe(met, 1, 1.0, 0.0)
     assert costs.seconds(met, 1, 120.0) == pytest.approx(0.020 * MARGIN)
+
+
+def test_a_knee_over_one_is_better_in_nearly_all_rounds() -> None:
+    """A view costs 4, 3 and 2.9 in batches of 1, 2 and 4: 4 is not 10 % better than 2. Noise hides it in `hidden`."""
+    clear = {1: 4.0, 2: 6.0, 4: 11.6}
+    hidden = {1: 4.0, 2: 9.0, 4: 18.0}
+    assert sure_knee([clear] * 10) == 2
+    assert sure_knee([clear] * 9 + [hidden]) == 2
+    assert sure_knee([clear] * 8 + [hidden] * 2) == 1
+
+
+@given(st.lists(st.lists(st.floats(0.8, 1.25), min_size=3, max_size=3), min_size=4, max_size=12))
+def test_equal_views_in_noise_have_a_knee_of_one(rounds: list[list[float]]) -> None:
+    """Unless the noise itself is the same in nine of ten rounds."""
+    sizes = (1, 2, 4)
+    noisy = [{n: n * factor for n, factor in zip(sizes, factors, strict=True)} for factors in rounds]
+    favoured = [any(factors[larger] * 1.1 < factors[0] for larger in (1, 2)) for factors in rounds]
+    assert sure_knee(noisy) == 1 or sum(favoured) >= 0.9 * len(rounds)

@@ -146,13 +146,14 @@ def apply_threshold(runs: Runs, threshold: float) -> ThresholdOutcome:
     return ThresholdOutcome(threshold, wrong, upper_bound(wrong, runs.images), float(stops.mean()) + 1)
 
 
-def mean_views_in_batches(runs: Runs, threshold: float, batch: int) -> float:
-    """Views that stopping at a threshold runs, where `batch` views of an image at a time are run before it is asked."""
+def mean_started_views(runs: Runs, threshold: float, slots: int) -> float:
+    """Mean views that are started where an image has that many idle slots, each of which runs a view at a time.
+
+    When the view that ends it is merged, each other slot has started one more.
+    """
     reached = runs.margins * np.sqrt(np.arange(1, runs.views + 1)) >= threshold
-    ends = np.minimum(np.arange(batch, runs.views + batch, batch), runs.views)
-    asked = reached[:, ends - 1]
-    asked[:, -1] = True
-    return float(ends[asked.argmax(axis=1)].mean())
+    reached[:, -1] = True
+    return float(np.minimum(reached.argmax(axis=1) + slots, runs.views).mean())
 
 
 @cache

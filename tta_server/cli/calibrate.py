@@ -18,7 +18,7 @@ from tta_server.calibration.fit import (
     Runs,
     check_image_count,
     fit_calibration,
-    mean_views_in_batches,
+    mean_started_views,
 )
 from tta_server.calibration.runs import SkippedImage, full_plan, run_images
 from tta_server.cli.console import err, loading, out
@@ -113,7 +113,7 @@ def calibrate(
     digest = model_digest(folder, loaded)
     found = fit_calibration(runs, epsilons, model=digest, policy=plan.policy.digest, merge=plan.merge)
     write_calibration(target, found)
-    _print_figures(model, found, runs, [size for size in BATCHES if size <= found.views and loaded.can_batch])
+    _print_figures(model, found, runs)
     if log:
         _write_log(log, runs)
     if plot:
@@ -177,20 +177,20 @@ def _run_all(plan: Plan, paths: Sequence[Path], limits: Limits) -> Runs:
     return Runs.of(runs)
 
 
-BATCHES = (2, 4)
-"""Views of an image at a time for which the table says how many are run, besides one by one."""
+IDLE_SLOTS = (2, 4)
+"""Numbers of idle slots for which the table has the views that are started, beside a single slot."""
 MANY_CHANGED = 0.1
 """Share of changed answers from which a policy is doubted."""
 
 
-def _print_figures(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> None:
-    out.print(_threshold_table(model, found, runs, batches))
+def _print_figures(model: str, found: Calibration, runs: Runs) -> None:
+    out.print(_threshold_table(model, found, runs))
     out.print(_changed_answers(model, found), soft_wrap=True)
 
 
-def _threshold_table(model: str, found: Calibration, runs: Runs, batches: Sequence[int]) -> Table:
+def _threshold_table(model: str, found: Calibration, runs: Runs) -> Table:
     title = f"{model}: {found.views} views, {found.images} images, merge {found.merge}"
-    columns = [f"in batches of {size}" for size in batches]
+    columns = [f"with {slots} idle slots" for slots in IDLE_SLOTS]
     table = Table("epsilon", "threshold", "answers changed", "at most", "mean views", *columns, title=title)
     for kept in found.thresholds:
         table.add_row(
@@ -199,7 +199,7 @@ def _threshold_table(model: str, found: Calibration, runs: Runs, batches: Sequen
             f"{kept.disagreements} of {found.images}",
             f"{kept.bound:.5f}",
             f"{kept.mean_views:.2f} of {found.views} ({kept.mean_views / found.views:.0%})",
-            *(f"{mean_views_in_batches(runs, kept.threshold, size):.2f}" for size in batches),
+            *(f"{mean_started_views(runs, kept.threshold, slots):.2f}" for slots in IDLE_SLOTS),
         )
     return table
 

@@ -205,7 +205,7 @@ class BaseScheduler(ABC, Generic[W]):
     def _apply_outcome(self, job: Job[W], views: int, outcome: Outcome) -> list[Finished[W]]:
         if merged := views & ~outcome.lost:
             job.progress = job.progress.merge(merged).set_open_share(outcome.open_share)
-            job.expected_gain = outcome.expected_gain
+            job.expected_gain, job.expected = outcome.expected_gain, outcome.expected
         if outcome.lost:
             job.lose(outcome.lost)
         if outcome.error and job.is_mandatory(outcome.lost):

@@ -51,7 +51,7 @@ class BatchBuilder(Generic[W]):
         first = job.dispatched + (job is head)
         if job is head and all(other is head for other in islice(self._queued, 2)):
             room = min(room, -(-(len(job.buckets) - job.dispatched) // self.slots.idle) - 1)
-        same = takewhile(lambda view: job.buckets[view] == bucket, range(first, len(job.buckets)))
+        same = takewhile(lambda view: job.buckets[view] == bucket, range(first, job.end_of_batch))
         return [(job, view) for view in islice(same, room)]
 
     @property

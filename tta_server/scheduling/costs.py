@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, inf
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ PAUSE_SECONDS = 2 * HALF_LIFE_SECONDS
 """After a pause of this length older observations are discarded, for the load has changed since."""
 KNEE_TOLERANCE = 1.1
 """The knee is the smallest batch whose cost per view is within 10 % of the best."""
+SURE_SHARE = 0.9
+"""Share of the rounds of a measurement in which a larger batch has to be better, lest noise decides."""
 MAX_BUCKETS = 512
 """Input sizes without a warm-up measurement whose observations are kept."""
 OVERHEAD_PIXELS = 65_536
@@ -87,12 +89,15 @@ class CostModel:
         self._rungs: dict[Bucket, list[int]] = {}
         self._stages: dict[tuple[str, str], CostEstimate] = {}
 
-    def warm(self, bucket: Bucket, medians: Mapping[int, float]) -> None:
-        """Sets a bucket's estimates from warm-up: median seconds by batch size, with all slots busy."""
+    def warm(self, bucket: Bucket, medians: Mapping[int, float], knee: int = 0) -> None:
+        """Sets a bucket's estimates from warm-up: median seconds by batch size, with all slots busy.
+
+        The knee is that of the medians if none is given.
+        """
         self._batches[bucket] = {n: CostEstimate(s) for n, s in sorted(medians.items())}
         self._rungs[bucket] = sorted(medians)
         best = min(seconds / n for n, seconds in medians.items())
-        self._knees[bucket] = min(n for n, seconds in medians.items() if seconds / n <= best * KNEE_TOLERANCE)
+        self._knees[bucket] = knee or min(n for n, seconds in medians.items() if seconds / n <= best * KNEE_TOLERANCE)
 
     def warm_stage(self, stage: str, model: str, pixels: int, seconds: float) -> None:
         """Sets the estimate of `decode` or `finish` from warm-up: seconds for an image of that many pixels."""
@@ -205,3 +210,18 @@ def _interpolated(estimates: Mapping[int, CostEstimate], n: int, now: float) -> 
     if above is None:
         return low * n / below
     return low + (estimates[above].estimate(now) - low) * (n - below) / (above - below)
+
+
+def sure_knee(rounds: Sequence[Mapping[int, float]]) -> int:
+    """The knee of batch sizes, from the seconds of each in rounds that measured all: the smallest unless noise is less.
+
+    A size is better than a smaller one if a view costs over 10 % less in SURE_SHARE of the rounds. So a model whose
+    views cost nearly the same in any batch has the same knee at each start.
+    """
+
+    def is_better(size: int, than: int) -> bool:
+        wins = sum(seconds[size] / size * KNEE_TOLERANCE < seconds[than] / than for seconds in rounds)
+        return wins >= SURE_SHARE * len(rounds)
+
+    sizes = list(rounds[0])
+    return next(n for n in sizes if not any(is_better(larger, n) for larger in sizes if larger > n))

@@ -14,6 +14,10 @@ from tta_server.scheduling.stopping import StopReason
 W = TypeVar("W")
 
 
+EVERY_ENTRY = 1 << 30
+"""More entries than a job has."""
+
+
 class Priority(StrEnum):
     """Batch jobs run after interactive mandatory work, and before optional views only if late otherwise."""
 
@@ -36,12 +40,14 @@ class Outcome:
     `lost` is the set of its views in the batch that have no usable output, bit i for view i, and `error` the reason for
     the first of these; the others are merged. `expected_gain` is how much one more view is expected to change the
     answer; `stop` is the reason why no more views are needed, None if more are; `open_share` is the undecided share of
-    the answer, None if no stop rule computed it.
+    the answer, None if no stop rule computed it. Before `expected` entries are merged, the stop rule is not expected to
+    stop.
     """
 
     lost: int = 0
     error: TTAError | None = None
     expected_gain: float = 1.0
+    expected: int = EVERY_ENTRY
     stop: StopReason | None = None
     open_share: float | None = None
 
@@ -69,7 +75,8 @@ class Job(Generic[W]):
 
     `buckets` has one entry for each of the `tiles` of each view, in policy order; `mandatory` counts entries.
     `default_budget` is the model's default budget in seconds; `finish` is the cost model's stage for making the answer;
-    `deadline` already leaves `reserve` seconds for the protocol. The fields from `phase` on belong to the scheduler.
+    `deadline` already leaves `reserve` seconds for the protocol. Before `expected` entries are merged, the stop rule is
+    not expected to stop. The fields from `phase` on belong to the scheduler.
     `load` is the price of its mandatory work on a slot; if workers decode and answer, these have their own prices.
     """
 
@@ -85,6 +92,7 @@ class Job(Generic[W]):
     finish: str = "finish"
     reserve: float = 0.0
     tiles: int = 1
+    expected: int = EVERY_ENTRY
     phase: Phase = Phase.WAITING
     progress: Progress = NOTHING_DONE
     expected_gain: float = 1.0
@@ -124,6 +132,14 @@ class Job(Generic[W]):
     def is_open(self) -> bool:
         """True while only optional views can still be dispatched; the only mandatory work left is the answer."""
         return self.mandatory_dispatched and self.progress.stop is None
+
+    @property
+    def end_of_batch(self) -> int:
+        """The first entry that a batch with the next entry leaves for later, since the job may have stopped by then.
+
+        A batch takes all entries before which the stop rule is not expected to stop, or else one view.
+        """
+        return min(len(self.buckets), max(self.mandatory, self.expected, self.progress.dispatched + self.tiles))
 
     @property
     def is_answerable(self) -> bool:

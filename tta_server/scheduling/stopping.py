@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf, sqrt
+from math import ceil, floor, inf, sqrt
 from typing import Any, Protocol
 
 from tta_server.errors import InvalidInput, shown
@@ -48,6 +48,12 @@ class StopRule(Protocol):
     def decide(self, evidence: Evidence) -> StopReason | None:
         """The reason to stop before the remaining views; None to continue."""
 
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        """After how many of the planned views it is expected to stop, if the margin stays as it is; over `done`.
+
+        Of the views that it may stop before, a batch gets one at a time. None for `evidence`: nothing is merged.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class All:
@@ -56,6 +62,9 @@ class All:
     def decide(self, evidence: Evidence) -> StopReason | None:
         return None
 
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        return planned
+
 
 @dataclass(frozen=True, slots=True)
 class Certain:
@@ -63,6 +72,11 @@ class Certain:
 
     def decide(self, evidence: Evidence) -> StopReason | None:
         return StopReason.CERTAIN if evidence.undecided() == 0 else None
+
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        """Of equal views, k with a mean lead m decide once k * m exceeds the weight of the rest, planned - k."""
+        lead = (evidence.margin() if evidence else 0.0) or 1.0  # 0: the task has no one top class
+        return max(done, floor(planned / (1 + lead))) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,10 @@ class Settled:
 
     def decide(self, evidence: Evidence) -> StopReason | None:
         return StopReason.SETTLED if evidence.undecided() <= self.share else None
+
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        """No pixel is decided before more than half of the views cover it."""
+        return max(done, planned // 2) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,11 @@ class Confident:
         views = evidence.views_in_order()
         return StopReason.CONFIDENT if views and evidence.margin() * sqrt(views) >= self.threshold else None
 
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        margin = evidence.margin() if evidence else 1.0
+        needed = ceil((self.threshold / margin) ** 2) if margin > self.threshold / planned else planned
+        return max(done + 1, needed)
+
 
 @dataclass(frozen=True, slots=True)
 class Precise:
@@ -99,6 +122,12 @@ class Precise:
 
     def decide(self, evidence: Evidence) -> StopReason | None:
         return StopReason.PRECISE if evidence.standard_error() <= self.tolerance else None
+
+    def expected_views(self, evidence: Evidence | None, done: int, planned: int) -> int:
+        """One view has no standard error, which of more falls with the square root of their number."""
+        error = evidence.standard_error() if evidence else inf
+        needed = ceil(done * (error / self.tolerance) ** 2) if error < self.tolerance * planned else 2
+        return max(done + 1, needed)
 
 
 @dataclass(frozen=True, slots=True)

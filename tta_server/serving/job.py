@@ -150,10 +150,16 @@ class ImageJob:
         try:
             gain = self.plan.expected_gain(evidence.margin(), views)
             stop = self.plan.rule.decide(evidence)
+            expected = self.plan.rule.expected_views(evidence, views, len(self.plan.views))
         except Exception as error:  # noqa: BLE001
             self._log_once({0: ViewError(error, "the stop rule failed")})
             return Outcome()
-        return Outcome(expected_gain=gain, stop=stop, open_share=evidence.open_share)
+        return Outcome(
+            expected_gain=gain,
+            expected=expected * self.views.layout.tiles,
+            stop=stop,
+            open_share=evidence.open_share,
+        )
 
     def _log_once(self, problems: Mapping[int, ViewError]) -> None:
         """Logs the first problem of a job, with its traceback if it has one; wrong declarations have their own log."""
@@ -274,6 +280,7 @@ def make_job(
         finish="+".join(["finish", *sorted(plan.wanted.include | plan.wanted.tensors)]),
         reserve=deadline.reserve,
         tiles=layout.tiles,
+        expected=plan.rule.expected_views(None, 0, len(plan.views)) * layout.tiles,
     )
 
 

@@ -4,7 +4,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tta_server.backends import CPU
 from tta_server.errors import BackendFailed, ConfigError, OutOfDeviceMemory
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
-from tta_server.scheduling.costs import Bucket, CostModel
+from tta_server.scheduling.costs import Bucket, CostModel, sure_knee
 from tta_server.scheduling.estimates import Estimates
 from tta_server.scheduling.jobs import Job
 from tta_server.scheduling.stopping import StopReason
@@ -31,6 +31,8 @@ from tta_server.telemetry.observer import Observers, ReceiptTimings
 
 Clock = Callable[[], float]
 Action = Callable[[], object]
+Rounds = Sequence[Mapping[int, float]]
+"""Seconds by batch size, of each round in which all sizes were measured."""
 BATCHES = (1, 2, 4)
 """Batch sizes that are measured."""
 LEAST_GAIN = 0.05
@@ -85,22 +87,30 @@ def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Se
     with ThreadPoolExecutor(slots) as pool:
         for index, bucket in requests.buckets():
 
-            def measured(sizes: Sequence[int], index: int = index) -> dict[int, float]:
+            def measured(sizes: Sequence[int], index: int = index) -> Rounds:
                 actions = [requests.batch(index, n) for n in sizes]
-                runs = [pool.submit(_medians, actions, requests.seconds) for _ in range(slots)]
-                by_size = zip(*(run.result() for run in runs), strict=True)
-                return dict(zip(sizes, map(statistics.median, by_size), strict=True))
+                runs = [pool.submit(_rounds, actions, requests.seconds) for _ in range(slots)]
+                return [dict(zip(sizes, seconds, strict=True)) for run in runs for seconds in run.result()]
 
-            costs.warm(bucket, _climb(ladder, measured) if ladder else measured(BATCHES if model.can_batch else (1,)))
+            if ladder:
+                costs.warm(bucket, _climb(ladder, measured))
+            else:
+                rounds = measured(BATCHES if model.can_batch else (1,))
+                costs.warm(bucket, _medians(rounds), sure_knee(rounds))
     costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
 
 
-def _climb(ladder: Sequence[int], measured: Callable[[Sequence[int]], dict[int, float]]) -> dict[int, float]:
+def _medians(rounds: Rounds) -> dict[int, float]:
+    """The median of each batch size."""
+    return {n: statistics.median(seconds[n] for seconds in rounds) for n in rounds[0]}
+
+
+def _climb(ladder: Sequence[int], measured: Callable[[Sequence[int]], Rounds]) -> dict[int, float]:
     """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper, or has no memory."""
     found: dict[int, float] = {}
     for n in ladder:
         try:
-            found |= measured([n])
+            found |= _medians(measured([n]))
         except OutOfDeviceMemory:
             if not found:
                 raise
@@ -174,14 +184,14 @@ class _TestRequests:
         return self.clock() - start
 
 
-def _medians(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[float]:
-    """The median of each action. They run in turns, so that other load slows all alike: the knee depends on ratios."""
+def _rounds(actions: Sequence[Action], seconds: Callable[[Action], float]) -> list[list[float]]:
+    """The times of each action. They run in turns, so that other load slows all alike: the knee depends on ratios."""
     for action in actions:
         action()  # does lazy initialisation
     rounds: list[list[float]] = []
     while len(rounds) < 2 or (len(rounds) < REPEATS and sum(map(sum, rounds)) < ENOUGH_SECONDS * len(actions)):
         rounds.append([seconds(action) for action in actions])
-    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return rounds
 
 
 def _median_of(seconds: Callable[[], float]) -> float:

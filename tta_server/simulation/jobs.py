@@ -83,4 +83,8 @@ class SimulatedJob:
         spec = self.request.spec
         if self.job is None or self.job.merge(views) is None or self.merged == spec.views:
             return MERGED
-        return Outcome(expected_gain=spec.expected_gain(self.margin(), self.merged), stop=spec.rule.decide(self))
+        return Outcome(
+            expected_gain=spec.expected_gain(self.margin(), self.merged),
+            expected=spec.rule.expected_views(self, self.merged, spec.views),
+            stop=spec.rule.decide(self),
+        )

@@ -121,6 +121,7 @@ class SimulatedPool:
             nbytes=3 * cost.pixels,
             priority=spec.priority,
             default_budget=cost.default_budget,
+            expected=spec.rule.expected_views(None, 0, spec.views),
         )
         self.scheduler.admit(job.job, self.now)
         self._wake_worker() if self._workers else self._wake_slot()

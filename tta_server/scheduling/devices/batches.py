@@ -1,6 +1,6 @@
 """What a device's slot runs next: mandatory views of all decoded jobs, then optional views in rounds. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -117,11 +117,12 @@ class BatchBuilder(Generic[W]):
             found = _in_rounds(open_jobs, bucket, rung - len(items), end + wait - EPSILON)
             views = len(items) + len(found)
             if views > below and self._is_worth(bucket, rung, below, views):
-                return found
+                return _pad(found, bucket, self.estimates.costs.rung(bucket, views) - len(items))
         if not limits.base:
             return []
         end = limits.start + self.estimates.batch(bucket, limits.base, now)
-        return _in_rounds(open_jobs, bucket, limits.base - len(items), end + wait - EPSILON)
+        room = limits.base - len(items)
+        return _pad(_in_rounds(open_jobs, bucket, room, end + wait - EPSILON), bucket, room)
 
     def _is_worth(self, bucket: Bucket, rung: int, below: int, views: int) -> bool:
         """Whether these views cost less each on this rung than a full batch of the rung below."""
@@ -139,7 +140,10 @@ class BatchBuilder(Generic[W]):
 
 
 def _in_rounds(open_jobs: Sequence[OpenJob[W]], bucket: Bucket, room: int, answer_at: float) -> Items[W]:
-    """One next view of each job in turn, of jobs whose answer may begin at that time."""
+    """Next views in this bucket, one of each job in turn, of jobs whose answer may begin at that time.
+
+    Views before which a job may stop come only in its first turn.
+    """
     if room <= 0:
         return []
     found: Items[W] = []
@@ -148,11 +152,18 @@ def _in_rounds(open_jobs: Sequence[OpenJob[W]], bucket: Bucket, room: int, answe
             found.append((entry.job, entry.job.progress.dispatched))
             if len(found) == room:
                 return found
-    turn = found
-    while turn:
+    return _more_rounds(found, found, bucket, room, lambda job: job.end_of_batch)
+
+
+def _more_rounds(found: Items[W], turn: Items[W], bucket: Bucket, room: int, end: Callable[[Job[W]], int]) -> Items[W]:
+    """Adds the views that follow those of `turn`, in turns, up to `room` and to before each job's `end`."""
+    while turn and len(found) < room:
         following = [(job, view + 1) for job, view in turn]
-        turn = [(job, view) for job, view in following if view < len(job.buckets) and job.buckets[view] == bucket]
-        if len(found) + len(turn) >= room:
-            return found + turn[: room - len(found)]
-        found = found + turn
+        turn = [(job, view) for job, view in following if view < end(job) and job.buckets[view] == bucket]
+        found = found + turn[: room - len(found)]
     return found
+
+
+def _pad(found: Items[W], bucket: Bucket, room: int) -> Items[W]:
+    """Adds views to a batch whose free places cost nothing: also those before which their jobs may stop."""
+    return _more_rounds(found, list(dict(found).items()), bucket, room, lambda job: len(job.buckets))
