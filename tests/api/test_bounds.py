@@ -259,7 +259,7 @@ def test_a_budget_counts_from_when_the_request_was_received(application: Applica
 
 def test_images_of_a_batch_that_run_one_after_another_keep_their_budgets(application: Application) -> None:
     handler = RequestHandler(application)
-    receipt = Receipt([], 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
+    receipt = Receipt([], 1, 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
         handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])

@@ -26,6 +26,7 @@ def test_every_question_is_answered_as_sets_answer_it(order: list[int], fates: l
         assert progress.merged_count == len(merged)
         assert list(entries(progress.returned)) == sorted(returned)
         assert progress.waiting(COUNT) == sorted(set(range(COUNT)) - returned)
+        assert progress.returned_in_order == next((k for k in range(COUNT) if k not in returned), COUNT)
         for first in range(COUNT + 1):
             assert progress.has_merged_first(first) == merged.issuperset(range(first))
             assert progress.has_returned_first(first) == returned.issuperset(range(first))

@@ -353,6 +353,44 @@ def test_a_cancelled_job_is_settled_once_and_frees_its_slot() -> None:
     assert len(first.dispatched) <= 2
 
 
+@pytest.mark.parametrize(("expected", "sizes"), [(1, [1, 1, 1]), (3, [3, 1, 1]), (9, [4, 4])])
+def test_a_batch_takes_the_views_before_which_its_job_is_not_expected_to_stop(expected: int, sizes: list[int]) -> None:
+    """One slot, a knee of 4, one job with 9 views that expects nothing else of later merges."""
+    scheduler: Scheduler[str] = Scheduler(cost_model({A: {1: 10, 2: 10, 4: 10}}), 1)
+    job = Job("a", "m", (A,) * 9, 1, 1.0, PIXELS, expected=expected)
+    scheduler.admit(job, 0.0)
+    step = scheduler.next_batch(0, 0.0)
+    assert isinstance(step, Decode)
+    scheduler.ready(step, 0.0, 0.0)
+    for number, size in enumerate(sizes):
+        batch = scheduler.next_batch(0, number * 0.01)
+        assert isinstance(batch, Batch)
+        assert len(batch.items) == size
+        assert scheduler.completed(batch, {job: Outcome(expected=expected)}, 0.01, number * 0.01 + 0.01) == []
+
+
+def test_a_job_that_may_stop_has_a_view_on_each_slot_and_none_beyond_one_that_is_out() -> None:
+    """Its second view is back first; the slot waits for the first one, after which the job may stop."""
+    scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}), 2)
+    job = Job("a", "m", (A,) * 8, 1, 1.0, PIXELS, expected=1)
+    scheduler.admit(job, 0.0)
+    step = scheduler.next_batch(0, 0.0)
+    assert isinstance(step, Decode)
+    scheduler.ready(step, 0.0, 0.0)
+    first, second = scheduler.next_batch(0, 0.0), scheduler.next_batch(1, 0.0)
+    assert isinstance(first, Batch)
+    assert isinstance(second, Batch)
+    one_more = {job: Outcome(expected=1)}
+    job.merge(0b10)
+    scheduler.completed(second, one_more, 0.01, 0.01)
+    assert scheduler.next_batch(1, 0.01) is None
+    job.merge(0b01)
+    scheduler.completed(first, one_more, 0.011, 0.011)
+    third = scheduler.next_batch(1, 0.011)
+    assert isinstance(third, Batch)
+    assert third.items == ((job, 2),)
+
+
 def test_a_stop_reason_from_the_merge_answers_at_once() -> None:
     scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}), 1)
     job = Job("a", "m", (A,) * 4, 1, 1.0, PIXELS)

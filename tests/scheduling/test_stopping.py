@@ -1,5 +1,6 @@
 """Stop rules keep their promises, whatever the views that did not run would have said."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
-from tta_server.scheduling.stopping import All, Certain, Confident, Settled, StopReason, StopSpec, read_stop
+from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopReason, StopSpec, read_stop
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.tasks.scores.classification import Classification
@@ -269,3 +270,66 @@ def test_anything_else_is_refused_naming_what_is_known(written: Any) -> None:
 
 def test_all_never_stops() -> None:
     assert All().decide(Progress(merged("vote", [(np.float32([1, 0]), 1.0)]), [])) is None
+
+
+# ---- after how many views a rule is expected to stop ----
+
+
+@dataclass
+class Steady:
+    """Evidence with the same margin and standard error after any number of views."""
+
+    lead: float = 0.0
+    error: float = 1.0
+    views: int = 1
+
+    def margin(self) -> float:
+        return self.lead
+
+    def views_in_order(self) -> int:
+        return self.views
+
+    def undecided(self) -> float:
+        raise AssertionError("not asked for")
+
+    def standard_error(self) -> float:
+        return self.error
+
+
+def test_without_evidence_a_rule_is_expected_to_stop_as_soon_as_it_can() -> None:
+    """Of 8 equal views 5 are the first to outweigh the rest; a margin of 1 times the root of 3 exceeds 1.5."""
+    assert All().expected_views(None, 0, 8) == 8
+    assert Certain().expected_views(None, 0, 8) == 5
+    assert Settled(0.01).expected_views(None, 0, 8) == 5
+    assert Confident(1.5).expected_views(None, 0, 8) == 3
+    assert Confident(0.4).expected_views(None, 0, 8) == 1
+    assert Precise(0.1).expected_views(None, 0, 8) == 2
+
+
+def test_with_evidence_a_rule_is_expected_to_stop_when_the_margin_suffices() -> None:
+    """k views with a mean lead of 0.25 outweigh 8 - k once k > 8 / 1.25; 0.2 times the root of 7 exceeds 0.5."""
+    assert Certain().expected_views(Steady(0.25), 2, 8) == 7
+    assert Confident(0.5).expected_views(Steady(0.2), 2, 8) == 7
+    assert Precise(0.5).expected_views(Steady(error=0.7), 4, 8) == 8
+    assert Precise(0.5).expected_views(Steady(error=math.inf), 1, 8) == 2
+
+
+@given(
+    st.sampled_from([All(), Certain(), Settled(0.01), Confident(0.5), Confident(0.0), Precise(0.1)]),
+    st.integers(2, 32),
+    st.data(),
+)
+def test_it_is_always_expected_to_take_one_more_view(rule: Any, planned: int, data: st.DataObject) -> None:
+    done = data.draw(st.integers(1, planned - 1))
+    evidence = Steady(data.draw(st.floats(0, 1)), data.draw(st.floats(0, math.inf)), done)
+    assert done < rule.expected_views(evidence, done, planned) or isinstance(rule, All)
+
+
+@given(st.integers(1, 16), st.data())
+def test_certain_stops_an_answer_of_equal_views_not_before_it_is_expected_to(planned: int, data: st.DataObject) -> None:
+    classes = data.draw(CLASSES)
+    views = [(data.draw(vectors(classes)), 1.0) for _ in range(planned)]
+    for done in range(1, planned):
+        progress = Progress(merged("mean_probabilities", views[:done]), [(PLAIN, 1.0)] * (planned - done))
+        if Certain().decide(progress) and classes > 1:
+            assert done >= Certain().expected_views(None, 0, planned)

@@ -82,9 +82,20 @@ def describe_quote(size: Size, plan: Plan, deadline: Deadline, quote: Quote) -> 
         "retry_after_ms": math.ceil(quote.wait * 1e3),
         "views": quote.views // tiles if reached >= 0 else 0,
         "planned": len(plan.views),
+        "expected": _expected_views(plan),
         "ms": by_views[reached]["ms"] if reached >= 0 else None,
         "by_views": by_views,
     }
+
+
+def _expected_views(plan: Plan) -> float | None:
+    """The mean number of views that the stop rule takes on one slot, without a deadline; None if it is not known."""
+    if plan.stop.name == "all":
+        return len(plan.views)
+    if plan.stop.name != "epsilon" or plan.calibration is None:
+        return None
+    mean = plan.calibration.threshold(plan.stop.value or 0.0).mean_views
+    return min(max(mean, plan.mandatory), len(plan.views))
 
 
 def describe_policies() -> dict[str, Any]:

@@ -70,13 +70,13 @@ class Calibration(StrictModel):
         """Return whether the calibration is valid for a policy, by its digest, and a merge."""
         return (policy, merge) == (self.policy, self.merge)
 
-    def threshold(self, epsilon: float) -> float:
-        """Return the threshold of the largest calibrated epsilon <= `epsilon`; raise InvalidInput if there is none."""
+    def threshold(self, epsilon: float) -> Threshold:
+        """Return the entry of the largest calibrated epsilon <= `epsilon`; raise InvalidInput if there is none."""
         kept = [t for t in self.thresholds if t.epsilon <= epsilon]
         if not kept:
             known = ", ".join(f"{t.epsilon:g}" for t in self.thresholds)
             raise InvalidInput(f"stop epsilon {epsilon:g} is below every calibrated value ({known})")
-        return max(kept, key=lambda t: t.epsilon).threshold
+        return max(kept, key=lambda t: t.epsilon)
 
     def expected_gain(self, margin: float, done: int) -> float:
         """Return the chance that the top class after `done` views is not the final one, per remaining view."""

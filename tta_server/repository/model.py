@@ -108,7 +108,7 @@ class Model:
         if spec.value is None and spec.name == "all":
             return All()
         if spec.name == "epsilon":
-            return Confident(self._matching_calibration(policy, merge).threshold(spec.value or 0.0))
+            return Confident(self._matching_calibration(policy, merge).threshold(spec.value or 0.0).threshold)
         try:
             if spec.name == "tolerance":
                 self.task.check_mean(merge)

@@ -39,7 +39,7 @@ class BatchBuilder(Generic[W]):
         for job in dict.fromkeys([head, *self._queued, *self.open_jobs]):
             if len(items) == limit:
                 break
-            if job.phase is Phase.READY:
+            if job.phase is Phase.READY and (job is head or not job.is_ahead(self.slots.number)):
                 items += self._views_to_add(job, head, bucket, limit - len(items))
         least = max(1, sum(job is head and view < head.mandatory for job, view in items))
         while len(items) > least and not self._fits(items, now):

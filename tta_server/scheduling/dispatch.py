@@ -51,13 +51,14 @@ class Dispatcher(Generic[W]):
 
         Views of interactive jobs come before those of batch jobs; then the job with the greatest expected change per
         second, the fewest dispatched views, the earliest deadline. If its views would make an answer late, that answer
-        is made instead.
+        is made instead. A job whose stop rule may end it before its next view has at most one view on each slot.
         """
         closings = (job for job in self._pool.queue.waiting if job.progress.stop)
         closing = min(closings, key=lambda job: job.deadline, default=None)
         if closing and not self._pool.batches.first_delayed(closing, [], now):
             return self._start_finish(slot, closing, now)
-        if not self._pool.open_jobs:
+        open_jobs = [job for job in self._pool.open_jobs if not job.is_ahead(self._pool.slots.number)]
+        if not open_jobs:
             return None
         seconds: dict[Bucket, float] = {}
 
@@ -67,11 +68,9 @@ class Dispatcher(Generic[W]):
                 seconds[bucket] = self._pool.costs.seconds(bucket, 1, now)
             return job.is_batch, -job.expected_gain / seconds[bucket], job.dispatched, job.deadline
 
-        head = (
-            min(self._pool.open_jobs, key=rank) if len(self._pool.open_jobs) > 1 else next(iter(self._pool.open_jobs))
-        )
+        head = min(open_jobs, key=rank) if len(open_jobs) > 1 else open_jobs[0]
         if not self._pool.outlook.ends_in_time(head, now):
-            eligible = [job for job in self._pool.open_jobs if self._pool.outlook.ends_in_time(job, now)]
+            eligible = [job for job in open_jobs if self._pool.outlook.ends_in_time(job, now)]
             if not eligible:
                 return None
             head = min(eligible, key=rank)

@@ -141,6 +141,13 @@ class Job(Generic[W]):
         """
         return min(len(self.buckets), max(self.mandatory, self.expected, self.progress.dispatched + self.tiles))
 
+    def is_ahead(self, views: int) -> bool:
+        """True if the job may stop before its next view, and that many views before it have not returned in order."""
+        dispatched = self.progress.dispatched
+        if dispatched < max(self.mandatory, self.expected):
+            return False
+        return dispatched - self.progress.returned_in_order >= views * self.tiles
+
     @property
     def is_answerable(self) -> bool:
         """True once every mandatory view is merged; optional views may be merged before them."""

@@ -77,6 +77,12 @@ class Progress(NamedTuple):
         """True if each of the first `count` entries is merged, lost or failed."""
         return self.returned & (1 << count) - 1 == (1 << count) - 1
 
+    @property
+    def returned_in_order(self) -> int:
+        """How many of the first entries are all merged, lost or failed."""
+        returned = self.returned
+        return (~returned & returned + 1).bit_length() - 1
+
     def waiting(self, count: int) -> list[int]:
         """Those of the first `count` entries that may still be merged, in order."""
         return list(entries((1 << count) - 1 & ~self.returned))

@@ -14,17 +14,19 @@ from tta_server.views.view import Policy, View
 class Receipt:
     """How an answer was made.
 
-    `dropped` counts views whose output held NaN or infinity. `stop` is the rule, `stop_reason` why no more views ran.
-    `open` is the share of the pixels that more views could have changed, None unless the reason is `settled`.
-    `confidence` is how sure the model is of the answer, in [0, 1], None where its outputs don't say. `uncertainty` says
-    how the views differ, empty unless included. `tiles` is the number of parts that each view is cut into. `levels`
-    (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were applied.
-    `warnings` say where the model's output is not what its tta.yaml states. `stages_ms` sums
-    the work of all slots, so it may exceed `elapsed_ms`.
+    `started` counts the views that were given to slots: the merged ones, and those that were running or failed when it
+    was answered. `dropped` counts views whose output held NaN or infinity. `stop` is the rule, `stop_reason` why no
+    more views ran. `open` is the share of the pixels that more views could have changed, None unless the reason is
+    `settled`. `confidence` is how sure the model is of the answer, in [0, 1], None where its outputs don't say.
+    `uncertainty` says how the views differ, empty unless included. `tiles` is the number of parts that each view is cut
+    into. `levels` (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were
+    applied. `warnings` say where the model's output is not what its tta.yaml states. `stages_ms` sums the work of all
+    slots, so it may exceed `elapsed_ms`.
     """
 
     views: Sequence[dict[str, Any]]
     planned: int
+    started: int
     dropped: int
     merge: str
     stop: str | dict[str, float]
@@ -45,6 +47,7 @@ class Receipt:
         return {
             "views": list(self.views),
             "planned": self.planned,
+            "started": self.started,
             "dropped": self.dropped,
             "merge": self.merge,
             "stop": self.stop,

@@ -22,13 +22,14 @@ class Snapshot:
     """The state of a merge at one moment; it does not change later.
 
     `merged` is the merged prediction. `views` has, in order, each merged entry's index in the layout and its view
-    result. `open` is the share of the answer that is undecided. `stages` are the seconds spent on each stage. `levels`
-    are those that decoding applied. `warnings` say what looks wrong in tta.yaml. `pixels` is the image to draw on,
-    None unless a drawing is included.
+    result; `started` counts the views that were given to slots. `open` is the share of the answer that is undecided.
+    `stages` are the seconds spent on each stage. `levels` are those that decoding applied. `warnings` say what looks
+    wrong in tta.yaml. `pixels` is the image to draw on, None unless a drawing is included.
     """
 
     merged: Any
     views: Sequence[tuple[int, Any]]
+    started: int
     dropped: int
     open: float | None
     stages: Mapping[str, float]
@@ -82,6 +83,7 @@ class AnswerBuilder:
         return Receipt(
             views=views,
             planned=len(plan.views),
+            started=snapshot.started,
             dropped=snapshot.dropped,
             merge=plan.merge,
             stop=plan.stop.to_json(),

@@ -214,6 +214,7 @@ class ImageJob:
         return Snapshot(
             merged=self._accumulator.result(),
             views=[(entry, self._view_results.get(entry)) for entry in entries(progress.merged)],
+            started=-(-progress.dispatched // self.views.layout.tiles),
             dropped=progress.lost.bit_count(),
             open=progress.open_share,
             stages=self.times.seconds_so_far(),

@@ -41,7 +41,7 @@ class ModelBehavior:
             return Confident(self.threshold)
         if self.calibration is None:
             raise InvalidInput(f"stop {stop} needs a calibration or a threshold")
-        return Confident(self.calibration.threshold(stop.value or 0.0))
+        return Confident(self.calibration.threshold(stop.value or 0.0).threshold)
 
 
 class Traffic:

@@ -222,8 +222,8 @@ def test_a_receipt_describes_what_ran(client: httpx.Client) -> None:
     payload = response.json()
     receipt = payload["receipt"]
     assert set(receipt) == {
-        "views", "planned", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms", "elapsed_ms",
-        "stages_ms", "policy", "request_id",
+        "views", "planned", "started", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms",
+        "elapsed_ms", "stages_ms", "policy", "request_id",
     }  # fmt: skip
     assert receipt["budget_ms"] == 10_000
     assert 0 < receipt["elapsed_ms"] < 10_000

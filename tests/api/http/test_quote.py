@@ -12,12 +12,14 @@ import pytest
 
 from tests.support import pictures
 from tests.support.gated import GatedServer
+from tests.support.references import MODELS
 from tests.support.serving import DEFAULT_MS, Server, models_folder, until
 from tests.support.toys import metric, trap_image, trap_model
+from tta_server.simulation.recordings import read_calibration_file
 
 pytestmark = pytest.mark.timing
 
-FIELDS = ["model", "image", "budget_ms", "admitted", "retry_after_ms", "views", "planned", "ms", "by_views"]
+FIELDS = ["model", "image", "budget_ms", "admitted", "retry_after_ms", "views", "planned", "expected", "ms", "by_views"]
 SIZES = [(64, 64), (400, 533), (1200, 900)]
 
 
@@ -68,6 +70,17 @@ def test_a_calibrated_model_has_disagreements(client: httpx.Client) -> None:
     assert known[-1] == 0
     assert disagreements(quote(client, budget_ms="5000", min_views="3")) == known[2:]
     assert disagreements(quote(client, budget_ms="5000", max_views="3")) == known[:3]
+
+
+def test_it_has_the_views_that_a_stop_rule_is_expected_to_take(client: httpx.Client) -> None:
+    """All of them without a rule; those of the calibration with `epsilon`; unknown with `certain`."""
+    known = read_calibration_file(MODELS / "clothing" / "calibration.json").threshold(0.01).mean_views
+    assert 1 < known < 5
+    assert quote(client, budget_ms="5000")["expected"] == 8
+    assert quote(client, budget_ms="5000", max_views="3")["expected"] == 3
+    assert quote(client, budget_ms="5000", stop='{"epsilon": 0.01}')["expected"] == known
+    assert quote(client, budget_ms="5000", stop='{"epsilon": 0.01}', min_views="5")["expected"] == 5
+    assert quote(client, budget_ms="5000", stop="certain")["expected"] is None
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ def answer(**tensors: Any) -> Answer:
     receipt = Receipt(
         views=[{"name": "plain", "weight": 1.0}],
         planned=1,
+        started=1,
         dropped=0,
         merge="mean",
         stop="all",

@@ -90,7 +90,7 @@ def optional_views_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def depth_first(patch: pytest.MonkeyPatch) -> None:
-    def all_of_one(jobs: Sequence[OpenJob[Any]], bucket: Bucket, room: int, answer_at: float) -> Items:
+    def all_of_one(jobs: Sequence[OpenJob[Any]], bucket: Bucket, room: int, answer_at: float, begun: object) -> Items:
         views: Items = []
         for job in (entry.job for entry in jobs if entry.answer_at >= answer_at):
             for view in range(job.dispatched, len(job.buckets)):

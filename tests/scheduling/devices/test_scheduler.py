@@ -80,6 +80,31 @@ def test_the_rest_of_a_rung_is_filled_and_no_larger_one_is_begun_for_few_views()
     assert counts(batch, *jobs) == [1, 1, 2]
 
 
+def test_views_before_which_a_job_may_stop_ride_only_where_they_cost_nothing() -> None:
+    """3 of 8 are expected: they run as 4, with one more for nothing. Then each further one runs alone."""
+    hand = Hand()
+    job = hand.admit()
+    job.expected = 3
+    hand.decode(job)
+    batch = hand.batch(1)
+    assert [view for _, view in batch.items] == [0, 1, 2, 3]
+    hand.complete(batch, 6, Outcome(expected=5))
+    batch = hand.batch(6)
+    assert [view for _, view in batch.items] == [4]
+    hand.complete(batch, 10, Outcome(expected=8))
+    assert [view for _, view in hand.batch(10).items] == [5, 6, 7]
+
+
+def test_padding_takes_views_of_the_jobs_whose_mandatory_ones_are_in_the_batch() -> None:
+    """Three jobs that may stop after their first view fill a rung of four with a second view of the first."""
+    hand = Hand()
+    jobs = [hand.admit() for _ in range(3)]
+    for job in jobs:
+        job.expected = 1
+    hand.decode(*jobs)
+    assert counts(hand.batch(3), *jobs) == [2, 1, 1]
+
+
 def test_a_batch_does_not_grow_if_that_makes_a_job_late() -> None:
     hand = Hand()
     rich, tight = hand.admit(budget_ms=90), hand.admit(budget_ms=13)

@@ -21,6 +21,7 @@ EXAMPLE = {
     "receipt": {
         "views": [{"name": "plain", "weight": 1.0}, {"name": "hflip", "weight": 1.0}],
         "planned": 2,
+        "started": 2,
         "dropped": 0,
         "merge": "mean_probabilities",
         "stop": "all",
@@ -79,6 +80,7 @@ QUOTE_EXAMPLE = {
     "retry_after_ms": 0,
     "views": 4,
     "planned": 8,
+    "expected": 8,
     "ms": 13.1,
     "by_views": [{"views": 1, "ms": 5.2, "disagreement": None}, {"views": 2, "ms": 7.8, "disagreement": None}],
 }

@@ -1,6 +1,6 @@
 """What a device's slot runs next: mandatory views of all decoded jobs, then optional views in rounds. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,6 +15,7 @@ from tta_server.scheduling.jobs import Batch, Job
 
 W = TypeVar("W")
 Items = list[tuple[Job[W], int]]
+Jobs = Set[Job[W]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class BatchBuilder(Generic[W]):
         if not open_jobs:
             return []
         wait, knee = self.queue.answer_wait, self.estimates.costs.knee(bucket)
+        begun = {job for job, _ in items}
         rungs = [rung for rung in self.estimates.costs.rungs(bucket) if rung <= knee and rung > limits.base]
         for index in reversed(range(len(rungs))):
             rung, below = rungs[index], rungs[index - 1] if index else limits.base
@@ -114,15 +116,16 @@ class BatchBuilder(Generic[W]):
             end = limits.start + seconds
             if end > limits.latest + EPSILON or (end > limits.patience + EPSILON and (below or limits.base)):
                 continue
-            found = _in_rounds(open_jobs, bucket, rung - len(items), end + wait - EPSILON)
+            found = _in_rounds(open_jobs, bucket, rung - len(items), end + wait - EPSILON, begun)
             views = len(items) + len(found)
             if views > below and self._is_worth(bucket, rung, below, views):
-                return _pad(found, bucket, self.estimates.costs.rung(bucket, views) - len(items))
+                return _pad(open_jobs, bucket, rung - len(items), end + wait - EPSILON, found)
         if not limits.base:
             return []
         end = limits.start + self.estimates.batch(bucket, limits.base, now)
-        room = limits.base - len(items)
-        return _pad(_in_rounds(open_jobs, bucket, room, end + wait - EPSILON), bucket, room)
+        room, answer_at = limits.base - len(items), end + wait - EPSILON
+        found = _in_rounds(open_jobs, bucket, room, answer_at, begun)
+        return _pad(open_jobs, bucket, room, answer_at, found)
 
     def _is_worth(self, bucket: Bucket, rung: int, below: int, views: int) -> bool:
         """Whether these views cost less each on this rung than a full batch of the rung below."""
@@ -139,17 +142,21 @@ class BatchBuilder(Generic[W]):
         return Batch(slot, bucket, items, seconds, rows=max(rows, len(items)))
 
 
-def _in_rounds(open_jobs: Sequence[OpenJob[W]], bucket: Bucket, room: int, answer_at: float) -> Items[W]:
+def _in_rounds(
+    open_jobs: Sequence[OpenJob[W]], bucket: Bucket, room: int, answer_at: float, begun: Jobs[W]
+) -> Items[W]:
     """Next views in this bucket, one of each job in turn, of jobs whose answer may begin at that time.
 
-    Views before which a job may stop come only in its first turn.
+    Of the views before which its stop rule may stop, a job gets only the first, and none if it has `begun`: if the
+    batch has other views of it.
     """
     if room <= 0:
         return []
     found: Items[W] = []
     for entry in open_jobs:
-        if entry.answer_at >= answer_at:
-            found.append((entry.job, entry.job.progress.dispatched))
+        job, view = entry.job, entry.job.progress.dispatched
+        if entry.answer_at >= answer_at and (view < job.expected or job not in begun):
+            found.append((job, view))
             if len(found) == room:
                 return found
     return _more_rounds(found, found, bucket, room, lambda job: job.end_of_batch)
@@ -164,6 +171,11 @@ def _more_rounds(found: Items[W], turn: Items[W], bucket: Bucket, room: int, end
     return found
 
 
-def _pad(found: Items[W], bucket: Bucket, room: int) -> Items[W]:
+def _pad(open_jobs: Sequence[OpenJob[W]], bucket: Bucket, room: int, answer_at: float, found: Items[W]) -> Items[W]:
     """Adds views to a batch whose free places cost nothing: also those before which their jobs may stop."""
-    return _more_rounds(found, list(dict(found).items()), bucket, room, lambda job: len(job.buckets))
+    if len(found) == room:
+        return found
+    last = dict(found)
+    jobs = [entry.job for entry in open_jobs if entry.answer_at >= answer_at]
+    turn = [(job, last.get(job, job.progress.dispatched - 1)) for job in jobs]
+    return _more_rounds(found, turn, bucket, room, lambda job: len(job.buckets))
