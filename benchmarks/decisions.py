@@ -23,6 +23,7 @@ from rich.console import Console
 from tta_server.errors import Overloaded
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Merged
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Clocked:
         costs.warm_stage("decode", "m", PIXELS, 0.5e-3 / MARGIN)
         costs.warm_stage("finish", "m", PIXELS, 0.05e-3 / MARGIN)
         self.costs = costs
-        self.scheduler: DeviceScheduler[Any] = DeviceScheduler(costs, 1, WORKERS, Bounds(jobs=4096))
+        self.scheduler: DeviceScheduler[Any] = DeviceScheduler(costs, DeviceSlots(1), WORKERS, Bounds(jobs=4096))
         self.rate, self.budget = rate, budget
         self.now, self.refused = 0.0, 0
         self.taken: dict[str, list[float]] = defaultdict(list)

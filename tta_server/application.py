@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
+from tta_server.backends import CPU
 from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
 from tta_server.repository.loader import find_models, load_model
@@ -19,6 +20,7 @@ from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.devices.ladder import LADDER
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.cores import available_cores
@@ -73,7 +75,7 @@ def _make_scheduler(costs: CostModel, size: PoolSize, settings: Settings) -> Bas
     """For slots that do everything, or run batches beside workers."""
     bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
     if size.workers:
-        return DeviceScheduler(costs, size.slots, size.workers, bounds)
+        return DeviceScheduler(costs, DeviceSlots(size.slots, most_in_flight=size.in_flight), size.workers, bounds)
     return Scheduler(costs, size.slots, bounds)
 
 
@@ -107,7 +109,10 @@ class Application:
         given, settings = self.settings.model_fields_set, self.settings
         slots = settings.slots if "slots" in given else None
         workers = settings.workers if "workers" in given else None
-        return pool_sizes([model.backend.device for model in self.models.values()], slots, workers, available_cores())
+        permits = {CPU: 0}
+        for backend in (model.backend for model in self.models.values()):
+            permits[backend.device] = max(backend.permits, permits.get(backend.device, 0))
+        return pool_sizes(permits, slots, workers, available_cores())
 
     def _make_pool(self, size: PoolSize) -> ServingPool:
         costs = CostModel()

@@ -26,6 +26,7 @@ from tta_server.errors import (
 )
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Job, Outcome
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
@@ -121,7 +122,7 @@ def opened() -> Iterator[Opener]:
     ) -> Engine[PaperWork]:
         costs, limits = cost_model({A: curve or linear(view_ms)}), bounds or Bounds()
         scheduler: BaseScheduler[PaperWork] = (
-            DeviceScheduler(costs, slots, workers, limits) if workers else Scheduler(costs, slots, limits)
+            DeviceScheduler(costs, DeviceSlots(slots), workers, limits) if workers else Scheduler(costs, slots, limits)
         )
         runners = {"m": runner or PaperRunner(behave)}
         engine = Engine(scheduler, runners, metrics or Metrics(), health or Health(), on_fatal)

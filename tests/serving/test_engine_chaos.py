@@ -13,6 +13,7 @@ from tests.support.simulator import PIXELS, A, cost_model, linear
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, InternalError, InvalidInput, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import MERGED, Job, Outcome, views_by_job
 from tta_server.scheduling.progress import Progress
 from tta_server.scheduling.scheduler import Scheduler
@@ -131,7 +132,7 @@ class Shop:
         self.health = Health()
         self.fatal: list[str] = []
         costs = cost_model({A: linear(20)})
-        real: Any = DeviceScheduler[Work](costs, 1, workers) if workers else Scheduler[Work](costs, 2)
+        real: Any = DeviceScheduler[Work](costs, DeviceSlots(1), workers) if workers else Scheduler[Work](costs, 2)
         scheduler = Wired(wires, "scheduler", real, "has_more_work", "has_more_chores")
         observer, health = Wired(wires, "observer", Metrics()), Wired(wires, "health", self.health)
         parts: Any = scheduler, {"m": Runner(wires)}, observer, health, self.fatal.append

@@ -11,6 +11,7 @@ from tests.support.works import PATIENCE, PaperWork
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import MERGED, Batch, Job, Outcome
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.engine import Engine
@@ -46,7 +47,9 @@ class Opened:
 
     def __init__(self, device: Device) -> None:
         self.health, self.fatal = Health(), list[str]()
-        self.scheduler: DeviceScheduler[PaperWork] = DeviceScheduler(cost_model({A: flat(5)}), 1, 2, prepare=1.0)
+        self.scheduler: DeviceScheduler[PaperWork] = DeviceScheduler(
+            cost_model({A: flat(5)}), DeviceSlots(1, prepare=1.0), 2
+        )
         self.engine = Engine(self.scheduler, {"m": device}, Metrics(), self.health, self.fatal.append)
         self.engine.start()
 

@@ -8,6 +8,7 @@ from tests.support.serving import PATIENCE
 from tests.support.simulator import A, cost_model, flat
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.wakeups import Wakeups
 
@@ -15,7 +16,7 @@ from tta_server.serving.wakeups import Wakeups
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_job_wakes_a_thread_that_can_decode_it(workers: int) -> None:
     costs = cost_model({A: flat(1)})
-    scheduler: BaseScheduler[int] = DeviceScheduler(costs, 1, workers) if workers else Scheduler(costs, 1)
+    scheduler: BaseScheduler[int] = DeviceScheduler(costs, DeviceSlots(1), workers) if workers else Scheduler(costs, 1)
     lock, waits, woken = threading.Lock(), threading.Event(), threading.Event()
     wake: Wakeups[int] = Wakeups(lock, scheduler)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from tests.support.simulator import A, Arrival, B, C, cost_model
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import MERGED, Batch, Bounds, Decode, Job, Outcome
 
 CURVE = {1: 4.0, 2: 4.2, 4: 4.6, 8: 6.0, 16: 20.0}
@@ -18,7 +19,9 @@ class Hand:
         self, workers: int = 2, slots: int = 1, bounds: Bounds | None = None, finish: float = FINISH, prepare: float = 0
     ) -> None:
         costs = cost_model({A: CURVE, B: CURVE, C: CURVE}, DECODE, finish)
-        self.scheduler: DeviceScheduler[Any] = DeviceScheduler(costs, slots, workers, bounds, prepare / 1e3)
+        self.scheduler: DeviceScheduler[Any] = DeviceScheduler(
+            costs, DeviceSlots(slots, prepare / 1e3), workers, bounds
+        )
         self.slots, self.workers = slots, workers
 
     def admit(self, ms: float = 0, **changes: Any) -> Job[Any]:

@@ -14,6 +14,7 @@ from tests.support import device_laws as laws
 from tests.support.simulator import Arrival, Bucket, Faults, Record, cost_model
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 
 NO_FAULTS = Faults()
@@ -35,6 +36,11 @@ class Machine:
     finish_ms: float = 0.0
     prepare_ms: float = 0.0
 
+    @property
+    def in_flight(self) -> int:
+        """Of one slot; one as of a remote server, whose slots ask when they are idle."""
+        return 2 if self.prepare_ms else 1
+
 
 class Device:
     """Runs a history of arrivals to its end."""
@@ -53,7 +59,7 @@ class Device:
         self.bounds = bounds or Bounds()
         self.truth = costs()
         self.scheduler: DeviceScheduler[Record] = scheduler(
-            costs(), machine.slots, machine.workers, bounds, machine.prepare_ms / 1e3
+            costs(), DeviceSlots(machine.slots, machine.prepare_ms / 1e3, machine.in_flight), machine.workers, bounds
         )
         self.now = 0.0
         self.records: list[Record] = []

@@ -47,13 +47,15 @@ class Backend(Protocol):
 
     `device` is CPU, or the name of the device that runs it: models of one device share a pool. On the CPU `infer` may
     run on several threads at once; a device's is called for requests by one thread for each slot, always the same, and
-    by others only to measure it. `ladder` has the batch sizes that the backend takes, in ascending order: smaller
-    batches are padded with zeros. Empty: any size.
+    by others only to measure it. A remote server takes `permits` batches at once, each on any thread: its pool has as
+    many slots, whose threads wait for it without keeping a core busy; 0: it is a device. `ladder` has the batch sizes
+    that the backend takes, in ascending order: smaller batches are padded with zeros. Empty: any size.
     """
 
     signature: Signature
     device: str
     ladder: Sequence[int]
+    permits: int = 0
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch on the calling thread; outputs have the batch's leading size, in the same order.

@@ -31,6 +31,7 @@ class OnnxRuntimeBackend:
     """
 
     device = CPU
+    permits = 0
     ladder: Sequence[int] = ()
 
     def __init__(self, path: Path, threads: int = 1) -> None:

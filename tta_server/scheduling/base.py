@@ -82,6 +82,8 @@ class BaseScheduler(ABC, Generic[W]):
     """
 
     _pool: BasePool[W]
+    batches_in_flight = 1
+    """Of one slot; of more than one, a thread of the slot calls the model, and others prepare and merge."""
 
     def __init__(self, costs: CostModel, slots: int, workers: int) -> None:
         self.costs = costs

@@ -57,7 +57,7 @@ class Engine(Generic[W]):
         self._running: dict[int, Running] = {}
         """By the id of a step."""
         self._lock = threading.Lock()
-        self._threads = EngineThreads(scheduler.slots, scheduler.workers, self._run_thread)
+        self._threads = EngineThreads(scheduler, self._run_thread)
         self._steps: StepRunner[W] = StepRunner(
             runners, LockedRecorder(self._lock), observer, health, lambda: self._stopped
         )

@@ -8,6 +8,7 @@ from tta_server.backends import CPU
 from tta_server.errors import ConfigError
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
+from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
 from tta_server.scheduling.jobs import Backlog, Job, Quote
 from tta_server.serving.engine import Engine
 from tta_server.serving.job import ImageJob
@@ -15,24 +16,33 @@ from tta_server.serving.job import ImageJob
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """Threads that run batches, and threads that decode and make answers beside them; without these, slots do it."""
+    """Slots, which run batches, and workers, threads that decode and make answers beside them, or else slots do it.
+
+    `in_flight` is the number of batches that a slot has at once.
+    """
 
     slots: int
     workers: int
+    in_flight: int = 1
 
 
-def pool_sizes(devices: Sequence[str], slots: int | None, workers: int | None, cores: int) -> dict[str, PoolSize]:
+def pool_sizes(permits: Mapping[str, int], slots: int | None, workers: int | None, cores: int) -> dict[str, PoolSize]:
     """The pools of a server by device, CPU always among them; `slots` and `workers` are None where they are not set.
 
+    `permits` has the devices, with the number of batches that a remote server takes at once, 0 for a device here.
     Without a device the slots are the cores. With one, its workers are: all but one for models on the CPU and one for
-    the front end; devices share them.
+    the front end; devices share them. A device has one slot, a remote server one for each permit.
     """
-    others = sorted({*devices} - {CPU})
+    others = sorted({*permits} - {CPU})
     if not others:
         return {CPU: PoolSize(slots or cores, workers or 0)}
     total = max(1, cores - 2) if workers is None else workers
     each = max(1, total // len(others)) if total else 0
-    return {CPU: PoolSize(slots or 1, 0), **{device: PoolSize(1, each) for device in others}}
+
+    def size(device: str) -> PoolSize:
+        return PoolSize(permits[device] or 1, each, 1 if permits[device] or not each else MOST_IN_FLIGHT)
+
+    return {CPU: PoolSize(slots or 1, 0), **{device: size(device) for device in others}}
 
 
 @dataclass(frozen=True, slots=True)

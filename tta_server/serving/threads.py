@@ -3,10 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tta_server.backends.cancel import Abort
-from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
+from tta_server.scheduling.base import BaseScheduler
 from tta_server.serving.slot_thread import Call, SlotThread, Turn, call_here
 
 
@@ -29,15 +29,16 @@ class Running(NamedTuple):
 class EngineThreads:
     """Starts and ends them; all are daemons.
 
-    A slot of a device has MOST_IN_FLIGHT threads, of which one prepares a batch or merges predictions while another
-    waits for the model, and one more that calls the model.
+    A slot has a thread for each batch that may be in flight. Of a device it has two, of which one prepares a batch or
+    merges predictions while the other waits for the model, and one more that calls the model.
     """
 
-    def __init__(self, slots: int, workers: int, run: Callable[[str, int], None]) -> None:
+    def __init__(self, scheduler: BaseScheduler[Any], run: Callable[[str, int], None]) -> None:
         """Each calls `run` with its kind and number: `slot` from 0 on, then `worker`; `clock` has the number -1."""
-        self._device = [SlotThread(f"device-{slot}") for slot in range(slots)] if workers else []
-        kinds = [("slot", slot) for slot in range(slots) for _ in range(MOST_IN_FLIGHT if workers else 1)]
-        kinds += [("worker", slots + worker) for worker in range(workers)]
+        slots, in_flight = range(scheduler.slots), scheduler.batches_in_flight
+        self._device = [SlotThread(f"device-{slot}") for slot in slots] if in_flight > 1 else []
+        kinds = [("slot", slot) for slot in slots for _ in range(in_flight)]
+        kinds += [("worker", len(slots) + worker) for worker in range(scheduler.workers)]
         names = [f"{kind}-{number}" for kind, number in kinds]
         self._threads = [
             threading.Thread(target=run, args=kind, name=name, daemon=True)

@@ -4,7 +4,6 @@ import threading
 from typing import Generic, TypeVar
 
 from tta_server.scheduling.base import BaseScheduler
-from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
 
 W = TypeVar("W")
 
@@ -14,7 +13,8 @@ class Wakeups(Generic[W]):
 
     def __init__(self, lock: threading.Lock, scheduler: BaseScheduler[W]) -> None:
         self._scheduler = scheduler
-        self._slot_threads = MOST_IN_FLIGHT * scheduler.slots if scheduler.workers else 1
+        in_flight = scheduler.batches_in_flight
+        self._slot_threads = in_flight * scheduler.slots if in_flight > 1 else 1
         self.slots = threading.Condition(lock)
         self.workers = threading.Condition(lock)
         self.drained = threading.Condition(lock)

@@ -11,6 +11,7 @@ from random import Random
 
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.scheduling.stopping import StopReason
@@ -69,7 +70,7 @@ class SimulatedPool:
         costs = on_device(costs) if workers else costs
         prepare = size.prepare if size.in_flight > 1 else 0.0
         self.scheduler: BaseScheduler[SimulatedJob] = (
-            DeviceScheduler(warmed_up(costs), slots, workers, bounds, prepare)
+            DeviceScheduler(warmed_up(costs), DeviceSlots(slots, prepare), workers, bounds)
             if workers
             else Scheduler(warmed_up(costs), slots, bounds)
         )

@@ -27,11 +27,10 @@ class DeviceScheduler(BaseScheduler[W]):
 
     _pool: DevicePool[W]
 
-    def __init__(
-        self, costs: CostModel, slots: int, workers: int, bounds: Bounds | None = None, prepare: float = 0.0
-    ) -> None:
-        super().__init__(costs, slots, workers)
-        self._pool = DevicePool(costs, DeviceSlots(slots, prepare), workers, bounds or Bounds())
+    def __init__(self, costs: CostModel, slots: DeviceSlots, workers: int, bounds: Bounds | None = None) -> None:
+        super().__init__(costs, slots.number, workers)
+        self.batches_in_flight = slots.most_in_flight
+        self._pool = DevicePool(costs, slots, workers, bounds or Bounds())
 
     # ---- jobs ----
 

@@ -8,7 +8,7 @@ from tta_server.scheduling.estimates import Slots
 from tta_server.scheduling.jobs import Batch
 
 MOST_IN_FLIGHT = 2
-"""Of one slot: a batch that runs, and one that is prepared meanwhile or whose predictions are merged."""
+"""Of one slot of a device: a batch that runs, and one that is prepared meanwhile or whose predictions are merged."""
 
 
 class InFlight(NamedTuple):
@@ -26,8 +26,9 @@ class InFlight(NamedTuple):
 class DeviceSlots(Slots):
     """When each slot is expected to be free of all batches in flight."""
 
-    def __init__(self, number: int, prepare: float = 0.0) -> None:
+    def __init__(self, number: int, prepare: float = 0.0, most_in_flight: int = MOST_IN_FLIGHT) -> None:
         super().__init__(number)
+        self.most_in_flight = most_in_flight
         self.prepare = prepare
         """Seconds before the end of its batch at which a slot asks for the next one."""
         self._preparing = CostEstimate(0.0)
@@ -71,7 +72,7 @@ class DeviceSlots(Slots):
         batches = len(self._in_flight.get(slot, ()))
         if not batches:
             return -math.inf
-        return self._busy[slot] - self.prepare if batches < MOST_IN_FLIGHT else math.inf
+        return self._busy[slot] - self.prepare if batches < self.most_in_flight else math.inf
 
     def latest_end(self, slot: int, mean: float, now: float) -> float:
         """The latest time at which this slot may be free so that slots are free at `mean` on average."""
