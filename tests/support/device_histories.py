@@ -40,8 +40,10 @@ class DeviceHistory:
     def __repr__(self) -> str:
         return histories.formatted(self)
 
-    def run(self, scheduler: type[DeviceScheduler[Any]] = DeviceScheduler) -> Device:
+    def run(self, scheduler: type[DeviceScheduler[Any]] = DeviceScheduler, quotes: bool = False) -> Device:
+        """Run it; with `quotes`, each client asks for a quote just before its request."""
         device = Device(self.machine, self.bounds, self.faults, scheduler)
+        device.quotes = quotes
         device.run(self.arrivals)
         return device
 
@@ -150,9 +152,17 @@ def violation_of(history: DeviceHistory, scheduler: type[DeviceScheduler[Any]] =
         device = history.run(scheduler)
         if history.rate is not None:
             check_steady(history, device, scheduler)
+        else:
+            asked = history.run(scheduler, quotes=True)
+            require(_answers(asked) == _answers(device), DeviceLaw.QUOTED, "answers differ after quotes")
     except Violation as broken:
         return broken
     return None
+
+
+def _answers(device: Device) -> list[list[tuple[float, str]]]:
+    """Return for each arrival its answers as (seconds, outcome)."""
+    return [[(at, str(outcome)) for at, outcome in record.answers] for record in device.records]
 
 
 def find_violation(seed: str, numbers: Iterable[int], law: DeviceLaw | None = None) -> tuple[int, Violation] | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.device_layout import answer_times
 from tests.support.laws import require
-from tta_server.errors import BackendFailed, Cancelled, TTAError
-from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job
+from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
+from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job, Quote
 from tta_server.scheduling.stopping import StopReason
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class DeviceLaw(StrEnum):
     FAIR = "L10: mandatory views run in the queue's order across models"
     MONOTONE = "L11: one more worker or a faster device never lowers goodput by over 1 %"
     STOPPED = "L12: no view of a job starts after its stop rule has decided"
+    QUOTED = "L13: a quote says whether its job is admitted, for good or later, and changes nothing"
     WAKING = "asking at the stated time answers a job or moves the time"
 
 
@@ -257,6 +258,18 @@ def check_failed(hit: "Sequence[Record]", finished: "Sequence[Finished[Record]]"
         found = f"arrival {record.number} {'fails' if record in failed else 'goes on'}"
         require((record in failed) == lacks, DeviceLaw.ONCE, found)
     require(failed <= set(hit), DeviceLaw.ONCE, "a job fails that had no view in it")
+
+
+def check_quote(quoted: "Quote | TTAError | None", record: "Record") -> None:
+    """Require that a quote just before says what became of the job."""
+    if quoted is None:
+        return
+    refused = record.refused
+    if isinstance(quoted, Quote):
+        agrees = isinstance(refused, Overloaded) if quoted.wait else refused is None
+    else:
+        agrees = type(quoted) is type(refused)
+    require(agrees, DeviceLaw.QUOTED, f"arrival {record.number}: quoted {quoted!r}, admission gave {refused!r}")
 
 
 def check_refusal(device: "Device", record: "Record") -> None:

@@ -15,7 +15,7 @@ from tests.support.simulator import Arrival, Bucket, Faults, Record, cost_model
 from tta_server.errors import BackendFailed, TTAError
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finish, Finished, Job, Quote
 
 NO_FAULTS = Faults()
 
@@ -63,6 +63,7 @@ class Device:
         )
         self.now = 0.0
         self.records: list[Record] = []
+        self.quotes = False
         self.live: dict[Record, None] = {}
         self.batches: list[tuple[float, Batch[Record]]] = []
         self.running: dict[int, Step] = {}
@@ -146,15 +147,24 @@ class Device:
     def _admit(self, record: Record) -> None:
         record.arrived_at = self.now
         record.job = record.arrival.job(record, self.now)
+        quoted = self._quote(record.arrival) if self.quotes else None
         try:
             self.scheduler.admit(record.job, self.now)
         except TTAError as refusal:
             record.refused = refusal
             laws.check_refusal(self, record)
+            laws.check_quote(quoted, record)
             return
+        laws.check_quote(quoted, record)
         self.live[record] = None
         if record.arrival.cancels_ms is not None:
             self.at(self.now + record.arrival.cancels_ms / 1e3, lambda: self._cancel(record))
+
+    def _quote(self, arrival: Arrival) -> Quote | TTAError:
+        try:
+            return self.scheduler.quote(arrival.job(None, self.now), self.now)
+        except TTAError as refusal:
+            return refusal
 
     def _cancel(self, record: Record) -> None:
         record.left |= record.live

@@ -108,7 +108,7 @@ class LiveJobs(ABC, Generic[W]):
             return
         reason = "jobs" if spare >= 0 else "bytes"
         room = self._room_at(spare, now) - now
-        seconds = max(room, self._wait(job, now), self._waiting.wait_behind_queue(job, now))
+        seconds = max(EPSILON, room, self._wait(job, now), self._waiting.wait_behind_queue(job, now))
         raise Overloaded("the server is busy: too many images are waiting", seconds, reason)
 
     def _room_at(self, spare: int, now: float) -> float:

@@ -17,7 +17,7 @@ from tta_server.scheduling.devices.bounds import DeviceQueue
 from tta_server.scheduling.devices.open_views import OpenJob, OpenViews
 from tta_server.scheduling.devices.pool import DevicePool
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.jobs import Batch, Finished, Job
+from tta_server.scheduling.jobs import Batch, Finished, Job, Quote
 from tta_server.scheduling.stopping import StopReason
 
 SEED = "device bugs"
@@ -210,6 +210,19 @@ def open_jobs_keep_their_first_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OpenViews, "put", put)
 
 
+def quotes_count_as_arrivals(patch: pytest.MonkeyPatch) -> None:
+    """A quote reserves the work of its job."""
+    right = DeviceScheduler.quote
+
+    def quote(scheduler: DeviceScheduler[Any], job: Job[Any], now: float) -> Quote:
+        found = right(scheduler, job, now)
+        if found.wait == 0:
+            scheduler._pool.live.admit(job, now)
+        return found
+
+    patch.setattr(DeviceScheduler, "quote", quote)
+
+
 MISTAKES: dict[Mistake, DeviceLaw] = {
     all_are_admitted: DeviceLaw.PROMISED,
     decoding_seems_free: DeviceLaw.PROMISED,
@@ -229,6 +242,7 @@ MISTAKES: dict[Mistake, DeviceLaw] = {
     who_leaves_stays_open: DeviceLaw.ONCE,
     more_workers_admit_less: DeviceLaw.MONOTONE,
     open_jobs_keep_their_first_place: DeviceLaw.ONCE,
+    quotes_count_as_arrivals: DeviceLaw.QUOTED,
 }
 
 
