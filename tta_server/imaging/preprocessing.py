@@ -19,7 +19,7 @@ from tta_server.imaging.decoding import Limits, Pixels
 from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering
 from tta_server.imaging.normalization import Channels, Normalization, apply_color
 from tta_server.imaging.placement import Placement, Window, view_maps
-from tta_server.imaging.resampling import border_index, is_exact, sample
+from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
 from tta_server.imaging.sizes import scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
 from tta_server.views.geometry import Geometry, Size
@@ -225,12 +225,13 @@ class Preprocessing:
         x, y = placement.inset
         width, height = placement.frame
         target = out[:, y : y + height, x : x + width]
-        region = (placement.to_canvas, placement.frame, view.border)
         normalized = canvas.values if view.color.is_identity and view.border is not Border.CONSTANT else None
         if placement.exact and normalized is not None:
-            target[...] = sample(normalized, *region)
+            copy_exact(normalized, placement.to_canvas, view.border, target)
         else:
-            values = sample(canvas.planes, *region).astype(np.float32, copy=False)
+            values = sample(canvas.planes, placement.to_canvas, placement.frame, view.border).astype(
+                np.float32, copy=False
+            )
             if not view.color.is_identity:
                 np.clip(apply_color(values, view.color, self.channels), 0, 255, out=values)
             target[...] = self.normalized(values)
