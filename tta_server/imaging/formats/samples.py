@@ -173,7 +173,7 @@ def render_image(image: Image.Image, rendering: Rendering) -> DecodedImage:
     if rendering.background is not None and (image.has_transparency_data or "transparency" in image.info):
         return render(Samples(np.asarray(image.convert("RGBA")), 8, SampleKind.RGB, alpha=3), rendering)
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about a palette with one
-    return DecodedImage(np.asarray(image.convert("RGB")))
+    return DecodedImage(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _opacity(samples: Samples, stored: NDArray[Any]) -> NDArray[np.float64] | None:
