@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import TooLarge
-from tta_server.imaging.decoding import Limits, Pixels
-from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering
+from tta_server.imaging.decoding import Limits, Raster
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering, raster_size
 from tta_server.imaging.normalization import Channels, Normalization, apply_color
 from tta_server.imaging.placement import Placement, Window, view_maps
 from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
@@ -199,17 +199,18 @@ class Preprocessing:
 
     # ---- pixels ----
 
-    def canvas(self, pixels: Pixels, scale: float) -> Canvas:
-        """Resize an image, (H, W, 3) uint8 RGB, to the canvas of one content size."""
-        size = self.canvas_size(Size(pixels.shape[1], pixels.shape[0]), scale)
+    def canvas(self, raster: Raster, scale: float) -> Canvas:
+        """Resize an image to the canvas of one content size."""
+        found = raster_size(raster)
+        size = self.canvas_size(found, scale)
         grey = self.channels is Channels.GREY
-        if grey or size != (pixels.shape[1], pixels.shape[0]):
-            image = Image.fromarray(pixels)
+        if grey or size != found:
+            image = raster if isinstance(raster, Image.Image) else Image.fromarray(raster)
             image = image.convert("L") if grey else image
             if image.size != size:
                 image = image.resize(size, INTERPOLATIONS[self.interpolation])
-            pixels = np.asarray(image).reshape(size.height, size.width, -1)
-        planes = pixels.transpose(2, 0, 1)
+            raster = image
+        planes = np.asarray(raster).reshape(size.height, size.width, -1).transpose(2, 0, 1)
         planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
         return Canvas(planes, self)
 
