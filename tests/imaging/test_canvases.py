@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.serving import PATIENCE
 from tta_server.imaging.canvases import Canvases
-from tta_server.imaging.decoding import Pixels
+from tta_server.imaging.decoding import Raster
 from tta_server.imaging.preprocessing import Canvas, Preprocessing, Resize
 from tta_server.views.geometry import Size
 
@@ -25,12 +25,12 @@ class Slow(Preprocessing):
     release: threading.Event = field(default_factory=threading.Event)
     made: list[float] = field(default_factory=list)
 
-    def canvas(self, pixels: Pixels, scale: float) -> Canvas:
+    def canvas(self, raster: Raster, scale: float) -> Canvas:
         self.made.append(scale)
         if scale != 1:
             self.entered.set()
             assert self.release.wait(PATIENCE)
-        return super().canvas(pixels, scale)
+        return super().canvas(raster, scale)
 
 
 @pytest.fixture

@@ -94,6 +94,14 @@ def test_writing_views_does_not_change_the_canvas(prep):
         np.testing.assert_array_equal(viewed(prep, pixels, view)[0], before)
 
 
+@prepared
+@pytest.mark.parametrize("scale", [1.0, 1.3])
+def test_a_pillow_image_becomes_the_canvas_that_its_pixels_become(prep, scale):
+    pixels = noise(Size(90, 70))
+    expected = prep.canvas(pixels, scale).planes
+    np.testing.assert_array_equal(prep.canvas(Image.fromarray(pixels), scale).planes, expected)
+
+
 # ---- equality with offline preprocessing ----
 
 

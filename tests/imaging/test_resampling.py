@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.patterns import noise
-from tta_server.imaging.resampling import border_index, is_exact, sample
+from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
 from tta_server.views.geometry import Affine, Size, rotation, shift, symmetry, zoom
 from tta_server.views.view import Border
 
@@ -105,6 +105,25 @@ def test_the_source_is_never_written(border, name, dx):
     g = symmetry(name).then(shift(dx, 1))
     sample(source, g.at(Size(7, 5)).inverse(), Size(9, 9), border)
     np.testing.assert_array_equal(source, before)
+
+
+@given(
+    st.sampled_from(list(NUMPY)),
+    st.integers(-15, 15),
+    st.integers(-15, 15),
+    sizes,
+    borders.filter(lambda border: border is not Border.CONSTANT),
+    st.sampled_from([np.uint8, np.float32]),
+    st.booleans(),
+)
+def test_copying_an_exact_map_equals_sampling_it(name, dx, dy, size, border, dtype, channels_last):
+    geometry = symmetry(name).then(shift(dx, dy))
+    source, frame = planes(size).astype(dtype), geometry.frame(size)
+    to_source = geometry.at(size).inverse()
+    out = np.empty((frame.height, frame.width, 3), np.float32).transpose(2, 0, 1)
+    out = out if channels_last else np.empty(out.shape, np.float32)
+    copy_exact(source, to_source, border, out)
+    np.testing.assert_array_equal(out, sample(source, to_source, frame, border))
 
 
 @given(lengths, borders)

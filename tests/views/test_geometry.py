@@ -78,6 +78,12 @@ def test_inverse_undoes_on_points(g, size):
     assert_same_map(m.inverse().then(m), Affine(), 1e-4)
 
 
+@given(geometries, sizes, st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
+def test_a_point_alone_lands_where_it_does_among_others(g, size, x, y):
+    m = g.at(size)
+    assert m.apply_to(x, y) == tuple(m.apply(np.array([(0, 0), (x, y)]))[1])
+
+
 @given(primitives, primitives)
 def test_determinant_of_a_composition_is_the_product(a, b):
     assert a.then(b).determinant == pytest.approx(a.determinant * b.determinant, rel=1e-6)

@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Iterable
 
-from tta_server.imaging.decoding import Pixels
+import numpy as np
+
+from tta_server.imaging.decoding import Pixels, Raster
 from tta_server.imaging.preprocessing import Canvas, Preprocessing
 
 
@@ -23,13 +25,14 @@ class Canvases:
         self._canvases: dict[float, Canvas] = {}
         self._closed = False
 
-    def open(self, pixels: Pixels) -> None:
+    def open(self, image: Raster) -> None:
         """Make the plain view's canvas, and keep the image if other scales may need it."""
-        plain = self._preprocessing.canvas(pixels, 1.0)
+        plain = self._preprocessing.canvas(image, 1.0)
+        pixels = np.asarray(image) if self._needs_pixels else None
         with self._lock:
             if not self._closed:
                 self._canvases[1.0] = plain
-                self._pixels = pixels if self._needs_pixels else None
+                self._pixels = pixels
 
     def get(self, scale: float) -> Canvas | None:
         """Return the canvas for a scale, made on the first call; None before `open` and after `close`."""

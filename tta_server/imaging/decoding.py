@@ -6,12 +6,22 @@ import numpy as np
 
 from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
 from tta_server.imaging.formats import jpeg, plugins, png, tiff, webp
-from tta_server.imaging.formats.header import BOMB_ERRORS, PARSE_ERRORS, Header, Limits, Pixels
+from tta_server.imaging.formats.header import BOMB_ERRORS, PARSE_ERRORS, Header, Limits, Pixels, Raster
 from tta_server.imaging.formats.orientation import TO_UPRIGHT
 from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering, Samples, render, render_image
-from tta_server.views.geometry import Size
 
-__all__ = ["MAGIC", "Header", "Limits", "Pixels", "Rendering", "decode", "decode_with_levels", "read_header", "sniff"]
+__all__ = [
+    "MAGIC",
+    "Header",
+    "Limits",
+    "Pixels",
+    "Raster",
+    "Rendering",
+    "decode",
+    "decode_with_levels",
+    "read_header",
+    "sniff",
+]
 
 MAGIC: dict[str, Callable[[bytes], bool]] = {
     "JPEG": lambda head: head.startswith(b"\xff\xd8\xff"),
@@ -79,15 +89,16 @@ def decode_with_levels(data: bytes, header: Header, rendering: Rendering = DEFAU
     """
     rendering.check(header.format, header.unscaled)
     try:
-        stored = _decode_stored(data, header, rendering)
+        image = _decode_stored(data, header, rendering)
     except PARSE_ERRORS as error:
         raise InvalidInput(f"the {header.format} image is broken: its pixels can't be read") from error
     except BOMB_ERRORS as error:
         raise TooLarge(f"the {header.format} image has frames that are too large") from error
-    pixels = TO_UPRIGHT[header.orientation](stored.pixels) if header.orientation > 1 else stored.pixels
-    if Size(pixels.shape[1], pixels.shape[0]) != header.size:
+    if header.orientation > 1:
+        image = DecodedImage(np.ascontiguousarray(TO_UPRIGHT[header.orientation](image.pixels)), image.levels)
+    if image.size != header.size:
         raise InvalidInput(f"the {header.format} image is broken: its pixels have another size than its header states")
-    return DecodedImage(np.ascontiguousarray(pixels), stored.levels)
+    return image
 
 
 def _decode_stored(data: bytes, header: Header, rendering: Rendering) -> DecodedImage:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import TooLarge
-from tta_server.imaging.decoding import Limits, Pixels
-from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering
+from tta_server.imaging.decoding import Limits, Raster
+from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering, raster_size
 from tta_server.imaging.normalization import Channels, Normalization, apply_color
 from tta_server.imaging.placement import Placement, Window, view_maps
-from tta_server.imaging.resampling import border_index, is_exact, sample
+from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
 from tta_server.imaging.sizes import scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
 from tta_server.views.geometry import Geometry, Size
@@ -199,17 +199,18 @@ class Preprocessing:
 
     # ---- pixels ----
 
-    def canvas(self, pixels: Pixels, scale: float) -> Canvas:
-        """Resize an image, (H, W, 3) uint8 RGB, to the canvas of one content size."""
-        size = self.canvas_size(Size(pixels.shape[1], pixels.shape[0]), scale)
+    def canvas(self, raster: Raster, scale: float) -> Canvas:
+        """Resize an image to the canvas of one content size."""
+        found = raster_size(raster)
+        size = self.canvas_size(found, scale)
         grey = self.channels is Channels.GREY
-        if grey or size != (pixels.shape[1], pixels.shape[0]):
-            image = Image.fromarray(pixels)
+        if grey or size != found:
+            image = raster if isinstance(raster, Image.Image) else Image.fromarray(raster)
             image = image.convert("L") if grey else image
             if image.size != size:
                 image = image.resize(size, INTERPOLATIONS[self.interpolation])
-            pixels = np.asarray(image).reshape(size.height, size.width, -1)
-        planes = pixels.transpose(2, 0, 1)
+            raster = image
+        planes = np.asarray(raster).reshape(size.height, size.width, -1).transpose(2, 0, 1)
         planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
         return Canvas(planes, self)
 
@@ -225,12 +226,13 @@ class Preprocessing:
         x, y = placement.inset
         width, height = placement.frame
         target = out[:, y : y + height, x : x + width]
-        region = (placement.to_canvas, placement.frame, view.border)
         normalized = canvas.values if view.color.is_identity and view.border is not Border.CONSTANT else None
         if placement.exact and normalized is not None:
-            target[...] = sample(normalized, *region)
+            copy_exact(normalized, placement.to_canvas, view.border, target)
         else:
-            values = sample(canvas.planes, *region).astype(np.float32, copy=False)
+            values = sample(canvas.planes, placement.to_canvas, placement.frame, view.border).astype(
+                np.float32, copy=False
+            )
             if not view.color.is_identity:
                 np.clip(apply_color(values, view.color, self.channels), 0, 255, out=values)
             target[...] = self.normalized(values)

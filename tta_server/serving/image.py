@@ -99,7 +99,7 @@ class ImageViews:
         Raises InvalidInput, UnsupportedMedia or TooLarge.
         """
         picture = source.open()
-        self._canvases.open(picture.pixels)
+        self._canvases.open(picture.raster)
         return picture
 
     def view(self, entry: int) -> View:

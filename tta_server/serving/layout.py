@@ -43,13 +43,13 @@ class Placements(Sequence[Placement]):
     def __getitem__(self, index: int | slice) -> Placement | Sequence[Placement]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        if (cached := self._cache.get(index)) is not None:
+            return cached
         prep, index = self._plan.model.preprocessing, range(len(self))[index]
         if self._tiles:
             view, tile = divmod(index, len(self._tiles))
             return prep.place(self._plan.views[view], self._image, self._tiles[tile])
-        if index not in self._cache:
-            self._cache[index] = prep.place(self._plan.views[index], self._image)
-        return self._cache[index]
+        return self._cache.setdefault(index, prep.place(self._plan.views[index], self._image))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

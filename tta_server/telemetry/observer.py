@@ -182,6 +182,9 @@ class ReceiptTimings:
 
     def notify(self, event: Event) -> None:
         if isinstance(event, ViewsRan):
-            views = len(event.images)
+            counts: dict[StageTimes, int] = {}
             for times in event.images:
-                times.add(prepare=event.prepare / views, infer=event.infer / views, merge=event.merge / views)
+                counts[times] = counts.get(times, 0) + 1
+            for times, views in counts.items():
+                share = views / len(event.images)
+                times.add(prepare=event.prepare * share, infer=event.infer * share, merge=event.merge * share)

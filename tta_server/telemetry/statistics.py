@@ -66,9 +66,11 @@ class Statistics:
             of.inference_count += views
             of.execution_count += 1
             of.last_inference = time.time_ns() // 1_000_000
-            stages = of.batches.setdefault(views, _durations(*BATCH_STAGES))
-            for name, seconds in zip(BATCH_STAGES, (event.prepare, event.infer, event.merge), strict=True):
-                stages[name].add(seconds)
+            if (stages := of.batches.get(views)) is None:
+                stages = of.batches[views] = _durations(*BATCH_STAGES)
+            stages["compute_input"].add(event.prepare)
+            stages["compute_infer"].add(event.infer)
+            stages["compute_output"].add(event.merge)
 
     def _request_answered(self, event: RequestAnswered) -> None:
         stages_ms = event.stages_ms
@@ -107,4 +109,6 @@ class Statistics:
             }
 
     def _of(self, model: tuple[str, str]) -> _ModelStatistics:
-        return self._models.setdefault(model, _ModelStatistics())
+        if (found := self._models.get(model)) is None:
+            found = self._models[model] = _ModelStatistics()
+        return found

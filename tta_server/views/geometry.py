@@ -88,7 +88,14 @@ class Affine:
     def apply(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Map points (N, 2) as x, y in pixels; return (N, 2) float64."""
         x, y = np.asarray(points, np.float64).T
-        return np.stack([self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty], axis=1)
+        moved = np.empty((len(x), 2))
+        moved[:, 0] = self.xx * x + self.xy * y + self.tx
+        moved[:, 1] = self.yx * x + self.yy * y + self.ty
+        return moved
+
+    def apply_to(self, x: float, y: float) -> tuple[float, float]:
+        """Map one point, to the same values as `apply`."""
+        return self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty
 
 
 class SquareSymmetry(NamedTuple):

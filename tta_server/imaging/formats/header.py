@@ -14,6 +14,9 @@ from tta_server.views.geometry import Size
 Pixels = NDArray[np.uint8]
 """(height, width, 3) uint8, RGB, upright."""
 
+Raster = Pixels | Image.Image
+"""The same pixels as an array, or as a loaded Pillow image of mode RGB, which is resized without a copy."""
+
 PARSE_ERRORS = (
     OSError,
     SyntaxError,

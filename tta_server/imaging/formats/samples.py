@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.errors import UnsupportedMedia
-from tta_server.imaging.formats.header import Pixels
+from tta_server.imaging.formats.header import Pixels, Raster
+from tta_server.views.geometry import Size
 
 Levels = tuple[float, float]
 """(low, high): the sample values that become 0 and 255."""
@@ -80,10 +81,25 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """RGB pixels, and the levels that were applied; None if none were."""
+    """RGB pixels as they were decoded, and the levels that were applied; None if none were."""
 
-    pixels: Pixels
+    raster: Raster
     levels: Levels | None = None
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels."""
+        return raster_size(self.raster)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The pixels as an array, which is made for each call if they are a Pillow image."""
+        return np.asarray(self.raster)
+
+
+def raster_size(raster: Raster) -> Size:
+    """Return width and height in pixels."""
+    return Size(*(raster.size if isinstance(raster, Image.Image) else raster.shape[1::-1]))
 
 
 def render(samples: Samples, rendering: Rendering) -> DecodedImage:
@@ -173,7 +189,7 @@ def render_image(image: Image.Image, rendering: Rendering) -> DecodedImage:
     if rendering.background is not None and (image.has_transparency_data or "transparency" in image.info):
         return render(Samples(np.asarray(image.convert("RGBA")), 8, SampleKind.RGB, alpha=3), rendering)
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about a palette with one
-    return DecodedImage(np.asarray(image.convert("RGB")))
+    return DecodedImage(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _opacity(samples: Samples, stored: NDArray[Any]) -> NDArray[np.float64] | None:

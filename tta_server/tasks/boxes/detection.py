@@ -66,15 +66,16 @@ class Detection(TaskDefaults):
         named = np.flatnonzero((seen.label >= 0) & (seen.label < len(self.labels))) if sound else counts[:0]
         xyxy = frames.CORNERS[self._output.format](seen.boxes[named])
         if self._output.units == "normalized":
-            xyxy = xyxy * np.tile(placement.tensor, 2)
-        whole = ~frames.are_cut(xyxy, placement)
+            xyxy = xyxy * (*placement.tensor, *placement.tensor)
+        whole = np.flatnonzero(~frames.are_cut(xyxy, placement))
         plain = frames.to_plain(xyxy[whole], placement)
         corners = frames.clip_boxes(frame.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), frame.image)
-        some = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        some = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1))
+        rows = named[whole[some]]
         kept = Boxes(
             corners[some].astype(np.float32),
-            np.minimum(seen.score[named][whole][some], 1).astype(np.float32),
-            seen.label[named][whole][some].astype(np.intp),
+            np.minimum(seen.score[rows], 1).astype(np.float32),
+            seen.label[rows].astype(np.intp),
         )
         return ViewBoxes(self._best(kept), frames.Visibility(placement, frame), sound, remarks)
 

@@ -71,13 +71,13 @@ def are_cut(xyxy: Doubles, placement: Placement) -> Flags:
     """Which boxes (N, 4) of a view's input touch an edge of it beyond which the plain view goes on: (N,)."""
     if shows_all(placement):
         return np.zeros(len(xyxy), np.bool_)
-    boxes = xyxy - np.tile(placement.inset, 2)
+    boxes = xyxy - (*placement.inset, *placement.inset)
     width, height = placement.frame
     touches = (boxes <= (TOUCHING, TOUCHING, -1, -1)) | (boxes >= (np.inf, np.inf, width - TOUCHING, height - TOUCHING))
     x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T
     on_edges = np.empty((4, len(boxes), 2))
-    on_edges[0], on_edges[2] = (np.stack([np.full_like(y, edge), y], axis=1) for edge in (0, width))
-    on_edges[1], on_edges[3] = (np.stack([x, np.full_like(x, edge)], axis=1) for edge in (0, height))
+    on_edges[::2, :, 1], on_edges[1::2, :, 0] = y, x
+    on_edges[0, :, 0], on_edges[1, :, 1], on_edges[2, :, 0], on_edges[3, :, 1] = 0, 0, width, height
     at = placement.to_plain.apply(on_edges.reshape(-1, 2)).reshape(on_edges.shape)
     goes_on = ((at > MARGIN) & (at < np.subtract(placement.whole, MARGIN))).all(axis=2)
     return np.asarray((touches & goes_on.T).any(axis=1))
@@ -121,4 +121,4 @@ class Visibility:
 
 def clip_boxes(xyxy: Doubles, size: Size) -> Doubles:
     """Boxes (N, 4), cut to an image."""
-    return np.clip(xyxy, 0, np.tile(size, 2))
+    return np.clip(xyxy, 0, (*size, *size))

@@ -87,8 +87,8 @@ class ScoreMaps:
 
 def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
     """The cells at least partly in a view's frame, without bars and padding; and the first of them, x, y."""
-    edges = np.array([placement.inset, np.add(placement.inset, placement.frame)])
-    (left, top), (right, bottom) = grid.to_pixels.inverse().apply(edges).tolist()
+    to_cells, (x, y), frame = grid.to_pixels.inverse(), placement.inset, placement.frame
+    (left, top), (right, bottom) = to_cells.apply_to(x, y), to_cells.apply_to(x + frame.width, y + frame.height)
     x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
     return maps[:, y : max(y + 1, ceil(bottom - EDGE)), x : max(x + 1, ceil(right - EDGE))], (x, y)
 

@@ -10,6 +10,7 @@ from tta_server.tasks.base import Floats
 Doubles = NDArray[np.float64]
 REACH = 2
 """Cells on each side of the peak that the centroid is taken over."""
+AROUND = np.arange(-REACH, REACH + 1)
 
 
 def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doubles, Doubles]:
@@ -22,16 +23,28 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     joints, height, width = maps.shape
     flat = maps.reshape(joints, -1).argmax(axis=1)
     y, x = np.divmod(flat, width)
-    around = np.arange(-REACH, REACH + 1)
-    rows, columns = y[:, None] + around, x[:, None] + around
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
+    rows, columns = y[:, None] + AROUND, x[:, None] + AROUND
+    is_cut = _are_cut(y, height) or _are_cut(x, width)
+    if is_cut:
+        inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None, :]
+        rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
     near = probabilities(maps[np.arange(joints)[:, None, None], rows[:, :, None], columns[:, None, :]])
-    tops = near[:, REACH, REACH].astype(np.float64)
-    mass = np.where(inside, np.maximum(near, 0), 0).astype(np.float64)
+    mass = np.maximum(near, 0).astype(np.float64)
+    if is_cut:
+        mass = np.where(inside, mass, 0)
     total = mass.sum(axis=(1, 2))
     safe = np.where(total > 0, total, 1)
+    points = np.empty((joints, 2))
     with np.errstate(invalid="ignore"):  # an infinite peak has no centroid; is_sound finds it
-        offset = np.stack([(mass.sum(axis=1) * around).sum(axis=1), (mass.sum(axis=2) * around).sum(axis=1)], axis=1)
-        points = np.stack([x, y], axis=1) + 0.5 + offset / safe[:, None]
-    return points, tops
+        points[:, 0] = x + 0.5 + (mass.sum(axis=1) * AROUND).sum(axis=1) / safe
+        points[:, 1] = y + 0.5 + (mass.sum(axis=2) * AROUND).sum(axis=1) / safe
+    return points, near[:, REACH, REACH].astype(np.float64)
+
+
+def _are_cut(peaks: NDArray[np.intp], length: int) -> bool:
+    """Whether any cell around these is outside of an axis."""
+    return bool(peaks.min() < REACH or peaks.max() >= length - REACH)
+
+
+def _inside(places: NDArray[np.intp], length: int) -> NDArray[np.bool_]:
+    return (places >= 0) & (places < length)

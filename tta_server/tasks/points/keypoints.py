@@ -84,8 +84,12 @@ class Keypoints(TaskDefaults):
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewPose:
         found = outputs[self._name][row]
-        to_image = Affine.shift(-placement.inset[0], -placement.inset[1]).then(placement.to_plain).then(frame.to_image)
-        to_view = placement.to_plain.then(frame.to_image).inverse()
+        from_frame = placement.to_plain.then(frame.to_image)
+        to_image, to_view = from_frame, from_frame.inverse()
+        if placement.inset != (0, 0):
+            inset = Affine.shift(-placement.inset[0], -placement.inset[1])
+            to_image = inset.then(placement.to_plain).then(frame.to_image)
+        order = self._plain_order(placement)
         if self._output.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
             grid = output_grid(maps, placement, self._output.offset)
@@ -93,7 +97,7 @@ class Keypoints(TaskDefaults):
             points, confidence = peaks(inside, self._probabilities)
             xy = grid.to_pixels.then(to_image).apply(points + corner)
             heat = HeatMaps(maps, placement, grid)
-            return self._unmirrored(ViewPose(xy, confidence, to_view, placement.frame, heat), placement)
+            return ViewPose(xy[order], confidence[order], to_view, placement.frame, heat)
         xy = found[:, :2].astype(np.float64)
         doubts = remarks(xy, self._output)
         if self._output.order == "yx":
@@ -103,24 +107,22 @@ class Keypoints(TaskDefaults):
         confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
         with np.errstate(invalid="ignore"):  # is_sound finds infinities
             xy = to_image.apply(xy)
-        return self._unmirrored(ViewPose(xy, confidence, to_view, placement.frame, remarks=doubts), placement)
+        return ViewPose(xy[order], confidence[order], to_view, placement.frame, remarks=doubts)
 
     def _probabilities(self, scores: Any) -> Any:
         return sigmoid(scores) if self._output.scores == "logits" else scores
 
-    def _unmirrored(self, pose: ViewPose, placement: Placement) -> ViewPose:
-        """With the labels of `pairs` swapped if the view mirrors: what a mirror image calls left is right."""
-        if not placement.mirrors:
-            return pose
-        return replace(pose, xy=pose.xy[self._mirror_order], confidence=pose.confidence[self._mirror_order])
+    def _plain_order(self, placement: Placement) -> slice | NDArray[np.intp]:
+        """Index of a view's points in the plain view's order of labels: what a mirror image calls left is right."""
+        return self._mirror_order if placement.mirrors else slice(None)
 
     def move_maps(self, maps: HeatMaps) -> MovedMaps:
         """A view's heat maps as probabilities on the plain view's grid, in the plain view's order of labels."""
         moved = move_back(self._probabilities(maps.scores), maps.placement, maps.grid)
-        return replace(moved, scores=moved.scores[self._mirror_order]) if maps.placement.mirrors else moved
+        return replace(moved, scores=moved.scores[self._plain_order(maps.placement)])
 
     def is_sound(self, prediction: ViewPose) -> bool:
-        maps = prediction.maps is None or not np.isnan(prediction.maps.scores).any()
+        maps = prediction.maps is None or not np.isnan(prediction.maps.scores.min())
         return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> PoseAccumulator:
@@ -139,7 +141,7 @@ class Keypoints(TaskDefaults):
         return "views" in spec.include
 
     def view_result(self, prediction: ViewPose) -> ViewPose:
-        return replace(prediction, maps=None)
+        return prediction.without_maps()
 
     def view_result_bytes(self, plain: Placement) -> int:
         return 24 * len(self.labels)

@@ -1,7 +1,7 @@
 """Named points of several views of one image, merged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,9 @@ class ViewPose:
     maps: HeatMaps | None = None
     remarks: Sequence[Finding] = ()
 
+    def without_maps(self) -> "ViewPose":
+        return ViewPose(self.xy, self.confidence, self.to_view, self.frame, remarks=self.remarks)
+
 
 @dataclass(frozen=True, slots=True)
 class MergedPose:
@@ -74,11 +77,10 @@ class PoseAccumulator(NoEvidence):
 
     def add(self, prediction: ViewPose, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
-        pose = replace(prediction, maps=None)
         if self._merges_maps and prediction.maps is not None:
             self._add_maps(self._move(prediction.maps), w)
             self._grid = prediction.maps.grid
-        self._poses.append(pose)
+        self._poses.append(prediction.without_maps())
         self._weights.append(w)
 
     def _add_maps(self, moved: MovedMaps, w: Doubles) -> None:

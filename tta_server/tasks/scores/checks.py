@@ -80,8 +80,10 @@ def range_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
 
 def vector_remarks(kind: ScoreKind, scores: Floats) -> Sequence[Finding]:
     """Of one prediction (C,): probabilities that are none, or of which one class is true and that don't sum to 1."""
+    if kind.stated == "logits":
+        return ()
     found = range_remarks(kind, scores)
-    if found or kind.stated == "logits" or not kind.exclusive:
+    if found or not kind.exclusive:
         return found
     total = float(scores.sum())
     return () if abs(total - 1) <= SUM_SLACK or _sum_to_1(scores, SUM_SLACK) else [_other_sum(total)]

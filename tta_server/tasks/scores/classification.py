@@ -35,8 +35,8 @@ class ClassAccumulator(NoEvidence):
         merged = self.result()
         if len(merged) == 1:
             return 1.0
-        second, top = np.partition(merged, -2)[-2:]
-        return float(top - second)
+        merged.partition(-2)
+        return float(merged[-1] - merged[-2])
 
     def undecided(self, remaining: Remaining) -> float:
         """1 if the most that a rival can become reaches the least that the leader can, else 0."""

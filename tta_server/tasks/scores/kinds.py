@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -78,7 +79,8 @@ def unit_sum(values: Floats) -> Floats:
 
 def is_finite(z: Floats) -> bool:
     """Whether each vector's or pixel's largest score is finite: -inf rules a class out, NaN and +inf spoil all."""
-    return bool(np.isfinite(z.max(axis=0)).all())
+    top = z.max(axis=0)
+    return isfinite(top) if z.ndim == 1 else bool(np.isfinite(top).all())
 
 
 def are_numbers(z: Floats) -> bool:

@@ -96,7 +96,7 @@ class ScoreAccumulator:
         scores = self._merge.score(self._kind, values)
         w = self._weights(weight, scores.ndim)
         w = w if coverage is None else w * coverage
-        if not np.all(w == 1):
+        if weight != 1 or coverage is not None:
             scores = _weighted(scores, w, np.empty_like(scores) if scores is values else scores)
         if self._total is None:
             self._total = np.array(scores, np.float32)
