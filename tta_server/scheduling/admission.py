@@ -20,6 +20,10 @@ class Admission(LiveJobs[W]):
         super().__init__(estimates, slots, queue, bounds)
         self._queue = queue
 
+    def admit(self, job: Job[W], now: float) -> None:
+        super().admit(job, now)
+        self._queue.set_variance(job, now)
+
     def _seconds_together(self, jobs: Sequence[Job[W]]) -> float:
         free = [0.0] * self._slots.number
         return max(self._estimates.schedule_job(free, job, 0.0, math.inf) for job in jobs)
@@ -31,7 +35,8 @@ class Admission(LiveJobs[W]):
     def _wait(self, job: Job[W], now: float) -> float:
         job.load = self._queue.mandatory_seconds(job, now)
         idle = not self._jobs and self._slots.idle == self._slots.number
-        if idle or self._queue.trivially_feasible(job.load, now, job.deadline):
+        variance = self._queue.estimates.variance(job, job.dispatched, now)
+        if idle or self._queue.trivially_feasible(job.load, variance, now, job.deadline):
             return 0.0
         return self._queue.retry_after(job, now)
 
