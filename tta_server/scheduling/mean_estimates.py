@@ -13,7 +13,7 @@ from tta_server.scheduling.estimates import Estimates, Occupancy
 from tta_server.scheduling.jobs import Job, Phase
 
 W = TypeVar("W")
-SAFETY = 2.0
+SAFETY = 2.5
 """Standard deviations by which a sum may exceed its mean and still be in time."""
 
 
