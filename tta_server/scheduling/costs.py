@@ -3,7 +3,7 @@
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from math import ceil, inf
+from math import ceil, inf, nan
 from typing import NamedTuple
 
 from tta_server.scheduling.recent_mean import RecentMean
@@ -45,7 +45,7 @@ class CostEstimate:
     work costs on an idle pool, even if warm-up ran on a busy machine.
     """
 
-    __slots__ = ("_high", "_last", "_recent", "_sorted", "_usual", "least", "warm")
+    __slots__ = ("_high", "_last", "_mean", "_mean_at", "_recent", "_sorted", "_usual", "least", "warm")
 
     def __init__(self, warm: float) -> None:
         self.warm = self.least = warm * MARGIN
@@ -54,6 +54,7 @@ class CostEstimate:
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
         self._last = 0.0
+        self._mean, self._mean_at = self.warm, nan  # at the time that was asked for last
 
     def observe(self, seconds: float, now: float) -> None:
         """Records that the work took this many seconds."""
@@ -68,7 +69,7 @@ class CostEstimate:
         self._recent.append(seconds)
         insort(self._sorted, seconds)
         self._usual.observe(seconds, now)
-        self._last = now
+        self._last, self._mean_at = now, nan
         if len(self._sorted) >= MIN_OBSERVATIONS:
             self._high = self._sorted[ceil(0.95 * len(self._sorted)) - 1]
             self.least = min(self.least, self._high)
@@ -85,10 +86,11 @@ class CostEstimate:
         """Seconds that the work takes on average, outside stalls; at `now` = infinity the lowest upper estimate."""
         if now == inf:
             return self.least
-        mean = self._usual.mean
-        if mean == self.warm:
-            return self.warm
-        return self.warm + (mean - self.warm) * self._left(now)
+        if now != self._mean_at:
+            mean = self._usual.mean
+            self._mean = mean if mean == self.warm else self.warm + (mean - self.warm) * self._left(now)
+            self._mean_at = now
+        return self._mean
 
     def deviation(self, now: float) -> float:
         """The standard deviation of the work around its mean; 0 before there are observations."""
