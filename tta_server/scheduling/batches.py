@@ -85,8 +85,11 @@ class BatchBuilder(Generic[W]):
     def is_risky(self, items: Items[W], now: float) -> bool:
         """True if an expected arrival would miss its budget only because a free slot runs these views first.
 
+        Also for a while after a job was refused for lack of time, so that optional views give way to those that follow.
         The caller runs them nonetheless when every other slot is idle; otherwise no optional view would ever run.
         """
+        if self.arrivals.are_crowded(now):
+            return True
         step = self.queue.estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 

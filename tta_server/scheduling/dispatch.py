@@ -79,7 +79,7 @@ class Dispatcher(Generic[W]):
         if self._pool.queue and (delayed := self._pool.batches.first_delayed(head, items, now)):
             return self._finish_queued_answer(slot, now) if delayed.mandatory_dispatched else None
         risky = self._pool.batches.is_risky(items, now)
-        if risky and self._pool.slots.all_free(now) > now:
+        if risky and not self._pool.is_idle(now):
             return None
         return self._start_batch(slot, items, now, risky)
 

@@ -30,12 +30,16 @@ class Pool(BasePool[W]):
         self.estimates = Estimates(costs)
         self.slots = Slots(slots)
         self.queue: MandatoryQueue[W] = MandatoryQueue(MeanEstimates(costs), self.slots)
-        self.live: Admission[W] = Admission(self.estimates, self.slots, self.queue, bounds)
+        self.live: Admission[W] = Admission(self.estimates, self.slots, self.queue, bounds, self.arrivals)
         self.open_jobs: dict[Job[W], None] = {}
         self.batches: BatchBuilder[W] = BatchBuilder(
             self.estimates, self.slots, self.queue, self.open_jobs, self.arrivals
         )
         self.outlook: Outlook[W] = Outlook(self.estimates, self.slots, self.queue)
+
+    def is_idle(self, now: float) -> bool:
+        """True if no slot runs a step or makes an answer."""
+        return self.watchdog.is_idle and self.slots.all_free(now) <= now + EPSILON
 
     def release(self, step: Decode[W] | Batch[W], now: float) -> None:
         self.free(step.slot)
