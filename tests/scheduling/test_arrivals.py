@@ -53,6 +53,24 @@ def test_an_arrival_that_is_late_anyway_does_not_count() -> None:
 # ---- what a slot does about it ----
 
 
+def test_optional_views_give_way_for_a_while_after_a_refusal_unless_the_pool_is_idle() -> None:
+    """The third job is refused at 1 ms. Two plain views end at 10 ms; from then on one of two slots runs views."""
+    crowd = [Arrival(0, 400, (A,) * 20), Arrival(0, 400, (A,) * 20), Arrival(1, 15)]
+    pool = Pool({A: linear(10)}, slots=2)
+    assert [record.refused is not None for record in pool.run(crowd)] == [False, False, True]
+    running = [sum(start <= at < start + 0.0099 for start, _ in pool.batches) for at in (0.005, 0.055, 0.355)]
+    assert running == [2, 1, 1]
+    assert all(risky == (view > 0) for (_, view), risky in risks(pool))
+
+
+def test_optional_views_start_again_half_a_second_after_a_refusal() -> None:
+    crowd = [Arrival(0, 900, (A,) * 90), Arrival(0, 900, (A,) * 90), Arrival(1, 15)]
+    pool = Pool({A: linear(10)}, slots=2)
+    pool.run(crowd)
+    running = [sum(start <= at < start + 0.0099 for start, _ in pool.batches) for at in (0.455, 0.555)]
+    assert running == [1, 2]
+
+
 def risks(pool: Pool) -> list[tuple[tuple[int, int], bool]]:
     """Each batch by its first view as (number of the arrival, view), and whether it was risky."""
     return [((batch.items[0][0].payload.number, batch.items[0][1]), batch.is_risky) for _, batch in pool.batches]

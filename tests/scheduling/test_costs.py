@@ -281,6 +281,43 @@ def test_no_estimate_is_below_the_least(warm: float, values: list[tuple[float, f
         assert track.estimate(now + 1.0) >= track.estimate(math.inf) * (1 - 1e-9)
 
 
+# ---- means ----
+
+
+@given(seconds, st.lists(st.floats(0, 10), max_size=3 * WINDOW))
+def test_while_costs_are_exact_the_mean_is_the_upper_estimate(exact: float, pauses: list[float]) -> None:
+    track, now = CostEstimate(exact / MARGIN), 0.0
+    for pause in pauses:
+        now += pause
+        track.observe(track.warm, now)
+        assert (track.mean(now), track.deviation(now)) == (track.estimate(now), 0.0)
+
+
+def test_means_start_at_the_warm_up_value_and_go_back_to_it() -> None:
+    costs = warmed()
+    assert (costs.mean_seconds(A, 1, 0.0), costs.variance(A, 1, 0.0)) == (pytest.approx(0.013), 0.0)
+    seen(costs, [0.009, 0.011] * 10)
+    assert costs.mean_seconds(A, 1, 0.0) == pytest.approx(0.010)
+    assert costs.variance(A, 1, 0.0) == pytest.approx(1e-6)
+    assert costs.mean_seconds(A, 1, HALF_LIFE_SECONDS) == pytest.approx(0.0115)
+    assert costs.variance(A, 1, HALF_LIFE_SECONDS) == pytest.approx(0.25e-6)
+    assert costs.mean_seconds(A, 1, 1e6) == pytest.approx(0.013)
+    assert costs.mean_seconds(A, 1, math.inf) == costs.seconds(A, 1, math.inf)
+
+
+def test_means_of_other_sizes_and_of_stages_are_scaled_as_upper_estimates_are() -> None:
+    costs, wide = seen(warmed({1: 0.010, 4: 0.040}), [0.009, 0.011] * 10), Bucket("m", 100, 200)
+    assert costs.mean_seconds(A, 8, 0.0) == pytest.approx(0.104)
+    assert costs.mean_seconds(A, 2, 0.0) == pytest.approx(0.010 + (0.052 - 0.010) / 3)
+    assert costs.mean_seconds(wide, 1, 0.0) == pytest.approx(0.020)
+    assert costs.variance(wide, 1, 0.0) == pytest.approx(4e-6)
+    costs.warm_stage("finish", "m", OVERHEAD_PIXELS, 0.002)
+    for value in (0.003, 0.005) * 10:
+        costs.observe_stage("finish", "m", OVERHEAD_PIXELS, value, 0.0)
+    assert costs.mean_stage_seconds("finish+include", "m", 3 * OVERHEAD_PIXELS, 0.0) == pytest.approx(0.008)
+    assert costs.stage_variance("finish", "m", 3 * OVERHEAD_PIXELS, 0.0) == pytest.approx(4e-6)
+
+
 # ---- after a slow spell ----
 
 

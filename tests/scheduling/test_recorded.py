@@ -1,4 +1,4 @@
-"""The decisions of 2,000 random histories are those that were recorded before pools had workers."""
+"""The decisions of 2,000 random histories are those that were recorded; benchmarks/README.md says when and why anew."""
 
 import pytest
 

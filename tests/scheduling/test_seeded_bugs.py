@@ -10,6 +10,7 @@ from tests.support.histories import drawn, find_violation, violation_of
 from tests.support.laws import Law
 from tta_server.errors import TTAError
 from tta_server.scheduling.admission import Admission
+from tta_server.scheduling.arrivals import ExpectedArrivals
 from tta_server.scheduling.batches import BatchBuilder
 from tta_server.scheduling.costs import CostEstimate
 from tta_server.scheduling.dispatch import Dispatcher
@@ -56,6 +57,10 @@ def answers_may_be_late(patch: pytest.MonkeyPatch) -> None:
 
 def no_risk_rule(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchBuilder, "is_risky", lambda builder, items, now: False)
+
+
+def views_do_not_give_way(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ExpectedArrivals, "are_crowded", lambda arrivals, now: False)
 
 
 def batch_jobs_do_not_yield(patch: pytest.MonkeyPatch) -> None:
@@ -281,6 +286,7 @@ MISTAKES: dict[Mistake, Law] = {
     answers_are_lost: Law.ANSWERED,
     expected_gain_is_ignored: Law.WORTH,
     no_risk_rule: Law.RISK,
+    views_do_not_give_way: Law.RISK,
     batch_jobs_do_not_yield: Law.BATCH_YIELDS,
     optional_views_on_one_slot: Law.WORKING,
     optional_views_may_end_late: Law.IN_TIME,

@@ -56,6 +56,10 @@ def test_those_of_the_docs_are_valid(path: Path) -> None:
         ({"pools": {"a": {}}}, "give one of slots, pools; each of the pools has its own slots"),
         ({"pools": {"a": {"slotz": 1}}}, "unknown key pools.a.slotz; known: slots, workers"),
         ({"m_pool": "b"}, "models.m.pool is 'b', but there are no pools"),
+        ({"machine": {"stall": {}}}, "unknown key machine.stall; known: stalls, slow"),
+        ({"machine": {"stalls": {"per_s": 1, "from_ms": 300}}}, "machine.stalls: from_ms 300 is over to_ms 200"),
+        ({"machine": {"slow": [{"from_s": 1, "for_s": 2}]}}, "machine.slow.0.factor is missing"),
+        ({"m_durations": "none.csv"}, "models.m.durations: there is no "),
         ({"loads": [0]}, "loads.0 is 0; it should be a number over 0"),
     ],
 )

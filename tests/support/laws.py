@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.list_schedule import ROUNDED, lateness, schedule, slots_free
 from tta_server.errors import BackendFailed, Cancelled, Overloaded, TTAError
-from tta_server.scheduling.arrivals import RECENT_SECONDS
+from tta_server.scheduling.arrivals import GIVE_WAY_SECONDS, RECENT_SECONDS
 from tta_server.scheduling.jobs import Batch, Decode, Finish, Finished, Job, Step
 from tta_server.scheduling.queue import EXACT_LIMIT
 from tta_server.scheduling.stopping import StopReason
@@ -161,7 +161,9 @@ def _check_batch_yields(pool: "Pool", head: "Record") -> None:
     late = (lateness(schedule(pool, slots_free(pool, lead), served={best}, nudge=nudge)) for nudge in ROUNDED)
     needed = any(seconds > EXACT for seconds in late)
     decoding = any(record.decode_started and not record.decoded for record in pool.live)
-    risky = not _is_safe(pool) and (decoding or not pool.knee_is_one or not all(_expected_arrivals(pool, lead, {best})))
+    risky = not _is_safe(pool) and (
+        _is_crowded(pool) or decoding or not pool.knee_is_one or not all(_expected_arrivals(pool, lead, {best}))
+    )
     found = f"batch arrival {head.number} starts before an optional view of {best.number}"
     require(needed or risky, Law.BATCH_YIELDS, found)
 
@@ -211,9 +213,10 @@ def _check_risk(pool: "Pool", batch: "Batch[Record]") -> None:
     spared = list(_expected_arrivals(pool, lead, {job.payload for job, _ in batch.items}))
     if None in spared:
         return
-    alone = not pool.runs and not pool.finishing
-    require(alone or all(spared), Law.RISK, "a plain view that arrives now is made late")
-    require(batch.is_risky == (not all(spared)), Law.RISK, f"risky is {batch.is_risky}")
+    alone = not pool.runs and all(end <= pool.now + EXACT for end in pool.finishing.values())
+    safe = all(spared) and not _is_crowded(pool)
+    require(alone or safe, Law.RISK, "a plain view that arrives now is made late, or may be")
+    require(batch.is_risky == (not safe), Law.RISK, f"risky is {batch.is_risky}")
 
 
 def _expected_arrivals(pool: "Pool", lead: float, served: "Container[Record]") -> Iterable[bool | None]:
@@ -261,8 +264,15 @@ def check_idle(pool: "Pool") -> None:
 
 
 def _is_safe(pool: "Pool") -> bool:
-    """True if no optional view can be a risk: the pool is idle, or no recent arrival has a default budget."""
-    return not (pool.runs or pool.finishing) or all(job.default_budget == math.inf for _, job in pool.recent.values())
+    """True if no optional view can be a risk: the pool is idle, or not crowded and without recent default budgets."""
+    if not (pool.runs or pool.finishing):
+        return True
+    return not _is_crowded(pool) and all(job.default_budget == math.inf for _, job in pool.recent.values())
+
+
+def _is_crowded(pool: "Pool") -> bool:
+    """True if a job was refused for lack of time a short while ago."""
+    return pool.now - pool.refused_at < GIVE_WAY_SECONDS
 
 
 # ---- answers ----

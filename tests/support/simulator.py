@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any
 
 from tests.support import laws
-from tta_server.errors import BackendFailed, TTAError
+from tta_server.errors import BackendFailed, Overloaded, TTAError
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.jobs import (
     Batch,
@@ -240,6 +240,7 @@ class Pool:
         self.records: list[Record] = []
         self.live: dict[Record, None] = {}
         self.recent: dict[str, tuple[float, Job[Record]]] = {}
+        self.refused_at = -math.inf
         self.batches: list[tuple[float, Batch[Record]]] = []
         self.steps: list[tuple[float, Step[Record]]] = []
         self.runs: dict[int, Run] = {}
@@ -361,6 +362,8 @@ class Pool:
         except TTAError as refusal:
             record.refused = refusal
         laws.check_admission(record, fits)
+        if isinstance(record.refused, Overloaded) and record.refused.reason == "time":
+            self.refused_at = self.now
         if record.refused is None:
             self.recent[record.job.model] = (self.now, record.job)
             self.live[record] = None

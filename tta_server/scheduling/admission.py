@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from itertools import groupby, islice
 from typing import TypeVar
 
+from tta_server.errors import Overloaded
+from tta_server.scheduling.arrivals import ExpectedArrivals
 from tta_server.scheduling.estimates import EPSILON, Estimates, Slots, assign, assign_all
 from tta_server.scheduling.jobs import Bounds, Job, Quote
 from tta_server.scheduling.live_jobs import LiveJobs
@@ -16,9 +18,26 @@ W = TypeVar("W")
 class Admission(LiveJobs[W]):
     """Admits a job if list scheduling of all mandatory work makes no job late."""
 
-    def __init__(self, estimates: Estimates, slots: Slots, queue: MandatoryQueue[W], bounds: Bounds) -> None:
+    def __init__(
+        self,
+        estimates: Estimates,
+        slots: Slots,
+        queue: MandatoryQueue[W],
+        bounds: Bounds,
+        arrivals: ExpectedArrivals,
+    ) -> None:
         super().__init__(estimates, slots, queue, bounds)
         self._queue = queue
+        self._arrivals = arrivals
+
+    def admit(self, job: Job[W], now: float) -> None:
+        try:
+            super().admit(job, now)
+        except Overloaded as refusal:
+            if refusal.reason == "time":
+                self._arrivals.refuse(now)
+            raise
+        self._queue.set_variance(job, now)
 
     def _seconds_together(self, jobs: Sequence[Job[W]]) -> float:
         free = [0.0] * self._slots.number
@@ -31,7 +50,8 @@ class Admission(LiveJobs[W]):
     def _wait(self, job: Job[W], now: float) -> float:
         job.load = self._queue.mandatory_seconds(job, now)
         idle = not self._jobs and self._slots.idle == self._slots.number
-        if idle or self._queue.trivially_feasible(job.load, now, job.deadline):
+        variance = self._queue.estimates.variance(job, job.dispatched, now)
+        if idle or self._queue.trivially_feasible(job.load, variance, now, job.deadline):
             return 0.0
         return self._queue.retry_after(job, now)
 

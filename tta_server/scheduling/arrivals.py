@@ -10,6 +10,8 @@ from tta_server.scheduling.jobs import Job
 W = TypeVar("W")
 RECENT_SECONDS = 10.0
 """A model whose last job is older than this is not expected to get another."""
+GIVE_WAY_SECONDS = 0.5
+"""After a refusal for lack of time, optional views leave room for this long: more jobs than usual come at once."""
 
 
 @dataclass(slots=True)
@@ -25,10 +27,19 @@ class ExpectedArrival:
 
 
 class ExpectedArrivals:
-    """Predicts each model's next job from its last one."""
+    """Predicts each model's next job from its last one, and whether more jobs come than can be admitted."""
 
     def __init__(self) -> None:
         self._last: dict[str, ExpectedArrival] = {}
+        self._refused_at = -math.inf
+
+    def refuse(self, now: float) -> None:
+        """Records that a job was refused for lack of time."""
+        self._refused_at = now
+
+    def are_crowded(self, now: float) -> bool:
+        """True if a job was refused for lack of time in the last GIVE_WAY_SECONDS."""
+        return now - self._refused_at < GIVE_WAY_SECONDS
 
     def observe(self, job: Job[W], plain: float, now: float) -> None:
         """Records an admitted job; decoding, the plain view and the answer take `plain` seconds."""

@@ -66,9 +66,10 @@ class BatchBuilder(Generic[W]):
         latest = now + self.estimates.costs.seconds(head.next_bucket, len(items), now) + answers
         if any(latest > job.deadline for job, _ in items):
             return False
-        lead = self.estimates.next_step(head, items, now).busy
+        means = self.queue.estimates
+        lead = means.next_step(head, items, now).busy
         own = sum(job is head for job, _ in items)
-        rest = sum(self.estimates.views(head, head.dispatched + own, head.mandatory, now))
+        rest = sum(means.views(head, head.dispatched + own, head.mandatory, now))
         return now + lead + rest <= head.deadline and self.first_delayed(head, items, now) is None
 
     def first_delayed(self, head: Job[W], items: Items[W], now: float) -> Job[W] | None:
@@ -76,15 +77,20 @@ class BatchBuilder(Generic[W]):
 
         Without views: if a free slot ran the next step of `head`.
         """
-        step = self.estimates.next_step(head, items, now)
-        return None if self.queue.trivially_feasible(step.total, now) else self.queue.first_delayed(head, step, now)
+        step, queue = self.queue.estimates.next_step(head, items, now), self.queue
+        return (
+            None if queue.trivially_feasible(step.total, step.variance, now) else queue.first_delayed(head, step, now)
+        )
 
     def is_risky(self, items: Items[W], now: float) -> bool:
         """True if an expected arrival would miss its budget only because a free slot runs these views first.
 
+        Also for a while after a job was refused for lack of time, so that optional views give way to those that follow.
         The caller runs them nonetheless when every other slot is idle; otherwise no optional view would ever run.
         """
-        step = self.estimates.next_step(items[0][0], items, now)
+        if self.arrivals.are_crowded(now):
+            return True
+        step = self.queue.estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 
         def is_late(arrival: ExpectedArrival, step: Occupancy[W]) -> bool:

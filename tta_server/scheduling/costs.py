@@ -1,10 +1,12 @@
-"""Upper estimates in seconds of what work costs: measured at warm-up, corrected by observation. Pure."""
+"""Estimates in seconds of what work costs: measured at warm-up, corrected by observation. Pure."""
 
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
-from math import ceil, inf
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil, inf, nan
 from typing import NamedTuple
+
+from tta_server.scheduling.recent_mean import RecentMean
 
 MARGIN = 1.3
 """Factor on warm-up's median, which is the estimate until there are MIN_OBSERVATIONS."""
@@ -39,24 +41,28 @@ class Bucket(NamedTuple):
 
 
 class CostEstimate:
-    """An upper estimate of one cost: the warm-up value, then the 95th percentile of recent observations.
+    """Estimates of one cost: the warm-up value first.
 
-    `least` is the lowest estimate so far: what the work costs on an idle pool, even if warm-up ran on a busy machine.
+    The upper estimate is then the 95th percentile of recent observations. `least` is the lowest one so far: what the
+    work costs on an idle pool, even if warm-up ran on a busy machine.
     """
 
-    __slots__ = ("_high", "_last", "_recent", "_sorted", "least", "warm")
+    __slots__ = ("_high", "_last", "_mean", "_mean_at", "_recent", "_sorted", "_usual", "least", "warm")
 
     def __init__(self, warm: float) -> None:
         self.warm = self.least = warm * MARGIN
         self._high = self.warm
+        self._usual = RecentMean(self.warm)
         self._recent: deque[float] = deque()
         self._sorted: list[float] = []
         self._last = 0.0
+        self._mean, self._mean_at = self.warm, nan  # at the time that was asked for last
 
     def observe(self, seconds: float, now: float) -> None:
         """Records that the work took this many seconds."""
         if now - self._last > PAUSE_SECONDS:
             self._high = self.estimate(now)
+            self._usual.decay(self.warm, self._left(now))
             self._recent.clear()
             self._sorted.clear()
         if len(self._recent) == WINDOW:
@@ -64,19 +70,38 @@ class CostEstimate:
             del self._sorted[bisect_left(self._sorted, oldest)]
         self._recent.append(seconds)
         insort(self._sorted, seconds)
-        self._last = now
+        self._usual.observe(seconds, now)
+        self._last, self._mean_at = now, nan
         if len(self._sorted) >= MIN_OBSERVATIONS:
             self._high = self._sorted[ceil(0.95 * len(self._sorted)) - 1]
             self.least = min(self.least, self._high)
 
     def estimate(self, now: float) -> float:
-        """Seconds; at `now` = infinity the lowest estimate so far."""
+        """Seconds that the work exceeds once in twenty times; at `now` = infinity the lowest estimate so far."""
         if now == inf:
             return self.least
         if self._high == self.warm:
             return self.warm
+        return self.warm + (self._high - self.warm) * self._left(now)
+
+    def mean(self, now: float) -> float:
+        """Seconds that the work takes on average, outside stalls; at `now` = infinity the lowest upper estimate."""
+        if now == inf:
+            return self.least
+        if now != self._mean_at:
+            mean = self._usual.mean
+            self._mean = mean if mean == self.warm else self.warm + (mean - self.warm) * self._left(now)
+            self._mean_at = now
+        return self._mean
+
+    def deviation(self, now: float) -> float:
+        """The standard deviation of the work around its mean; 0 before there are observations."""
+        return self._usual.deviation * self._left(now) if self._usual.deviation else 0.0
+
+    def _left(self, now: float) -> float:
+        """The share of what was observed that still counts."""
         left: float = 0.5 ** (max(0.0, now - self._last) / HALF_LIFE_SECONDS)
-        return self.warm + (self._high - self.warm) * left
+        return left
 
 
 class CostModel:
@@ -148,17 +173,50 @@ class CostModel:
         """Upper estimate for a batch of n views. A bucket without observations is priced by its area."""
         estimates = self._estimates(bucket)
         if estimates is not None:
-            return estimates[n].estimate(now) if n in estimates else _interpolated(estimates, n, now)
+            if n in estimates:
+                return estimates[n].estimate(now)
+            return _interpolated(estimates, n, lambda estimate: estimate.estimate(now))
         near = self._nearest(bucket)
         return self.seconds(near, n, now) * bucket.area / near.area
+
+    def mean_seconds(self, bucket: Bucket, n: int, now: float) -> float:
+        """The mean instead of an upper estimate: for sums."""
+        estimates = self._estimates(bucket)
+        if estimates is not None:
+            if n in estimates:
+                return estimates[n].mean(now)
+            return _interpolated(estimates, n, lambda estimate: estimate.mean(now))
+        near = self._nearest(bucket)
+        return self.mean_seconds(near, n, now) * bucket.area / near.area
+
+    def variance(self, bucket: Bucket, n: int, now: float) -> float:
+        """The variance of a batch of n views, in seconds squared."""
+        estimates = self._estimates(bucket)
+        if estimates is not None:
+            if n in estimates:
+                return estimates[n].deviation(now) ** 2
+            return _interpolated(estimates, n, lambda estimate: estimate.deviation(now)) ** 2
+        near = self._nearest(bucket)
+        return self.variance(near, n, now) * (bucket.area / near.area) ** 2
 
     def stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
         """Upper estimate in seconds for `decode` or `finish` of an image of that many pixels.
 
         `finish+...`, an answer with more in it, costs like `finish` until it has been observed.
         """
-        estimate = self._stages.get((stage, model)) or self._base(stage, model)
-        return estimate.estimate(now) * (pixels + OVERHEAD_PIXELS)
+        return self._stage(stage, model).estimate(now) * (pixels + OVERHEAD_PIXELS)
+
+    def mean_stage_seconds(self, stage: str, model: str, pixels: int, now: float) -> float:
+        """The mean instead of an upper estimate: for sums."""
+        return self._stage(stage, model).mean(now) * (pixels + OVERHEAD_PIXELS)
+
+    def stage_variance(self, stage: str, model: str, pixels: int, now: float) -> float:
+        """The variance of a stage, in seconds squared."""
+        deviation = self._stage(stage, model).deviation(now) * (pixels + OVERHEAD_PIXELS)
+        return deviation * deviation
+
+    def _stage(self, stage: str, model: str) -> CostEstimate:
+        return self._stages.get((stage, model)) or self._base(stage, model)
 
     def _base(self, stage: str, model: str) -> CostEstimate:
         return self._stages[stage.partition("+")[0], model]
@@ -202,14 +260,14 @@ class CostModel:
         )
 
 
-def _interpolated(estimates: Mapping[int, CostEstimate], n: int, now: float) -> float:
+def _interpolated(estimates: Mapping[int, CostEstimate], n: int, price: Callable[[CostEstimate], float]) -> float:
     """Linear between measured batch sizes; beyond the largest, by its cost per view."""
     below = max(k for k in estimates if k < n)
-    low = estimates[below].estimate(now)
+    low = price(estimates[below])
     above = min((k for k in estimates if k > n), default=None)
     if above is None:
         return low * n / below
-    return low + (estimates[above].estimate(now) - low) * (n - below) / (above - below)
+    return low + (price(estimates[above]) - low) * (n - below) / (above - below)
 
 
 def sure_knee(rounds: Sequence[Mapping[int, float]]) -> int:

@@ -78,7 +78,7 @@ class Dispatcher(Generic[W]):
         if self._pool.queue and (delayed := self._pool.batches.first_delayed(head, items, now)):
             return self._finish_queued_answer(slot, now) if delayed.mandatory_dispatched else None
         risky = self._pool.batches.is_risky(items, now)
-        if risky and self._pool.slots.idle < self._pool.slots.number:
+        if risky and not self._pool.is_idle(now):
             return None
         return self._start_batch(slot, items, now, risky)
 
@@ -98,7 +98,9 @@ class Dispatcher(Generic[W]):
     def _start_finish(self, slot: int, job: Job[W], now: float) -> Finish[W]:
         estimate, reason = self._pool.estimates.finishing(job, now), job.progress.stop or StopReason.CAPACITY
         self._pool.finish(job, reason)
-        self._pool.slots.take(slot, now + estimate)  # not watched: callbacks of the client's future may take long
+        self._pool.slots.take(
+            slot, now + estimate, estimate
+        )  # not watched: callbacks of the client's future may take long
         return Finish(slot, job, reason, estimate)
 
     def _start_decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:
@@ -125,6 +127,6 @@ class Dispatcher(Generic[W]):
         return self._start(Batch(slot, bucket, tuple(items), step.seconds, risky), now + step.busy, now)
 
     def _start(self, step: S, until: float, now: float) -> S:
-        self._pool.slots.take(step.slot, until)
+        self._pool.slots.take(step.slot, until, until - now)
         self._pool.watchdog.started(step, now)
         return step

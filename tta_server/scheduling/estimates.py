@@ -14,6 +14,8 @@ from tta_server.scheduling.jobs import Job, Phase
 W = TypeVar("W")
 EPSILON = 1e-7
 """Seconds within which two times are the same."""
+STALL_SECONDS = 0.25
+"""A stall of the machine is hardly ever longer."""
 
 
 class Estimates:
@@ -52,7 +54,7 @@ class Estimates:
         If another batch with mandatory views of such a job ends later, that batch's slot makes the answer.
         """
         bucket, views = items[0][0].next_bucket, Counter(job for job, _ in items)
-        seconds = busy = self.costs.seconds(bucket, len(items), now)
+        seconds = busy = self.batch(bucket, len(items), now)
         elsewhere: dict[int, float] = {}
         for job, count in views.items():
             if job.dispatched + count < job.mandatory:
@@ -74,13 +76,18 @@ class Estimates:
         if end - first == 1:
             yield self.batch(job.buckets[first], 1, now), 1
             return
+        for bucket, n, batches in self.groups(job, first, end):
+            yield self.batch(bucket, n, now), batches
+
+    def groups(self, job: Job[W], first: int, end: int) -> Iterator[tuple[Bucket, int, int]]:
+        """The same as (bucket, views of one batch, number of such batches)."""
         for bucket, views in groupby(islice(job.buckets, first, end)):
             knee = self.costs.knee(bucket)
             batches, rest = divmod(sum(1 for _ in views), knee)
             if batches:
-                yield self.batch(bucket, knee, now), batches
+                yield bucket, knee, batches
             if rest:
-                yield self.batch(bucket, rest, now), 1
+                yield bucket, rest, 1
 
     def load(self, job: Job[W], views: int, now: float) -> float:
         """Slot seconds for the remaining work of a job up to that many views, and its answer."""
@@ -131,13 +138,14 @@ class Occupancy(Generic[W]):
 
     `busy` is the time of its own slot, including answers that the slot may make; `seconds` the time until its views are
     done; `elsewhere` the time of answers that other slots make after their current step, by slot. `views` counts the
-    views of each job in the step, 0 for a job whose answer it makes.
+    views of each job in the step, 0 for a job whose answer it makes. `variance` is that of `busy`, in seconds squared.
     """
 
     busy: float
     views: Mapping[Job[W], int]
     seconds: float = 0.0
     elsewhere: Mapping[int, float] = field(default_factory=dict)
+    variance: float = 0.0
 
     @property
     def total(self) -> float:
@@ -187,10 +195,12 @@ class Slots:
     def __init__(self, number: int) -> None:
         self.number = number
         self._busy: dict[int, float] = {}
+        self._longest: dict[int, float] = {}
 
-    def take(self, slot: int, until: float) -> None:
-        """A slot is expected to be busy until then."""
+    def take(self, slot: int, until: float, longest: float = math.inf) -> None:
+        """A slot is expected to be busy until then; past that time, for at most `longest` seconds more."""
         self._busy[slot] = until
+        self._longest[slot] = longest
 
     def delay(self, slot: int, seconds: float) -> None:
         """A busy slot has that much more work; an idle slot is left as it is."""
@@ -208,25 +218,22 @@ class Slots:
     def free(self, now: float, step: "Occupancy[W] | None" = None) -> list[float]:
         """The time at which each slot is free, in ascending order, if the slot that is free first did this step."""
         if step is None:
-            times = [now] * self.idle + [_expected_end(end, now) for end in self._busy.values()]
+            times = [now] * self.idle + [self._expected_end(slot, now) for slot in self._busy]
             times.sort()
             return times
         more = step.elsewhere
-        times = [now] * self.idle + sorted(
-            _expected_end(end, now) + more.get(slot, 0.0) for slot, end in self._busy.items()
-        )
+        times = [now] * self.idle + sorted(self._expected_end(slot, now) + more.get(slot, 0.0) for slot in self._busy)
         times[0] += step.busy
         times.sort()
         return times
 
     def free_at(self, slot: int, now: float) -> float:
         """When a slot is expected to be free."""
-        end = self._busy.get(slot)
-        return now if end is None else _expected_end(end, now)
+        return self._expected_end(slot, now) if slot in self._busy else now
 
     def first_free(self, now: float) -> float:
         """When the first slot is free."""
-        return now if self.idle else min(_expected_end(end, now) for end in self._busy.values())
+        return now if self.idle else min(self._expected_end(slot, now) for slot in self._busy)
 
     def mean_free(self, now: float) -> float:
         """When all slots would be free if they shared the running work equally."""
@@ -234,12 +241,19 @@ class Slots:
 
     def all_free(self, now: float) -> float:
         """When the last slot is free."""
-        return max((_expected_end(end, now) for end in self._busy.values()), default=now)
+        return max((self._expected_end(slot, now) for slot in self._busy), default=now)
 
+    def _expected_end(self, slot: int, now: float) -> float:
+        """A slot past its expected end is expected to take as long again as it is late.
 
-def _expected_end(end: float, now: float) -> float:
-    """A slot past its expected end is expected to take as long again as it is late."""
-    return end if end > now else now + (now - end)
+        Up to STALL_SECONDS a stall of the machine is the likely reason; it is over when this is asked, and `longest` is
+        left at most.
+        """
+        end = self._busy[slot]
+        if end > now:
+            return end
+        late = now - end
+        return now + (min(late, self._longest[slot]) if late < STALL_SECONDS else late)
 
 
 def each_job(items: Sequence[tuple[Job[W], int]]) -> Iterable[Job[W]]:

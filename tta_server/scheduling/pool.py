@@ -9,6 +9,7 @@ from tta_server.scheduling.batches import BatchBuilder
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.estimates import EPSILON, Estimates, Slots
 from tta_server.scheduling.jobs import Batch, Bounds, Decode, Finished, Job
+from tta_server.scheduling.mean_estimates import MeanEstimates
 from tta_server.scheduling.outlook import Outlook
 from tta_server.scheduling.queue import MandatoryQueue
 from tta_server.scheduling.stopping import StopReason
@@ -28,13 +29,17 @@ class Pool(BasePool[W]):
         self.costs = costs
         self.estimates = Estimates(costs)
         self.slots = Slots(slots)
-        self.queue: MandatoryQueue[W] = MandatoryQueue(self.estimates, self.slots)
-        self.live: Admission[W] = Admission(self.estimates, self.slots, self.queue, bounds)
+        self.queue: MandatoryQueue[W] = MandatoryQueue(MeanEstimates(costs), self.slots)
+        self.live: Admission[W] = Admission(self.estimates, self.slots, self.queue, bounds, self.arrivals)
         self.open_jobs: dict[Job[W], None] = {}
         self.batches: BatchBuilder[W] = BatchBuilder(
             self.estimates, self.slots, self.queue, self.open_jobs, self.arrivals
         )
         self.outlook: Outlook[W] = Outlook(self.estimates, self.slots, self.queue)
+
+    def is_idle(self, now: float) -> bool:
+        """True if no slot runs a step or makes an answer."""
+        return self.watchdog.is_idle and self.slots.all_free(now) <= now + EPSILON
 
     def release(self, step: Decode[W] | Batch[W], now: float) -> None:
         self.free(step.slot)
@@ -81,5 +86,6 @@ class Pool(BasePool[W]):
 
     def _queue_answer(self, job: Job[W], now: float) -> None:
         """Queues a job whose only mandatory work is its answer."""
-        job.load = self.estimates.finishing(job, now)
+        job.load = self.queue.estimates.finishing(job, now)
         self.queue.add(job)
+        self.queue.set_variance(job, now)

@@ -87,6 +87,11 @@ class Watchdog(Generic[W]):
         """A slot has ended its step."""
         self._running.pop(slot, None)
 
+    @property
+    def is_idle(self) -> bool:
+        """True if no step runs."""
+        return not self._running
+
     def overdue(self, now: float) -> list[Step[W]]:
         """The steps to abort; each is returned once."""
         if now < self._check_at:

@@ -1,7 +1,8 @@
 """What work costs in a simulation. Pure; times are in seconds."""
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -24,11 +25,30 @@ class Noise:
         return drawn * self.factor if self.share and random.random() < self.share else drawn
 
 
+class RecordedNoise:
+    """Factors on durations as they were recorded, over and over, so that slow spells and stalls stay together."""
+
+    def __init__(self, factors: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """`factors` has, by step (`decode`, `view`, `finish`), when each started and its factor, in order of time."""
+        self._times = {step: [seconds for seconds, _ in rows] for step, rows in factors.items()}
+        self._factors = {step: [factor for _, factor in rows] for step, rows in factors.items()}
+        self._start = min(times[0] for times in self._times.values())
+        self._length = max(times[-1] for times in self._times.values()) - self._start
+
+    def factor(self, step: str, now: float) -> float:
+        """Of the last recorded step of this kind that had started by `now`; 1 if none was recorded."""
+        if step not in self._times:
+            return 1.0
+        at = self._start + (now % self._length if self._length else 0.0)
+        return self._factors[step][max(0, bisect_right(self._times[step], at) - 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCost:
     """Medians of one model: a batch of n views of a bucket, decoding and answering an image of `pixels`.
 
     `buckets` has one entry a view; the last stands for all further views. `default_budget` is the model's own.
+    True durations vary by `noise`, or as `recorded`.
     """
 
     curves: Mapping[Bucket, Mapping[int, float]]
@@ -38,6 +58,7 @@ class ModelCost:
     pixels: int
     default_budget: float = math.inf
     noise: Noise = Noise()
+    recorded: RecordedNoise | None = None
 
     def view_buckets(self, views: int) -> tuple[Bucket, ...]:
         return (self.buckets + self.buckets[-1:] * views)[:views]

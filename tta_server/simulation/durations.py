@@ -28,14 +28,16 @@ class Durations:
     def _batch_median(self, bucket: Bucket, n: int) -> float:
         return self._medians.seconds(bucket, n, 0.0)
 
-    def draw(self, step: Step) -> float:
+    def draw(self, step: Step, now: float) -> float:
         """How long a step takes this time: its median times noise; an error takes no time."""
         if isinstance(step, Batch):
-            median, name = self.batch_median(step), step.bucket.model
+            median, kind, cost = self.batch_median(step), "view", self._costs[step.bucket.model]
         elif isinstance(step, Decode):
-            median, name = self._costs[step.job.model].decode, step.job.model
+            cost = self._costs[step.job.model]
+            median, kind = cost.decode, "decode"
         elif isinstance(step.outcome, StopReason):
-            median, name = self._costs[step.job.model].finish, step.job.model
+            cost = self._costs[step.job.model]
+            median, kind = cost.finish, "finish"
         else:
             return 0.0
-        return median * self._costs[name].noise.draw(self._random)
+        return median * (cost.recorded.factor(kind, now) if cost.recorded else cost.noise.draw(self._random))

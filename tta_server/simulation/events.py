@@ -6,12 +6,18 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from tta_server.simulation.machine import Machine
+
 
 class Events:
-    """Actions in order of time; those of one moment in the order in which they were added. Times are in seconds."""
+    """Actions in order of time; those of one moment in the order in which they were added. Times are in seconds.
 
-    def __init__(self) -> None:
+    `machine` is the one on which all of it happens.
+    """
+
+    def __init__(self, machine: Machine | None = None) -> None:
         self.now = 0.0
+        self.machine = machine or Machine()
         self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._order = count()
 

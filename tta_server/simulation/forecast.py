@@ -47,7 +47,8 @@ class Forecast:
         scenario = self.scenario
         bounds = Bounds(scenario.bounds.max_waiting, scenario.bounds.max_waiting_mb * 1_000_000)
         costs = {name: {m: self._costs[m] for m in scenario.models_of(name)} for name in sizes}
-        server = SimulatedServer(sizes, costs, bounds, _overhead(scenario.door), scenario.seed)
+        machine = scenario.machine.machine(scenario.seed)
+        server = SimulatedServer(sizes, costs, bounds, _overhead(scenario.door), scenario.seed, machine)
         jobs = server.run(self._traffic.requests(load), on_arrival)
         seconds = self.seconds(load) if math.isfinite(self.seconds(load)) else jobs[-1].request.at
         common: Row = {"mode": "simulated", "phase": "sweep", "load": load, "seconds": seconds}

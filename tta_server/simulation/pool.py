@@ -257,7 +257,7 @@ class SimulatedPool:
     def _start(self, thread: SimulatedThread, step: Step, waits: float = 0.0) -> None:
         if isinstance(step, Finished):
             step.job.payload.outcome = step.outcome
-        seconds = self._durations.draw(step)
+        seconds = self._events.machine.seconds(self.now + waits, self._durations.draw(step, self.now))
         if thread is self._clock:
             self.preempt(seconds)
         thread.step, thread.start, thread.waits, thread.end = step, self.now, waits, self.now + waits + seconds

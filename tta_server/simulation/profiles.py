@@ -12,7 +12,8 @@ from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, make_plan
 from tta_server.serving.warmup import BATCHES, warm_up
-from tta_server.simulation.costs import ModelCost, Noise
+from tta_server.simulation.costs import ModelCost, Noise, RecordedNoise
+from tta_server.simulation.recordings import read_durations
 from tta_server.simulation.scenario import ModelScenario
 from tta_server.views.geometry import Size
 
@@ -42,6 +43,7 @@ def profile_model(name: str, scenario: ModelScenario, bundled: Path, cores: int)
             pixels=scenario.pixels,
             default_budget=math.inf if scenario.default_budget_ms is None else scenario.default_budget_ms / 1e3,
             noise=_noise(scenario),
+            recorded=_recorded(scenario),
         )
     )
 
@@ -67,8 +69,13 @@ def _measure(name: str, scenario: ModelScenario, folder: Path, cores: int) -> Mo
         pixels=scenario.pixels,
         default_budget=(scenario.default_budget_ms or model.config.budget.default_ms) / 1e3,
         noise=_noise(scenario),
+        recorded=_recorded(scenario),
     )
     return ModelProfile(cost, model.calibration)
+
+
+def _recorded(scenario: ModelScenario) -> RecordedNoise | None:
+    return read_durations(scenario.durations) if scenario.durations else None
 
 
 def _noise(scenario: ModelScenario) -> Noise:

@@ -1,9 +1,10 @@
 """The files that a scenario names: a trace of arrivals, runs of images, a calibration."""
 
 import csv
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +12,7 @@ from tta_server.calibration.fit import Run
 from tta_server.errors import ConfigError
 from tta_server.errors.validation import explain, explain_value
 from tta_server.repository.calibration import Calibration, parse_calibration
+from tta_server.simulation.costs import RecordedNoise
 from tta_server.simulation.scenario import Positive, Views
 
 
@@ -27,6 +29,15 @@ class TraceRow(CsvRow):
     model: str | None = None
     budget_ms: Positive | None = None
     views: Views | None = None
+
+
+class DurationRow(CsvRow):
+    """Columns of recorded durations: when a `step` started and how long it took; `view` is a batch of `views` views."""
+
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    step: Literal["decode", "view", "finish"]
+    views: Views = 1
+    ms: Positive
 
 
 class MarginRow(CsvRow):
@@ -47,6 +58,20 @@ def read_trace(path: Path) -> list[TraceRow]:
     if not rows:
         raise ConfigError(f"{path}: holds no arrivals, only a heading")
     return [row.model_copy(update={"seconds": row.seconds - rows[0].seconds}) for row in rows]
+
+
+def read_durations(path: Path) -> RecordedNoise:
+    """The factors by which steps took longer than the median step of their kind. Raises ConfigError."""
+    kinds: dict[tuple[str, int], list[DurationRow]] = {}
+    for row in _read_rows(path, DurationRow):
+        kinds.setdefault((row.step, row.views), []).append(row)
+    if not kinds:
+        raise ConfigError(f"{path}: holds no durations, only a heading")
+    factors: dict[str, list[tuple[float, float]]] = {}
+    for (step, _), rows in kinds.items():
+        median = statistics.median(row.ms for row in rows)
+        factors.setdefault(step, []).extend((row.seconds, row.ms / median) for row in rows)
+    return RecordedNoise({step: sorted(rows) for step, rows in factors.items()})
 
 
 def read_runs(path: Path, views: int) -> list[Run]:

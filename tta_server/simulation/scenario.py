@@ -18,6 +18,7 @@ from pydantic import (
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.scheduling.stopping import StopSpec, read_stop
+from tta_server.simulation.machine_scenario import MachineScenario
 from tta_server.simulation.pool import PoolSize
 from tta_server.simulation.pool_scenario import NotNegative, PoolScenario
 
@@ -69,7 +70,8 @@ class JitterScenario(StrictModel):
 class ModelScenario(StrictModel):
     """Costs are medians: stated (`view_ms` by batch size), or measured here for a bundled model or a folder.
 
-    `noise` is the sigma of the lognormal factor on each duration; `image` is [width, height]. Optional views leave
+    `noise` is the sigma of the lognormal factor on each duration, `durations` a file of recorded ones from which the
+    factors are taken instead; `image` is [width, height]. Optional views leave
     `default_budget_ms` possible for a plain view that may arrive. `margins` is a file that `tta-server calibrate --log`
     wrote, `calibration` a `calibration.json`; without one, `threshold` says where `stop: {epsilon: ...}` stops (see
     `stopping.Confident`).
@@ -85,6 +87,7 @@ class ModelScenario(StrictModel):
     image: tuple[Annotated[int, Field(ge=1, le=65_535)], Annotated[int, Field(ge=1, le=65_535)]] = (533, 400)
     noise: Sigma = 0.0
     jitter: JitterScenario = JitterScenario(share=0, factor=1)
+    durations: ExistingPath | None = None
     margins: ExistingPath | None = None
     calibration: ExistingPath | None = None
     threshold: NotNegative | None = None
@@ -191,6 +194,7 @@ class Scenario(PoolScenario):
     pools: dict[str, PoolScenario] = Field(default_factory=dict)
     bounds: BoundsScenario = BoundsScenario()
     door: FrontEndScenario = FrontEndScenario()
+    machine: MachineScenario = MachineScenario()
     models: Annotated[dict[str, ModelScenario], AfterValidator(_not_empty)]
     traffic: Annotated[tuple[TrafficScenario, ...], AfterValidator(_not_empty)]
     loads: Annotated[tuple[Positive, ...], AfterValidator(_not_empty)] = (1.0,)

@@ -12,6 +12,7 @@ from tta_server.serving.deadline import MAX_RESERVE_SHARE
 from tta_server.simulation.costs import REFUSAL_SHARE, ModelCost, Overhead
 from tta_server.simulation.events import Events
 from tta_server.simulation.jobs import Request, SimulatedJob
+from tta_server.simulation.machine import Machine
 from tta_server.simulation.pool import PoolSize, SimulatedPool
 
 
@@ -29,9 +30,13 @@ class SimulatedServer:
         bounds: Bounds | None = None,
         overhead: Overhead | None = None,
         seed: int = 0,
+        machine: Machine | None = None,
     ) -> None:
-        """`sizes` and `costs` are by name of pool, `costs` then by model; the name "" is for a pool without others."""
-        self._events = Events()
+        """`sizes` and `costs` are by name of pool, `costs` then by model; the name "" is for a pool without others.
+
+        `machine` slows all slots and workers; in its stalls nothing runs, and requests are read after them.
+        """
+        self._events = Events(machine)
         self.pools = {
             name: SimulatedPool(
                 size, costs[name], bounds, self._events, Random(f"{seed} pool {name}".rstrip()), self._answered
@@ -83,7 +88,7 @@ class SimulatedServer:
             self._expect(requests, jobs, on_arrival)
 
         if request := next(requests, None):
-            self._events.at(request.at, arrive, SimulatedJob(request))
+            self._events.at(self._events.machine.resumes_at(request.at), arrive, SimulatedJob(request))
 
     def _after_front_end(self, action: Callable[[SimulatedJob], None], job: SimulatedJob, share: float = 0.5) -> None:
         """After this share of a request's core time: one after the other, and before the work of slots and workers."""
