@@ -29,13 +29,14 @@ class BatchBuilder(Generic[W]):
     def fill(self, head: Job[W], now: float) -> list[tuple[Job[W], int]]:
         """A batch of the head's next views, then those of queued jobs, then those of open jobs, up to the knee.
 
-        It is halved while it would make a job in it, or a queued one, late; at least the head's mandatory views stay.
+        With a knee of 1 it has mandatory views of the head alone. It is halved while it would make a job in it, or a
+        queued one, late; at least the head's mandatory views stay.
         """
         bucket = head.next_bucket
         limit = self.estimates.costs.knee(bucket)
         items = [(head, head.dispatched)]
         if limit == 1:
-            return items
+            return self._own_views(head, bucket, now)
         for job in dict.fromkeys([head, *self._queued, *self.open_jobs]):
             if len(items) == limit:
                 break
@@ -44,6 +45,19 @@ class BatchBuilder(Generic[W]):
         least = max(1, sum(job is head and view < head.mandatory for job, view in items))
         while len(items) > least and not self._fits(items, now):
             del items[max(least, len(items) // 2) :]
+        return items
+
+    def _own_views(self, head: Job[W], bucket: Bucket, now: float) -> list[tuple[Job[W], int]]:
+        """The head's next view, with its slot's share of the mandatory views after it, if a view costs no more so.
+
+        Halved while it would make a job late, or an arrival that a single view would not.
+        """
+        share = -(-(head.mandatory - head.dispatched) // self.slots.number)
+        most = head.dispatched + max(1, min(share, self.estimates.costs.no_slower(bucket)))
+        same = takewhile(lambda view: head.buckets[view] == bucket, range(head.dispatched, most))
+        items = [(head, view) for view in same]
+        while len(items) > 1 and (not self._fits(items, now) or self.is_risky(items, now)):
+            del items[len(items) // 2 :]
         return items
 
     def _views_to_add(self, job: Job[W], head: Job[W], bucket: Bucket, room: int) -> list[tuple[Job[W], int]]:

@@ -226,6 +226,11 @@ class CostModel:
         knee = self._knees.get(bucket)
         return self._knees[self._nearest(bucket)] if knee is None else knee
 
+    def no_slower(self, bucket: Bucket) -> int:
+        """The largest batch size that warm-up measured in which a view cost no more than alone."""
+        known = self._batches.get(bucket) or self._batches[self._nearest(bucket)]
+        return max(n for n, estimate in known.items() if estimate.warm / n <= known[1].warm)
+
     def rungs(self, bucket: Bucket) -> list[int]:
         """The batch sizes that warm-up measured, ascending: a device pads batches to them."""
         return self._rungs.get(bucket) or self._rungs[self._nearest(bucket)]
