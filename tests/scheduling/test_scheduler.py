@@ -1,5 +1,6 @@
 """The scheduler in virtual time: laws over random histories first, then histories computed by hand."""
 
+import math
 from dataclasses import replace
 from random import Random
 
@@ -389,6 +390,49 @@ def test_a_job_that_may_stop_has_a_view_on_each_slot_and_none_beyond_one_that_is
     third = scheduler.next_batch(1, 0.011)
     assert isinstance(third, Batch)
     assert third.items == ((job, 2),)
+
+
+def ready_job(scheduler: Scheduler[str], views: int, mandatory: int, default_budget: float = math.inf) -> Job[str]:
+    """A job that was decoded by slot 0 at once."""
+    job = Job("a", "m", (A,) * views, mandatory, 1.0, PIXELS, default_budget=default_budget)
+    scheduler.admit(job, 0.0)
+    step = scheduler.next_batch(0, 0.0)
+    assert isinstance(step, Decode)
+    scheduler.ready(step, 0.0, 0.0)
+    return job
+
+
+def sizes(scheduler: Scheduler[str], slots: int) -> list[int]:
+    """How many views each of these idle slots takes."""
+    batches = [scheduler.next_batch(slot, 0.0) for slot in range(slots)]
+    return [len(batch.items) if isinstance(batch, Batch) else 0 for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("curve", "slots", "mandatory", "taken"),
+    [
+        (linear(10), 2, 8, [4, 4]),
+        (linear(10), 1, 8, [8]),
+        (linear(10), 3, 8, [2, 2, 1]),
+        (linear(10), 3, 4, [1, 1, 1]),
+        (linear(10), 2, 1, [1, 1]),
+        ({1: 10, 2: 20, 4: 44}, 1, 8, [2]),
+    ],
+)
+def test_slots_share_the_views_that_must_run_in_batches_that_are_no_slower(
+    curve: dict[int, float], slots: int, mandatory: int, taken: list[int]
+) -> None:
+    """The knee is 1. Optional views run one by one; so do batches of 4 where they cost 10 % more."""
+    scheduler: Scheduler[str] = Scheduler(cost_model({A: curve}), slots)
+    ready_job(scheduler, 8, mandatory)
+    assert sizes(scheduler, slots) == taken
+
+
+def test_the_share_of_a_slot_is_halved_while_an_arrival_could_not_wait_for_it() -> None:
+    """A view takes 10 ms; another request like it, with 35 ms, could wait for 25."""
+    scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}), 1)
+    ready_job(scheduler, 8, 8, default_budget=0.035)
+    assert sizes(scheduler, 1) == [2]
 
 
 def test_a_stop_reason_from_the_merge_answers_at_once() -> None:

@@ -52,11 +52,13 @@ class BatchBuilder(Generic[W]):
 
         Halved while it would make a job late, or an arrival that a single view would not.
         """
-        share = -(-(head.mandatory - head.dispatched) // self.slots.number)
-        most = head.dispatched + max(1, min(share, self.estimates.costs.no_slower(bucket)))
-        same = takewhile(lambda view: head.buckets[view] == bucket, range(head.dispatched, most))
-        items = [(head, view) for view in same]
-        while len(items) > 1 and (not self._fits(items, now) or self.is_risky(items, now)):
+        same = takewhile(lambda view: head.buckets[view] == bucket, range(head.dispatched, head.mandatory))
+        waiting, slots = sum(1 for _ in same), self.slots.number
+        total = waiting + head.running
+        share = total // slots if total % slots == 0 else waiting // slots  # the rest is shared out view by view
+        views = max(1, min(waiting, share, self.estimates.costs.no_slower(bucket)))
+        items = [(head, view) for view in range(head.dispatched, head.dispatched + views)]
+        while len(items) > 1 and (not self._fits(items, now) or self._delays_arrivals(items, now)):
             del items[len(items) // 2 :]
         return items
 
@@ -102,8 +104,9 @@ class BatchBuilder(Generic[W]):
         Also for a while after a job was refused for lack of time, so that optional views give way to those that follow.
         The caller runs them nonetheless when every other slot is idle; otherwise no optional view would ever run.
         """
-        if self.arrivals.are_crowded(now):
-            return True
+        return self.arrivals.are_crowded(now) or self._delays_arrivals(items, now)
+
+    def _delays_arrivals(self, items: Items[W], now: float) -> bool:
         step = self.queue.estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 
