@@ -24,7 +24,7 @@ from tta_server.errors import Overloaded
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.scheduling.devices.scheduler import DeviceScheduler
 from tta_server.scheduling.devices.slots import DeviceSlots
-from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Merged
+from tta_server.scheduling.jobs import Batch, Bounds, Decode, Job, Outcome
 
 T = TypeVar("T")
 BUCKET = Bucket("m", 224, 224)
@@ -107,7 +107,7 @@ class Clocked:
         self._idle.add(step.slot)
         self._ended.add(step.slot)
         if isinstance(step, Batch):
-            outcomes = [Merged(self._random.random()) for _ in step.items]
+            outcomes = {job: Outcome(expected_gain=self._random.random()) for job in step.views}
             for job, view in step.items:
                 job.merge(view)  # as the slot does
             name = "completed 64" if len(step.items) == 64 else "completed"
