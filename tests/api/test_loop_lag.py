@@ -91,6 +91,15 @@ def test_work_is_that_of_the_requests_accepted_in_this_interval_and_the_one_befo
     assert work.ahead() == 0
 
 
+def test_the_cost_is_known_while_requests_come() -> None:
+    work = WorkMeter()
+    assert not work.is_known
+    for _ in range(20):
+        work.accepted()
+    work.read(0.06)
+    assert work.is_known
+
+
 def test_a_cost_is_forgotten() -> None:
     work = WorkMeter()
     for _ in range(20):

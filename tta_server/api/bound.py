@@ -11,6 +11,8 @@ from tta_server.serving.deadline import MIN_LAG, largest_lag, largest_work
 from tta_server.telemetry.observer import Refused, RequestFailed
 
 REASON = "api"
+STALL_SECONDS = 0.1
+"""A smaller lag while hardly any request comes is a stall of the machine, which refusing would not help."""
 
 
 def overloaded_loop(lag: float) -> Overloaded:
@@ -47,6 +49,8 @@ class ApiBound:
         `budget` returns seconds, None for the model's own; without a loaded model the largest of all models counts.
         """
         lag, work = self._lag.seconds(), self._lag.work.ahead()
+        if lag < STALL_SECONDS and not self._lag.work.is_known:
+            return
         if not self._enabled or (lag <= largest_lag(0.0) and work <= largest_work(0.0)):
             return
         seconds = budget()

@@ -57,9 +57,14 @@ class WorkMeter:
         self._requests = DECAY * (self._requests + self._now)
         self._before, self._now = self._now, 0
 
+    @property
+    def is_known(self) -> bool:
+        """True if so many requests come that their cost is known."""
+        return self._requests >= KNOWN_REQUESTS
+
     def ahead(self) -> float:
         """Seconds of work of those accepted since the reading before the last; 0 while the cost is unknown."""
-        if self._requests < KNOWN_REQUESTS:
+        if not self.is_known:
             return 0.0
         return (self._before + self._now) * self._seconds / self._requests
 
