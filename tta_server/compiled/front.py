@@ -14,7 +14,7 @@ from tta_server.views.geometry import Size
 
 @dataclass(frozen=True, slots=True)
 class FixedSizes:
-    """Sizes of the model's input and of the slab of canvases, as far as they are known; others are inputs of the graph."""
+    """Sizes of the model's input and of the slab of canvases where known; else they are inputs of the graph."""
 
     tensor: Size | None = None
     slab: Size | None = None

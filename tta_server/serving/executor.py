@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
-from tta_server.serving.image import UNREADABLE, ImageViews, ViewError
+from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
 
 Entries = Sequence[tuple[ImageViews, int]]
@@ -48,8 +48,8 @@ class ViewExecutor:
         backend = items[0][0].model.backend
         outputs = call(lambda: backend.infer(batch, abort))
         inferred = time.monotonic()
-        predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
-        _check_rows(outputs, predictions, len(batch))
+        predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+        check_rows(outputs, predictions, len(batch))
         return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
@@ -68,21 +68,28 @@ def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
 
     If an entry can't be made, its row is zeros too and its error is returned by row.
     """
-    views, entry = items[0]
-    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
-    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
-    batch[len(items) :].fill(0)
+    batch = empty_batch(items)
     failed: dict[int, ViewError] = {}
     for i, (views, entry) in enumerate(items):
         try:
             views.write(entry, batch[i])
         except Exception as error:  # noqa: BLE001 - logged by the job
             batch[i].fill(0)
-            failed[i] = ViewError(error, "a view of the image could not be made")
+            failed[i] = ViewError(error, NOT_MADE)
     return batch, failed
 
 
-def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | ViewError:
+def empty_batch(items: Entries) -> Tensor:
+    """A batch with one row an entry, not initialised, and zeros after them up to a size that the backend takes."""
+    views, entry = items[0]
+    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
+    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
+    batch[len(items) :].fill(0)
+    return batch
+
+
+def read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | ViewError:
+    """The prediction of an entry from its row of a model's outputs, or why there is none."""
     try:
         prediction = views.read(entry, outputs, row)
         if views.model.task.is_sound(prediction):
@@ -93,7 +100,7 @@ def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any 
     return ViewError(BackendFailed(unsound), unsound)
 
 
-def _check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
+def check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
     """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
     failure = next((each.error for each in predictions if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != rows for values in outputs.values()):

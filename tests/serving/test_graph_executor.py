@@ -1,0 +1,141 @@
+"""Models whose views are made by a graph answer as those whose views are made on the CPU."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.graphed import check_alike, served_both, with_graphs
+from tests.support.jobs import SingleJob, run
+from tests.support.onnx_models import classifier, write_model
+from tests.support.patterns import noise
+from tests.support.pictures import encoded
+from tests.support.references import MODELS
+from tta_server.errors import ConfigError
+from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.preprocessing import Canvas, Preprocessing
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.image import read_source
+from tta_server.serving.job import make_job
+from tta_server.serving.plan import Options, make_plan
+from tta_server.telemetry.observer import Observers
+from tta_server.views.geometry import Size
+
+ALL = {"budget_ms": 10_000, "min_views": "all", "stop": "all"}
+SAMPLED = ["identity", {"rotate": 7}, ["hflip", {"zoom": 1.2}], {"shift": [1.5, 2]}, {"contrast": 1.3}, {"hue": 20}]
+OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "clothing": [{}, {"policy": SAMPLED}, {"merge": "vote", "include": ["views", "agreement", "uncertainty"]}],
+    "cifar10": [{}, {"policy": SAMPLED}, {"merge": "geometric_mean", "include": ["views", "uncertainty"]}],
+    "bloodcells": [{}, {"policy": SAMPLED}, {"include": ["views", "uncertainty"]}],
+    "mouse": [{}, {"policy": SAMPLED}, {"merge": "mean_heatmaps", "policy": SAMPLED, "include": ["views"]}],
+    "nuclei-count": [{}, {"policy": ["identity", {"contrast": 1.3}, ["rot90", {"hue": 20}]], "include": ["views"]}],
+    "nuclei": [{}, {"policy": SAMPLED, "include": ["views", "agreement", "uncertainty"]}],
+}
+SLOW = {"nuclei-count", "nuclei"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in OPTIONS]
+)
+def test_a_bundled_model_answers_alike(tmp_path: Path, name: str) -> None:
+    (sample,) = (MODELS / name).glob("sample.*")
+    with served_both(tmp_path, name) as (local, graph):
+        for options in OPTIONS[name]:
+            check_alike(*(model.predict(sample, **ALL, **options) for model in (local, graph)))
+
+
+# ---- a batch ----
+
+
+def toy(folder: Path, views: str, **keys: object) -> Model:
+    config = {
+        "task": "classification",
+        "labels": ["red", "green", "blue"],
+        "input": {"size": [8, 8], "resize": "exact", "scale": 255},
+        "output": {"kind": "logits"},
+        "policy": "d4",
+        "symmetries": ["hflip", "rot90", "transpose"],
+        "backend": {"views": views},
+    }
+    return load_model(write_model(folder / views, classifier(), config | keys))
+
+
+def job_for(model: Model, size: Size, seed: int, **options: object) -> SingleJob:
+    source = read_source(encoded(noise(size, seed=seed)), Limits())
+    plan = make_plan(model, Options(**options))
+    made = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test"), Observers()))
+    made.decode()
+    return made
+
+
+def probabilities(single: SingleJob) -> np.ndarray:
+    single.settle(StopReason.ALL_VIEWS)
+    return np.array(single.future.result().prediction["probabilities"])
+
+
+def test_a_batch_holds_views_of_images_of_different_sizes(tmp_path: Path) -> None:
+    """Also on canvases of different sizes."""
+    options = {
+        "policy": '["identity", "rot90", {"scale": 1.5}, {"zoom": 1.5}]',
+        "include": frozenset(["probabilities"]),
+    }
+    found = []
+    for model in (toy(tmp_path, "local"), toy(tmp_path, "graph")):
+        jobs = [job_for(model, Size(20 + seed, 30), seed, **options) for seed in range(4)]
+        for view in range(4):
+            assert not any(outcome.lost for outcome in run([(each, view) for each in jobs]))
+        found.append([probabilities(each) for each in jobs])
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6)
+
+
+def test_an_image_that_was_released_gives_rows_of_zeros_and_its_neighbours_theirs(tmp_path: Path) -> None:
+    """As on the CPU: its job is settled, so nothing is merged."""
+    model = toy(tmp_path, "graph")
+    gone, other, alone = (job_for(model, Size(9, 9), 1, include=frozenset(["probabilities"])) for _ in range(3))
+    gone.settle(StopReason.ALL_VIEWS)
+    run([(gone, 0), (other, 0)])
+    run([(alone, 0)])
+    np.testing.assert_array_equal(probabilities(other), probabilities(alone))
+    run([(gone, 0)])
+
+
+class NoLargerCanvas(Preprocessing):
+    """Can't resize an image for a scale over 1."""
+
+    def canvas(self, pixels: Pixels, scale: float) -> Canvas:
+        if scale > 1:
+            raise RuntimeError("no memory")
+        return super().canvas(pixels, scale)
+
+
+def test_a_view_whose_canvas_can_not_be_made_fails_alone(tmp_path: Path) -> None:
+    model = toy(tmp_path, "graph")
+    fields = {name: getattr(model.preprocessing, name) for name in Preprocessing.__dataclass_fields__}
+    options = {"policy": '["identity", {"scale": 1.5}]', "include": frozenset(["probabilities"])}
+    bad = job_for(replace(model, preprocessing=NoLargerCanvas(**fields)), Size(9, 9), 1, **options)
+    good, alone = (job_for(bad.payload.model, Size(9, 9), 2, **options) for _ in range(2))
+    failed, merged = run([(bad, 1), (good, 0)])
+    assert str(failed.error) == "a view of the image could not be made"
+    assert not merged.lost
+    run([(alone, 0)])
+    np.testing.assert_array_equal(probabilities(good), probabilities(alone))
+
+
+def test_without_onnx_the_model_is_refused_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = with_graphs(tmp_path, MODELS / "cifar10")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"cifar10/tta.yaml: .*pip install 'tta-server\[compile\]'"):
+        load_model(folder)
+
+
+def test_the_onnx_package_is_imported_only_for_graphs() -> None:
+    program = "import sys, tta_server.cli.main; sys.exit('onnx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,101 @@
+"""Runs views of one model through graphs around it: one makes its input from the images' canvases."""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.backends import Tensor
+from tta_server.backends.cancel import Abort
+from tta_server.compiled.rows import FrontRow
+from tta_server.errors import BackendFailed
+from tta_server.imaging.preprocessing import Canvas
+from tta_server.repository.graphs import ViewGraphs
+from tta_server.serving.executor import (
+    BatchOfViews,
+    Entries,
+    Executor,
+    ViewExecutor,
+    check_rows,
+    empty_batch,
+    read_row,
+)
+from tta_server.serving.image import NOT_MADE, ViewError
+from tta_server.serving.slot_thread import Call, call_here
+
+
+class ModelExecutor:
+    """An Executor that runs each model by the one that `backend.views` in its tta.yaml asks for."""
+
+    def __init__(self) -> None:
+        self._local = ViewExecutor()
+
+    def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
+        graphs = items[0][0].model.graphs
+        executor: Executor = self._local if graphs is None else GraphExecutor(graphs)
+        return executor.run(items, abort, call)
+
+
+class GraphExecutor:
+    """An Executor that makes all views of a batch by one run of a graph."""
+
+    def __init__(self, graphs: ViewGraphs) -> None:
+        self._graphs = graphs
+
+    def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
+        start = time.monotonic()
+        batch, failed = self._make_batch(items)
+        made = time.monotonic()
+        backend = items[0][0].model.backend
+        outputs = call(lambda: backend.infer(batch, abort))
+        inferred = time.monotonic()
+        predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+        check_rows(outputs, predictions, len(batch))
+        return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred)
+
+    def _make_batch(self, items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
+        """A batch with one row an entry, padded; rows of views that can't be made are zeros, with errors by row."""
+        slab, rows, failed = _Slab(), dict[int, FrontRow](), dict[int, ViewError]()
+        for i, (views, entry) in enumerate(items):
+            try:
+                canvas = views.canvas(entry)
+            except Exception as error:  # noqa: BLE001 - logged by the job
+                failed[i] = ViewError(error, NOT_MADE)
+                continue
+            if canvas is not None:
+                rows[i] = FrontRow(views.view(entry), views.layout.placements[entry], slab.index(canvas))
+        made = self._make_rows(items, slab, list(rows.values())) if rows else None
+        if made is not None and len(rows) == len(items) and not _is_padded(items):
+            return made, failed
+        batch = empty_batch(items)
+        batch[: len(items)].fill(0)
+        if made is not None:
+            batch[list(rows)] = made
+        return batch, failed
+
+    def _make_rows(self, items: Entries, slab: "_Slab", rows: list[FrontRow]) -> Tensor:
+        views, entry = items[0]
+        try:
+            return self._graphs.make_input(slab.planes, rows, views.input_size(entry))
+        except Exception as error:
+            raise BackendFailed(NOT_MADE) from error
+
+
+class _Slab:
+    """The canvases of a batch, each once."""
+
+    def __init__(self) -> None:
+        self.planes: list[NDArray[np.uint8]] = []
+        self._index: dict[Canvas, int] = {}
+
+    def index(self, canvas: Canvas) -> int:
+        """The canvas's index, added if it is new."""
+        if canvas not in self._index:
+            self._index[canvas] = len(self.planes)
+            self.planes.append(canvas.planes)
+        return self._index[canvas]
+
+
+def _is_padded(items: Entries) -> bool:
+    ladder = items[0][0].model.backend.ladder
+    return bool(ladder) and len(items) not in ladder
