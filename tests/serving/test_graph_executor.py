@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.graphed import check_alike, served_both, with_graphs
+from tests.support.graphed import check_alike, job_for, probabilities, served_both, toy, with_graphs
 from tests.support.jobs import SingleJob, run
-from tests.support.onnx_models import classifier, write_model
-from tests.support.patterns import noise
 from tests.support.pictures import encoded
 from tests.support.references import MODELS
+from tests.support.toys import faulty_model
 from tta_server.errors import ConfigError
-from tta_server.imaging.decoding import Limits, Pixels
+from tta_server.imaging.decoding import Pixels
 from tta_server.imaging.preprocessing import Canvas, Preprocessing
 from tta_server.repository.loader import load_model
-from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import StopReason
-from tta_server.serving.caller import Caller
-from tta_server.serving.deadline import Deadline
-from tta_server.serving.image import read_source
-from tta_server.serving.job import make_job
-from tta_server.serving.plan import Options, make_plan
-from tta_server.telemetry.observer import Observers
+from tta_server.serving.executor import BatchOfViews
+from tta_server.serving.graph_executor import ModelExecutor
+from tta_server.serving.image import SUMMED
 from tta_server.views.geometry import Size
 
 ALL = {"budget_ms": 10_000, "min_views": "all", "stop": "all"}
@@ -55,32 +51,6 @@ def test_a_bundled_model_answers_alike(tmp_path: Path, name: str) -> None:
 # ---- a batch ----
 
 
-def toy(folder: Path, views: str, **keys: object) -> Model:
-    config = {
-        "task": "classification",
-        "labels": ["red", "green", "blue"],
-        "input": {"size": [8, 8], "resize": "exact", "scale": 255},
-        "output": {"kind": "logits"},
-        "policy": "d4",
-        "symmetries": ["hflip", "rot90", "transpose"],
-        "backend": {"views": views},
-    }
-    return load_model(write_model(folder / views, classifier(), config | keys))
-
-
-def job_for(model: Model, size: Size, seed: int, **options: object) -> SingleJob:
-    source = read_source(encoded(noise(size, seed=seed)), Limits())
-    plan = make_plan(model, Options(**options))
-    made = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test"), Observers()))
-    made.decode()
-    return made
-
-
-def probabilities(single: SingleJob) -> np.ndarray:
-    single.settle(StopReason.ALL_VIEWS)
-    return np.array(single.future.result().prediction["probabilities"])
-
-
 def test_a_batch_holds_views_of_images_of_different_sizes(tmp_path: Path) -> None:
     """Also on canvases of different sizes."""
     options = {
@@ -105,6 +75,70 @@ def test_an_image_that_was_released_gives_rows_of_zeros_and_its_neighbours_their
     run([(alone, 0)])
     np.testing.assert_array_equal(probabilities(other), probabilities(alone))
     run([(gone, 0)])
+
+
+def executed(single: SingleJob, entries: Sequence[int]) -> BatchOfViews:
+    return ModelExecutor().run([(single.payload.views, entry) for entry in entries])
+
+
+def test_where_a_merge_is_a_sum_rows_are_summed_by_image(tmp_path: Path) -> None:
+    local, graph = (job_for(toy(tmp_path, views), Size(9, 9), 1) for views in ("local", "graph"))
+    rows, batch = executed(local, range(4)), executed(graph, range(4))
+    assert list(batch.predictions) == [SUMMED] * 4
+    (sums,) = batch.sums.values()
+    assert float(sums.weights) == 4
+    expected = sum(np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in rows.predictions)
+    np.testing.assert_allclose(sums.total, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"include": frozenset(["views"])}, {"merge": "max"}])
+def test_where_views_are_needed_rows_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
+    batch = executed(job_for(toy(tmp_path, "graph"), Size(9, 9), 1, **options), range(4))
+    assert not batch.sums
+    assert all(isinstance(prediction, np.ndarray) for prediction in batch.predictions)
+
+
+def test_jobs_of_one_batch_may_merge_differently(tmp_path: Path) -> None:
+    found = []
+    options: list[dict[str, Any]] = [
+        {},
+        {"merge": "vote"},
+        {"merge": "max"},
+        {"include": frozenset(["views", "probabilities"])},
+    ]
+    for model in (toy(tmp_path, "local"), toy(tmp_path, "graph")):
+        jobs = [
+            job_for(model, Size(9, 8), seed, **{"include": frozenset(["probabilities"])} | each)
+            for seed, each in enumerate(options)
+        ]
+        run([(each, view) for view in range(3) for each in jobs])
+        found.append([probabilities(each) for each in jobs])
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-6)
+
+
+def test_a_stop_rule_sees_the_same_evidence_after_each_batch(tmp_path: Path) -> None:
+    found = []
+    for model in (toy(tmp_path, "local"), toy(tmp_path, "graph")):
+        single = job_for(model, Size(9, 9), 3, stop="certain")
+        outcomes = [run([(single, view), (single, view + 1)])[0] for view in (0, 2, 4)]
+        found.append([(outcome.stop, outcome.lost) for outcome in outcomes])
+        gains = [outcome.expected_gain for outcome in outcomes]
+        found[-1].append(pytest.approx(gains, abs=1e-5) if model.graphs else gains)
+    assert found[0] == found[1]
+
+
+def test_a_view_whose_output_is_not_sound_is_lost_alone(tmp_path: Path) -> None:
+    """The square root of the second image's scores is NaN."""
+    (tmp_path / "models").mkdir()
+    folder = faulty_model(tmp_path / "models" / "toy")
+    with (folder / "tta.yaml").open("a", encoding="utf-8") as config:
+        config.write("backend: {views: graph}\n")
+    model = load_model(folder)
+    black = encoded(np.zeros((8, 8, 3), np.uint8))
+    good, bad = job_for(model, Size(8, 8), 1), job_for(model, Size(8, 8), 1, image=black)
+    merged, lost = run([(good, 0), (bad, 0), (good, 1), (bad, 1)])
+    assert (merged.lost, lost.lost) == (0, 0b11)
+    assert str(lost.error) == "the model's output for view 'plain' holds NaN or infinity"
 
 
 class NoLargerCanvas(Preprocessing):

@@ -9,9 +9,25 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 import tta_server
+from tests.support.jobs import SingleJob
+from tests.support.onnx_models import classifier, write_model
+from tests.support.patterns import noise
+from tests.support.pictures import encoded
 from tests.support.references import MODELS
+from tta_server.imaging.decoding import Limits
+from tta_server.repository.loader import load_model
+from tta_server.repository.model import Model
+from tta_server.scheduling.stopping import StopReason
+from tta_server.serving.caller import Caller
+from tta_server.serving.deadline import Deadline
+from tta_server.serving.image import read_source
+from tta_server.serving.job import make_job
+from tta_server.serving.plan import Options, make_plan
+from tta_server.telemetry.observer import Observers
+from tta_server.views.geometry import Size
 
 TIMES = ("elapsed_ms", "stages_ms", "request_id")
 TOLERANCE = 1e-5
@@ -69,3 +85,32 @@ def check_close(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def toy(folder: Path, views: str, **keys: Any) -> Model:
+    """A classifier of 8x8 pixels; `views` is that of its backend, `keys` replace others of tta.yaml."""
+    config = {
+        "task": "classification",
+        "labels": ["red", "green", "blue"],
+        "input": {"size": [8, 8], "resize": "exact", "scale": 255},
+        "output": {"kind": "logits"},
+        "policy": "d4",
+        "symmetries": ["hflip", "rot90", "transpose"],
+        "backend": {"views": views},
+    }
+    return load_model(write_model(folder / views, classifier(), config | keys))
+
+
+def job_for(model: Model, size: Size, seed: int, image: bytes = b"", **options: Any) -> SingleJob:
+    """A decoded job for an image, or noise."""
+    source = read_source(image or encoded(noise(size, seed=seed)), Limits())
+    plan = make_plan(model, Options(**options))
+    made = SingleJob(make_job(plan, source, Deadline.after(60_000), Caller("test"), Observers()))
+    made.decode()
+    return made
+
+
+def probabilities(single: SingleJob) -> NDArray[np.float64]:
+    """Of the answer from the views merged so far."""
+    single.settle(StopReason.ALL_VIEWS)
+    return np.array(single.future.result().prediction["probabilities"])

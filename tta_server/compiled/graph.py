@@ -142,6 +142,14 @@ class Graph:
         """Clip elementwise between two operands."""
         return self.add("Min", self.add("Max", value, least), most)
 
+    def total(self, value: Value, axes: Sequence[int], keep: bool = False) -> Value:
+        """Sum over axes, which go unless they are kept."""
+        return self.add("ReduceSum", value, np.array(axes, np.int64), keepdims=int(keep))
+
+    def any(self, condition: Value, axes: Sequence[int]) -> Value:
+        """Whether a condition holds anywhere along axes, which go."""
+        return self.add("ReduceMax", self.cast(condition, np.float32), axes=list(axes), keepdims=0) > 0.5
+
     def to_bytes(self) -> bytes:
         """Return the model file's content."""
         made = self._helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, self._constants)

@@ -1,8 +1,8 @@
 """Runs views of one model as one batch: writes them, infers, maps the predictions back to the plain view."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tta_server.backends import Outputs, Tensor
@@ -10,6 +10,7 @@ from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.tasks.sums import Sums
 
 Entries = Sequence[tuple[ImageViews, int]]
 """Views of one model and one input size: (image, index of the entry in its layout)."""
@@ -19,13 +20,15 @@ Entries = Sequence[tuple[ImageViews, int]]
 class BatchOfViews:
     """The predictions of one batch and its times in seconds.
 
-    `predictions` has one entry a row: a prediction in the frame of the image's plain view, or a ViewError.
+    `predictions` has one entry a row: a prediction in the frame of the image's plain view, a ViewError, or SUMMED for a
+    view that is part of its image's `sums`.
     """
 
     predictions: Sequence[Any | ViewError]
     prepare: float
     infer: float
     read: float
+    sums: Mapping[ImageViews, Sums] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -96,8 +99,13 @@ def read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any |
             return prediction
     except Exception as error:  # noqa: BLE001 - logged by the job
         return ViewError(error, UNREADABLE)
-    unsound = f"the model's output for view {views.view(entry).name!r} holds NaN or infinity"
-    return ViewError(BackendFailed(unsound), unsound)
+    return unsound(views, entry)
+
+
+def unsound(views: ImageViews, entry: int) -> ViewError:
+    """The error of an entry whose output holds NaN or infinity."""
+    sentence = f"the model's output for view {views.view(entry).name!r} holds NaN or infinity"
+    return ViewError(BackendFailed(sentence), sentence)
 
 
 def check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:

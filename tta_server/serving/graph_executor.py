@@ -1,11 +1,13 @@
-"""Runs views of one model through graphs around it: one makes its input from the images' canvases."""
+"""Runs views of one model through graphs around it: one makes its input from canvases, others sum its outputs."""
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.backends import Tensor
+from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.compiled.rows import FrontRow
 from tta_server.errors import BackendFailed
@@ -20,8 +22,10 @@ from tta_server.serving.executor import (
     empty_batch,
     read_row,
 )
-from tta_server.serving.image import NOT_MADE, ViewError
+from tta_server.serving.image import NOT_MADE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.serving.summing import sum_batch
+from tta_server.tasks.sums import Sums, SumSpec
 
 
 class ModelExecutor:
@@ -49,9 +53,24 @@ class GraphExecutor:
         backend = items[0][0].model.backend
         outputs = call(lambda: backend.infer(batch, abort))
         inferred = time.monotonic()
-        predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+        predictions, sums = self._read(items, outputs, failed)
         check_rows(outputs, predictions, len(batch))
-        return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred)
+        return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred, sums)
+
+    def _read(
+        self, items: Entries, outputs: Outputs, failed: Mapping[int, ViewError]
+    ) -> tuple[Sequence[Any], Mapping[ImageViews, Sums]]:
+        """Sum the rows of images whose plans merge by sums; read the others."""
+        found: dict[int, Any] = dict(failed)
+        sums: dict[ImageViews, Sums] = {}
+        for spec, rows in _rows_by_sums(items, failed).items():
+            summed = sum_batch(self._graphs, spec, [(items[row], row) for row in rows], outputs)
+            found |= summed.predictions
+            sums |= summed.sums
+        for row, (views, entry) in enumerate(items):
+            if row not in found:
+                found[row] = read_row(views, entry, outputs, row)
+        return [found[row] for row in range(len(items))], sums
 
     def _make_batch(self, items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
         """A batch with one row an entry, padded; rows of views that can't be made are zeros, with errors by row."""
@@ -94,6 +113,15 @@ class _Slab:
             self._index[canvas] = len(self.planes)
             self.planes.append(canvas.planes)
         return self._index[canvas]
+
+
+def _rows_by_sums(items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:
+    """The rows that a graph may sum, by how."""
+    found: dict[SumSpec, list[int]] = {}
+    for row, (views, _) in enumerate(items):
+        if row not in failed and (spec := views.plan.sums):
+            found.setdefault(spec, []).append(row)
+    return found
 
 
 def _is_padded(items: Entries) -> bool:

@@ -78,6 +78,8 @@ class ViewError:
 
 
 UNREADABLE = "the model's output for a view could not be read"
+SUMMED = object()
+"""In place of a view's prediction: it is part of the sums over its image's views."""
 NOT_MADE = "a view of the image could not be made"
 
 
