@@ -33,7 +33,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "bloodcells": [{}, {"policy": SAMPLED}, {"include": ["views", "uncertainty"]}],
     "mouse": [{}, {"policy": SAMPLED}, {"merge": "mean_heatmaps", "policy": SAMPLED, "include": ["views"]}],
     "nuclei-count": [{}, {"policy": ["identity", {"contrast": 1.3}, ["rot90", {"hue": 20}]], "include": ["views"]}],
-    "nuclei": [{}, {"policy": SAMPLED, "include": ["views", "agreement", "uncertainty"]}],
+    "nuclei": [
+        {"include": ["probabilities"]},
+        {"policy": SAMPLED, "include": ["probabilities"]},
+        {"policy": SAMPLED, "include": ["views", "agreement", "uncertainty"]},
+    ],
 }
 SLOW = {"nuclei-count", "nuclei"}
 

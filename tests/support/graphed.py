@@ -31,9 +31,9 @@ from tta_server.views.geometry import Size
 
 TIMES = ("elapsed_ms", "stages_ms", "request_id")
 TOLERANCE = 1e-5
-PIXELS = 1e-4
-IN_PIXELS = {"boxes", "view_boxes", "keypoints", "view_keypoints", "spread", "mean_spread", "spread_by_keypoint"}
-"""Parts of answers that are in pixels of the image."""
+IN_PIXELS = ("boxes", "view_boxes", "keypoints", "view_keypoints", "spread", "mean_spread", "spread_by_keypoint")
+TOLERANCES = {"grid_probabilities": 2e-5, **dict.fromkeys(IN_PIXELS, 1e-4)}
+"""Of single cells of a map, and of parts of answers that are in pixels of the image."""
 
 
 def with_graphs(folder: Path, source: Path, **keys: Any) -> Path:
@@ -70,7 +70,7 @@ def check_close(one: Any, other: Any, tolerance: float = TOLERANCE) -> None:
     if isinstance(one, Mapping):
         assert one.keys() == other.keys()
         for key in one:
-            check_close(one[key], other[key], PIXELS if key in IN_PIXELS else tolerance)
+            check_close(one[key], other[key], TOLERANCES.get(key, tolerance))
     elif isinstance(one, float) or (isinstance(one, np.ndarray) and one.dtype.kind == "f"):
         np.testing.assert_allclose(other, one, rtol=tolerance, atol=tolerance)
     elif isinstance(one, np.ndarray):

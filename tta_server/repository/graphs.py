@@ -1,7 +1,8 @@
 """The graphs around a model, ready to run."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from tta_server.backends import Outputs, Tensor
 from tta_server.backends.graphs import GraphSession
 from tta_server.compiled.front import front, front_inputs
 from tta_server.compiled.graph import require_onnx
+from tta_server.compiled.map_rows import all_exact, map_inputs
+from tta_server.compiled.map_tails import map_tail
 from tta_server.compiled.rows import FrontRow, front_table, stack_canvases
 from tta_server.compiled.tails import tail
 from tta_server.imaging.preprocessing import Preprocessing
@@ -26,7 +29,7 @@ class ViewGraphs:
         self._channels = preprocessing.channels
         self._threads = threads
         self._front = GraphSession(front(preprocessing), threads)
-        self._tails: dict[tuple[object, ...], GraphSession] = {}
+        self._tails: dict[tuple[Any, ...], GraphSession] = {}
         self._lock = threading.Lock()
 
     def make_input(self, canvases: Sequence[NDArray[np.uint8]], rows: Sequence[FrontRow], tensor: Size) -> Tensor:
@@ -40,14 +43,29 @@ class ViewGraphs:
         `weight` (B, 1 or C) are the weights of the views, `owner` (B,) the number of each one's image.
         """
         inputs = {"z": z, "weight": weight.astype(spec.dtype), "owner": owner_matrix(owner, spec.dtype)}
-        return self._tail(spec, z).run(inputs)
+        return self._tail((spec, z.shape[1], z.dtype), tail).run(inputs)
 
-    def _tail(self, spec: SumSpec, z: Tensor) -> GraphSession:
-        """Return the graph for an output like `z`, made on the first call."""
-        key = (spec, z.shape[1], z.dtype)
+    def sum_maps(
+        self, spec: SumSpec, z: Tensor, table: NDArray[np.float32], owner: NDArray[np.intp], cells: Size
+    ) -> Outputs:
+        """Return `total` (N, C, H, W), `weights` (N, H, W) and `sound` (B,) for maps `z` (B, C, h, w).
+
+        `table` is that of `map_rows`; W and H are the columns and rows in `cells`.
+        """
+        graph = self._tail((spec, z.shape[1], z.dtype, all_exact(table)), map_tail)
+        found = graph.run(map_inputs(z, table, owner_matrix(owner, spec.dtype), cells))
+        shape = (-1, z.shape[1], cells.height, cells.width)
+        return {
+            "total": found["total"].reshape(shape),
+            "weights": found["weights"].reshape(-1, *shape[2:]),
+            "sound": found["sound"],
+        }
+
+    def _tail(self, key: tuple[Any, ...], make: Callable[..., bytes]) -> GraphSession:
+        """Return the graph that `make` makes of `key`, made on the first call."""
         with self._lock:
             if key not in self._tails:
-                self._tails[key] = GraphSession(tail(spec, z.shape[1], z.dtype), self._threads)
+                self._tails[key] = GraphSession(make(*key), self._threads)
             return self._tails[key]
 
 

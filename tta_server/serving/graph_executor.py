@@ -116,10 +116,11 @@ class _Slab:
 
 
 def _rows_by_sums(items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:
-    """The rows that a graph may sum, by how."""
+    """The rows that a graph may sum, by how. Not of tiles: they overlap, and are blended into a part of the grid."""
     found: dict[SumSpec, list[int]] = {}
     for row, (views, _) in enumerate(items):
-        if row not in failed and (spec := views.plan.sums):
+        spec = views.plan.sums
+        if row not in failed and spec and (spec.offset is None or views.layout.tiles == 1):
             found.setdefault(spec, []).append(row)
     return found
 

@@ -38,7 +38,8 @@ class SumSpec:
     """How views are summed: `score` of the model's output named `output`, in `dtype`, over views that are sound.
 
     `threshold` is that of OVER_THRESHOLD; `undo` names what is undone after merging: values, log or log1p. With
-    `by_class` a view may have a weight for each class.
+    `by_class` a view may have a weight for each class. Outputs are maps where `offset`, that of their grid, is stated:
+    they are moved back onto the plain view's grid first.
     """
 
     output: str
@@ -48,13 +49,14 @@ class SumSpec:
     threshold: float = 0.5
     undo: str = "values"
     by_class: bool = False
+    offset: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Sums:
     """Sums over several views of one image: `total` of weighted scores, (C, ...), and `weights`.
 
-    These are a number for vectors; (C,) if any view has a weight for each class.
+    These are a number for vectors, or (C,) if any view has a weight for each class; for maps (h, w).
     """
 
     total: NDArray[Any]
