@@ -21,10 +21,14 @@ from tests.support.onnx_models import (
 )
 from tests.support.patterns import smooth
 from tests.support.pictures import encoded
+from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
+from tta_server.serving.image import read_source
+from tta_server.serving.plan import Options, make_plan
+from tta_server.serving.run_views import run_views
 from tta_server.tasks import ResponseFormat
 from tta_server.views.geometry import Size
 from tta_server.views.presets import PRESETS
@@ -150,3 +154,15 @@ def test_a_stop_rule_of_masks_sees_the_same_evidence(tmp_path: Path) -> None:
     assert any(outcome.stop for outcome in found[0])
     shares = [[outcome.open_share for outcome in outcomes] for outcomes in found]
     assert shares[1] == pytest.approx(shares[0], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation", "detection"])
+def test_views_that_are_run_one_by_one_give_their_own_predictions(tmp_path: Path, name: str) -> None:
+    """As calibration and contact sheets take them."""
+    found = []
+    for views in ("local", "graph"):
+        plan = make_plan(loaded(tmp_path, name, views), Options(policy=ROTATED))
+        found.append(run_views(plan, read_source(IMAGE, Limits())).predictions)
+    assert len(found[0]) == 4
+    for local, graph in zip(*found, strict=True):
+        check_close(local, graph, 1e-3)

@@ -1,7 +1,7 @@
 """Runs views of one model through graphs around it: one makes its input from canvases, others sum its outputs."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,24 +27,40 @@ from tta_server.serving.slot_thread import Call, call_here
 from tta_server.serving.summing import sum_batch
 from tta_server.tasks.sums import Sums, SumSpec
 
+SumsOf = Callable[[ImageViews], SumSpec | None]
+
+
+def sums_of(views: ImageViews) -> SumSpec | None:
+    """How a graph may sum the views of an image; None for tiles, which are blended into a part of the grid."""
+    spec = views.plan.sums
+    return None if spec is None or (spec.offset is not None and views.layout.tiles > 1) else spec
+
+
+def no_sums(views: ImageViews) -> SumSpec | None:
+    """For those who need the prediction of each view."""
+    return None
+
 
 class ModelExecutor:
     """An Executor that runs each model by the one that `backend.views` in its tta.yaml asks for."""
 
-    def __init__(self) -> None:
+    def __init__(self, sums_of: SumsOf = sums_of) -> None:
+        """`sums_of` says how the views of an image may be summed; see `no_sums`."""
         self._local = ViewExecutor()
+        self._sums_of = sums_of
 
     def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
         graphs = items[0][0].model.graphs
-        executor: Executor = self._local if graphs is None else GraphExecutor(graphs)
+        executor: Executor = self._local if graphs is None else GraphExecutor(graphs, self._sums_of)
         return executor.run(items, abort, call)
 
 
 class GraphExecutor:
     """An Executor that makes all views of a batch by one run of a graph."""
 
-    def __init__(self, graphs: ViewGraphs) -> None:
+    def __init__(self, graphs: ViewGraphs, sums_of: SumsOf = sums_of) -> None:
         self._graphs = graphs
+        self._sums_of = sums_of
 
     def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
         start = time.monotonic()
@@ -63,7 +79,7 @@ class GraphExecutor:
         """Sum the rows of images whose plans merge by sums; read the others."""
         found: dict[int, Any] = dict(failed)
         sums: dict[ImageViews, Sums] = {}
-        for spec, rows in _rows_by_sums(items, failed).items():
+        for spec, rows in self._rows_by_sums(items, failed).items():
             summed = sum_batch(self._graphs, spec, [(items[row], row) for row in rows], outputs)
             found |= summed.predictions
             sums |= summed.sums
@@ -71,6 +87,14 @@ class GraphExecutor:
             if row not in found:
                 found[row] = read_row(views, entry, outputs, row)
         return [found[row] for row in range(len(items))], sums
+
+    def _rows_by_sums(self, items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:
+        """The rows that a graph may sum, by how."""
+        found: dict[SumSpec, list[int]] = {}
+        for row, (views, _) in enumerate(items):
+            if row not in failed and (spec := self._sums_of(views)):
+                found.setdefault(spec, []).append(row)
+        return found
 
     def _make_batch(self, items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
         """A batch with one row an entry, padded; rows of views that can't be made are zeros, with errors by row."""
@@ -113,16 +137,6 @@ class _Slab:
             self._index[canvas] = len(self.planes)
             self.planes.append(canvas.planes)
         return self._index[canvas]
-
-
-def _rows_by_sums(items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:
-    """The rows that a graph may sum, by how. Not of tiles: they overlap, and are blended into a part of the grid."""
-    found: dict[SumSpec, list[int]] = {}
-    for row, (views, _) in enumerate(items):
-        spec = views.plan.sums
-        if row not in failed and spec and (spec.offset is None or views.layout.tiles == 1):
-            found.setdefault(spec, []).append(row)
-    return found
 
 
 def _is_padded(items: Entries) -> bool:
