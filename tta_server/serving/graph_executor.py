@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.compiled.rows import FrontRow
 from tta_server.errors import BackendFailed
+from tta_server.imaging.placement import Placement
 from tta_server.imaging.preprocessing import Canvas
+from tta_server.imaging.resampling import Part, visible_part
 from tta_server.repository.graphs import ViewGraphs
 from tta_server.serving.executor import (
     BatchOfViews,
@@ -26,6 +29,7 @@ from tta_server.serving.image import NOT_MADE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
 from tta_server.serving.summing import sum_batch
 from tta_server.tasks.sums import Sums, SumSpec
+from tta_server.views.view import View
 
 SumsOf = Callable[[ImageViews], SumSpec | None]
 
@@ -106,7 +110,7 @@ class GraphExecutor:
                 failed[i] = ViewError(error, NOT_MADE)
                 continue
             if canvas is not None:
-                rows[i] = FrontRow(views.view(entry), views.layout.placements[entry], slab.index(canvas))
+                rows[i] = slab.row(canvas, views.view(entry), views.layout.placements[entry])
         made = self._make_rows(items, slab, list(rows.values())) if rows else None
         if made is not None and len(rows) == len(items) and not _is_padded(items):
             return made, failed
@@ -125,18 +129,21 @@ class GraphExecutor:
 
 
 class _Slab:
-    """The canvases of a batch, each once."""
+    """The canvases of a batch, each once; of one that is much larger than a view, the part that the view needs."""
 
     def __init__(self) -> None:
         self.planes: list[NDArray[np.uint8]] = []
-        self._index: dict[Canvas, int] = {}
+        self._index: dict[tuple[Canvas, Part], int] = {}
 
-    def index(self, canvas: Canvas) -> int:
-        """The canvas's index, added if it is new."""
-        if canvas not in self._index:
-            self._index[canvas] = len(self.planes)
-            self.planes.append(canvas.planes)
-        return self._index[canvas]
+    def row(self, canvas: Canvas, view: View, placement: Placement) -> FrontRow:
+        """The row for a view of a canvas, which is added if it is new."""
+        part = visible_part(placement.canvas, placement.to_canvas, placement.frame)
+        key = canvas, part
+        if key not in self._index:
+            self._index[key] = len(self.planes)
+            self.planes.append(part.of(canvas.planes))
+        on_part = replace(placement, canvas=part.size, to_canvas=placement.to_canvas.then(part.from_whole))
+        return FrontRow(view, on_part, self._index[key])
 
 
 def _is_padded(items: Entries) -> bool:
