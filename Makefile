@@ -134,7 +134,7 @@ lock: | $(BIN)/python
 	$(LOCK) --all-extras --output-file constraints.txt $(ARGS)
 	mkdir -p requirements
 	$(LOCK) --generate-hashes --constraint constraints.txt --output-file requirements/run.txt
-	for extra in dev heif load plots; do \
+	for extra in compile dev heif load plots; do \
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
 	done

@@ -198,14 +198,15 @@ def compared(metric: str, found: float, expected: float | None) -> tuple[str, st
     return shown, "yes" if is_same(metric, found, expected) else f"[red]off by {abs(found - expected):.4f}"
 
 
-def run(study: Study, models: Path, data: Path, table: Table) -> bool:
+def run(study: Study, args: argparse.Namespace, table: Table) -> bool:
     """Add the study's rows; returns whether all figures agree with their references."""
+    backend = {"views": args.views}
     agrees = True
     with (
         TemporaryDirectory() as scratch,
-        load(variant(models / study.model, Path(scratch), output=study.output)) as model,
+        load(variant(args.models / study.model, Path(scratch), output=study.output, backend=backend)) as model,
     ):
-        for name, samples in study.sets(data, model.model.config.labels).items():
+        for name, samples in study.sets(args.data, model.model.config.labels).items():
             for column in study.columns:
                 figures = study.metrics(predicted(model, samples, column, study.include))
                 for metric, found in figures.items():
@@ -222,13 +223,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--views", choices=["local", "graph"], default="local", help="backend.views of all models")
     parser.add_argument("--only", choices=[s.model for s in STUDIES])
     args = parser.parse_args()
     if not args.data.is_dir():
         print(f"accuracy: skipped, there is no folder {args.data} of labelled images (--data)")
         return
     table = Table("model", "set", "views, merge", "metric", "found", "reference", "same")
-    agrees = [run(study, args.models, args.data, table) for study in STUDIES if args.only in (None, study.model)]
+    agrees = [run(study, args, table) for study in STUDIES if args.only in (None, study.model)]
     Console().print(table)
     sys.exit(not all(agrees))
 

@@ -10,7 +10,7 @@ def variant(source: Path, scratch: Path, **changes: dict[str, Any]) -> Path:
     """Write the copy into `scratch` under the same name; `changes` are by section, and the model file is linked."""
     config = yaml.safe_load((source / "tta.yaml").read_text())
     for section, keys in changes.items():
-        config[section] |= keys
+        config[section] = config.get(section, {}) | keys
     folder = scratch / source.name
     folder.mkdir(parents=True)
     (folder / "tta.yaml").write_text(yaml.safe_dump(config))

@@ -25,7 +25,7 @@ from tta_server.scheduling.jobs import Bounds
 from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.cores import available_cores
 from tta_server.serving.engine import Engine
-from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
 from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
@@ -93,7 +93,7 @@ class Application:
         for model in models:
             model.open()
         self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
-        self._runner = ImageRunner(ViewExecutor(), self.observer)
+        self._runner = ImageRunner(ModelExecutor(), self.observer)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self.health = Health()

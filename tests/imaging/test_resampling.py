@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.patterns import noise
-from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
+from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample, visible_part
 from tta_server.views.geometry import Affine, Size, rotation, shift, symmetry, zoom
 from tta_server.views.view import Border
 
@@ -213,3 +213,21 @@ def test_twice_as_large_by_hand(border, last):
     beyond = {"reflect101": 0, "reflect": 40, "replicate": 40, "constant": 0}[border]
     expected = [0.25 * last, 10, 30, 0.75 * 40 + 0.25 * beyond]
     np.testing.assert_allclose(seen[0, 0], expected, atol=1e-3)
+
+
+@given(borders, st.sampled_from(list(NUMPY)), st.tuples(*[st.integers(-60, 120)] * 2))
+def test_the_visible_part_gives_the_same_pixels(border, name, corner):
+    """Of a frame that lies anywhere around a source much larger than it."""
+    source, window = planes(Size(90, 70)), Size(14, 9)
+    to_source = symmetry(name).at(window).inverse().then(Affine.shift(*corner))
+    size = symmetry(name).frame(window)
+    part = visible_part(Size(90, 70), to_source, size)
+    found = sample(part.of(source), to_source.then(part.from_whole), size, border)
+    np.testing.assert_array_equal(found, sample(source, to_source, size, border))
+
+
+def test_the_visible_part_by_hand():
+    """Pixels 20 to 30 and 2 to 8, with 2 more around; above the source 2 pixels are reflected, so 4 are needed."""
+    assert visible_part(Size(90, 70), Affine.shift(20, 2), Size(10, 6)) == (18, 0, 32, 10)
+    assert visible_part(Size(90, 70), Affine.shift(20, -40), Size(10, 6)) == (18, 0, 32, 42)
+    assert visible_part(Size(20, 12), Affine.shift(5, 2), Size(10, 6)) == (0, 0, 20, 12)

@@ -36,7 +36,7 @@ def test_the_threads_of_a_run_do_not_change_what_it_gives(tmp_path: Path) -> Non
         ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime'"),
         ("{device: cuda}", "backend.device is 'cuda'; it should be 'cpu'"),
         ("{threads: 0}", "backend.threads is 0; it should be a whole number of at least 1"),
-        ("{thread: 2}", "unknown key backend.thread; known: name, device, threads"),
+        ("{thread: 2}", "unknown key backend.thread; known: name, device, threads, views"),
         ("3", "backend is 3; it should be keys with values"),
     ],
 )

@@ -109,9 +109,11 @@ class BreakingPixels(Preprocessing):
         super().write(canvas, view, placement, out)
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(trap_model(tmp_path_factory.mktemp("models") / "toy", batch="n"))
+@pytest.fixture(scope="module", params=["local", "graph"])
+def toy(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Model:
+    """With either executor."""
+    extra = f"backend: {{views: {request.param}}}\n"
+    return load_model(trap_model(tmp_path_factory.mktemp("models") / "toy", batch="n", extra=extra))
 
 
 def broken(toy: Model, where: str) -> Model:
@@ -154,6 +156,8 @@ def failure(outcome: Outcome) -> TTAError:
 def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     toy: Model, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if where == "write" and toy.graphs:
+        pytest.skip("a graph makes all views at once; canvases that fail: test_graph_executor.py")
     model, metrics = broken(toy, where), Metrics()
     before, bad, after = (job(model, shade, metrics) for shade in (SOUND, BROKEN, SOUND))
     alone = job(toy, SOUND, Metrics())

@@ -10,7 +10,7 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.image import UNREADABLE, ImageViews, Source, ViewError
 from tta_server.serving.job import ImageJob
 from tta_server.serving.layout import Layout
@@ -25,7 +25,7 @@ RECORDER = LockedRecorder(LOCK)
 
 def run(items: Sequence[tuple["SingleJob", int]], abort: Any = None) -> list[Outcome]:
     """These views as one batch: the outcome of each job, in the order of its first view."""
-    runner = ImageRunner(ViewExecutor(), ReceiptTimings())
+    runner = ImageRunner(ModelExecutor(), ReceiptTimings())
     outcomes = runner.run([(single.job, view) for single, view in items], RECORDER, abort)
     for single in dict.fromkeys(single for single, _ in items):
         single.notify()

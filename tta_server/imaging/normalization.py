@@ -41,13 +41,19 @@ def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
     return np.array(values, np.float32).reshape(-1, 1, 1)
 
 
-def apply_color(values: NDArray[np.float32], colors: ColorMap, channels: Channels) -> NDArray[np.float32]:
-    """Apply a colour map on RGB in [0, 255] to planes (C, H, W) in the model's channels; the result is not clipped."""
+def channel_matrix(colors: ColorMap, channels: Channels) -> NDArray[np.float64]:
+    """Return a colour map as a matrix on the model's C channels, (C, C + 1): factors, and an offset."""
     m = colors.matrix
     if channels is Channels.GREY:
         luma = np.array(LUMA)
-        return values * np.float32(luma @ m[:, :3].sum(axis=1)) + np.float32(luma @ m[:, 3])
-    if channels is Channels.BGR:
-        m = m[::-1][:, [2, 1, 0, 3]]
+        return np.array([[luma @ m[:, :3].sum(axis=1), luma @ m[:, 3]]])
+    return m[::-1][:, [2, 1, 0, 3]] if channels is Channels.BGR else m
+
+
+def apply_color(values: NDArray[np.float32], colors: ColorMap, channels: Channels) -> NDArray[np.float32]:
+    """Apply a colour map on RGB in [0, 255] to planes (C, H, W) in the model's channels; the result is not clipped."""
+    m = channel_matrix(colors, channels)
+    if channels is Channels.GREY:
+        return values * np.float32(m[0, 0]) + np.float32(m[0, 1])
     rows = cv2.transform(values.reshape(1, 3, -1).transpose(0, 2, 1), m.astype(np.float32))
     return np.ascontiguousarray(rows[0].T).reshape(values.shape)

@@ -5,6 +5,7 @@ The same function samples views from a canvas and predictions back to the plain 
 """
 
 import math
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Border
 
+T = TypeVar("T", bound=np.generic)
 Planes = NDArray[np.generic]
 Index = slice | NDArray[np.intp]
 Run = tuple[int, float]
@@ -59,7 +61,8 @@ def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Pla
     """
     if is_exact(to_source):
         return _gather(source, to_source, size, border)
-    source, to_source = _crop_source(source, to_source, size)
+    part = visible_part(Size(source.shape[2], source.shape[1]), to_source, size)
+    source, to_source = part.of(source), to_source.then(part.from_whole)
     matrix = np.array(
         [
             [to_source.xx, to_source.xy, to_source.tx + (to_source.xx + to_source.xy - 1) / 2],
@@ -79,18 +82,42 @@ def sample(source: Planes, to_source: Affine, size: Size, border: Border) -> Pla
     return out
 
 
-def _crop_source(source: Planes, to_source: Affine, size: Size) -> tuple[Planes, Affine]:
-    """Cut a source that is much larger than the part that a frame shows; return the part and the map to it."""
-    length = (source.shape[2], source.shape[1])
-    if length[0] * length[1] <= 4 * size.area:
-        return source, to_source
+class Part(NamedTuple):
+    """A part of an image: from pixel (left, top) to before (right, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> Size:
+        """Its width and height."""
+        return Size(self.right - self.left, self.bottom - self.top)
+
+    @property
+    def from_whole(self) -> Affine:
+        """The map from the image to this part."""
+        return Affine.shift(-self.left, -self.top)
+
+    def of(self, planes: NDArray[T]) -> NDArray[T]:
+        """Cut it from planes (C, H, W)."""
+        return planes[:, self.top : self.bottom, self.left : self.right]
+
+
+def visible_part(source: Size, to_source: Affine, size: Size) -> Part:
+    """Return the part of a source that a frame of `size` is sampled from, whatever its border; all unless it is small.
+
+    Sampling from it by the map to the part gives the same as sampling from the source.
+    """
+    if source.area <= 4 * size.area:
+        return Part(0, 0, *source)
     corners = to_source.apply(np.array([(0, 0), (size.width, 0), (0, size.height), tuple(size)]))
-    spans = [
+    (left, right), (top, bottom) = (
         _visible_span(low, high, n)
-        for low, high, n in zip(corners.min(axis=0), corners.max(axis=0), length, strict=True)
-    ]
-    (left, right), (top, below) = spans
-    return source[:, top:below, left:right], to_source.then(Affine.shift(-left, -top))
+        for low, high, n in zip(corners.min(axis=0), corners.max(axis=0), source, strict=True)
+    )
+    return Part(left, top, right, bottom)
 
 
 def _visible_span(low: float, high: float, length: int) -> tuple[int, int]:

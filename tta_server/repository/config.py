@@ -172,11 +172,15 @@ def _parse_checks(found: Any) -> dict[str, bool]:
 
 
 class BackendConfig(StrictModel):
-    """What runs the model, and where; `threads` is the threads of one run."""
+    """What runs the model, and where; `threads` is the threads of one run.
+
+    `views` says where views are made: here, one by one, or by graphs around the model.
+    """
 
     name: Literal["onnxruntime"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
     threads: int = Field(1, ge=1, le=64)
+    views: Literal["local", "graph"] = "local"
 
 
 def _parse_backend(found: Any) -> Any:

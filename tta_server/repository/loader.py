@@ -15,6 +15,7 @@ from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.calibration import FILE, digest_of, read_calibration
 from tta_server.repository.checks import check_min_views, check_signature
 from tta_server.repository.config import InputConfig, ModelConfig, read_config
+from tta_server.repository.graphs import ViewGraphs
 from tta_server.repository.model import Model
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
@@ -66,6 +67,7 @@ def load_uncalibrated(folder: Path) -> Model:
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
+            graphs=ViewGraphs(preprocessing, config.backend.threads) if config.backend.views == "graph" else None,
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")

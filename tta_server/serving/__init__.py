@@ -5,7 +5,8 @@ into a `Source`, computes a `Layout` of where the views lie, and submits one sch
 `ImageJob` with pixels, accumulator and the future of the answer. `Engine` runs the scheduler: its slot threads take
 steps from it, `StepRunner` decodes images and runs batches through the `ImageRunner`: an `Executor` writes views into a
 batch, calls the backend and maps the predictions back, and each job merges its own in one call; a `Recorder` keeps the
-job's `Progress` in step with the accumulator.
+job's `Progress` in step with the accumulator. `GraphExecutor` is the executor of models with `backend.views: graph`: it
+makes a batch's views by one graph, and where the merge is a sum, gives each job the sum over its views of the batch.
 `Unsettled` settles each job exactly once, with an `Answer` from the `AnswerBuilder` or an error. `warm_up` measures a
 model's costs before it serves; `Health` and `ModelProbe` find unhealthy models and outdated costs.
 """

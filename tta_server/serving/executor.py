@@ -1,15 +1,16 @@
 """Runs views of one model as one batch: writes them, infers, maps the predictions back to the plain view."""
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
-from tta_server.serving.image import UNREADABLE, ImageViews, ViewError
+from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.tasks.sums import Sums
 
 Entries = Sequence[tuple[ImageViews, int]]
 """Views of one model and one input size: (image, index of the entry in its layout)."""
@@ -19,13 +20,15 @@ Entries = Sequence[tuple[ImageViews, int]]
 class BatchOfViews:
     """The predictions of one batch and its times in seconds.
 
-    `predictions` has one entry a row: a prediction in the frame of the image's plain view, or a ViewError.
+    `predictions` has one entry a row: a prediction in the frame of the image's plain view, a ViewError, or SUMMED for a
+    view that is part of its image's `sums`.
     """
 
     predictions: Sequence[Any | ViewError]
     prepare: float
     infer: float
     read: float
+    sums: Mapping[ImageViews, Sums] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -48,8 +51,8 @@ class ViewExecutor:
         backend = items[0][0].model.backend
         outputs = call(lambda: backend.infer(batch, abort))
         inferred = time.monotonic()
-        predictions = [failed.get(i) or _read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
-        _check_rows(outputs, predictions, len(batch))
+        predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
+        check_rows(outputs, predictions, len(batch))
         return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
@@ -68,32 +71,44 @@ def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
 
     If an entry can't be made, its row is zeros too and its error is returned by row.
     """
-    views, entry = items[0]
-    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
-    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
-    batch[len(items) :].fill(0)
+    batch = empty_batch(items)
     failed: dict[int, ViewError] = {}
     for i, (views, entry) in enumerate(items):
         try:
             views.write(entry, batch[i])
         except Exception as error:  # noqa: BLE001 - logged by the job
             batch[i].fill(0)
-            failed[i] = ViewError(error, "a view of the image could not be made")
+            failed[i] = ViewError(error, NOT_MADE)
     return batch, failed
 
 
-def _read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | ViewError:
+def empty_batch(items: Entries) -> Tensor:
+    """A batch with one row an entry, not initialised, and zeros after them up to a size that the backend takes."""
+    views, entry = items[0]
+    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
+    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
+    batch[len(items) :].fill(0)
+    return batch
+
+
+def read_row(views: ImageViews, entry: int, outputs: Outputs, row: int) -> Any | ViewError:
+    """The prediction of an entry from its row of a model's outputs, or why there is none."""
     try:
         prediction = views.read(entry, outputs, row)
         if views.model.task.is_sound(prediction):
             return prediction
     except Exception as error:  # noqa: BLE001 - logged by the job
         return ViewError(error, UNREADABLE)
-    unsound = f"the model's output for view {views.view(entry).name!r} holds NaN or infinity"
-    return ViewError(BackendFailed(unsound), unsound)
+    return unsound(views, entry)
 
 
-def _check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
+def unsound(views: ImageViews, entry: int) -> ViewError:
+    """The error of an entry whose output holds NaN or infinity."""
+    sentence = f"the model's output for view {views.view(entry).name!r} holds NaN or infinity"
+    return ViewError(BackendFailed(sentence), sentence)
+
+
+def check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
     """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
     failure = next((each.error for each in predictions if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != rows for values in outputs.values()):

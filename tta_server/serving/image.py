@@ -12,6 +12,7 @@ from tta_server.imaging.canvases import Canvases
 from tta_server.imaging.decoding import Header, Limits, Pixels, decode_with_levels, read_header
 from tta_server.imaging.formats.samples import DEFAULT_RENDERING, DecodedImage, Rendering
 from tta_server.imaging.inputs import check_pixels
+from tta_server.imaging.preprocessing import Canvas
 from tta_server.serving.layout import Layout
 from tta_server.serving.plan import Plan
 from tta_server.tasks import ImageFrame
@@ -77,6 +78,9 @@ class ViewError:
 
 
 UNREADABLE = "the model's output for a view could not be read"
+SUMMED = object()
+"""In place of a view's prediction: it is part of the sums over its image's views."""
+NOT_MADE = "a view of the image could not be made"
 
 
 class ImageViews:
@@ -110,14 +114,17 @@ class ImageViews:
         """The size of an entry as model input, in pixels."""
         return self.layout.placements[entry].tensor
 
+    def canvas(self, entry: int) -> Canvas | None:
+        """The canvas that an entry is cut or sampled from; None before `decode` and after `close`."""
+        return self._canvases.get(self.view(entry).scale)
+
     def write(self, entry: int, row: Tensor) -> None:
-        """Writes an entry, preprocessed, into its row of a batch; zeros before `decode` and after `close`."""
-        view = self.view(entry)
-        canvas = self._canvases.get(view.scale)
+        """Writes an entry, preprocessed, into its row of a batch; zeros where it has no canvas."""
+        canvas = self.canvas(entry)
         if canvas is None:
             row.fill(0)
         else:
-            self.model.preprocessing.write(canvas, view, self.layout.placements[entry], row)
+            self.model.preprocessing.write(canvas, self.view(entry), self.layout.placements[entry], row)
 
     def read(self, entry: int, outputs: Outputs, row: int) -> Any:
         """The prediction in this row of a model's outputs, mapped back to the plain view's frame."""

@@ -23,11 +23,13 @@ from tta_server.serving.answer_builder import AnswerBuilder, Snapshot
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.evidence import MergeEvidence
-from tta_server.serving.image import UNREADABLE, ImageViews, Source, ViewError
+from tta_server.serving.image import SUMMED, ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
+from tta_server.serving.merged_views import MergedViews
 from tta_server.serving.plan import Plan
 from tta_server.serving.recorder import Recorder
 from tta_server.tasks.render.rendering import DRAWING
+from tta_server.tasks.sums import Sums
 from tta_server.telemetry.observer import DeclarationDoubted, ImageAnswered, Observer, ViewDropped
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
@@ -49,7 +51,7 @@ class ImageJob:
         self.future: Future[Answer] = Future()
         self.views = views
         self.plan = plan = views.plan
-        self.model = model = plan.model
+        self.model = plan.model
         self.times = StageTimes(deadline.start)
         self._source: Source | None = source
         self._builder = AnswerBuilder(plan, views.layout, views.frame, deadline, caller.request_id)
@@ -57,8 +59,7 @@ class ImageJob:
         self._listener = caller.listener
         self._lock = threading.Lock()
         self._picture: Pixels | None = None
-        self._accumulator: Any = model.task.accumulator(plan.merge, plan.wanted, views.frame)
-        self._view_results: dict[int, Any] = {}
+        self._merged = MergedViews(views, self._builder.keeps_view_results)
         self._warnings: dict[str, str] = {}
         self._levels: Levels | None = None
         self._closed = False
@@ -93,16 +94,23 @@ class ImageJob:
             self._picture = picture.pixels if DRAWING in self.plan.wanted.include and not self._closed else None
         self.times.mark_decoded(start)
 
-    def merge(self, job: Job[Any], found: Sequence[tuple[int, Any | ViewError]], recorder: Recorder) -> Outcome:
+    def merge(
+        self,
+        job: Job[Any],
+        found: Sequence[tuple[int, Any | ViewError]],
+        recorder: Recorder,
+        sums: Sums | None = None,
+    ) -> Outcome:
         """Merges the predictions of a batch, each with its view, then asks the stop rule.
 
-        Raises nothing, for the batch holds other jobs' views too.
+        With `sums` the predictions that are no errors are SUMMED. Raises nothing, for the batch holds other jobs' views
+        too.
         """
         problems = {view: problem for view, prediction in found if (problem := self._problem(prediction))}
         with self._lock:
             usable = [(view, prediction) for view, prediction in found if view not in problems]
             if usable and recorder.merge(job, as_set(view for view, _ in usable)) is not None:
-                problems |= {view: problem for view, prediction in usable if (problem := self._add(view, prediction))}
+                problems |= self._merged.add(usable) if sums is None else self._merged.add_sums(usable, sums)
             if problems:
                 recorder.lose(job, as_set(problems))
                 self._log_once(problems)
@@ -117,6 +125,8 @@ class ImageJob:
         """Why a prediction can't be used. Notes for receipt, metric and log what it shows to be wrong in tta.yaml."""
         if isinstance(prediction, ViewError):
             return prediction
+        if prediction is SUMMED:
+            return None
         remarks = self.model.remarks(prediction)
         if not remarks:
             return None
@@ -127,26 +137,12 @@ class ImageJob:
         refusal = next((remark for remark in remarks if remark.refuses), None)
         return ViewError(WrongDeclaration(refusal.sentence, refusal.check), refusal.sentence) if refusal else None
 
-    def _add(self, view: int, prediction: Any) -> ViewError | None:
-        """Adds a prediction to the accumulator; returns why that is impossible, and then adds nothing."""
-        try:
-            result = self.model.task.view_result(prediction) if self._builder.keeps_view_results else None
-        except Exception as error:  # noqa: BLE001 - logged by `_log_once`
-            return ViewError(error, UNREADABLE)
-        try:
-            self._accumulator.add(prediction, self.views.view(view).weight)
-        except Exception as error:  # noqa: BLE001 - logged by `_log_once`
-            return ViewError(error, "the model's output for a view could not be merged")
-        if self._builder.keeps_view_results:
-            self._view_results[view] = result
-        return None
-
     def _judge(self, progress: Progress) -> Outcome:
         """Asks the stop rule after a merge; one that raises is logged and stops nothing. Under the lock."""
         views = progress.whole_views(self.views.layout.tiles)
         if not views or progress.settled or progress.has_returned_first(len(self.views.layout.buckets)):
             return Outcome()
-        evidence = MergeEvidence(self._accumulator, self.views, progress)
+        evidence = MergeEvidence(self._merged.accumulator, self.views, progress)
         try:
             gain = self.plan.expected_gain(evidence.margin(), views)
             stop = self.plan.rule.decide(evidence)
@@ -212,8 +208,8 @@ class ImageJob:
     def _snapshot(self, progress: Progress) -> Snapshot:
         """What the answer is made of. Under the lock, or once the job is settled and nothing is merged any more."""
         return Snapshot(
-            merged=self._accumulator.result(),
-            views=[(entry, self._view_results.get(entry)) for entry in entries(progress.merged)],
+            merged=self._merged.accumulator.result(),
+            views=[(entry, self._merged.result_of(entry)) for entry in entries(progress.merged)],
             started=-(-progress.dispatched // self.views.layout.tiles),
             dropped=progress.lost.bit_count(),
             open=progress.open_share,
@@ -238,8 +234,8 @@ class ImageJob:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
         with self._lock:  # whoever keeps the future keeps this job: its pixels and maps go now
-            self._picture = self._accumulator = None
-            self._view_results.clear()
+            self._picture = None
+            self._merged.close()
         self.release_backend()
         if not self.future.set_running_or_notify_cancel():
             return

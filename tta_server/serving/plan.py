@@ -11,6 +11,7 @@ from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopRule, StopSpec, read_stop
 from tta_server.tasks import ResponseFormat, ResponseSpec
+from tta_server.tasks.sums import SumSpec
 from tta_server.views.presets import read_policy
 from tta_server.views.view import Policy, View
 
@@ -71,6 +72,15 @@ class Plan:
     def keeps_view_results(self) -> bool:
         """Whether the result is made of each view's own result too."""
         return self.model.task.keeps_view_results(self.wanted)
+
+    @cached_property
+    def sums(self) -> SumSpec | None:
+        """How a graph may sum the views of this plan; None where each one's prediction is needed."""
+        if self.stop.name == "tolerance":  # the standard error is made of the views' values
+            return None
+        spec = self.model.task.sums(self.merge, self.wanted)
+        by_class = any(isinstance(view.weight, tuple) for view in self.views)
+        return None if spec is None or (by_class and not spec.by_class) else spec
 
 
 def make_plan(model: Model, options: Options) -> Plan:

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from tta_server.errors import WrongDeclaration
-from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.graph_executor import ModelExecutor, no_sums
 from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
@@ -29,7 +29,7 @@ def run_views(plan: Plan, source: Source) -> ViewPredictions:
     views = ImageViews(plan, make_layout(plan, source.size), source.size)
     views.decode(source)
     max_rows = min([len(plan.views), *plan.model.backend.ladder[-1:]]) if plan.model.can_batch else 1
-    executor, found = ViewExecutor(), list[Any]()
+    executor, found = ModelExecutor(no_sums), list[Any]()
     for entries in _batches(views, max_rows):
         found += (_checked(views, each) for each in executor.run([(views, i) for i in entries]).predictions)
     views.close()

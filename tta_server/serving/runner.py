@@ -1,21 +1,23 @@
 """Runs views of several jobs through their models' executors, and merges each job's predictions."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tta_server.backends.cancel import Abort
 from tta_server.errors import DeviceLost
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import MERGED, Job, Outcome, join_outcomes
 from tta_server.serving.executor import Executor
-from tta_server.serving.image import ViewError
+from tta_server.serving.image import ImageViews, ViewError
 from tta_server.serving.job import ImageJob
 from tta_server.serving.recorder import Recorder
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.tasks.sums import Sums
 from tta_server.telemetry.observer import Observer, ViewsRan
 
 Items = Sequence[tuple[Job[ImageJob], int]]
 Outcomes = dict[Job[ImageJob], Outcome]
+NO_SUMS: Mapping[ImageViews, Sums] = {}
 
 
 class ImageRunner:
@@ -64,19 +66,24 @@ class ImageRunner:
             job.payload.times.mark_dequeued()
         batch = self._executor.run([(job.payload.views, view) for job, view in items], abort, call)
         start = time.monotonic()
-        outcomes = _merge(items, batch.predictions, recorder)
+        outcomes = _merge(items, batch.predictions, recorder, batch.sums)
         merging = batch.read + time.monotonic() - start
         key, times = items[0][0].payload.model.key, [job.payload.times for job, _ in items]
         self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times))
         return outcomes
 
 
-def _merge(items: Items, predictions: Sequence[object | ViewError], recorder: Recorder) -> Outcomes:
-    """Merges one prediction an item."""
+def _merge(
+    items: Items,
+    predictions: Sequence[object | ViewError],
+    recorder: Recorder,
+    sums: Mapping[ImageViews, Sums] = NO_SUMS,
+) -> Outcomes:
+    """Merges one prediction an item, and the sums of those that are SUMMED."""
     found: dict[Job[ImageJob], list[tuple[int, object]]] = {}
     for (job, view), prediction in zip(items, predictions, strict=True):
         found.setdefault(job, []).append((view, prediction))
-    return {job: job.payload.merge(job, own, recorder) for job, own in found.items()}
+    return {job: job.payload.merge(job, own, recorder, sums.get(job.payload.views)) for job, own in found.items()}
 
 
 def _split(items: Items) -> list[Items]:

@@ -19,7 +19,7 @@ from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.caller import Caller
 from tta_server.serving.cards import card_size, make_test_card
 from tta_server.serving.deadline import Deadline
-from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.image import read_source
 from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, make_plan
@@ -130,7 +130,7 @@ class _TestRequests:
         self._plan = make_plan(model, Options(min_views="all", stop="all"))
         self.size = card_size(model)
         self._card = make_test_card(model)
-        self._runner = ImageRunner(ViewExecutor(), ReceiptTimings())
+        self._runner = ImageRunner(ModelExecutor(), ReceiptTimings())
 
     def job(self) -> Job[ImageJob]:
         """A job that is not decoded."""

@@ -13,6 +13,7 @@ from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.shapes import Outputs, Shapes
+from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 
@@ -136,6 +137,13 @@ class Accumulator(Protocol[P_contra, M_co]):
         """
 
 
+class SumsAccumulator(Accumulator[P_contra, M_co], Protocol[P_contra, M_co]):
+    """An accumulator of a task that has `sums`; the views may come either way."""
+
+    def add_sums(self, sums: Sums) -> None:
+        """Adds several views at once; if it raises, none of them is merged."""
+
+
 class NoEvidence:
     """An accumulator's answers to the stop rules that its task does not have."""
 
@@ -183,6 +191,9 @@ class Merger(Protocol[P_contra, M]):
     """Merges predictions into a result."""
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> Accumulator[P_contra, M]: ...
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        """How a graph beside the model may sum the views, for `add_sums`; None where each prediction is needed."""
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         """Memory that merging takes for an image."""
@@ -257,6 +268,9 @@ class TaskDefaults:
 
     def check_mean(self, merge: str) -> None:
         raise InvalidInput(f"merge {merge} is no mean of values that would have a standard error")
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        return None
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         return 0

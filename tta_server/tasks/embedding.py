@@ -12,6 +12,7 @@ from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.sums import Score, Soundness, Sums, SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -58,6 +59,9 @@ class VectorAccumulator(NoEvidence):
         part = np.asarray(weight) * (unit(prediction) if self._merges_directions else prediction)
         self._total = part if self._total is None else self._total + part
 
+    def add_sums(self, sums: Sums) -> None:
+        self._total = sums.total if self._total is None else self._total + sums.total
+
     def result(self) -> Vector:
         if self._total is None:
             raise ValueError("no prediction was added")
@@ -100,6 +104,12 @@ class Embedding(TaskDefaults):
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> VectorAccumulator:
         return VectorAccumulator(merge)
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if self.keeps_view_results(spec):
+            return None
+        score = Score.UNIT if merge == "mean_directions" else Score.VALUES
+        return SumSpec(self._output, score, Soundness.FINITE, "float64")
 
     def confidence(self, merged: Vector) -> None:
         return None

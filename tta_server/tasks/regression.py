@@ -13,6 +13,7 @@ from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
 from tta_server.tasks.shapes import Outputs, Shapes, fits, format_shape, output_name
+from tta_server.tasks.sums import Score, Soundness, Sums, SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -82,28 +83,41 @@ class RegressionResult(Result):
 
 
 class ValueAccumulator(NoEvidence):
-    """Keeps every view's few numbers: a median needs them all."""
+    """Keeps every view's few numbers, which a median needs; merge `mean` also takes sums instead."""
 
     def __init__(self, merge: Callable[[Values, Values], Values], undo: Callable[[Values], Values]) -> None:
         self._merge = merge
         self._undo = undo
         self._values: list[Values] = []
         self._weights: list[Values] = []
+        self._sums: Sums | None = None
 
     def add(self, prediction: Values, weight: Weight) -> None:
         w = np.broadcast_to(np.asarray(weight, np.float64), prediction.shape)
         self._values.append(prediction)
         self._weights.append(w)
 
+    def add_sums(self, sums: Sums) -> None:
+        found = self._sums
+        self._sums = sums if found is None else Sums(found.total + sums.total, found.weights + sums.weights)
+
     def result(self) -> Values:
-        return self._merge(np.array(self._values), np.array(self._weights))
+        if self._sums is None:
+            return self._merge(np.array(self._values), np.array(self._weights))
+        total, weight = self._sums.total, self._sums.weights
+        for value, own in zip(self._values, self._weights, strict=True):
+            total, weight = total + own * value, weight + own
+        merged: Values = total / weight
+        return merged
 
     def standard_error(self) -> float:
         """Standard error of the weighted mean, the largest of the vector's; infinite for one effective view.
 
         It is the root of k / (k - 1) sum(w^2 (x - m)^2) / sum(w)^2, where k = sum(w)^2 / sum(w^2) is the
-        effective number of views.
+        effective number of views. It can't be computed of sums, for which it is infinite.
         """
+        if self._sums is not None:
+            return inf
         values, weights = self._undo(np.array(self._values)), np.array(self._weights)
         shares = weights / np.maximum(weights.sum(axis=0), TINY)
         concentration = (shares**2).sum(axis=0)  # 1 / k
@@ -124,6 +138,7 @@ class Regression(TaskDefaults):
 
     def __init__(self, labels: Sequence[str], output: ValuesOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
+        self._kind = output.kind
         self._undo = UNDO[output.kind]
         self._output = output_name(output.name, "name", outputs)
         self.reads: Sequence[str] = (self._output,)
@@ -152,6 +167,11 @@ class Regression(TaskDefaults):
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ValueAccumulator:
         return ValueAccumulator(MERGES[merge], self._undo)
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if merge != "mean" or self.keeps_view_results(spec):
+            return None
+        return SumSpec(self._output, Score.VALUES, Soundness.FINITE, "float64", undo=self._kind)
 
     def check_mean(self, merge: str) -> None:
         if merge != "mean":

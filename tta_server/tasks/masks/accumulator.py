@@ -4,8 +4,9 @@ import numpy as np
 
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining
 from tta_server.tasks.masks.decoders import MaskDecoder
-from tta_server.tasks.masks.maps import OutputGrid, ScoreMaps, first_cell, image_strips, view_coverage
+from tta_server.tasks.masks.maps import MapSums, OutputGrid, ScoreMaps, first_cell, image_strips, view_coverage
 from tta_server.tasks.scores.merging import ScoreAccumulator
+from tta_server.tasks.sums import Sums
 from tta_server.views.view import Weight
 
 
@@ -31,6 +32,12 @@ class MapAccumulator(NoEvidence):
                 cells = prediction.grid.cells(self._frame.plain.whole)
                 merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
         self._grid = prediction.grid  # last: a view that can't be added leaves the merge as it was
+
+    def add_sums(self, sums: Sums) -> None:
+        """Adds sums over several views, which are MapSums; not for tiles, and not where votes are counted."""
+        assert isinstance(sums, MapSums)
+        self._scores.add_sums(sums.total, sums.weights)
+        self._grid = sums.grid
 
     def result(self) -> ScoreMaps:
         votes = self._votes.result() if self._votes else None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil, floor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from tta_server.imaging.placement import Placement
 from tta_server.imaging.resampling import sample
 from tta_server.imaging.tiling import Tile
 from tta_server.tasks.base import Floats, ImageFrame
+from tta_server.tasks.sums import Sums
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Border
 
@@ -85,6 +87,13 @@ class ScoreMaps:
     corner: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class MapSums(Sums):
+    """Sums on the plain view's `grid`: `total` (C, h, w) of weighted scores, `weights` (h, w) of weighted coverages."""
+
+    grid: OutputGrid = field(default_factory=OutputGrid)
+
+
 def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
     """The cells at least partly in a view's frame, without bars and padding; and the first of them, x, y."""
     to_cells, (x, y), frame = grid.to_pixels.inverse(), placement.inset, placement.frame
@@ -100,7 +109,7 @@ def first_cell(tile: Tile, grid: OutputGrid) -> tuple[int, int]:
 
 def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps:
     """A view's score maps (C, h, w), moved onto the plain view's grid, or onto the tile of it that the view shows."""
-    to_scores, cells, corner = _to_view_cells(placement, grid)
+    to_scores, cells, corner = to_view_cells(placement, grid)
     coverage = view_coverage(placement, grid)
     maps, inside = _without_bars(maps, placement, grid)
     return MovedMaps(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
@@ -111,12 +120,21 @@ def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple
 
     Interpolation at the frame's edge must not mix in bars. Nothing is cut unless the frame is made of whole cells.
     """
+    whole = frame_cells(placement, grid)
+    if whole is None:
+        return maps, Affine()
+    left, top, right, bottom = whole
+    return maps[:, top:bottom, left:right], Affine.shift(-left, -top)
+
+
+def frame_cells(placement: Placement, grid: OutputGrid) -> tuple[int, int, int, int] | None:
+    """The cells of a view's frame (left, top, right, bottom); None unless it is made of whole cells."""
     edges = [*placement.inset, placement.inset[0] + placement.frame.width, placement.inset[1] + placement.frame.height]
     places = [edge / grid.stride[axis % 2] for axis, edge in enumerate(edges)]
     if grid.offset != 0.5 or any(place != int(place) for place in places):
-        return maps, Affine()
+        return None
     left, top, right, bottom = map(int, places)
-    return maps[:, top:bottom, left:right], Affine.shift(-left, -top)
+    return left, top, right, bottom
 
 
 def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
@@ -125,24 +143,50 @@ def view_coverage(placement: Placement, grid: OutputGrid) -> Floats | None:
     1 where the cell's centre lies inside the view's frame, else 0; falling towards the edges that a tile shares
     with others. The centre of a last cell that reaches beyond the plain frame is moved to the frame's edge.
     """
-    to_scores, cells, _ = _to_view_cells(placement, grid)
-    frame = placement.whole if placement.tile is None else placement.tile.size
-    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(frame.width / grid.stride[0]))
-    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(frame.height / grid.stride[1]))
-    first = grid.to_pixels.inverse().apply(np.array([placement.inset]))[0]
-    left, top = first - EDGE
-    right = left + placement.frame.width / grid.stride[0] + 2 * EDGE
-    bottom = top + placement.frame.height / grid.stride[1] + 2 * EDGE
-    corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
+    to_scores, cells, _ = to_view_cells(placement, grid)
+    sight = sight_of(placement, grid)
     blend = None if placement.tile is None else _blend(placement.tile, cells, grid)
-    if np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)):
-        return blend  # so do all cells between them
-    shown = _between(left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, right)
-    shown &= _between(top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, bottom)
+    if sight.shows_all:
+        return blend
+    x = np.minimum(np.arange(0.5, cells.width, dtype=np.float32), np.float32(sight.last[0]))
+    y = np.minimum(np.arange(0.5, cells.height, dtype=np.float32), np.float32(sight.last[1]))
+    shown = _between(sight.left, (to_scores.xx, to_scores.xy, to_scores.tx), x, y, sight.right)
+    shown &= _between(sight.top, (to_scores.yx, to_scores.yy, to_scores.ty), x, y, sight.bottom)
     return shown.astype(np.float32) if blend is None else shown * blend
 
 
-def _to_view_cells(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
+class Sight(NamedTuple):
+    """Which cells of its part of the plain grid a view shows: those whose centre lies between the bounds in its map.
+
+    `last` (x, y) is the edge of the plain frame, in cells: centres beyond it are moved there. The bounds are in cells
+    of the view's score map.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    last: tuple[float, float]
+    shows_all: bool
+
+
+def sight_of(placement: Placement, grid: OutputGrid) -> Sight:
+    """The cells that a view shows."""
+    to_scores, cells, _ = to_view_cells(placement, grid)
+    frame = placement.whole if placement.tile is None else placement.tile.size
+    last = frame.width / grid.stride[0], frame.height / grid.stride[1]
+    first = grid.to_pixels.inverse().apply(np.array([placement.inset]))[0]
+    left, top = (first - EDGE).tolist()
+    right = left + placement.frame.width / grid.stride[0] + 2 * EDGE
+    bottom = top + placement.frame.height / grid.stride[1] + 2 * EDGE
+    x, y = ((min(0.5, end), min(count - 0.5, end)) for count, end in zip(cells, last, strict=True))
+    corners = to_scores.apply(np.array([(x[0], y[0]), (x[-1], y[0]), (x[0], y[-1]), (x[-1], y[-1])]))
+    # if it shows the corners, it shows all cells between them
+    shows_all = bool(np.all(corners >= (left, top)) and np.all(corners <= (right, bottom)))
+    return Sight(left, top, right, bottom, last, shows_all)
+
+
+def to_view_cells(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
     """The map from the plain view's grid, or a tile of it, to a view's score map; that part's size and first cell."""
     tile = placement.tile or Tile(0, 0, placement.whole)
     corner = first_cell(tile, grid)

@@ -1,7 +1,7 @@
 """A class, or any of several labels, for every pixel: scores (N, C, h, w) at the input's size or a fraction of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +20,9 @@ from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.checks import range_remarks, score_findings
 from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, is_finite
 from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
+from tta_server.tasks.scores.sums import class_sums, label_sums
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -61,7 +63,7 @@ class Segmentation(TaskDefaults):
 
     def __init__(self, labels: Sequence[str], output: MapsOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
-        self._offset = output.offset
+        self._offset, self._threshold = output.offset, output.threshold
         self._decoder: MaskDecoder = ArgmaxDecoder(labels)
         self._kind = CLASS_KINDS[output.kind]
         self._is_sound = is_finite
@@ -117,6 +119,15 @@ class Segmentation(TaskDefaults):
             frame,
             self._decoder,
         )
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if self.keeps_view_results(spec) or _counts_votes(spec):
+            return None
+        if self._kind.exclusive:
+            found = class_sums(self._output, self._kind, merge)
+        else:
+            found = label_sums(self._output, self._kind, merge, self._threshold)
+        return found and replace(found, offset=self._offset, by_class=False)
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         """Sums and their mean, and as much for votes, as if a cell were a pixel."""

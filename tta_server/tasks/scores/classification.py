@@ -11,8 +11,10 @@ from tta_server.tasks.base import ImageFrame, NoEvidence, Remaining, ResponseSpe
 from tta_server.tasks.scores.kinds import CLASS_KINDS, SLACK, ScoresOutput, is_finite
 from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 from tta_server.tasks.scores.results import ClassificationResult
+from tta_server.tasks.scores.sums import class_sums
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.tasks.shapes import Shapes
+from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.view import Weight
 
 Scores = NDArray[np.float32]
@@ -27,6 +29,9 @@ class ClassAccumulator(NoEvidence):
 
     def add(self, prediction: Scores, weight: Weight) -> None:
         self._scores.add(prediction, weight)
+
+    def add_sums(self, sums: Sums) -> None:
+        self._scores.add_sums(sums.total, sums.weights)
 
     def result(self) -> Scores:
         return self._scores.result()
@@ -69,6 +74,11 @@ class Classification(ScoreVectors):
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> ClassAccumulator:
         return ClassAccumulator(ScoreAccumulator(MERGES[merge], self._kind))
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if self.keeps_view_results(spec):
+            return None
+        return class_sums(self._output, self._kind, merge)
 
     def confidence(self, merged: Scores) -> float:
         return float(merged.max())

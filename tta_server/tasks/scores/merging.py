@@ -106,6 +106,15 @@ class ScoreAccumulator:
             self._total += scores
         self._weight = self._weight + w
 
+    def add_sums(self, total: Floats, weights: Floats) -> None:
+        """Adds several views: sums (C, ...) of their weighted scores, and of their weights as (), (C,) or (...).
+
+        Weights of as many axes as the scores are by class. Not for a merge that takes the maximum.
+        """
+        self._by_class |= self._merge.sums_to_one and weights.ndim == total.ndim
+        self._total = np.array(total, np.float32) if self._total is None else self._total + total
+        self._weight = self._weight + np.asarray(weights, np.float32)
+
     def add_part(
         self, values: Floats, weight: Weight, coverage: Floats | None, corner: tuple[int, int], cells: Size
     ) -> None:

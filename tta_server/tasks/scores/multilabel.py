@@ -10,8 +10,10 @@ from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining, Res
 from tta_server.tasks.scores.kinds import LABEL_KINDS, SLACK, LabelsOutput, are_numbers
 from tta_server.tasks.scores.merging import LABEL_MERGES, ScoreAccumulator, label_merges
 from tta_server.tasks.scores.results import MultilabelResult
+from tta_server.tasks.scores.sums import label_sums
 from tta_server.tasks.scores.vectors import ScoreVectors
 from tta_server.tasks.shapes import Shapes
+from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.view import Weight
 
 
@@ -24,6 +26,9 @@ class LabelAccumulator(NoEvidence):
 
     def add(self, prediction: Floats, weight: Weight) -> None:
         self._scores.add(prediction, weight)
+
+    def add_sums(self, sums: Sums) -> None:
+        self._scores.add_sums(sums.total, sums.weights)
 
     def result(self) -> Floats:
         return self._scores.result()
@@ -55,6 +60,11 @@ class Multilabel(ScoreVectors):
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> LabelAccumulator:
         return LabelAccumulator(ScoreAccumulator(self._merges[merge], self._kind), self._threshold)
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if self.keeps_view_results(spec):
+            return None
+        return label_sums(self._output, self._kind, merge, self._threshold)
 
     def confidence(self, merged: Floats) -> float:
         """Probability that a label is answered right, the mean over the labels."""
