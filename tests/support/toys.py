@@ -213,6 +213,7 @@ class Switchable:
 
     def __init__(self, real: Backend) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
+        self.permits = real.permits
         self._real = real
         self.mode = "works"
         self.batches = 0
