@@ -148,6 +148,18 @@ class NotReady(TTAError):
     code = Code.NOT_READY
 
 
+class BackendUnavailable(NotReady):
+    """The server elsewhere that runs a model can't be reached, or does not serve it now; the cause says why.
+
+    `device` and `permits` are those of its backend, where no model could be made.
+    """
+
+    def __init__(self, message: str, device: str = "", permits: int = 0) -> None:
+        super().__init__(message)
+        self.device = device
+        self.permits = permits
+
+
 class DeadlineExceeded(TTAError):
     """The budget ended before the mandatory views were done, or the request was not received in time."""
 
