@@ -95,9 +95,15 @@ def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Se
             if ladder:
                 costs.warm(bucket, _climb(ladder, measured))
             else:
-                rounds = measured(BATCHES if model.can_batch else (1,))
+                rounds = measured(_few(model))
                 costs.warm(bucket, _medians(rounds), sure_knee(rounds))
     costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
+
+
+def _few(model: Model) -> Sequence[int]:
+    """The batch sizes to measure of a pool that runs few views at a time."""
+    largest = max(model.backend.ladder, default=max(BATCHES)) if model.can_batch else 1
+    return [n for n in BATCHES if n <= largest]
 
 
 def _medians(rounds: Rounds) -> dict[int, float]:
