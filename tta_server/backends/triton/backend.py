@@ -17,15 +17,13 @@ from tta_server.errors import BackendFailed, BackendUnavailable, ConfigError, De
 PATIENCE = 60.0
 """Seconds that a batch may take that no request waits for: a model's first one may compile it."""
 
+LATE = "the budget ran out before the server that runs this model answered"
 Failure = tuple[type[TTAError], str]
 FAILED: Failure = (BackendFailed, "the model failed on this image")
 UNAVAILABLE: Failure = (BackendUnavailable, "the server that runs this model is not ready; it is probed every second")
 FAILURES: Mapping[grpc.StatusCode, Failure] = {
     **dict.fromkeys(LOST, UNAVAILABLE),
-    grpc.StatusCode.DEADLINE_EXCEEDED: (
-        DeadlineExceeded,
-        "the budget ran out before the server that runs this model answered",
-    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, LATE),
 }
 """What a status of the server means for a batch; any other is FAILED."""
 
@@ -76,6 +74,8 @@ class TritonBackend:
         now = time.monotonic()
         has_deadline = abort is not None and abort.deadline < now + PATIENCE
         deadline = abort.deadline if abort is not None and has_deadline else now + PATIENCE
+        if deadline <= now:
+            raise DeadlineExceeded(LATE)
         names, image = self.signature.outputs, batch if self._has_batch_axis else batch[0]
         request = write_request(self._model, self.signature.input, image, names, deadline - now)
         call = self._servers.submit(self._servers.infer(request, deadline))
