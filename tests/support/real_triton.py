@@ -126,15 +126,15 @@ class RealTriton:
         return found.inference_count, found.execution_count
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the server and the processes of its models."""
+        """To the server alone: its python backend aborts if the processes of models stop in the middle of a batch."""
         assert self._process is not None
-        os.killpg(self._process.pid, number)
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """Ends it at once, as a crash does."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.send_signal(signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(PATIENCE)
             self._process = None
         for path in Path("/dev/shm").glob(f"{self._shared}*"):
