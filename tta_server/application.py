@@ -167,11 +167,13 @@ class Application:
 
     def _set_failed(self, name: str, error: Exception) -> None:
         """Goes on without a model that can't be served."""
+        failure = explain_failure(name, error, self.settings.models)
         if isinstance(error, BackendUnavailable):
+            failure = failure.retried
             self._retries.add(name)
         elif not isinstance(error, ConfigError):
             log.error("model %s failed to load", name, exc_info=error)
-        self.health.failed_to_load(name, explain_failure(name, error, self.settings.models))
+        self.health.failed_to_load(name, failure)
         if (model := self.models.pop(name, None)) is not None:
             model.retire()
         self._add_model_gauge(name)

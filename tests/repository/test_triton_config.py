@@ -1,11 +1,14 @@
 """The key `backend` of tta.yaml for a model that a Triton server runs."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.serving import PATIENCE
 from tests.support.toys import faulty_model
 from tta_server.backends.triton import Target, Tls
 from tta_server.errors import ConfigError
@@ -47,6 +50,13 @@ def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
     keys = {"headers": {"authorization": "hidden"}, "tls": {"cert": "key.pem", "key": "key.pem"}}
     config = read(tmp_path, url="grpcs://a:1", model="m", **keys)
     assert "hidden" not in f"{config!r} {config.target(tmp_path)!r}"
+
+
+def test_without_such_a_model_grpc_is_not_imported() -> None:
+    program = (
+        "import sys, tta_server.repository.loader; sys.exit('grpc' in sys.modules or 'tritonclient' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False).returncode == 0
 
 
 @pytest.mark.parametrize(

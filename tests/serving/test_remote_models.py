@@ -133,7 +133,7 @@ def test_a_model_is_loaded_once_its_server_is_there(tmp_path: Path) -> None:
             until(lambda: client.get("/readyz").status_code == 200)
             refused = ask(client)
             assert (refused.status_code, refused.json()["code"]) == (503, "not_ready")
-            assert "its Triton server is not ready" in refused.json()["error"]
+            assert "its Triton server is not ready; it is tried again every second" in refused.json()["error"]
             assert remote.url not in refused.text
             with remote:
                 recover(client)
@@ -155,7 +155,7 @@ def test_with_strict_the_command_ends(tmp_path: Path) -> None:
     remote_folder(tmp_path / "clothing", MODELS / "clothing", remote.url)
     with Server("--port", "0", "--strict", "--models", str(tmp_path)) as server:
         assert server.exit_status() == 2
-        assert "its Triton server is not ready" in "".join(server.lines["stderr"])
+        assert f"its Triton server is not ready ({remote.url}: UNAVAILABLE" in "".join(server.lines["stderr"])
 
 
 def test_a_model_that_the_server_does_not_have_is_not_waited_for(tmp_path: Path, remote: RemoteServer) -> None:

@@ -25,7 +25,11 @@ FIND = "import json, sysconfig; print(json.dumps([sysconfig.get_path('purelib'),
 
 
 def is_installed() -> bool:
-    return (VENV / "bin" / "python").exists() and any(VENV.glob("lib/*/site-packages/pytriton/tritonserver"))
+    """True if the server is there, with what runs models of this version of Python."""
+    packages = next(VENV.glob("lib/python*/site-packages"), VENV)
+    version = packages.parent.name.removeprefix("python")
+    stubs = packages / "pytriton" / "tritonserver" / "python_backend_stubs"
+    return (stubs / version).is_dir() and (packages / "onnxruntime").is_dir()
 
 
 class RealTriton:

@@ -159,6 +159,11 @@ class BackendUnavailable(NotReady):
         self.device = device
         self.permits = permits
 
+    @property
+    def reason(self) -> str:
+        """The sentence for the operator: with the cause, which names the server."""
+        return f"{self} ({self.__cause__})" if self.__cause__ else str(self)
+
 
 class DeadlineExceeded(TTAError):
     """The budget ended before the mandatory views were done, or the request was not received in time."""

@@ -20,11 +20,17 @@ class LoadFailure:
     reason: str
     public: str
 
+    @property
+    def retried(self) -> "LoadFailure":
+        """The same of a model that is tried again."""
+        again = "; it is tried again every second"
+        return LoadFailure(self.reason + again, self.public + again)
+
 
 def explain_failure(name: str, error: Exception, models: Path) -> LoadFailure:
     """Why the model `name` of the folder `models` can't be loaded, verified or warmed up."""
     if isinstance(error, BackendUnavailable):
-        return LoadFailure(f"{error} ({error.__cause__})" if error.__cause__ else str(error), str(error))
+        return LoadFailure(error.reason, str(error))
     if not isinstance(error, ConfigError):
         text = (str(error) or "no message").splitlines()[0]
         return LoadFailure(f"unexpected error: {type(error).__name__}: {text}", f"internal error: {SEE_LOG}")

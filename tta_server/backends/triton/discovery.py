@@ -19,7 +19,7 @@ SECONDS = 3.0
 MOST_ROWS = 128
 """The largest batch that is ever sent."""
 TRANSIENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-NOT_READY = "its Triton server is not ready; it is tried again every second"
+NOT_READY = "its Triton server is not ready"
 
 
 class NotServed(Exception):
