@@ -65,8 +65,8 @@ class Settings(BaseModel):
         default_factory=available_cores,
         ge=1,
         le=1024,
-        description="Threads that run batches; default: one a core, fewer under a CPU quota, and one beside a device or "
-        "a Triton server, which has one for each of its permits.",
+        description="Threads that run batches; default: one a core, fewer under a CPU quota, and one beside a device "
+        "or a Triton server, which has one for each of its permits.",
     )
     workers: int = Field(
         0,

@@ -38,7 +38,7 @@ def test_all_keys(tmp_path: Path) -> None:
         (tmp_path / f"{name}.pem").write_text(name)
     tls = {"ca": "ca.pem", "cert": str(tmp_path / "cert.pem"), "key": "key.pem"}
     urls = ["grpcs://a:1", "grpcs://[::1]:65535"]
-    keys = {"version": "3", "permits": 8, "views": "local", "headers": {"Authorization": "Bearer x"}, "tls": tls}
+    keys = {"version": 3, "permits": 8, "views": "local", "headers": {"Authorization": "Bearer x"}, "tls": tls}
     target = read(tmp_path, url=urls, model="m", **keys).target(tmp_path)
     headers = (("authorization", "Bearer x"),)
     assert target == Target(tuple(urls), "m", "3", 8, headers, Tls(b"ca", b"cert", b"key"))
@@ -74,8 +74,11 @@ def test_without_such_a_model_grpc_is_not_imported() -> None:
         ({"url": "grpc://gpu:65536", "model": "m"}, "'grpc://gpu:65536' is no address"),
         ({"url": [URL, URL], "model": "m"}, "url has an address twice; give each once"),
         ({"url": URL, "model": "m", "permits": 0}, "backend.permits is 0; it should be a whole number of at least 1"),
-        ({"url": URL, "model": "m", "version": 1}, "backend.version is 1; it should be text"),
-        ({"url": URL, "model": "m", "version": "new"}, "backend.version is 'new'"),
+        ({"url": URL, "model": "m", "version": True}, "version is true; it should be a whole number, or empty"),
+        (
+            {"url": URL, "model": "m", "version": "new"},
+            "version is 'new'; it should be a whole number, or empty for the",
+        ),
         ({"url": URL, "model": "m", "views": "graph"}, "backend.views is 'graph'; it should be 'local'"),
         ({"url": URL, "model": "m", "threads": 2}, "unknown key backend.threads; known: name, url, model, version"),
         (

@@ -22,6 +22,13 @@ def _read_url(url: str) -> str:
     return url
 
 
+def _read_version(found: Any) -> str:
+    version = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+    if not isinstance(version, str) or not re.fullmatch("[0-9]*", version):
+        raise ValueError(f"version is {shown(found)}; it should be a whole number, or empty for the server's choice")
+    return version
+
+
 def _as_list(found: Any) -> Any:
     """A plain word is a list of one."""
     return [found] if isinstance(found, str) else found
@@ -61,7 +68,7 @@ class TritonConfig(StrictModel):
     name: Literal["triton"]
     url: Annotated[tuple[Url, ...], Field(min_length=1), BeforeValidator(_as_list)]
     model: Annotated[str, Field(min_length=1)]
-    version: Annotated[str, Field(pattern="^[0-9]*$")] = ""
+    version: Annotated[str, BeforeValidator(_read_version)] = ""
     views: Literal["local"] = "local"
     permits: Annotated[int, Field(ge=1, le=256)] = 4
     headers: Annotated[dict[str, str], AfterValidator(_read_headers)] = Field(default_factory=dict, repr=False)
