@@ -25,6 +25,7 @@ from tta_server.backends.triton import backend as triton
 from tta_server.backends.triton import servers as calls
 from tta_server.backends.triton.backend import TritonBackend
 from tta_server.errors import BackendFailed, BackendUnavailable, ConfigError, DeadlineExceeded, TTAError
+from tta_server.repository.failure import SEE_LOG, public_sentence
 
 BATCH = np.arange(2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
 
@@ -329,7 +330,7 @@ def test_servers_with_different_models_are_refused(file: Path) -> None:
 def test_a_server_that_is_not_there_or_not_ready_may_come(server: RemoteServer) -> None:
     server.loading = ("m",)
     loading = refusal(server.url)
-    server.is_ready = False
+    server.is_ready = server.has_index = False
     starting = refusal(server.url)
     server.stop()
     gone = refusal(server.url)
@@ -339,14 +340,25 @@ def test_a_server_that_is_not_there_or_not_ready_may_come(server: RemoteServer) 
         assert (error.device, error.permits) == (server.url, 4)
         assert server.url in str(error.__cause__)
     assert "model m is LOADING" in str(loading.__cause__)
+    assert "is starting" in str(starting.__cause__)
+
+
+def test_a_model_is_served_by_a_server_that_is_not_ready_for_another_ones_failure(server: RemoteServer) -> None:
+    server.is_ready = False
+    TritonBackend(Target((server.url,), "m")).close()
 
 
 def test_a_missing_model_or_version_is_named_with_what_there_is(file: Path) -> None:
     with RemoteServer({"m": file, "other": file}) as server:
         missing, version = refusal(server.url, model="x"), refusal(server.url, version="7")
-    assert isinstance(missing, ConfigError)
+        server.has_index = False
+        unlisted = refusal(server.url, model="x")
     assert str(missing) == f"backend.model: {server.url} has no model x; it has m, other"
     assert str(version) == f"backend.version: {server.url} has no version 7 of m; it has 1"
+    assert str(unlisted) == f"backend.model: {server.url} has no model x that is ready"
+    for error in (missing, version, unlisted):
+        assert isinstance(error, ConfigError)
+        assert public_sentence(error, Path()).partition(": ")[2] == SEE_LOG
 
 
 def test_inputs_other_than_one_image_are_named(file: Path, server: RemoteServer, tmp_path: Path) -> None:
@@ -365,6 +377,24 @@ def test_inputs_other_than_one_image_are_named(file: Path, server: RemoteServer,
         assert (
             str(refusal(other.url)) == f"model m of {other.url} has the inputs image, mask; it must have one, an image"
         )
+
+
+def test_without_a_call_for_the_largest_batch_the_models_own_axis_counts(
+    server: RemoteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of the Open Inference Protocol that is no Triton; any other failure of that call is a mistake."""
+    status = grpc.StatusCode.UNIMPLEMENTED
+    monkeypatch.setattr(server, "ModelConfig", lambda _, context: context.abort(status, "no such call"))
+    server.stop()
+    server.start()
+    remote = TritonBackend(Target((server.url,), "m"))
+    remote.close()
+    assert remote.ladder == ()
+    status = grpc.StatusCode.PERMISSION_DENIED
+    refused = refusal(server.url)
+    assert isinstance(refused, ConfigError)
+    assert "does not describe model m: " in str(refused)
+    assert "PERMISSION_DENIED" in str(refused)
 
 
 def test_closing_ends_the_thread_and_runs(server: RemoteServer, backend: TritonBackend) -> None:

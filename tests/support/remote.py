@@ -39,6 +39,7 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.failure: grpc.StatusCode | None = None
         self.is_ready = True
         self.loading: Sequence[str] = ()
+        self.has_index = True
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -99,6 +100,8 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=self._serves(request.name, request.version))
 
     def RepositoryIndex(self, request, context):  # noqa: N802
+        if not self.has_index:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such call")
         entries = [
             {"name": name, "version": "1", "state": "LOADING" if name in self.loading else "READY"}
             for name in self.models

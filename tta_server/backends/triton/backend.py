@@ -1,5 +1,6 @@
 """A backend whose model runs in a Triton server."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -72,8 +73,8 @@ class TritonBackend:
         Raises BackendUnavailable if no server serves the model now, DeadlineExceeded.
         """
         now = time.monotonic()
-        has_deadline = abort is not None and abort.deadline < now + PATIENCE
-        deadline = abort.deadline if abort is not None and has_deadline else now + PATIENCE
+        due = abort.deadline if abort is not None else math.inf
+        deadline = due if due < math.inf else now + PATIENCE
         if deadline <= now:
             raise DeadlineExceeded(LATE)
         names, image = self.signature.outputs, batch if self._has_batch_axis else batch[0]
@@ -87,7 +88,7 @@ class TritonBackend:
             raise BackendFailed(FAILED[1]) from None
         except RemoteError as error:
             kind, sentence = FAILURES.get(error.status, FAILED)
-            if kind is DeadlineExceeded and not has_deadline:
+            if kind is DeadlineExceeded and due == math.inf:
                 kind, sentence = UNAVAILABLE
             raise kind(sentence) from error
         except ValueError as error:

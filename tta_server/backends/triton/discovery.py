@@ -1,6 +1,7 @@
 """What a server says of a model: its input, its outputs and the batches that it takes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,33 +58,41 @@ async def describe(server: Server, target: Target) -> Description:
 
 
 async def _check_ready(server: Server, target: Target) -> None:
-    """Raises NotServed, ConfigError or RemoteError."""
-    if not (await server.call("ServerReady", pb.ServerReadyRequest(), SECONDS)).ready:
-        raise NotServed(f"{server.url} is starting")
+    """Raises NotServed, ConfigError or RemoteError.
+
+    A Triton of which another model failed says that it is not ready itself, so the model's own state counts.
+    """
     if await server.has_model(SECONDS):
         return
-    try:
-        index = await server.call("RepositoryIndex", pb.RepositoryIndexRequest(), SECONDS)
-    except RemoteError as error:
-        if error.status in TRANSIENT:
-            raise
-        raise ConfigError(f"backend.model: {server.url} has no model {target.model} that is ready") from error
-    own = [entry for entry in index.models if entry.name == target.model]
-    versions = [entry for entry in own if target.version in ("", entry.version)]
+    index = await _index(server)
+    if index is None:
+        if (await server.call("ServerReady", pb.ServerReadyRequest(), SECONDS)).ready:
+            raise _mistake("model", f"{server.url} has no model {target.model} that is ready")
+        raise NotServed(f"{server.url} is starting")
+    own = [entry for entry in index if entry.name == target.model]
     if not own:
-        names = ", ".join(sorted({entry.name for entry in index.models})) or "none"
+        names = ", ".join(sorted({entry.name for entry in index})) or "none"
         raise _mistake("model", f"{server.url} has no model {target.model}; it has {names}")
-    if not versions and any(entry.version for entry in own):
-        found = ", ".join(entry.version for entry in own)
+    versions = [entry.version for entry in own if entry.version]
+    if versions and target.version not in ("", *versions):
+        found = ", ".join(versions)
         raise _mistake("version", f"{server.url} has no version {target.version} of {target.model}; it has {found}")
-    entry = own[0]
-    raise NotServed(
-        f"{server.url}: model {target.model} is {entry.state or 'not loaded'}: {entry.reason or 'no reason'}"
-    )
+    state = own[0].state or "not loaded"
+    raise NotServed(f"{server.url}: model {target.model} is {state}: {own[0].reason or 'no reason given'}")
+
+
+async def _index(server: Server) -> Sequence[Any] | None:
+    """The models of a server's repository, None if it has no such call. Raises RemoteError."""
+    try:
+        return list((await server.call("RepositoryIndex", pb.RepositoryIndexRequest(), SECONDS)).models)
+    except RemoteError as error:
+        if error.status is grpc.StatusCode.UNIMPLEMENTED:
+            return None
+        raise
 
 
 def _mistake(key: str, what: str) -> ConfigError:
-    """An error whose sentence for clients leaves out what the server has."""
+    """An error whose cause makes its sentence for clients leave out what the server has: raise it without another."""
     error = ConfigError(f"backend.{key}: {what}")
     error.__cause__ = LookupError(what)
     return error
