@@ -114,11 +114,13 @@ def test_requests_to_a_server_that_hangs_are_answered_at_their_deadlines(
 ) -> None:
     """More than it has permits, and those that are refused at once since it is busy."""
     recover(client)
+    remote.requests.clear()
     with ThreadPoolExecutor(6) as clients, remote.hanging():
         asked = [clients.submit(ask, client, budget_ms="700") for _ in range(6)]
         statuses = {answer.result(PATIENCE).status_code for answer in asked}
     assert 504 in statuses
     assert statuses <= {504, 503, 429}
+    assert 0 < remote.requests[0].parameters["timeout"].int64_param < 700_000
     recover(client)
 
 
