@@ -39,6 +39,7 @@ class FaultyBackend:
 
     def __init__(self, real: Backend, fault: Fault) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
+        self.permits = real.permits
         self.on = False
         self._real = real
         self._fault = fault

@@ -39,6 +39,7 @@ class PacingBackend:
 
     def __init__(self, real: Backend, seconds: Mapping[int, float]) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
+        self.permits = real.permits
         self._real = real
         self._sizes = sorted(seconds)
         self._seconds = seconds

@@ -19,7 +19,7 @@ from tests.support.references import MODELS
 from tests.support.remote import TYPES, free_port
 from tests.support.serving import PATIENCE, ROOT, until
 
-VENV = Path(os.environ.get("TTA_TRITON_VENV", ROOT / ".venv-triton")).absolute()
+VENV = Path(os.environ.get("TRITON_VENV", ROOT / ".venv-triton")).absolute()
 BACKENDS = Path(__file__).parent / "triton_backend"
 FIND = "import json, sysconfig; print(json.dumps([sysconfig.get_path('purelib'), sysconfig.get_config_var('LIBDIR')]))"
 
