@@ -6,6 +6,7 @@
 # make coverage       the tests of `make test` with the share of lines and branches that they run, which has a floor
 # make mutation       300 mutants of the core, and how many of them the tests find: up to half an hour
 # make check          format, lint, types, layers, sizes
+# make triton         a real Triton 2.51 (CPU) in .venv-triton, for the tests marked triton; make test-all tries it too
 # make hooks          run `make check` before each commit (pre-commit)
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
-	check-types check-layers check-sizes hooks format lock bench load openloop \
+	check-types check-layers check-sizes hooks format lock triton bench load openloop \
 	clean
 
 run: $(VENV)/installed
@@ -38,6 +39,7 @@ test: $(VENV)/installed-dev
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 test-all: $(VENV)/installed-dev
+	-@$(MAKE) --no-print-directory triton || echo "the tests marked triton are skipped"
 	$(PYTEST) --hypothesis-profile all $(ARGS)
 
 coverage: $(VENV)/installed-dev
@@ -129,6 +131,15 @@ $(VENV)/installed-load: pyproject.toml requirements/load.txt requirements/plots.
 	$(call install,tta-server and its load tests,-r requirements/load.txt -r requirements/plots.txt)
 	@touch $(VENV)/installed
 
+# The package holds the server's binary; of its requirements, models need these alone, and Triton numpy 1.
+triton: .venv-triton/installed
+
+.venv-triton/installed:
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip --disable-pip-version-check install --quiet --no-deps nvidia-pytriton==0.7.0
+	.venv-triton/bin/python -m pip --disable-pip-version-check install --quiet 'numpy<2' onnxruntime==1.31.1
+	@touch $@
+
 lock: | $(BIN)/python
 	$(PIP) 'uv>=0.13,<1'
 	$(LOCK) --all-extras --output-file constraints.txt $(ARGS)
@@ -140,4 +151,4 @@ lock: | $(BIN)/python
 	done
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -38,6 +38,7 @@ class Counting:
     def __init__(self, model: Model) -> None:
         self._backend, self.signature, self.runs = model.backend, model.backend.signature, 0
         self.device, self.ladder = model.backend.device, model.backend.ladder
+        self.permits = model.backend.permits
 
     def infer(self, *given: Any) -> Any:
         self.runs += 1

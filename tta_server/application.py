@@ -11,27 +11,24 @@ from pathlib import Path
 import cv2
 from PIL import Image
 
-from tta_server.backends import CPU
-from tta_server.errors import ConfigError, NotReady, Overloaded, UnknownModel
+from tta_server.backends import CPU, Backend
+from tta_server.errors import BackendUnavailable, ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
-from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.devices.ladder import LADDER
-from tta_server.scheduling.devices.scheduler import DeviceScheduler
-from tta_server.scheduling.devices.slots import DeviceSlots
 from tta_server.scheduling.jobs import Bounds
-from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.cores import available_cores
 from tta_server.serving.engine import Engine
 from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
 from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
-from tta_server.serving.pools import Pools, PoolSize, ServingPool, pool_sizes
+from tta_server.serving.pools import Pools, PoolSize, ServingPool, make_scheduler, pool_sizes
 from tta_server.serving.predictor import Predictor
 from tta_server.serving.probe import ModelProbe
+from tta_server.serving.retries import LoadRetries
 from tta_server.serving.runner import ImageRunner
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
@@ -71,21 +68,14 @@ def _ladder(model: Model, pool: ServingPool) -> Sequence[int]:
     return (model.backend.ladder or LADDER) if pool.size.workers else ()
 
 
-def _make_scheduler(costs: CostModel, size: PoolSize, settings: Settings) -> BaseScheduler[ImageJob]:
-    """For slots that do everything, or run batches beside workers."""
-    bounds = Bounds(settings.max_waiting, settings.max_waiting_mb * 1_000_000)
-    if size.workers:
-        return DeviceScheduler(costs, DeviceSlots(size.slots, most_in_flight=size.in_flight), size.workers, bounds)
-    return Scheduler(costs, size.slots, bounds)
-
-
 class Application:
     """Models, a pool of slots and the predictor over them: `load` it, `warm` it, then `close` it.
 
     `on_fatal` is called with a sentence when only a new process can serve again.
     """
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[Model], absent: Sequence[BackendUnavailable] = ()) -> None:
+        """`absent` are the errors of models that are loaded later: their servers' pools are made now."""
         self.settings = settings
         self.metrics = Metrics()
         self.statistics = Statistics()
@@ -98,26 +88,29 @@ class Application:
         self._loading = threading.Lock()
         self.health = Health()
         self.on_fatal: Callable[[str], None] = lambda reason: None
-        self.pools = Pools({device: self._make_pool(size) for device, size in self._pool_sizes().items()})
+        sizes = self._pool_sizes([*(model.backend for model in models), *absent])
+        self.pools = Pools({device: self._make_pool(size) for device, size in sizes.items()})
         self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
         self._probe = ModelProbe(self.predictor, self.health)
+        self._retries = LoadRetries(self.load_model, lambda name: name in self.health.load_failures)
         self._add_gauges()
         self._warmed = False
         self.closing = False
 
-    def _pool_sizes(self) -> dict[str, PoolSize]:
+    def _pool_sizes(self, backends: Iterable[Backend | BackendUnavailable]) -> dict[str, PoolSize]:
         given, settings = self.settings.model_fields_set, self.settings
         slots = settings.slots if "slots" in given else None
         workers = settings.workers if "workers" in given else None
         permits = {CPU: 0}
-        for backend in (model.backend for model in self.models.values()):
+        for backend in backends:
             permits[backend.device] = max(backend.permits, permits.get(backend.device, 0))
         return pool_sizes(permits, slots, workers, available_cores())
 
     def _make_pool(self, size: PoolSize) -> ServingPool:
         costs = CostModel()
+        bounds = Bounds(self.settings.max_waiting, self.settings.max_waiting_mb * 1_000_000)
         engine: Engine[ImageJob] = Engine(
-            _make_scheduler(costs, size, self.settings),
+            make_scheduler(costs, size, bounds),
             self._runners,
             self.observer,
             self.health,
@@ -155,7 +148,8 @@ class Application:
     def load(cls, settings: Settings) -> "Application":
         """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
 
-        Raises ConfigError if there is none, none can be loaded, or, with `strict`, one can't.
+        Those whose servers are not ready are loaded once they are. Raises ConfigError if there is none, none can be
+        loaded, or, with `strict`, one can't.
         """
         loaded, errors = [], dict[str, Exception]()
         for folder in find_models(settings.models):
@@ -165,7 +159,7 @@ class Application:
                 if settings.strict:
                     raise
                 errors[folder.name] = error
-        application = cls(settings, loaded)
+        application = cls(settings, loaded, [each for each in errors.values() if isinstance(each, BackendUnavailable)])
         for name, failure in errors.items():
             application._set_failed(name, failure)
         application._check_any_left(errors.values())
@@ -173,17 +167,21 @@ class Application:
 
     def _set_failed(self, name: str, error: Exception) -> None:
         """Goes on without a model that can't be served."""
-        if not isinstance(error, ConfigError):
+        failure = explain_failure(name, error, self.settings.models)
+        if isinstance(error, BackendUnavailable):
+            failure = failure.retried
+            self._retries.add(name)
+        elif not isinstance(error, ConfigError):
             log.error("model %s failed to load", name, exc_info=error)
-        self.health.failed_to_load(name, explain_failure(name, error, self.settings.models))
+        self.health.failed_to_load(name, failure)
         if (model := self.models.pop(name, None)) is not None:
             model.retire()
         self._add_model_gauge(name)
 
     def _check_any_left(self, errors: Iterable[Exception]) -> None:
-        """Raises the error of the only model, or ConfigError with the reasons, if every model failed."""
+        """Raises the error of the only model, or ConfigError with the reasons, if every model failed for good."""
         failures = self.health.load_failures
-        if self.models or not failures:
+        if self.models or self._retries or not failures:
             return
         if len(failures) == 1:
             raise next(iter(errors))
@@ -211,6 +209,7 @@ class Application:
         self._check_any_left(errors)
         self.pools.start()
         self._probe.start()
+        self._retries.start()
         self._warmed = True
 
     @property
@@ -285,6 +284,7 @@ class Application:
         """Answers admitted requests, for at most `drain_seconds`, then stops."""
         self.stop_admitting()
         self._probe.close()
+        self._retries.close()
         self.pools.drain(self.settings.drain_seconds)
         for model in list(self.models.values()):
             model.retire()

@@ -65,14 +65,15 @@ class Settings(BaseModel):
         default_factory=available_cores,
         ge=1,
         le=1024,
-        description="Threads that run batches; default: one a core, fewer under a CPU quota, and one beside a device.",
+        description="Threads that run batches; default: one a core, fewer under a CPU quota, and one beside a device "
+        "or a Triton server, which has one for each of its permits.",
     )
     workers: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads that decode and make answers beside the slots of a device; 0: slots do it. Where it is "
-        "not set and a model is on a device: the cores less two.",
+        description="Threads that decode and make answers beside the slots of a device or a Triton server; 0: slots do "
+        "it. Where it is not set and a model runs there: the cores less two.",
     )
     strict: bool = Field(False, description="End if a model of the folder can't be served; default: serve the others.")
 

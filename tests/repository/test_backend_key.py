@@ -33,7 +33,7 @@ def test_the_threads_of_a_run_do_not_change_what_it_gives(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("backend", "sentence"),
     [
-        ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime'"),
+        ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime' or 'triton'"),
         ("{device: cuda}", "backend.device is 'cuda'; it should be 'cpu'"),
         ("{threads: 0}", "backend.threads is 0; it should be a whole number of at least 1"),
         ("{thread: 2}", "unknown key backend.thread; known: name, device, threads, views"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tta_server.errors import ConfigError
+from tta_server.errors import BackendUnavailable, ConfigError
 from tta_server.repository.failure import LoadFailure, explain_failure, public_sentence
 
 YAML = "is not valid YAML in line 1, column 8"
@@ -53,3 +53,14 @@ def test_an_unexpected_error_is_named_to_the_operator_only(error: Exception, tex
     failure = explain_failure("a", error, Path("models"))
     assert failure.reason == f"unexpected error: {type(error).__name__}: {text}"
     assert failure.public == "internal error: see the server's log"
+
+
+def test_a_servers_address_and_text_are_no_clients_business() -> None:
+    error = BackendUnavailable("its Triton server is not ready")
+    error.__cause__ = RuntimeError("grpc://gpu:8001: UNAVAILABLE: refused")
+    failure = explain_failure("a", error, Path("models"))
+    assert failure.reason == "its Triton server is not ready (grpc://gpu:8001: UNAVAILABLE: refused)"
+    assert failure.public == "its Triton server is not ready"
+    assert failure.retried.public == "its Triton server is not ready; it is tried again every second"
+    wrong = ConfigError("backend.url: the servers grpcs://gpu:8001, grpc://[::1]:80 serve different models m")
+    assert public_sentence(wrong, Path()) == "backend.url: the servers its server, its server serve different models m"

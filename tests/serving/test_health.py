@@ -63,6 +63,12 @@ def test_suspects_are_those_that_failed_so_often_in_a_row() -> None:
     assert suspects(happened(fails * FAILURES + [("failed", "b")] * FAILURES)) == ["a", "b"]
 
 
+def test_a_model_whose_server_is_gone_is_a_suspect_at_once() -> None:
+    assert suspects(happened([("suspect", "a")])) == ["a"]
+    assert suspects(happened([("suspect", "a"), ("worked", "a")])) == []
+    assert suspects(happened([("suspect", "a"), ("worked", "a"), ("failed", "a")])) == []
+
+
 def test_unhealthy_models_stay_suspects_so_that_they_are_probed_again() -> None:
     assert suspects(happened([("failed", "a")] * FAILURES + [("mark_unhealthy", "a")])) == ["a"]
 

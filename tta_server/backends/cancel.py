@@ -1,6 +1,7 @@
 """Abort a run on another thread."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable
 
@@ -8,14 +9,18 @@ log = logging.getLogger(__name__)
 
 
 class Abort:
-    """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe."""
+    """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe.
 
-    def __init__(self) -> None:
+    `deadline`, in monotonic seconds, is when the run is of no use any more, whether somebody requests the abort or not.
+    """
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        self.deadline = deadline
         self._lock = threading.Lock()
-        self._callback: Callable[[], None] | None = None
+        self._callback: Callable[[], object] | None = None
         self.requested = False
 
-    def on_request(self, callback: Callable[[], None]) -> None:
+    def on_request(self, callback: Callable[[], object]) -> None:
         """Register `callback`: it is called by the thread that requests the abort, or now if that happened already."""
         with self._lock:
             self._callback = callback

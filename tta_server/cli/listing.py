@@ -13,7 +13,7 @@ from tta_server.cli.console import out
 from tta_server.cli.notes import print_failures
 from tta_server.cli.options import ModelsOption
 from tta_server.cli.sources import read_settings
-from tta_server.errors import ConfigError
+from tta_server.errors import BackendUnavailable, ConfigError
 from tta_server.repository.failure import LoadFailure, explain_failure
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
@@ -47,7 +47,7 @@ def _load_all(folder: Path) -> tuple[list[Model], dict[str, LoadFailure]]:
     for path in find_models(folder):
         try:
             loaded.append(load_model(path))
-        except ConfigError as error:
+        except (ConfigError, BackendUnavailable) as error:
             failures[path.name] = explain_failure(path.name, error, folder)
     return loaded, failures
 

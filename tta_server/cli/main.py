@@ -14,7 +14,7 @@ from tta_server.cli.predict import predict
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
 from tta_server.cli.views import views
-from tta_server.errors import TTAError
+from tta_server.errors import BackendUnavailable, TTAError
 
 cli = typer.Typer(
     name="tta-server",
@@ -57,7 +57,7 @@ def app() -> None:
     try:
         cli()
     except TTAError as error:
-        problem(str(error))
+        problem(error.reason if isinstance(error, BackendUnavailable) else str(error))
         sys.exit(2)
     except OSError as error:
         problem(f"{error.filename or 'a file'}: {error.strerror or error}")

@@ -23,5 +23,5 @@ def print_notes(models: Iterable[Model]) -> None:
 
 def served(models: Iterable[str], failed: Iterable[str]) -> str:
     """As in the line that ends the start: `a, b (c failed, see above)`."""
-    names, missing = ", ".join(models), ", ".join(failed)
+    names, missing = ", ".join(models) or "no model", ", ".join(failed)
     return f"{names} ({missing} failed, see above)" if missing else names

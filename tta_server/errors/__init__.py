@@ -148,6 +148,23 @@ class NotReady(TTAError):
     code = Code.NOT_READY
 
 
+class BackendUnavailable(NotReady):
+    """The server elsewhere that runs a model can't be reached, or does not serve it now; the cause says why.
+
+    `device` and `permits` are those of its backend, where no model could be made.
+    """
+
+    def __init__(self, message: str, device: str = "", permits: int = 0) -> None:
+        super().__init__(message)
+        self.device = device
+        self.permits = permits
+
+    @property
+    def reason(self) -> str:
+        """The sentence for the operator: with the cause, which names the server."""
+        return f"{self} ({self.__cause__})" if self.__cause__ else str(self)
+
+
 class DeadlineExceeded(TTAError):
     """The budget ended before the mandatory views were done, or the request was not received in time."""
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 from bisect import bisect_right
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -140,5 +140,14 @@ def digest_of(model_file: Path, config: BaseModel) -> str:
     for location, path in external_files(model_file, find_references(content)).items():
         with path.open("rb") as file:
             digest.update(location.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
-    digest.update(config.model_dump_json(include={"input", "output"}, exclude_defaults=True).encode())
+    digest.update(_relevant_keys(config))
     return f"sha256:{digest.hexdigest()}"
+
+
+def remote_digest(identity: Any, config: BaseModel) -> str:
+    """The same for a model in a server elsewhere, whose content is not known: its name, version and signature."""
+    return f"sha256:{hashlib.sha256(repr(identity).encode() + _relevant_keys(config)).hexdigest()}"
+
+
+def _relevant_keys(config: BaseModel) -> bytes:
+    return config.model_dump_json(include={"input", "output"}, exclude_defaults=True).encode()

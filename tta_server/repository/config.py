@@ -1,5 +1,6 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,7 @@ from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.repository.labels import parse_labels
+from tta_server.repository.triton_config import TritonConfig
 from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
 from tta_server.tasks.checks import CHECKS
@@ -177,7 +179,7 @@ class BackendConfig(StrictModel):
     `views` says where views are made: here, one by one, or by graphs around the model.
     """
 
-    name: Literal["onnxruntime"] = "onnxruntime"
+    name: Literal["onnxruntime", "triton"] = "onnxruntime"
     device: Literal["cpu"] = "cpu"
     threads: int = Field(1, ge=1, le=64)
     views: Literal["local", "graph"] = "local"
@@ -194,7 +196,7 @@ class ModelConfig(StrictModel):
     task: Literal[tuple(TASKS)]  # type: ignore[valid-type]
     labels: Annotated[tuple[str, ...], BeforeValidator(parse_labels)] = ()
     description: str = ""
-    backend: Annotated[BackendConfig, BeforeValidator(_parse_backend)] = BackendConfig()
+    backend: Annotated[BackendConfig | TritonConfig, BeforeValidator(_parse_backend)] = BackendConfig()
     input: InputConfig
     output: Any
     policy: str | list[Any] | dict[str, Any] = "plain"
@@ -252,7 +254,7 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path}: {explain_yaml(error)}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: the file holds {shown(found)}; it should hold keys like 'task' and 'input'")
-    kind = _config_of(found.get("task"))
+    kind = _config_of(found)
     try:
         return kind.model_validate(found, context={"folder": path.parent, "text": text})
     except ValidationError as error:
@@ -263,11 +265,15 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError("; ".join(f"{path}: {sentence}" for sentence in sentences)) from None
 
 
-def _config_of(task: object) -> type[ModelConfig]:
-    """Return ModelConfig with the task's type of `output`; validation reports an unknown task."""
-    if not isinstance(task, str) or task not in TASKS:
-        return ModelConfig
-    return create_model("ModelConfig", __base__=ModelConfig, output=(TASKS[task].Output, ...))
+def _config_of(found: Mapping[Any, Any]) -> type[ModelConfig]:
+    """Return ModelConfig with the types of this `output` and `backend`; validation reports an unknown task."""
+    task, backend = found.get("task"), _parse_backend(found.get("backend"))
+    is_triton = isinstance(backend, dict) and backend.get("name") == "triton"
+    kind: Any = TritonConfig if is_triton else BackendConfig
+    fields: dict[str, Any] = {"backend": (Annotated[kind, BeforeValidator(_parse_backend)], BackendConfig())}
+    if isinstance(task, str) and task in TASKS:
+        fields["output"] = (TASKS[task].Output, ...)
+    return create_model("ModelConfig", __base__=ModelConfig, **fields)
 
 
 def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:

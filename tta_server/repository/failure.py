@@ -4,11 +4,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tta_server.errors import ConfigError
+from tta_server.errors import BackendUnavailable, ConfigError
 
 SEE_LOG = "see the server's log"
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s:'\"]+/)+")
 """The folders of an absolute path."""
+SERVER = re.compile(r"grpcs?://[^\s,;]+:\d+")
+"""The address of a server elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,17 @@ class LoadFailure:
     reason: str
     public: str
 
+    @property
+    def retried(self) -> "LoadFailure":
+        """The same of a model that is tried again."""
+        again = "; it is tried again every second"
+        return LoadFailure(self.reason + again, self.public + again)
+
 
 def explain_failure(name: str, error: Exception, models: Path) -> LoadFailure:
     """Why the model `name` of the folder `models` can't be loaded, verified or warmed up."""
+    if isinstance(error, BackendUnavailable):
+        return LoadFailure(error.reason, str(error))
     if not isinstance(error, ConfigError):
         text = (str(error) or "no message").splitlines()[0]
         return LoadFailure(f"unexpected error: {type(error).__name__}: {text}", f"internal error: {SEE_LOG}")
@@ -29,7 +39,7 @@ def explain_failure(name: str, error: Exception, models: Path) -> LoadFailure:
 
 
 def public_sentence(error: ConfigError, models: Path) -> str:
-    """The error's sentence without the folders of paths, except within `models`, and without text of library errors."""
+    """The error's sentence without addresses, text of library errors and folders of paths, but those in `models`."""
     sentence, cause = str(error), error.__cause__
     while cause is not None:
         text = str(cause).partition("\n")[0]
@@ -38,4 +48,4 @@ def public_sentence(error: ConfigError, models: Path) -> str:
     for folder in (models.resolve(), models.absolute(), models):
         if folder != Path():
             sentence = re.sub(rf"(?<![\w./]){re.escape(str(folder))}/", "", sentence)
-    return ABSOLUTE.sub("", sentence)
+    return ABSOLUTE.sub("", SERVER.sub("its server", sentence))

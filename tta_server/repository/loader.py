@@ -6,17 +6,18 @@ from typing import Any
 
 import yaml
 
-from tta_server.backends import BACKENDS, Signature
+from tta_server.backends import BACKENDS, REMOTE_BACKENDS, Backend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
-from tta_server.repository.calibration import FILE, digest_of, read_calibration
+from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
 from tta_server.repository.config import InputConfig, ModelConfig, read_config
 from tta_server.repository.graphs import ViewGraphs
 from tta_server.repository.model import Model
+from tta_server.repository.triton_config import TritonConfig
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
@@ -34,7 +35,10 @@ def find_models(folder: Path) -> list[Path]:
 
 
 def load_model(folder: Path) -> Model:
-    """Load a model and its calibration, if any; raise ConfigError naming file, key, found and allowed values."""
+    """Load a model and its calibration, if any; raise ConfigError naming file, key, found and allowed values.
+
+    Raise BackendUnavailable if it runs in a server elsewhere, which is not ready.
+    """
     model = load_uncalibrated(folder)
     if (folder / FILE).is_file():
         model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
@@ -47,6 +51,9 @@ def load_model(folder: Path) -> Model:
 
 def model_digest(folder: Path, model: Model) -> str:
     """Return the digest that a calibration must match, besides the policy's."""
+    backend = model.config.backend
+    if isinstance(backend, TritonConfig):
+        return remote_digest((backend.model, model.version, model.backend.signature), model.config)
     return digest_of(folder / model.version / "model.onnx", model.config)
 
 
@@ -54,8 +61,7 @@ def load_uncalibrated(folder: Path) -> Model:
     """Load a model as `load_model` does, but ignore its calibration."""
     path = folder / "tta.yaml"
     config = read_config(path)
-    version = _latest_version(folder)
-    backend = BACKENDS[config.backend.name](folder / version / "model.onnx", config.backend.threads)
+    backend, version = _open_backend(folder, config)
     try:
         preprocessing = _preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
@@ -80,6 +86,18 @@ def load_uncalibrated(folder: Path) -> Model:
         backend.close()
         raise ConfigError(f"{path}: {mistake}") from None
     return model
+
+
+def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
+    """The backend of the newest file, or of a server, and its version. Raises ConfigError, BackendUnavailable."""
+    if not isinstance(config.backend, TritonConfig):
+        version = _latest_version(folder)
+        return BACKENDS[config.backend.name](folder / version / "model.onnx", config.backend.threads), version
+    try:
+        remote = REMOTE_BACKENDS[config.backend.name](config.backend.target(folder))
+    except ConfigError as mistake:
+        raise ConfigError(f"{folder / 'tta.yaml'}: {mistake}") from mistake.__cause__
+    return remote, remote.version
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

@@ -211,6 +211,11 @@ class Batch(Generic[W]):
         """The set of its views in the batch, for each job."""
         return views_by_job(self.items)
 
+    @property
+    def deadline(self) -> float:
+        """The latest of its jobs' deadlines."""
+        return max(job.deadline for job, _ in self.items)
+
 
 def views_by_job(items: Iterable[tuple[Job[W], int]]) -> dict[Job[W], int]:
     """For each job the set of its views among (job, view) pairs, bit i for view i, in the order of the first ones."""

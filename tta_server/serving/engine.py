@@ -13,7 +13,7 @@ from tta_server.backends.cancel import Abort, request_all
 from tta_server.errors import DeadlineExceeded, DeviceLost, InternalError, NotReady, TTAError
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.jobs import Backlog, Batch, Finish, Finished, Job, Quote, Step
+from tta_server.scheduling.jobs import Backlog, Finish, Finished, Job, Quote, Step
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving import niceness
 from tta_server.serving.health import Health
@@ -204,8 +204,7 @@ class Engine(Generic[W]):
                 step = None if finished or asks_in > 0 else pick(thread, now)
                 self._wake.reschedule_clock()
                 if step is not None:
-                    turn = self._threads.turn(step.slot) if isinstance(step, Batch) else None
-                    self._running[id(step)] = Running(Abort(), turn)
+                    self._running[id(step)] = self._threads.running(step)
                 if step is None and not finished:
                     available.wait(asks_in if 0 < asks_in < math.inf else None)
                 else:

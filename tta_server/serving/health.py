@@ -11,7 +11,7 @@ FAILURES = 3
 
 def unhealthy_message(model: str) -> str:
     """The error sentence for a client whose model is unhealthy."""
-    return f"model {model} is unhealthy ({FAILURES} failed batches and a failed probe); it is probed again every second"
+    return f"model {model} is unhealthy (failed batches and a failed probe); it is probed again every second"
 
 
 def failed_message(model: str, failure: LoadFailure) -> str:
@@ -26,6 +26,7 @@ class Health:
 
     A model is suspect after FAILURES failed batches in a row, and unhealthy once a probe with a test card has failed
     too: a client whose images a model can't process must not lock out others. One batch that works makes it healthy.
+    A model whose server can't be reached is suspect after one batch.
     """
 
     def __init__(self) -> None:
@@ -68,6 +69,12 @@ class Health:
         """A batch of a model failed."""
         with self._changed:
             self._failures[model] = self._failures.get(model, 0) + 1
+            self._changed.notify_all()
+
+    def suspect(self, model: str) -> None:
+        """A batch of a model failed in a way that the next one would too: asks for a probe now."""
+        with self._changed:
+            self._failures[model] = max(FAILURES, self._failures.get(model, 0) + 1)
             self._changed.notify_all()
 
     def mark_unhealthy(self, model: str) -> None:

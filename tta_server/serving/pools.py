@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from tta_server.backends import CPU
 from tta_server.errors import ConfigError
 from tta_server.repository.model import Model
+from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT
-from tta_server.scheduling.jobs import Backlog, Job, Quote
+from tta_server.scheduling.devices.scheduler import DeviceScheduler
+from tta_server.scheduling.devices.slots import MOST_IN_FLIGHT, DeviceSlots
+from tta_server.scheduling.jobs import Backlog, Bounds, Job, Quote
+from tta_server.scheduling.scheduler import Scheduler
 from tta_server.serving.engine import Engine
 from tta_server.serving.job import ImageJob
 
@@ -43,6 +46,13 @@ def pool_sizes(permits: Mapping[str, int], slots: int | None, workers: int | Non
         return PoolSize(permits[device] or 1, each, 1 if permits[device] or not each else MOST_IN_FLIGHT)
 
     return {CPU: PoolSize(slots or 1, 0), **{device: size(device) for device in others}}
+
+
+def make_scheduler(costs: CostModel, size: PoolSize, bounds: Bounds) -> BaseScheduler[ImageJob]:
+    """For slots that do everything, or run batches beside workers."""
+    if size.workers:
+        return DeviceScheduler(costs, DeviceSlots(size.slots, most_in_flight=size.in_flight), size.workers, bounds)
+    return Scheduler(costs, size.slots, bounds)
 
 
 @dataclass(frozen=True, slots=True)

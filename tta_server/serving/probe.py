@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from tta_server.errors import NotReady, Overloaded, TTAError, UnknownModel
+from tta_server.errors import BackendUnavailable, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.scheduling.costs import MIN_OBSERVATIONS
 from tta_server.serving.cards import make_test_card
 from tta_server.serving.health import Health
@@ -56,13 +56,18 @@ class ModelProbe:
             self._predictor.probe(name, make_test_card(self._predictor.model(name)))
         except UnknownModel:
             self._health.worked(name)  # it was unloaded since, so it is not unhealthy
+        except BackendUnavailable as error:
+            self._fail(name, error)
         except (Overloaded, NotReady):
             pass  # no probe ran, so nothing is known
         except TTAError as error:
-            log.warning("model %s is unhealthy: a probe failed: %s", name, error)
-            self._health.mark_unhealthy(name)
+            self._fail(name, error)
         else:
             log.warning("model %s is healthy: a probe succeeded", name)
+
+    def _fail(self, name: str, error: TTAError) -> None:
+        log.warning("model %s is unhealthy: a probe failed: %s", name, error)
+        self._health.mark_unhealthy(name)
 
     def _reprice(self, name: str) -> None:
         """Observes a model's cost again.

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from tta_server.backends.cancel import Abort
-from tta_server.errors import BackendFailed, DeviceLost, OutOfDeviceMemory, TTAError, WrongDeclaration
+from tta_server.errors import (
+    BackendFailed,
+    BackendUnavailable,
+    DeviceLost,
+    OutOfDeviceMemory,
+    TTAError,
+    WrongDeclaration,
+)
 from tta_server.scheduling.jobs import Batch, Decode, Job, Outcome, join_outcomes, views_by_job
 from tta_server.scheduling.progress import Progress
 from tta_server.serving.health import Health
@@ -182,5 +189,8 @@ class StepRunner(Generic[W]):
         if abort.requested and not isinstance(error, DeviceLost):
             error = BackendFailed("the model took far too long on this image and was stopped")
         self._observer.notify(StepFailed(model, "ended" if abort.requested else "failed"))
-        self._health.failed(model)
+        if isinstance(error, BackendUnavailable):
+            self._health.suspect(model)
+        else:
+            self._health.failed(model)
         return StepFailure(step, error)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tta_server.backends.cancel import Abort
 from tta_server.scheduling.base import BaseScheduler
+from tta_server.scheduling.jobs import Batch, Step
 from tta_server.serving.slot_thread import Call, SlotThread, Turn, call_here
 
 
@@ -53,9 +54,11 @@ class EngineThreads:
     def _all(self) -> list[threading.Thread]:
         return [*self._threads, *(slot.thread for slot in self._device)]
 
-    def turn(self, slot: int) -> Turn | None:
-        """A batch's turn to call the model; None if the thread of the batch itself does."""
-        return self._device[slot].turn() if self._device else None
+    def running(self, step: Step[Any]) -> Running:
+        """A step that starts now. A batch of a device takes its turn to call the model."""
+        if not isinstance(step, Batch):
+            return Running(Abort(), None)
+        return Running(Abort(step.deadline), self._device[step.slot].turn() if self._device else None)
 
     def alive(self) -> list[str]:
         """The names of the threads that run."""

@@ -77,8 +77,12 @@ def _slow(model: Model, seconds: float) -> Iterator[Finding]:
 
 
 def warm_up_beside_requests(model: Model, costs: CostModel, ladder: Sequence[int] = ()) -> None:
-    """The same on this thread alone; on the CPU in CPU seconds, for slots that answer requests slow it down."""
-    warm_up(model, costs, 1, time.thread_time if model.backend.device == CPU else time.monotonic, ladder)
+    """The same on one thread; on the CPU in CPU seconds, for slots that answer requests slow it down.
+
+    With a server elsewhere, on one thread for each of its permits, for they share it.
+    """
+    backend = model.backend
+    warm_up(model, costs, backend.permits or 1, time.thread_time if backend.device == CPU else time.monotonic, ladder)
 
 
 def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Sequence[int]) -> None:
@@ -95,9 +99,15 @@ def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Se
             if ladder:
                 costs.warm(bucket, _climb(ladder, measured))
             else:
-                rounds = measured(BATCHES if model.can_batch else (1,))
+                rounds = measured(_few(model))
                 costs.warm(bucket, _medians(rounds), sure_knee(rounds))
     costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
+
+
+def _few(model: Model) -> Sequence[int]:
+    """The batch sizes to measure of a pool that runs few views at a time."""
+    largest = max(model.backend.ladder, default=max(BATCHES)) if model.can_batch else 1
+    return [n for n in BATCHES if n <= largest]
 
 
 def _medians(rounds: Rounds) -> dict[int, float]:

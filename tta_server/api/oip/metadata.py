@@ -86,7 +86,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
 
 
 def _instance_group(application: Application, model: Model) -> dict[str, Any]:
-    kind = "KIND_CPU" if model.backend.device == CPU else "KIND_GPU"
+    kind = "KIND_CPU" if model.backend.device == CPU else "KIND_AUTO" if model.backend.permits else "KIND_GPU"
     return {"name": "slots", "kind": kind, "count": application.pools.of(model).size.slots}
 
 
