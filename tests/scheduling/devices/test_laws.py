@@ -210,14 +210,13 @@ def open_jobs_keep_their_first_place(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OpenViews, "put", put)
 
 
-def quotes_count_as_arrivals(patch: pytest.MonkeyPatch) -> None:
-    """A quote reserves the work of its job."""
+def quotes_keep_work(patch: pytest.MonkeyPatch) -> None:
+    """Each quote leaves a millisecond of work on the first slot."""
     right = DeviceScheduler.quote
 
     def quote(scheduler: DeviceScheduler[Any], job: Job[Any], now: float) -> Quote:
         found = right(scheduler, job, now)
-        if found.wait == 0:
-            scheduler._pool.live.admit(job, now)
+        scheduler._pool.slots.take(0, max(now, scheduler._pool.slots.free_at(0, now)) + 0.001)
         return found
 
     patch.setattr(DeviceScheduler, "quote", quote)
@@ -242,7 +241,7 @@ MISTAKES: dict[Mistake, DeviceLaw] = {
     who_leaves_stays_open: DeviceLaw.ONCE,
     more_workers_admit_less: DeviceLaw.MONOTONE,
     open_jobs_keep_their_first_place: DeviceLaw.ONCE,
-    quotes_count_as_arrivals: DeviceLaw.QUOTED,
+    quotes_keep_work: DeviceLaw.QUOTED,
 }
 
 
