@@ -24,7 +24,7 @@ def exported(folder: Path, to: Path, can_batch: bool = True) -> list[str]:
     model = load_model(folder)
     model.observe(Observed(can_batch=can_batch))
     found = triton_models(model, folder, ensemble_plan(model).sums)
-    write_models(to, found)
+    write_models(to, model.name, found)
     return [each.name for each in found]
 
 
@@ -91,27 +91,30 @@ def test_a_model_without_a_file_here(tmp_path: Path) -> None:
 
 
 def test_targets(tmp_path: Path) -> None:
-    check_target(tmp_path / "new", ["a"], force=False)
-    check_target(tmp_path, ["a"], force=False)
+    check_target(tmp_path / "new", "a", force=False)
+    check_target(tmp_path, "a", force=False)
     (tmp_path / "a").mkdir()
     with pytest.raises(ConfigError, match="is not empty; give another folder, or --force"):
-        check_target(tmp_path, ["a"], force=False)
-    check_target(tmp_path, ["b"], force=True)
+        check_target(tmp_path, "a", force=False)
+    check_target(tmp_path, "b", force=True)
     with pytest.raises(ConfigError, match="is no model that was exported"):
-        check_target(tmp_path, ["a"], force=True)
+        check_target(tmp_path, "a", force=True)
     (tmp_path / "a" / "config.pbtxt").touch()
-    check_target(tmp_path, ["a"], force=True)
+    check_target(tmp_path, "a", force=True)
     (tmp_path / "a" / "tta.yaml").touch()
     with pytest.raises(ConfigError, match="is no model that was exported"):
-        check_target(tmp_path, ["a"], force=True)
+        check_target(tmp_path, "a", force=True)
     with pytest.raises(ConfigError, match="is a file"):
-        check_target(tmp_path / "a" / "tta.yaml", ["a"], force=True)
+        check_target(tmp_path / "a" / "tta.yaml", "a", force=True)
 
 
 def test_other_models_of_the_folder_stay(tmp_path: Path) -> None:
     exported(MODELS / "clothing", tmp_path)
     (tmp_path / "clothing" / "1" / "old").touch()
     exported(MODELS / "mouse", tmp_path)
+    (tmp_path / "mouse_tail").mkdir()
+    exported(MODELS / "mouse", tmp_path)
+    assert not (tmp_path / "mouse_tail").exists()
     exported(MODELS / "clothing", tmp_path)
     assert not (tmp_path / "clothing" / "1" / "old").exists()
     assert (tmp_path / "mouse_tta" / "config.pbtxt").is_file()

@@ -28,7 +28,7 @@ SAMPLES += [("bloodcells", None), ("clothing", "ten_crop"), ("nuclei", '["identi
 
 def ensemble_of(folder: Path, to: Path) -> Ensemble:
     model = load_model(folder)
-    write_models(to, triton_models(model, folder, ensemble_plan(model).sums))
+    write_models(to, model.name, triton_models(model, folder, ensemble_plan(model).sums))
     return Ensemble(to, f"{model.name}_tta")
 
 

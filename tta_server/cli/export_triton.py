@@ -34,13 +34,13 @@ def export_triton(
     Example: tta-server export-triton clothing --out triton-models
     """
     folder = model_folder(read_settings(models=models).models, model)
+    check_target(to, folder.name, force)
     loaded = load_model(folder)
     with loading(f"exporting {loaded.name}"):
         loaded.observe(verify(loaded))
         plan = ensemble_plan(loaded, policy)
         made = triton_models(loaded, folder, plan.sums)
-        check_target(to, [each.name for each in made], force)
-        write_models(to, made)
+        write_models(to, loaded.name, made)
         page = readme(loaded, folder, policy, plan.sums)
         (to / "README.md").write_text(page, "utf-8")
     for each in made:

@@ -176,22 +176,27 @@ def _read_graph(content: bytes) -> _Graph:
     return _Graph(content, tensors(graph.input), tensors(graph.output))
 
 
-def check_target(to: Path, models: Sequence[str], force: bool) -> None:
-    """Raise ConfigError if these models may not be written into the folder `to`."""
+def check_target(to: Path, name: str, force: bool) -> None:
+    """Raise ConfigError if the models for the model `name` may not be written into the folder `to`."""
     if to.exists() and not to.is_dir():
         raise ConfigError(f"{to}: is a file; give a folder that is empty or does not exist yet")
     if to.is_dir() and any(to.iterdir()) and not force:
         raise ConfigError(f"{to}: is not empty; give another folder, or --force to replace this model in it")
-    for target in (to / name for name in models):
+    for target in _targets(to, name):
         if target.exists() and (not (target / "config.pbtxt").is_file() or (target / "tta.yaml").exists()):
             raise ConfigError(f"{target}: is no model that was exported; give another folder")
 
 
-def write_models(to: Path, models: Sequence[TritonModel]) -> None:
-    """Write models into a folder, in place of those of the same names. Raises OSError."""
+def _targets(to: Path, name: str) -> list[Path]:
+    return [to / f"{name}{suffix}" for suffix in ("", "_front", "_tail", "_tta")]
+
+
+def write_models(to: Path, name: str, models: Sequence[TritonModel]) -> None:
+    """Write the models for the model `name` into a folder, in place of those written before. Raises OSError."""
+    for target in _targets(to, name):
+        if target.exists():
+            shutil.rmtree(target)
     for each in models:
-        if (to / each.name).exists():
-            shutil.rmtree(to / each.name)
         version = to / each.name / "1"
         version.mkdir(parents=True)
         (to / each.name / "config.pbtxt").write_text(each.config, "utf-8")
