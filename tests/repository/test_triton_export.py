@@ -1,5 +1,6 @@
 """Exported Triton repositories are valid, and write over nothing else."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_an_output_named_as_an_input_of_the_ensemble(tmp_path: Path) -> None:
 def test_a_model_without_a_file_here(tmp_path: Path) -> None:
     model = replace(load_model(MODELS / "clothing"), version="7")
     with pytest.raises(ConfigError, match="only a model whose file is here can be exported"):
+        triton_models(model, MODELS / "clothing", None)
+
+
+def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(MODELS / "clothing")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(
+        ConfigError, match=r"^an export needs the onnx package: run `pip install 'tta-server\[compile\]'`$"
+    ):
         triton_models(model, MODELS / "clothing", None)
 
 

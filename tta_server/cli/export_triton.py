@@ -27,9 +27,13 @@ def export_triton(
 ) -> None:
     """Write a Triton repository that runs a model with its views: to serve it by Triton alone.
 
-    REPO/MODEL_front makes views from images' bytes, REPO/MODEL is the model file, REPO/MODEL_tail sums the outputs of
-    each image's views where the merge is a sum, and REPO/MODEL_tta is the ensemble to call. REPO/README.md shows a
-    client, and says what is lost without this server: budgets, stop rules, admission, checks. Needs the extra compile.
+    MODEL_front makes views from images' bytes; MODEL is the model file, with dynamic batching.
+
+    MODEL_tail sums the outputs of each image's views, where the merge is a sum; MODEL_tta is the ensemble to call.
+
+    REPO/README.md has a client, and what is lost without this server: budgets, stop rules, admission.
+
+    Needs the onnx package, which is in the extra compile.
 
     Example: tta-server export-triton clothing --out triton-models
     """

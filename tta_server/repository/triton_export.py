@@ -61,7 +61,10 @@ def triton_models(model: Model, folder: Path, spec: SumSpec | None) -> Sequence[
 
     Raises ConfigError for names that Triton doesn't take, and without the `onnx` package.
     """
-    require_onnx()
+    try:
+        require_onnx()
+    except ConfigError:
+        raise ConfigError("an export needs the onnx package: run `pip install 'tta-server[compile]'`") from None
     if not NAME.fullmatch(model.name):
         raise ConfigError(
             f"{folder}: Triton takes no model of the name {model.name!r}; rename the folder to letters, digits, "
