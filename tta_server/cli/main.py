@@ -8,6 +8,7 @@ from tta_server import __version__
 from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
+from tta_server.cli.export_triton import export_triton
 from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.options import Command
 from tta_server.cli.predict import predict
@@ -33,6 +34,7 @@ cli.command(cls=Command)(predict)
 cli.command(cls=Command)(views)
 cli.command(cls=Command)(calibrate)
 cli.command(cls=Command)(simulate)
+cli.command("export-triton", cls=Command)(export_triton)
 cli.command("models", cls=Command)(list_models)
 cli.command("policies", cls=Command)(list_policies)
 

@@ -102,7 +102,7 @@ class GraphExecutor:
 
     def _make_batch(self, items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
         """A batch with one row an entry, padded; rows of views that can't be made are zeros, with errors by row."""
-        slab, rows, failed = _Slab(), dict[int, FrontRow](), dict[int, ViewError]()
+        slab, rows, failed = Slab(), dict[int, FrontRow](), dict[int, ViewError]()
         for i, (views, entry) in enumerate(items):
             try:
                 canvas = views.canvas(entry)
@@ -120,7 +120,7 @@ class GraphExecutor:
             batch[list(rows)] = made
         return batch, failed
 
-    def _make_rows(self, items: Entries, slab: "_Slab", rows: list[FrontRow]) -> Tensor:
+    def _make_rows(self, items: Entries, slab: "Slab", rows: list[FrontRow]) -> Tensor:
         views, entry = items[0]
         try:
             return self._graphs.make_input(slab.planes, rows, views.input_size(entry))
@@ -128,7 +128,7 @@ class GraphExecutor:
             raise BackendFailed(NOT_MADE) from error
 
 
-class _Slab:
+class Slab:
     """The canvases of a batch, each once; of one that is much larger than a view, the part that the view needs."""
 
     def __init__(self) -> None:

@@ -49,7 +49,7 @@ def _sum_vectors(
 ) -> tuple[Sequence[Sums], Tensor]:
     """The sums of each image, and which rows are sound."""
     weights = [views.view(entry).weight for views, entry in items]
-    found = graphs.sum_vectors(spec, z.reshape(len(z), -1), _weight_table(weights), owner)
+    found = graphs.sum_vectors(spec, z.reshape(len(z), -1), weight_table(weights), owner)
     by_class = np.bincount(owner, [isinstance(weight, tuple) for weight in weights]) > 0
     each = zip(found["total"], found["weights"], by_class, strict=True)
     return [Sums(total, weight if has_classes else weight[0]) for total, weight, has_classes in each], found["sound"]
@@ -77,7 +77,7 @@ def _number(weight: Weight) -> float:
     return weight
 
 
-def _weight_table(weights: Sequence[Weight]) -> NDArray[np.float64]:
+def weight_table(weights: Sequence[Weight]) -> NDArray[np.float64]:
     """(B, 1), or (B, C) if any of them are by class."""
     by_class = max((len(weight) for weight in weights if isinstance(weight, tuple)), default=1)
     return np.array([np.broadcast_to(weight, by_class) for weight in weights], np.float64)
