@@ -86,3 +86,17 @@ def test_what_is_discarded_leaves_a_share_of_the_mean_until_there_is_enough_anew
         assert recent.mean == pytest.approx(0.020)
         recent.observe(0.015, 10.0 + number)
     assert recent.mean == pytest.approx(0.015)
+
+
+def test_stalls_that_were_taken_for_a_change_are_forgotten_after_three_observations() -> None:
+    """Two stalls close together meet three steps of 4 ms over 140 ms."""
+    mean = RecentMean(0.004)
+    for number in range(20):
+        mean.observe(0.004, number / 100)
+    for at in (0.30, 0.31, 0.44):
+        mean.observe(0.14, at)
+    assert mean.mean == pytest.approx(0.14)
+    for number in range(3):
+        mean.observe(0.004, 0.45 + number / 100)
+    assert mean.mean == pytest.approx(0.004)
+    assert mean.deviation == 0

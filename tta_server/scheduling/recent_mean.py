@@ -12,7 +12,10 @@ MIN_FOR_MEAN = 3
 STALL_FACTOR = 3.0
 """An observation over this many means is a stall of the machine, and left out."""
 CHANGE_SECONDS = 0.05
-"""MIN_FOR_MEAN stalls in a row over a longer time are a change of the cost: one stall meets a step of every slot."""
+"""MIN_FOR_MEAN stalls in a row over a longer time are a change of the cost: one stall meets a step of every slot.
+
+As many observations that are as far below the mean are a change at once.
+"""
 LAST = 8
 """So many observations on one side of the mean before, by more than chance, are a change of the cost too."""
 CHANCE = 3.0
@@ -25,7 +28,7 @@ class RecentMean:
     A single long observation counts as a stall. After a change of the cost, observations from before are discarded.
     """
 
-    __slots__ = ("_far", "_far_since", "_origin", "_squares", "_sum", "_values", "deviation", "mean")
+    __slots__ = ("_far", "_far_since", "_low", "_origin", "_squares", "_sum", "_values", "deviation", "mean")
 
     def __init__(self, mean: float) -> None:
         self.mean = mean
@@ -33,6 +36,8 @@ class RecentMean:
         self._far: list[float] = []
         """The last observations in a row that seem to be stalls."""
         self._far_since = 0.0
+        self._low: list[float] = []
+        """The last ones in a row that are as far below: the cost has fallen, or stalls were taken for a change."""
         self._restart(())
 
     def decay(self, towards: float, left: float) -> None:
@@ -40,6 +45,7 @@ class RecentMean:
         self.mean = towards + (self.mean - towards) * left
         self.deviation *= left
         self._far.clear()
+        self._low.clear()
         self._restart(())
 
     def observe(self, value: float, now: float) -> None:
@@ -51,9 +57,15 @@ class RecentMean:
             if len(self._far) < MIN_FOR_MEAN or now - self._far_since <= CHANGE_SECONDS:
                 return
             self._restart(self._far)
+        elif value * STALL_FACTOR < self.mean:
+            self._low.append(value)
+            if len(self._low) < MIN_FOR_MEAN:
+                return
+            self._restart(self._low)
         else:
             self._add(value)
         self._far.clear()
+        self._low.clear()
         count = len(self._values)
         if count >= 2 * LAST and self._has_changed(count - LAST):
             self._restart(list(islice(self._values, count - LAST, count)))
