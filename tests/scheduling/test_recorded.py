@@ -1,4 +1,4 @@
-"""The decisions of 2,000 random histories are those that were recorded; benchmarks/README.md says when and why anew."""
+"""The decisions of 2,000 random histories equal those of the recording; benchmarks/README.md has when and why it changed."""
 
 import pytest
 

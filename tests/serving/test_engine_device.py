@@ -207,3 +207,28 @@ def test_a_half_that_fails_costs_the_other_half_nothing() -> None:
     assert isinstance(result, BatchResult)
     assert [result.outcomes[job].lost for job in jobs] == [0, 0, 1, 1]
     assert result.limit == 3
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_job_in_both_halves_keeps_what_the_half_that_ran_found(fails: int) -> None:
+    """The device has memory for one view at once; the stop rule decides after the one that runs."""
+    calls: list[int] = []
+
+    class Deciding(Device):
+        def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Mapping[Job[PaperWork], Outcome]:
+            if len(items) > 1:
+                raise OutOfDeviceMemory("no memory")
+            calls.append(items[0][1])
+            if items[0][1] == fails:
+                raise BackendFailed("it broke")
+            return {items[0][0]: Outcome(expected_gain=0.25, stop=StopReason.CERTAIN)}
+
+    device = Deciding(lambda rows: None)
+    runner = StepRunner({"m": device}, LockedRecorder(threading.Lock()), Metrics(), Health(), lambda: False)
+    job = Job(PaperWork(), "m", (A, A), 1, BUDGET, PIXELS)
+    result = runner.run(Batch(0, A, ((job, 0), (job, 1)), 0.1, rows=2), Abort())
+    assert isinstance(result, BatchResult)
+    outcome = result.outcomes[job]
+    assert calls == [0, 1]
+    assert (outcome.lost, str(outcome.error)) == (1 << fails, "it broke")
+    assert (outcome.stop, outcome.expected_gain) == (StopReason.CERTAIN, 0.25)

@@ -5,7 +5,6 @@ How soon it recovers, and how late any answer is, `benchmarks/remote_triton.py` 
 
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +80,7 @@ class Traffic:
                 with self._lock:
                     self.statuses[status] += 1
                 if status == 503:
-                    time.sleep(0.01)  # refused at once: leave the cores to the others
+                    self._ends.wait(0.01)  # refused at once: leave the cores to the others
 
     def more(self, *statuses: int) -> None:
         """Waits until one of these statuses was seen again."""

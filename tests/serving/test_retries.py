@@ -1,4 +1,4 @@
-"""Models whose servers are not ready are loaded again until they are, or nobody wants them."""
+"""A model whose server is not ready is loaded again until it is, or until the model is unloaded."""
 
 import threading
 

@@ -24,7 +24,7 @@ CURVES: dict[str, dict[Bucket, dict[int, float]]] = {
 }
 SIZES = (PIXELS, PIXELS, 50 * PIXELS)
 FEW = 4
-"""Histories of up to so many arrivals run a second time, with quotes."""
+"""The most arrivals of a history that is run a second time, with quotes."""
 CAPACITY = 200
 """One history of this many is long and at a steady rate."""
 

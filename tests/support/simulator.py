@@ -100,7 +100,7 @@ class Arrival:
         )
 
     def outcome(self, merged: int) -> Outcome:
-        """Return the outcome of a batch after which so many of its views are merged, at least one."""
+        """Return the outcome of a batch after which `merged` views, at least one, are merged."""
         stop = StopReason.CERTAIN if self.stops_after is not None and merged >= self.stops_after else None
         return Outcome(expected_gain=self.gains[min(merged, len(self.gains)) - 1], stop=stop)
 

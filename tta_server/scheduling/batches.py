@@ -93,10 +93,10 @@ class BatchBuilder(Generic[W]):
 
         Without views: if a free slot ran the next step of `head`.
         """
-        step, queue = self.queue.estimates.next_step(head, items, now), self.queue
-        return (
-            None if queue.trivially_feasible(step.total, step.variance, now) else queue.first_delayed(head, step, now)
-        )
+        step = self.queue.estimates.next_step(head, items, now)
+        if self.queue.trivially_feasible(step.total, step.variance, now):
+            return None
+        return self.queue.first_delayed(head, step, now)
 
     def is_risky(self, items: Items[W], now: float) -> bool:
         """True if an expected arrival would miss its budget only because a free slot runs these views first.
@@ -107,6 +107,7 @@ class BatchBuilder(Generic[W]):
         return self.arrivals.are_crowded(now) or self._delays_arrivals(items, now)
 
     def _delays_arrivals(self, items: Items[W], now: float) -> bool:
+        """True if an expected arrival would miss its budget only because a free slot runs these views first."""
         step = self.queue.estimates.next_step(items[0][0], items, now)
         idle = Occupancy(0.0, step.views)
 

@@ -98,9 +98,8 @@ class Dispatcher(Generic[W]):
     def _start_finish(self, slot: int, job: Job[W], now: float) -> Finish[W]:
         estimate, reason = self._pool.estimates.finishing(job, now), job.progress.stop or StopReason.CAPACITY
         self._pool.finish(job, reason)
-        self._pool.slots.take(
-            slot, now + estimate, estimate
-        )  # not watched: callbacks of the client's future may take long
+        # not watched: callbacks of the client's future may take long
+        self._pool.slots.take(slot, now + estimate, estimate)
         return Finish(slot, job, reason, estimate)
 
     def _start_decode(self, slot: int, job: Job[W], now: float) -> Decode[W]:

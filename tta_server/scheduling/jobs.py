@@ -52,9 +52,8 @@ class Outcome:
     open_share: float | None = None
 
     def then(self, later: "Outcome") -> "Outcome":
-        """Both, of two parts of a batch; what was found after the later part counts, unless all of it is lost."""
-        last = self if later.error and not later.stop else later
-        return replace(last, lost=self.lost | later.lost, error=self.error or later.error)
+        """Both, of two parts of a batch: the stop rule's findings are those after the later part."""
+        return replace(later, lost=self.lost | later.lost, error=self.error or later.error)
 
 
 MERGED = Outcome()

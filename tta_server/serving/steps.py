@@ -169,13 +169,15 @@ class StepRunner(Generic[W]):
         for part in (items[:half], items[half:]):
             try:
                 found, own_limit = self._merge(part, len(part), abort, call)
-                limit = min(limit, own_limit or limit)
             except DeviceLost:
                 raise
             except TTAError as error:
                 failures.append(error)
-                found = {job: Outcome(views, error) for job, views in views_by_job(part).items()}
-            outcomes = join_outcomes(outcomes, found)
+                lost = {job: Outcome(views, error) for job, views in views_by_job(part).items()}
+                outcomes = join_outcomes(lost, outcomes)  # what was found after the other part counts
+            else:
+                outcomes = join_outcomes(outcomes, found)
+                limit = min(limit, own_limit or limit)
         if len(failures) == 2:
             raise failures[0]
         return outcomes, limit
