@@ -1,4 +1,4 @@
-"""The decisions of 2,000 random histories equal those of the recording; benchmarks/README.md has when and why it changed."""
+"""The decisions of 2,000 random histories equal the recorded ones; benchmarks/README.md says when they changed."""
 
 import pytest
 
