@@ -64,7 +64,7 @@ def measure(
     with ExitStack() as stack:
         tree = stack.enter_context(checkout(commit))
         trees = {"before": tree, "again": tree, "here": ROOT}
-        ports = {name: stack.enter_context(serving(trees[name])) for name in NAMES}
+        ports = {name: stack.enter_context(serving(trees[name])).http[1] for name in NAMES}
         rate = max(closed_rate(port, case) for port in ports.values())
         console.print(f"{case.model}: 1x is {rate:.1f} answers/s")
         for number in range(rounds):

@@ -67,6 +67,12 @@ def _pass_on(lines: Iterable[str]) -> None:
         sys.stderr.write(f"server: {line}")
 
 
+def cpu_seconds(pid: int) -> float:
+    """Seconds of a core that a process has used, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mb(pid: int, field: str = "VmRSS") -> float:
     """A process's memory from /proc: `VmRSS` (resident now) or `VmHWM` (its peak)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
