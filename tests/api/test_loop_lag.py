@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tta_server.api.bound import is_full
 from tta_server.api.loop_lag import DECAY, KNOWN_REQUESTS, PERIOD, LagMeter, LoopLag, WorkMeter
 
 LATE = st.floats(0, 10)
@@ -109,6 +110,21 @@ def test_a_cost_is_forgotten() -> None:
         work.read(0.0)
     work.accepted()
     assert work.ahead() == 0
+
+
+# ---- what is refused ----
+
+
+def test_a_short_lag_refuses_only_while_requests_come() -> None:
+    """A budget of 0.5 s allows a lag of 0.05 s; 0.1 s is no stall of the machine any more."""
+    idle, busy = WorkMeter(), WorkMeter()
+    for _ in range(20):
+        busy.accepted()
+    for _ in range(3):
+        busy.read(0.0)
+    assert [is_full(lag, idle, 0.5) for lag in (0.04, 0.06, 0.09, 0.11)] == [False, False, False, True]
+    assert [is_full(lag, busy, 0.5) for lag in (0.04, 0.06, 0.09, 0.11)] == [False, True, True, True]
+    assert not is_full(0.11, idle, 2.0)
 
 
 # ---- a real loop ----

@@ -335,11 +335,3 @@ def test_retry_after_of_several_images_is_when_all_of_them_fit(count: int) -> No
         pool.admit_all(group(count, 5 * count + 1), 0.0)
     assert 0.0589 <= refused.value.retry_after <= 0.0601
     assert len(pool) == 12
-
-
-def test_a_quote_of_a_pool_without_room_asks_to_wait() -> None:
-    """Also if the only live job is expected to be answered just now."""
-    scheduler: Scheduler[str] = Scheduler(cost_model({A: linear(10)}), 2, Bounds(jobs=1))
-    scheduler.admit(Job("only", "m", (A,), 1, 1.0, PIXELS), 0.0)
-    for now in (0.0, 0.01, 0.5):
-        assert scheduler.quote(Job("next", "m", (A,), 1, 2.0, PIXELS), now).wait > 0

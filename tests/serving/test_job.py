@@ -21,7 +21,7 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import MERGED
-from tta_server.scheduling.stopping import Confident, StopReason
+from tta_server.scheduling.stopping import Certain, Confident, StopReason
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import Source, read_source
@@ -212,6 +212,28 @@ def test_confidence_is_not_judged_where_a_view_is_lost(toy: Model, lost: dict[st
 
     assert stops(EVEN) is StopReason.CONFIDENT
     assert stops(lost) is None
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_a_merge_says_after_how_many_entries_the_stop_rule_is_expected_to_stop(toy: Model, tiles: int) -> None:
+    """With no lead known, `certain` may stop once three of four equal views outweigh the last."""
+    work = four_views(toy, tiles)
+    work.payload.plan = replace(work.payload.plan, rule=Certain())
+    for entry in range(tiles):
+        outcome = work.merge(entry, EVEN, 0)
+    assert outcome.expected == 3 * tiles
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_a_receipt_counts_the_views_that_were_given_to_slots(toy: Model, tiles: int) -> None:
+    """Of four views the first is merged and two more have begun when the job is answered."""
+    work = four_views(toy, tiles)
+    work.job.progress = work.job.progress.dispatch(2 * tiles + 1)
+    for entry in range(tiles):
+        work.merge(entry, EVEN, 0)
+    work.settle(StopReason.CERTAIN)
+    receipt = work.future.result().receipt
+    assert (len(receipt.views), receipt.started, receipt.planned) == (1, 3, 4)
 
 
 # ---- leaving ----

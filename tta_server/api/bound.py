@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
-from tta_server.api.loop_lag import LoopLag
+from tta_server.api.loop_lag import LoopLag, WorkMeter
 from tta_server.application import Application
 from tta_server.errors import Overloaded
 from tta_server.serving.deadline import MIN_LAG, largest_lag, largest_work
@@ -19,6 +19,13 @@ def overloaded_loop(lag: float) -> Overloaded:
     """The error of a request that is refused for this lag."""
     sentence = f"the server is busy: its event loop is {math.ceil(lag * 1e3)} ms behind; retry later"
     return Overloaded(sentence, lag, REASON)
+
+
+def is_full(lag: float, work: WorkMeter, budget: float) -> bool:
+    """True if the loop is too far behind, or has accepted too much, for a request of that many seconds."""
+    if lag < STALL_SECONDS and not work.is_known:
+        return False
+    return lag > largest_lag(budget) or work.ahead() > largest_work(budget)
 
 
 class ApiBound:
@@ -48,15 +55,12 @@ class ApiBound:
 
         `budget` returns seconds, None for the model's own; without a loaded model the largest of all models counts.
         """
-        lag, work = self._lag.seconds(), self._lag.work.ahead()
-        if lag < STALL_SECONDS and not self._lag.work.is_known:
-            return
-        if not self._enabled or (lag <= largest_lag(0.0) and work <= largest_work(0.0)):
+        lag, work = self._lag.seconds(), self._lag.work
+        if not self._enabled or not is_full(lag, work, 0.0):
             return
         seconds = budget()
-        seconds = self._budget(name) if seconds is None else seconds
-        if lag > largest_lag(seconds) or work > largest_work(seconds):
-            self._refuse(name, max(lag, work))
+        if is_full(lag, work, self._budget(name) if seconds is None else seconds):
+            self._refuse(name, max(lag, work.ahead()))
 
     def behind(self) -> float:
         """Seconds that a request which has just been read may have waited unseen, 0 where that is too short to count.

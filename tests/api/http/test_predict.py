@@ -225,6 +225,7 @@ def test_a_receipt_describes_what_ran(client: httpx.Client) -> None:
         "views", "planned", "started", "dropped", "merge", "stop", "stop_reason", "confidence", "budget_ms",
         "elapsed_ms", "stages_ms", "policy", "request_id",
     }  # fmt: skip
+    assert receipt["started"] == receipt["planned"] == len(receipt["views"])
     assert receipt["budget_ms"] == 10_000
     assert 0 < receipt["elapsed_ms"] < 10_000
     assert set(receipt["stages_ms"]) == {"decode", "prepare", "queue", "infer", "merge"}

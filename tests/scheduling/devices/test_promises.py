@@ -4,8 +4,8 @@ import pytest
 
 from tests.support.device_histories import CURVES, DeviceHistory, violation_of
 from tests.support.devices import Machine
-from tests.support.simulator import A, Arrival, B, C, D
-from tta_server.scheduling.jobs import Priority
+from tests.support.simulator import A, Arrival, B, C, D, Faults
+from tta_server.scheduling.jobs import Bounds, Priority
 
 FLAT, H100 = CURVES["flat"], CURVES["h100"]
 
@@ -73,3 +73,10 @@ LATE = {
 @pytest.mark.parametrize("history", LATE.values(), ids=LATE)
 def test_an_admitted_job_is_in_time(history: DeviceHistory) -> None:
     assert violation_of(history) is None
+
+
+def test_a_quote_of_a_pool_without_room_asks_to_wait() -> None:
+    """The only live job is late: it is expected to be answered just now, and still takes the only place."""
+    slow = Faults(speeds=((12, 2.0),))
+    arrivals = (Arrival(16, 300, (C,)), Arrival(20, 62, (B,)))
+    assert violation_of(DeviceHistory(Machine(FLAT, decode_ms=0.5), Bounds(jobs=1), arrivals, slow)) is None
