@@ -120,8 +120,8 @@ def test_copying_an_exact_map_equals_sampling_it(name, dx, dy, size, border, dty
     geometry = symmetry(name).then(shift(dx, dy))
     source, frame = planes(size).astype(dtype), geometry.frame(size)
     to_source = geometry.at(size).inverse()
-    out = np.empty((frame.height, frame.width, 3), np.float32).transpose(2, 0, 1)
-    out = out if channels_last else np.empty(out.shape, np.float32)
+    out = np.full((frame.height, frame.width, 3), np.nan, np.float32).transpose(2, 0, 1)
+    out = out if channels_last else np.full(out.shape, np.nan, np.float32)
     copy_exact(source, to_source, border, out)
     np.testing.assert_array_equal(out, sample(source, to_source, frame, border))
 
