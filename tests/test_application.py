@@ -11,7 +11,7 @@ from tests.support.serving import PATIENCE
 from tests.support.toys import faulty_model, serving
 from tta_server import Answer, load
 from tta_server.application import Application
-from tta_server.backends import BACKENDS
+from tta_server.backends import BACKENDS, RunOptions
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import ConfigError
 from tta_server.repository.loader import load_model
@@ -73,10 +73,10 @@ def test_an_unexpected_error_fails_its_model_only_and_its_traceback_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, strict: bool
 ) -> None:
     class Odd(OnnxRuntimeBackend):
-        def __init__(self, path: Path, threads: int) -> None:
+        def __init__(self, path: Path, by: RunOptions) -> None:
             if GARBAGE in path.parts:
                 raise ZeroDivisionError("not foreseen")
-            super().__init__(path, threads)
+            super().__init__(path, by)
 
     monkeypatch.setitem(BACKENDS, "onnxruntime", Odd)
     settings = Settings(models=write_folder(tmp_path, GOOD, GARBAGE), strict=strict)

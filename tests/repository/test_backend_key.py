@@ -34,9 +34,13 @@ def test_the_threads_of_a_run_do_not_change_what_it_gives(tmp_path: Path) -> Non
     ("backend", "sentence"),
     [
         ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime' or 'triton'"),
-        ("{device: cuda}", "backend.device is 'cuda'; it should be 'cpu'"),
+        ("{device: gpu}", "backend.device is 'gpu'; allowed: cpu, cuda, cuda:N for one of several, auto"),
+        ("{precision: fp16}", "backend: precision is for a device; set device: cuda or auto, or remove it"),
         ("{threads: 0}", "backend.threads is 0; it should be a whole number of at least 1"),
-        ("{thread: 2}", "unknown key backend.thread; known: name, device, threads, views"),
+        (
+            "{thread: 2}",
+            "unknown key backend.thread; known: name, device, threads, precision, max_batch, memory_mb, views",
+        ),
         ("3", "backend is 3; it should be keys with values"),
     ],
 )

@@ -1,13 +1,14 @@
 """Backends by name. A new backend adds one module and one entry in BACKENDS or REMOTE_BACKENDS.
 
-BACKENDS run a file: (file, threads a run) -> backend. REMOTE_BACKENDS run what a server has, and state its version.
+BACKENDS run a file, whose name is in FILES: (file, options) -> backend. REMOTE_BACKENDS run what a server has, and
+state its version.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tta_server.backends.base import CPU, Backend, Outputs, Signature, Tensor
+from tta_server.backends.base import CPU, Backend, Outputs, RunOptions, Signature, Tensor
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.backends.triton import Target
 
@@ -24,7 +25,19 @@ def _triton(target: Target) -> RemoteBackend:
     return TritonBackend(target)
 
 
-BACKENDS: dict[str, Callable[[Path, int], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+FILES = {"onnxruntime": "model.onnx"}
 REMOTE_BACKENDS: dict[str, Callable[[Target], RemoteBackend]] = {"triton": _triton}
 
-__all__ = ["BACKENDS", "CPU", "REMOTE_BACKENDS", "Backend", "Outputs", "RemoteBackend", "Signature", "Tensor"]
+__all__ = [
+    "BACKENDS",
+    "CPU",
+    "FILES",
+    "REMOTE_BACKENDS",
+    "Backend",
+    "Outputs",
+    "RemoteBackend",
+    "RunOptions",
+    "Signature",
+    "Tensor",
+]

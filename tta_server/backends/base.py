@@ -42,6 +42,25 @@ class Signature:
 CPU = "cpu"
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a backend runs a file.
+
+    `device` is CPU, "cuda:N", or "auto": the first CUDA device, else the CPU. `threads` are those of one run on the
+    CPU. On a device: `precision` is "exact" (IEEE float32, or the file's own type), "tf32" or "fp16"; batches have up
+    to `max_batch` rows; `memory_mb` limits what the model may take there, None: all that is free.
+    """
+
+    device: str = CPU
+    threads: int = 1
+    precision: str = "exact"
+    max_batch: int = 64
+    memory_mb: int | None = None
+
+
+DEFAULT_OPTIONS = RunOptions()
+
+
 class Backend(Protocol):
     """A loaded model.
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnxruntime as ort
 
-from tta_server.backends.base import CPU, Outputs, Signature, Tensor
+from tta_server.backends.base import CPU, DEFAULT_OPTIONS, Outputs, RunOptions, Signature, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.external_data import external_files, find_references
 from tta_server.errors import BackendFailed, ConfigError
@@ -34,11 +34,11 @@ class OnnxRuntimeBackend:
     permits = 0
     ladder: Sequence[int] = ()
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, by: RunOptions = DEFAULT_OPTIONS) -> None:
         """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        if threads > 1:  # a thread that waits for others leaves its core to decoding
+        options.intra_op_num_threads, options.inter_op_num_threads = by.threads, 1
+        if by.threads > 1:  # a thread that waits for others leaves its core to decoding
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._session = _open(path, options)

@@ -1,5 +1,6 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -7,8 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PlainValidator, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
+from tta_server.backends import RunOptions
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
 from tta_server.imaging.preprocessing import INTERPOLATIONS
@@ -173,16 +183,37 @@ def _parse_checks(found: Any) -> dict[str, bool]:
     return {name: value in (True, "on") for name, value in found.items()}
 
 
-class BackendConfig(StrictModel):
-    """What runs the model, and where; `threads` is the threads of one run.
+def _read_device(found: str) -> str:
+    if not re.fullmatch(r"cpu|auto|cuda(:[0-9]{1,2})?", found):
+        raise ValueError(f"device is {shown(found)}; allowed: cpu, cuda, cuda:N for one of several, auto")
+    return "cuda:0" if found == "cuda" else found
 
-    `views` says where views are made: here, one by one, or by graphs around the model.
+
+class BackendConfig(StrictModel):
+    """What runs the model, and where; see `RunOptions`.
+
+    `views` says where views are made: here, one by one, or by graphs around the model; None is the device's choice.
     """
 
     name: Literal["onnxruntime", "triton"] = "onnxruntime"
-    device: Literal["cpu"] = "cpu"
+    device: Annotated[str, AfterValidator(_read_device)] = "cpu"
     threads: int = Field(1, ge=1, le=64)
-    views: Literal["local", "graph"] = "local"
+    precision: Literal["exact", "tf32", "fp16"] = "exact"
+    max_batch: int = Field(64, ge=1, le=1024)
+    memory_mb: int | None = Field(None, ge=64)
+    views: Literal["local", "graph"] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BackendConfig":
+        for key in sorted({"precision", "max_batch", "memory_mb"} & self.model_fields_set):
+            if self.device == "cpu":
+                raise ValueError(f"{key} is for a device; set device: cuda or auto, or remove it")
+        return self
+
+    @property
+    def options(self) -> RunOptions:
+        """How the backend runs the file."""
+        return RunOptions(self.device, self.threads, self.precision, self.max_batch, self.memory_mb)
 
 
 def _parse_backend(found: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tta_server.backends import BACKENDS, REMOTE_BACKENDS, Backend, Signature
+from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
@@ -54,7 +54,7 @@ def model_digest(folder: Path, model: Model) -> str:
     backend = model.config.backend
     if isinstance(backend, TritonConfig):
         return remote_digest((backend.model, model.version, model.backend.signature), model.config)
-    return digest_of(folder / model.version / "model.onnx", model.config)
+    return digest_of(folder / model.version / FILES[backend.name], model.config)
 
 
 def load_uncalibrated(folder: Path) -> Model:
@@ -91,8 +91,9 @@ def load_uncalibrated(folder: Path) -> Model:
 def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     """The backend of the newest file, or of a server, and its version. Raises ConfigError, BackendUnavailable."""
     if not isinstance(config.backend, TritonConfig):
-        version = _latest_version(folder)
-        return BACKENDS[config.backend.name](folder / version / "model.onnx", config.backend.threads), version
+        file = FILES[config.backend.name]
+        version = _latest_version(folder, file)
+        return BACKENDS[config.backend.name](folder / version / file, config.backend.options), version
     try:
         remote = REMOTE_BACKENDS[config.backend.name](config.backend.target(folder))
     except ConfigError as mistake:
@@ -108,10 +109,10 @@ def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:
         raise ConfigError("; ".join(filter(None, [str(mistake), signature.advice]))) from None
 
 
-def _latest_version(folder: Path) -> str:
-    versions = [p.parent.name for p in folder.glob("*/model.onnx") if p.parent.name.isdigit()]
+def _latest_version(folder: Path, file: str) -> str:
+    versions = [p.parent.name for p in folder.glob(f"*/{file}") if p.parent.name.isdigit()]
     if not versions:
-        raise ConfigError(f"{folder}: no model file; expected {folder}/1/model.onnx")
+        raise ConfigError(f"{folder}: no model file; expected {folder}/1/{file}")
     return max(versions, key=int)
 
 
