@@ -185,7 +185,7 @@ def _parse_checks(found: Any) -> dict[str, bool]:
 
 def _read_device(found: str) -> str:
     if not re.fullmatch(r"cpu|auto|cuda(:[0-9]{1,2})?", found):
-        raise ValueError(f"device is {shown(found)}; allowed: cpu, cuda, cuda:N for one of several, auto")
+        raise ValueError(f"{shown(found)} is no device; allowed: cpu, cuda, cuda:N for one of several, auto")
     return "cuda:0" if found == "cuda" else found
 
 
