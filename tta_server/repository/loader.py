@@ -14,9 +14,10 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import InputConfig, ModelConfig, read_config
-from tta_server.repository.graphs import ViewGraphs
+from tta_server.repository.config import BackendConfig, InputConfig, ModelConfig, read_config
+from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
+from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
@@ -73,7 +74,7 @@ def load_uncalibrated(folder: Path) -> Model:
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
-            graphs=ViewGraphs(preprocessing, config.backend.threads) if config.backend.views == "graph" else None,
+            pipeline=_pipeline(preprocessing, backend, config.backend),
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
@@ -99,6 +100,13 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     except ConfigError as mistake:
         raise ConfigError(f"{folder / 'tta.yaml'}: {mistake}") from mistake.__cause__
     return remote, remote.version
+
+
+def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
+    """What makes views where the model runs, if they are made there."""
+    if config.views != "graph":
+        return None
+    return GraphPipeline(preprocessing, backend, getattr(config, "threads", 1))
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:
