@@ -5,6 +5,7 @@ state its version.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +26,19 @@ def _triton(target: Target) -> RemoteBackend:
     return TritonBackend(target)
 
 
-BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+def _onnxruntime(path: Path, options: RunOptions) -> Backend:
+    if options.device == CPU:
+        return OnnxRuntimeBackend(path, options)
+    from tta_server.backends.cuda.backend import open_cuda
+    from tta_server.backends.cuda.requirements import choose_device
+
+    device = choose_device(options.device)
+    if device == CPU:
+        return OnnxRuntimeBackend(path, replace(options, device=CPU))
+    return open_cuda(path, replace(options, device=device))
+
+
+BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime}
 FILES = {"onnxruntime": "model.onnx"}
 REMOTE_BACKENDS: dict[str, Callable[[Target], RemoteBackend]] = {"triton": _triton}
 

@@ -7,12 +7,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.backends import Outputs, Tensor
+from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.cuda.backend import CudaBackend, fetch
-from tta_server.backends.cuda.device_memory import DeviceArray, HostBuffer, Memory
+from tta_server.backends.cuda.device_memory import CudaMemory, DeviceArray, HostBuffer, Memory
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.sessions import DeviceGraph, Rung
+from tta_server.backends.cuda.view_kernel import ViewKernel
 from tta_server.compiled.graph import require_onnx
 from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn, all_exact, map_inputs
 from tta_server.compiled.rows import WIDTH, Column, front_table, stack_canvases, stacked_shape
@@ -20,8 +21,18 @@ from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.graphs import TailKey, Tails, owner_matrix, shaped_maps
 from tta_server.repository.pipeline import BatchOutputs, Planes, Rows
+from tta_server.repository.view_kernel import kernel_constants
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
+
+
+def on_device(preprocessing: Preprocessing, backend: Backend) -> "DevicePipeline":
+    """Return what makes a model's views on its device. Raises ConfigError if the kernel can't be compiled there."""
+    assert isinstance(backend, CudaBackend)
+    memory = backend.memory
+    assert isinstance(memory, CudaMemory)
+    return DevicePipeline(preprocessing, backend, ViewKernel(memory.device, kernel_constants(preprocessing)))
+
 
 NO_IMAGE = -1
 """Of a row of zeros."""
@@ -30,7 +41,7 @@ NO_IMAGE = -1
 class ViewMaker(Protocol):
     """Makes views on a device from canvases that are there."""
 
-    def launch(
+    def launch(  # noqa: PLR0913 - those of the kernel
         self,
         slab: int,
         slab_shape: tuple[int, int, int, int],

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, Signature
+from tta_server.backends import BACKENDS, CPU, FILES, REMOTE_BACKENDS, Backend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
@@ -104,9 +104,13 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
 
 def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
     """What makes views where the model runs, if they are made there."""
-    if config.views != "graph":
+    if (config.views or ("local" if backend.device == CPU else "graph")) == "local":
         return None
-    return GraphPipeline(preprocessing, backend, getattr(config, "threads", 1))
+    if backend.device == CPU:
+        return GraphPipeline(preprocessing, backend, getattr(config, "threads", 1))
+    from tta_server.repository.device_pipeline import on_device  # the driver, only where there is one
+
+    return on_device(preprocessing, backend)
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

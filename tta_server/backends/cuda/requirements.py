@@ -48,7 +48,9 @@ def missing_package() -> str:
     """Return what is wrong with the installed packages, and the command that mends it; empty if nothing is."""
     cpu, gpu = _version("onnxruntime"), _version("onnxruntime-gpu")
     if cpu and gpu:
-        return f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed and overwrite each other: run `{INSTALL}`"
+        return (
+            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} are both installed and overwrite each other: run `{INSTALL}`"
+        )
     if PROVIDER not in ort.get_available_providers():
         return f"the installed onnxruntime {ort.__version__} runs on CPUs only: run `{INSTALL}`"
     return ""

@@ -131,5 +131,3 @@ def _ladder(signature: Signature, most: int) -> Sequence[int]:
     """Sizes of batches up to `most`; a file with a fixed number of rows has that one."""
     fixed = signature.shape[0]
     return (fixed,) if fixed is not None else (*(size for size in LADDER if size < most), most)
-
-

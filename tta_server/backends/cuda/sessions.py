@@ -74,7 +74,7 @@ def nodes_elsewhere(session: ort.InferenceSession) -> Mapping[str, int]:
         for part in session.get_provider_graph_assignment_info():
             if part.ep_name != first:
                 found[part.ep_name] = found.get(part.ep_name, 0) + len(part.get_nodes())
-    except Exception as error:  # ONNX Runtime's own exceptions share no public base
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no public base
         log.debug("no assignment of nodes: %r", error)
     return found
 
