@@ -12,9 +12,10 @@ from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import BackendConfig, InputConfig, ModelConfig, read_config
+from tta_server.repository.config import InputConfig, ModelConfig, read_config
 from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
