@@ -30,12 +30,15 @@ def _onnxruntime(path: Path, options: RunOptions) -> Backend:
     if options.device == CPU:
         return OnnxRuntimeBackend(path, options)
     from tta_server.backends.cuda.backend import open_cuda
-    from tta_server.backends.cuda.requirements import choose_device
+    from tta_server.backends.cuda.requirements import FIRST, missing_for_auto
 
-    device = choose_device(options.device)
-    if device == CPU:
-        return OnnxRuntimeBackend(path, replace(options, device=CPU))
-    return open_cuda(path, replace(options, device=device))
+    if options.device != "auto":
+        return open_cuda(path, options)
+    if missing := missing_for_auto():
+        backend = OnnxRuntimeBackend(path, replace(options, device=CPU))
+        backend.where = f"backend.device is auto: cpu, for {missing}"
+        return backend
+    return open_cuda(path, replace(options, device=FIRST))
 
 
 BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime}

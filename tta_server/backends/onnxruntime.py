@@ -33,6 +33,7 @@ class OnnxRuntimeBackend:
     device = CPU
     permits = 0
     ladder: Sequence[int] = ()
+    where = ""
 
     def __init__(self, path: Path, by: RunOptions = DEFAULT_OPTIONS) -> None:
         """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""

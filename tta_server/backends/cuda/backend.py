@@ -1,6 +1,5 @@
 """ONNX Runtime on a CUDA device."""
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,8 +14,6 @@ from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.requirements import require_cuda
 from tta_server.backends.cuda.rungs import Rungs
 from tta_server.backends.cuda.sessions import Rung
-
-log = logging.getLogger(__name__)
 
 
 def open_cuda(path: Path, options: RunOptions) -> "CudaBackend":
@@ -43,10 +40,9 @@ class CudaBackend:
         """Runs so far; the outputs of one are overwritten by the next."""
         how = "CUDA graphs" if self._rungs.captures else "a session for each batch size"
         elsewhere = ", ".join(f"{count} nodes on {name}" for name, count in self._rungs.elsewhere.items())
-        log.info(
-            "%s: ONNX Runtime %s on %s (%s), precision %s, %s; %s",
-            *(path.parent.parent.name, ort.__version__, device_name, self.device, options.precision, how),
-            elsewhere or "all nodes there",
+        self.where = (
+            f"ONNX Runtime {ort.__version__} on {device_name} ({self.device}), precision {options.precision}, {how}; "
+            f"{elsewhere or 'all nodes there'}"
         )
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:

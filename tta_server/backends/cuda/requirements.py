@@ -13,26 +13,15 @@ from tta_server.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+FIRST = "cuda:0"
 PROVIDER = "CUDAExecutionProvider"
 INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]>=1.31,<2'"
 """One folder holds either package, so the other one has to go first."""
 
 
-def choose_device(device: str) -> str:
-    """Return "cuda:0" for "auto" if a CUDA device and a package that uses it are here, else "cpu"; log which and why.
-
-    Other names are returned as they are.
-    """
-    if device != "auto":
-        return device
-    if not count_devices():
-        log.info("backend.device is auto: cpu, for there is no CUDA device")
-        return "cpu"
-    if missing := missing_package():
-        log.warning("backend.device is auto: cpu, though there is a CUDA device: %s", missing)
-        return "cpu"
-    log.info("backend.device is auto: cuda:0")
-    return "cuda:0"
+def missing_for_auto() -> str:
+    """Return why `device: auto` is the CPU, empty if FIRST can be used."""
+    return missing_package() if count_devices() else "there is no CUDA device"
 
 
 def require_cuda(index: int) -> Device:
