@@ -1,4 +1,4 @@
-"""A CUDA driver without a device: tests/support/cuda_stub.cpp, compiled here."""
+"""A CUDA driver without a device: tests/support/cuda_stub/, compiled here."""
 
 import shutil
 import subprocess
@@ -18,9 +18,10 @@ def build_stub(folder: Path) -> Path:
     if compiler is None:
         pytest.skip(f"there is no C++ compiler ({', '.join(COMPILERS)})")
     target = folder / "libcuda_stub.so"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-I", str(KERNELS)]
-    source = Path(__file__).with_name("cuda_stub.cpp")
-    subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
+    source = Path(__file__).parent / "cuda_stub" / "driver.cpp"
+    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC"]
+    folders = ["-I", str(source.parent), "-I", str(KERNELS)]
+    subprocess.run([compiler, *flags, *folders, str(source), "-o", str(target)], check=True)
     return target
 
 

@@ -1,21 +1,31 @@
 // A CUDA driver without a device, for tests: memory is the host's, and the kernels run on the CPU, by the same source.
 //
 // CUDA_STUB_DEVICES is the number of devices (1), CUDA_STUB_FAIL a function that fails, and its code: "cuInit 100".
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
-#include "views.cuh"
+struct Index {
+    int x, y, z;
+};
+thread_local Index threadIdx, blockIdx;
+using std::min;
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(threads)
+#define __syncthreads()
+#define __syncwarp()
+#include "views.cu"
 
 using Handle = void*;
 
 namespace {
-
-struct Half {
-    uint16_t bits;
-};
 
 thread_local Handle current = nullptr, below = nullptr;
 long long live = 0;
@@ -32,35 +42,22 @@ int devices() {
     return found ? std::atoi(found) : 1;
 }
 
-template <typename T, int DEPTH>
-void make_views(const Slab& slab, const Model& model, const float* table, T* out, unsigned rows) {
-    for (unsigned b = 0; b < rows; b++)
-        for (int i = 0; i < model.height; i++)
-            for (int j = 0; j < model.width; j++) {
-                float value[DEPTH] = {};
-                const float* row = table + b * WIDTH;
-                if (has_canvas(slab, row)) view_pixel<DEPTH>(slab, model, row, i, j, value);
-                for (int c = 0; c < DEPTH; c++) {
-                    int lines = b * (model.channels_last ? 1 : DEPTH) + (model.channels_last ? 0 : c);
-                    int64_t pixel = ((int64_t)lines * model.height + i) * model.width + j;
-                    out[model.channels_last ? pixel * DEPTH + c : pixel] = stored<T>(value[c]);
-                }
+// A kernel on the host, without its barriers: each block runs until its shared memory holds what it should at both.
+template <typename T>
+void run(void (*kernel)(Slab, Model, const float*, T*), Index grid, Index block, void** arguments) {
+    const Slab& slab = *(Slab*)arguments[0];
+    const Model& model = *(Model*)arguments[1];
+    for (int b = 0; b < grid.x * grid.y * grid.z; b++) {
+        blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+        for (int pass = 0; pass < 3; pass++)
+            for (int t = 0; t < block.x * block.y; t++) {
+                threadIdx = {t % block.x, t / block.x, 0};
+                kernel(slab, model, *(const float**)arguments[2], *(T**)arguments[3]);
             }
+    }
 }
 
 }  // namespace
-
-template <>
-inline Half stored<Half>(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    uint16_t sign = bits >> 16 & 0x8000;
-    bits &= 0x7fffffff;
-    if (bits >= 0x47800000) return {(uint16_t)(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00))};
-    if (bits < 0x38800000) return {(uint16_t)(sign | (uint16_t)rintf(fabsf(value) * 16777216.f))};
-    bits += 0x0fff + (bits >> 13 & 1);
-    return {(uint16_t)(sign | (bits - 0x38000000) >> 13)};
-}
 
 #define STUB(NAME, ...)                \
     extern "C" int NAME(__VA_ARGS__) { \
@@ -107,18 +104,15 @@ STUB(cuModuleGetFunction, Handle* out, Handle, const char* name)
     *out = new std::string(name);
 END
 STUB(cuModuleUnload, Handle) END
-STUB(cuLaunchKernel, Handle function, unsigned, unsigned, unsigned rows, unsigned, unsigned, unsigned, unsigned, Handle,
-     void** arguments, void**)
+STUB(cuLaunchKernel, Handle function, int gx, int gy, int gz, int bx, int by, int bz, unsigned, Handle, void** arguments,
+     void**)
     const std::string& name = *(std::string*)function;
-    const Slab& slab = *(Slab*)arguments[0];
-    const Model& model = *(Model*)arguments[1];
-    const float* table = *(const float**)arguments[2];
-    void* out = *(void**)arguments[3];
-    if (name == "views_float32_1") make_views<float, 1>(slab, model, table, (float*)out, rows);
-    else if (name == "views_float32_3") make_views<float, 3>(slab, model, table, (float*)out, rows);
-    else if (name == "views_float16_1") make_views<Half, 1>(slab, model, table, (Half*)out, rows);
-    else if (name == "views_float16_3") make_views<Half, 3>(slab, model, table, (Half*)out, rows);
-    else if (name == "views_uint8_1") make_views<uint8_t, 1>(slab, model, table, (uint8_t*)out, rows);
-    else if (name == "views_uint8_3") make_views<uint8_t, 3>(slab, model, table, (uint8_t*)out, rows);
+    Index grid{gx, gy, gz}, block{bx, by, bz};
+    if (name == "views_float32_1") run(views_float32_1, grid, block, arguments);
+    else if (name == "views_float32_3") run(views_float32_3, grid, block, arguments);
+    else if (name == "views_float16_1") run(views_float16_1, grid, block, arguments);
+    else if (name == "views_float16_3") run(views_float16_3, grid, block, arguments);
+    else if (name == "views_uint8_1") run(views_uint8_1, grid, block, arguments);
+    else if (name == "views_uint8_3") run(views_uint8_3, grid, block, arguments);
     else return 500;
 END
