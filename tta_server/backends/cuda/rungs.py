@@ -39,6 +39,7 @@ class Rungs:
         self._options = options
         self._found: dict[Shape, tuple[Rung, Buffer]] = {}
         self._graphs = 0
+        self._largest: Shape = ()
         self._sessions: dict[int, ort.InferenceSession] = {}
         session = self._open_captured()
         self.captures = session is not None
@@ -85,6 +86,7 @@ class Rungs:
         return known[0]
 
     def _bind(self, shape: Shape) -> tuple[Rung, Buffer]:
+        self._grow(shape)
         dtype = self.signature.dtype
         buffer = self._memory.allocate(prod(shape) * dtype.itemsize)
         try:
@@ -100,6 +102,18 @@ class Rungs:
             log.warning("%s: no CUDA graph can be made of a run (%s); it runs without", self._path, error)
         self._stop_capturing()
         return self._bind(shape)
+
+    def _grow(self, shape: Shape) -> None:
+        """Give up all CUDA graphs before a session sees an axis longer than any before.
+
+        The CUDA provider keeps buffers as long as the longest axis so far (`GetConstOnes`), and frees shorter ones,
+        which graphs of smaller shapes would go on reading. So bind the largest shapes first.
+        """
+        largest = tuple(max(pair) for pair in zip(shape, self._largest or shape, strict=True))
+        if self.captures and largest != self._largest:
+            for known in list(self._found):
+                self._forget(known)
+        self._largest = largest
 
     def _next_graph(self) -> int:
         if not self.captures:

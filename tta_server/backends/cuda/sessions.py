@@ -144,7 +144,13 @@ class Rung:
     def fetch(self) -> Outputs:
         """Copy all outputs of the last run to this process's memory, and wait for them."""
         self._memory.synchronize()
-        return {name: value.numpy() for name, value in zip(self._names, self._values, strict=True)}
+        return {name: _copied(value) for name, value in zip(self._names, self._values, strict=True)}
+
+
+def _copied(value: ort.OrtValue) -> Tensor:
+    """An array that the next run does not overwrite."""
+    found: Tensor = value.numpy()
+    return found if found.flags.owndata else found.copy()
 
 
 DTYPES = {
