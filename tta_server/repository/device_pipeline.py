@@ -41,6 +41,7 @@ class DevicePipeline:
         require_onnx()
         self._backend = backend
         self._staging = Staging(preprocessing, backend.memory, maker)
+        backend.on_close.append(self._staging.close)
         self._tails = Tails(lambda key: DeviceGraph(key.to_bytes(), backend.memory))
 
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Staged:

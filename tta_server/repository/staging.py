@@ -61,10 +61,12 @@ class HostBuffers:
     """Memory for staging, reused. Thread-safe."""
 
     LEAST = 1 << 20
+    MOST = 4
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._free: list[HostBuffer] = []
+        self._most = self.MOST
 
     def take(self, nbytes: int) -> HostBuffer:
         """Return memory of at least that size."""
@@ -80,8 +82,14 @@ class HostBuffers:
     def give_back(self, buffer: HostBuffer) -> None:
         """Take memory back; of many, the first goes."""
         self._free.append(buffer)
-        if len(self._free) > 4:
+        if len(self._free) > self._most:
             self._free.pop(0).free()
+
+    def close(self) -> None:
+        """Free all memory, also what is given back later."""
+        self._most = 0
+        while self._free:
+            self._free.pop().free()
 
 
 class Staging:
@@ -109,6 +117,11 @@ class Staging:
             table[list(found)] = front_table(list(found.values()), self._preprocessing.channels)
         stack_canvases(planes, staged.array[staged.table_bytes :].reshape(shape))
         return staged
+
+    def close(self) -> None:
+        """Free its memory; nothing may be on its way."""
+        self._buffers.close()
+        self._target.free()
 
     def input_shape(self, staged: Staged) -> tuple[int, ...]:
         """The shape of the model's input for a batch."""
