@@ -14,11 +14,12 @@ from tests.support.onnx_models import classifier, segmenter
 from tests.support.references import MODELS
 from tests.support.stub_device import StubMemory, open_stub
 from tta_server.backends import BACKENDS, CPU, RunOptions
-from tta_server.backends.cuda import libcuda, requirements
+from tta_server.backends.cuda import libcuda
 from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.requirements import FIRST, missing_for_auto, missing_package, require_cuda
 from tta_server.backends.cuda.rungs import Rungs
+from tta_server.backends.cuda.sessions import open_session
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import BackendFailed, ConfigError, DeviceLost, OutOfDeviceMemory, Overloaded
 
@@ -108,15 +109,13 @@ def test_graphs_of_smaller_shapes_are_given_up_before_an_axis_grows(tmp_path):
 @stubbed
 def test_a_model_without_graphs_has_a_session_for_each_batch_size(tmp_path, monkeypatch):
     """What can't be recorded is refused by ONNX Runtime when the session is opened."""
-    from tta_server.backends.cuda import rungs as module
 
     def refusing(content, memory, options, captures=False, strict=False):
         if captures:
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
         return open_session(content, memory, options)
 
-    open_session = module.open_session
-    monkeypatch.setattr(module, "open_session", refusing)
+    monkeypatch.setattr("tta_server.backends.cuda.rungs.open_session", refusing)
     path = written(tmp_path, segmenter())
     device = open_stub(path, RunOptions(device=FIRST, max_batch=4))
     assert "a session for each batch size" in device.where
@@ -195,7 +194,7 @@ def test_without_a_driver_a_device_is_refused_and_auto_is_the_cpu(tmp_path, monk
 
 @stubbed
 def test_with_a_device_but_a_package_for_cpus_the_command_is_named(monkeypatch):
-    monkeypatch.setattr(requirements.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     assert missing_for_auto() == missing_package()
     with pytest.raises(ConfigError) as refused:
         require_cuda(0)
