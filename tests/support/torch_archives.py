@@ -16,6 +16,10 @@ PROGRAM = "models/model.json"
 WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 WEIGHT = "data/weights/weight_0"
 Records = dict[str, bytes]
+ARGUMENTS = (  # ((an image,), {})
+    b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000"
+    b"X\x03\0\0\0cpuM\x80\x01tQK\0(K\x02K\x03K\x08K\x08t(K\xc0K\x40K\x08K\x01t\x89ccollections\nOrderedDict\n)RtR\x85}\x86."
+)
 
 
 def tensor(*sizes: Any, requires_grad: bool = False) -> dict[str, Any]:
@@ -112,13 +116,13 @@ def weights() -> dict[str, Any]:
 
 
 def records() -> Records:
-    """What torch.export.save writes, but for the sample inputs: those are empty."""
+    """What torch.export.save writes."""
     return {
         PROGRAM: json.dumps(program()).encode(),
         WEIGHTS: json.dumps(weights()).encode(),
         WEIGHT: struct.pack("<3f", 1, 2, 3),
         CONSTANTS: b'{"config": {}}',
-        INPUTS: torch_file(b"\x80\x02)}\x86."),  # ((), {})
+        INPUTS: torch_file(ARGUMENTS),
         "archive_format": b"pt2",
         "archive_version": b"0",
         ".data/version": b"6\n",
@@ -137,7 +141,8 @@ def torch_file(data: bytes) -> bytes:
     """What torch.save writes for a pickle."""
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
-        for name, content in {"data.pkl": data, "byteorder": b"little", "version": b"3\n"}.items():
+        storage = bytes(4 * 2 * 3 * 8 * 8)
+        for name, content in {"data.pkl": data, "byteorder": b"little", "data/0": storage, "version": b"3\n"}.items():
             archive.writestr(f"archive/{name}", content)
     return made.getvalue()
 
@@ -160,26 +165,30 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Records:
 
 
 def crafted(marker: Path) -> dict[str, Records]:
-    """Kind -> an archive that writes the marker when torch.export.load, or a run after it, is given that file."""
+    """Kind -> an archive that torch makes code of: it writes the marker at load or in a run, or imports a module."""
     payload = pickle.dumps(Payload(marker), 2)
     code = f"open({str(marker)!r}, 'w').close()"
+    call = f"exec(bytes({list(code.encode())}))"
 
     def calls_the_shell(made: dict[str, Any]) -> None:
         touch = ("command", {"as_string": f"touch {marker}"})
         made["graph_module"]["graph"]["nodes"].append(node("torch.os.system", "shell", touch))
+        made["graph_module"]["graph"]["tensor_values"]["shell"] = tensor(1)
 
     def has_code_as_size(made: dict[str, Any]) -> None:
         size = {"as_expr": {"expr_str": f'exec("{code}") or Integer(2)', "hint": {"as_int": 2}}}
         made["graph_module"]["graph"]["tensor_values"]["x"]["sizes"][0] = size
 
     def has_code_as_guard(made: dict[str, Any]) -> None:
-        made["guards_code"] = [f"exec(\"{code}\") is None and L['x'].size()[2] == 8"]
+        made["guards_code"] = [f"{call} is None and L['x'].size()[2] == 8"]
 
     def has_code_as_name(made: dict[str, Any]) -> None:
-        made["graph_module"]["graph"]["nodes"][0]["name"] = f"mean = {code}; mean"
+        graph, name = made["graph_module"]["graph"], f"a = 1; {code}; a"
+        graph["nodes"].append(node("torch.ops.aten.relu.default", name, ("self", {"as_tensor": {"name": "x"}})))
+        graph["tensor_values"][name] = tensor(BATCH, 3, 8, 8)
 
     def imports_a_module(made: dict[str, Any]) -> None:
-        context = json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x", "dict_context": []})
+        context = {"default_factory_module": "this", "default_factory_name": "s", "dict_context": ["scores"]}
         tree = {"type": "collections.defaultdict", "context": context, "children_spec": [LEAF]}
         made["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = json.dumps([1, tree])
 

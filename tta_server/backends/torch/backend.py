@@ -10,7 +10,7 @@ import numpy as np
 from tta_server.backends.base import CPU, DEFAULT_OPTIONS, Outputs, RunOptions, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.torch.archive import read_archive
-from tta_server.backends.torch.loading import choose_device, import_torch, load_module
+from tta_server.backends.torch.loading import batch_sizes, choose_device, import_torch, load_module
 from tta_server.errors import BackendFailed, ConfigError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class TorchBackend:
         archive = read_archive(path, self.device)
         self.signature = archive.program.signature
         self._most, self._guards = archive.program.most, archive.program.guards
-        self.ladder: Sequence[int] = () if self.device == CPU else _ladder(self.signature.shape[0], by, self._most)
+        self.ladder: Sequence[int] = (
+            () if self.device == CPU else batch_sizes(self.signature.shape[0], by.max_batch, self._most)
+        )
         self._torch, self._threads, self._device_errors = torch, by.threads, device_errors
         if self.device != CPU and by.memory_mb:
             _limit_memory(torch, self.device, by.memory_mb)
@@ -87,15 +89,6 @@ class TorchBackend:
         """Release the model and its memory on the device; no run may be active."""
         self.runs.close()
         self._module = None
-
-
-def _ladder(batch: int | None, by: RunOptions, most: int | None) -> Sequence[int]:
-    """1, 2, 4, ... rows, up to what tta.yaml and the program allow."""
-    if batch is not None:
-        return (batch,)
-    largest = min(by.max_batch, most or by.max_batch)
-    sizes = [2**power for power in range(largest.bit_length()) if 2**power < largest]
-    return (*sizes, largest)
 
 
 def _limit_memory(torch: Any, device: str, megabytes: int) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +39,7 @@ def choose_device(torch: Any, wanted: str) -> str:
             raise ConfigError(f"backend.device is {wanted}, and {missing}, or set backend.device: cpu")
         return wanted
     if missing:
-        log.info("device auto is cpu: %s", missing)
+        log.warning("device auto is cpu: %s", missing)
         return CPU
     log.info("device auto is cuda:0: %s", torch.cuda.get_device_name(0))
     return "cuda:0"
@@ -58,6 +58,14 @@ def _missing(torch: Any, index: int) -> str:
     if index >= count:
         return f"the last device here is cuda:{count - 1}; take one from cuda:0 to that"
     return ""
+
+
+def batch_sizes(fixed: int | None, wanted: int, most: int | None) -> Sequence[int]:
+    """1, 2, 4, ... rows of a device's batches, up to `wanted` and what the program allows; a fixed batch alone."""
+    if fixed is not None:
+        return (fixed,)
+    largest = min(wanted, most or wanted)
+    return (*(2**power for power in range(largest.bit_length()) if 2**power < largest), largest)
 
 
 def load_module(torch: Any, archive: Archive, path: Path) -> Any:
