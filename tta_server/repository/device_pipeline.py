@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.cuda.backend import CudaBackend, fetch
-from tta_server.backends.cuda.device_memory import CudaMemory, DeviceArray
+from tta_server.backends.cuda.device_memory import DefaultStreamMemory, DeviceArray
+from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.sessions import DeviceGraph, Rung
 from tta_server.backends.cuda.view_kernel import ViewKernel
@@ -18,30 +19,37 @@ from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn, all_exact, map_in
 from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.graphs import TailKey, Tails, owner_matrix, shaped_maps
-from tta_server.repository.pipeline import BatchOutputs, Planes, Rows
-from tta_server.repository.staging import NO_IMAGE, Staged, Staging, ViewMaker
+from tta_server.repository.pipeline import BatchOutputs, Pipeline, Planes, Rows
+from tta_server.repository.staging import NO_IMAGE, Staged, Staging
 from tta_server.repository.view_kernel import kernel_constants
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
 
 
-def on_device(preprocessing: Preprocessing, backend: Backend) -> "DevicePipeline":
+def on_device(preprocessing: Preprocessing, backend: Backend) -> Pipeline:
     """Return what makes a model's views on its device. Raises ConfigError if the kernel can't be compiled there."""
-    assert isinstance(backend, CudaBackend)
-    memory = backend.memory
-    assert isinstance(memory, CudaMemory)
-    return DevicePipeline(preprocessing, backend, ViewKernel(memory.device, kernel_constants(preprocessing)))
+    constants = kernel_constants(preprocessing)
+    if isinstance(backend, CudaBackend):
+        memory = backend.memory
+        staging = Staging(preprocessing, memory, ViewKernel(memory.device, constants))
+        return DevicePipeline(backend, staging)
+    from tta_server.backends.torch.backend import TorchBackend
+    from tta_server.repository.torch_pipeline import TorchPipeline
+
+    assert isinstance(backend, TorchBackend)
+    memory = DefaultStreamMemory(open_device(int(backend.device.removeprefix("cuda:"))))
+    return TorchPipeline(backend, Staging(preprocessing, memory, ViewKernel(memory.device, constants)))
 
 
 class DevicePipeline:
     """From canvases to outputs on a device; see `Pipeline`."""
 
-    def __init__(self, preprocessing: Preprocessing, backend: CudaBackend, maker: ViewMaker) -> None:
+    def __init__(self, backend: CudaBackend, staging: Staging) -> None:
         """Raise ConfigError without the `onnx` package, which writes the graphs that sum outputs."""
         require_onnx()
         self._backend = backend
-        self._staging = Staging(preprocessing, backend.memory, maker)
-        backend.on_close.append(self._staging.close)
+        self._staging = staging
+        backend.on_close.append(staging.close)
         self._tails = Tails(lambda key: DeviceGraph(key.to_bytes(), backend.memory))
 
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Staged:
