@@ -1,7 +1,7 @@
 """A model alone: a session of ONNX Runtime without the server, whose tensors stay where it runs."""
 
 import contextlib
-import importlib
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ DTYPES = {"fp32": np.float32, "fp16": np.float16}
 
 
 def session(setting: Setting, net: str, precision: str, graphs: bool = False) -> Any:
-    """A session that runs on the device alone: it fails where a node would run on the CPU.
+    """A session of a net's bare file; on the CPU it takes one thread.
 
-    `graphs`: a run is captured once for each batch size, and replayed. On the CPU it takes one thread.
+    `graphs`: a run is captured once for each batch size, and replayed, which takes all nodes to be on the device.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -28,7 +28,6 @@ def session(setting: Setting, net: str, precision: str, graphs: bool = False) ->
         options.intra_op_num_threads = 1
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     _load_libraries()
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return _cuda_session(path, options, graphs)
 
@@ -49,10 +48,9 @@ def _cuda_session(path: Path, options: Any, graphs: bool) -> Any:
 
 
 def _load_libraries() -> None:
-    """Torch's CUDA libraries, where there are some, else those that pip installed."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("torch")
-    ort.preload_dlls()
+    """CUDA's libraries from the packages that bring them, as the server does."""
+    with contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls(directory="")
 
 
 def nodes_by_provider(made: Any) -> dict[str, int]:

@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,15 @@ CANVAS = (256, 341)
 
 def run(setting: Setting, report: Report) -> None:
     if has("torch"):
-        report.attempt("memory", lambda: _copies(setting, report))
-        report.attempt("products", lambda: _products(setting, report))
+        report.attempt("memory", partial(_copies, setting, report))
+        report.attempt("products", partial(_products, setting, report))
     else:
         report.skip("copies and products", "torch is not installed")
     if setting.is_cuda and has("torch"):
-        report.attempt("uploads", lambda: _uploads(report))
+        report.attempt("uploads", partial(_uploads, report))
     else:
         report.skip("uploads", "there is no GPU, or torch is not installed")
-    report.attempt("decoding", lambda: _decoding(setting, report))
+    report.attempt("decoding", partial(_decoding, setting, report))
 
 
 def _finished(torch: Any, setting: Setting, action: Callable[[], object]) -> Callable[[], None]:
@@ -61,7 +62,7 @@ def _products(setting: Setting, report: Report) -> None:
     side = 256 if setting.tiny else 8192
     for dtype in (torch.float16, torch.float32) if setting.is_cuda else (torch.float32,):
         a, b = (torch.randn(side, side, dtype=dtype, device=setting.device) for _ in range(2))
-        ms = median_ms(_finished(torch, setting, lambda a=a, b=b: torch.mm(a, b)), runs=10)
+        ms = median_ms(_finished(torch, setting, partial(torch.mm, a, b)), runs=10)
         report.say(what="matrix product", dtype=str(dtype), side=side, tflops=round(2 * side**3 / ms / 1e9, 3))
 
 

@@ -38,8 +38,8 @@ class Target:
     def outcome(self, shot: Shot) -> Outcome:
         if self.has_receipts or shot.answer[9:12] != b"200":
             return outcome(shot)
-        times = (shot.ended - shot.intended, shot.ended - shot.sent, shot.sent - shot.intended)
-        return Outcome(shot.intended, 200, *(seconds * 1e3 for seconds in times), views=self.case.views)
+        latency, sent_latency = (shot.ended - shot.intended) * 1e3, (shot.ended - shot.sent) * 1e3
+        return Outcome(shot.intended, 200, latency, sent_latency, latency - sent_latency, self.case.views)
 
 
 class Clients:

@@ -1,6 +1,7 @@
 """Whether batches of changing sizes cost more than each size repeated."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from benchmarks.device_steps import bare
 from benchmarks.device_steps.product import Batches, backends, photos
@@ -14,9 +15,9 @@ MOST = 1.1
 def run(setting: Setting, report: Report) -> None:
     names = backends(setting, report)
     for net in setting.nets:
-        report.attempt(f"{net} alone", lambda net=net: _alone(setting, report, net))
+        report.attempt(f"{net} alone", partial(_alone, setting, report, net))
         for name in names:
-            report.attempt(f"{net}, {name}", lambda net=net, name=name: _served(setting, report, net, name))
+            report.attempt(f"{net}, {name}", partial(_served, setting, report, net, name))
 
 
 def ratio(actions: Mapping[int, Callable[[], object]], seconds: float) -> tuple[float, dict[int, float]]:

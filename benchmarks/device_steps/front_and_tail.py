@@ -1,6 +1,7 @@
 """What making views and summing results add to the model: a batch of the server over the model alone, and equality."""
 
 import statistics
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +21,8 @@ def run(setting: Setting, report: Report) -> None:
     names = backends(setting, report)
     for net, most in zip(setting.nets, MOST, strict=True):
         for name in names:
-            report.attempt(
-                f"{net}, {name}", lambda net=net, name=name, most=most: _chain(setting, report, net, name, most)
-            )
-    report.attempt("equality", lambda: _equality(setting, report))
+            report.attempt(f"{net}, {name}", partial(_chain, setting, report, net, name, most))
+    report.attempt("equality", partial(_equality, setting, report))
 
 
 def _chain(setting: Setting, report: Report, net: str, name: str, most: float) -> None:

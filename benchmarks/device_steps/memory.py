@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks.device_steps.card import used_mb
 from benchmarks.device_steps.product import Batches, backends, photos
@@ -19,7 +20,7 @@ LIMIT_S = 25.0
 
 def run(setting: Setting, report: Report) -> None:
     for name in backends(setting, report):
-        report.attempt(name, lambda name=name: _grow(setting, report, name))
+        report.attempt(name, partial(_grow, setting, report, name))
 
 
 def _grow(setting: Setting, report: Report, name: str) -> None:

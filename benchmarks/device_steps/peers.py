@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from benchmarks.client import request
 from benchmarks.device_steps.card import has
@@ -41,9 +42,7 @@ def run(setting: Setting, report: Report) -> None:
             if missing := [package for package in packages if not has(package)]:
                 report.skip(f"{name}, {about}", f"not installed: {', '.join(missing)}")
                 continue
-            report.attempt(
-                f"{name}, {about}", lambda name=name: found.update({name: _measure(setting, report, them, name)})
-            )
+            report.attempt(f"{name}, {about}", partial(_measure, setting, report, them, name, found))
     if not found:
         report.skip("comparison", "no peer could be measured")
         return
@@ -55,8 +54,8 @@ def run(setting: Setting, report: Report) -> None:
     report.check(14, "the same over the best peer's at the load that it bears best", ours / max(most, 1.0), None)
 
 
-def _measure(setting: Setting, report: Report, them: Clients, name: str) -> dict[float, float]:
-    """Goodput a second by load."""
+def _measure(setting: Setting, report: Report, them: Clients, name: str, found: dict[str, dict[float, float]]) -> None:
+    """Add the peer's goodput a second, by load, to `found`."""
     case = Case(name, tuple(photos(setting)), BUDGET_MS, VIEWS)
     with serving(setting, name) as address:
         target = Target(address, case, [request("/predict", path.read_bytes()) for path in case.images], False)
@@ -65,7 +64,7 @@ def _measure(setting: Setting, report: Report, them: Clients, name: str) -> dict
         rows = {load: them.offered(target, closed, load, setting.seconds(LOAD_S)) for load in LOADS}
     for load, row in rows.items():
         report.say(what="open loop", peer=name, load=load, budget_ms=BUDGET_MS, **figures(row))
-    return {load: float(row["goodput_per_s"]) for load, row in rows.items()}
+    found[name] = {load: float(row["goodput_per_s"]) for load, row in rows.items()}
 
 
 @contextmanager

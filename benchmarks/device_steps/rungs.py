@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from benchmarks.device_steps import bare
@@ -15,9 +16,9 @@ from benchmarks.device_steps.timing import median_ms, milliseconds, rounded
 def run(setting: Setting, report: Report) -> None:
     names = backends(setting, report)
     for net in setting.nets:
-        report.attempt(f"{net} alone", lambda net=net: _alone(setting, report, net))
+        report.attempt(f"{net} alone", partial(_alone, setting, report, net))
         for name in names:
-            report.attempt(f"{net}, {name}", lambda net=net, name=name: _served(setting, report, net, name))
+            report.attempt(f"{net}, {name}", partial(_served, setting, report, net, name))
 
 
 def measure(actions: Mapping[int, Callable[[], object]], seconds: float) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def _served(setting: Setting, report: Report, net: str, name: str) -> None:
     batches = Batches(setting.folder(name, net), photos(setting), setting.rungs[-1])
     start_s = time.perf_counter() - start
     figures = measure({rows: batches.batch(rows) for rows in setting.rungs}, setting.seconds(0.3))
+    backend = batches.model.backend
     report.say(net=net, what="batches of the server", backend=name, precision=setting.precision,
-               runs_on=batches.model.backend.device, ladder=list(batches.model.backend.ladder),
+               runs_on=getattr(backend, "where", "") or backend.device, ladder=list(backend.ladder),
                start_s=round(start_s, 2), memory_mb=round(used_mb(setting.device) - before), **figures)  # fmt: skip
     batches.close()

@@ -1,6 +1,7 @@
 """The bundled models on the device against the CPU, on their samples and, where they are there, the labelled images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,7 +29,7 @@ FEW = 12
 
 def run(setting: Setting, report: Report) -> None:
     for name in TINY if setting.tiny else PATTERNS:
-        report.attempt(name, lambda name=name: _model(setting, report, name))
+        report.attempt(name, partial(_model, setting, report, name))
 
 
 def images(setting: Setting, name: str) -> Sequence[Path]:

@@ -1,6 +1,7 @@
 """How the server scales on the cores: views a second over a loop that only runs the model, by the number of slots."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from benchmarks.device_steps.report import Report
@@ -21,7 +22,7 @@ def run(setting: Setting, report: Report) -> None:
         if slots > len(whole):
             report.skip(f"{slots} slots", f"the server has {len(whole)} cores here")
             continue
-        report.attempt(f"{slots} slots", lambda slots=slots: _slots(setting, report, models, set(whole[:slots])))
+        report.attempt(f"{slots} slots", partial(_slots, setting, report, models, set(whole[:slots])))
         os.sched_setaffinity(0, every)
 
 
