@@ -19,8 +19,8 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.model = peer_model.from_environment()
         self.model.warm(SIZES)
 
-    async def decode_request(self, request: Request) -> Any:
-        return peer_model.decode(await request.body())
+    def decode_request(self, request: Request) -> Any:  # LitServe reads the annotation; what comes is a form
+        return peer_model.decode(request["image"].file.read())  # type: ignore[index]
 
     def batch(self, inputs: list[Any]) -> Any:
         return np.stack(inputs)

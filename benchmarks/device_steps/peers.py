@@ -4,7 +4,6 @@ P1 is a FastAPI app with torch, P2 LitServe. Each gets 0.5, 1 and 2 times the ra
 are answers within 50 ms.
 """
 
-import http.client
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.client import request
@@ -24,11 +24,24 @@ from benchmarks.device_steps.report import Report
 from benchmarks.device_steps.setting import VIEWS, Setting, server_cores
 from loadtest.cases import Case
 
+
+@dataclass(frozen=True)
+class Peer:
+    """`packages` are those that it needs; `form` is the field of a form that it takes photos in, or empty."""
+
+    about: str
+    module: str
+    packages: tuple[str, ...]
+    form: str = ""
+
+    def request(self, photo: bytes) -> bytes:
+        return request("/predict", photo, self.form)
+
+
 PEERS = {
-    "P1": ("FastAPI and torch", "peer_torch", ("torch", "fastapi", "uvicorn")),
-    "P2": ("LitServe", "peer_litserve", ("torch", "litserve")),
+    "P1": Peer("FastAPI and torch", "peer_torch", ("torch", "fastapi", "uvicorn")),
+    "P2": Peer("LitServe", "peer_litserve", ("torch", "litserve"), form="image"),
 }
-"""By name: what it is, its module, and the packages that it needs."""
 LOADS = (0.5, 1.0, 2.0)
 FACTOR = 2.0
 """Target: goodput at 2x over that of the best peer at 2x of its own rate."""
@@ -38,11 +51,11 @@ START_S = 90.0
 def run(setting: Setting, report: Report) -> None:
     found: dict[str, dict[float, float]] = {}
     with clients() as them:
-        for name, (about, _, packages) in PEERS.items():
-            if missing := [package for package in packages if not has(package)]:
-                report.skip(f"{name}, {about}", f"not installed: {', '.join(missing)}")
+        for name, peer in PEERS.items():
+            if missing := [package for package in peer.packages if not has(package)]:
+                report.skip(f"{name}, {peer.about}", f"not installed: {', '.join(missing)}")
                 continue
-            report.attempt(f"{name}, {about}", partial(_measure, setting, report, them, name, found))
+            report.attempt(f"{name}, {peer.about}", partial(_measure, setting, report, them, name, found))
     if not found:
         report.skip("comparison", "no peer could be measured")
         return
@@ -58,9 +71,9 @@ def _measure(setting: Setting, report: Report, them: Clients, name: str, found: 
     """Add the peer's goodput a second, by load, to `found`."""
     case = Case(name, tuple(photos(setting)), BUDGET_MS, VIEWS)
     with serving(setting, name) as address:
-        target = Target(address, case, [request("/predict", path.read_bytes()) for path in case.images], False)
+        target = Target(address, case, [PEERS[name].request(path.read_bytes()) for path in case.images], False)
         closed = them.closed(target, setting.seconds(CLOSED_S), connections(setting))
-        report.say(what="closed loop", peer=name, is_a=PEERS[name][0], answers_per_s=round(closed, 1))
+        report.say(what="closed loop", peer=name, is_a=PEERS[name].about, answers_per_s=round(closed, 1))
         rows = {load: them.offered(target, closed, load, setting.seconds(LOAD_S)) for load in LOADS}
     for load, row in rows.items():
         report.say(what="open loop", peer=name, load=load, budget_ms=BUDGET_MS, **figures(row))
@@ -73,13 +86,13 @@ def serving(setting: Setting, name: str) -> Iterator[tuple[str, int]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     env = {**os.environ, "PEER_NET": setting.nets[0], "PEER_DEVICE": setting.device}
-    command = [sys.executable, "-m", f"benchmarks.device_steps.{PEERS[name][1]}", str(port)]
+    command = [sys.executable, "-m", f"benchmarks.device_steps.{PEERS[name].module}", str(port)]
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, server_cores())
     process = subprocess.Popen(command, env=env, stdout=sys.stderr)
     os.sched_setaffinity(0, cores)
     try:
-        _wait(process, port, setting)
+        _wait(process, port, PEERS[name].request(photos(setting)[0].read_bytes()))
         yield "127.0.0.1", port
     finally:
         process.terminate()
@@ -89,9 +102,9 @@ def serving(setting: Setting, name: str) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-def _wait(process: "subprocess.Popen[bytes]", port: int, setting: Setting) -> None:
-    """Until it answers a photo. Raises RuntimeError if it ends, or takes longer than START_S."""
-    end, photo = time.perf_counter() + START_S, photos(setting)[0].read_bytes()
+def _wait(process: "subprocess.Popen[bytes]", port: int, photo: bytes) -> None:
+    """Until it answers this request. Raises RuntimeError if it fails, ends, or takes longer than START_S."""
+    end = time.perf_counter() + START_S
     while time.perf_counter() < end:
         if process.poll() is not None:
             raise RuntimeError(f"the peer ended with {process.returncode} before it answered")
@@ -102,11 +115,13 @@ def _wait(process: "subprocess.Popen[bytes]", port: int, setting: Setting) -> No
 
 
 def _answers(port: int, photo: bytes) -> bool:
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=START_S)
+    """False while nothing listens."""
     try:
-        link.request("POST", "/predict", photo)
-        return link.getresponse().status == 200
+        with socket.create_connection(("127.0.0.1", port), START_S) as link:
+            link.sendall(photo)
+            head = link.recv(12)
     except OSError:
         return False
-    finally:
-        link.close()
+    if head and not head.endswith(b"200"):
+        raise RuntimeError(f"the peer answered its first request with {head.decode(errors='replace')}")
+    return bool(head)
