@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS)
 
 
-def lines(text: str) -> list[dict[str, object]]:
+def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
 
 
@@ -51,7 +52,7 @@ def test_cheap_steps_print_lines_of_json_and_a_summary(tmp_path):
     assert (summary["step"], summary["ok"], summary["failed_steps"]) == ("summary", True, [])
     assert {each["check"] for each in summary["checks"]} == {9, 10, 11, 12}
     assert summary["unmeasured"] == [13, 14, 15]
-    assert "check  9: tiny-large, own policy, exact: largest difference of a probability: " in done.stderr
+    assert "check  9: tiny-large, onnxruntime, own policy, exact: largest difference of a probability: " in done.stderr
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ HALF_PROBABILITY, HALF_TOP = 5e-3, 0.999
 """In float16: the largest difference of a probability, and the share of equal top classes."""
 POLICIES: dict[str, dict[str, str]] = {"plain": {"policy": "plain"}, "own": {}}
 """Options of requests; the d4 of the nuclei is their model's own policy."""
-IN_FLIGHT = 16
+IN_FLIGHT = 8
 Found = dict[str, Any]
 
 

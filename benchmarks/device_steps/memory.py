@@ -15,7 +15,7 @@ BATCHES, TINY_BATCHES, ON_NEW_THREADS = 5_000, 200, 60
 MARKS = 5
 MOST = 0.01
 """Growth as a share of what is used after warm-up."""
-LIMIT_S = 25.0
+LIMIT_S = 22.0
 
 
 def run(setting: Setting, report: Report) -> None:

@@ -6,6 +6,7 @@ tiny run two nets of three layers, which need neither.
 
 import importlib
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def run(setting: Setting, report: Report) -> None:
     for name in setting.nets:
         start = time.perf_counter()
         figures = _tiny(setting, name) if setting.tiny else _real(setting, name)
+        if has("torch"):
+            report.attempt(f"{name} as a program of torch", partial(_write_pt2, setting, name))
         report.say(net=name, seconds=round(time.perf_counter() - start, 1), **figures)
     setting.done("nets").touch()
 
@@ -79,8 +82,6 @@ def _tiny(setting: Setting, name: str) -> dict[str, Any]:
     for precision in ("fp32", "fp16") if setting.is_cuda else ("fp32",):
         onnx.save(_tiny_onnx(weights, precision), _bare(setting, name, precision))
     onnx.save(_tiny_onnx(weights, "fp32"), write_folder(setting, "onnxruntime", name) / "model.onnx")
-    if has("torch"):
-        _write_pt2(_tiny_torch(weights), write_folder(setting, "torch", name) / "model.pt2")
     return {"parameters": sum(value.size for value in weights.values())}
 
 
@@ -131,7 +132,6 @@ def load_torch(name: str) -> Any:
 def _real(setting: Setting, name: str) -> dict[str, Any]:
     net = load_torch(name)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    _write_pt2(net, write_folder(setting, "torch", name) / "model.pt2")
     file = write_folder(setting, "onnxruntime", name) / "model.onnx"
     _write_onnx(net, file, "cpu")
     _bare(setting, name, "fp32").write_bytes(file.read_bytes())
@@ -156,8 +156,8 @@ def _write_onnx(net: Any, path: Path, device: str) -> None:
     )
 
 
-def _write_pt2(net: Any, path: Path) -> None:
+def _write_pt2(setting: Setting, name: str) -> None:
     torch = importlib.import_module("torch")
     rows = torch.export.Dim("rows", min=1, max=1024)
-    program = torch.export.export(net, (torch.randn(2, 3, SIDE, SIDE),), dynamic_shapes=({0: rows},))
-    torch.export.save(program, path)
+    program = torch.export.export(load_torch(name), (torch.randn(2, 3, SIDE, SIDE),), dynamic_shapes=({0: rows},))
+    torch.export.save(program, write_folder(setting, "torch", name) / "model.pt2")

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
+Target = tuple[Literal["<=", ">="], float] | None
+
 
 class Report:
     """Writes each line at once, so that a step that is stopped loses none."""
@@ -29,7 +31,7 @@ class Report:
         number: int,
         figure: str,
         value: float,
-        target: tuple[Literal["<=", ">="], float] | None,
+        target: Target,
         always: bool = False,
     ) -> None:
         """A figure of a check of CHECKS and its target; None: recorded only. `always`: held on any machine."""

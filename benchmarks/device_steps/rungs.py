@@ -45,9 +45,9 @@ def _alone(setting: Setting, report: Report, net: str) -> None:
         memory = round(used_mb(setting.device) - before)
         report.say(net=net, what="model alone", precision=precision, graphs=graphs, start_s=round(start_s, 2),
                    memory_mb=memory, **figures)  # fmt: skip
-    if setting.is_cuda:
-        nodes = bare.nodes_by_provider(made)
-        report.say(net=net, what="nodes by provider", nodes=nodes)
+    nodes = bare.nodes_by_provider(made)
+    report.say(net=net, what="nodes by provider", nodes=nodes)
+    if setting.is_cuda and nodes:
         elsewhere = sum(count for provider, count in nodes.items() if provider != bare.CUDA)
         report.check(9, f"{net}: nodes that do not run on the GPU", elsewhere, ("<=", 0), always=True)
 
