@@ -42,7 +42,7 @@ def answered(models: Path) -> bool:
     image = next((MODELS / "clothing").glob("sample.*")).read_bytes()
     with served("--models", str(models)) as endpoints:
         host, port = endpoints.http
-        request = urllib.request.Request(f"http://{host}:{port}/v1/models/clothing/predict", image)
+        request = urllib.request.Request(f"http://{host}:{port}/v1/models/clothing/predict?budget_ms=5000", image)
         with urllib.request.urlopen(request, timeout=60) as response:
             label = json.load(response)["prediction"]["top"][0]["label"]
     print(f"device: auto  answers {label} (target: an answer)")
