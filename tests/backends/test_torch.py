@@ -18,10 +18,12 @@ from tta_server.backends import BACKENDS, Backend, RunOptions
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, ConfigError
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
-from tests.support.torch_models import OnnxModule, export  # noqa: E402 - needs torch
-from tta_server.backends.torch.device_runs import DeviceRuns  # noqa: E402
+import torch
+
+from tests.support.torch_models import OnnxModule, export
+from tta_server.backends.torch.device_runs import DeviceRuns
 
 BUNDLED = {
     "clothing": ((128, 128), (2, 3)),
