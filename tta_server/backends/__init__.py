@@ -5,6 +5,7 @@ state its version.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,13 +26,28 @@ def _triton(target: Target) -> RemoteBackend:
     return TritonBackend(target)
 
 
+def _onnxruntime(path: Path, options: RunOptions) -> Backend:
+    if options.device == CPU:
+        return OnnxRuntimeBackend(path, options)
+    from tta_server.backends.cuda.backend import open_cuda
+    from tta_server.backends.cuda.requirements import FIRST, missing_for_auto
+
+    if options.device != "auto":
+        return open_cuda(path, options)
+    if missing := missing_for_auto():
+        backend = OnnxRuntimeBackend(path, replace(options, device=CPU))
+        backend.where = f"backend.device is auto: cpu, for {missing}"
+        return backend
+    return open_cuda(path, replace(options, device=FIRST))
+
+
 def _torch(path: Path, options: RunOptions) -> Backend:
     from tta_server.backends.torch.backend import TorchBackend  # torch, only for models that need it
 
     return TorchBackend(path, options)
 
 
-BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": OnnxRuntimeBackend, "torch": _torch}
+BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime, "torch": _torch}
 FILES = {"onnxruntime": "model.onnx", "torch": "model.pt2"}
 REMOTE_BACKENDS: dict[str, Callable[[Target], RemoteBackend]] = {"triton": _triton}
 

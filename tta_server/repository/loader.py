@@ -6,17 +6,19 @@ from typing import Any
 
 import yaml
 
-from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, Signature
+from tta_server.backends import BACKENDS, CPU, FILES, REMOTE_BACKENDS, Backend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
 from tta_server.repository.config import InputConfig, ModelConfig, read_config
-from tta_server.repository.graphs import ViewGraphs
+from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
+from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
@@ -73,7 +75,7 @@ def load_uncalibrated(folder: Path) -> Model:
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
-            graphs=ViewGraphs(preprocessing, config.backend.threads) if config.backend.views == "graph" else None,
+            pipeline=_pipeline(preprocessing, backend, config.backend),
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
@@ -99,6 +101,17 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     except ConfigError as mistake:
         raise ConfigError(f"{folder / 'tta.yaml'}: {mistake}") from mistake.__cause__
     return remote, remote.version
+
+
+def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
+    """What makes views where the model runs, if they are made there."""
+    if (config.views or ("local" if backend.device == CPU else "graph")) == "local":
+        return None
+    if backend.device == CPU:
+        return GraphPipeline(preprocessing, backend, getattr(config, "threads", 1))
+    from tta_server.repository.device_pipeline import on_device  # the driver, only where there is one
+
+    return on_device(preprocessing, backend)
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

@@ -11,8 +11,8 @@ from tta_server.repository.cache import ByteCache
 from tta_server.repository.calibration import Calibration
 from tta_server.repository.checks import spatial_axes
 from tta_server.repository.config import ModelConfig
-from tta_server.repository.graphs import ViewGraphs
 from tta_server.repository.lifetime import Lifetime
+from tta_server.repository.pipeline import Pipeline
 from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopRule, StopSpec
 from tta_server.tasks import Task
 from tta_server.tasks.checks import Finding
@@ -40,8 +40,8 @@ class Model:
     """A loaded model.
 
     `cache` holds values derived from the model for requests, so that they do not outlive it. `lifetime` counts the uses
-    of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `graphs` make its
-    views; None where they are made without graphs.
+    of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `pipeline`
+    makes its views where it runs; None where they are made one by one.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
-    graphs: ViewGraphs | None = None
+    pipeline: Pipeline | None = None
     observed: Observed = field(default=Observed(), init=False, repr=False)
     cache: ByteCache = field(init=False, repr=False)
     lifetime: Lifetime = field(init=False, repr=False)
@@ -91,6 +91,11 @@ class Model:
         """What a prediction shows to be wrong in tta.yaml, by the checks that are on."""
         found = self.task.remarks(prediction)
         return [each for each in found if self.is_checked(each.check)] if found else ()
+
+    @property
+    def has_low_precision(self) -> bool:
+        """Whether the backend computes with fewer bits than its outputs have."""
+        return getattr(self.config.backend, "precision", "exact") != "exact"
 
     @property
     def key(self) -> tuple[str, str]:

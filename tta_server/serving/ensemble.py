@@ -22,7 +22,7 @@ from tta_server.serving.merged_views import MergedViews
 from tta_server.serving.plan import Options, Plan, make_plan
 from tta_server.serving.summing import weight_table
 from tta_server.tasks import Result
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, output_grid
+from tta_server.tasks.masks.maps import MapSums, OutputGrid, map_size, output_grid
 from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.geometry import Size
 
@@ -106,7 +106,7 @@ class EnsembleImage:
         """Maps of the size that the model gives for an entry, and their grid."""
         size = self._views.input_size(entry)
         maps = np.broadcast_to(np.float32(0), _map_shape(self._views.model, size, spec.output))
-        return maps, output_grid(maps[0], self._views.layout.placements[entry], spec.offset or 0.0)
+        return maps, output_grid(map_size(maps), self._views.layout.placements[entry], spec.offset or 0.0)
 
     def add(self, request: EnsembleRequest, outputs: Outputs) -> None:
         """Merge the ensemble's outputs for a request. Raises BackendFailed if they can't be read."""

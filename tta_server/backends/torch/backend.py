@@ -1,7 +1,7 @@
 """A backend that runs an exported program of PyTorch."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ class TorchBackend:
         dtype = getattr(torch, self.signature.dtype.name)
         self.runs = DeviceRuns(self._module, self.device, list(self.signature.outputs), dtype, by.precision)
         self._fitting: set[tuple[int, ...]] = set()
-        log.info("%s: PyTorch %s on %s, %s", path, torch.__version__, self.device, by.precision)
+        self.where = "" if by.device == CPU else f"PyTorch {torch.__version__} on {self._name()}"
+        if self.device != CPU:
+            self.where += f", precision {by.precision}"
+        self.on_close: list[Callable[[], object]] = []
+        """What else frees memory of the device."""
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`. An abort has no effect on a run that has begun."""
@@ -56,6 +60,25 @@ class TorchBackend:
         self.check(batch.shape)
         with self.runs.lock:
             return self.runs.to_host(self.runs.run(self.runs.upload(batch)))
+
+    def infer_filled(self, shape: tuple[int, ...], fill: Callable[[int], None], abort: Abort | None = None) -> Outputs:
+        """The same on a device, for a batch of that shape which `fill` writes to an address on the device.
+
+        `fill` begins to write it on the device's default stream, on which torch runs.
+        """
+        if abort is not None and abort.requested:
+            raise BackendFailed("the run was ended before it began")
+        self.check(shape)
+        with self.runs.lock:
+            buffer = self.runs.buffer(shape)
+            fill(buffer.data_ptr())
+            return self.runs.to_host(self.runs.run(buffer))
+
+    def _name(self) -> str:
+        """The device, for people."""
+        if self.device == CPU:
+            return "cpu (device: auto)"
+        return f"{self._torch.cuda.get_device_name(self.device)} ({self.device})"
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise BackendFailed if the exported code relies on another shape: its answer could be wrong."""
@@ -87,6 +110,8 @@ class TorchBackend:
 
     def close(self) -> None:
         """Release the model and its memory on the device; no run may be active."""
+        for free in self.on_close:
+            free()
         self.runs.close()
         self._module = None
 
