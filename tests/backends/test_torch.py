@@ -199,7 +199,10 @@ def test_a_device_that_is_not_there_is_a_mistake_of_the_configuration(clothing: 
         pytest.skip("there is one")
     with pytest.raises(ConfigError, match=r"backend\.device is cuda:0, and"):
         load(clothing, RunOptions("cuda:0"))
-    assert load(clothing, RunOptions("auto")).device == "cpu"
+    found = load(clothing, RunOptions("auto"))
+    assert found.device == "cpu"
+    assert found.where.startswith("backend.device is auto: cpu, for PyTorch ")
+    assert load(clothing).where == ""
 
 
 def test_a_program_that_torch_cannot_load_is_a_mistake_of_the_file(tmp_path: Path) -> None:
