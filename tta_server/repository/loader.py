@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, Signature
+from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, RemoteBackend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
@@ -18,6 +18,7 @@ from tta_server.repository.config import InputConfig, ModelConfig, read_config
 from tta_server.repository.graphs import ViewGraphs
 from tta_server.repository.model import Model
 from tta_server.repository.triton_config import TritonConfig
+from tta_server.repository.triton_ensemble import Ensemble, check_ensemble, check_outputs
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
@@ -73,10 +74,11 @@ def load_uncalibrated(folder: Path) -> Model:
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
-            graphs=ViewGraphs(preprocessing, config.backend.threads) if config.backend.views == "graph" else None,
+            graphs=_graphs(config, preprocessing),
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
+        model = replace(model, ensemble=_ensemble(model))
         model.check_views(model.policy)
         check_min_views(config, len(model.policy.views))
     except InvalidInput as mistake:
@@ -99,6 +101,25 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     except ConfigError as mistake:
         raise ConfigError(f"{folder / 'tta.yaml'}: {mistake}") from mistake.__cause__
     return remote, remote.version
+
+
+def _graphs(config: ModelConfig, preprocessing: Preprocessing) -> ViewGraphs | None:
+    backend = config.backend
+    if isinstance(backend, TritonConfig) or backend.views != "graph":
+        return None
+    return ViewGraphs(preprocessing, backend.threads)
+
+
+def _ensemble(model: Model) -> Ensemble | None:
+    """The ensemble in the server that runs the model, if tta.yaml asks for one. Raises ConfigError."""
+    if not isinstance(model.config.backend, TritonConfig):
+        return None
+    backend = cast("RemoteBackend", model.backend)
+    if backend.ensemble is None:
+        return None
+    spec = check_ensemble(backend.ensemble, model.preprocessing, model.task, model.merge)
+    check_outputs(backend.ensemble, backend.signature.outputs, spec)
+    return Ensemble(backend.infer_ensemble, spec)
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

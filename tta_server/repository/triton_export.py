@@ -11,6 +11,7 @@ import numpy as np
 
 from tta_server.backends import Outputs
 from tta_server.backends.external_data import external_files, find_references
+from tta_server.compiled.ensembles import parameters
 from tta_server.compiled.front import front
 from tta_server.compiled.graph import require_onnx
 from tta_server.compiled.map_tails import map_tail
@@ -134,7 +135,7 @@ class _Export:
             f"{self._model.name}_tail", names | {"z": MODEL_OUTPUT}, {e.name: e.name for e in self._tail.outputs}
         )
         steps = [self._front_step(), self._model_step({self._spec.output: MODEL_OUTPUT}), last]
-        return ensemble_config(f"{self._model.name}_tta", [*self._front.inputs, *inputs], self._tail.outputs, steps)
+        return self._ensemble([*self._front.inputs, *inputs], self._tail.outputs, steps)
 
     def _row_ensemble(self) -> str:
         taken = {MADE, *(each.name for each in self._front.inputs)}
@@ -145,7 +146,13 @@ class _Export:
         outputs = [self._output(name, value, 0) for name, value in self._outputs.items()]
         outputs = [each._replace(dims=[-1, *each.dims[1:]]) for each in outputs]
         steps = [self._front_step(), self._model_step({name: name for name in self._outputs})]
-        return ensemble_config(f"{self._model.name}_tta", self._front.inputs, outputs, steps)
+        return self._ensemble(self._front.inputs, outputs, steps)
+
+    def _ensemble(
+        self, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig], steps: Sequence[Step]
+    ) -> str:
+        stated = parameters(self._model.preprocessing, self._spec)
+        return ensemble_config(f"{self._model.name}_tta", inputs, outputs, steps, stated)
 
 
 def _dims(shape: Sequence[int | None]) -> list[int]:

@@ -1,0 +1,143 @@
+"""Requests to an ensemble around a model: views of images as its inputs, and the sums among its outputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tta_server.backends import Outputs, Tensor
+from tta_server.compiled.ensembles import SUMMED_OUTPUTS
+from tta_server.compiled.front import front_inputs
+from tta_server.compiled.map_rows import MapRow, map_inputs, map_table
+from tta_server.compiled.rows import front_table, stack_canvases
+from tta_server.compiled.triton_configs import MAP_NAMES
+from tta_server.errors import BackendFailed
+from tta_server.imaging.preprocessing import Canvas
+from tta_server.repository.graphs import owner_matrix
+from tta_server.repository.model import Model
+from tta_server.serving.graph_executor import Slab
+from tta_server.serving.image import ImageViews
+from tta_server.serving.summing import weight_table
+from tta_server.tasks.masks.maps import MapSums, OutputGrid, output_grid
+from tta_server.tasks.sums import Sums, SumSpec
+from tta_server.views.geometry import Size
+
+
+class Item(NamedTuple):
+    """An entry of an image's layout, and the canvas that it is made from."""
+
+    views: ImageViews
+    entry: int
+    canvas: Canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The ensemble's inputs, and the names of its outputs."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Sequence[str]
+
+
+def make_request(items: Sequence[Item], spec: SumSpec | None) -> Request:
+    """Return the request for these entries, which are of one model and size, summed by image as `spec` says.
+
+    Raises BackendFailed if the model fails on a black image: of maps it is run to learn their size.
+    """
+    slab, first = Slab(), items[0]
+    rows = [slab.row(canvas, views.view(entry), views.layout.placements[entry]) for views, entry, canvas in items]
+    table = front_table(rows, first.views.model.preprocessing.channels)
+    inputs = dict(front_inputs(stack_canvases(slab.planes), table, first.views.input_size(first.entry)))
+    if spec is None:
+        return Request(inputs, list(first.views.model.backend.signature.outputs))
+    inputs |= _vector_inputs(items, spec) if spec.offset is None else _map_inputs(items, spec)
+    return Request(inputs, SUMMED_OUTPUTS)
+
+
+def read_sums(
+    items: Sequence[Item], spec: SumSpec, outputs: Outputs
+) -> tuple[NDArray[np.bool_], Mapping[ImageViews, Sums]]:
+    """Return which entries are sound, and the sums of each image that has some that are. Raises BackendFailed."""
+    total, weights, sound = (outputs[name] for name in SUMMED_OUTPUTS)
+    numbers, owner = _owners(items)
+    if len(sound) != len(items) or len(total) != len(numbers) or len(weights) != len(numbers):
+        raise BackendFailed("the ensemble returned another number of rows than it was given")
+    read = _vector_sums if spec.offset is None else _map_sums
+    sums = read(items, spec, total, weights)
+    counts = np.bincount(owner, sound, len(numbers))
+    return sound, {views: sums[n] for views, n in numbers.items() if counts[n]}
+
+
+def _owners(items: Sequence[Item]) -> tuple[Mapping[ImageViews, int], NDArray[np.intp]]:
+    """A number for each image, and that of each item's image."""
+    numbers = {views: n for n, views in enumerate(dict.fromkeys(item.views for item in items))}
+    return numbers, np.array([numbers[item.views] for item in items])
+
+
+# ---- vectors ----
+
+
+def _vector_inputs(items: Sequence[Item], spec: SumSpec) -> Mapping[str, Tensor]:
+    weights = weight_table([views.view(entry).weight for views, entry, _ in items])
+    return {"weight": weights.astype(spec.dtype), "owner": owner_matrix(_owners(items)[1], spec.dtype)}
+
+
+def _vector_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: Tensor) -> Sequence[Sums]:
+    by_class = {views for views, entry, _ in items if isinstance(views.view(entry).weight, tuple)}
+    each = zip(_owners(items)[0], total, weights, strict=True)
+    return [Sums(own, weight if views in by_class else weight[0]) for views, own, weight in each]
+
+
+# ---- maps ----
+
+
+def _map_inputs(items: Sequence[Item], spec: SumSpec) -> Mapping[str, Tensor]:
+    views, entry, _ = items[0]
+    shape = _map_shape(views.model, views.input_size(entry), spec.output)
+    grid = _grid(items, spec)
+    rows = [MapRow(v.layout.placements[e], float(v.view(e).weight)) for v, e, _ in items]  # type: ignore[arg-type]
+    table = map_table(rows, grid, Size(shape[3], shape[2]))
+    maps = np.broadcast_to(np.float32(0), shape)
+    found = map_inputs(maps, table, owner_matrix(_owners(items)[1], spec.dtype), _largest(_cells(items, grid)))
+    return {MAP_NAMES.get(name, name): value for name, value in found.items() if name != "z"}
+
+
+def _map_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: Tensor) -> Sequence[Sums]:
+    grid = _grid(items, spec)
+    cells = _cells(items, grid)
+    largest = _largest(cells)
+    shape = largest.height, largest.width
+    each = zip(total.reshape(len(total), -1, *shape), weights.reshape(len(weights), *shape), cells, strict=True)
+    return [
+        MapSums(own[:, : size.height, : size.width], weight[: size.height, : size.width], grid)
+        for own, weight, size in each
+    ]
+
+
+def _grid(items: Sequence[Item], spec: SumSpec) -> OutputGrid:
+    """The grid of the maps that the model gives for these entries."""
+    views, entry, _ = items[0]
+    shape = _map_shape(views.model, views.input_size(entry), spec.output)
+    return output_grid(np.broadcast_to(np.float32(0), shape[1:]), views.layout.placements[entry], spec.offset or 0.0)
+
+
+def _cells(items: Sequence[Item], grid: OutputGrid) -> Sequence[Size]:
+    """Columns and rows of each image's plain grid."""
+    return [grid.cells(views.layout.plain.whole) for views in _owners(items)[0]]
+
+
+def _largest(cells: Sequence[Size]) -> Size:
+    return Size(max(size.width for size in cells), max(size.height for size in cells))
+
+
+def _map_shape(model: Model, size: Size, output: str) -> tuple[int, ...]:
+    """Shape (1, C, h, w) of the model's maps for an input of this size: measured by one run, then cached."""
+
+    def measure() -> tuple[int, ...]:
+        batch = model.preprocessing.empty(1, size)
+        batch.fill(0)
+        return model.backend.infer(batch)[output].shape
+
+    return model.cache.get((_map_shape, size, output), measure, lambda _: 200)
