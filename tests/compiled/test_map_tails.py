@@ -13,7 +13,7 @@ from tta_server.compiled.map_tails import map_tail
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.graphs import owner_matrix
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, output_grid
+from tta_server.tasks.masks.maps import MapSums, OutputGrid, map_size, output_grid
 from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
@@ -63,7 +63,7 @@ def graph_sums(task, merge, z, items, weights):
     """The sums of each image, and which rows are sound."""
     spec = task.sums(merge, ResponseSpec())
     placements = [placement for _, _, placement in items]
-    grid = output_grid(z[0], placements[0], spec.offset)
+    grid = output_grid(map_size(z), placements[0], spec.offset)
     rows = [MapRow(placement, weight) for placement, weight in zip(placements, weights, strict=True)]
     table = map_table(rows, grid, Size(z.shape[3], z.shape[2]))
     images = np.array([n for n, _, _ in items])

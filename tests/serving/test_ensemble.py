@@ -10,15 +10,14 @@ from PIL import Image
 
 import tta_server
 from tests.support.configs import CLASSIFICATION, changed
-from tests.support.ensembles import Ensemble
+from tests.support.ensembles import Ensemble, export
 from tests.support.graphed import check_close, with_graphs
 from tests.support.onnx_models import classifier, graph, write_model
 from tests.support.patterns import noise
 from tests.support.references import MODELS
 from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.repository.loader import load_model
-from tta_server.repository.triton_export import triton_models, write_models
-from tta_server.serving.ensemble import EnsembleImage, ensemble_plan
+from tta_server.serving.ensemble import EnsembleImage
 from tta_server.views.geometry import Size
 
 TOLERANCE = 1e-6
@@ -27,9 +26,8 @@ SAMPLES += [("bloodcells", None), ("clothing", "ten_crop"), ("nuclei", '["identi
 
 
 def ensemble_of(folder: Path, to: Path) -> Ensemble:
-    model = load_model(folder)
-    write_models(to, model.name, triton_models(model, folder, ensemble_plan(model).sums))
-    return Ensemble(to, f"{model.name}_tta")
+    export(folder, to)
+    return Ensemble(to, f"{folder.name}_tta")
 
 
 def ask(ensemble: Ensemble, folder: Path, image: Any, policy: str | None = None, rows: int = 64) -> EnsembleImage:

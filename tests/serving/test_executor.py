@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import pictures
+from tests.support.graphed import on_backend
 from tests.support.jobs import SingleJob, run
 from tests.support.toys import trap_image, trap_model
 from tta_server.backends import Backend, Outputs, Tensor
@@ -156,7 +157,7 @@ def failure(outcome: Outcome) -> TTAError:
 def test_an_exception_over_one_view_is_an_outcome_of_its_own(
     toy: Model, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if where == "write" and toy.graphs:
+    if where == "write" and toy.pipeline:
         pytest.skip("a graph makes all views at once; canvases that fail: test_graph_executor.py")
     model, metrics = broken(toy, where), Metrics()
     before, bad, after = (job(model, shade, metrics) for shade in (SOUND, BROKEN, SOUND))
@@ -263,7 +264,7 @@ class Short(Backend):
 
 
 def test_a_model_that_gives_too_few_rows_fails_the_whole_batch(toy: Model) -> None:
-    model, metrics = replace(toy, backend=Short(toy.backend)), Metrics()
+    model, metrics = on_backend(toy, Short(toy.backend)), Metrics()
     works = [job(model, SOUND, metrics) for _ in range(3)]
     with pytest.raises(BackendFailed, match="another number of rows"):
         run([(work, 0) for work in works])
@@ -283,7 +284,7 @@ class Broken(Short):
 @pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)])
 def test_a_reloaded_model_does_not_fail_with_its_old_version(toy: Model, order: tuple[int, ...]) -> None:
     """Views of both ride together for a moment."""
-    models = (toy, replace(toy, backend=Broken(toy.backend)))
+    models = (toy, on_backend(toy, Broken(toy.backend)))
     works = [job(models[which], SOUND, Metrics()) for which in order]
     outcomes = run([(work, 0) for work in works])
     assert [outcome.lost == 0 for outcome in outcomes] == [which == 0 for which in order]
@@ -292,7 +293,7 @@ def test_a_reloaded_model_does_not_fail_with_its_old_version(toy: Model, order: 
 
 def test_where_both_forms_fail_or_the_run_is_ended_the_batch_fails_whole(toy: Model) -> None:
     backend = Broken(toy.backend)
-    works = [job(replace(toy, backend=backend), SOUND, Metrics()) for _ in range(2)]
+    works = [job(on_backend(toy, backend), SOUND, Metrics()) for _ in range(2)]
     works.append(job(toy, SOUND, Metrics()))
     with pytest.raises(BackendFailed):
         run([(work, 0) for work in works[:2]])
@@ -315,7 +316,7 @@ def test_a_model_that_can_run_one_row_only_gets_each_item_as_a_batch_of_its_own(
 
         def close(self) -> None: ...
 
-    single = replace(toy, backend=Sized())
+    single = on_backend(toy, Sized())
     single.observe(Observed(can_batch=False))
     works = [job(model, SOUND, Metrics()) for model in (single, toy, single)]
     assert not any(outcome.lost for outcome in run([(work, 0) for work in works]))
@@ -337,7 +338,7 @@ def test_a_batch_is_padded_to_a_size_that_the_backend_takes(toy: Model) -> None:
         def close(self) -> None: ...
 
     backend = Laddered()
-    model = replace(toy, backend=backend)
+    model = on_backend(toy, backend)
     for rows in (3, 5):
         works = [job(model, SOUND, Metrics()) for _ in range(rows)]
         assert not any(outcome.lost for outcome in run([(work, 0) for work in works]))

@@ -127,7 +127,7 @@ def test_a_stop_rule_sees_the_same_evidence_after_each_batch(tmp_path: Path) -> 
         outcomes = [run([(single, view), (single, view + 1)])[0] for view in (0, 2, 4)]
         found.append([(outcome.stop, outcome.lost) for outcome in outcomes])
         gains = [outcome.expected_gain for outcome in outcomes]
-        found[-1].append(pytest.approx(gains, abs=1e-5) if model.graphs else gains)
+        found[-1].append(pytest.approx(gains, abs=1e-5) if model.pipeline else gains)
     assert found[0] == found[1]
 
 

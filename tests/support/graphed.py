@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from tests.support.onnx_models import classifier, write_model
 from tests.support.patterns import noise
 from tests.support.pictures import encoded
 from tests.support.references import MODELS
+from tta_server.backends import Backend
 from tta_server.imaging.decoding import Limits
+from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import StopReason
@@ -114,3 +116,9 @@ def probabilities(single: SingleJob) -> NDArray[np.float64]:
     """Of the answer from the views merged so far."""
     single.settle(StopReason.ALL_VIEWS)
     return np.array(single.future.result().prediction["probabilities"])
+
+
+def on_backend(model: Model, backend: Backend) -> Model:
+    """The model, run by another backend."""
+    pipeline = model.pipeline and GraphPipeline(model.preprocessing, backend)
+    return replace(model, backend=backend, pipeline=pipeline)

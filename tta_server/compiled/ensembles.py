@@ -45,11 +45,11 @@ def stated_sums(spec: SumSpec | None) -> dict[str, Any]:
 
 
 def read_sums(stated: Mapping[str, Any]) -> SumSpec | None:
-    """Return the spec that `stated_sums` was made of. Raises TypeError or ValueError for others."""
+    """Return the spec that `stated_sums` was made of. Raises KeyError, TypeError or ValueError for others."""
     if not stated:
         return None
     values = {name: value for name, value in stated.items() if name != "columns"}
-    values |= {"score": Score(values.get("score")), "soundness": Soundness(values.get("soundness"))}
+    values |= {"score": Score(stated["score"]), "soundness": Soundness(stated["soundness"])}
     return SumSpec(**values)
 
 

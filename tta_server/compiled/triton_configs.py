@@ -71,7 +71,9 @@ def _map(kind: str, names: Mapping[str, str]) -> Iterable[str]:
 def _tensors(kind: str, tensors: Iterable[TensorConfig]) -> Iterable[str]:
     for each in tensors:
         reshape = "" if each.reshape is None else f" reshape {{ shape: {list(each.reshape)} }}"
-        stated = f"name: {_quoted(each.name)} data_type: TYPE_{_config_type(each.dtype)} dims: {list(each.dims)}{reshape}"
+        stated = (
+            f"name: {_quoted(each.name)} data_type: TYPE_{_config_type(each.dtype)} dims: {list(each.dims)}{reshape}"
+        )
         yield f"{kind} {{ {stated} }}"
 
 

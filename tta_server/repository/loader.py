@@ -14,9 +14,10 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import InputConfig, ModelConfig, read_config
-from tta_server.repository.graphs import ViewGraphs
+from tta_server.repository.config import BackendConfig, InputConfig, ModelConfig, read_config
+from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
+from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
 from tta_server.repository.triton_ensemble import Ensemble, check_ensemble, check_outputs
 from tta_server.tasks import TASKS, Task
@@ -74,7 +75,7 @@ def load_uncalibrated(folder: Path) -> Model:
             symmetries=Symmetries(config.symmetries, **config.limits.model_dump()),
             policy=_policy(config.policy, folder, preprocessing.crops),
             backend=backend,
-            graphs=_graphs(config, preprocessing),
+            pipeline=_pipeline(preprocessing, backend, config.backend),
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
@@ -103,13 +104,6 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     return remote, remote.version
 
 
-def _graphs(config: ModelConfig, preprocessing: Preprocessing) -> ViewGraphs | None:
-    backend = config.backend
-    if isinstance(backend, TritonConfig) or backend.views != "graph":
-        return None
-    return ViewGraphs(preprocessing, backend.threads)
-
-
 def _ensemble(model: Model) -> Ensemble | None:
     """The ensemble in the server that runs the model, if tta.yaml asks for one. Raises ConfigError."""
     if not isinstance(model.config.backend, TritonConfig):
@@ -120,6 +114,13 @@ def _ensemble(model: Model) -> Ensemble | None:
     spec = check_ensemble(backend.ensemble, model.preprocessing, model.task, model.merge)
     check_outputs(backend.ensemble, backend.signature.outputs, spec)
     return Ensemble(backend.infer_ensemble, spec)
+
+
+def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
+    """What makes views where the model runs, if they are made there."""
+    if isinstance(config, TritonConfig) or config.views != "graph":
+        return None
+    return GraphPipeline(preprocessing, backend, config.threads)
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

@@ -11,8 +11,8 @@ from tta_server.repository.cache import ByteCache
 from tta_server.repository.calibration import Calibration
 from tta_server.repository.checks import spatial_axes
 from tta_server.repository.config import ModelConfig
-from tta_server.repository.graphs import ViewGraphs
 from tta_server.repository.lifetime import Lifetime
+from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_ensemble import Ensemble
 from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopRule, StopSpec
 from tta_server.tasks import Task
@@ -41,8 +41,8 @@ class Model:
     """A loaded model.
 
     `cache` holds values derived from the model for requests, so that they do not outlive it. `lifetime` counts the uses
-    of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `graphs` make its
-    views; None where they are made without graphs. `ensemble` makes them in the server that runs the model, if any.
+    of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `pipeline`
+    makes its views where it runs, `ensemble` in the server that runs it; with neither they are made one by one.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Model:
     policy: Policy
     backend: Backend
     calibration: Calibration | None = None
-    graphs: ViewGraphs | None = None
+    pipeline: Pipeline | None = None
     ensemble: Ensemble | None = None
     observed: Observed = field(default=Observed(), init=False, repr=False)
     cache: ByteCache = field(init=False, repr=False)

@@ -36,15 +36,23 @@ class Ensemble:
     spec: SumSpec | None
 
 
-def check_ensemble(info: EnsembleInfo, preprocessing: Preprocessing, task: Task[Any, Any], merge: str) -> SumSpec | None:
+def check_ensemble(
+    info: EnsembleInfo, preprocessing: Preprocessing, task: Task[Any, Any], merge: str
+) -> SumSpec | None:
     """Return how an ensemble sums views; raise ConfigError if tta.yaml asks for other views or sums.
 
     One without sums fits every merge.
     """
     made, sums = (_stated(info, name) for name in (VIEWS, SUMS))
     _compare(made, stated_views(preprocessing), "")
+    own = task.sums(merge, ResponseSpec())
+    if sums and own is None:
+        raise ConfigError(
+            f"backend.model is an ensemble that sums {json.dumps(sums.get('score'))}, and merge {merge} of this "
+            f"tta.yaml needs each view's output; {AGAIN}"
+        )
     if sums:
-        _compare(sums, stated_sums(task.sums(merge, ResponseSpec())), f" (merge {merge})")
+        _compare(sums, stated_sums(own), f" (merge {merge})")
     spec = read_sums(sums)
     _check_tensors("inputs", info.inputs, ensemble_inputs(preprocessing, spec))
     return spec

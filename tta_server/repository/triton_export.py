@@ -148,9 +148,7 @@ class _Export:
         steps = [self._front_step(), self._model_step({name: name for name in self._outputs})]
         return self._ensemble(self._front.inputs, outputs, steps)
 
-    def _ensemble(
-        self, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig], steps: Sequence[Step]
-    ) -> str:
+    def _ensemble(self, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig], steps: Sequence[Step]) -> str:
         stated = parameters(self._model.preprocessing, self._spec)
         return ensemble_config(f"{self._model.name}_tta", inputs, outputs, steps, stated)
 

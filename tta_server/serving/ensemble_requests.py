@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.backends import Outputs, Tensor
+from tta_server.backends.cancel import Abort
 from tta_server.compiled.ensembles import SUMMED_OUTPUTS
 from tta_server.compiled.front import front_inputs
 from tta_server.compiled.map_rows import MapRow, map_inputs, map_table
@@ -17,10 +18,10 @@ from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Canvas
 from tta_server.repository.graphs import owner_matrix
 from tta_server.repository.model import Model
-from tta_server.serving.graph_executor import Slab
 from tta_server.serving.image import ImageViews
+from tta_server.serving.slab import Slab
 from tta_server.serving.summing import weight_table
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, output_grid
+from tta_server.tasks.masks.maps import MapSums, OutputGrid, map_size, output_grid
 from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.geometry import Size
 
@@ -41,10 +42,10 @@ class Request:
     outputs: Sequence[str]
 
 
-def make_request(items: Sequence[Item], spec: SumSpec | None) -> Request:
+def make_request(items: Sequence[Item], spec: SumSpec | None, abort: Abort | None = None) -> Request:
     """Return the request for these entries, which are of one model and size, summed by image as `spec` says.
 
-    Raises BackendFailed if the model fails on a black image: of maps it is run to learn their size.
+    To sum maps, the model is run once for each size of input, to learn their size; raises BackendFailed if it fails.
     """
     slab, first = Slab(), items[0]
     rows = [slab.row(canvas, views.view(entry), views.layout.placements[entry]) for views, entry, canvas in items]
@@ -52,7 +53,7 @@ def make_request(items: Sequence[Item], spec: SumSpec | None) -> Request:
     inputs = dict(front_inputs(stack_canvases(slab.planes), table, first.views.input_size(first.entry)))
     if spec is None:
         return Request(inputs, list(first.views.model.backend.signature.outputs))
-    inputs |= _vector_inputs(items, spec) if spec.offset is None else _map_inputs(items, spec)
+    inputs |= _vector_inputs(items, spec) if spec.offset is None else _map_inputs(items, spec, abort)
     return Request(inputs, SUMMED_OUTPUTS)
 
 
@@ -93,34 +94,31 @@ def _vector_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: T
 # ---- maps ----
 
 
-def _map_inputs(items: Sequence[Item], spec: SumSpec) -> Mapping[str, Tensor]:
-    views, entry, _ = items[0]
-    shape = _map_shape(views.model, views.input_size(entry), spec.output)
-    grid = _grid(items, spec)
+def _map_inputs(items: Sequence[Item], spec: SumSpec, abort: Abort | None) -> Mapping[str, Tensor]:
+    maps, grid = _maps(items, spec, abort)
     rows = [MapRow(v.layout.placements[e], float(v.view(e).weight)) for v, e, _ in items]  # type: ignore[arg-type]
-    table = map_table(rows, grid, Size(shape[3], shape[2]))
-    maps = np.broadcast_to(np.float32(0), shape)
-    found = map_inputs(maps, table, owner_matrix(_owners(items)[1], spec.dtype), _largest(_cells(items, grid)))
+    z = np.broadcast_to(np.float32(0), (1, 1, maps.height, maps.width))
+    owner = owner_matrix(_owners(items)[1], spec.dtype)
+    found = map_inputs(z, map_table(rows, grid, maps), owner, _largest(_cells(items, grid)))
     return {MAP_NAMES.get(name, name): value for name, value in found.items() if name != "z"}
 
 
 def _map_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: Tensor) -> Sequence[Sums]:
-    grid = _grid(items, spec)
+    _, grid = _maps(items, spec)
     cells = _cells(items, grid)
-    largest = _largest(cells)
-    shape = largest.height, largest.width
-    each = zip(total.reshape(len(total), -1, *shape), weights.reshape(len(weights), *shape), cells, strict=True)
+    shape = len(total), -1, _largest(cells).height, _largest(cells).width
+    each = zip(total.reshape(shape), weights.reshape(shape)[:, 0], cells, strict=True)
     return [
         MapSums(own[:, : size.height, : size.width], weight[: size.height, : size.width], grid)
         for own, weight, size in each
     ]
 
 
-def _grid(items: Sequence[Item], spec: SumSpec) -> OutputGrid:
-    """The grid of the maps that the model gives for these entries."""
+def _maps(items: Sequence[Item], spec: SumSpec, abort: Abort | None = None) -> tuple[Size, OutputGrid]:
+    """The size of the maps that the model gives for these entries, and their grid."""
     views, entry, _ = items[0]
-    shape = _map_shape(views.model, views.input_size(entry), spec.output)
-    return output_grid(np.broadcast_to(np.float32(0), shape[1:]), views.layout.placements[entry], spec.offset or 0.0)
+    maps = _map_size(views.model, views.input_size(entry), spec.output, abort)
+    return maps, output_grid(maps, views.layout.placements[entry], spec.offset or 0.0)
 
 
 def _cells(items: Sequence[Item], grid: OutputGrid) -> Sequence[Size]:
@@ -132,12 +130,12 @@ def _largest(cells: Sequence[Size]) -> Size:
     return Size(max(size.width for size in cells), max(size.height for size in cells))
 
 
-def _map_shape(model: Model, size: Size, output: str) -> tuple[int, ...]:
-    """Shape (1, C, h, w) of the model's maps for an input of this size: measured by one run, then cached."""
+def _map_size(model: Model, size: Size, output: str, abort: Abort | None) -> Size:
+    """The size of the model's maps for an input of this size: measured by one run, then cached."""
 
-    def measure() -> tuple[int, ...]:
+    def measure() -> Size:
         batch = model.preprocessing.empty(1, size)
         batch.fill(0)
-        return model.backend.infer(batch)[output].shape
+        return map_size(model.backend.infer(batch, abort)[output])
 
-    return model.cache.get((_map_shape, size, output), measure, lambda _: 200)
+    return model.cache.get((_map_size, size, output), measure, lambda _: 200)

@@ -71,7 +71,7 @@ def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
 
     If an entry can't be made, its row is zeros too and its error is returned by row.
     """
-    batch = empty_batch(items)
+    batch = _empty_batch(items)
     failed: dict[int, ViewError] = {}
     for i, (views, entry) in enumerate(items):
         try:
@@ -82,11 +82,15 @@ def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
     return batch, failed
 
 
-def empty_batch(items: Entries) -> Tensor:
+def padded(items: Entries) -> int:
+    """The rows of a batch of these entries: a size that the backend takes."""
+    return next((size for size in items[0][0].model.backend.ladder if size >= len(items)), len(items))
+
+
+def _empty_batch(items: Entries) -> Tensor:
     """A batch with one row an entry, not initialised, and zeros after them up to a size that the backend takes."""
     views, entry = items[0]
-    rows = next((size for size in views.model.backend.ladder if size >= len(items)), len(items))
-    batch = views.model.preprocessing.empty(rows, views.input_size(entry))
+    batch = views.model.preprocessing.empty(padded(items), views.input_size(entry))
     batch[len(items) :].fill(0)
     return batch
 

@@ -1,48 +1,30 @@
 """Runs views of one model through graphs around it: one makes its input from canvases, others sum its outputs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tta_server.backends import Outputs, Tensor
+from tta_server.backends import Outputs
 from tta_server.backends.cancel import Abort
 from tta_server.compiled.rows import FrontRow
 from tta_server.errors import BackendFailed
-from tta_server.imaging.placement import Placement
-from tta_server.imaging.preprocessing import Canvas
-from tta_server.imaging.resampling import Part, visible_part
-from tta_server.repository.graphs import ViewGraphs
+from tta_server.repository.model import Model
+from tta_server.repository.pipeline import Pipeline
+from tta_server.serving.ensemble_executor import EnsembleExecutor
 from tta_server.serving.executor import (
     BatchOfViews,
     Entries,
     Executor,
     ViewExecutor,
     check_rows,
-    empty_batch,
+    padded,
     read_row,
 )
 from tta_server.serving.image import NOT_MADE, ImageViews, ViewError
+from tta_server.serving.slab import Slab
 from tta_server.serving.slot_thread import Call, call_here
-from tta_server.serving.summing import sum_batch
+from tta_server.serving.summing import SumsOf, sum_batch, sums_of
 from tta_server.tasks.sums import Sums, SumSpec
-from tta_server.views.view import View
-
-SumsOf = Callable[[ImageViews], SumSpec | None]
-
-
-def sums_of(views: ImageViews) -> SumSpec | None:
-    """How a graph may sum the views of an image; None for tiles, which are blended into a part of the grid."""
-    spec = views.plan.sums
-    return None if spec is None or (spec.offset is not None and views.layout.tiles > 1) else spec
-
-
-def no_sums(views: ImageViews) -> SumSpec | None:
-    """For those who need the prediction of each view."""
-    return None
 
 
 class ModelExecutor:
@@ -54,43 +36,62 @@ class ModelExecutor:
         self._sums_of = sums_of
 
     def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
-        graphs = items[0][0].model.graphs
-        executor: Executor = self._local if graphs is None else GraphExecutor(graphs, self._sums_of)
-        return executor.run(items, abort, call)
+        return self._executor(items[0][0].model).run(items, abort, call)
+
+    def _executor(self, model: Model) -> Executor:
+        if model.ensemble is not None:
+            return EnsembleExecutor(model.ensemble, self._sums_of)
+        return self._local if model.pipeline is None else GraphExecutor(model.pipeline, self._sums_of)
 
 
 class GraphExecutor:
-    """An Executor that makes all views of a batch by one run of a graph."""
+    """An Executor that makes all views of a batch, and sums outputs, where the model runs."""
 
-    def __init__(self, graphs: ViewGraphs, sums_of: SumsOf = sums_of) -> None:
-        self._graphs = graphs
+    def __init__(self, pipeline: Pipeline, sums_of: SumsOf = sums_of) -> None:
+        self._pipeline = pipeline
         self._sums_of = sums_of
 
     def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
         start = time.monotonic()
-        batch, failed = self._make_batch(items)
+        prepared, failed = self._prepare(items)
         made = time.monotonic()
-        backend = items[0][0].model.backend
-        outputs = call(lambda: backend.infer(batch, abort))
+        ran = call(lambda: self._run(items, prepared, failed, abort))
         inferred = time.monotonic()
-        predictions, sums = self._read(items, outputs, failed)
-        check_rows(outputs, predictions, len(batch))
-        return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred, sums)
+        read = {row: read_row(*items[row], ran.outputs, row) for row in ran.unread}
+        found = {**failed, **ran.predictions, **read}
+        predictions = [found[row] for row in range(len(items))]
+        check_rows(ran.outputs, predictions, padded(items))
+        return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred, ran.sums)
 
-    def _read(
-        self, items: Entries, outputs: Outputs, failed: Mapping[int, ViewError]
-    ) -> tuple[Sequence[Any], Mapping[ImageViews, Sums]]:
-        """Sum the rows of images whose plans merge by sums; read the others."""
-        found: dict[int, Any] = dict(failed)
-        sums: dict[ImageViews, Sums] = {}
+    def _prepare(self, items: Entries) -> tuple[Any, dict[int, ViewError]]:
+        """What the pipeline takes, with rows of zeros for views that can't be made, and their errors by row."""
+        slab, rows, failed = Slab(), list[FrontRow | None](), dict[int, ViewError]()
+        for i, (views, entry) in enumerate(items):
+            try:
+                canvas = views.canvas(entry)
+            except Exception as error:  # noqa: BLE001 - logged by the job
+                failed[i] = ViewError(error, NOT_MADE)
+                canvas = None
+            placement = views.layout.placements[entry]
+            rows.append(None if canvas is None else slab.row(canvas, views.view(entry), placement))
+        rows += [None] * (padded(items) - len(items))
+        views, entry = items[0]
+        try:
+            return self._pipeline.prepare(slab.planes, rows, views.input_size(entry)), failed
+        except Exception as error:
+            raise BackendFailed(NOT_MADE) from error
+
+    def _run(self, items: Entries, prepared: Any, failed: Mapping[int, ViewError], abort: Abort | None) -> "_Ran":
+        """Run the model, and sum the rows of images whose plans merge by sums."""
+        outputs = self._pipeline.infer(prepared, abort)
+        predictions, sums = dict[int, Any](), dict[ImageViews, Sums]()
         for spec, rows in self._rows_by_sums(items, failed).items():
-            summed = sum_batch(self._graphs, spec, [(items[row], row) for row in rows], outputs)
-            found |= summed.predictions
+            summed = sum_batch(outputs, spec, [(items[row], row) for row in rows])
+            predictions |= summed.predictions
             sums |= summed.sums
-        for row, (views, entry) in enumerate(items):
-            if row not in found:
-                found[row] = read_row(views, entry, outputs, row)
-        return [found[row] for row in range(len(items))], sums
+        unread = [row for row in range(len(items)) if row not in predictions and row not in failed]
+        is_read = unread or any(isinstance(each, ViewError) for each in predictions.values())
+        return _Ran(predictions, sums, unread, outputs.fetch() if is_read else {})
 
     def _rows_by_sums(self, items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:
         """The rows that a graph may sum, by how."""
@@ -100,52 +101,11 @@ class GraphExecutor:
                 found.setdefault(spec, []).append(row)
         return found
 
-    def _make_batch(self, items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
-        """A batch with one row an entry, padded; rows of views that can't be made are zeros, with errors by row."""
-        slab, rows, failed = Slab(), dict[int, FrontRow](), dict[int, ViewError]()
-        for i, (views, entry) in enumerate(items):
-            try:
-                canvas = views.canvas(entry)
-            except Exception as error:  # noqa: BLE001 - logged by the job
-                failed[i] = ViewError(error, NOT_MADE)
-                continue
-            if canvas is not None:
-                rows[i] = slab.row(canvas, views.view(entry), views.layout.placements[entry])
-        made = self._make_rows(items, slab, list(rows.values())) if rows else None
-        if made is not None and len(rows) == len(items) and not _is_padded(items):
-            return made, failed
-        batch = empty_batch(items)
-        batch[: len(items)].fill(0)
-        if made is not None:
-            batch[list(rows)] = made
-        return batch, failed
 
-    def _make_rows(self, items: Entries, slab: "Slab", rows: list[FrontRow]) -> Tensor:
-        views, entry = items[0]
-        try:
-            return self._graphs.make_input(slab.planes, rows, views.input_size(entry))
-        except Exception as error:
-            raise BackendFailed(NOT_MADE) from error
+class _Ran(NamedTuple):
+    """What came of a run: predictions by row and sums; rows that are to be read, and outputs if any row needs them."""
 
-
-class Slab:
-    """The canvases of a batch, each once; of one that is much larger than a view, the part that the view needs."""
-
-    def __init__(self) -> None:
-        self.planes: list[NDArray[np.uint8]] = []
-        self._index: dict[tuple[Canvas, Part], int] = {}
-
-    def row(self, canvas: Canvas, view: View, placement: Placement) -> FrontRow:
-        """The row for a view of a canvas, which is added if it is new."""
-        part = visible_part(placement.canvas, placement.to_canvas, placement.frame)
-        key = canvas, part
-        if key not in self._index:
-            self._index[key] = len(self.planes)
-            self.planes.append(part.of(canvas.planes))
-        on_part = replace(placement, canvas=part.size, to_canvas=placement.to_canvas.then(part.from_whole))
-        return FrontRow(view, on_part, self._index[key])
-
-
-def _is_padded(items: Entries) -> bool:
-    ladder = items[0][0].model.backend.ladder
-    return bool(ladder) and len(items) not in ladder
+    predictions: Mapping[int, Any]
+    sums: Mapping[ImageViews, Sums]
+    unread: Sequence[int]
+    outputs: Outputs

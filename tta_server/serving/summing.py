@@ -1,16 +1,16 @@
 """Sums a batch's outputs by image, through a graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.backends import Outputs, Tensor
+from tta_server.backends import Tensor
 from tta_server.compiled.map_rows import MapRow, map_table
-from tta_server.repository.graphs import ViewGraphs
-from tta_server.serving.executor import Entries, unsound
+from tta_server.repository.pipeline import BatchOutputs
+from tta_server.serving.executor import unsound
 from tta_server.serving.image import SUMMED, UNREADABLE, ImageViews, ViewError
 from tta_server.tasks.masks.maps import MapSums, output_grid
 from tta_server.tasks.sums import Sums, SumSpec
@@ -19,6 +19,18 @@ from tta_server.views.view import Weight
 
 Rows = Sequence[tuple[tuple[ImageViews, int], int]]
 """(image, entry) and the row of the outputs that is its."""
+SumsOf = Callable[[ImageViews], SumSpec | None]
+
+
+def sums_of(views: ImageViews) -> SumSpec | None:
+    """How a graph may sum the views of an image; None for tiles, which are blended into a part of the grid."""
+    spec = views.plan.sums
+    return None if spec is None or (spec.offset is not None and views.layout.tiles > 1) else spec
+
+
+def no_sums(views: ImageViews) -> SumSpec | None:
+    """For those who need the prediction of each view."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +41,12 @@ class SummedRows:
     sums: Mapping[ImageViews, Sums]
 
 
-def sum_batch(graphs: ViewGraphs, spec: SumSpec, rows: Rows, outputs: Outputs) -> SummedRows:
+def sum_batch(outputs: BatchOutputs, spec: SumSpec, rows: Rows) -> SummedRows:
     """Sum these rows by image. If that fails, each row has the error."""
     number = {views: n for n, views in enumerate(dict.fromkeys(views for (views, _), _ in rows))}
     owner = np.array([number[views] for (views, _), _ in rows])
-    items = [item for item, _ in rows]
     try:
-        z = outputs[spec.output][[row for _, row in rows]]
-        sums, sound = (_sum_vectors if spec.offset is None else _sum_maps)(graphs, spec, z, items, owner)
+        sums, sound = (_sum_vectors if spec.offset is None else _sum_maps)(outputs, spec, rows, owner)
     except Exception as error:  # noqa: BLE001 - logged by the job
         return SummedRows({row: ViewError(error, UNREADABLE) for _, row in rows}, {})
     predictions = {row: SUMMED if ok else unsound(*item) for (item, row), ok in zip(rows, sound, strict=True)}
@@ -45,26 +55,29 @@ def sum_batch(graphs: ViewGraphs, spec: SumSpec, rows: Rows, outputs: Outputs) -
 
 
 def _sum_vectors(
-    graphs: ViewGraphs, spec: SumSpec, z: Tensor, items: Entries, owner: NDArray[np.intp]
+    outputs: BatchOutputs, spec: SumSpec, rows: Rows, owner: NDArray[np.intp]
 ) -> tuple[Sequence[Sums], Tensor]:
     """The sums of each image, and which rows are sound."""
-    weights = [views.view(entry).weight for views, entry in items]
-    found = graphs.sum_vectors(spec, z.reshape(len(z), -1), weight_table(weights), owner)
+    weights = [views.view(entry).weight for (views, entry), _ in rows]
+    found = outputs.sum_vectors(spec, [row for _, row in rows], weight_table(weights), owner)
     by_class = np.bincount(owner, [isinstance(weight, tuple) for weight in weights]) > 0
     each = zip(found["total"], found["weights"], by_class, strict=True)
     return [Sums(total, weight if has_classes else weight[0]) for total, weight, has_classes in each], found["sound"]
 
 
 def _sum_maps(
-    graphs: ViewGraphs, spec: SumSpec, z: Tensor, items: Entries, owner: NDArray[np.intp]
+    outputs: BatchOutputs, spec: SumSpec, rows: Rows, owner: NDArray[np.intp]
 ) -> tuple[Sequence[Sums], Tensor]:
     """The same of maps, on the grid of each image's plain view."""
-    placements = [views.layout.placements[entry] for views, entry in items]
-    grid = output_grid(z[0], placements[0], spec.offset or 0.0)
-    rows = [MapRow(p, _number(views.view(entry).weight)) for p, (views, entry) in zip(placements, items, strict=True)]
+    placements = [views.layout.placements[entry] for (views, entry), _ in rows]
+    height, width = outputs.shape(spec.output)[2:]
+    maps = Size(width, height)
+    grid = output_grid(maps, placements[0], spec.offset or 0.0)
+    weights = [_number(views.view(entry).weight) for (views, entry), _ in rows]
+    table = map_table([MapRow(*row) for row in zip(placements, weights, strict=True)], grid, maps)
     cells = {n: grid.cells(placement.whole) for n, placement in zip(owner.tolist(), placements, strict=True)}
     largest = Size(max(size.width for size in cells.values()), max(size.height for size in cells.values()))
-    found = graphs.sum_maps(spec, z, map_table(rows, grid, Size(z.shape[3], z.shape[2])), owner, largest)
+    found = outputs.sum_maps(spec, [row for _, row in rows], table, owner, largest)
     sums = [
         MapSums(total[:, : size.height, : size.width], weights[: size.height, : size.width], grid)
         for total, weights, (_, size) in zip(found["total"], found["weights"], sorted(cells.items()), strict=True)

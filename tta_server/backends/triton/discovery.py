@@ -158,7 +158,9 @@ def read_description(metadata: Any, config: Any, target: Target) -> Description:
     signature = Signature(image.name, shape, np.dtype(IMAGES[image.datatype]), outputs, others)
     if not tensors:
         raise ConfigError(f"{place}: {signature.advice}")
-    return Description(signature, target.version or _latest(metadata), ladder or ((1,) if shape[0] == 1 else ()), has_batch_axis)
+    return Description(
+        signature, target.version or _latest(metadata), ladder or ((1,) if shape[0] == 1 else ()), has_batch_axis
+    )
 
 
 def _latest(metadata: Any) -> str:

@@ -45,10 +45,15 @@ class OutputGrid:
         return Size(max(1, ceil(across - EDGE)), max(1, ceil(down - EDGE)))
 
 
-def output_grid(maps: Floats, placement: Placement, offset: float = 0.5) -> OutputGrid:
-    """The grid of the score maps (C, h, w) that a model gave for a view."""
+def output_grid(maps: Size, placement: Placement, offset: float = 0.5) -> OutputGrid:
+    """The grid of the score maps of that size that a model gave for a view."""
     width, height = placement.tensor
-    return OutputGrid((_stride(width, maps.shape[2]), _stride(height, maps.shape[1])), offset)
+    return OutputGrid((_stride(width, maps.width), _stride(height, maps.height)), offset)
+
+
+def map_size(maps: Floats) -> Size:
+    """Columns and rows of maps (..., h, w)."""
+    return Size(maps.shape[-1], maps.shape[-2])
 
 
 def _stride(length: int, cells: int) -> float:

@@ -15,7 +15,7 @@ from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.masks.accumulator import MapAccumulator
 from tta_server.tasks.masks.checks import stride_findings
 from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
-from tta_server.tasks.masks.maps import ScoreMaps, move_back, output_grid
+from tta_server.tasks.masks.maps import ScoreMaps, map_size, move_back, output_grid
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
 from tta_server.tasks.scores.checks import range_remarks, score_findings
 from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, is_finite
@@ -105,7 +105,7 @@ class Segmentation(TaskDefaults):
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ScoreMaps:
         scores = outputs[self._output][row].astype(np.float32, copy=False)
-        grid = output_grid(scores, placement, self._offset)
+        grid = output_grid(map_size(scores), placement, self._offset)
         moved = move_back(scores, placement, grid)
         return ScoreMaps(moved.scores, moved.coverage, grid=grid, corner=moved.corner)
 

@@ -11,7 +11,7 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, move_back, output_grid
+from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, map_size, move_back, output_grid
 from tta_server.tasks.points.checks import find, remarks
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.output import PointsOutput, mirror_order
@@ -92,7 +92,7 @@ class Keypoints(TaskDefaults):
         order = self._plain_order(placement)
         if self._output.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
-            grid = output_grid(maps, placement, self._output.offset)
+            grid = output_grid(map_size(maps), placement, self._output.offset)
             inside, corner = crop_to_frame(maps, placement, grid)
             points, confidence = peaks(inside, self._probabilities)
             xy = grid.to_pixels.then(to_image).apply(points + corner)
