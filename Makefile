@@ -8,6 +8,7 @@
 # make check          format, lint, types, layers, sizes
 # make triton         a real Triton 2.51 (CPU) in .venv-triton, for the tests marked triton; make test-all tries it too
 # make hooks          run `make check` before each commit (pre-commit)
+# make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
 # make load           half a minute of mixed users (locust) against a server of its own
@@ -20,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
-	check-types check-layers check-sizes hooks format lock triton bench load openloop \
+	check-types check-layers check-sizes hooks format lock ptx triton bench load openloop \
 	clean
 
 run: $(VENV)/installed
@@ -149,6 +150,9 @@ lock: | $(BIN)/python
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
 	done
+
+ptx: | $(BIN)/python
+	$(BIN)/python .ci/ptx.py
 
 clean:
 	rm -rf $(VENV) .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,6 +5,7 @@ state its version.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +36,22 @@ def _triton(target: Target) -> RemoteBackend:
     return TritonBackend(target)
 
 
-BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+def _onnxruntime(path: Path, options: RunOptions) -> Backend:
+    if options.device == CPU:
+        return OnnxRuntimeBackend(path, options)
+    from tta_server.backends.cuda.backend import open_cuda
+    from tta_server.backends.cuda.requirements import FIRST, missing_for_auto
+
+    if options.device != "auto":
+        return open_cuda(path, options)
+    if missing := missing_for_auto():
+        backend = OnnxRuntimeBackend(path, replace(options, device=CPU))
+        backend.where = f"backend.device is auto: cpu, for {missing}"
+        return backend
+    return open_cuda(path, replace(options, device=FIRST))
+
+
+BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime}
 FILES = {"onnxruntime": "model.onnx"}
 REMOTE_BACKENDS: dict[str, Callable[[Target], RemoteBackend]] = {"triton": _triton}
 

@@ -68,13 +68,15 @@ class Backend(Protocol):
     run on several threads at once; a device's is called for requests by one thread for each slot, always the same, and
     by others only to measure it. A remote server takes `permits` batches at once, each on any thread: its pool has as
     many slots, whose threads wait for it without keeping a core busy; 0: it is a device. `ladder` has the batch sizes
-    that the backend takes, in ascending order: smaller batches are padded with zeros. Empty: any size.
+    that the backend takes, in ascending order: smaller batches are padded with zeros. Empty: any size. `where` says how
+    and where the model runs, for people; empty for the usual way on the CPU.
     """
 
     signature: Signature
     device: str
     ladder: Sequence[int]
     permits: int = 0
+    where: str = ""
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch on the calling thread; outputs have the batch's leading size, in the same order.

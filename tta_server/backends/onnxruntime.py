@@ -33,6 +33,7 @@ class OnnxRuntimeBackend:
     device = CPU
     permits = 0
     ladder: Sequence[int] = ()
+    where = ""
 
     def __init__(self, path: Path, by: RunOptions = DEFAULT_OPTIONS) -> None:
         """Load a model file; raise ConfigError for an invalid file, and for inputs other than one image."""
@@ -41,27 +42,8 @@ class OnnxRuntimeBackend:
         if by.threads > 1:  # a thread that waits for others leaves its core to decoding
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        self._session = _open(path, options)
-        self.signature = self._read_signature(path)
-
-    def _read_signature(self, path: Path) -> Signature:
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            found = ", ".join(i.name for i in inputs)
-            raise ConfigError(f"{path}: the model has the inputs {found}; it must have one, an image")
-        (image,) = inputs
-        if image.type not in DTYPES or len(image.shape) != 4:
-            raise ConfigError(
-                f"{path}: input {image.name} is {len(image.shape)}-D {image.type}; it must be 4-D, "
-                f"of {', '.join(DTYPES)}"
-            )
-        outputs = self._session.get_outputs()
-        tensors = {output.name: _free(output.shape) for output in outputs if output.type.startswith("tensor(")}
-        others = {output.name: output.type for output in outputs if output.name not in tensors}
-        signature = Signature(image.name, _free(image.shape), np.dtype(DTYPES[image.type]), tensors, others)
-        if not tensors:
-            raise ConfigError(f"{path}: {signature.advice}")
-        return signature
+        self._session = open_file(path, options, ["CPUExecutionProvider"])
+        self.signature = read_signature(path, self._session)
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
@@ -80,8 +62,33 @@ class OnnxRuntimeBackend:
         """Do nothing: the session is released with its last reference."""
 
 
-def _open(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
+    """Return what a session of a model file takes and gives; raise ConfigError for inputs other than one image."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        found = ", ".join(i.name for i in inputs)
+        raise ConfigError(f"{path}: the model has the inputs {found}; it must have one, an image")
+    (image,) = inputs
+    if image.type not in DTYPES or len(image.shape) != 4:
+        raise ConfigError(
+            f"{path}: input {image.name} is {len(image.shape)}-D {image.type}; it must be 4-D, of {', '.join(DTYPES)}"
+        )
+    outputs = session.get_outputs()
+    tensors = {output.name: _free(output.shape) for output in outputs if output.type.startswith("tensor(")}
+    others = {output.name: output.type for output in outputs if output.name not in tensors}
+    signature = Signature(image.name, _free(image.shape), np.dtype(DTYPES[image.type]), tensors, others)
+    if not tensors:
+        raise ConfigError(f"{path}: {signature.advice}")
+    return signature
+
+
+Providers = Sequence[str | tuple[str, Mapping[str, str]]]
+
+
+def open_file(path: Path, options: ort.SessionOptions, providers: Providers) -> ort.InferenceSession:
     """Create a session that maps none of the model's files: else a file truncated later would end the process.
+
+    Raise ConfigError for a file that can't be read or loaded.
 
     ONNX Runtime reads a model file, but maps external data. It copies external data given from memory; that reaches
     only initializers of the main graph, and the weights are in memory twice until the session is made. For others it
@@ -90,23 +97,23 @@ def _open(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     references = find_references(_read(path))
     files = external_files(path, references)
     if not files:
-        return _create(path, path, options)
+        return _create(path, path, options, providers)
     if all(reference.is_initializer for reference in references) and hasattr(options, FROM_MEMORY):
         contents = [_read(file) for file in files.values()]
         getattr(options, FROM_MEMORY)(list(files), contents, [len(content) for content in contents])
-        return _create(path, path, options)
+        return _create(path, path, options, providers)
     with TemporaryDirectory(prefix="tta-server-", ignore_cleanup_errors=True) as folder:
-        return _create(path, _copy(path, files, Path(folder)), options)
+        return _create(path, _copy(path, files, Path(folder)), options, providers)
 
 
 FROM_MEMORY = "add_external_initializers_from_files_in_memory"
 """The method of SessionOptions that takes external data from memory; ONNX Runtime before 1.24 lacks it."""
 
 
-def _create(path: Path, file: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _create(path: Path, file: Path, options: ort.SessionOptions, providers: Providers) -> ort.InferenceSession:
     """Create a session from `file`; raise ConfigError that names `path`."""
     try:
-        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"], enable_fallback=False)
+        return ort.InferenceSession(str(file), options, providers=list(providers), enable_fallback=False)
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         log.debug("ONNX Runtime refused %s", path, exc_info=error)
         reason = str(error).splitlines()[0]

@@ -39,6 +39,11 @@ def warn(sentence: str) -> None:
     err.print(Text.assemble(("warning:", "yellow"), " ", printable(sentence)), soft_wrap=True)
 
 
+def note(sentence: str) -> None:
+    """One line on stderr."""
+    err.print(printable(sentence), soft_wrap=True)
+
+
 def loading(text: str) -> Status:
     """A spinner on stderr while a `with` block runs."""
     return err.status(Text(printable(text)))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from tta_server.api.describe import model_notes
-from tta_server.cli.console import problem, warn
+from tta_server.cli.console import note, problem, warn
 from tta_server.repository.failure import LoadFailure
 from tta_server.repository.model import Model
 
@@ -15,10 +15,12 @@ def print_failures(failures: Mapping[str, LoadFailure]) -> None:
 
 
 def print_notes(models: Iterable[Model]) -> None:
-    """A line for each warning about a model, and for each of its checks that is off."""
+    """A line for each model that does not run in the usual way, each warning, and each check that is off."""
     for model in models:
-        for note in model_notes(model):
-            warn(f"model {model.name}: {note}")
+        if model.backend.where:
+            note(f"model {model.name}: {model.backend.where}")
+        for each in model_notes(model):
+            warn(f"model {model.name}: {each}")
 
 
 def served(models: Iterable[str], failed: Iterable[str]) -> str:

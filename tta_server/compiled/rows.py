@@ -75,10 +75,15 @@ def _fill(line: NDArray[np.float32], row: FrontRow, channels: Channels) -> None:
     color[: len(matrix), 3] = matrix[:, -1]
 
 
-def stack_canvases(planes: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return canvases (C, H, W) as one array (N, C, largest H, largest W), with zeros to the right and below."""
-    height, width = max(each.shape[1] for each in planes), max(each.shape[2] for each in planes)
-    slab = np.zeros((len(planes), len(planes[0]), height, width), np.uint8)
-    for target, each in zip(slab, planes, strict=True):
+def stacked_shape(planes: Sequence[NDArray[np.uint8]]) -> tuple[int, int, int, int]:
+    """Return the shape of one array for canvases (C, H, W): (N, C, largest H, largest W)."""
+    return len(planes), len(planes[0]), max(each.shape[1] for each in planes), max(each.shape[2] for each in planes)
+
+
+def stack_canvases(planes: Sequence[NDArray[np.uint8]], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Return canvases (C, H, W) as one array of `stacked_shape`, `out` if it is given; zeros lie beyond each."""
+    slab = np.empty(stacked_shape(planes), np.uint8) if out is None else out
+    slab.fill(0)
+    for target, each in zip(slab, planes, strict=False):
         target[:, : each.shape[1], : each.shape[2]] = each
     return slab

@@ -6,15 +6,16 @@ from typing import Any, cast
 
 import yaml
 
-from tta_server.backends import BACKENDS, FILES, REMOTE_BACKENDS, Backend, RemoteBackend, Signature
+from tta_server.backends import BACKENDS, CPU, FILES, REMOTE_BACKENDS, Backend, RemoteBackend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import BackendConfig, InputConfig, ModelConfig, read_config
+from tta_server.repository.config import InputConfig, ModelConfig, read_config
 from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
@@ -118,9 +119,13 @@ def _ensemble(model: Model) -> Ensemble | None:
 
 def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
     """What makes views where the model runs, if they are made there."""
-    if isinstance(config, TritonConfig) or config.views != "graph":
+    if isinstance(config, TritonConfig) or (config.views or ("local" if backend.device == CPU else "graph")) == "local":
         return None
-    return GraphPipeline(preprocessing, backend, config.threads)
+    if backend.device == CPU:
+        return GraphPipeline(preprocessing, backend, config.threads)
+    from tta_server.repository.device_pipeline import on_device  # the driver, only where there is one
+
+    return on_device(preprocessing, backend)
 
 
 def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:

@@ -90,7 +90,7 @@ class GraphExecutor:
             predictions |= summed.predictions
             sums |= summed.sums
         unread = [row for row in range(len(items)) if row not in predictions and row not in failed]
-        is_read = unread or any(isinstance(each, ViewError) for each in predictions.values())
+        is_read = unread or not sums or any(isinstance(each, ViewError) for each in predictions.values())
         return _Ran(predictions, sums, unread, outputs.fetch() if is_read else {})
 
     def _rows_by_sums(self, items: Entries, failed: Mapping[int, ViewError]) -> dict[SumSpec, list[int]]:

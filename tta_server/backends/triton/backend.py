@@ -43,6 +43,7 @@ class TritonBackend:
         servers differ.
         """
         self.device, self.permits = target.device, target.permits
+        self.where = f"model {target.model} of {self.device}, up to {self.permits} batches at once"
         self._called = self._model = (target.model, target.version)
         self._servers = Servers(target)
         try:

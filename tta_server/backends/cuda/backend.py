@@ -1,0 +1,83 @@
+"""ONNX Runtime on a CUDA device."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import onnxruntime as ort
+
+from tta_server.backends.base import Outputs, RunOptions, Tensor
+from tta_server.backends.cancel import Abort
+from tta_server.backends.cuda.device_memory import CudaMemory, DeviceArray, Memory
+from tta_server.backends.cuda.errors import as_backend_error
+from tta_server.backends.cuda.requirements import require_cuda
+from tta_server.backends.cuda.rungs import Rungs
+from tta_server.backends.cuda.sessions import Rung
+
+
+def open_cuda(path: Path, options: RunOptions) -> "CudaBackend":
+    """Load a model file onto `options.device`; raise ConfigError if the file, the device or a package is not fit."""
+    device = require_cuda(int(options.device.removeprefix("cuda:")))
+    return CudaBackend(path, options, CudaMemory(device), device.name)
+
+
+class CudaBackend:
+    """A model on a device. Runs are one after the other: one thread calls for requests."""
+
+    permits = 0
+
+    def __init__(self, path: Path, options: RunOptions, memory: Memory, device_name: str) -> None:
+        """Load a model file; raise ConfigError if it can't run there."""
+        memory.activate()
+        self._rungs = Rungs(path, memory, options)
+        self._lock = threading.Lock()
+        self.memory = memory
+        self.device = self._rungs.device
+        self.signature = self._rungs.signature
+        self.ladder: Sequence[int] = self._rungs.ladder
+        self.runs = 0
+        """Runs so far; the outputs of one are overwritten by the next."""
+        how = "CUDA graphs" if self._rungs.captures else "a session for each batch size"
+        elsewhere = ", ".join(f"{count} nodes on {name}" for name, count in self._rungs.elsewhere.items())
+        self.where = (
+            f"ONNX Runtime {ort.__version__} on {device_name} ({self.device}), precision {options.precision}, {how}; "
+            f"{elsewhere or 'all nodes there'}"
+        )
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        """Run a batch; see `Backend.infer`."""
+        with self._lock:
+            rung = self.begin(batch.shape, lambda target: self.memory.upload(target.pointer, batch), abort)
+            return fetch(rung)
+
+    def begin(self, shape: tuple[int, ...], fill: Callable[[DeviceArray], None], abort: Abort | None = None) -> Rung:
+        """Begin a run for a batch of that shape, which `fill` begins to write; its outputs are valid until the next.
+
+        An abort takes effect between nodes, so not in a CUDA graph. Raises as `Backend.infer`.
+        """
+        self.memory.activate()
+        self.runs += 1
+        try:
+            rung = self._rungs[shape]
+            rung.options.terminate = False
+            if abort is not None:
+                abort.on_request(partial(setattr, rung.options, "terminate", True))
+            fill(rung.input)
+            rung.run()
+        except Exception as error:
+            raise as_backend_error(error) from error
+        return rung
+
+    def close(self) -> None:
+        """Free the device's memory; no run may be active."""
+        self.memory.activate()
+        self._rungs.close()
+
+
+def fetch(rung: Rung) -> Outputs:
+    """Copy the outputs of the last run to this process's memory. Raises as `Backend.infer`."""
+    try:
+        return rung.fetch()
+    except Exception as error:
+        raise as_backend_error(error) from error
