@@ -52,6 +52,16 @@ def test_results_equal_those_of_this_process(tmp_path: Path, name: str, policy: 
     assert found.left_out == []
 
 
+def test_heat_maps_are_summed(tmp_path: Path) -> None:
+    policy = '["identity", "hflip", {"rotate": 9}]'
+    folder = with_graphs(tmp_path / "source", MODELS / "mouse", merge="mean_heatmaps")
+    (sample,) = folder.glob("sample.*")
+    with tta_server.load(folder, 1) as model:
+        expected = model.predict(sample, stop="all", min_views="all", policy=policy).result
+    ensemble = ensemble_of(folder, tmp_path / "triton")
+    check_close(expected, ask(ensemble, folder, sample.read_bytes(), policy, 2).result(), TOLERANCE)
+
+
 def test_pixels_and_a_file_are_alike(tmp_path: Path) -> None:
     ensemble = ensemble_of(MODELS / "cifar10", tmp_path)
     file = MODELS / "cifar10" / "sample.png"

@@ -75,6 +75,22 @@ def test_a_bundled_model_answers_alike(tmp_path: Path, name: str) -> None:
             check_alike(*(model.predict(sample, **ALL, **options) for model in (local, remote)))
 
 
+def test_heat_maps_are_summed(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    keys = {"merge": "mean_heatmaps", "backend": "onnxruntime", "policy": ["identity", "hflip", {"rotate": 7}]}
+    source = with_graphs(tmp_path / "files", MODELS / "mouse", **keys)
+    (sample,) = source.glob("sample.*")
+    with (
+        exported(tmp_path, source) as (server, folder),
+        tta_server.load(source, 1) as local,
+        tta_server.load(folder, 1) as remote,
+    ):
+        server.requests.clear()
+        check_alike(*(model.predict(sample, **ALL) for model in (local, remote)))
+        assert asked(server).count("mouse") == 1  # for the size of its maps
+        assert "mouse_tta" in asked(server)
+
+
 # ---- what is asked ----
 
 

@@ -11,6 +11,7 @@ from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn
 from tta_server.compiled.rows import WIDTH, Column
 from tta_server.compiled.triton_configs import MAP_NAMES, type_name
 from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.tasks.points.heatmaps import PEAK_COLUMNS
 from tta_server.tasks.sums import Score, Soundness, SumSpec
 
 VIEWS, SUMS = "tta_views", "tta_sums"
@@ -49,6 +50,7 @@ def read_sums(stated: Mapping[str, Any]) -> SumSpec | None:
     if not stated:
         return None
     values = {name: value for name, value in stated.items() if name != "columns"}
+    values["mirror_order"] = tuple(stated["mirror_order"])
     values |= {"score": Score(stated["score"]), "soundness": Soundness(stated["soundness"])}
     return SumSpec(**values)
 
@@ -87,17 +89,16 @@ def ensemble_inputs(preprocessing: Preprocessing, spec: SumSpec | None) -> Tenso
         "x": _tensor("float32", -1),
         "y": _tensor("float32", -1),
     }
+    if spec.mirror_order:
+        maps |= {"column": _tensor("float32", -1), "line": _tensor("float32", -1)}
     return made | {MAP_NAMES.get(name, name): tensor for name, tensor in maps.items()}
-
-
-SUMMED_OUTPUTS = ("total", "weights", "sound")
 
 
 def ensemble_outputs(spec: SumSpec) -> Tensors:
     """Return the outputs of an ensemble with a tail."""
     dtype = spec.dtype if spec.offset is None else "float32"
-    total, weights, sound = SUMMED_OUTPUTS
-    return {total: _tensor(dtype, -1, -1), weights: _tensor(dtype, -1, -1), sound: _tensor("bool", -1)}
+    found = {"total": _tensor(dtype, -1, -1), "weights": _tensor(dtype, -1, -1), "sound": _tensor("bool", -1)}
+    return found | ({"peaks": _tensor("float32", -1, -1, PEAK_COLUMNS)} if spec.mirror_order else {})
 
 
 def _tensor(dtype: DTypeLike, *shape: int) -> tuple[str, tuple[int, ...]]:

@@ -14,8 +14,6 @@ from tta_server.backends.external_data import external_files, find_references
 from tta_server.compiled.ensembles import parameters
 from tta_server.compiled.front import front
 from tta_server.compiled.graph import require_onnx
-from tta_server.compiled.map_tails import map_tail
-from tta_server.compiled.tails import tail
 from tta_server.compiled.triton_configs import (
     LADDER,
     MADE,
@@ -27,6 +25,7 @@ from tta_server.compiled.triton_configs import (
     model_config,
 )
 from tta_server.errors import BackendFailed, ConfigError
+from tta_server.repository.graphs import TailKey
 from tta_server.repository.model import WARM_SIZE, Model
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.view import View
@@ -102,8 +101,8 @@ class _Export:
     def _make_tail(self, spec: SumSpec) -> _Graph:
         z = self._outputs[spec.output]
         if spec.offset is None:
-            return _read_graph(tail(spec, z[0].size, z.dtype))
-        return _read_graph(map_tail(spec, z.shape[1], z.dtype, exact_only=False))
+            return _read_graph(TailKey(spec, z[0].size, z.dtype).to_bytes())
+        return _read_graph(TailKey(spec, z.shape[1], z.dtype, exact_only=False).to_bytes())
 
     def _model_config(self) -> str:
         signature, skipped = self._model.backend.signature, 1 if self._ladder else 0

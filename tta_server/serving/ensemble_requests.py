@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 
 from tta_server.backends import Outputs, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.compiled.ensembles import SUMMED_OUTPUTS
+from tta_server.compiled.ensembles import ensemble_outputs
 from tta_server.compiled.front import front_inputs
 from tta_server.compiled.map_rows import MapRow, map_inputs, map_table
 from tta_server.compiled.rows import front_table, stack_canvases
 from tta_server.compiled.triton_configs import MAP_NAMES
 from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Canvas
-from tta_server.repository.graphs import owner_matrix
+from tta_server.repository.graphs import owner_matrix, shaped_maps
 from tta_server.repository.model import Model
 from tta_server.serving.image import ImageViews
 from tta_server.serving.slab import Slab
-from tta_server.serving.summing import weight_table
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, map_size, output_grid
+from tta_server.serving.summing import image_maps, largest_grid, weight_table
+from tta_server.tasks.masks.maps import OutputGrid, map_size, output_grid
 from tta_server.tasks.sums import Sums, SumSpec
 from tta_server.views.geometry import Size
 
@@ -54,19 +54,19 @@ def make_request(items: Sequence[Item], spec: SumSpec | None, abort: Abort | Non
     if spec is None:
         return Request(inputs, list(first.views.model.backend.signature.outputs))
     inputs |= _vector_inputs(items, spec) if spec.offset is None else _map_inputs(items, spec, abort)
-    return Request(inputs, SUMMED_OUTPUTS)
+    return Request(inputs, list(ensemble_outputs(spec)))
 
 
 def read_sums(
     items: Sequence[Item], spec: SumSpec, outputs: Outputs
 ) -> tuple[NDArray[np.bool_], Mapping[ImageViews, Sums]]:
     """Return which entries are sound, and the sums of each image that has some that are. Raises BackendFailed."""
-    total, weights, sound = (outputs[name] for name in SUMMED_OUTPUTS)
     numbers, owner = _owners(items)
-    if len(sound) != len(items) or len(total) != len(numbers) or len(weights) != len(numbers):
-        raise BackendFailed("the ensemble returned another number of rows than it was given")
-    read = _vector_sums if spec.offset is None else _map_sums
-    sums = read(items, spec, total, weights)
+    sound = outputs["sound"]
+    for name, values in outputs.items():
+        if len(values) != (len(numbers) if name in ("total", "weights") else len(items)):
+            raise BackendFailed("the ensemble returned another number of rows than it was given")
+    sums = (_vector_sums if spec.offset is None else _map_sums)(items, spec, outputs)
     counts = np.bincount(owner, sound, len(numbers))
     return sound, {views: sums[n] for views, n in numbers.items() if counts[n]}
 
@@ -85,9 +85,9 @@ def _vector_inputs(items: Sequence[Item], spec: SumSpec) -> Mapping[str, Tensor]
     return {"weight": weights.astype(spec.dtype), "owner": owner_matrix(_owners(items)[1], spec.dtype)}
 
 
-def _vector_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: Tensor) -> Sequence[Sums]:
+def _vector_sums(items: Sequence[Item], spec: SumSpec, outputs: Outputs) -> Sequence[Sums]:
     by_class = {views for views, entry, _ in items if isinstance(views.view(entry).weight, tuple)}
-    each = zip(_owners(items)[0], total, weights, strict=True)
+    each = zip(_owners(items)[0], outputs["total"], outputs["weights"], strict=True)
     return [Sums(own, weight if views in by_class else weight[0]) for views, own, weight in each]
 
 
@@ -99,19 +99,15 @@ def _map_inputs(items: Sequence[Item], spec: SumSpec, abort: Abort | None) -> Ma
     rows = [MapRow(v.layout.placements[e], float(v.view(e).weight)) for v, e, _ in items]  # type: ignore[arg-type]
     z = np.broadcast_to(np.float32(0), (1, 1, maps.height, maps.width))
     owner = owner_matrix(_owners(items)[1], spec.dtype)
-    found = map_inputs(z, map_table(rows, grid, maps), owner, _largest(_cells(items, grid)))
+    found = map_inputs(z, map_table(rows, grid, maps), owner, _cells(items, grid), bool(spec.mirror_order))
     return {MAP_NAMES.get(name, name): value for name, value in found.items() if name != "z"}
 
 
-def _map_sums(items: Sequence[Item], spec: SumSpec, total: Tensor, weights: Tensor) -> Sequence[Sums]:
+def _map_sums(items: Sequence[Item], spec: SumSpec, outputs: Outputs) -> Sequence[Sums]:
     _, grid = _maps(items, spec)
-    cells = _cells(items, grid)
-    shape = len(total), -1, _largest(cells).height, _largest(cells).width
-    each = zip(total.reshape(shape), weights.reshape(shape)[:, 0], cells, strict=True)
-    return [
-        MapSums(own[:, : size.height, : size.width], weight[: size.height, : size.width], grid)
-        for own, weight, size in each
-    ]
+    classes = outputs["total"].shape[1] // _cells(items, grid).area
+    found = shaped_maps(outputs, classes, _cells(items, grid))
+    return image_maps(spec, found, [(views, entry) for views, entry, _ in items], _owners(items)[1], grid)
 
 
 def _maps(items: Sequence[Item], spec: SumSpec, abort: Abort | None = None) -> tuple[Size, OutputGrid]:
@@ -121,13 +117,9 @@ def _maps(items: Sequence[Item], spec: SumSpec, abort: Abort | None = None) -> t
     return maps, output_grid(maps, views.layout.placements[entry], spec.offset or 0.0)
 
 
-def _cells(items: Sequence[Item], grid: OutputGrid) -> Sequence[Size]:
-    """Columns and rows of each image's plain grid."""
-    return [grid.cells(views.layout.plain.whole) for views in _owners(items)[0]]
-
-
-def _largest(cells: Sequence[Size]) -> Size:
-    return Size(max(size.width for size in cells), max(size.height for size in cells))
+def _cells(items: Sequence[Item], grid: OutputGrid) -> Size:
+    """Columns and rows of the largest plain grid."""
+    return largest_grid((item.views.layout.plain.whole for item in items), grid)
 
 
 def _map_size(model: Model, size: Size, output: str, abort: Abort | None) -> Size:
