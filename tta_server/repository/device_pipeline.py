@@ -1,6 +1,6 @@
 """Views made on a device by one kernel, the model run there, and its outputs summed there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn, all_exact, map_in
 from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.graphs import TailKey, Tails, owner_matrix, shaped_maps
-from tta_server.repository.pipeline import BatchOutputs, Pipeline, Planes, Rows
+from tta_server.repository.pipeline import BatchOutputs, Pipeline, Planes, Rows, T
 from tta_server.repository.staging import NO_IMAGE, Staged, Staging
 from tta_server.repository.view_kernel import kernel_constants
 from tta_server.tasks.sums import SumSpec
@@ -55,6 +55,10 @@ class DevicePipeline:
         self._staging = staging
         backend.on_close.append(staging.close)
         self._tails = Tails(lambda key: DeviceGraph(key.to_bytes(), backend.memory))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call it on the backend's thread; see `Pipeline.call`."""
+        return self._backend.thread.call(function)
 
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Staged:
         """Write the table and the canvases to memory that the device copies from."""
