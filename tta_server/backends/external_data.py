@@ -3,6 +3,7 @@
 Only what leads to tensors is read. Field numbers are those of onnx/onnx.proto, in Protocol Buffers' encoding.
 """
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -58,6 +59,14 @@ def external_files(path: Path, references: Sequence[Reference]) -> dict[str, Pat
             found[location] = _file(path, location)
             _check_length(path, reference, found[location])
     return found
+
+
+def copy_model(path: Path, folder: Path) -> None:
+    """Copy a model file into a folder as model.onnx, and its external data. Raises OSError, and as external_files."""
+    files = external_files(path, find_references(path.read_bytes()))
+    for location, file in {"model.onnx": path, **files}.items():
+        (folder / location).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / location)
 
 
 def _file(path: Path, location: str) -> Path:

@@ -9,6 +9,8 @@ from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.export_triton import export_triton
+from tta_server.cli.init import init
+from tta_server.cli.inspect import inspect
 from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.options import Command
 from tta_server.cli.predict import predict
@@ -30,6 +32,8 @@ cli = typer.Typer(
     "[bold]tta-server serve --help[/bold] explains a command and its options.",
 )
 cli.command(cls=Command)(serve)
+cli.command(cls=Command)(init)
+cli.command(cls=Command)(inspect)
 cli.command(cls=Command)(predict)
 cli.command(cls=Command)(views)
 cli.command(cls=Command)(calibrate)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tta_server.backends import Outputs
-from tta_server.backends.external_data import external_files, find_references
+from tta_server.backends.external_data import copy_model
 from tta_server.compiled.ensembles import parameters
 from tta_server.compiled.front import front
 from tta_server.compiled.graph import require_onnx
@@ -210,12 +210,4 @@ def write_models(to: Path, name: str, models: Sequence[TritonModel]) -> None:
         if isinstance(each.content, bytes):
             (version / "model.onnx").write_bytes(each.content)
         elif each.content is not None:
-            _copy(each.content, version)
-
-
-def _copy(path: Path, version: Path) -> None:
-    """Copy a model file and its external data."""
-    files = external_files(path, find_references(path.read_bytes()))
-    for location, file in {"model.onnx": path, **files}.items():
-        (version / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, version / location)
+            copy_model(each.content, version)

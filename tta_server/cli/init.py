@@ -1,0 +1,93 @@
+"""`tta-server init`: a model folder for an ONNX file."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tta_server.cli.console import loading, note, out, problem, warn
+from tta_server.cli.model_evidence import FromOption, LabelsOption, ModelArgument, SetOption, concluded
+from tta_server.cli.notes import print_notes
+from tta_server.errors import BackendUnavailable, ConfigError
+from tta_server.onboarding.choices import Choice
+from tta_server.onboarding.draft import draft
+from tta_server.onboarding.folder import check_folder, default_name, write_folder
+from tta_server.onboarding.model_file import read_model_file
+from tta_server.repository.loader import load_model
+from tta_server.serving.verification import verify
+
+OPEN = 1
+"""Exit status if something is left to fill in."""
+
+
+def init(
+    model: ModelArgument,
+    name: Annotated[str | None, typer.Option("--name", help="The model's name; default: that of the file.")] = None,
+    models: Annotated[Path, typer.Option("--models", help="The folder of models to write into.")] = Path("models"),
+    source: FromOption = None,
+    labels: LabelsOption = None,
+    stated: SetOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace tta.yaml and the model file of a folder.")] = False,
+) -> None:
+    """Write a model folder for an ONNX file: a tta.yaml from what describes the model, and a copy of the file.
+
+    Evidence, the strongest first: --set, --labels and --from, the file's metadata, files beside it, inputs and outputs.
+
+    What nothing states is left open in tta.yaml and printed; then the exit status is 1. A model that can't be served
+    right is refused with the reason, and nothing is written.
+
+    Example: tta-server init yolo11n.onnx, then tta-server predict photo.jpg --model yolo11n --models models
+    """
+    folder = check_folder(models, default_name(model) if name is None else name, force)
+    with loading(f"reading {model} ..."):
+        file = read_model_file(model)
+    found = concluded(file, source, labels, stated)
+    if found.refusals:
+        raise ConfigError(f"{model} can't be served: {'; '.join(found.refusals)}")
+    made = draft(found)
+    write_folder(folder, model, made)
+    out.print(f"{folder / 'tta.yaml'}: {len(found.facts)} keys stated, {len(found.choices)} left open", soft_wrap=True)
+    for each in found.notes:
+        warn(each)
+    if found.choices:
+        _print_choices(folder, found.choices)
+        raise typer.Exit(OPEN)
+    _check(folder)
+    out.print(_next_commands(folder), soft_wrap=True)
+
+
+def _print_choices(folder: Path, choices: Sequence[Choice]) -> None:
+    problem(f"{folder / 'tta.yaml'} is not complete: nothing says {len(choices)} of its values")
+    for choice in choices:
+        note(f"  {choice.key}: {choice.allowed}")
+    keys = " ".join(f"--set {choice.key}=..." for choice in choices[:2])
+    note(f"fill them in there, or run the command again with --force and {keys}")
+
+
+def _check(folder: Path) -> None:
+    """Load the model and run it on test images; print what they show. Raises ConfigError: the folder is kept."""
+    try:
+        with loading(f"checking {folder.name} ..."):
+            loaded = load_model(folder)
+            loaded.observe(verify(loaded))
+    except (ConfigError, BackendUnavailable) as error:
+        raise ConfigError(
+            f"{error}; the folder is written: change its tta.yaml, or run the command again with --force and "
+            "--set KEY=VALUE"
+        ) from None
+    print_notes([loaded])
+    if loaded.backend.signature.shape[0] == 1:
+        warn(
+            "the file's batch axis is fixed at 1: views and requests run one by one; export it with a free batch axis "
+            "for more throughput"
+        )
+    loaded.retire()
+    if not loaded.observed.warnings:
+        note("checked on test images: they run, and show nothing that contradicts tta.yaml")
+
+
+def _next_commands(folder: Path) -> str:
+    models = f"--models {shlex.quote(str(folder.parent))}"
+    return f"tta-server predict PHOTO --model {folder.name} {models}\ntta-server serve {models}"

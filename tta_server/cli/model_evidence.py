@@ -1,0 +1,56 @@
+"""Arguments of `init` and `inspect`: a model file, and what describes it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from tta_server.errors import InvalidInput, shown
+from tta_server.errors.validation import explain_yaml
+from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
+from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
+from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.model_file import ModelFile
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX file.")]
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE|DIR",
+        help="What describes the model: a config.json or preprocessor_config.json of Hugging Face or timm, or a folder "
+        "that holds them. It counts more than the file's metadata and what lies beside it.",
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="FILE", help="A text file with one name a line, in the model's order."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of tta.yaml and its value as in YAML, like input.color=BGR; may be repeated. It counts more than "
+        "anything else.",
+    ),
+]
+
+
+def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated: Sequence[str] | None) -> Conclusion:
+    """What all evidence says. Raises InvalidInput and ConfigError for arguments that can't be read."""
+    documents = [*([read_labels(labels)] if labels else []), *(documents_in(source) if source else [])]
+    values = [_fact(each) for each in stated or ()]
+    return conclude(file, Given(values, documents), documents_beside(file.path))
+
+
+def _fact(text: str) -> Fact:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInput(f"--set takes KEY=VALUE, like input.color=BGR, not {shown(text)}")
+    try:
+        return Fact(key.strip(), yaml.safe_load(value), FLAG)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"--set {key}: the value {explain_yaml(error)}") from None

@@ -1,0 +1,112 @@
+"""What a tta.yaml must state and no evidence says: left to the user, with what is allowed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tta_server.onboarding.model_file import ModelFile
+from tta_server.tasks import TASKS
+
+Values = Mapping[str, Any]
+"""Key of tta.yaml, as in `input.size` -> value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A key that nothing states, and what is allowed for it."""
+
+    key: str
+    allowed: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    key: str
+    is_needed: Callable[[Values, ModelFile], bool]
+    allowed: Callable[[Values, ModelFile], str]
+
+
+KINDS = {
+    "classification": "logits | probabilities",
+    "multilabel": "logits | probabilities",
+    "segmentation": "logits | probabilities",
+    "detection": "logits | probabilities",
+    "regression": "values | log | log1p",
+    "keypoints": "heatmaps | coordinates",
+}
+"""Task -> allowed for output.kind."""
+BY_RANK = {
+    2: "classification | multilabel | regression | embedding",
+    3: "detection | keypoints",
+    4: "segmentation | keypoints",
+}
+"""Axes of the output -> tasks that may have it."""
+
+
+def _tasks(values: Values, file: ModelFile) -> str:
+    ranks = {len(output.shape) for output in file.tensors}
+    return BY_RANK.get(ranks.pop(), "") or " | ".join(TASKS) if len(ranks) == 1 else " | ".join(TASKS)
+
+
+def _resizes(values: Values, file: ModelFile) -> str:
+    if values.get("input.size") == "free":
+        return "none | a number, the short side's length"
+    task = TASKS.get(str(values.get("task")))
+    crops = " | a number, the short side's length before a centre crop" if task is None or task.sees_crops else ""
+    return f"exact | letterbox{crops}"
+
+
+def _has_labels(values: Values, file: ModelFile) -> bool:
+    task = TASKS.get(str(values.get("task")))
+    return task is None or bool(task.labels_are)
+
+
+def _is_float(values: Values, file: ModelFile) -> bool:
+    return file.inputs[0].type != "tensor(uint8)"
+
+
+def _is(task: str) -> Callable[[Values, ModelFile], bool]:
+    return lambda values, file: values.get("task") == task
+
+
+def _has_name(values: Values, file: ModelFile) -> bool:
+    return len(file.tensors) > 1 and values.get("task") != "detection"
+
+
+def _has_form(values: Values, file: ModelFile) -> bool:
+    return values.get("task") == "detection" and "output.boxes" not in values
+
+
+def _fixed(text: str) -> Callable[[Values, ModelFile], str]:
+    return lambda values, file: text
+
+
+def _always(values: Values, file: ModelFile) -> bool:
+    return True
+
+
+RULES: Sequence[_Rule] = (
+    _Rule("task", _always, _tasks),
+    _Rule("labels", _has_labels, _fixed("a list of names in the order of the outputs, or --labels FILE")),
+    _Rule("input.size", _always, _fixed("[height, width] | free")),
+    _Rule("input.resize", _always, _resizes),
+    _Rule("input.layout", _always, _fixed("NCHW | NHWC")),
+    _Rule("input.color", _always, _fixed("RGB | BGR | grey")),
+    _Rule("input.scale", _is_float, _fixed("255, for mean and std of values from 0 to 1 | 1, of values to 255")),
+    _Rule("input.mean", _is_float, _fixed("a number a channel: [0] | [0.485, 0.456, 0.406] (ImageNet) | [0.5] | ...")),
+    _Rule("input.std", _is_float, _fixed("a number a channel: [1] | [0.229, 0.224, 0.225] (ImageNet) | [0.5] | ...")),
+    _Rule("output.name", _has_name, lambda values, file: " | ".join(output.name for output in file.tensors)),
+    _Rule("output.rows", _has_form, _fixed("the output's name; or output.boxes and output.scores (docs/tasks.md)")),
+    _Rule("output.kind", lambda values, file: values.get("task") in KINDS, lambda values, file: KINDS[values["task"]]),
+    _Rule("output.format", _is("detection"), _fixed("xyxy | yxyx | xywh | cxcywh")),
+    _Rule("output.units", _is("detection"), _fixed("pixels | normalized")),
+    _Rule("output.scores", _is("keypoints"), _fixed("logits | probabilities")),
+)
+"""In the order of tta.yaml."""
+
+
+def find_choices(values: Values, file: ModelFile) -> Iterator[Choice]:
+    """The keys that are needed, and that no value states."""
+    for rule in RULES:
+        if rule.key not in values and rule.is_needed(values, file):
+            yield Choice(rule.key, rule.allowed(values, file))

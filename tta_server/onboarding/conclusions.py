@@ -1,0 +1,94 @@
+"""From evidence to values of tta.yaml: the strongest source of a key counts, and what it overrules is noted."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from tta_server.errors import shown
+from tta_server.onboarding import embedded
+from tta_server.onboarding.choices import Choice, find_choices
+from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
+from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers import READERS
+
+FLAG = "stated on the command line"
+"""Source of facts that the user states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user gives besides the model file: values, and files that describe it."""
+
+    values: Sequence[Fact] = ()
+    documents: Sequence[Document] = ()
+
+
+@dataclass(slots=True)
+class Conclusion:
+    """Facts by key, what is open, and why the model can't be served right; sentences for the user as notes."""
+
+    facts: dict[str, Fact] = field(default_factory=dict)
+    choices: list[Choice] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, finding: Finding) -> None:
+        """Add what a reader found, unless something stronger has stated the same key."""
+        match finding:
+            case Note():
+                self.notes.append(finding.sentence)
+            case Refusal():
+                if finding.key not in self.facts:
+                    self.refusals.append(finding.sentence)
+            case Fact():
+                stronger = self.facts.setdefault(finding.key, finding)
+                if stronger.value != finding.value and stronger.source != FLAG:
+                    self.notes.append(
+                        f"{finding.key} is {shown(stronger.value)} ({stronger.source}), though it would be "
+                        f"{shown(finding.value)} by another source ({finding.source})"
+                    )
+
+
+def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
+    """Read all evidence, the strongest first."""
+    found = Conclusion()
+    if file.refusal:
+        found.refusals.append(file.refusal)
+    for finding in _findings(file, given, beside):
+        found.take(finding)
+    if found.refusals:
+        return found
+    if file.inputs[0].type == "tensor(uint8)":
+        _drop_normalization(found)
+    if embedded.KEY in file.metadata:
+        return found
+    _assume_interpolation(found)
+    found.choices.extend(find_choices({key: fact.value for key, fact in found.facts.items()}, file))
+    return found
+
+
+def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iterator[Finding]:
+    yield from given.values
+    plain = Evidence(file)
+    for reads, evidence in (
+        (Reads.DOCUMENTS, replace(plain, documents=given.documents)),
+        (Reads.METADATA, plain),
+        (Reads.DOCUMENTS, replace(plain, documents=beside)),
+        (Reads.SHAPES, plain),
+    ):
+        for reader in READERS:
+            if reader.reads is reads:
+                yield from reader.read(evidence)
+
+
+def _drop_normalization(found: Conclusion) -> None:
+    dropped = [key for key in ("input.scale", "input.mean", "input.std") if found.facts.pop(key, None)]
+    if dropped:
+        found.notes.append(f"the model file takes uint8, which is not normalised: {', '.join(dropped)} are left out")
+
+
+def _assume_interpolation(found: Conclusion) -> None:
+    """tta.yaml's default where nothing states it."""
+    resize = found.facts.get("input.resize")
+    if resize and resize.value != "none" and "input.interpolation" not in found.facts:
+        found.facts["input.interpolation"] = Fact("input.interpolation", "bilinear", "assumed: nothing states it")
+        found.notes.append("nothing states input.interpolation; bilinear is assumed")

@@ -1,0 +1,92 @@
+"""Hugging Face's config.json: the architecture says the task, `id2label` the names."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.labels import label_facts, numbered
+from tta_server.onboarding.model_file import ModelFile
+
+PROBLEMS = {
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+    "single_label_classification": "classification",
+}
+"""`problem_type` -> task."""
+SIGMOID = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "dab-detr")
+SOFTMAX = ("detr", "yolos", "table-transformer")
+"""`model_type` of detectors whose logits pass a sigmoid, or a softmax with a last class for no object."""
+
+
+def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
+    """Task, labels and output of a model with classes for the image, its pixels or its boxes."""
+    found = evidence.document("architectures", "id2label", "model_type")
+    if found is None or "pretrained_cfg" in found[1]:
+        return
+    name, config = found
+    yield Fact("input.layout", "NCHW", f"{name}: Hugging Face's models")
+    architecture = str((config.get("architectures") or [""])[0])
+    head = re.search(r"For([A-Z]\w*?)(WithTeacher)?$", architecture)
+    source = f"{name}: architectures has {architecture}"
+    match head.group(1) if head else "":
+        case "ImageClassification":
+            yield from _classifier(name, config, source, evidence.file)
+        case "SemanticSegmentation":
+            yield Fact("task", "segmentation", source)
+            yield from _scores(source, evidence.file)
+        case "ObjectDetection":
+            yield from _detector(config, source, evidence.file)
+        case "":
+            return
+        case other:
+            yield Refusal(
+                "task",
+                f"{source}: models for {other} are not served yet; those for ImageClassification, "
+                "SemanticSegmentation and ObjectDetection are",
+            )
+    names = numbered(config.get("id2label"))
+    if names:
+        yield from label_facts(names, f"{name}: id2label, {len(names)} names")
+
+
+def _classifier(name: str, config: Mapping[str, Any], source: str, file: ModelFile) -> Iterator[Finding]:
+    problem = config.get("problem_type")
+    task = PROBLEMS.get(problem or "single_label_classification")
+    if task is None:
+        yield Refusal("task", f"{name}: problem_type is {problem!r}; known: {', '.join(PROBLEMS)}")
+        return
+    yield Fact("task", task, f"{source}, problem_type {problem}" if problem else source)
+    if task == "regression":
+        yield Fact("output.kind", "values", source)
+        yield from _name(source, file)
+    else:
+        yield from _scores(source, file)
+
+
+def _scores(source: str, file: ModelFile) -> Iterator[Finding]:
+    yield Fact("output.kind", "logits", f"{source}, which gives logits")
+    yield from _name(source, file)
+
+
+def _name(source: str, file: ModelFile) -> Iterator[Finding]:
+    if len(file.tensors) > 1 and any(output.name == "logits" for output in file.tensors):
+        yield Fact("output.name", "logits", source)
+
+
+def _detector(config: Mapping[str, Any], source: str, file: ModelFile) -> Iterator[Finding]:
+    kind = str(config.get("model_type", ""))
+    names = {output.name for output in file.tensors}
+    if kind not in (*SIGMOID, *SOFTMAX) or not {"logits", "pred_boxes"} <= names:
+        yield Refusal(
+            "task",
+            f"{source}, model_type {kind!r}, with the outputs {', '.join(sorted(names))}: a detector of this form is "
+            f"not known; known are logits and pred_boxes of {', '.join((*SIGMOID, *SOFTMAX))}",
+        )
+        return
+    yield Fact("task", "detection", source)
+    output = {"boxes": "pred_boxes", "scores": "logits", "format": "cxcywh", "units": "normalized", "kind": "logits"}
+    for key, value in output.items():
+        yield Fact(f"output.{key}", value, f"{source}, model_type {kind}")
+    if kind in SOFTMAX:
+        yield Fact("output.background", "last", f"model_type {kind}: the last class is no object")

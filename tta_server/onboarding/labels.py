@@ -1,0 +1,49 @@
+"""Names of classes as tta.yaml takes them: unique, none empty."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note
+
+MOST = 100_000
+"""Names that are read."""
+
+
+def read_label_file(evidence: Evidence) -> Iterator[Finding]:
+    """The lines of a text file."""
+    for document in evidence.documents:
+        if isinstance(document.content, list):
+            yield from label_facts(document.content, f"{document.name}: {len(document.content)} lines")
+            return
+
+
+def label_facts(names: Sequence[Any], source: str) -> Iterator[Finding]:
+    """The names, with a number behind those that are empty or repeated, and a note that says so."""
+    cleaned = [" ".join(str(name).split()) for name in names[:MOST]]
+    counts = Counter(cleaned)
+    unique = [
+        name if name and counts[name] == 1 else f"{name or 'class'} ({index})" for index, name in enumerate(cleaned)
+    ]
+    changed = [name for name, before in zip(unique, cleaned, strict=True) if name != before]
+    if changed:
+        yield Note(
+            f"{source}: {len(changed)} names are empty or repeated; labels must be unique, so they got their class "
+            f"number, as {changed[0]!r}"
+        )
+    yield Fact("labels", unique, source)
+
+
+def numbered(found: Any) -> list[Any] | None:
+    """The names of a mapping of class numbers, 0 to C - 1, to names, or of a list; None for anything else."""
+    if isinstance(found, list):
+        return found
+    if not isinstance(found, Mapping):
+        return None
+    try:
+        by_number = {int(number): name for number, name in found.items()}
+    except (TypeError, ValueError):
+        return None
+    if sorted(by_number) != list(range(len(by_number))):
+        return None
+    return [by_number[number] for number in range(len(by_number))]

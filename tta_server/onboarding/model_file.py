@@ -1,0 +1,79 @@
+"""What an ONNX file states of itself: inputs, outputs, metadata. Read by ONNX Runtime, without the onnx package."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnxruntime as ort
+
+from tta_server.backends.onnxruntime import open_file, read_signature
+from tta_server.errors import ConfigError
+
+Shape = tuple[int | None, ...]
+SPATIAL = {"NCHW": (2, 3), "NHWC": (1, 2)}
+"""Layout -> the axes of height and width."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """An input or output: `shape` as the file writes it, with names for free axes."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def sizes(self) -> Shape:
+        """The shape, None for free axes."""
+        return tuple(size if isinstance(size, int) and size > 0 else None for size in self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """`refusal` is why the server does not take a file with these inputs, if it does not."""
+
+    path: Path
+    inputs: Sequence[TensorInfo]
+    outputs: Sequence[TensorInfo]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    refusal: str | None = None
+
+    @property
+    def tensors(self) -> Sequence[TensorInfo]:
+        """The outputs that are tensors."""
+        return [output for output in self.outputs if output.type.startswith("tensor(")]
+
+    @property
+    def image(self) -> Shape:
+        """Shape of the image input; empty if the file has no such input."""
+        return self.inputs[0].sizes if self.refusal is None else ()
+
+    @property
+    def layout(self) -> str | None:
+        """NCHW or NHWC by the axis of 1 or 3 channels; None if both or neither could be."""
+        fits = [layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if self.image and self.image[axis] in (1, 3)]
+        return fits[0] if len(fits) == 1 else None
+
+    def size(self, layout: str) -> tuple[int | None, int | None]:
+        """Height and width of the input; None is a free axis."""
+        if not self.image:
+            return None, None
+        height, width = SPATIAL[layout]
+        return self.image[height], self.image[width]
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Open a file; raise ConfigError if ONNX Runtime can't."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = open_file(path, options, ["CPUExecutionProvider"])
+    inputs, outputs = (
+        [TensorInfo(one.name, one.type, tuple(one.shape)) for one in found]
+        for found in (session.get_inputs(), session.get_outputs())
+    )
+    try:
+        read_signature(path, session)
+        refusal = None
+    except ConfigError as error:
+        refusal = str(error)
+    return ModelFile(path, inputs, outputs, dict(session.get_modelmeta().custom_metadata_map), refusal)

@@ -1,0 +1,177 @@
+"""Hugging Face's preprocessor_config.json, or `image_processor` of processor_config.json.
+
+Rules that the files do not state, but the processors' code has, are entries of `FAMILIES`. Fields that a file lacks
+are not guessed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+
+RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers that tta.yaml has a word for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What the code of a processor adds to its fields.
+
+    `short_int` says that a size of one number is the short side's; `crops` that do_center_crop is a field;
+    `enlarges` is what a centre crop's side is divided by to get the short side, `whole_from` the side from which on
+    the image is squashed instead. `flips` means BGR. `normalizes` that do_normalize is a field.
+    """
+
+    short_int: bool = False
+    crops: bool = True
+    enlarges: float | None = None
+    whole_from: int | None = None
+    flips: bool = False
+    normalizes: bool = True
+
+
+FAMILIES: Mapping[str, Family] = {
+    "ViT": Family(crops=False),
+    "Segformer": Family(crops=False),
+    "RTDetr": Family(crops=False),
+    "DeiT": Family(),
+    "Beit": Family(),
+    "Pvt": Family(crops=False),
+    "Blip": Family(crops=False),
+    "Siglip": Family(crops=False),
+    "CLIP": Family(short_int=True),
+    "Bit": Family(short_int=True),
+    "MobileNetV1": Family(short_int=True),
+    "MobileNetV2": Family(short_int=True),
+    "ConvNext": Family(short_int=True, crops=False, enlarges=0.875, whole_from=384),
+    "Levit": Family(short_int=True, enlarges=224 / 256),
+    "MobileViT": Family(short_int=True, flips=True, normalizes=False),
+}
+"""Name of a processor without its ending -> what its code adds."""
+ENDINGS = r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$"
+
+
+def read_processor(evidence: Evidence) -> Iterator[Finding]:
+    """The facts of `input`; a processor whose code is not known is refused by name."""
+    found = evidence.document("image_processor_type", "feature_extractor_type", "image_processor")
+    if found is None:
+        return
+    name, config = found
+    config = config.get("image_processor") or config
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type"))
+    family = FAMILIES.get(re.sub(ENDINGS, "", kind))
+    if family is None:
+        yield Refusal(
+            "input.resize",
+            f"{name}: the preprocessing of {kind} is not known to be one that tta.yaml can state; known: "
+            f"{', '.join(FAMILIES)}",
+        )
+        return
+    yield from _Processor(name, kind, config, family).findings()
+
+
+@dataclass(frozen=True, slots=True)
+class _Processor:
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    family: Family
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self._values()
+        if self.config.get("do_pad") and "pad_size" in self.config and self.config["pad_size"]:
+            yield self._refusal("do_pad pads the image")
+        elif self.config.get("do_resize") is False:
+            yield self._refusal("do_resize is false: images are expected to have the model's size already")
+        elif self.config.get("do_resize") is True:
+            yield from self._resize()
+            yield from self._interpolation()
+
+    def _refusal(self, what: str) -> Refusal:
+        return Refusal("input.resize", f"{self.name} ({self.kind}): {what}, which tta.yaml can't state yet")
+
+    def _fact(self, key: str, value: Any, source: str) -> Fact:
+        return Fact(f"input.{key}", value, f"{self.name}: {source}")
+
+    # ---- values ----
+
+    def _values(self) -> Iterator[Finding]:
+        flips = self.config.get("do_flip_channel_order", self.family.flips)
+        yield self._fact("color", "BGR" if flips else "RGB", f"{self.kind}{' flips channels' if flips else ''}")
+        factor = self.config.get("rescale_factor", 1 / 255)
+        if self.config.get("do_rescale", True) is False:
+            yield self._fact("scale", 1, "do_rescale is false")
+        elif isinstance(factor, int | float) and factor > 0:
+            yield self._fact("scale", float(f"{1 / factor:.7g}"), f"rescale_factor is {factor:.6g}")
+        normalizes = self.config.get("do_normalize") if self.family.normalizes else False
+        if normalizes is False:
+            yield self._fact("mean", [0], "no normalisation")
+            yield self._fact("std", [1], "no normalisation")
+        elif normalizes is True:
+            for key in ("mean", "std"):
+                if isinstance(values := self.config.get(f"image_{key}"), list):
+                    yield self._fact(key, values, f"image_{key}")
+
+    def _interpolation(self) -> Iterator[Finding]:
+        number = self.config.get("resample")
+        if number in RESAMPLES:
+            yield self._fact("interpolation", RESAMPLES[number], f"resample is {number}")
+        elif number is not None:
+            yield Refusal(
+                "input.interpolation", f"{self.name}: resample {number} can't be stated in tta.yaml; it has {RESAMPLES}"
+            )
+
+    # ---- sizes ----
+
+    def _resize(self) -> Iterator[Finding]:
+        size = self.config.get("size")
+        if isinstance(size, int):
+            size = {"shortest_edge": size} if self.family.short_int else {"height": size, "width": size}
+        if not isinstance(size, dict):
+            return
+        crops = self.config.get("do_center_crop", None if self.family.crops else False)
+        if crops is None:
+            return
+        if {"height", "width"} <= size.keys():
+            yield from self._exact([size["height"], size["width"]], crops)
+        elif size.keys() == {"shortest_edge"}:
+            yield from self._short(size["shortest_edge"], crops)
+        else:
+            yield self._refusal(f"size is {dict(size)}")
+
+    def _exact(self, size: list[int], crops: bool) -> Iterator[Finding]:
+        if crops and self._crop() != size:
+            yield self._refusal(f"images are squashed to {size}, then cropped to {self._crop()}")
+            return
+        yield self._fact("size", size, "size")
+        yield self._fact("resize", "exact", "size has height and width")
+
+    def _short(self, side: int, crops: bool) -> Iterator[Finding]:
+        enlarges = self.family.enlarges and float(self.config.get("crop_pct") or self.family.enlarges)
+        if self.family.whole_from is not None and enlarges:
+            source = f"{self.kind}: size {side}, crop_pct {enlarges:g}"
+            whole = side >= self.family.whole_from
+            yield self._fact("size", [side, side], source)
+            yield self._fact("resize", "exact" if whole else int(side / enlarges), source)
+            return
+        crop = self._crop()
+        if not crops or crop is None:
+            yield self._refusal(f"the short side becomes {side} without a crop, so that inputs differ in size")
+            return
+        short = int(side / enlarges) if enlarges else side
+        if short < max(crop):
+            yield self._refusal(f"the short side becomes {short}, under the crop of {crop}")
+            return
+        yield self._fact("size", crop, "crop_size")
+        yield self._fact("resize", short, "size has shortest_edge")
+
+    def _crop(self) -> list[int] | None:
+        """[height, width] of the centre crop."""
+        crop = self.config.get("crop_size")
+        if isinstance(crop, int):
+            return [crop, crop]
+        return (
+            [crop["height"], crop["width"]] if isinstance(crop, dict) and {"height", "width"} <= crop.keys() else None
+        )

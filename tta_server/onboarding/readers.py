@@ -1,0 +1,24 @@
+"""Readers of evidence: a new kind of file or metadata is one entry."""
+
+from collections.abc import Sequence
+
+from tta_server.onboarding.embedded import read_embedded
+from tta_server.onboarding.evidence import Reader, Reads
+from tta_server.onboarding.huggingface import read_huggingface
+from tta_server.onboarding.labels import read_label_file
+from tta_server.onboarding.processors import read_processor
+from tta_server.onboarding.shapes import read_shapes
+from tta_server.onboarding.timm import read_timm
+from tta_server.onboarding.ultralytics import read_ultralytics, read_yolov5
+
+READERS: Sequence[Reader] = (
+    Reader("tta.yaml in the metadata", Reads.METADATA, read_embedded),
+    Reader("Ultralytics' metadata", Reads.METADATA, read_ultralytics),
+    Reader("YOLOv5's metadata", Reads.METADATA, read_yolov5),
+    Reader("timm's config.json", Reads.DOCUMENTS, read_timm),
+    Reader("Hugging Face's config.json", Reads.DOCUMENTS, read_huggingface),
+    Reader("Hugging Face's preprocessor_config.json", Reads.DOCUMENTS, read_processor),
+    Reader("a file of labels", Reads.DOCUMENTS, read_label_file),
+    Reader("inputs and outputs", Reads.SHAPES, read_shapes),
+)
+"""Of those that read the same kind of evidence, the first that states a key counts."""

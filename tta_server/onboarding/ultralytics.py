@@ -1,0 +1,167 @@
+"""Metadata that Ultralytics writes into its exports: Python literals.
+
+Preprocessing is that of its own predictor: a letterbox of grey 114, or for classifiers the short side and a centre
+crop, RGB from 0 to 1. Boxes are centres and sides in pixels; with its own suppression (`nms`, `end2end`) they are
+corners, score and class.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
+from tta_server.onboarding.labels import label_facts, numbered
+from tta_server.onboarding.literals import read_literal
+from tta_server.onboarding.model_file import ModelFile, TensorInfo
+
+NOT_SERVED = {
+    "segment": "masks of single objects",
+    "pose": "points that belong to boxes",
+    "obb": "rotated boxes",
+    "semantic": "maps of class numbers",
+    "depth": "maps of depth",
+}
+"""Task of Ultralytics -> what it answers, which no task of tta.yaml has."""
+SERVED = "detect and classify are served"
+MIN_SCORE, NMS = 0.25, 0.7
+"""Defaults of Ultralytics' predictor, conf and iou."""
+
+
+def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
+    """The facts of a detector or a classifier; other tasks are refused by name."""
+    found = evidence.file.metadata
+    if "task" not in found or not {"names", "stride", "imgsz"} & found.keys():
+        return
+    task = found["task"]
+    if task not in ("detect", "classify"):
+        answers = f" ({NOT_SERVED[task]})" if task in NOT_SERVED else ""
+        yield Refusal(
+            "task", f"metadata task is {task!r}: Ultralytics models of that task{answers} are not served yet; {SERVED}"
+        )
+        return
+    names = numbered(read_literal(found.get("names", "")))
+    if names:
+        yield from label_facts(names, f"metadata names, {len(names)} of them")
+    yield from _pixels(found)
+    size = _size(found.get("imgsz", ""))
+    if size:
+        yield Fact("input.size", size, "metadata imgsz")
+    if task == "classify":
+        yield from _classifier(size)
+    else:
+        yield from _detector(evidence.file, len(names or ()))
+
+
+def _pixels(found: Mapping[str, str]) -> Iterator[Finding]:
+    channels = read_literal(found.get("channels", "3"))
+    if channels not in (1, 3):
+        yield Refusal("input.color", f"metadata channels is {channels}; images have 1 (grey) or 3")
+    yield Fact("input.color", "grey" if channels == 1 else "RGB", f"metadata channels is {channels}")
+    for key, value in (("scale", 255), ("mean", [0]), ("std", [1])):
+        yield Fact(f"input.{key}", value, "Ultralytics divides by 255 and does no more")
+    yield Fact("input.interpolation", "bilinear", "Ultralytics' own")
+
+
+def _size(text: str) -> list[int] | None:
+    """[height, width] of `imgsz`, which may be one number."""
+    found = read_literal(text)
+    sides = [found, found] if isinstance(found, int) else found
+    whole = isinstance(sides, list | tuple) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    return list(sides) if whole else None
+
+
+def _classifier(size: list[int] | None) -> Iterator[Finding]:
+    yield Fact("task", "classification", "metadata task is classify")
+    yield Fact("output.kind", "probabilities", "Ultralytics' classifiers end with a softmax")
+    if size:
+        square = size[0] == size[1]
+        how = "the short side, then a centre crop" if square else "to the size"
+        yield Fact("input.resize", size[0] if square else "exact", f"Ultralytics' classifiers resize {how}")
+
+
+def _detector(file: ModelFile, classes: int) -> Iterator[Finding]:
+    yield Fact("task", "detection", "metadata task is detect")
+    yield Fact("input.resize", "letterbox", "Ultralytics' detectors fit the image into the size")
+    yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
+    yield Note(
+        "Ultralytics resizes with OpenCV, which does not antialias; tta.yaml resizes as Pillow does, so that boxes and "
+        "scores differ slightly from Ultralytics' own"
+    )
+    named = [output for output in file.tensors if output.name == "output0"] or file.tensors[:1]
+    yield from _head(named[0], classes, _suppresses(file.metadata)) if named else ()
+
+
+def _suppresses(found: Mapping[str, str]) -> str | None:
+    """The metadata that says that the graph ends with boxes, score and class; None if none does."""
+    arguments = read_literal(found.get("args", ""))
+    stated = {"end2end": read_literal(found.get("end2end", "")), **(arguments if isinstance(arguments, dict) else {})}
+    if stated.get("end2end") is True:
+        return "metadata end2end"
+    return "metadata args has nms" if stated.get("nms") is True else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form of rows: what `output` says of them, and the axis that holds the columns."""
+
+    holds: str
+    box: str
+    axis: int
+    columns: int
+    source: str
+    nms: bool
+
+    def facts(self, name: str) -> Iterator[Finding]:
+        values: dict[str, Any] = {"rows": name, "holds": self.holds}
+        if self.axis == 1:
+            values["transposed"] = True
+        values |= {"format": self.box, "units": "pixels", "kind": "probabilities"}
+        for key, value in values.items():
+            yield Fact(f"output.{key}", value, self.source)
+        yield Fact("output.min_score", MIN_SCORE, "conf of Ultralytics' predictor")
+        if self.nms:
+            yield Fact("output.nms", NMS, "iou of Ultralytics' predictor; the graph does not suppress duplicates")
+
+
+def _head(output: TensorInfo, classes: int, suppresses: str | None) -> Iterator[Finding]:
+    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"output {output.name} is {_text(output)}", True)
+    form = _Form("box_score_label", "xyxy", 2, 6, suppresses, False) if suppresses else raw
+    shape = output.sizes
+    if len(shape) != 3 or shape[form.axis] not in (None, form.columns):
+        expected = "[N, M, 6]" if suppresses else f"[N, {form.columns}, M]"
+        yield Refusal(
+            "output.rows",
+            f"output {output.name} is {_text(output)}; a YOLO detector of {classes} classes"
+            f"{f' with {suppresses}' if suppresses else ''} gives {expected}, so its meaning is not known",
+        )
+        return
+    yield from form.facts(output.name)
+
+
+def _text(output: TensorInfo) -> str:
+    return f"[{', '.join('any' if size is None else str(size) for size in output.shape)}]"
+
+
+def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
+    """Facts of the older YOLOv5 and v7, whose metadata has `stride` and `names` only: rows with an objectness."""
+    found, outputs = evidence.file.metadata, evidence.file.tensors
+    names = numbered(read_literal(found.get("names", "")))
+    if "task" in found or "stride" not in found or not names or not outputs:
+        return
+    yield from label_facts(names, f"metadata names, {len(names)} of them")
+    output = outputs[0]
+    if len(output.sizes) != 3:
+        return
+    if output.sizes[2] not in (None, 5 + len(names)):
+        yield Refusal(
+            "task",
+            f"output {output.name} is {_text(output)}; YOLOv5 with {len(names)} classes gives [N, M, {5 + len(names)}] "
+            "boxes; with more columns it gives masks, which are not served yet",
+        )
+        return
+    yield Fact("task", "detection", f"metadata stride and names; output {output.name} is {_text(output)}")
+    yield from _pixels(found)
+    yield Fact("input.resize", "letterbox", "YOLOv5 fits the image into the size")
+    yield Fact("input.letterbox_fill", 114, "YOLOv5's own")
+    rows = f"YOLOv5: output {output.name} is {_text(output)}"
+    yield from _Form("box_objectness_class_scores", "cxcywh", 2, 5 + len(names), rows, True).facts(output.name)
