@@ -206,7 +206,7 @@ def test_what_nothing_says_is_left_open(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     asked = {line.split(":")[0].strip() for line in lines if line.startswith("  ")}
-    assert asked == {*STATED, "labels"} - {"output.kind"}  # what belongs there depends on the task
+    assert asked == {*STATED, "labels"}
     assert "  task: classification | multilabel | regression | embedding" in lines
     text = (tmp_path / "models" / "bare" / "tta.yaml").read_text()
     assert "  # ? color:  # RGB | BGR | grey\n" in text
@@ -235,7 +235,7 @@ def test_lines_that_are_filled_in_load(tmp_path: Path) -> None:
     for key, value in STATED.items():
         name = key.rpartition(".")[2]
         text = text.replace(f"# ? {name}:  #", f"{name}: {value}  #")
-    path.write_text(text.replace("output: {}\n", "output:\n"))
+    path.write_text(text)
     assert read_config(path).output.kind == "logits"
 
 
@@ -299,6 +299,7 @@ def test_a_folder_that_exists_needs_force(tmp_path: Path) -> None:
         (["--set", "labels=[a"], "--set labels: the value is not valid YAML"),
         (["--labels", "/nowhere.txt"], "/nowhere.txt: can't be read"),
         (["--from", "/"], "/: holds none of config.json"),
+        (["--set", "input={size: free}"], "--set input: state its keys one by one"),
     ],
 )
 def test_mistakes(tmp_path: Path, options: list[str], sentence: str) -> None:

@@ -36,7 +36,7 @@ VIT_PROCESSOR = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.25],
 }
-TIMM = {
+TIMM: dict[str, Any] = {
     "architecture": "resnet18",
     "num_classes": 3,
     "label_names": ["n1", "n2", "n3"],

@@ -25,7 +25,9 @@ OPEN = 1
 def init(
     model: ModelArgument,
     name: Annotated[str | None, typer.Option("--name", help="The model's name; default: that of the file.")] = None,
-    models: Annotated[Path, typer.Option("--models", help="The folder of models to write into.")] = Path("models"),
+    models: Annotated[
+        Path, typer.Option("--models", envvar="TTA_MODELS", help="The folder of models to write into.")
+    ] = Path("models"),
     source: FromOption = None,
     labels: LabelsOption = None,
     stated: SetOption = None,

@@ -11,6 +11,7 @@ from tta_server.errors import InvalidInput, shown
 from tta_server.errors.validation import explain_yaml
 from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
+from tta_server.onboarding.draft import SECTIONS
 from tta_server.onboarding.evidence import Fact
 from tta_server.onboarding.model_file import ModelFile
 
@@ -42,14 +43,16 @@ SetOption = Annotated[
 def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated: Sequence[str] | None) -> Conclusion:
     """What all evidence says. Raises InvalidInput and ConfigError for arguments that can't be read."""
     documents = [*([read_labels(labels)] if labels else []), *(documents_in(source) if source else [])]
-    values = [_fact(each) for each in stated or ()]
-    return conclude(file, Given(values, documents), documents_beside(file.path))
+    values = {fact.key: fact for fact in map(_fact, stated or ())}  # the last counts
+    return conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
 
 
 def _fact(text: str) -> Fact:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InvalidInput(f"--set takes KEY=VALUE, like input.color=BGR, not {shown(text)}")
+    if key.strip() in SECTIONS:
+        raise InvalidInput(f"--set {key}: state its keys one by one, like input.color=BGR")
     try:
         return Fact(key.strip(), yaml.safe_load(value), FLAG)
     except yaml.YAMLError as error:

@@ -33,8 +33,9 @@ KINDS = {
     "detection": "logits | probabilities",
     "regression": "values | log | log1p",
     "keypoints": "heatmaps | coordinates",
+    "None": "depends on the task: docs/tasks.md",
 }
-"""Task -> allowed for output.kind."""
+"""Task, None if it is not known -> allowed for output.kind."""
 BY_RANK = {
     2: "classification | multilabel | regression | embedding",
     3: "detection | keypoints",
@@ -77,6 +78,14 @@ def _has_form(values: Values, file: ModelFile) -> bool:
     return values.get("task") == "detection" and "output.boxes" not in values
 
 
+def _has_rows(values: Values, file: ModelFile) -> bool:
+    return values.get("task") == "detection" and "output.rows" in values
+
+
+def _has_units(values: Values, file: ModelFile) -> bool:
+    return values.get("task") == "detection" or values.get("output.kind") == "coordinates"
+
+
 def _fixed(text: str) -> Callable[[Values, ModelFile], str]:
     return lambda values, file: text
 
@@ -97,9 +106,16 @@ RULES: Sequence[_Rule] = (
     _Rule("input.std", _is_float, _fixed("a number a channel: [1] | [0.229, 0.224, 0.225] (ImageNet) | [0.5] | ...")),
     _Rule("output.name", _has_name, lambda values, file: " | ".join(output.name for output in file.tensors)),
     _Rule("output.rows", _has_form, _fixed("the output's name; or output.boxes and output.scores (docs/tasks.md)")),
-    _Rule("output.kind", lambda values, file: values.get("task") in KINDS, lambda values, file: KINDS[values["task"]]),
+    _Rule(
+        "output.kind",
+        lambda values, file: str(values.get("task")) in KINDS,
+        lambda values, file: KINDS[str(values.get("task"))],
+    ),
+    _Rule("output.multilabel", _is("segmentation"), _fixed("false, one class a pixel | true, labels may overlap")),
+    _Rule("output.holds", _has_rows, _fixed("box_score_label | box_class_scores | box_objectness_class_scores")),
     _Rule("output.format", _is("detection"), _fixed("xyxy | yxyx | xywh | cxcywh")),
-    _Rule("output.units", _is("detection"), _fixed("pixels | normalized")),
+    _Rule("output.units", _has_units, _fixed("pixels | normalized")),
+    _Rule("output.nms", _is("detection"), _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
     _Rule("output.scores", _is("keypoints"), _fixed("logits | probabilities")),
 )
 """In the order of tta.yaml."""

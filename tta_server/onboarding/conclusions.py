@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from tta_server.errors import shown
+from tta_server.errors import ConfigError, shown
 from tta_server.onboarding import embedded
 from tta_server.onboarding.choices import Choice, find_choices
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
@@ -53,6 +53,7 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
     found = Conclusion()
     if file.refusal:
         found.refusals.append(file.refusal)
+    found.notes.extend(f"{each.problem}; it is ignored" for each in beside if each.problem)
     for finding in _findings(file, given, beside):
         found.take(finding)
     if found.refusals:
@@ -67,17 +68,27 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
 
 
 def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iterator[Finding]:
-    yield from given.values
     plain = Evidence(file)
-    for reads, evidence in (
-        (Reads.DOCUMENTS, replace(plain, documents=given.documents)),
-        (Reads.METADATA, plain),
-        (Reads.DOCUMENTS, replace(plain, documents=beside)),
-        (Reads.SHAPES, plain),
-    ):
-        for reader in READERS:
-            if reader.reads is reads:
-                yield from reader.read(evidence)
+    yield from given.values
+    yield from _described(replace(plain, documents=given.documents))
+    yield from _read(Reads.METADATA, plain)
+    yield from _read(Reads.DOCUMENTS, replace(plain, documents=beside))
+    yield from _read(Reads.SHAPES, plain)
+
+
+def _described(evidence: Evidence) -> Iterator[Finding]:
+    """What the user's files say. Raises ConfigError for one of which no reader knows anything."""
+    for document in evidence.documents:
+        if not any(_read(Reads.DOCUMENTS, replace(evidence, documents=[document]))):
+            known = ", ".join(reader.name for reader in READERS if reader.reads is Reads.DOCUMENTS)
+            raise ConfigError(f"{document.name}: nothing in this file is known; known are {known}")
+    yield from _read(Reads.DOCUMENTS, evidence)
+
+
+def _read(reads: Reads, evidence: Evidence) -> Iterator[Finding]:
+    for reader in READERS:
+        if reader.reads is reads:
+            yield from reader.read(evidence)
 
 
 def _drop_normalization(found: Conclusion) -> None:

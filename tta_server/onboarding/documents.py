@@ -24,7 +24,15 @@ def documents_beside(model: Path) -> Sequence[Document]:
         for path in (each / name for name in (*BESIDE, *LABELS)):
             if path.is_file():
                 found.setdefault(path.name, path)
-    return [_read(path) for path in found.values()]
+    return [_attempt(path) for path in found.values()]
+
+
+def _attempt(path: Path) -> Document:
+    """A file that may belong to something else is no reason to stop."""
+    try:
+        return _read(path)
+    except ConfigError as error:
+        return Document(path.name, None, str(error))
 
 
 def documents_in(given: Path) -> Sequence[Document]:

@@ -14,6 +14,8 @@ from tta_server.onboarding.evidence import Fact
 INLINE = 12
 """Labels that are written into tta.yaml; more of them go into a file."""
 LABEL_FILE = "labels.txt"
+LONGEST = 200
+"""Characters of a comment."""
 FIRST = ("task", "description", "labels")
 SECTIONS = ("input", "output")
 HEAD = """\
@@ -65,13 +67,12 @@ def _top(facts: dict[str, Fact], choices: Sequence[Choice]) -> Iterator[str]:
 
 
 def _section(section: str, facts: dict[str, Fact], choices: Sequence[Choice]) -> Iterator[str]:
-    """A mapping, or braces without one if it has no value yet."""
+    """A mapping; braces if it has no key at all."""
     stated = [fact for key, fact in facts.items() if key.startswith(f"{section}.")]
-    yield f"{section}:" if stated else f"{section}: {{}}" if section == "output" else f"{section}:"
+    left = [choice for choice in choices if choice.key.startswith(f"{section}.")]
+    yield f"{section}:" if stated or left else f"{section}: {{}}"
     yield from (f"  {_line(fact.key.partition('.')[2], fact)}" for fact in stated)
-    yield from (
-        f"  {_open(choice.key.partition('.')[2], choice)}" for choice in choices if choice.key.startswith(f"{section}.")
-    )
+    yield from (f"  {_open(choice.key.partition('.')[2], choice)}" for choice in left)
 
 
 def _line(key: str, fact: Fact) -> str:
@@ -84,9 +85,12 @@ def _open(key: str, choice: Choice) -> str:
 
 def _value(value: Any) -> str:
     """A value in YAML's flow style, on one line."""
-    return yaml.safe_dump([value], default_flow_style=True, width=inf, allow_unicode=True, sort_keys=False)[1:-2]
+    text = yaml.safe_dump([value], default_flow_style=True, width=inf, allow_unicode=True, sort_keys=False)
+    if "\n" in text[:-1]:
+        text = yaml.safe_dump([value], default_flow_style=True, default_style='"', width=inf, sort_keys=False)
+    return text[1:-2]
 
 
 def _comment(text: str) -> str:
     """Text that can't end its line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:LONGEST]

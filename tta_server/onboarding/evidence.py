@@ -37,10 +37,14 @@ Finding = Fact | Refusal | Note
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file beside the model, or one that was named: its JSON, or its lines if it is a text."""
+    """A file beside the model, or one that was named: its JSON, or its lines if it is a text.
+
+    `problem` is why it can't be read, and the content then None.
+    """
 
     name: str
     content: Any
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from tta_server.onboarding.draft import LABEL_FILE, Draft
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 PLAIN = ("model", "onnx")
-"""Names that say nothing of a model; the folder's is taken instead."""
+"""Names that say nothing of a model, as numbers of versions do not; the folder's is taken instead."""
 
 
 def default_name(path: Path) -> str:
     """The file's own name, or that of the folder around a file called model.onnx."""
     for name in (path.stem, *(folder.name for folder in path.absolute().parents)):
-        if name not in PLAIN:
+        if name not in PLAIN and not name.isdigit():
             return name
     return path.stem
 

@@ -1,10 +1,10 @@
 """Hugging Face's config.json: the architecture says the task, `id2label` the names."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
+from tta_server.onboarding.fields import Fields, read_fields
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
 
@@ -19,14 +19,24 @@ SOFTMAX = ("detr", "yolos", "table-transformer")
 """`model_type` of detectors whose logits pass a sigmoid, or a softmax with a last class for no object."""
 
 
+class _Config(Fields):
+    architectures: list[str] | None = None
+    problem_type: str | None = None
+    model_type: str | None = None
+    id2label: dict[str, str] | list[str] | None = None
+
+
 def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
     """Task, labels and output of a model with classes for the image, its pixels or its boxes."""
     found = evidence.document("architectures", "id2label", "model_type")
     if found is None or "pretrained_cfg" in found[1]:
         return
-    name, config = found
+    name, config = found[0], read_fields(_Config, "task", *found)
+    if isinstance(config, Refusal):
+        yield config
+        return
     yield Fact("input.layout", "NCHW", f"{name}: Hugging Face's models")
-    architecture = str((config.get("architectures") or [""])[0])
+    architecture = (config.architectures or [""])[0]
     head = re.search(r"For([A-Z]\w*?)(WithTeacher)?$", architecture)
     source = f"{name}: architectures has {architecture}"
     match head.group(1) if head else "":
@@ -34,6 +44,7 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
             yield from _classifier(name, config, source, evidence.file)
         case "SemanticSegmentation":
             yield Fact("task", "segmentation", source)
+            yield Fact("output.multilabel", False, f"{source}: one class a pixel")
             yield from _scores(source, evidence.file)
         case "ObjectDetection":
             yield from _detector(config, source, evidence.file)
@@ -45,13 +56,13 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
                 f"{source}: models for {other} are not served yet; those for ImageClassification, "
                 "SemanticSegmentation and ObjectDetection are",
             )
-    names = numbered(config.get("id2label"))
+    names = numbered(config.id2label)
     if names:
         yield from label_facts(names, f"{name}: id2label, {len(names)} names")
 
 
-def _classifier(name: str, config: Mapping[str, Any], source: str, file: ModelFile) -> Iterator[Finding]:
-    problem = config.get("problem_type")
+def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
+    problem = config.problem_type
     task = PROBLEMS.get(problem or "single_label_classification")
     if task is None:
         yield Refusal("task", f"{name}: problem_type is {problem!r}; known: {', '.join(PROBLEMS)}")
@@ -74,8 +85,8 @@ def _name(source: str, file: ModelFile) -> Iterator[Finding]:
         yield Fact("output.name", "logits", source)
 
 
-def _detector(config: Mapping[str, Any], source: str, file: ModelFile) -> Iterator[Finding]:
-    kind = str(config.get("model_type", ""))
+def _detector(config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
+    kind = config.model_type or ""
     names = {output.name for output in file.tensors}
     if kind not in (*SIGMOID, *SOFTMAX) or not {"logits", "pred_boxes"} <= names:
         yield Refusal(
@@ -88,5 +99,10 @@ def _detector(config: Mapping[str, Any], source: str, file: ModelFile) -> Iterat
     output = {"boxes": "pred_boxes", "scores": "logits", "format": "cxcywh", "units": "normalized", "kind": "logits"}
     for key, value in output.items():
         yield Fact(f"output.{key}", value, f"{source}, model_type {kind}")
+    yield Fact("output.nms", None, f"{source}: its queries find no duplicates")
+    yield Note(
+        f"{source}: Hugging Face's post-processing may answer several classes for one query; here each query answers "
+        "its best class"
+    )
     if kind in SOFTMAX:
         yield Fact("output.background", "last", f"model_type {kind}: the last class is no object")

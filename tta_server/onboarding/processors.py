@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
 
 RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers that tta.yaml has a word for."""
@@ -53,14 +54,41 @@ FAMILIES: Mapping[str, Family] = {
 ENDINGS = r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$"
 
 
+Sides = Side | dict[str, Side | None]
+"""One number, or sides by name."""
+
+
+class _Config(Fields):
+    image_processor_type: str | None = None
+    feature_extractor_type: str | None = None
+    do_resize: bool | None = None
+    size: Sides | None = None
+    do_center_crop: bool | None = None
+    crop_size: Sides | None = None
+    crop_pct: Ratio | None = None
+    do_pad: bool | None = None
+    pad_size: Any = None
+    resample: int | None = None
+    do_rescale: bool | None = None
+    rescale_factor: Ratio | None = None
+    do_normalize: bool | None = None
+    image_mean: list[Number] | None = None
+    image_std: list[Number] | None = None
+    do_flip_channel_order: bool | None = None
+
+
 def read_processor(evidence: Evidence) -> Iterator[Finding]:
     """The facts of `input`; a processor whose code is not known is refused by name."""
     found = evidence.document("image_processor_type", "feature_extractor_type", "image_processor")
     if found is None:
         return
-    name, config = found
-    config = config.get("image_processor") or config
-    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type"))
+    name, content = found
+    inner = content.get("image_processor")
+    config = read_fields(_Config, "input.resize", name, inner if isinstance(inner, dict) else content)
+    if isinstance(config, Refusal):
+        yield config
+        return
+    kind = config.image_processor_type or config.feature_extractor_type or "a processor without a name"
     family = FAMILIES.get(re.sub(ENDINGS, "", kind))
     if family is None:
         yield Refusal(
@@ -76,16 +104,16 @@ def read_processor(evidence: Evidence) -> Iterator[Finding]:
 class _Processor:
     name: str
     kind: str
-    config: Mapping[str, Any]
+    config: _Config
     family: Family
 
     def findings(self) -> Iterator[Finding]:
         yield from self._values()
-        if self.config.get("do_pad") and "pad_size" in self.config and self.config["pad_size"]:
+        if self.config.do_pad and self.config.pad_size:
             yield self._refusal("do_pad pads the image")
-        elif self.config.get("do_resize") is False:
+        elif self.config.do_resize is False:
             yield self._refusal("do_resize is false: images are expected to have the model's size already")
-        elif self.config.get("do_resize") is True:
+        elif self.config.do_resize:
             yield from self._resize()
             yield from self._interpolation()
 
@@ -98,24 +126,24 @@ class _Processor:
     # ---- values ----
 
     def _values(self) -> Iterator[Finding]:
-        flips = self.config.get("do_flip_channel_order", self.family.flips)
+        flips = self.family.flips if self.config.do_flip_channel_order is None else self.config.do_flip_channel_order
         yield self._fact("color", "BGR" if flips else "RGB", f"{self.kind}{' flips channels' if flips else ''}")
-        factor = self.config.get("rescale_factor", 1 / 255)
-        if self.config.get("do_rescale", True) is False:
+        factor = self.config.rescale_factor or 1 / 255
+        if self.config.do_rescale is False:
             yield self._fact("scale", 1, "do_rescale is false")
-        elif isinstance(factor, int | float) and factor > 0:
+        else:
             yield self._fact("scale", float(f"{1 / factor:.7g}"), f"rescale_factor is {factor:.6g}")
-        normalizes = self.config.get("do_normalize") if self.family.normalizes else False
+        normalizes = self.config.do_normalize if self.family.normalizes else False
         if normalizes is False:
             yield self._fact("mean", [0], "no normalisation")
             yield self._fact("std", [1], "no normalisation")
         elif normalizes is True:
-            for key in ("mean", "std"):
-                if isinstance(values := self.config.get(f"image_{key}"), list):
+            for key, values in (("mean", self.config.image_mean), ("std", self.config.image_std)):
+                if values:
                     yield self._fact(key, values, f"image_{key}")
 
     def _interpolation(self) -> Iterator[Finding]:
-        number = self.config.get("resample")
+        number = self.config.resample
         if number in RESAMPLES:
             yield self._fact("interpolation", RESAMPLES[number], f"resample is {number}")
         elif number is not None:
@@ -126,20 +154,21 @@ class _Processor:
     # ---- sizes ----
 
     def _resize(self) -> Iterator[Finding]:
-        size = self.config.get("size")
+        size = self.config.size
         if isinstance(size, int):
             size = {"shortest_edge": size} if self.family.short_int else {"height": size, "width": size}
         if not isinstance(size, dict):
             return
-        crops = self.config.get("do_center_crop", None if self.family.crops else False)
+        crops = self.config.do_center_crop if self.family.crops else False
         if crops is None:
             return
-        if {"height", "width"} <= size.keys():
-            yield from self._exact([size["height"], size["width"]], crops)
-        elif size.keys() == {"shortest_edge"}:
-            yield from self._short(size["shortest_edge"], crops)
-        else:
-            yield self._refusal(f"size is {dict(size)}")
+        match {key: side for key, side in size.items() if side is not None}:
+            case {"height": height, "width": width, **rest} if not rest:
+                yield from self._exact([height, width], crops)
+            case {"shortest_edge": side, **rest} if not rest:
+                yield from self._short(side, crops)
+            case other:
+                yield self._refusal(f"size is {other}")
 
     def _exact(self, size: list[int], crops: bool) -> Iterator[Finding]:
         if crops and self._crop() != size:
@@ -149,7 +178,7 @@ class _Processor:
         yield self._fact("resize", "exact", "size has height and width")
 
     def _short(self, side: int, crops: bool) -> Iterator[Finding]:
-        enlarges = self.family.enlarges and float(self.config.get("crop_pct") or self.family.enlarges)
+        enlarges = self.family.enlarges and (self.config.crop_pct or self.family.enlarges)
         if self.family.whole_from is not None and enlarges:
             source = f"{self.kind}: size {side}, crop_pct {enlarges:g}"
             whole = side >= self.family.whole_from
@@ -169,9 +198,9 @@ class _Processor:
 
     def _crop(self) -> list[int] | None:
         """[height, width] of the centre crop."""
-        crop = self.config.get("crop_size")
-        if isinstance(crop, int):
-            return [crop, crop]
-        return (
-            [crop["height"], crop["width"]] if isinstance(crop, dict) and {"height", "width"} <= crop.keys() else None
-        )
+        match self.config.crop_size:
+            case int(side):
+                return [side, side]
+            case {"height": int(height), "width": int(width)}:
+                return [height, width]
+        return None

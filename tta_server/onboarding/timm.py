@@ -4,11 +4,11 @@ Preprocessing is that of timm.data.create_transform for evaluation: the short si
 centre crop; `squash` resizes both sides to that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from math import floor
-from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
 from tta_server.onboarding.labels import label_facts
 
 CROP, INTERPOLATION = 0.875, "bicubic"
@@ -18,49 +18,66 @@ INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanc
 }
 
 
+class _Config(Fields):
+    num_classes: int | None = None
+    label_names: list[str] | None = None
+    label_descriptions: dict[str, str] | None = None
+    input_size: tuple[int, Side, Side] | None = None
+    test_input_size: tuple[int, Side, Side] | None = None
+    crop_pct: Ratio | None = None
+    test_crop_pct: Ratio | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: list[Number] | None = None
+    std: list[Number] | None = None
+
+
 def read_timm(evidence: Evidence) -> Iterator[Finding]:
     """The facts of a classifier, or of a network without its classes."""
-    found = evidence.document("pretrained_cfg", "crop_pct", "input_size")
+    found = evidence.document("pretrained_cfg", "input_size")
     if found is None:
         return
     name, content = found
-    config = {**content, **(content.get("pretrained_cfg") or {})}
-    if len(config.get("input_size") or ()) != 3:
+    inner = content.get("pretrained_cfg")
+    config = read_fields(_Config, "task", name, {**(inner if isinstance(inner, dict) else {}), **content})
+    if isinstance(config, Refusal):
+        yield config
+        return
+    if config.input_size is None:
         return
     yield from _classes(name, config)
     yield Fact("input.layout", "NCHW", f"{name}: timm's models")
-    yield Fact("input.color", "grey" if config["input_size"][0] == 1 else "RGB", f"{name}: input_size")
+    yield Fact("input.color", "grey" if config.input_size[0] == 1 else "RGB", f"{name}: input_size")
     yield Fact("input.scale", 255, f"{name}: timm divides by 255")
-    for key in ("mean", "std"):
-        if config.get(key):
-            yield Fact(f"input.{key}", list(config[key]), f"{name}: {key}")
+    for key, values in (("mean", config.mean), ("std", config.std)):
+        if values:
+            yield Fact(f"input.{key}", values, f"{name}: {key}")
     yield from _resize(name, config, evidence.file.size("NCHW"))
+    yield from _interpolation(name, config)
 
 
-def _classes(name: str, config: Mapping[str, Any]) -> Iterator[Finding]:
-    if config.get("num_classes") == 0:
+def _classes(name: str, config: _Config) -> Iterator[Finding]:
+    if config.num_classes == 0:
         yield Fact("task", "embedding", f"{name}: num_classes is 0")
         return
     yield Fact("task", "classification", f"{name}: timm's models with classes")
     yield Fact("output.kind", "logits", f"{name}: timm's models end with a linear layer")
-    names = config.get("label_names")
-    if isinstance(names, list):
-        described = config.get("label_descriptions")
-        known = described if isinstance(described, dict) else {}
-        yield from label_facts([known.get(each, each) for each in names], f"{name}: label_names")
+    if config.label_names:
+        known = config.label_descriptions or {}
+        yield from label_facts([known.get(each, each) for each in config.label_names], f"{name}: label_names")
 
 
-def _resize(name: str, config: Mapping[str, Any], stated: tuple[int | None, int | None]) -> Iterator[Finding]:
+def _resize(name: str, config: _Config, stated: tuple[int | None, int | None]) -> Iterator[Finding]:
     chosen = _size(config, stated)
     if chosen is None:
         yield Refusal(
             "input.resize",
-            f"{name}: input_size is {config['input_size']}, but the model file takes {list(stated)}, so that the size "
-            "before the crop is not known; state it with --set input.resize=N",
+            f"{name}: input_size is {list(config.input_size or ())}, but the model file takes {list(stated)}, so that "
+            "the size before the crop is not known; state it with --set input.resize=N",
         )
         return
     key, size, crop = chosen
-    mode, sides = config.get("crop_mode") or "center", [floor(side / crop) for side in size]
+    mode, sides = config.crop_mode or "center", [floor(side / crop) for side in size]
     yield Fact("input.size", size, f"{name}: {key}")
     how = f"{name}: crop_pct {crop:g}, crop_mode {mode}"
     if mode == "squash" and sides == size:
@@ -73,19 +90,25 @@ def _resize(name: str, config: Mapping[str, Any], stated: tuple[int | None, int 
             f"{how} and {key} {size}: the image is resized to {sides} in a way that tta.yaml can't state yet; it has "
             "the short side with a square centre crop, and exact sizes without a crop",
         )
-    interpolation = config.get("interpolation") or INTERPOLATION
+
+
+def _interpolation(name: str, config: _Config) -> Iterator[Finding]:
+    interpolation = config.interpolation or INTERPOLATION
     if interpolation in INTERPOLATIONS:
         yield Fact("input.interpolation", INTERPOLATIONS[interpolation], f"{name}: interpolation")
     else:
         yield Refusal("input.interpolation", f"{name}: interpolation {interpolation!r} can't be stated in tta.yaml")
 
 
-def _size(config: Mapping[str, Any], stated: tuple[int | None, int | None]) -> tuple[str, list[int], float] | None:
+def _size(config: _Config, stated: tuple[int | None, int | None]) -> tuple[str, list[int], float] | None:
     """The key that has the file's size, the size and its crop; None if neither has it."""
-    usual = config.get("crop_pct") or CROP
-    options = [("input_size", usual), ("test_input_size", config.get("test_crop_pct") or usual)]
-    for key, crop in options:
-        size = [int(side) for side in (config.get(key) or ())[1:]]
+    usual = config.crop_pct or CROP
+    options = [
+        ("input_size", config.input_size, usual),
+        ("test_input_size", config.test_input_size, config.test_crop_pct or usual),
+    ]
+    for key, shape, crop in options:
+        size = list(shape[1:]) if shape else []
         if size and all(side in (None, own) for side, own in zip(stated, size, strict=True)):
-            return key, size, float(crop)
+            return key, size, crop
     return None

@@ -23,6 +23,10 @@ NOT_SERVED = {
 }
 """Task of Ultralytics -> what it answers, which no task of tta.yaml has."""
 SERVED = "detect and classify are served"
+RESIZED = Note(
+    "Ultralytics resizes with OpenCV, which does not antialias; tta.yaml resizes as Pillow does, so that boxes and "
+    "scores differ slightly from Ultralytics' own"
+)
 MIN_SCORE, NMS = 0.25, 0.7
 """Defaults of Ultralytics' predictor, conf and iou."""
 
@@ -83,10 +87,7 @@ def _detector(file: ModelFile, classes: int) -> Iterator[Finding]:
     yield Fact("task", "detection", "metadata task is detect")
     yield Fact("input.resize", "letterbox", "Ultralytics' detectors fit the image into the size")
     yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
-    yield Note(
-        "Ultralytics resizes with OpenCV, which does not antialias; tta.yaml resizes as Pillow does, so that boxes and "
-        "scores differ slightly from Ultralytics' own"
-    )
+    yield RESIZED
     named = [output for output in file.tensors if output.name == "output0"] or file.tensors[:1]
     yield from _head(named[0], classes, _suppresses(file.metadata)) if named else ()
 
@@ -120,7 +121,9 @@ class _Form:
             yield Fact(f"output.{key}", value, self.source)
         yield Fact("output.min_score", MIN_SCORE, "conf of Ultralytics' predictor")
         if self.nms:
-            yield Fact("output.nms", NMS, "iou of Ultralytics' predictor; the graph does not suppress duplicates")
+            yield Fact("output.nms", NMS, "iou of Ultralytics' predictor; the graph leaves duplicates in")
+        else:
+            yield Fact("output.nms", None, f"{self.source}: the graph leaves out duplicates")
 
 
 def _head(output: TensorInfo, classes: int, suppresses: str | None) -> Iterator[Finding]:
@@ -163,5 +166,6 @@ def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
     yield from _pixels(found)
     yield Fact("input.resize", "letterbox", "YOLOv5 fits the image into the size")
     yield Fact("input.letterbox_fill", 114, "YOLOv5's own")
+    yield RESIZED
     rows = f"YOLOv5: output {output.name} is {_text(output)}"
     yield from _Form("box_objectness_class_scores", "cxcywh", 2, 5 + len(names), rows, True).facts(output.name)
