@@ -9,6 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.exports import (
+    FREE,
+    VIT_CONFIG,
+    VIT_PROCESSOR,
+    YOLO,
+    classifier_of,
+    with_metadata,
+    write_export,
+    yolo,
+)
 from tests.support.onnx_models import detector, write_model
 from tests.support.references import MODELS
 from tests.support.serving import Server, until
@@ -36,6 +46,10 @@ def checkout(tmp_path: Path) -> Path:
     """A folder in which the paths of the pages exist and their commands may write."""
     (tmp_path / "models").symlink_to(MODELS)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
+    write_export(tmp_path, with_metadata(yolo(), YOLO), "yolo11n.onnx")
+    files = {"config_json": VIT_CONFIG, "preprocessor_config_json": VIT_PROCESSOR}
+    write_export(tmp_path / "vit-base", classifier_of(FREE), **files)
+    shutil.copyfile(MODELS / "clothing" / "sample.jpg", tmp_path / "photo.jpg")
     return tmp_path
 
 
@@ -67,6 +81,9 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
     assert '"error"' not in done.stdout
     if "event-stream" in block:
         assert "event: answer" in done.stdout
+    elif "tta-server init" in block:
+        assert "checked on test images" in done.stderr
+        assert re.search(r"photo\.jpg.* (red|green|blue) .*1 of 1", done.stdout)
     elif "/quote" in block:
         assert json.loads(done.stdout)["planned"] == 8
     elif "/infer" in block:
