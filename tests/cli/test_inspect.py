@@ -18,7 +18,7 @@ def test_the_facts_of_a_detector_have_their_source(tmp_path: Path) -> None:
     facts = {fact["key"]: (fact["value"], fact["source"]) for fact in found["facts"]}
     assert facts["input.size"] == ([64, 96], "metadata imgsz")
     assert facts["labels"] == (["red", "green", "blue"], "metadata names, 3 of them")
-    assert facts["output.holds"] == ("box_class_scores", "output output0 is [1, 7, 3]")
+    assert facts["output.holds"] == ("box_class_scores", "YOLO without nms or end2end: [1, 7, 3]")
     assert (found["choices"], found["refusals"]) == ([], [])
     assert "OpenCV" in found["notes"][0]
 

@@ -98,3 +98,9 @@ def test_a_field_that_is_missing_is_not_guessed(missing: str, keys: set[str]) ->
 def test_a_crop_that_is_not_stated_is_not_guessed() -> None:
     found = concluded(image_processor_type="CLIPImageProcessor", size=224)
     assert {"input.size", "input.resize"} <= {choice.key for choice in found.choices}
+
+
+def test_a_crop_says_how_it_is_rounded() -> None:
+    (note,) = concluded(image_processor_type="CLIPImageProcessor", size=256, **CROP).notes
+    assert "one pixel further left or higher" in note
+    assert not concluded(image_processor_type="ViTImageProcessor", size=SIDES).notes

@@ -10,6 +10,7 @@ import yaml
 from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.evidence import Fact
+from tta_server.repository.config import InputConfig
 
 INLINE = 12
 """Labels that are written into tta.yaml; more of them go into a file."""
@@ -18,6 +19,8 @@ LONGEST = 200
 """Characters of a comment."""
 FIRST = ("task", "description", "labels")
 SECTIONS = ("input", "output")
+ORDER = [*InputConfig.model_fields, "name", "rows", "boxes", "scores", "labels", "holds", "transposed", "kind"]
+"""Of keys in a section; all others come behind."""
 HEAD = """\
 # Made by `tta-server init`; behind each value is where it comes from. All keys: docs/models.md.
 """
@@ -68,11 +71,12 @@ def _top(facts: dict[str, Fact], choices: Sequence[Choice]) -> Iterator[str]:
 
 def _section(section: str, facts: dict[str, Fact], choices: Sequence[Choice]) -> Iterator[str]:
     """A mapping; braces if it has no key at all."""
-    stated = [fact for key, fact in facts.items() if key.startswith(f"{section}.")]
-    left = [choice for choice in choices if choice.key.startswith(f"{section}.")]
-    yield f"{section}:" if stated or left else f"{section}: {{}}"
-    yield from (f"  {_line(fact.key.partition('.')[2], fact)}" for fact in stated)
-    yield from (f"  {_open(choice.key.partition('.')[2], choice)}" for choice in left)
+    entries: list[Fact | Choice] = [*facts.values(), *choices]
+    found = {each.key.partition(".")[2]: each for each in entries if each.key.startswith(f"{section}.")}
+    yield f"{section}:" if found else f"{section}: {{}}"
+    for key in sorted(found, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER)):
+        each = found[key]
+        yield f"  {_line(key, each) if isinstance(each, Fact) else _open(key, each)}"
 
 
 def _line(key: str, fact: Fact) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
 from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
 
 RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -51,6 +51,10 @@ FAMILIES: Mapping[str, Family] = {
     "MobileViT": Family(short_int=True, flips=True, normalizes=False),
 }
 """Name of a processor without its ending -> what its code adds."""
+CROPPED = Note(
+    "Where a centre crop leaves an odd margin, it is rounded as torchvision does it; transformers without torchvision "
+    "may crop one pixel further left or higher"
+)
 ENDINGS = r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$"
 
 
@@ -100,6 +104,12 @@ def read_processor(evidence: Evidence) -> Iterator[Finding]:
     yield from _Processor(name, kind, config, family).findings()
 
 
+def _rounded(scale: float) -> float:
+    """7 digits of 1 / rescale_factor, which is rounded itself; a whole number as such."""
+    found = float(f"{scale:.7g}")
+    return int(found) if found.is_integer() else found
+
+
 @dataclass(frozen=True, slots=True)
 class _Processor:
     name: str
@@ -132,7 +142,7 @@ class _Processor:
         if self.config.do_rescale is False:
             yield self._fact("scale", 1, "do_rescale is false")
         else:
-            yield self._fact("scale", float(f"{1 / factor:.7g}"), f"rescale_factor is {factor:.6g}")
+            yield self._fact("scale", _rounded(1 / factor), f"rescale_factor is {factor:.6g}")
         normalizes = self.config.do_normalize if self.family.normalizes else False
         if normalizes is False:
             yield self._fact("mean", [0], "no normalisation")
@@ -184,6 +194,8 @@ class _Processor:
             whole = side >= self.family.whole_from
             yield self._fact("size", [side, side], source)
             yield self._fact("resize", "exact" if whole else int(side / enlarges), source)
+            if not whole:
+                yield CROPPED
             return
         crop = self._crop()
         if not crops or crop is None:
@@ -195,6 +207,7 @@ class _Processor:
             return
         yield self._fact("size", crop, "crop_size")
         yield self._fact("resize", short, "size has shortest_edge")
+        yield CROPPED
 
     def _crop(self) -> list[int] | None:
         """[height, width] of the centre crop."""

@@ -127,7 +127,7 @@ class _Form:
 
 
 def _head(output: TensorInfo, classes: int, suppresses: str | None) -> Iterator[Finding]:
-    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"output {output.name} is {_text(output)}", True)
+    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"YOLO without nms or end2end: {_text(output)}", True)
     form = _Form("box_score_label", "xyxy", 2, 6, suppresses, False) if suppresses else raw
     shape = output.sizes
     if len(shape) != 3 or shape[form.axis] not in (None, form.columns):
