@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.model_files import model_file
+from tta_server.onboarding.conclusions import Given, conclude
 from tta_server.onboarding.evidence import Fact, Note
 from tta_server.onboarding.labels import label_facts, numbered
 
@@ -23,6 +25,13 @@ def test_unique_names_stay() -> None:
 def test_labels_are_unique(names) -> None:
     *_, fact = label_facts(names, "names")
     assert len(set(fact.value)) == len(names)
+
+
+def test_names_of_paddleocr() -> None:
+    """As many as the output has classes; a dictionary of characters is none."""
+    file = model_file(character="0\n90\n180")
+    assert conclude(file, Given(), []).facts["labels"].value == ["0", "90", "180"]
+    assert "labels" not in conclude(model_file(character="a\nb"), Given(), []).facts
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,11 @@ def test_inputs_outputs_and_metadata(tmp_path: Path) -> None:
     assert found.refusal is None
 
 
+def test_a_formula_of_an_axis_is_not_shown() -> None:
+    formula = "floor(height/8)*floor(width/8) + 1"
+    assert TensorInfo("y", "tensor(float)", ("batch", 7, formula, None)).text == "[batch, 7, any, any]"
+
+
 def test_two_inputs_are_refused(tmp_path: Path) -> None:
     output = helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1, 3, 8, 8])
     nodes = [helper.make_node("Add", ["image", "pixel_mask"], ["sum"])]

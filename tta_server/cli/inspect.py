@@ -12,7 +12,6 @@ from tta_server.cli.model_evidence import FromOption, LabelsOption, ModelArgumen
 from tta_server.errors import shown
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.model_file import ModelFile, TensorInfo, read_model_file
-from tta_server.tasks.shapes import format_shape
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -64,7 +63,7 @@ def _tensor_table(file: ModelFile) -> Table:
     groups: Sequence[tuple[str, Sequence[TensorInfo]]] = (("input", file.inputs), ("output", file.outputs))
     for kind, tensors in groups:
         for each in tensors:
-            table.add_row(kind, each.name, each.type, format_shape(each.shape))
+            table.add_row(kind, each.name, each.type, each.text)
     return table
 
 

@@ -18,6 +18,13 @@ def read_label_file(evidence: Evidence) -> Iterator[Finding]:
             return
 
 
+def read_character(evidence: Evidence) -> Iterator[Finding]:
+    """Metadata `character` of PaddleOCR's family: a name a line, if the outputs have as many classes."""
+    names = evidence.file.metadata.get("character", "").split("\n")
+    if any(len(output.sizes) == 2 and output.sizes[1] == len(names) > 1 for output in evidence.file.tensors):
+        yield from label_facts(names, f"metadata character, {len(names)} lines")
+
+
 def label_facts(names: Sequence[Any], source: str) -> Iterator[Finding]:
     """The names, with a number behind those that are empty or repeated, and a note that says so."""
     cleaned = [" ".join(str(name).split()) for name in names[:MOST]]

@@ -8,8 +8,11 @@ import onnxruntime as ort
 
 from tta_server.backends.onnxruntime import open_file, read_signature
 from tta_server.errors import ConfigError
+from tta_server.tasks.shapes import format_shape
 
 Shape = tuple[int | None, ...]
+LONGEST = 20
+"""Characters of a free axis' name that is shown."""
 SPATIAL = {"NCHW": (2, 3), "NHWC": (1, 2)}
 """Layout -> the axes of height and width."""
 
@@ -21,6 +24,11 @@ class TensorInfo:
     name: str
     type: str
     shape: tuple[int | str | None, ...]
+
+    @property
+    def text(self) -> str:
+        """The shape for people; exporters may write whole formulas for free axes."""
+        return format_shape([None if isinstance(size, str) and len(size) > LONGEST else size for size in self.shape])
 
     @property
     def sizes(self) -> Shape:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
-from tta_server.tasks.shapes import format_shape
 
 
 def read_shapes(evidence: Evidence) -> Iterator[Finding]:
@@ -12,7 +11,7 @@ def read_shapes(evidence: Evidence) -> Iterator[Finding]:
     file = evidence.file
     if file.layout is None:
         return
-    source = f"the file's input {file.inputs[0].name} is {format_shape(file.inputs[0].shape)}"
+    source = f"the file's input {file.inputs[0].name} is {file.inputs[0].text}"
     yield Fact("input.layout", file.layout, source)
     if file.image[1 if file.layout == "NCHW" else 3] == 1:
         yield Fact("input.color", "grey", source)

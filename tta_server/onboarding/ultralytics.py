@@ -58,9 +58,10 @@ def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
 
 def _pixels(found: Mapping[str, str]) -> Iterator[Finding]:
     channels = read_literal(found.get("channels", "3"))
+    source = f"metadata channels is {channels}" if "channels" in found else "Ultralytics' own"
     if channels not in (1, 3):
         yield Refusal("input.color", f"metadata channels is {channels}; images have 1 (grey) or 3")
-    yield Fact("input.color", "grey" if channels == 1 else "RGB", f"metadata channels is {channels}")
+    yield Fact("input.color", "grey" if channels == 1 else "RGB", source)
     for key, value in (("scale", 255), ("mean", [0]), ("std", [1])):
         yield Fact(f"input.{key}", value, "Ultralytics divides by 255 and does no more")
     yield Fact("input.interpolation", "bilinear", "Ultralytics' own")
@@ -127,22 +128,18 @@ class _Form:
 
 
 def _head(output: TensorInfo, classes: int, suppresses: str | None) -> Iterator[Finding]:
-    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"YOLO without nms or end2end: {_text(output)}", True)
+    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"YOLO without nms or end2end: {output.text}", True)
     form = _Form("box_score_label", "xyxy", 2, 6, suppresses, False) if suppresses else raw
     shape = output.sizes
     if len(shape) != 3 or shape[form.axis] not in (None, form.columns):
         expected = "[N, M, 6]" if suppresses else f"[N, {form.columns}, M]"
         yield Refusal(
             "output.rows",
-            f"output {output.name} is {_text(output)}; a YOLO detector of {classes} classes"
+            f"output {output.name} is {output.text}; a YOLO detector of {classes} classes"
             f"{f' with {suppresses}' if suppresses else ''} gives {expected}, so its meaning is not known",
         )
         return
     yield from form.facts(output.name)
-
-
-def _text(output: TensorInfo) -> str:
-    return f"[{', '.join('any' if size is None else str(size) for size in output.shape)}]"
 
 
 def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
@@ -158,14 +155,14 @@ def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
     if output.sizes[2] not in (None, 5 + len(names)):
         yield Refusal(
             "task",
-            f"output {output.name} is {_text(output)}; YOLOv5 with {len(names)} classes gives [N, M, {5 + len(names)}] "
+            f"output {output.name} is {output.text}; YOLOv5 with {len(names)} classes gives [N, M, {5 + len(names)}] "
             "boxes; with more columns it gives masks, which are not served yet",
         )
         return
-    yield Fact("task", "detection", f"metadata stride and names; output {output.name} is {_text(output)}")
+    yield Fact("task", "detection", f"metadata stride and names; output {output.name} is {output.text}")
     yield from _pixels(found)
     yield Fact("input.resize", "letterbox", "YOLOv5 fits the image into the size")
     yield Fact("input.letterbox_fill", 114, "YOLOv5's own")
     yield RESIZED
-    rows = f"YOLOv5: output {output.name} is {_text(output)}"
+    rows = f"YOLOv5: output {output.name} is {output.text}"
     yield from _Form("box_objectness_class_scores", "cxcywh", 2, 5 + len(names), rows, True).facts(output.name)
