@@ -42,6 +42,7 @@ def test_a_model_that_is_not_served_can_be_inspected(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (refusal,) = json.loads(done.stdout)["refusals"]
     assert "'segment'" in refusal
+    assert f"error: {refusal}" in run("inspect", tmp_path / "model.onnx").stderr
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_what_shapes_say(shape, keys) -> None:
     assert {key: fact.value for key, fact in found.facts.items()} == keys
 
 
+@pytest.mark.parametrize("content", [VIT_CONFIG, TIMM])
+def test_a_description_of_another_framework_s_model(content: dict[str, Any]) -> None:
+    """A config.json of PyTorch beside a file of TensorFlow: its preprocessing may be another."""
+    file, document = model_file(shape=("n", 8, 8, 3)), Document("config.json", content)
+    (refusal,) = conclude(file, Given(), [document]).refusals
+    assert "take NCHW, but the file's input image is [n, 8, 8, 3]" in refusal
+    stated = conclude(file, Given([Fact("input.layout", "NHWC", FLAG)]), [document])
+    assert (stated.refusals, value(stated, "input.layout")) == ([], "NHWC")
+
+
 def test_boxes_by_their_names() -> None:
     outputs = [TensorInfo(n, FLOAT, s) for n, s in (("boxes", (1, 9, 4)), ("scores", (1, 9)), ("labels", (1, 9)))]
     found = conclude(model_file(*outputs), Given(), [])
@@ -152,3 +162,17 @@ def test_no_metadata_is_a_crash(metadata, old: bool) -> None:
 @given(st.text(max_size=40) | JSON.map(json.dumps))
 def test_no_embedded_text_is_a_crash(text: str) -> None:
     draft(conclude(model_file(**{"tta.yaml": text}), Given(), []))
+
+
+def test_what_is_allowed_depends_on_what_is_known() -> None:
+    def allowed(*facts: tuple[str, Any]) -> dict[str, str]:
+        stated = [Fact(key, value, FLAG) for key, value in facts]
+        return {choice.key: choice.allowed for choice in conclude(model_file(), Given(stated), []).choices}
+
+    assert allowed(("input.size", "free"))["input.resize"] == "none | a number, the short side's length"
+    assert allowed(("task", "segmentation"))["input.resize"] == "exact | letterbox"
+    assert "number" in allowed(("task", "classification"))["input.resize"]
+    assert "output.units" in allowed(("task", "keypoints"), ("output.kind", "coordinates"))
+    assert "output.units" not in allowed(("task", "keypoints"), ("output.kind", "heatmaps"))
+    assert "output.holds" in allowed(("task", "detection"), ("output.rows", "logits"))
+    assert "labels" not in allowed(("task", "embedding"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tta_server.onboarding.choices import Choice
@@ -19,6 +19,7 @@ KEYS = st.sampled_from(["task", "input.size", "input.mean", "output.kind", "outp
 
 
 @given(st.dictionaries(KEYS, VALUES), st.text())
+@example({"policy": "two\nlines", "input.size": ["a\n", "# b"]}, "a\nsource: x")
 def test_any_value_is_read_back(values, source: str) -> None:
     found = Conclusion({key: Fact(key, value, source) for key, value in values.items()})
     read = yaml.safe_load(draft(found).text)

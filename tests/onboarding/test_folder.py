@@ -17,6 +17,7 @@ from tta_server.onboarding.folder import check_folder, default_name, write_folde
         ("/a/vit/onnx/model.onnx", "vit"),
         ("/a/vit/1/model.onnx", "vit"),
         ("/model.onnx", ""),
+        ("/1/onnx/model.onnx", ""),
     ],
 )
 def test_the_name_of_a_file(path: str, name: str) -> None:

@@ -30,6 +30,6 @@ def test_two_inputs_are_refused(tmp_path: Path) -> None:
     model = graph(nodes, (1, 3, 8, 8), "float32", [output], inputs=("image", "pixel_mask"))
     found = read_model_file(write_export(tmp_path, model))
     assert [each.name for each in found.inputs] == ["image", "pixel_mask"]
-    assert (found.image, found.layout) == ((), None)
+    assert (found.image, found.layout, found.size("NCHW")) == ((), None, (None, None))
     (refusal,) = conclude(found, Given(), []).refusals
     assert "the model has the inputs image, pixel_mask; it must have one, an image" in refusal

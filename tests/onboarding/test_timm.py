@@ -51,6 +51,12 @@ def test_a_network_without_classes() -> None:
     assert not found.choices
 
 
+def test_that_one_class_is_true_is_said() -> None:
+    assert concluded().notes == [
+        "config.json: timm does not state whether several classes may be true together; one is assumed"
+    ]
+
+
 def test_names_that_are_missing_are_asked_for() -> None:
     assert [choice.key for choice in concluded(top={"label_names": None}).choices] == ["labels"]
 

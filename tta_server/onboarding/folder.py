@@ -14,10 +14,8 @@ PLAIN = ("model", "onnx")
 
 def default_name(path: Path) -> str:
     """The file's own name, or that of the folder around a file called model.onnx."""
-    for name in (path.stem, *(folder.name for folder in path.absolute().parents)):
-        if name not in PLAIN and not name.isdigit():
-            return name
-    return path.stem
+    names = (path.stem, *(folder.name for folder in path.absolute().parents))
+    return next(name for name in names if name not in PLAIN and not name.isdigit())
 
 
 def check_folder(models: Path, name: str, force: bool) -> Path:

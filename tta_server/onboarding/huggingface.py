@@ -7,6 +7,7 @@ from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusa
 from tta_server.onboarding.fields import Fields, read_fields
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.shapes import pytorch_layout
 
 PROBLEMS = {
     "multi_label_classification": "multilabel",
@@ -35,7 +36,7 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
     if isinstance(config, Refusal):
         yield config
         return
-    yield Fact("input.layout", "NCHW", f"{name}: Hugging Face's models")
+    yield from pytorch_layout(evidence.file, f"{name}: Hugging Face's models")
     architecture = (config.architectures or [""])[0]
     head = re.search(r"For([A-Z]\w*?)(WithTeacher)?$", architecture)
     source = f"{name}: architectures has {architecture}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
 
 
@@ -19,6 +19,19 @@ def read_shapes(evidence: Evidence) -> Iterator[Finding]:
     if height is not None and width is not None:
         yield Fact("input.size", [height, width], source)
     yield from _boxes(file)
+
+
+def pytorch_layout(file: ModelFile, source: str) -> Iterator[Finding]:
+    """NCHW, which a description of a PyTorch model implies; a file that is NHWC comes from another framework."""
+    if file.layout == "NHWC":
+        yield Refusal(
+            "input.layout",
+            f"{source} take NCHW, but the file's input {file.inputs[0].name} is {file.inputs[0].text}, so it was "
+            "exported from another framework, whose colours, normalisation and outputs may differ; state --set "
+            "input.layout=NHWC if they are the same",
+        )
+    else:
+        yield Fact("input.layout", "NCHW", source)
 
 
 def _boxes(file: ModelFile) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ centre crop; `squash` resizes both sides to that.
 from collections.abc import Iterator
 from math import floor
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
 from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
 from tta_server.onboarding.labels import label_facts
+from tta_server.onboarding.shapes import pytorch_layout
 
 CROP, INTERPOLATION = 0.875, "bicubic"
 """timm's defaults."""
@@ -46,13 +47,13 @@ def read_timm(evidence: Evidence) -> Iterator[Finding]:
     if config.input_size is None:
         return
     yield from _classes(name, config)
-    yield Fact("input.layout", "NCHW", f"{name}: timm's models")
+    yield from pytorch_layout(evidence.file, f"{name}: timm's models")
     yield Fact("input.color", "grey" if config.input_size[0] == 1 else "RGB", f"{name}: input_size")
     yield Fact("input.scale", 255, f"{name}: timm divides by 255")
     for key, values in (("mean", config.mean), ("std", config.std)):
         if values:
             yield Fact(f"input.{key}", values, f"{name}: {key}")
-    yield from _resize(name, config, evidence.file.size("NCHW"))
+    yield from _resize(name, config, evidence.file.size(evidence.file.layout or "NCHW"))
     yield from _interpolation(name, config)
 
 
@@ -62,6 +63,7 @@ def _classes(name: str, config: _Config) -> Iterator[Finding]:
         return
     yield Fact("task", "classification", f"{name}: timm's models with classes")
     yield Fact("output.kind", "logits", f"{name}: timm's models end with a linear layer")
+    yield Note(f"{name}: timm does not state whether several classes may be true together; one is assumed")
     if config.label_names:
         known = config.label_descriptions or {}
         yield from label_facts([known.get(each, each) for each in config.label_names], f"{name}: label_names")

@@ -1,0 +1,77 @@
+"""config.json of Hugging Face."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.exports import VIT_CONFIG
+from tests.support.model_files import FLOAT, LOGITS, model_file, values
+from tta_server.onboarding.conclusions import Given, conclude
+from tta_server.onboarding.evidence import Document
+from tta_server.onboarding.model_file import TensorInfo
+
+BOXES = TensorInfo("pred_boxes", FLOAT, (1, 9, 4))
+ROWS = TensorInfo("logits", FLOAT, (1, 9, 3))
+HIDDEN = TensorInfo("last_hidden_state", FLOAT, (1, 5, 8))
+
+
+def concluded(*outputs: TensorInfo, **changes: Any):
+    return conclude(model_file(*outputs), Given(), [Document("config.json", VIT_CONFIG | changes)])
+
+
+@pytest.mark.parametrize(
+    ("problem", "task", "kind"),
+    [
+        (None, "classification", "logits"),
+        ("single_label_classification", "classification", "logits"),
+        ("multi_label_classification", "multilabel", "logits"),
+        ("regression", "regression", "values"),
+    ],
+)
+def test_the_problem_is_the_task(problem: str | None, task: str, kind: str) -> None:
+    found = values(concluded(problem_type=problem))
+    assert (found["task"], found["output.kind"]) == (task, kind)
+    assert found["labels"] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("architecture", ["BeitForSemanticSegmentation", "UperNetForSemanticSegmentation"])
+def test_a_segmenter(architecture: str) -> None:
+    found = values(concluded(architectures=[architecture]))
+    assert (found["task"], found["output.kind"], found["output.multilabel"]) == ("segmentation", "logits", False)
+
+
+def test_logits_are_read_of_several_outputs() -> None:
+    assert "output.name" not in values(concluded())
+    assert values(concluded(HIDDEN, LOGITS))["output.name"] == "logits"
+    assert "output.name" in {choice.key for choice in concluded(HIDDEN, BOXES).choices}
+
+
+@pytest.mark.parametrize(
+    ("kind", "background"), [("rt_detr", None), ("d_fine", None), ("detr", "last"), ("yolos", "last")]
+)
+def test_a_detector(kind: str, background: str | None) -> None:
+    found = concluded(ROWS, BOXES, architectures=["XForObjectDetection"], model_type=kind)
+    output = values(found, "output.")
+    assert (output["boxes"], output["scores"], output["units"]) == ("pred_boxes", "logits", "normalized")
+    assert output.get("background") == background
+    assert "here each query answers its best class" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; known: multi_label_classification"),
+        ({"architectures": ["XForObjectDetection"], "model_type": "detr"}, "a detector of this form is not known"),
+        ({"architectures": ["XForObjectDetection"]}, "model_type 'vit', with the outputs logits"),
+        ({"architectures": ["XForUniversalSegmentation"]}, "models for UniversalSegmentation are not served yet"),
+        ({"architectures": "ViT"}, "config.json: architectures is 'ViT'; it should be a list"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    assert sentence in concluded(LOGITS, **changes).refusals[0]
+
+
+def test_a_model_without_a_head_states_little() -> None:
+    found = concluded(architectures=["ViTModel"])
+    assert "task" in {choice.key for choice in found.choices}
+    assert "labels" not in found.facts
