@@ -101,6 +101,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/pool.py
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/devices.py --device cpu --tiny
 
 load: $(VENV)/installed-load
 	$(BIN)/python -m loadtest.run $(ARGS)
@@ -141,12 +142,15 @@ triton: .venv-triton/installed
 	.venv-triton/bin/python -m pip --disable-pip-version-check install --quiet 'numpy<2' onnxruntime==1.31.1
 	@touch $@
 
+# Without torch: which build of it fits depends on the GPU, and its CUDA libraries would be in every lock.
+EXTRAS := compile dev heif load plots
+
 lock: | $(BIN)/python
 	$(PIP) 'uv>=0.13,<1'
-	$(LOCK) --all-extras --output-file constraints.txt $(ARGS)
+	$(LOCK) $(foreach extra,$(EXTRAS),--extra $(extra)) --output-file constraints.txt $(ARGS)
 	mkdir -p requirements
 	$(LOCK) --generate-hashes --constraint constraints.txt --output-file requirements/run.txt
-	for extra in compile dev heif load plots; do \
+	for extra in $(EXTRAS); do \
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
 	done

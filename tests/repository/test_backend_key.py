@@ -33,7 +33,7 @@ def test_the_threads_of_a_run_do_not_change_what_it_gives(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("backend", "sentence"),
     [
-        ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime' or 'triton'"),
+        ("tensorrt", "backend is 'tensorrt'; it should be 'onnxruntime', 'torch' or 'triton'"),
         ("{device: gpu}", "backend.device: 'gpu' is no device; allowed: cpu, cuda, cuda:N for one of several, auto"),
         ("{precision: fp16}", "backend: precision is for a device; set device: cuda or auto, or remove it"),
         ("{threads: 0}", "backend.threads is 0; it should be a whole number of at least 1"),

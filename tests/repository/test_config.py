@@ -52,7 +52,7 @@ from tta_server.repository.loader import load_model
         ({"budget": {"default_ms": 9000}}, "budget: default_ms is 9000; it should be at most max_ms, 5000"),
         ({"budget": {"min_views": 3}}, "budget.min_views is 3, but the policy has 2 views"),
         ({"stop": "maybe"}, "stop: unknown stop 'maybe'; known: all, certain"),
-        ({"backend": "torch"}, "backend is 'torch'; it should be 'onnxruntime'"),
+        ({"backend": "tensorrt"}, "backend is 'tensorrt'; it should be 'onnxruntime'"),
         ({"policy": "d5"}, "policy: unknown policy 'd5'; presets: plain, "),
         ({"policy": "d4"}, "policy: view 'vflip' contains vflip, which does not keep this model's labels"),
         ({"policy": ["hflip"]}, "policy: the first view of the policy is 'hflip'; it must be the plain view"),

@@ -42,6 +42,8 @@ def test_beside_requests_a_model_costs_what_it_computes_not_what_it_waits(tmp_pa
 class Small:
     """A device with memory for `most` rows."""
 
+    permits = 0
+
     def __init__(self, real: Backend, most: int) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, (1, 2, 4, 8)
         self._real, self._most = real, most

@@ -51,8 +51,14 @@ def _onnxruntime(path: Path, options: RunOptions) -> Backend:
     return open_cuda(path, replace(options, device=FIRST))
 
 
-BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime}
-FILES = {"onnxruntime": "model.onnx"}
+def _torch(path: Path, options: RunOptions) -> Backend:
+    from tta_server.backends.torch.backend import TorchBackend  # torch, only for models that need it
+
+    return TorchBackend(path, options)
+
+
+BACKENDS: dict[str, Callable[[Path, RunOptions], Backend]] = {"onnxruntime": _onnxruntime, "torch": _torch}
+FILES = {"onnxruntime": "model.onnx", "torch": "model.pt2"}
 REMOTE_BACKENDS: dict[str, Callable[[Target], RemoteBackend]] = {"triton": _triton}
 
 __all__ = [

@@ -22,7 +22,7 @@ class BackendConfig(StrictModel):
     `views` says where views are made: here, one by one, or by graphs around the model; None is the device's choice.
     """
 
-    name: Literal["onnxruntime", "triton"] = "onnxruntime"
+    name: Literal["onnxruntime", "torch", "triton"] = "onnxruntime"
     device: Annotated[str, AfterValidator(_read_device)] = "cpu"
     threads: int = Field(1, ge=1, le=64)
     precision: Literal["exact", "tf32", "fp16"] = "exact"

@@ -95,6 +95,11 @@ class Model:
         return [each for each in found if self.is_checked(each.check)] if found else ()
 
     @property
+    def has_low_precision(self) -> bool:
+        """Whether the backend computes with fewer bits than its outputs have."""
+        return getattr(self.config.backend, "precision", "exact") != "exact"
+
+    @property
     def key(self) -> tuple[str, str]:
         """Name and version."""
         return self.name, self.version

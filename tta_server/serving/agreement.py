@@ -10,6 +10,8 @@ from tta_server.tasks import Outputs
 
 TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-6}
 """Difference that counts as rounding, of a number and of a typical number beside it, by the bytes of a number."""
+LOW_PRECISION = TOLERANCE[2]
+"""The same for a backend that computes in float16 or TF32, whose factors have 10 bits too."""
 FLOOR = {2: 1e-6, 4: 1e-9, 8: 1e-12}
 """Difference that is rounding whatever the numbers."""
 
@@ -19,12 +21,13 @@ def are_equal(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
     return all(np.array_equal(some[name], others[name], equal_nan=_is_float(some[name])) for name in names)
 
 
-def agree(some: Outputs, others: Outputs, names: Sequence[str]) -> bool:
+def agree(some: Outputs, others: Outputs, names: Sequence[str], rounding: float = 0.0) -> bool:
     """Whether these outputs, of one image each, are the same but for rounding and what rounding may reorder.
 
-    Where images of one batch have other numbers of boxes than alone, shapes differ, which shows nothing.
+    `rounding` is a difference that counts as rounding whatever the type of a number, as in TOLERANCE. Where images of
+    one batch have other numbers of boxes than alone, shapes differ, which shows nothing.
     """
-    return all(_same(some[name], others[name]) for name in names if some[name].shape == others[name].shape)
+    return all(_same(some[name], others[name], rounding) for name in names if some[name].shape == others[name].shape)
 
 
 def row(outputs: Outputs, index: int, names: Sequence[str]) -> Outputs:
@@ -36,7 +39,7 @@ def _is_float(values: NDArray[Any]) -> bool:
     return bool(np.issubdtype(values.dtype, np.floating))
 
 
-def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def _same(one: NDArray[Any], other: NDArray[Any], rounding: float) -> bool:
     if not _is_float(one) or np.array_equal(one, other, equal_nan=True):
         return True  # whole numbers are classes of boxes, whose order rounding may change
     size = one.dtype.itemsize
@@ -48,7 +51,7 @@ def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
     if not np.array_equal(finite, np.isfinite(b)):
         return False
     a, b = a[finite], b[finite]
-    tolerance = TOLERANCE.get(size, 1e-3)
+    tolerance = max(rounding, TOLERANCE.get(size, 1e-3))
     typical = _typical(np.concatenate([a.ravel(), b.ravel()]))
     return bool((np.abs(a - b) <= tolerance * (np.abs(a) + typical) + FLOOR.get(size, 1e-9)).all())
 

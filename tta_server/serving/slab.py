@@ -26,5 +26,7 @@ class Slab:
         if key not in self._index:
             self._index[key] = len(self.planes)
             self.planes.append(part.of(canvas.planes))
-        on_part = replace(placement, canvas=part.size, to_canvas=placement.to_canvas.then(part.from_whole))
-        return FrontRow(view, on_part, self._index[key])
+        if part.size != placement.canvas:
+            to_part = placement.to_canvas.then(part.from_whole)
+            placement = replace(placement, canvas=part.size, to_canvas=to_part)
+        return FrontRow(view, placement, self._index[key])

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from tta_server.backends import Outputs
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.repository.checks import input_findings
 from tta_server.repository.model import Model, Observed
-from tta_server.serving.agreement import agree, are_equal, row
+from tta_server.serving.agreement import LOW_PRECISION, agree, are_equal, row
 from tta_server.serving.cards import CardRunner
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.views.geometry import Size
@@ -126,7 +127,7 @@ class _Verification:
                 yield from self._together(other)
             return
         more = [self._runner.run(first.card).outputs for _ in range(2)]
-        if agree(first.outputs, again, reads) and agree(again, more[0], reads) and agree(again, more[1], reads):
+        if all(self._agree(*pair) for pair in ((first.outputs, again), (again, more[0]), (again, more[1]))):
             return
         if are_equal(more[0], more[1], reads):
             yield Finding(
@@ -157,12 +158,16 @@ class _Verification:
                 "free",
             )
             return
-        if not all(agree(run.outputs, part, reads) for run, part in zip(alone, parts, strict=True)):
+        if not all(self._agree(run.outputs, part) for run, part in zip(alone, parts, strict=True)):
             yield self._one_by_one(
                 "batch.independent",
                 "an image's output depends on the images that share its batch (batch normalisation in training mode, "
                 "or dynamic quantisation)",
             )
+
+    def _agree(self, some: Outputs, others: Outputs) -> bool:
+        rounding = LOW_PRECISION if self._model.has_low_precision else 0.0
+        return agree(some, others, self._model.task.reads, rounding)
 
     def _one_by_one(self, check: str, sentence: str) -> Finding:
         self._can_batch = not self._model.is_checked(check)

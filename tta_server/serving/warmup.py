@@ -97,11 +97,29 @@ def _measure(requests: "_TestRequests", costs: CostModel, slots: int, ladder: Se
                 return [dict(zip(sizes, seconds, strict=True)) for run in runs for seconds in run.result()]
 
             if ladder:
-                costs.warm(bucket, _climb(ladder, measured))
+                costs.warm(bucket, _climb(_fitting(requests, index, ladder), measured))
             else:
                 rounds = measured(_few(model))
                 costs.warm(bucket, _medians(rounds), sure_knee(rounds))
     costs.warm_stage("finish", model.name, pixels, _median_of(requests.finishing_seconds))
+
+
+def _fitting(requests: "_TestRequests", index: int, ladder: Sequence[int]) -> Sequence[int]:
+    """The sizes for which a device has memory. The largest runs first: see `Rungs`, and it leaves fewer gaps.
+
+    A remote server has its own order. Raises OutOfDeviceMemory if there is none.
+    """
+    if requests.model.backend.permits:
+        return ladder
+    fits = list(ladder)
+    for n in reversed(ladder):
+        try:
+            requests.batch(index, n)()
+        except OutOfDeviceMemory:
+            fits.remove(n)
+            if not fits:
+                raise
+    return fits
 
 
 def _few(model: Model) -> Sequence[int]:
@@ -116,15 +134,10 @@ def _medians(rounds: Rounds) -> dict[int, float]:
 
 
 def _climb(ladder: Sequence[int], measured: Callable[[Sequence[int]], Rounds]) -> dict[int, float]:
-    """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper, or has no memory."""
+    """Seconds by batch size, up to the first that makes a view less than LEAST_GAIN cheaper."""
     found: dict[int, float] = {}
     for n in ladder:
-        try:
-            found |= _medians(measured([n]))
-        except OutOfDeviceMemory:
-            if not found:
-                raise
-            break
+        found |= _medians(measured([n]))
         below = max((size for size in found if size < n), default=0)
         if below and found[n] / n > found[below] / below * (1 - LEAST_GAIN):
             break

@@ -38,6 +38,8 @@ class CudaBackend:
         self.ladder: Sequence[int] = self._rungs.ladder
         self.runs = 0
         """Runs so far; the outputs of one are overwritten by the next."""
+        self.on_close: list[Callable[[], object]] = []
+        """What else frees memory of the device."""
         how = "CUDA graphs" if self._rungs.captures else "a session for each batch size"
         elsewhere = ", ".join(f"{count} nodes on {name}" for name, count in self._rungs.elsewhere.items())
         self.where = (
@@ -72,6 +74,9 @@ class CudaBackend:
     def close(self) -> None:
         """Free the device's memory; no run may be active."""
         self.memory.activate()
+        self.memory.synchronize()
+        for free in self.on_close:
+            free()
         self._rungs.close()
 
 

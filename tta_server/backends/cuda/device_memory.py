@@ -40,6 +40,7 @@ class Memory(Protocol):
 
     kind: str
     index: int
+    device: Device
 
     @property
     def stream(self) -> int:
@@ -97,3 +98,11 @@ class CudaMemory:
 
     def synchronize(self) -> None:
         self.device.synchronize(self.stream)
+
+
+class DefaultStreamMemory(CudaMemory):
+    """The same with the stream on which PyTorch runs, unless it is asked for another."""
+
+    @property
+    def stream(self) -> int:
+        return 0

@@ -54,7 +54,12 @@ def _version(package: str) -> str:
 
 @lru_cache(maxsize=1)
 def load_libraries() -> None:
-    """Load CUDA's libraries from the packages that bring them; what the system has is found without."""
+    """Load CUDA's libraries from the packages that bring them; what the system has is found without.
+
+    ONNX Runtime logs an error for each plan of a convolution that cuDNN does not have, and takes the next one: that is
+    switched off, and what matters is raised.
+    """
+    ort.set_default_logger_severity(4)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         ort.preload_dlls(directory="")
