@@ -47,7 +47,7 @@ KINDS = {"grid_probabilities": "cells", **dict.fromkeys(IN_PIXELS, "pixels")}
 """Of fields of answers; others are numbers."""
 TIMES = ("elapsed_ms", "stages_ms", "request_id")
 TARGETS = {"float32": GREY_LEVELS["float32"], "float16": GREY_LEVELS["float16"], "uint8": 1.0}
-LIMITS = {"numbers": 1e-5, "cells": 5e-5, "pixels": 1e-4, "whole": 0.0}
+LIMITS = {"numbers": 1e-5, "cells": 5e-5, "pixels": 5e-4, "whole": 0.0}
 """Of answers: numbers, relative to 1 and themselves; cells of maps, the same; places in pixels; whole numbers."""
 
 

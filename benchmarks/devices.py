@@ -53,11 +53,13 @@ class Run:
         timer = threading.Timer(limit_s, stop)
         timer.start()
         assert process.stdout is not None
-        for text in process.stdout:
-            self._take(text)
-        code = process.wait()
-        timer.cancel()
-        _kill(process)
+        try:
+            for text in process.stdout:
+                self._take(text)
+            code = process.wait()
+        finally:
+            timer.cancel()
+            _kill(process)
         if code or stopped.is_set():
             self.failed.append(name)
         error = {"error": f"stopped after {limit_s:.0f} s"} if stopped.is_set() else {}

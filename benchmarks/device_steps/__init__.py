@@ -22,7 +22,7 @@ STEPS = {
     "rungs": Step(60, checks=(9,), needs=("nets",)),
     "cycling": Step(50, checks=(10,), needs=("nets",)),
     "gateway": Step(90, checks=(13, 15), needs=("nets",)),
-    "peers": Step(150, checks=(14,), needs=("nets", "gateway")),
+    "peers": Step(170, checks=(14,), needs=("nets", "gateway")),
     "memory": Step(60, checks=(12,), needs=("nets",)),
     "ceilings": Step(40),
     "scaling": Step(80),

@@ -20,7 +20,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.model.warm(SIZES)
 
     def decode_request(self, request: Request) -> Any:  # LitServe reads the annotation; what comes is a form
-        return peer_model.decode(request["image"].file.read())  # type: ignore[index]
+        return peer_model.decode(request["image"].file.read())
 
     def batch(self, inputs: list[Any]) -> Any:
         return np.stack(inputs)

@@ -45,7 +45,7 @@ PEERS = {
 LOADS = (0.5, 1.0, 2.0)
 FACTOR = 2.0
 """Target: goodput at 2x over that of the best peer at 2x of its own rate."""
-START_S = 90.0
+START_S = 110.0
 
 
 def run(setting: Setting, report: Report) -> None:

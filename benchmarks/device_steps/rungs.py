@@ -33,23 +33,26 @@ def measure(actions: Mapping[int, Callable[[], object]], seconds: float) -> dict
 
 def _alone(setting: Setting, report: Report, net: str) -> None:
     """Tensors stay on the device; on a GPU with and without graphs, and in float32."""
-    kinds = [("fp32", False)]
+    nodes = _session(setting, report, net, "fp32", False)
     if setting.is_cuda:
-        kinds += [("fp16", False), ("fp16", True)]
-    for precision, graphs in kinds:
-        before, start = used_mb(setting.device), time.perf_counter()
-        made = bare.session(setting, net, precision, graphs)
-        actions = {rows: bare.bound(setting, made, rows, precision, graphs) for rows in setting.rungs}
-        start_s = time.perf_counter() - start
-        figures = measure(actions, setting.seconds(0.2))
-        memory = round(used_mb(setting.device) - before)
-        report.say(net=net, what="model alone", precision=precision, graphs=graphs, start_s=round(start_s, 2),
-                   memory_mb=memory, **figures)  # fmt: skip
-    nodes = bare.nodes_by_provider(made)
+        _session(setting, report, net, "fp16", True)
+        nodes = _session(setting, report, net, "fp16", False)
     report.say(net=net, what="nodes by provider", nodes=nodes)
     if setting.is_cuda and nodes:
         elsewhere = sum(count for provider, count in nodes.items() if provider != bare.CUDA)
         report.check(9, f"{net}: nodes that do not run on the GPU", elsewhere, ("<=", 0), always=True)
+
+
+def _session(setting: Setting, report: Report, net: str, precision: str, graphs: bool) -> Mapping[str, int]:
+    """Report what one session does; returns its nodes by provider."""
+    before, start = used_mb(setting.device), time.perf_counter()
+    made = bare.session(setting, net, precision, graphs)
+    actions = {rows: bare.bound(setting, made, rows, precision, graphs) for rows in setting.rungs}
+    start_s = time.perf_counter() - start
+    figures = measure(actions, setting.seconds(0.2))
+    report.say(net=net, what="model alone", precision=precision, graphs=graphs, start_s=round(start_s, 2),
+               memory_mb=round(used_mb(setting.device) - before), **figures)  # fmt: skip
+    return bare.nodes_by_provider(made)
 
 
 def _served(setting: Setting, report: Report, net: str, name: str) -> None:

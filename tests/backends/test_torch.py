@@ -18,10 +18,12 @@ from tta_server.backends import BACKENDS, Backend, RunOptions
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, ConfigError
 
-torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("torch", reason="torch is not installed")
 
-from tests.support.torch_models import OnnxModule, export  # noqa: E402 - needs torch
-from tta_server.backends.torch.device_runs import DeviceRuns  # noqa: E402
+import torch
+
+from tests.support.torch_models import OnnxModule, export
+from tta_server.backends.torch.device_runs import DeviceRuns
 
 BUNDLED = {
     "clothing": ((128, 128), (2, 3)),
@@ -197,7 +199,10 @@ def test_a_device_that_is_not_there_is_a_mistake_of_the_configuration(clothing: 
         pytest.skip("there is one")
     with pytest.raises(ConfigError, match=r"backend\.device is cuda:0, and"):
         load(clothing, RunOptions("cuda:0"))
-    assert load(clothing, RunOptions("auto")).device == "cpu"
+    found = load(clothing, RunOptions("auto"))
+    assert found.device == "cpu"
+    assert found.where.startswith("backend.device is auto: cpu, for PyTorch ")
+    assert load(clothing).where == ""
 
 
 def test_a_program_that_torch_cannot_load_is_a_mistake_of_the_file(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class TorchBackend:
         torch = import_torch()
         from tta_server.backends.torch.device_runs import DeviceRuns, device_errors
 
-        self.device = choose_device(torch, by.device)
+        self.device, missing = choose_device(torch, by.device)
         archive = read_archive(path, self.device)
         self.signature = archive.program.signature
         self._most, self._guards = archive.program.most, archive.program.guards
@@ -45,9 +45,10 @@ class TorchBackend:
         dtype = getattr(torch, self.signature.dtype.name)
         self.runs = DeviceRuns(self._module, self.device, list(self.signature.outputs), dtype, by.precision)
         self._fitting: set[tuple[int, ...]] = set()
-        self.where = "" if by.device == CPU else f"PyTorch {torch.__version__} on {self._name()}"
+        self.where = f"backend.device is auto: cpu, for {missing}" if missing else ""
         if self.device != CPU:
-            self.where += f", precision {by.precision}"
+            name = torch.cuda.get_device_name(self.device)
+            self.where = f"PyTorch {torch.__version__} on {name} ({self.device}), precision {by.precision}"
         self.on_close: list[Callable[[], object]] = []
         """What else frees memory of the device."""
 
@@ -73,12 +74,6 @@ class TorchBackend:
             buffer = self.runs.buffer(shape)
             fill(buffer.data_ptr())
             return self.runs.to_host(self.runs.run(buffer))
-
-    def _name(self) -> str:
-        """The device, for people."""
-        if self.device == CPU:
-            return "cpu (device: auto)"
-        return f"{self._torch.cuda.get_device_name(self.device)} ({self.device})"
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise BackendFailed if the exported code relies on another shape: its answer could be wrong."""

@@ -39,11 +39,15 @@ class DeviceRuns:
         self._pinned: dict[tuple[int, ...], torch.Tensor] = {}
         self._graphs: dict[tuple[int, ...], tuple[Any, Tensors]] = {}
         self._failed: set[str] = set()
+        self._format = torch.contiguous_format
         self._pool: Any = None
+        self._stream: Any = None
         self._compiled: Any = None
         if self._on_cuda:
-            module.to(memory_format=torch.channels_last)
-            self._pool = torch.cuda.graph_pool_handle()
+            if _may_be_channels_last(module):
+                self._format = torch.channels_last
+                module.to(memory_format=torch.channels_last)
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
             self._compiled = self._compile()
 
     def buffer(self, shape: Sequence[int]) -> torch.Tensor:
@@ -79,7 +83,8 @@ class DeviceRuns:
                 return outputs
             if not self._on_cuda or "record" in self._failed or len(self._graphs) >= MOST_SHAPES:
                 return self._call(self._module, buffer)
-            return self._record(key, buffer)
+            with _SETTINGS:
+                return self._record(key, buffer)
 
     def to_host(self, outputs: Tensors) -> Outputs:
         """Copy outputs to new arrays, when the work enqueued before is done."""
@@ -105,12 +110,13 @@ class DeviceRuns:
     def _record(self, key: tuple[int, ...], buffer: torch.Tensor) -> Tensors:
         """Compile the module for a shape, record its run, and run it."""
         given = buffer.clone()  # a module may write into its input
-        module = self._warm_up(buffer)
+        module, current = self._warm_up(buffer), torch.cuda.current_stream(self._device)
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 outputs = self._call(module, buffer)
         except RuntimeError as error:
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own
             _check_alive(self._device, error)
             self._give_up("record", "CUDA graphs can't record this model; it runs operator by operator", error)
             return self._call(self._module, buffer.copy_(given))
@@ -120,8 +126,8 @@ class DeviceRuns:
         return outputs
 
     def _warm_up(self, buffer: torch.Tensor) -> Any:
-        """Run the module some times on a stream of its own, as a recording needs; return what ran, compiled or not."""
-        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        """Run the module some times on the stream of the recording; return what ran, compiled or not."""
+        current, side = torch.cuda.current_stream(self._device), self._stream
         side.wait_stream(current)
         module = self._module if "compile" in self._failed else self._compiled
         with torch.cuda.stream(side):
@@ -139,15 +145,15 @@ class DeviceRuns:
         return module
 
     def _call(self, module: Any, buffer: torch.Tensor) -> Tensors:
-        image = buffer.contiguous(memory_format=torch.channels_last) if self._on_cuda else buffer
         with self._rounding():
-            return named(module(image), self._names, self._precision == "fp16" and self._on_cuda)
+            found = module(buffer.contiguous(memory_format=self._format))
+            return named(found, self._names, self._precision == "fp16" and self._on_cuda)
 
     def _compile(self) -> Any:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tta-server" / "torch"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * MOST_SHAPES)
-        return torch.compile(self._module, dynamic=False)
+        return torch.compile(self._module)  # for the first shape, and then for any
 
     def _give_up(self, what: str, sentence: str, error: BaseException) -> None:
         self._failed.add(what)
@@ -171,8 +177,14 @@ class DeviceRuns:
                 yield
 
 
-_SETTINGS = threading.Lock()
-"""Held while a model's settings of the process are in force."""
+_SETTINGS = threading.RLock()
+"""Held while a model's settings of the process are in force, and while a graph is recorded: one at a time."""
+
+
+def _may_be_channels_last(module: Any) -> bool:
+    """Whether channels may lie innermost in memory: a view of an image as it was exported may need them outermost."""
+    rigid = any("view" in str(node.target) or "as_strided" in str(node.target) for node in module.graph.nodes)
+    return not rigid and all(weight.dim() < 5 for weight in module.state_dict().values())
 
 
 def named(found: Any, names: Sequence[str], as_float: bool = False) -> Tensors:

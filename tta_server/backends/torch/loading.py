@@ -29,20 +29,16 @@ def import_torch() -> ModuleType:
     return torch  # type: ignore[no-any-return,unused-ignore]
 
 
-def choose_device(torch: Any, wanted: str) -> str:
-    """The device for `cpu`, `cuda:N` or `auto`; raise ConfigError if it is not there."""
+def choose_device(torch: Any, wanted: str) -> tuple[str, str]:
+    """The device for `cpu`, `cuda:N` or `auto`, and why `auto` is the CPU; raise ConfigError if it is not there."""
     if wanted == CPU:
-        return CPU
+        return CPU, ""
     missing = _missing(torch, 0 if wanted == "auto" else int(wanted.partition(":")[2] or 0))
-    if wanted != "auto":
-        if missing:
-            raise ConfigError(f"backend.device is {wanted}, and {missing}, or set backend.device: cpu")
-        return wanted
+    if wanted == "auto":
+        return (CPU if missing else "cuda:0"), missing
     if missing:
-        log.warning("device auto is cpu: %s", missing)
-        return CPU
-    log.info("device auto is cuda:0: %s", torch.cuda.get_device_name(0))
-    return "cuda:0"
+        raise ConfigError(f"backend.device is {wanted}, and {missing}, or set backend.device: cpu")
+    return wanted, ""
 
 
 def _missing(torch: Any, index: int) -> str:
