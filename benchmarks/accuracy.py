@@ -29,9 +29,12 @@ from benchmarks.metrics import (
 )
 from benchmarks.variants import variant
 from tta_server import Answer, LoadedModel, load
+from tta_server.errors import BackendFailed
 
 BUDGET_MS = 10_000
 IN_FLIGHT = 8
+AGAIN = 3
+"""How often an image is asked again after its run failed."""
 SHIFTS = ["identity", "hflip", *({"shift": s} for s in ([-2, 0], [2, 0], [0, -2], [0, 2]))]
 
 
@@ -49,17 +52,28 @@ def predicted(
     model: LoadedModel, samples: Sequence[Sample], column: Column, include: str
 ) -> Iterator[tuple[Sample, Answer]]:
     """Answers in order; IN_FLIGHT requests at a time keep all cores busy."""
-    waiting: list[tuple[Sample, Future[Answer]]] = []
-    for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
-        waiting.append((sample, model.submit(
+
+    def submit(sample: Sample) -> Future[Answer]:
+        return model.submit(
             sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
             budget_ms=model.model.config.budget.max_ms, include=include,
-        )))  # fmt: skip
+        )  # fmt: skip
+
+    def answer(sample: Sample, future: Future[Answer]) -> tuple[Sample, Answer]:
+        for _ in range(AGAIN):
+            try:
+                return sample, future.result()
+            except BackendFailed:  # of a run that stood still on a busy machine, and was aborted
+                future = submit(sample)
+        return sample, future.result()
+
+    waiting: list[tuple[Sample, Future[Answer]]] = []
+    for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
+        waiting.append((sample, submit(sample)))
         if len(waiting) == IN_FLIGHT:
-            done, future = waiting.pop(0)
-            yield done, future.result()
-    for done, future in waiting:
-        yield done, future.result()
+            yield answer(*waiting.pop(0))
+    for each in waiting:
+        yield answer(*each)
 
 
 CLOTHING = (

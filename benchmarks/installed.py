@@ -73,15 +73,20 @@ def _run(*command: str | Path) -> str:
 
 
 def install(source: Path, extra: str, folder: Path) -> Install:
-    """Copies the package first, for pip writes beside it, and compiles its files."""
-    copy = folder / "source"
-    shutil.copytree(source / "tta_server", copy / "tta_server", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(source / name, copy)
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    made = Install(f"{source.name}{extra}", folder / "venv")
-    _run(made.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", f"{copy}{extra}")
+    """Install the package of a folder, with an extra like `[compile]`, or none."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    made = Install(f"{source.name}{extra}", folder)
+    _run(made.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", f"{source}{extra}")
     return made
+
+
+def working_tree(folder: Path) -> Path:
+    """A copy of the files that git tracks here: pip writes beside them."""
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    for name in filter(None, names):
+        (folder / "here" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / "here" / name)
+    return folder / "here"
 
 
 def checkout(commit: str, folder: Path) -> Path:
@@ -159,7 +164,8 @@ def main() -> None:
     options = parser.parse_args()
     report = Report()
     with tempfile.TemporaryDirectory() as scratch:
-        sources = [(ROOT, ""), (ROOT, f"[{options.extra}]")]
+        here = working_tree(Path(scratch))
+        sources = [(here, ""), (here, f"[{options.extra}]")]
         if options.against:
             sources.append((checkout(options.against, Path(scratch)), ""))
         installs = [install(source, extra, Path(scratch) / f"install-{n}") for n, (source, extra) in enumerate(sources)]
