@@ -48,10 +48,10 @@ class Install:
         return self.folder / "bin" / "python"
 
     def megabytes(self) -> float:
-        """All packages but pip, with their compiled files."""
+        """All packages but pip, without compiled files: those depend on what was imported."""
         (packages,) = self.folder.glob("lib/python*/site-packages")
         files = (path for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
-        own = (path for path in files if not path.relative_to(packages).parts[0].startswith("pip"))
+        own = (p for p in files if p.suffix != ".pyc" and not p.relative_to(packages).parts[0].startswith("pip"))
         return sum(path.stat().st_size for path in own) / 1e6
 
     def packages(self) -> set[str]:
@@ -75,8 +75,8 @@ def _run(*command: str | Path) -> str:
 def install(source: Path, extra: str, folder: Path) -> Install:
     """Install the package of a folder, with an extra like `[compile]`, or none."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    made = Install(f"{source.name}{extra}", folder)
-    _run(made.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", f"{source}{extra}")
+    made = Install(f"{source.name}{extra.replace('[', ' + ').rstrip(']')}", folder)
+    _run(made.python, "-m", "pip", "--disable-pip-version-check", "install", "-qq", f"{source}{extra}")
     return made
 
 
