@@ -92,7 +92,7 @@ class Engine(Generic[W]):
             self._wake.reschedule_clock()
 
     def cancel(self, job: Job[W]) -> bool:
-        """Cancels a job whose client has left, and aborts a batch that has no other. False if it was settled already."""
+        """Cancels a job whose client has left; a batch without others is aborted. False if it was settled already."""
         with self._guarded():
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
