@@ -29,7 +29,7 @@ from benchmarks.metrics import (
 )
 from benchmarks.variants import variant
 from tta_server import Answer, LoadedModel, load
-from tta_server.errors import BackendFailed
+from tta_server.errors import BackendFailed, DeadlineExceeded
 
 BUDGET_MS = 10_000
 IN_FLIGHT = 8
@@ -49,9 +49,9 @@ class Column:
 
 
 def predicted(
-    model: LoadedModel, samples: Sequence[Sample], column: Column, include: str
+    model: LoadedModel, samples: Sequence[Sample], column: Column, include: str, in_flight: int
 ) -> Iterator[tuple[Sample, Answer]]:
-    """Answers in order; IN_FLIGHT requests at a time keep all cores busy."""
+    """Answers in order; several requests at a time keep all cores busy."""
 
     def submit(sample: Sample) -> Future[Answer]:
         return model.submit(
@@ -63,14 +63,14 @@ def predicted(
         for _ in range(AGAIN):
             try:
                 return sample, future.result()
-            except BackendFailed:  # of a run that stood still on a busy machine, and was aborted
+            except (BackendFailed, DeadlineExceeded):  # of runs that stood still on a busy machine
                 future = submit(sample)
         return sample, future.result()
 
     waiting: list[tuple[Sample, Future[Answer]]] = []
     for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
         waiting.append((sample, submit(sample)))
-        if len(waiting) == IN_FLIGHT:
+        if len(waiting) == in_flight:
             yield answer(*waiting.pop(0))
     for each in waiting:
         yield answer(*each)
@@ -222,7 +222,7 @@ def run(study: Study, args: argparse.Namespace, table: Table) -> bool:
     ):
         for name, samples in study.sets(args.data, model.model.config.labels).items():
             for column in study.columns:
-                figures = study.metrics(predicted(model, samples, column, study.include))
+                figures = study.metrics(predicted(model, samples, column, study.include, args.in_flight))
                 for metric, found in figures.items():
                     expected = reference(study, column, metric, name)
                     agrees &= is_same(metric, found, expected)
@@ -238,6 +238,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--views", choices=["local", "graph"], default="local", help="backend.views of all models")
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="requests at a time")
     parser.add_argument("--only", choices=[s.model for s in STUDIES])
     args = parser.parse_args()
     if not args.data.is_dir():
