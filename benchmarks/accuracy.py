@@ -6,8 +6,10 @@ and min_views=all. Prints a row for each figure; exits with 1 if one differs by 
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,12 +31,12 @@ from benchmarks.metrics import (
 )
 from benchmarks.variants import variant
 from tta_server import Answer, LoadedModel, load
-from tta_server.errors import BackendFailed, DeadlineExceeded
+from tta_server.errors import BackendFailed, DeadlineExceeded, NotReady
 
 BUDGET_MS = 10_000
 IN_FLIGHT = 8
-AGAIN = 3
-"""How often an image is asked again after its run failed."""
+AGAIN = 20
+"""How often an image is asked again after its run failed, and for how many seconds while the model is not ready."""
 SHIFTS = ["identity", "hflip", *({"shift": s} for s in ([-2, 0], [2, 0], [0, -2], [0, 2]))]
 
 
@@ -54,10 +56,14 @@ def predicted(
     """Answers in order; several requests at a time keep all cores busy."""
 
     def submit(sample: Sample) -> Future[Answer]:
-        return model.submit(
-            sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
-            budget_ms=model.model.config.budget.max_ms, include=include,
-        )  # fmt: skip
+        for _ in range(AGAIN):
+            with suppress(NotReady):  # after failed runs, until a probe works
+                return model.submit(
+                    sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
+                    budget_ms=model.model.config.budget.max_ms, include=include,
+                )  # fmt: skip
+            time.sleep(1)
+        raise NotReady(f"{model.model.name} is not ready")
 
     def answer(sample: Sample, future: Future[Answer]) -> tuple[Sample, Answer]:
         for _ in range(AGAIN):
