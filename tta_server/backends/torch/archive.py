@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from tta_server.backends.torch.pickles import needs_code
+from tta_server.backends.torch.pickles import DAMAGED, needs_code
 from tta_server.backends.torch.program import PATH, Program, on_device, read_program
 from tta_server.errors import ConfigError, shown
 
@@ -58,7 +58,7 @@ def read_archive(path: Path, device: str) -> Archive:
             return _Reader(file, path.stat().st_size).read(device)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path}: is damaged, or no archive of torch.export.save: {error}") from error
     except ConfigError as mistake:
         raise ConfigError(f"{path}: {mistake}") from mistake.__cause__
