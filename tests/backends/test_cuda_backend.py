@@ -110,10 +110,10 @@ def test_graphs_of_smaller_shapes_are_given_up_before_an_axis_grows(tmp_path):
 def test_a_model_without_graphs_has_a_session_for_each_batch_size(tmp_path, monkeypatch):
     """What can't be recorded is refused by ONNX Runtime when the session is opened."""
 
-    def refusing(content, memory, options, captures=False, strict=False):
+    def refusing(file, memory, options, captures=False, strict=False):
         if captures:
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
-        return open_session(content, memory, options)
+        return open_session(file, memory, options)
 
     monkeypatch.setattr("tta_server.backends.cuda.rungs.open_session", refusing)
     path = written(tmp_path, segmenter())

@@ -118,6 +118,16 @@ def test_errors_of_the_driver_are_ours(monkeypatch, stub_driver, code, kind):  #
 
 
 @stubbed
+def test_memory_of_the_host_that_is_short_is_not_called_the_devices(monkeypatch):
+    open_device(0).activate()
+    monkeypatch.setenv("CUDA_STUB_FAIL", "cuMemHostAlloc 2")
+    with pytest.raises(OutOfDeviceMemory, match="not enough free memory that the device can copy from"):
+        PinnedBuffer(100)
+    with pytest.raises(OutOfDeviceMemory, match="the device has not enough free memory"):
+        DeviceBuffer(16 << 30)
+
+
+@stubbed
 def test_bytes_go_to_the_device_and_back():
     device = open_device(0)
     device.activate()

@@ -17,7 +17,7 @@ from tests.support.patterns import noise, smooth
 from tests.support.preparations import EXACT_VIEWS, MEAN, SAMPLED_VIEWS, STD
 from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.view_kernel import MAX_ROWS, TABLE_WIDTH, ViewKernel
-from tta_server.compiled.rows import WIDTH, FrontRow, front_table, stack_canvases
+from tta_server.compiled.rows import WIDTH, Column, FrontRow, front_table, stack_canvases
 from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.view_kernel import kernel_constants
@@ -140,6 +140,22 @@ def test_values_computed_by_hand(device, spec, expected):
     np.testing.assert_allclose(made[0, 0], (np.array(expected) / 10 - 1) / 2, atol=1e-6)
 
 
+def test_halves_of_a_model_of_bytes_are_rounded_to_even(device):
+    prep = Preprocessing(channels=Channels.GREY, dtype=np.dtype(np.uint8))
+    pixels = np.repeat(np.array([[0, 1, 2, 3]], np.uint8)[:, :, None], 3, axis=2)
+    made = KernelFront(device, prep)(*one_view(prep, {"shift": [0.5, 0], "border": "replicate"}, pixels))
+    np.testing.assert_array_equal(made[0, 0], [[0, 0, 2, 2]])  # of 0, 0.5, 1.5, 2.5
+
+
+def test_positions_of_exact_views_are_rounded(device):
+    prep = RESIZES["exact"]
+    slab, table, tensor = one_view(prep, "transpose", noise(Size(37, 44)))
+    front = KernelFront(device, prep)
+    expected = front(slab, table, tensor)
+    table[0, [Column.MATRIX + 2, Column.MATRIX + 5]] -= np.float32(0.25)
+    np.testing.assert_array_equal(front(slab, table, tensor), expected)
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("image", [-1, 1])
@@ -147,9 +163,9 @@ def test_a_row_without_a_canvas_is_zero_and_others_are_not(device, layout, dtype
     prep = replace(RESIZES["letterbox"], layout=layout, dtype=np.dtype(dtype))
     slab, table, tensor = one_view(prep, "identity", noise(Size(60, 30)))
     table = np.repeat(table, 3, axis=0)
-    table[1, 0] = image
+    table[1, Column.IMAGE] = image
     table[2] = 0
-    table[2, 0] = image
+    table[2, Column.IMAGE] = image
     made = KernelFront(device, prep).run(slab, table, tensor)
     assert not made[1:].any()
     assert (made[0] != 0).mean() > 0.9

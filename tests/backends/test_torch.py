@@ -41,7 +41,7 @@ def load(path: Path, options: RunOptions = RunOptions()) -> Backend:  # noqa: B0
 
 
 def exported(folder: Path, forward: Callable[..., Any], image: Any = None, free: tuple[int, ...] = ()) -> Path:
-    class Net(torch.nn.Module):
+    class Net(torch.nn.Module):  # type: ignore[name-defined,unused-ignore]
         def forward(self, image: Any) -> Any:
             return forward(image)
 

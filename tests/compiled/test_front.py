@@ -82,6 +82,18 @@ def test_compositions_of_any_numbers(prep, data):
     check_front(prep, IMAGES, [View(), *views])
 
 
+@pytest.mark.parametrize(
+    "size", [Size(600, 64), Size(64, 1200), Size(3000, 64), pytest.param(Size(1500, 1500), marks=pytest.mark.slow)]
+)
+def test_on_large_canvases_of_noise_views_differ_in_proportion_to_the_longer_side(size):
+    """Coordinates are float32: at most 0.02 grey levels for each 300 pixels."""
+    prep = Preprocessing(multiple=4, max_size=4096, normalization=Normalization(scale=1.0))
+    specs = [{"rotate": 1}, {"rotate": -7}, {"zoom": 1.2}, {"shift": [2.5, -1.25]}, ["hflip", {"rotate": 33.3}]]
+    for view in map(read_view, specs):
+        for _, made, expected in Fronts(prep).batches([noise(size)], [view]):
+            assert 0 < np.abs(made.astype(np.float64) - expected).max() <= 0.02 * max(size) / 300
+
+
 def test_an_image_of_one_pixel_and_of_one_row():
     prep = Preprocessing(multiple=4, normalization=IMAGENET)
     images = [noise(Size(1, 1)), noise(Size(3, 1)), noise(Size(1, 4))]

@@ -162,7 +162,8 @@ def test_the_row_of_a_mirrored_view_by_hand():
     assert len(table) == MAP_WIDTH
     assert table[MapColumn.MATRIX : MapColumn.CELLS].tolist() == [-1, 0, 4, 0, 1, 1]
     assert table[MapColumn.CELLS : MapColumn.SEEN].tolist() == [0, 3, 1, 2]
-    assert table[MapColumn.LAST :].tolist() == [4, 2, 1, 0.5]
+    assert table[MapColumn.LAST : MapColumn.MIRRORED].tolist() == [4, 2, 1, 0.5]
+    assert table[MapColumn.MIRRORED :].tolist() == [1, 0, 3, 1, 2]
 
 
 def test_a_shifted_view_covers_what_it_shows_by_hand():

@@ -57,8 +57,9 @@ def test_types(dtype, kind):
 
 def test_an_ensemble_by_hand():
     steps = [Step("front", {"slab": "image"}, {"input": "x"}), Step("coats", {"in": "x"}, {"scores": "scores"})]
-    found = parsed(ensemble_config("both", [IMAGE], [SCORES], steps))
+    found = parsed(ensemble_config("both", [IMAGE], [SCORES], steps, {"made_for": '{"a": "b"}'}))
     assert (found.platform, found.max_batch_size) == ("ensemble", 0)
+    assert found.parameters["made_for"].string_value == '{"a": "b"}'
     assert [
         (step.model_name, dict(step.input_map), dict(step.output_map)) for step in found.ensemble_scheduling.step
     ] == [

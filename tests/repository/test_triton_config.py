@@ -45,6 +45,10 @@ def test_all_keys(tmp_path: Path) -> None:
     assert target.device == "grpcs://a:1 grpcs://[::1]:65535"
 
 
+def test_with_views_by_graphs_the_model_is_an_ensemble(tmp_path: Path) -> None:
+    assert read(tmp_path, url=URL, model="m_tta", views="graph").target(tmp_path).is_ensemble
+
+
 def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("hidden")
     keys = {"headers": {"authorization": "hidden"}, "tls": {"cert": "key.pem", "key": "key.pem"}}
@@ -79,7 +83,7 @@ def test_without_such_a_model_grpc_is_not_imported() -> None:
             {"url": URL, "model": "m", "version": "new"},
             "version is 'new'; it should be a whole number, or empty for the",
         ),
-        ({"url": URL, "model": "m", "views": "graph"}, "backend.views is 'graph'; it should be 'local'"),
+        ({"url": URL, "model": "m", "views": "there"}, "backend.views is 'there'; it should be 'local' or 'graph'"),
         ({"url": URL, "model": "m", "threads": 2}, "unknown key backend.threads; known: name, url, model, version"),
         (
             {"url": URL, "model": "m", "headers": {"a b": "c"}},

@@ -606,6 +606,64 @@ def test_a_job_cancelled_while_its_view_runs_is_settled_once(opened: Opener) -> 
     assert len(work.outcomes) == 1
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_whose_client_has_left_is_ended_and_blames_nobody(opened: Opener, workers: int) -> None:
+    """A run of 3 s is overdue after 30 s only. The model is not suspect, and costs what it did before."""
+    runner, health, metrics = EndlessRunner(0), Health(), Metrics()
+    engine = opened(runner=runner, slots=1, curve=flat(3000), health=health, metrics=metrics, workers=workers)
+    before = engine.quote(job(PaperWork(), budget=60))
+    work = PaperWork()
+    leaving = job(work, budget=60)
+    engine.submit([leaving])
+    assert runner.started.wait(PATIENCE)
+    assert engine.quote(job(PaperWork(), budget=60)) != before
+    engine.cancel(leaving)
+    assert isinstance(work.outcome, Cancelled)
+    until(lambda: engine.quote(job(PaperWork(), budget=60)) == before)
+    assert runner.aborted == 1
+    health.mark_unhealthy("m")
+    assert not health.unhealthy
+    assert faults(metrics) == {}
+
+
+class SecondRunner(EndlessRunner):
+    """The first batch waits for `release`, the others are endless."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.release = threading.Event()
+        self.first = threading.Event()
+        self.items: Items = ()
+
+    def run(self, items: Items, recorder: Recorder, abort: Abort, call: Call) -> Outcomes:
+        if not self.first.is_set():
+            self.first.set()
+            self.release.wait(PATIENCE)
+            return merged(items)
+        self.items = items
+        return super().run(items, recorder, abort, call)
+
+
+def test_a_batch_is_ended_once_the_last_of_its_clients_has_left(opened: Opener) -> None:
+    """Jobs that are decoded while another batch runs are in one batch."""
+    runner = SecondRunner()
+    engine = opened(runner=runner, slots=1, curve=flat(3000), workers=1)
+    engine.submit([job(PaperWork())])
+    assert runner.first.wait(PATIENCE)
+    decoded = [threading.Event() for _ in range(3)]
+    jobs = [job(PaperWork(each.set), budget=60) for each in decoded]
+    engine.submit(jobs)
+    assert all(each.wait(PATIENCE) for each in decoded)
+    engine.cancel(jobs[2])  # the only worker has reported the other two
+    runner.release.set()
+    assert runner.started.wait(PATIENCE)
+    assert {each for each, _ in runner.items} == set(jobs[:2])
+    engine.cancel(jobs[0])
+    assert not runner.aborted
+    engine.cancel(jobs[1])
+    until(lambda: runner.aborted == 1)
+
+
 def test_a_job_cancelled_before_decoding_is_never_decoded(opened: Opener) -> None:
     started, release, decoded = threading.Event(), threading.Event(), threading.Event()
 

@@ -10,15 +10,14 @@ from PIL import Image
 
 import tta_server
 from tests.support.configs import CLASSIFICATION, changed
-from tests.support.ensembles import Ensemble
+from tests.support.ensembles import Ensemble, export
 from tests.support.graphed import check_close, with_graphs
 from tests.support.onnx_models import classifier, graph, write_model
 from tests.support.patterns import noise
 from tests.support.references import MODELS
 from tta_server.errors import BackendFailed, InvalidInput
 from tta_server.repository.loader import load_model
-from tta_server.repository.triton_export import triton_models, write_models
-from tta_server.serving.ensemble import EnsembleImage, ensemble_plan
+from tta_server.serving.ensemble import EnsembleImage
 from tta_server.views.geometry import Size
 
 TOLERANCE = 1e-6
@@ -27,9 +26,8 @@ SAMPLES += [("bloodcells", None), ("clothing", "ten_crop"), ("nuclei", '["identi
 
 
 def ensemble_of(folder: Path, to: Path) -> Ensemble:
-    model = load_model(folder)
-    write_models(to, model.name, triton_models(model, folder, ensemble_plan(model).sums))
-    return Ensemble(to, f"{model.name}_tta")
+    export(folder, to)
+    return Ensemble(to, f"{folder.name}_tta")
 
 
 def ask(ensemble: Ensemble, folder: Path, image: Any, policy: str | None = None, rows: int = 64) -> EnsembleImage:
@@ -52,6 +50,16 @@ def test_results_equal_those_of_this_process(tmp_path: Path, name: str, policy: 
     found = ask(ensemble, MODELS / name, sample.read_bytes(), policy, rows)
     check_close(expected, found.result(), TOLERANCE)
     assert found.left_out == []
+
+
+def test_heat_maps_are_summed(tmp_path: Path) -> None:
+    policy = '["identity", "hflip", {"rotate": 9}]'
+    folder = with_graphs(tmp_path / "source", MODELS / "mouse", merge="mean_heatmaps")
+    (sample,) = folder.glob("sample.*")
+    with tta_server.load(folder, 1) as model:
+        expected = model.predict(sample, stop="all", min_views="all", policy=policy).result
+    ensemble = ensemble_of(folder, tmp_path / "triton")
+    check_close(expected, ask(ensemble, folder, sample.read_bytes(), policy, 2).result(), TOLERANCE)
 
 
 def test_pixels_and_a_file_are_alike(tmp_path: Path) -> None:

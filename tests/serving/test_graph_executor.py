@@ -31,7 +31,12 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "clothing": [{}, {"policy": SAMPLED}, {"merge": "vote", "include": ["views", "agreement", "uncertainty"]}],
     "cifar10": [{}, {"policy": SAMPLED}, {"merge": "geometric_mean", "include": ["views", "uncertainty"]}],
     "bloodcells": [{}, {"policy": SAMPLED}, {"include": ["views", "uncertainty"]}],
-    "mouse": [{}, {"policy": SAMPLED}, {"merge": "mean_heatmaps", "policy": SAMPLED, "include": ["views"]}],
+    "mouse": [
+        {},
+        {"policy": SAMPLED},
+        {"merge": "mean_heatmaps", "policy": SAMPLED, "include": ["uncertainty"]},
+        {"merge": "mean_heatmaps", "policy": SAMPLED, "include": ["views"]},
+    ],
     "nuclei-count": [{}, {"policy": ["identity", {"contrast": 1.3}, ["rot90", {"hue": 20}]], "include": ["views"]}],
     "nuclei": [
         {"include": ["probabilities"]},

@@ -1,5 +1,6 @@
 """Models that a server elsewhere runs, beside those that run here: answers, statuses, and how they come and go."""
 
+import http.client
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -122,6 +123,22 @@ def test_requests_to_a_server_that_hangs_are_answered_at_their_deadlines(
     assert statuses <= {504, 503, 429}
     assert 0 < remote.requests[0].parameters["timeout"].int64_param < 700_000
     recover(client)
+
+
+def test_a_batch_whose_client_has_left_is_cancelled_in_its_server(client: httpx.Client, remote: RemoteServer) -> None:
+    """Nothing is held against the model, as it would be if it had been ended as overdue."""
+    recover(client)
+    ended = metric(client, 'tta_faults_total{kind="ended",model="clothing"}')
+    remote.cancelled.clear()
+    with remote.hanging():
+        connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port, timeout=PATIENCE)
+        connection.request("POST", "/v1/models/clothing/predict?budget_ms=60000&max_views=1", IMAGES["clothing"])
+        assert remote.entered.wait(PATIENCE)
+        connection.close()
+        assert remote.cancelled.wait(PATIENCE)
+    assert client.get("/readyz").json().get("not_ready") == []
+    assert ask(client).status_code == 200
+    assert metric(client, 'tta_faults_total{kind="ended",model="clothing"}') == ended
 
 
 def test_a_model_is_loaded_once_its_server_is_there(tmp_path: Path) -> None:

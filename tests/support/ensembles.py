@@ -9,6 +9,10 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
+from tta_server.repository.loader import load_model
+from tta_server.repository.triton_export import triton_models, write_models
+from tta_server.serving.ensemble import ensemble_plan
+
 Arrays = Mapping[str, NDArray[np.generic]]
 KINDS = {
     "tensor(float)": "FP32",
@@ -17,6 +21,12 @@ KINDS = {
     "tensor(double)": "FP64",
     "tensor(int64)": "INT64",
 }
+
+
+def export(source: Path, repository: Path) -> None:
+    """Write what is exported for the model in a folder."""
+    model = load_model(source)
+    write_models(repository, model.name, triton_models(model, source, ensemble_plan(model).sums))
 
 
 def read_config(repository: Path, name: str) -> ModelConfig:

@@ -11,13 +11,33 @@ from typing import Any, Self
 import grpc
 import numpy as np
 import onnxruntime as ort
+from google.protobuf import text_format
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc.model_config_pb2 import DataType
 
+from tests.support.ensembles import Ensemble, read_config
 from tests.support.serving import PATIENCE
 
 TYPES = {"tensor(float)": "FP32", "tensor(float16)": "FP16", "tensor(uint8)": "UINT8", "tensor(int64)": "INT64"}
-DTYPES = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8, "INT64": np.int64}
+DTYPES = {
+    "FP32": np.float32,
+    "FP16": np.float16,
+    "FP64": np.float64,
+    "UINT8": np.uint8,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+
+
+def declared(each: Any) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of a tensor in a config, as metadata have them."""
+    return DataType.Name(each.data_type).removeprefix("TYPE_"), tuple(each.dims)
+
+
+def _described(each: Any) -> Any:
+    datatype, shape = declared(each)
+    return pb.ModelMetadataResponse.TensorMetadata(name=each.name, datatype=datatype, shape=shape)
 
 
 def free_port() -> int:
@@ -29,10 +49,21 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves models of ONNX files on a port that it keeps over restarts.
 
     `failure` is the status that each batch gets; while `gate` is closed batches wait for it, as those of a server do
-    that is stopped. `requests` are the batches that came, `cancelled` is set once a call was.
+    that is stopped. `requests` are the batches that came, `cancelled` is set once a call was. With a `repository` of
+    exported models it serves its ensembles too.
     """
 
-    def __init__(self, models: dict[str, Path], max_batch: int = 8, port: int = 0, certificate: Any = None) -> None:
+    def __init__(
+        self,
+        models: dict[str, Path],
+        max_batch: int = 8,
+        port: int = 0,
+        certificate: Any = None,
+        repository: Path | None = None,
+    ) -> None:
+        self.repository = repository
+        self._ensembles: dict[str, Ensemble] = {}
+        self._lock = threading.Lock()
         self.port = port or free_port()
         self.models = {name: ort.InferenceSession(str(path)) for name, path in models.items()}
         self.max_batch = max_batch
@@ -109,6 +140,14 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.RepositoryIndexResponse(models=[pb.RepositoryIndexResponse.ModelIndex(**each) for each in entries])
 
     def ModelMetadata(self, request, context):  # noqa: N802
+        if self._is_ensemble(request.name):
+            config = read_config(self.repository, request.name)
+            return pb.ModelMetadataResponse(
+                name=request.name,
+                versions=["1"],
+                inputs=[_described(each) for each in config.input],
+                outputs=[_described(each) for each in config.output],
+            )
         model = self.models[request.name]
         return pb.ModelMetadataResponse(
             name=request.name,
@@ -124,6 +163,10 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelConfig(self, request, context):  # noqa: N802
         answer = pb.ModelConfigResponse()
+        if self._is_ensemble(request.name):
+            text = (self.repository / request.name / "config.pbtxt").read_text("utf-8")
+            text_format.Parse(text, answer.config)
+            return answer
         answer.config.max_batch_size = self.max_batch
         return answer
 
@@ -137,6 +180,8 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(self.failure, "on purpose, /secret/path")
         if not self._serves(request.model_name, request.model_version):
             context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+        if self._is_ensemble(request.model_name):
+            return self._run_ensemble(request)
         (given,) = request.inputs
         shape = list(given.shape)
         if self.max_batch and shape[0] > self.max_batch:
@@ -147,6 +192,16 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         image = model.get_inputs()[0]
         return self._response(names, model.run(names, {image.name: batch}))
 
+    def _run_ensemble(self, request: Any) -> Any:
+        given = zip(request.inputs, request.raw_input_contents, strict=True)
+        inputs = {each.name: np.frombuffer(raw, DTYPES[each.datatype]).reshape(each.shape) for each, raw in given}
+        with self._lock:
+            if request.model_name not in self._ensembles:
+                self._ensembles[request.model_name] = Ensemble(self.repository, request.model_name)
+        outputs = self._ensembles[request.model_name].infer(inputs)
+        names = [output.name for output in request.outputs]
+        return self._response(names, [outputs[name] for name in names])
+
     @staticmethod
     def _response(names: Sequence[str], values: Sequence[Any]) -> Any:
         answer = pb.ModelInferResponse()
@@ -156,8 +211,15 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             answer.raw_output_contents.append(value.tobytes())
         return answer
 
+    def _is_ensemble(self, name: str) -> bool:
+        return (
+            self.repository is not None
+            and (self.repository / name / "config.pbtxt").is_file()
+            and name.endswith("_tta")
+        )
+
     def _serves(self, name: str, version: str) -> bool:
-        return name in self.models and name not in self.loading and version in ("", "1")
+        return (name in self.models or self._is_ensemble(name)) and name not in self.loading and version in ("", "1")
 
 
 def remote_folder(folder: Path, source: Path, url: str | Sequence[str], **keys: Any) -> Path:

@@ -4,20 +4,30 @@ BACKENDS run a file, whose name is in FILES: (file, options) -> backend. REMOTE_
 state its version.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from tta_server.backends.base import CPU, Backend, Outputs, RunOptions, Signature, Tensor
+from tta_server.backends.cancel import Abort
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
-from tta_server.backends.triton import Target
+from tta_server.backends.triton import EnsembleInfo, Target
 
 
 class RemoteBackend(Backend, Protocol):
-    """A backend of a server elsewhere; `version` is the one that it serves."""
+    """A backend of a server elsewhere; `version` is the one that it serves.
+
+    `ensemble` describes the one around the model, None where the model is called by itself.
+    """
 
     version: str
+    ensemble: EnsembleInfo | None
+
+    def infer_ensemble(
+        self, inputs: Mapping[str, Tensor], outputs: Collection[str], abort: Abort | None = None
+    ) -> Outputs:
+        """Run the ensemble on its inputs by name, as `infer` runs a batch; return the outputs of these names."""
 
 
 def _triton(target: Target) -> RemoteBackend:

@@ -12,6 +12,7 @@ class Abort:
     """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe.
 
     `deadline`, in monotonic seconds, is when the run is of no use any more, whether somebody requests the abort or not.
+    `is_unwanted` is true if the abort says nothing of the model: nobody waits for the run any more.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
@@ -19,6 +20,7 @@ class Abort:
         self._lock = threading.Lock()
         self._callback: Callable[[], object] | None = None
         self.requested = False
+        self.is_unwanted = False
 
     def on_request(self, callback: Callable[[], object]) -> None:
         """Register `callback`: it is called by the thread that requests the abort, or now if that happened already."""
@@ -36,11 +38,21 @@ class Abort:
         if callback is not None:
             callback()
 
+    def request_unwanted(self) -> None:
+        """Request the abort of a run that nobody waits for; one that was requested before keeps its reason."""
+        self.is_unwanted = not self.requested
+        self.request()
+
 
 def request_all(aborts: Iterable[Abort]) -> None:
     """Requests each; a backend that can't end its run does not keep the others from ending."""
     for abort in aborts:
-        try:
-            abort.request()
-        except Exception:
-            log.exception("a run could not be ended")
+        call_logged(abort.request)
+
+
+def call_logged(request: Callable[[], object]) -> None:
+    """Requests an abort; logs what a backend raises that can't end its run."""
+    try:
+        request()
+    except Exception:
+        log.exception("a run could not be ended")

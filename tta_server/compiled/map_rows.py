@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tta_server.compiled.rows import affine_row
 from tta_server.imaging.placement import Placement
 from tta_server.imaging.resampling import is_exact
-from tta_server.tasks.masks.maps import OutputGrid, frame_cells, sight_of, to_view_cells
+from tta_server.tasks.masks.maps import OutputGrid, cells_in_frame, frame_cells, sight_of, to_view_cells
 from tta_server.views.geometry import Affine, Size
 
 
@@ -19,6 +19,7 @@ class MapColumn(IntEnum):
 
     matrix: plain grid -> score map, as `affine_row` has it. cells: first and last cell that may be read, along x, then
     y. seen: the bounds of `Sight`, left, right, top, bottom. last: its `last`, x, y. exact: 1 or 0. weight: the view's.
+    Of heat maps only: mirrored: 1 or 0. frame: first and last cell where a peak may be, along x, then y.
     """
 
     MATRIX = 0
@@ -27,9 +28,11 @@ class MapColumn(IntEnum):
     LAST = 14
     EXACT = 16
     WEIGHT = 17
+    MIRRORED = 18
+    FRAME = 19
 
 
-MAP_WIDTH = 18
+MAP_WIDTH = 23
 EVERYWHERE = 1e9
 """Cells beyond which no view lies."""
 
@@ -55,7 +58,10 @@ def _map_row(row: MapRow, grid: OutputGrid, maps: Size) -> tuple[float, ...]:
         seen = (-EVERYWHERE, EVERYWHERE, -EVERYWHERE, EVERYWHERE)
     cells = (left, right - 1, top, bottom - 1)
     exact = is_exact(to_scores.then(Affine.shift(-left, -top)))
-    return *affine_row(to_scores), *cells, *seen, *sight.last, exact, row.weight
+    x0, y0, x1, y1 = cells_in_frame(row.placement, grid, maps)
+    frame = (x0, x1 - 1, y0, y1 - 1)
+    matrix, mirrored = affine_row(to_scores), row.placement.mirrors
+    return *matrix, *cells, *seen, *sight.last, exact, row.weight, mirrored, *frame
 
 
 def all_exact(table: NDArray[np.float32]) -> bool:
@@ -64,10 +70,22 @@ def all_exact(table: NDArray[np.float32]) -> bool:
 
 
 def map_inputs(
-    z: NDArray[np.generic], table: NDArray[np.float32], owner: NDArray[np.generic], cells: Size
+    z: NDArray[np.generic],
+    table: NDArray[np.float32],
+    owner: NDArray[np.generic],
+    cells: Size,
+    with_peaks: bool = False,
 ) -> dict[str, NDArray[np.generic]]:
-    """Return the inputs of a tail for maps by name; `cells` are the columns and rows of the largest plain grid."""
+    """Return the inputs of a tail for maps by name; `cells` are the columns and rows of the largest plain grid.
+
+    One `with_peaks`, for heat maps, also takes the columns and rows of the maps.
+    """
+    places = {
+        "column": np.arange(z.shape[3], dtype=np.float32),
+        "line": np.arange(z.shape[2], dtype=np.float32),
+    }
     return {
+        **(places if with_peaks else {}),
         "z": z,
         "rows": table,
         "owner": owner,

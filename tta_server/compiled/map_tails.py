@@ -11,7 +11,7 @@ from tta_server.tasks.sums import SumSpec
 
 
 def map_tail(spec: SumSpec, classes: int, dtype: DTypeLike, exact_only: bool) -> bytes:
-    """Return the graph that sums maps of `classes`; `dtype` is the type of the model's output.
+    """Return the graph that sums maps of `classes`; `dtype` is the type of the model's output. No heat maps.
 
     Inputs, float32 but for `z`: `z` (B, C, h, w), the model's output; `rows` (B, MAP_WIDTH) as `map_rows.map_table`
     makes it; `owner` (N, B), 1 where the row belongs to the image, else 0; `map_size` (w, h); `x` (W,), `y` (H,): 0.5,
@@ -19,10 +19,12 @@ def map_tail(spec: SumSpec, classes: int, dtype: DTypeLike, exact_only: bool) ->
     weighted scores and of weighted coverages over an image's sound rows, and `sound` (B,). A graph for `exact_only`
     takes rows without interpolation, and is half the work.
     """
-    return _MapTail(spec, classes, dtype).to_bytes(exact_only)
+    return MapTail(spec, classes, dtype).to_bytes(exact_only)
 
 
-class _MapTail:
+class MapTail:
+    """Writes the graph."""
+
     def __init__(self, spec: SumSpec, classes: int, dtype: DTypeLike) -> None:
         self._spec, self._classes = spec, classes
         self._graph = graph = Graph("map_tail")
@@ -36,18 +38,22 @@ class _MapTail:
 
     def to_bytes(self, exact_only: bool) -> bytes:
         graph, spec = self._graph, self._spec
-        moved = self._moved(exact_only)
+        moved = self._moved(self._z, exact_only)
         unsound = unsound_rows(graph, Output(moved, self._classes, 4), spec)
-        out = graph.reshape(unsound, -1, 1, 1, 1)
-        output = Output(graph.where(out, 0.0, moved), self._classes, 4)
-        weight = graph.where(out, 0.0, graph.unsqueeze(self._coverage() * self._table[MapColumn.WEIGHT], 1))
-        scores = graph.where(weight > 0.0, SCORES[spec.score](graph, output, spec) * weight, 0.0)
-        graph.output("total", self._summed(scores), "float32", ["N", "CHW"])
-        graph.output("weights", self._summed(weight), "float32", ["N", "HW"])
-        graph.output("sound", graph.add("Not", unsound), "bool", ["B"])
+        output = Output(graph.where(graph.reshape(unsound, -1, 1, 1, 1), 0.0, moved), self._classes, 4)
+        self._write_sums(SCORES[spec.score](graph, output, spec), unsound)
         return graph.to_bytes()
 
-    def _moved(self, exact_only: bool) -> Value:
+    def _write_sums(self, scores: Value, unsound: Value) -> None:
+        """Make the outputs of scores on the plain grid (B, C, H, W), finite; `unsound` rows (B,) don't count."""
+        graph = self._graph
+        out = graph.reshape(unsound, -1, 1, 1, 1)
+        weight = graph.where(out, 0.0, graph.unsqueeze(self._coverage() * self._table[MapColumn.WEIGHT], 1))
+        graph.output("total", self._summed(graph.where(weight > 0.0, scores * weight, 0.0)), "float32", ["N", "CHW"])
+        graph.output("weights", self._summed(weight), "float32", ["N", "HW"])
+        graph.output("sound", graph.add("Not", unsound), "bool", ["B"])
+
+    def _moved(self, maps: Value, exact_only: bool) -> Value:
         """Return the maps on the plain grid (B, C, H, W); beyond what may be read, the nearest cell counts."""
         graph, table = self._graph, self._table
         found = apply_affine(table, MapColumn.MATRIX, self._x, self._y)
@@ -56,11 +62,11 @@ class _MapTail:
             for at, column in zip(found, (MapColumn.CELLS, MapColumn.CELLS + 2), strict=True)
         )
         whole = graph.add("Round", x), graph.add("Round", y)
-        copied = sample(graph, self._z, whole, self._size, "nearest")
+        copied = sample(graph, maps, whole, self._size, "nearest")
         if exact_only:
             return copied
         exact = graph.unsqueeze(table[MapColumn.EXACT] > 0.5, 1)
-        return graph.where(exact, copied, sample(graph, self._z, (x, y), self._size, "bilinear"))
+        return graph.where(exact, copied, sample(graph, maps, (x, y), self._size, "bilinear"))
 
     def _coverage(self) -> Value:
         """Return 1 in cells that the view shows, else 0, (B, H, W)."""

@@ -46,11 +46,17 @@ def model_config(
 
 
 def ensemble_config(
-    name: str, inputs: Iterable[TensorConfig], outputs: Iterable[TensorConfig], steps: Iterable[Step]
+    name: str,
+    inputs: Iterable[TensorConfig],
+    outputs: Iterable[TensorConfig],
+    steps: Iterable[Step],
+    parameters: Mapping[str, str],
 ) -> str:
     """Return the text for an ensemble."""
     lines = [f"name: {_quoted(name)}", 'platform: "ensemble"', "max_batch_size: 0"]
     lines += [*_tensors("input", inputs), *_tensors("output", outputs)]
+    for key, value in parameters.items():
+        lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     lines.append("ensemble_scheduling {")
     for step in steps:
         lines += ["  step {", f"    model_name: {_quoted(step.model)}", "    model_version: -1"]
@@ -65,17 +71,25 @@ def _map(kind: str, names: Mapping[str, str]) -> Iterable[str]:
 def _tensors(kind: str, tensors: Iterable[TensorConfig]) -> Iterable[str]:
     for each in tensors:
         reshape = "" if each.reshape is None else f" reshape {{ shape: {list(each.reshape)} }}"
-        stated = f"name: {_quoted(each.name)} data_type: {_type(each.dtype)} dims: {list(each.dims)}{reshape}"
+        stated = (
+            f"name: {_quoted(each.name)} data_type: TYPE_{_config_type(each.dtype)} dims: {list(each.dims)}{reshape}"
+        )
         yield f"{kind} {{ {stated} }}"
 
 
-def _type(dtype: DTypeLike) -> str:
+def type_name(dtype: DTypeLike) -> str:
+    """Return the protocol's name of a type, like FP32."""
     kind = np.dtype(dtype)
     names = {"f": "FP", "i": "INT", "u": "UINT"}
-    return f"TYPE_{names[kind.kind]}{8 * kind.itemsize}" if kind.kind in names else f"TYPE_{_OTHERS[kind.kind]}"
+    return f"{names[kind.kind]}{8 * kind.itemsize}" if kind.kind in names else _OTHERS[kind.kind]
 
 
-_OTHERS = {"b": "BOOL", "O": "STRING", "U": "STRING", "S": "STRING"}
+_OTHERS = {"b": "BOOL", "O": "BYTES", "U": "BYTES", "S": "BYTES"}
+
+
+def _config_type(dtype: DTypeLike) -> str:
+    name = type_name(dtype)
+    return "STRING" if name == "BYTES" else name
 
 
 def _quoted(text: str) -> str:

@@ -41,6 +41,10 @@ def on_device(preprocessing: Preprocessing, backend: Backend) -> Pipeline:
     return TorchPipeline(backend, Staging(preprocessing, memory, ViewKernel(memory.device, constants)))
 
 
+PER_ROW = ("sound", "peaks")
+"""Outputs of tails that have a row for each of theirs."""
+
+
 class DevicePipeline:
     """From canvases to outputs on a device; see `Pipeline`."""
 
@@ -102,7 +106,7 @@ class DeviceOutputs:
         every[:, MapColumn.WEIGHT] = 0
         every[list(rows)] = table
         like = np.broadcast_to(np.zeros((), z.dtype), z.shape)
-        inputs = map_inputs(like, every, self._owners(rows, owner, count, spec), cells)
+        inputs = map_inputs(like, every, self._owners(rows, owner, count, spec), cells, bool(spec.mirror_order))
         del inputs["z"]
         found = self._sum(TailKey(spec, classes, z.dtype, all_exact(every)), z, inputs, rows)
         return shaped_maps(found, classes, cells)
@@ -119,7 +123,7 @@ class DeviceOutputs:
             found: Outputs = self._tails[key].run("z", z, inputs)
         except Exception as error:
             raise as_backend_error(error) from error
-        return {**found, "sound": found["sound"][list(rows)]}
+        return {name: values[list(rows)] if name in PER_ROW else values for name, values in found.items()}
 
     def _check(self) -> None:
         """Raises BackendFailed if another run has overwritten the outputs."""

@@ -12,6 +12,7 @@ from tta_server.backends.cancel import Abort
 from tta_server.backends.graphs import GraphSession
 from tta_server.compiled.front import front, front_inputs
 from tta_server.compiled.graph import require_onnx
+from tta_server.compiled.heat_tails import heat_tail
 from tta_server.compiled.map_rows import all_exact, map_inputs
 from tta_server.compiled.map_tails import map_tail
 from tta_server.compiled.rows import FrontRow, front_table, stack_canvases
@@ -34,7 +35,8 @@ class TailKey(NamedTuple):
         """Return the graph."""
         if self.exact_only is None:
             return tail(self.spec, self.classes, self.dtype)
-        return map_tail(self.spec, self.classes, self.dtype, self.exact_only)
+        write = heat_tail if self.spec.mirror_order else map_tail
+        return write(self.spec, self.classes, self.dtype, self.exact_only)
 
 
 class GraphPipeline:
@@ -113,7 +115,8 @@ class HostOutputs:
     ) -> Outputs:
         z = self._rows(spec, rows)
         graph = self._tails[TailKey(spec, z.shape[1], z.dtype, all_exact(table))]
-        return shaped_maps(graph.run(map_inputs(z, table, owner_matrix(owner, spec.dtype), cells)), z.shape[1], cells)
+        inputs = map_inputs(z, table, owner_matrix(owner, spec.dtype), cells, bool(spec.mirror_order))
+        return shaped_maps(graph.run(inputs), z.shape[1], cells)
 
     def _rows(self, spec: SumSpec, rows: Sequence[int]) -> Tensor:
         z = self._outputs[spec.output]
@@ -130,7 +133,7 @@ def shaped_maps(found: Outputs, classes: int, cells: Size) -> Outputs:
     """Return what a tail for maps gives with axes for its cells."""
     shape = (-1, classes, cells.height, cells.width)
     return {
+        **found,
         "total": found["total"].reshape(shape),
         "weights": found["weights"].reshape(-1, *shape[2:]),
-        "sound": found["sound"],
     }

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from tta_server.backends import BACKENDS, CPU, FILES, REMOTE_BACKENDS, Backend, Signature
+from tta_server.backends import BACKENDS, CPU, FILES, REMOTE_BACKENDS, Backend, RemoteBackend, Signature
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
@@ -20,6 +20,7 @@ from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
+from tta_server.repository.triton_ensemble import Ensemble, check_ensemble, check_outputs
 from tta_server.tasks import TASKS, Task
 from tta_server.views.geometry import Size
 from tta_server.views.presets import read_policy
@@ -79,6 +80,7 @@ def load_uncalibrated(folder: Path) -> Model:
         )
         if model.merge not in model.task.merges:
             raise ConfigError(f"merge is {model.merge!r}; allowed for this task: {', '.join(model.task.merges)}")
+        model = replace(model, ensemble=_ensemble(model))
         model.check_views(model.policy)
         check_min_views(config, len(model.policy.views))
     except InvalidInput as mistake:
@@ -103,12 +105,24 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     return remote, remote.version
 
 
+def _ensemble(model: Model) -> Ensemble | None:
+    """The ensemble in the server that runs the model, if tta.yaml asks for one. Raises ConfigError."""
+    if not isinstance(model.config.backend, TritonConfig):
+        return None
+    backend = cast("RemoteBackend", model.backend)
+    if backend.ensemble is None:
+        return None
+    spec = check_ensemble(backend.ensemble, model.preprocessing, model.task, model.merge)
+    check_outputs(backend.ensemble, backend.signature.outputs, spec)
+    return Ensemble(backend.infer_ensemble, spec)
+
+
 def _pipeline(preprocessing: Preprocessing, backend: Backend, config: BackendConfig | TritonConfig) -> Pipeline | None:
     """What makes views where the model runs, if they are made there."""
-    if (config.views or ("local" if backend.device == CPU else "graph")) == "local":
+    if isinstance(config, TritonConfig) or (config.views or ("local" if backend.device == CPU else "graph")) == "local":
         return None
     if backend.device == CPU:
-        return GraphPipeline(preprocessing, backend, getattr(config, "threads", 1))
+        return GraphPipeline(preprocessing, backend, config.threads)
     from tta_server.repository.device_pipeline import on_device  # the driver, only where there is one
 
     return on_device(preprocessing, backend)

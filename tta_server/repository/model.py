@@ -13,6 +13,7 @@ from tta_server.repository.checks import spatial_axes
 from tta_server.repository.config import ModelConfig
 from tta_server.repository.lifetime import Lifetime
 from tta_server.repository.pipeline import Pipeline
+from tta_server.repository.triton_ensemble import Ensemble
 from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopRule, StopSpec
 from tta_server.tasks import Task
 from tta_server.tasks.checks import Finding
@@ -41,7 +42,7 @@ class Model:
 
     `cache` holds values derived from the model for requests, so that they do not outlive it. `lifetime` counts the uses
     of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `pipeline`
-    makes its views where it runs; None where they are made one by one.
+    makes its views where it runs, `ensemble` in the server that runs it; with neither they are made one by one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     backend: Backend
     calibration: Calibration | None = None
     pipeline: Pipeline | None = None
+    ensemble: Ensemble | None = None
     observed: Observed = field(default=Observed(), init=False, repr=False)
     cache: ByteCache = field(init=False, repr=False)
     lifetime: Lifetime = field(init=False, repr=False)

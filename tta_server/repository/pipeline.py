@@ -40,7 +40,8 @@ class BatchOutputs(Protocol):
     ) -> Outputs:
         """`total` (N, C, H, W), `weights` (N, H, W) and `sound` (n,) of these n rows, maps (C, h, w).
 
-        `table` is that of `map_rows` for these rows; W and H are the columns and rows in `cells`.
+        `table` is that of `map_rows` for these rows; W and H are the columns and rows in `cells`. Of heat maps also
+        `peaks` (n, C, PEAK_COLUMNS).
         """
 
 

@@ -63,13 +63,16 @@ class TlsConfig(StrictModel):
 
 
 class TritonConfig(StrictModel):
-    """Where the model runs, and how it is called; `version` "" is the server's choice."""
+    """Where the model runs, and how it is called; `version` "" is the server's choice.
+
+    `views` says where views are made: here, or there, by the ensemble `model` that `tta-server export-triton` wrote.
+    """
 
     name: Literal["triton"]
     url: Annotated[tuple[Url, ...], Field(min_length=1), BeforeValidator(_as_list)]
     model: Annotated[str, Field(min_length=1)]
     version: Annotated[str, BeforeValidator(_read_version)] = ""
-    views: Literal["local"] = "local"
+    views: Literal["local", "graph"] = "local"
     permits: Annotated[int, Field(ge=1, le=256)] = 4
     headers: Annotated[dict[str, str], AfterValidator(_read_headers)] = Field(default_factory=dict, repr=False)
     tls: TlsConfig = TlsConfig()
@@ -85,7 +88,15 @@ class TritonConfig(StrictModel):
     def target(self, folder: Path) -> Target:
         """What the backend calls, with the files of a model's folder. Raises ConfigError for one that can't be read."""
         files = {key: name and _read(folder / name, key) for key, name in self.tls.model_dump().items()}
-        return Target(self.url, self.model, self.version, self.permits, tuple(self.headers.items()), Tls(**files))
+        return Target(
+            self.url,
+            self.model,
+            self.version,
+            self.permits,
+            tuple(self.headers.items()),
+            Tls(**files),
+            self.views == "graph",
+        )
 
 
 def _read(path: Path, key: str) -> bytes:

@@ -11,10 +11,9 @@ import numpy as np
 
 from tta_server.backends import Outputs
 from tta_server.backends.external_data import external_files, find_references
+from tta_server.compiled.ensembles import parameters
 from tta_server.compiled.front import front
 from tta_server.compiled.graph import require_onnx
-from tta_server.compiled.map_tails import map_tail
-from tta_server.compiled.tails import tail
 from tta_server.compiled.triton_configs import (
     LADDER,
     MADE,
@@ -26,6 +25,7 @@ from tta_server.compiled.triton_configs import (
     model_config,
 )
 from tta_server.errors import BackendFailed, ConfigError
+from tta_server.repository.graphs import TailKey
 from tta_server.repository.model import WARM_SIZE, Model
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.view import View
@@ -101,8 +101,8 @@ class _Export:
     def _make_tail(self, spec: SumSpec) -> _Graph:
         z = self._outputs[spec.output]
         if spec.offset is None:
-            return _read_graph(tail(spec, z[0].size, z.dtype))
-        return _read_graph(map_tail(spec, z.shape[1], z.dtype, exact_only=False))
+            return _read_graph(TailKey(spec, z[0].size, z.dtype).to_bytes())
+        return _read_graph(TailKey(spec, z.shape[1], z.dtype, exact_only=False).to_bytes())
 
     def _model_config(self) -> str:
         signature, skipped = self._model.backend.signature, 1 if self._ladder else 0
@@ -134,7 +134,7 @@ class _Export:
             f"{self._model.name}_tail", names | {"z": MODEL_OUTPUT}, {e.name: e.name for e in self._tail.outputs}
         )
         steps = [self._front_step(), self._model_step({self._spec.output: MODEL_OUTPUT}), last]
-        return ensemble_config(f"{self._model.name}_tta", [*self._front.inputs, *inputs], self._tail.outputs, steps)
+        return self._ensemble([*self._front.inputs, *inputs], self._tail.outputs, steps)
 
     def _row_ensemble(self) -> str:
         taken = {MADE, *(each.name for each in self._front.inputs)}
@@ -145,7 +145,11 @@ class _Export:
         outputs = [self._output(name, value, 0) for name, value in self._outputs.items()]
         outputs = [each._replace(dims=[-1, *each.dims[1:]]) for each in outputs]
         steps = [self._front_step(), self._model_step({name: name for name in self._outputs})]
-        return ensemble_config(f"{self._model.name}_tta", self._front.inputs, outputs, steps)
+        return self._ensemble(self._front.inputs, outputs, steps)
+
+    def _ensemble(self, inputs: Sequence[TensorConfig], outputs: Sequence[TensorConfig], steps: Sequence[Step]) -> str:
+        stated = parameters(self._model.preprocessing, self._spec)
+        return ensemble_config(f"{self._model.name}_tta", inputs, outputs, steps, stated)
 
 
 def _dims(shape: Sequence[int | None]) -> list[int]:

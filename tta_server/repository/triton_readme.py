@@ -78,11 +78,15 @@ VECTORS = """\
 - Outputs: `total` and `weights`, the sums by image, and `sound`, which rows are part of them.
 """
 MAPS = """\
-- `map_rows` float32 (B, 18): how each view's map moves back, as `tta_server.compiled.map_rows.map_table` makes it.
+- `map_rows` float32 (B, 23): how each view's map moves back, as `tta_server.compiled.map_rows.map_table` makes it.
 - `owner` (N, B): 1 where the row is of the image, else 0; `map_size` float32 (w, h) of the model's maps.
 - `map_x`, `map_y` float32: 0.5, 1.5, ... for the columns and rows of the answer.
 - Outputs: `total` and `weights`, the sums by image, flat, and `sound`, which rows are part of them.
-- `EnsembleImage` runs the model itself once for each size of input, to learn the size of its maps.
+{peaks}- `EnsembleImage` runs the model itself once for each size of input, to learn the size of its maps.
+"""
+PEAKS = """\
+- `column`, `line` float32: 0, 1, 2, ... for the columns and rows of the model's maps. Output `peaks` (B, J, 5): the
+  cell of each row's peaks (column, row), from its centre to the point (x, y), and the probability there.
 """
 
 
@@ -106,4 +110,4 @@ def readme(model: Model, folder: Path, policy: str | None, spec: SumSpec | None)
 def _inputs(model: Model, spec: SumSpec | None) -> str:
     if spec is None:
         return ROWS.format(merge=model.merge)
-    return VECTORS if spec.offset is None else MAPS
+    return VECTORS if spec.offset is None else MAPS.format(peaks=PEAKS if spec.mirror_order else "")

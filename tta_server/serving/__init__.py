@@ -7,6 +7,7 @@ steps from it, `StepRunner` decodes images and runs batches through the `ImageRu
 batch, calls the backend and maps the predictions back, and each job merges its own in one call; a `Recorder` keeps the
 job's `Progress` in step with the accumulator. `GraphExecutor` is the executor of models with `backend.views: graph`: it
 makes a batch's views by one graph, and where the merge is a sum, gives each job the sum over its views of the batch.
+`EnsembleExecutor` has an exported ensemble in a Triton server do the same.
 `Unsettled` settles each job exactly once, with an `Answer` from the `AnswerBuilder` or an error. `warm_up` measures a
 model's costs before it serves; `Health` and `ModelProbe` find unhealthy models and outdated costs.
 """

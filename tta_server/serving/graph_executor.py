@@ -1,21 +1,16 @@
 """Runs views of one model through graphs around it: one makes its input from canvases, others sum its outputs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tta_server.backends import Outputs
 from tta_server.backends.cancel import Abort
 from tta_server.compiled.rows import FrontRow
 from tta_server.errors import BackendFailed
-from tta_server.imaging.placement import Placement
-from tta_server.imaging.preprocessing import Canvas
-from tta_server.imaging.resampling import Part, visible_part
+from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
+from tta_server.serving.ensemble_executor import EnsembleExecutor
 from tta_server.serving.executor import (
     BatchOfViews,
     Entries,
@@ -26,23 +21,10 @@ from tta_server.serving.executor import (
     read_row,
 )
 from tta_server.serving.image import NOT_MADE, ImageViews, ViewError
+from tta_server.serving.slab import Slab
 from tta_server.serving.slot_thread import Call, call_here
-from tta_server.serving.summing import sum_batch
+from tta_server.serving.summing import SumsOf, sum_batch, sums_of
 from tta_server.tasks.sums import Sums, SumSpec
-from tta_server.views.view import View
-
-SumsOf = Callable[[ImageViews], SumSpec | None]
-
-
-def sums_of(views: ImageViews) -> SumSpec | None:
-    """How a graph may sum the views of an image; None for tiles, which are blended into a part of the grid."""
-    spec = views.plan.sums
-    return None if spec is None or (spec.offset is not None and views.layout.tiles > 1) else spec
-
-
-def no_sums(views: ImageViews) -> SumSpec | None:
-    """For those who need the prediction of each view."""
-    return None
 
 
 class ModelExecutor:
@@ -54,9 +36,12 @@ class ModelExecutor:
         self._sums_of = sums_of
 
     def run(self, items: Entries, abort: Abort | None = None, call: Call = call_here) -> BatchOfViews:
-        pipeline = items[0][0].model.pipeline
-        executor: Executor = self._local if pipeline is None else GraphExecutor(pipeline, self._sums_of)
-        return executor.run(items, abort, call)
+        return self._executor(items[0][0].model).run(items, abort, call)
+
+    def _executor(self, model: Model) -> Executor:
+        if model.ensemble is not None:
+            return EnsembleExecutor(model.ensemble, self._sums_of)
+        return self._local if model.pipeline is None else GraphExecutor(model.pipeline, self._sums_of)
 
 
 class GraphExecutor:
@@ -124,21 +109,3 @@ class _Ran(NamedTuple):
     sums: Mapping[ImageViews, Sums]
     unread: Sequence[int]
     outputs: Outputs
-
-
-class Slab:
-    """The canvases of a batch, each once; of one that is much larger than a view, the part that the view needs."""
-
-    def __init__(self) -> None:
-        self.planes: list[NDArray[np.uint8]] = []
-        self._index: dict[tuple[Canvas, Part], int] = {}
-
-    def row(self, canvas: Canvas, view: View, placement: Placement) -> FrontRow:
-        """The row for a view of a canvas, which is added if it is new."""
-        part = visible_part(placement.canvas, placement.to_canvas, placement.frame)
-        key = canvas, part
-        if key not in self._index:
-            self._index[key] = len(self.planes)
-            self.planes.append(part.of(canvas.planes))
-        on_part = replace(placement, canvas=part.size, to_canvas=placement.to_canvas.then(part.from_whole))
-        return FrontRow(view, on_part, self._index[key])

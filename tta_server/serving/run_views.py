@@ -6,10 +6,11 @@ from itertools import groupby
 from typing import Any
 
 from tta_server.errors import WrongDeclaration
-from tta_server.serving.graph_executor import ModelExecutor, no_sums
+from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.image import ImageViews, Source, ViewError
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Plan
+from tta_server.serving.summing import no_sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ class StepRunner(Generic[W]):
         return outcomes, limit
 
     def _failure(self, step: Batch[W], error: TTAError, abort: Abort) -> StepFailure[W]:
-        if self._is_stopping():
+        if self._is_stopping() or (abort.is_unwanted and not isinstance(error, DeviceLost)):
             return StepFailure(step, error)
         model = step.bucket.model
         if error.__cause__:

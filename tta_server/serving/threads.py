@@ -12,10 +12,16 @@ from tta_server.serving.slot_thread import Call, SlotThread, Turn, call_here
 
 
 class Running(NamedTuple):
-    """A step that a thread runs: how to abort it and, on a device, its turn."""
+    """A step that a thread runs, how to abort it and, on a device, its turn."""
 
+    step: Step[Any]
     abort: Abort
     turn: Turn | None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether it is a batch whose jobs are all settled."""
+        return isinstance(self.step, Batch) and all(job.progress.settled for job, _ in self.step.items)
 
     @property
     def call(self) -> Call:
@@ -57,8 +63,8 @@ class EngineThreads:
     def running(self, step: Step[Any]) -> Running:
         """A step that starts now. A batch of a device takes its turn to call the model."""
         if not isinstance(step, Batch):
-            return Running(Abort(), None)
-        return Running(Abort(step.deadline), self._device[step.slot].turn() if self._device else None)
+            return Running(step, Abort(), None)
+        return Running(step, Abort(step.deadline), self._device[step.slot].turn() if self._device else None)
 
     def alive(self) -> list[str]:
         """The names of the threads that run."""

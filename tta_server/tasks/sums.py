@@ -31,6 +31,8 @@ class Soundness(StrEnum):
     """Neither NaN nor +inf; -inf may rule out all labels."""
     FINITE = "finite"
     """All are, also after `undo`."""
+    PEAKS = "peaks"
+    """Of heat maps: no NaN, and each one's largest score is finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class SumSpec:
     `threshold` is that of OVER_THRESHOLD; `undo` names what is undone after merging: values, log or log1p. With
     `by_class` a view may have a weight for each class. Outputs are maps where `offset`, that of their grid, is stated:
     they are moved back onto the plain view's grid first.
+
+    With `mirror_order` they are heat maps: it has for each the one in its place in a mirror image. These are scored
+    before they are moved, and each row's own peaks are found too.
     """
 
     output: str
@@ -50,6 +55,7 @@ class SumSpec:
     undo: str = "values"
     by_class: bool = False
     offset: float | None = None
+    mirror_order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ STUB(cuCtxPopCurrent_v2, Handle* out) *out = current; current = below; END
 STUB(cuMemGetInfo_v2, size_t* free, size_t* total) *total = 8ull << 30; *free = *total - live; END
 STUB(cuMemAlloc_v2, uint64_t* out, size_t size)
     if (!current) return 201;
+    if (size > 8ull << 30) return 2;
     size_t* made = (size_t*)std::malloc(size + 64);
     *made = size, live += size, *out = (uint64_t)(made + 8);
 END

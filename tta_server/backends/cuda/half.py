@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tta_server.errors import ConfigError
 
@@ -12,8 +13,15 @@ MOST_BYTES = 2_000_000_000
 """A model in one piece may have up to 2 GiB."""
 
 
-def as_half(path: Path) -> bytes:
-    """Return the content of a model file that computes in float16; raise ConfigError if it can't be converted."""
+class HalfModel(NamedTuple):
+    """A file's content; `has_groups`: some convolution has groups, as depthwise ones have."""
+
+    content: bytes
+    has_groups: bool
+
+
+def as_half(path: Path) -> HalfModel:
+    """Return a model file that computes in float16; raise ConfigError if it can't be converted."""
     try:
         import onnx
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -25,7 +33,8 @@ def as_half(path: Path) -> bytes:
     try:
         with warnings.catch_warnings(record=True) as clipped:
             warnings.simplefilter("always")
-            content: bytes = convert_float_to_float16(onnx.load(path), keep_io_types=True).SerializeToString()
+            model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+            content: bytes = model.SerializeToString()
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
@@ -34,4 +43,8 @@ def as_half(path: Path) -> bytes:
         ) from error
     if clipped:
         log.warning("%s: %d constants of the model were rounded to what float16 holds", path, len(clipped))
-    return content
+    return HalfModel(content, any(_has_groups(node) for node in model.graph.node))
+
+
+def _has_groups(node: Any) -> bool:
+    return node.op_type == "Conv" and any(each.name == "group" and each.i > 1 for each in node.attribute)

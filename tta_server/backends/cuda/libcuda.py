@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, Arguments] = {
 }
 """Argument types of the functions used, by exported name; each returns a code, 0 for success."""
 
+PINNED = "cuMemHostAlloc"
 OUT_OF_MEMORY = 2
 LOST = {
     4: "DEINITIALIZED",
@@ -79,8 +80,8 @@ class CudaError(Exception):
 
     def __init__(self, call: str, code: int, description: str) -> None:
         super().__init__(f"{call}: {description}")
+        self.call = call
         self.code = code
-        self.description = description
 
 
 def call(function: str, *arguments: Any) -> None:
@@ -99,6 +100,8 @@ def call_raw(function: str, *arguments: Any) -> None:
 
 def failure(error: CudaError) -> BackendFailed:
     """Return the error that clients get for one of the driver."""
+    if error.code == OUT_OF_MEMORY and error.call == PINNED:
+        return OutOfDeviceMemory("there is not enough free memory that the device can copy from")
     if error.code == OUT_OF_MEMORY:
         return OutOfDeviceMemory("the device has not enough free memory")
     if error.code in LOST:

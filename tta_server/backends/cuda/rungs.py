@@ -11,7 +11,7 @@ from tta_server.backends.base import RunOptions, Signature
 from tta_server.backends.cuda.device_memory import Buffer, DeviceArray, Memory
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.half import as_half
-from tta_server.backends.cuda.sessions import NO_GRAPH, Rung, nodes_elsewhere, open_session
+from tta_server.backends.cuda.sessions import NO_GRAPH, ModelFile, Rung, nodes_elsewhere, open_session
 from tta_server.backends.onnxruntime import read_signature
 from tta_server.errors import ConfigError, DeviceLost, OutOfDeviceMemory
 
@@ -34,7 +34,10 @@ class Rungs:
     def __init__(self, path: Path, memory: Memory, options: RunOptions) -> None:
         """Open a model file. Raise ConfigError if it can't run on the device."""
         self._path = path
-        self._content: bytes | Path = as_half(path) if options.precision == "fp16" else path
+        self._file: ModelFile = ModelFile(path)
+        if options.precision == "fp16":
+            half = as_half(path)
+            self._file = ModelFile(half.content, channels_last=not half.has_groups)
         self._memory = memory
         self._options = options
         self._found: dict[Shape, tuple[Rung, Buffer]] = {}
@@ -52,14 +55,14 @@ class Rungs:
     def _open_captured(self) -> ort.InferenceSession | None:
         """A session whose runs become graphs; None if some node can't run on the device."""
         try:
-            return open_session(self._content, self._memory, self._options, captures=True)
+            return open_session(self._file, self._memory, self._options, captures=True)
         except Exception as error:  # noqa: BLE001 - said again if it was not for the graphs
             log.debug("%s: no CUDA graphs: %s", self._path, error)
             return None
 
     def _open(self) -> ort.InferenceSession:
         try:
-            return open_session(self._content, self._memory, self._options)
+            return open_session(self._file, self._memory, self._options)
         except ConfigError:
             raise
         except Exception as error:

@@ -64,8 +64,7 @@ class ViewKernel:
         """Compile the kernel; the device becomes the current one of this thread. Raises ConfigError if it can't be."""
         device.activate()
         self._constants = constants
-        self._module = Module(_ptx())
-        self._function = self._module.function(f"views_{constants.dtype.name}_{constants.depth}")
+        self._function = _module(device).function(f"views_{constants.dtype.name}_{constants.depth}")
 
     def launch(  # noqa: PLR0913 - those of the kernel
         self,
@@ -112,5 +111,6 @@ def _three(values: PerChannel) -> Any:
 
 
 @cache
-def _ptx() -> bytes:
-    return files("tta_server.backends.cuda").joinpath("kernels", "views.ptx").read_bytes()
+def _module(device: Device) -> Module:
+    """Return the kernels compiled for a device, which is the current one; models share them."""
+    return Module(files("tta_server.backends.cuda").joinpath("kernels", "views.ptx").read_bytes())

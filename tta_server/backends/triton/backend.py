@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 
 import grpc
 
@@ -43,7 +44,7 @@ class TritonBackend:
         """
         self.device, self.permits = target.device, target.permits
         self.where = f"model {target.model} of {self.device}, up to {self.permits} batches at once"
-        self._model = (target.model, target.version)
+        self._called = self._model = (target.model, target.version)
         self._servers = Servers(target)
         try:
             description = self._discover(target)
@@ -54,6 +55,9 @@ class TritonBackend:
         self.ladder: Sequence[int] = description.ladder
         self.version = description.version
         self._has_batch_axis = description.has_batch_axis
+        self.ensemble = description.ensemble
+        if self.ensemble is not None:
+            self._model = (self.ensemble.model, self.ensemble.version)
 
     def _discover(self, target: Target) -> Description:
         found = self._servers.submit(self._servers.ask_each(lambda server: describe(server, target))).result()
@@ -62,7 +66,7 @@ class TritonBackend:
         described = [each for each in found if isinstance(each, Description)]
         if wrong or not described:
             raise wrong or failures[0]
-        if any((each.signature, each.ladder) != (described[0].signature, described[0].ladder) for each in described):
+        if any(replace(each, version="") != replace(described[0], version="") for each in described):
             raise ConfigError(
                 f"backend.url: the servers {', '.join(target.urls)} serve different models {target.model}"
             )
@@ -73,18 +77,30 @@ class TritonBackend:
 
         Raises BackendUnavailable if no server serves the model now, DeadlineExceeded.
         """
+        image = batch if self._has_batch_axis else batch[0]
+        outputs = self._call(self._model, {self.signature.input: image}, self.signature.outputs, abort)
+        return outputs if self._has_batch_axis else {name: values[None] for name, values in outputs.items()}
+
+    def infer_ensemble(
+        self, inputs: Mapping[str, Tensor], outputs: Collection[str], abort: Abort | None = None
+    ) -> Outputs:
+        """Run the ensemble around the model, as `infer` does."""
+        return self._call(self._called, inputs, outputs, abort)
+
+    def _call(
+        self, model: tuple[str, str], inputs: Mapping[str, Tensor], names: Collection[str], abort: Abort | None
+    ) -> Outputs:
         now = time.monotonic()
         due = abort.deadline if abort is not None else math.inf
         deadline = due if due < math.inf else now + PATIENCE
         if deadline <= now:
             raise DeadlineExceeded(LATE)
-        names, image = self.signature.outputs, batch if self._has_batch_axis else batch[0]
-        request = write_request(self._model, self.signature.input, image, names, deadline - now)
+        request = write_request(model, inputs, names, deadline - now)
         call = self._servers.submit(self._servers.infer(request, deadline))
         if abort is not None:
             abort.on_request(call.cancel)
         try:
-            outputs = read_response(call.result(), names)
+            return read_response(call.result(), names)
         except CancelledError:
             raise BackendFailed(FAILED[1]) from None
         except RemoteError as error:
@@ -94,7 +110,6 @@ class TritonBackend:
             raise kind(sentence) from error
         except ValueError as error:
             raise BackendFailed(FAILED[1]) from error
-        return outputs if self._has_batch_axis else {name: values[None] for name, values in outputs.items()}
 
     def close(self) -> None:
         """End all calls and the connections."""

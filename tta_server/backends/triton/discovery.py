@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -10,7 +10,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.backends.base import Signature
-from tta_server.backends.triton import Target
+from tta_server.backends.triton import EnsembleInfo, Target, TensorInfo
 from tta_server.backends.triton.servers import RemoteError, Server
 from tta_server.backends.triton.tensors import DTYPES, IMAGES
 from tta_server.errors import BackendUnavailable, ConfigError
@@ -32,29 +32,44 @@ class Description:
     """A model as a server describes it.
 
     `ladder` has the batch sizes to send, empty for any; without `has_batch_axis` its tensors have no batch axis, and
-    `signature` has one of 1 all the same.
+    `signature` has one of 1 all the same. Of an `ensemble` all but `version` describes the model in it.
     """
 
     signature: Signature
     version: str
     ladder: tuple[int, ...]
     has_batch_axis: bool
+    ensemble: EnsembleInfo | None = None
 
 
 async def describe(server: Server, target: Target) -> Description:
     """Raises BackendUnavailable if it may serve the model later, ConfigError if it can't."""
     try:
         await _check_ready(server, target)
-        request = {"name": target.model, "version": target.version}
-        metadata = await server.call("ModelMetadata", pb.ModelMetadataRequest(**request), SECONDS)
-        largest = await _largest_batch(server, request)
+        found = await _ask(server, target.model, target.version)
+        if not target.is_ensemble:
+            return read_description(*found, target)
+        ensemble = read_ensemble(*found, target)
+        inner = read_description(*await _ask(server, ensemble.model, ensemble.version), target)
     except NotServed as error:
         raise BackendUnavailable(NOT_READY, target.device, target.permits) from error
     except RemoteError as error:
         if error.status in TRANSIENT:
             raise BackendUnavailable(NOT_READY, target.device, target.permits) from error
         raise ConfigError(f"backend.url: the server does not describe model {target.model}: {error}") from error
-    return read_description(metadata, largest, target)
+    return replace(inner, version=target.version or _latest(found[0]), ensemble=ensemble)
+
+
+async def _ask(server: Server, model: str, version: str) -> tuple[Any, Any]:
+    """A model's metadata, and its config: an empty one of servers without the call. Raises RemoteError."""
+    metadata = await server.call("ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), SECONDS)
+    try:
+        answer = await server.call("ModelConfig", pb.ModelConfigRequest(name=model, version=version), SECONDS)
+    except RemoteError as error:
+        if error.status is not grpc.StatusCode.UNIMPLEMENTED:
+            raise
+        answer = pb.ModelConfigResponse()
+    return metadata, answer.config
 
 
 async def _check_ready(server: Server, target: Target) -> None:
@@ -98,19 +113,31 @@ def _mistake(key: str, what: str) -> ConfigError:
     return error
 
 
-async def _largest_batch(server: Server, request: dict[str, str]) -> int:
-    """Triton's max_batch_size: 0 where the model itself has the batch axis, or none; 0 of servers without the call."""
-    try:
-        return int((await server.call("ModelConfig", pb.ModelConfigRequest(**request), SECONDS)).config.max_batch_size)
-    except RemoteError as error:
-        if error.status is grpc.StatusCode.UNIMPLEMENTED:
-            return 0
-        raise
+def read_ensemble(metadata: Any, config: Any, target: Target) -> EnsembleInfo:
+    """Raises ConfigError if a model is no ensemble of which the second step may be the model."""
+    steps = config.ensemble_scheduling.step
+    if len(steps) < 2:
+        raise _mistake(
+            "model",
+            f"{target.model} of {target.device} is no ensemble, which `views: graph` needs: give the name of one that "
+            "`tta-server export-triton` wrote, or set views: local",
+        )
+    return EnsembleInfo(
+        steps[1].model_name,
+        "" if steps[1].model_version < 0 else str(steps[1].model_version),
+        {each.name: TensorInfo(each.datatype, tuple(each.shape)) for each in metadata.inputs},
+        {each.name: TensorInfo(each.datatype, tuple(each.shape)) for each in metadata.outputs},
+        {name: value.string_value for name, value in config.parameters.items()},
+    )
 
 
-def read_description(metadata: Any, largest: int, target: Target) -> Description:
-    """Raises ConfigError for inputs other than one image, and if no output is a tensor of numbers."""
-    place = f"model {target.model} of {target.device}"
+def read_description(metadata: Any, config: Any, target: Target) -> Description:
+    """Raises ConfigError for inputs other than one image, and if no output is a tensor of numbers.
+
+    A `max_batch_size` of 0 says that the model itself has the batch axis, or that there is none.
+    """
+    largest = int(config.max_batch_size)
+    place = f"model {metadata.name or target.model} of {target.device}"
     if len(metadata.inputs) != 1:
         found = ", ".join(each.name for each in metadata.inputs)
         raise ConfigError(f"{place} has the inputs {found}; it must have one, an image")
@@ -131,9 +158,14 @@ def read_description(metadata: Any, largest: int, target: Target) -> Description
     signature = Signature(image.name, shape, np.dtype(IMAGES[image.datatype]), outputs, others)
     if not tensors:
         raise ConfigError(f"{place}: {signature.advice}")
+    return Description(
+        signature, target.version or _latest(metadata), ladder or ((1,) if shape[0] == 1 else ()), has_batch_axis
+    )
+
+
+def _latest(metadata: Any) -> str:
     versions = sorted((version for version in metadata.versions if version.isdigit()), key=int)
-    version = target.version or (versions[-1] if versions else "1")
-    return Description(signature, version, ladder or ((1,) if shape[0] == 1 else ()), has_batch_axis)
+    return str(versions[-1]) if versions else "1"
 
 
 def ladder_up_to(largest: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Arrays as tensors of the Open Inference Protocol, and back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,20 @@ NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
 def write_request(
-    model: tuple[str, str], image: str, batch: Tensor, outputs: Mapping[str, Any], seconds: float
+    model: tuple[str, str], inputs: Mapping[str, Tensor], outputs: Iterable[str], seconds: float
 ) -> bytes:
     """An infer request for (name, version) of a model, as bytes; the server may drop it after that many seconds."""
     request = pb.ModelInferRequest(model_name=model[0], model_version=model[1])
     request.parameters["timeout"].int64_param = max(1, int(seconds * 1e6))
-    request.inputs.add(name=image, datatype=NAMES[batch.dtype], shape=batch.shape)
+    for name, values in inputs.items():
+        request.inputs.add(name=name, datatype=NAMES[values.dtype], shape=values.shape)
+        request.raw_input_contents.append(values.tobytes())
     for name in outputs:
         request.outputs.add(name=name)
-    request.raw_input_contents.append(batch.tobytes())
     return bytes(request.SerializeToString())
 
 
-def read_response(content: bytes, names: Mapping[str, Any]) -> Outputs:
+def read_response(content: bytes, names: Iterable[str]) -> Outputs:
     """The tensors of these names, read-only. Raises ValueError if one is missing or malformed."""
     response = pb.ModelInferResponse.FromString(content)
     if len(response.raw_output_contents) != len(response.outputs):

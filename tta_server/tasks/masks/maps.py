@@ -101,10 +101,17 @@ class MapSums(Sums):
 
 def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, tuple[int, int]]:
     """The cells at least partly in a view's frame, without bars and padding; and the first of them, x, y."""
+    left, top, right, bottom = cells_in_frame(placement, grid, map_size(maps))
+    return maps[:, top:bottom, left:right], (left, top)
+
+
+def cells_in_frame(placement: Placement, grid: OutputGrid, maps: Size) -> tuple[int, int, int, int]:
+    """The cells of maps of that size that are at least partly in a view's frame: left, top, right, bottom."""
     to_cells, (x, y), frame = grid.to_pixels.inverse(), placement.inset, placement.frame
     (left, top), (right, bottom) = to_cells.apply_to(x, y), to_cells.apply_to(x + frame.width, y + frame.height)
     x, y = max(0, floor(left + EDGE)), max(0, floor(top + EDGE))
-    return maps[:, y : max(y + 1, ceil(bottom - EDGE)), x : max(x + 1, ceil(right - EDGE))], (x, y)
+    right, bottom = max(x + 1, ceil(right - EDGE)), max(y + 1, ceil(bottom - EDGE))
+    return x, y, min(right, maps.width), min(bottom, maps.height)
 
 
 def first_cell(tile: Tile, grid: OutputGrid) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """From heat maps to points, finer than their cells."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from tta_server.tasks.base import Floats
 Doubles = NDArray[np.float64]
 REACH = 2
 """Cells on each side of the peak that the centroid is taken over."""
+PEAK_COLUMNS = 5
+"""Of a table of peaks: column and row of the cell, x and y from its centre to the point, probability there."""
 AROUND = np.arange(-REACH, REACH + 1)
 
 
@@ -48,3 +51,9 @@ def _are_cut(peaks: NDArray[np.intp], length: int) -> bool:
 
 def _inside(places: NDArray[np.intp], length: int) -> NDArray[np.bool_]:
     return (places >= 0) & (places < length)
+
+
+def points_of(table: NDArray[np.floating[Any]]) -> tuple[Doubles, Doubles]:
+    """What `peaks` returns, from a table (J, PEAK_COLUMNS)."""
+    numbers = table.astype(np.float64)
+    return numbers[:, :2] + 0.5 + numbers[:, 2:4], numbers[:, 4]

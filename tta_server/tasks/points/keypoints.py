@@ -11,14 +11,15 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.masks.maps import MovedMaps, crop_to_frame, map_size, move_back, output_grid
+from tta_server.tasks.masks.maps import MovedMaps, OutputGrid, crop_to_frame, map_size, move_back, output_grid
 from tta_server.tasks.points.checks import find, remarks
 from tta_server.tasks.points.heatmaps import peaks
 from tta_server.tasks.points.output import PointsOutput, mirror_order
-from tta_server.tasks.points.poses import HeatMaps, MergedPose, PoseAccumulator, ViewPose
+from tta_server.tasks.points.poses import HeatMaps, MergedPose, Points, PoseAccumulator, ViewPose
 from tta_server.tasks.points.results import KeypointsResult
 from tta_server.tasks.scores.kinds import sigmoid
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
+from tta_server.tasks.sums import Score, Soundness, SumSpec
 from tta_server.views.geometry import Affine, Size
 
 Doubles = NDArray[np.float64]
@@ -84,20 +85,13 @@ class Keypoints(TaskDefaults):
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewPose:
         found = outputs[self._name][row]
-        from_frame = placement.to_plain.then(frame.to_image)
-        to_image, to_view = from_frame, from_frame.inverse()
-        if placement.inset != (0, 0):
-            inset = Affine.shift(-placement.inset[0], -placement.inset[1])
-            to_image = inset.then(placement.to_plain).then(frame.to_image)
-        order = self._plain_order(placement)
         if self._output.kind == "heatmaps":
             maps = found.astype(np.float32, copy=False)
             grid = output_grid(map_size(maps), placement, self._output.offset)
             inside, corner = crop_to_frame(maps, placement, grid)
             points, confidence = peaks(inside, self._probabilities)
-            xy = grid.to_pixels.then(to_image).apply(points + corner)
-            heat = HeatMaps(maps, placement, grid)
-            return ViewPose(xy[order], confidence[order], to_view, placement.frame, heat)
+            pose = self._pose((points + corner, confidence), placement, frame, grid)
+            return replace(pose, maps=HeatMaps(maps, placement, grid))
         xy = found[:, :2].astype(np.float64)
         doubts = remarks(xy, self._output)
         if self._output.order == "yx":
@@ -105,9 +99,23 @@ class Keypoints(TaskDefaults):
         if self._output.units == "normalized":
             xy = xy * placement.tensor
         confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
+        return replace(self._on_image((xy, confidence), placement, frame, Affine()), remarks=doubts)
+
+    def _pose(self, points: Points, placement: Placement, frame: ImageFrame, grid: OutputGrid) -> ViewPose:
+        """Points in cells of a view's heat maps, in its own order."""
+        return self._on_image(points, placement, frame, grid.to_pixels)
+
+    def _on_image(self, points: Points, placement: Placement, frame: ImageFrame, to_pixels: Affine) -> ViewPose:
+        """Points in its own order; `to_pixels` maps them to pixels of a view's input."""
+        from_frame = placement.to_plain.then(frame.to_image)
+        to_image = from_frame
+        if placement.inset != (0, 0):
+            inset = Affine.shift(-placement.inset[0], -placement.inset[1])
+            to_image = inset.then(placement.to_plain).then(frame.to_image)
+        order, (xy, confidence) = self._plain_order(placement), points
         with np.errstate(invalid="ignore"):  # is_sound finds infinities
-            xy = to_image.apply(xy)
-        return ViewPose(xy[order], confidence[order], to_view, placement.frame, remarks=doubts)
+            xy = to_pixels.then(to_image).apply(xy)
+        return ViewPose(xy[order], confidence[order], from_frame.inverse(), placement.frame)
 
     def _probabilities(self, scores: Any) -> Any:
         return sigmoid(scores) if self._output.scores == "logits" else scores
@@ -126,7 +134,14 @@ class Keypoints(TaskDefaults):
         return bool(maps and np.isfinite(prediction.xy).all() and np.isfinite(prediction.confidence).all())
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> PoseAccumulator:
-        return PoseAccumulator(merge, frame, self.move_maps)
+        return PoseAccumulator(merge, frame, self.move_maps, self._pose)
+
+    def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
+        if merge != "mean_heatmaps" or self.keeps_view_results(spec):
+            return None
+        score = Score.SIGMOID if self._output.scores == "logits" else Score.VALUES
+        order = tuple(int(index) for index in self._mirror_order)
+        return SumSpec(self._name, score, Soundness.PEAKS, offset=self._output.offset, mirror_order=order)
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
         if self._output.kind == "coordinates":

@@ -1,7 +1,7 @@
 """Named points of several views of one image, merged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence
 from tta_server.tasks.checks import Finding
-from tta_server.tasks.masks.maps import MovedMaps, OutputGrid
-from tta_server.tasks.points.heatmaps import peaks
+from tta_server.tasks.masks.maps import MapSums, MovedMaps, OutputGrid
+from tta_server.tasks.points.heatmaps import PEAK_COLUMNS, peaks, points_of
 from tta_server.tasks.scores.kinds import identity
+from tta_server.tasks.sums import Sums
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Weight
 
 Doubles = NDArray[np.float64]
+Points = tuple[Doubles, Doubles]
+"""Points (J, 2) in cells of a view's heat maps, and their confidence (J,), in its own order of labels."""
+ReadPeaks = Callable[[Points, Placement, ImageFrame, OutputGrid], "ViewPose"]
 TINY = 1e-12
 """Keeps a division by a sum of weights of 0 defined."""
 
@@ -49,6 +53,17 @@ class ViewPose:
 
 
 @dataclass(frozen=True, slots=True)
+class HeatSums(MapSums):
+    """Sums of several views' heat maps, as probabilities; and each view's own peaks.
+
+    `peaks` (K, J, PEAK_COLUMNS) are those of K views with these `views`, placement and weight, in cells of their maps.
+    """
+
+    peaks: Floats = field(default_factory=lambda: np.zeros((0, 0, PEAK_COLUMNS), np.float32))
+    views: Sequence[tuple[Placement, Weight]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MergedPose:
     """J points `xy` (J, 2) in the image's pixels, and their `confidence` (J,).
 
@@ -65,8 +80,10 @@ class MergedPose:
 class PoseAccumulator(NoEvidence):
     """Keeps every view's few points, and the sum of heat maps."""
 
-    def __init__(self, merge: str, frame: ImageFrame, move: Callable[[HeatMaps], MovedMaps]) -> None:
+    def __init__(self, merge: str, frame: ImageFrame, move: Callable[[HeatMaps], MovedMaps], read: ReadPeaks) -> None:
+        """`move` moves heat maps to the plain view's grid, `read` makes the pose of a view of its peaks."""
         self._move = move
+        self._read = read
         self._merges_maps = merge == "mean_heatmaps"
         self._frame = frame
         self._poses: list[ViewPose] = []
@@ -87,10 +104,25 @@ class PoseAccumulator(NoEvidence):
         counts = w[:, None, None].astype(np.float32)
         if moved.coverage is not None:
             counts = counts * moved.coverage
-        scores = moved.scores * counts
+        self._add_total(moved.scores * counts, counts)
+
+    def _add_total(self, scores: Floats, counts: Floats) -> None:
         total = scores if self._total is None else self._total + scores
         self._weight = counts if self._weight is None else self._weight + counts
         self._total = total
+
+    def add_sums(self, sums: Sums) -> None:
+        """Adds sums over several views, which are HeatSums."""
+        assert isinstance(sums, HeatSums)
+        joints = sums.peaks.shape[1]
+        poses = [
+            self._read(points_of(table), placement, self._frame, sums.grid)
+            for table, (placement, _) in zip(sums.peaks, sums.views, strict=True)
+        ]
+        self._add_total(sums.total, sums.weights[None])
+        self._grid = sums.grid
+        self._poses += poses
+        self._weights += [np.broadcast_to(np.asarray(weight, np.float64), joints) for _, weight in sums.views]
 
     def result(self) -> MergedPose:
         """The merge over the views that show each point.
