@@ -348,6 +348,8 @@ def test_a_guard_becomes_a_condition_on_the_shape(tmp_path: Path) -> None:
     [
         ("(1 + (((-1) + L['x'].size()[3]) // 2)) != 1", True),
         ("max(1, L['args'][0].size()[2] // 2) == 4 and L['x'].size()[0] >= 1", True),
+        ("(torch.sym_max(1, L['image'].size()[3] // 2)*torch.sym_min(4, L['image'].size()[2])) == 16", True),
+        ("math.ceil(L['x'].size()[3] / 3) == 3 and torch.sym_int(2.5) == 2", True),
         ("L['x'].size()[3] % 3 == 0", False),
     ],
 )
@@ -378,6 +380,9 @@ CODE = [
     "(" * 5000,
     "f'{s0}'",
     "(s0 := 1)",
+    "torch.load('x')",
+    "math.factorial(99999)",
+    "torch.sym_max.__globals__",
     "1" + "+1" * 6000,
 ]
 
