@@ -41,7 +41,7 @@ class GatedBackend:
 
     def __init__(self, real: Backend, gate: Path) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
-        self.permits = real.permits
+        self.permits, self.where = real.permits, real.where
         self._real = real
         self._gate = gate
 

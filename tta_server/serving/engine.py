@@ -92,10 +92,7 @@ class Engine(Generic[W]):
             self._wake.reschedule_clock()
 
     def cancel(self, job: Job[W]) -> bool:
-        """Cancels a job whose client has left, so that no more of its views run. False if it was settled already.
-
-        A running batch of which no job is left is aborted.
-        """
+        """Cancels a job whose client has left, and aborts a batch that has no other. False if it was settled already."""
         unwanted: list[Abort] = []
         with self._guarded():
             with self._lock:
