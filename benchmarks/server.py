@@ -52,10 +52,15 @@ def served(*arguments: str, tree: Path = ROOT, env: Mapping[str, str] | None = N
 def _endpoints(stderr: Iterable[str], pid: int) -> Endpoints:
     """Parse the line that says `ready`; a thread copies the rest to this process's stderr."""
     lines = iter(stderr)
-    ready = next((line for line in lines if line.startswith("ready")), None)
-    found = re.search(r"http://([^:\s]+):(\d+)", ready or "")
-    if ready is None or found is None:
-        raise SystemExit("the server did not start")
+    printed: list[str] = []
+    for line in lines:
+        printed.append(line)
+        if line.startswith("ready"):
+            break
+    found = re.search(r"ready: http://([^:\s]+):(\d+)", printed[-1] if printed else "")
+    if found is None:
+        raise SystemExit(f"the server did not start: {''.join(printed[-20:])}")
+    ready = printed[-1]
     threading.Thread(target=_pass_on, args=(lines,), daemon=True).start()
     host, port = found.groups()
     grpc = re.search(r"gRPC on port (\d+)", ready)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.support.references import MODELS
 from tests.support.stub_device import StubMemory, open_stub
 from tta_server.backends import BACKENDS, CPU, RunOptions
 from tta_server.backends.cuda import libcuda
+from tta_server.backends.cuda.backend import CudaBackend
 from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.requirements import FIRST, missing_for_auto, missing_package, require_cuda
@@ -46,6 +49,30 @@ def test_batches_of_all_sizes_in_any_order_are_run_as_on_the_cpu(tmp_path):
     for rows, side in [(1, 8), (8, 8), (2, 16), (1, 8), (8, 8), (4, 5), (2, 16)]:
         given = batch(rows, 3, side, side)
         np.testing.assert_array_equal(device.infer(given)["maps"], here.infer(given)["maps"])
+
+
+@stubbed
+def test_all_runs_are_on_one_thread_whoever_calls_and_it_ends_with_the_model(tmp_path):
+    """Also what is done for a pipeline; an error is raised where it was called for."""
+    seen = set()
+
+    class Noting(StubMemory):
+        def upload(self, target, source):
+            seen.add(threading.current_thread())
+            super().upload(target, source)
+
+    path = written(tmp_path, classifier())
+    device = CudaBackend(path, CUDA, Noting(open_device(0)), "stub")
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda rows: device.infer(batch(rows, 3, 8, 8)), [1, 2, 4, 2, 1, 8]))
+    device.thread.call(lambda: seen.add(threading.current_thread()))
+    with pytest.raises(BackendFailed):
+        device.infer(batch(2, 5, 8, 8))
+    (own,) = seen
+    assert own is not threading.current_thread()
+    device.close()
+    own.join(60)
+    assert not own.is_alive()
 
 
 @stubbed

@@ -18,7 +18,7 @@ from tta_server.compiled.map_tails import map_tail
 from tta_server.compiled.rows import FrontRow, front_table, stack_canvases
 from tta_server.compiled.tails import tail
 from tta_server.imaging.preprocessing import Preprocessing
-from tta_server.repository.pipeline import BatchOutputs, Planes, Rows
+from tta_server.repository.pipeline import BatchOutputs, Planes, Rows, T
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
 
@@ -49,6 +49,10 @@ class GraphPipeline:
         self._backend = backend
         self._front = GraphSession(front(preprocessing), threads)
         self._tails = Tails(lambda key: GraphSession(key.to_bytes(), threads))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call it here; see `Pipeline.call`."""
+        return function()
 
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Tensor:
         """Return the model's input; see `Pipeline.prepare`."""

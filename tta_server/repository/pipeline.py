@@ -1,7 +1,7 @@
 """The interface of what makes views, runs the model and sums its outputs, all where the model runs."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tta_server.compiled.rows import FrontRow
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
 
+T = TypeVar("T")
 Planes = Sequence[NDArray[np.uint8]]
 """Canvases (C, H, W)."""
 Rows = Sequence[FrontRow | None]
@@ -48,8 +49,11 @@ class BatchOutputs(Protocol):
 class Pipeline(Protocol):
     """From canvases to outputs."""
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Calls a function on the thread on which `infer` is called and its outputs are read."""
+
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Any:
         """Collects what `infer` takes for views of size `tensor` of these canvases; on any thread."""
 
     def infer(self, prepared: Any, abort: Abort | None = None) -> BatchOutputs:
-        """Makes the views and runs the model, on the thread that may call it. Raises as `Backend.infer`."""
+        """Makes the views and runs the model, in a `call`. Raises as `Backend.infer`."""

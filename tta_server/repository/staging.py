@@ -132,6 +132,7 @@ class Staging:
     def make(self, staged: Staged, target: int) -> None:
         """Begin to copy a batch and to write its views to `target`, an address on the device."""
         memory = self._memory
+        memory.activate()
         if self._target.nbytes < staged.nbytes:
             memory.synchronize()
             self._target.free()

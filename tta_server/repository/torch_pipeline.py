@@ -1,11 +1,13 @@
 """Views made on a CUDA device by one kernel, into the memory from which PyTorch runs the model."""
 
+from collections.abc import Callable
+
 from tta_server.backends.cancel import Abort
 from tta_server.backends.graphs import GraphSession
 from tta_server.backends.torch.backend import TorchBackend
 from tta_server.compiled.graph import require_onnx
 from tta_server.repository.graphs import HostOutputs, Tails
-from tta_server.repository.pipeline import BatchOutputs, Planes, Rows
+from tta_server.repository.pipeline import BatchOutputs, Planes, Rows, T
 from tta_server.repository.staging import Staged, Staging
 from tta_server.views.geometry import Size
 
@@ -23,6 +25,10 @@ class TorchPipeline:
         self._staging = staging
         self._tails = Tails(lambda key: GraphSession(key.to_bytes()))
         backend.on_close.append(staging.close)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call it here; see `Pipeline.call`."""
+        return function()
 
     def prepare(self, planes: Planes, rows: Rows, tensor: Size) -> Staged:
         """Write the table and the canvases to memory that the device copies from."""

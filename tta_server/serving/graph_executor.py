@@ -55,7 +55,7 @@ class GraphExecutor:
         start = time.monotonic()
         prepared, failed = self._prepare(items)
         made = time.monotonic()
-        ran = call(lambda: self._run(items, prepared, failed, abort))
+        ran = call(lambda: self._pipeline.call(lambda: self._run(items, prepared, failed, abort)))
         inferred = time.monotonic()
         read = {row: read_row(*items[row], ran.outputs, row) for row in ran.unread}
         found = {**failed, **ran.predictions, **read}

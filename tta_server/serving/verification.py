@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from tta_server.backends import Outputs
 from tta_server.errors import BackendFailed, ConfigError
@@ -145,8 +146,10 @@ class _Verification:
     def _together(self, bright: CardRun) -> Iterator[Finding]:
         """A dim image beside a bright one: what depends on a batch's range shows in the first."""
         reads = self._model.task.reads
-        alone = (self._runner.run(DIM), bright)
         try:
+            alone = [self._runner.run(DIM), bright]
+            if self._model.has_low_precision:
+                alone = [self._twice(run) for run in alone]
             together = self._runner.run_together(*(run.card for run in alone))
             parts = [row(together, index, reads) for index in range(len(alone))]
             for run, part in zip(alone, parts, strict=True):
@@ -164,6 +167,11 @@ class _Verification:
                 "an image's output depends on the images that share its batch (batch normalisation in training mode, "
                 "or dynamic quantisation)",
             )
+
+    def _twice(self, run: CardRun) -> CardRun:
+        """The first row of an image beside itself: as rounded as beside another one, which computes as many rows."""
+        outputs = self._runner.run_together(run.card, run.card)
+        return replace(run, outputs=row(outputs, 0, self._model.task.reads))
 
     def _agree(self, some: Outputs, others: Outputs) -> bool:
         rounding = LOW_PRECISION if self._model.has_low_precision else 0.0

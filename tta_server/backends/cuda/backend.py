@@ -1,6 +1,5 @@
 """ONNX Runtime on a CUDA device."""
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from tta_server.backends.base import Outputs, RunOptions, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.cuda.device_memory import CudaMemory, DeviceArray, Memory
 from tta_server.backends.cuda.errors import as_backend_error
+from tta_server.backends.cuda.own_thread import OwnThread
 from tta_server.backends.cuda.requirements import require_cuda
 from tta_server.backends.cuda.rungs import Rungs
 from tta_server.backends.cuda.sessions import Rung
@@ -23,16 +23,19 @@ def open_cuda(path: Path, options: RunOptions) -> "CudaBackend":
 
 
 class CudaBackend:
-    """A model on a device. Runs are one after the other: one thread calls for requests."""
+    """A model on a device. All its runs are on `thread`, whoever calls."""
 
     permits = 0
 
     def __init__(self, path: Path, options: RunOptions, memory: Memory, device_name: str) -> None:
         """Load a model file; raise ConfigError if it can't run there."""
-        memory.activate()
-        self._rungs = Rungs(path, memory, options)
-        self._lock = threading.Lock()
         self.memory = memory
+        self.thread = OwnThread(f"cuda-{path.parent.parent.name}")
+        try:
+            self._rungs = self.thread.call(lambda: self._open(path, options))
+        except BaseException:
+            self.thread.stop()
+            raise
         self.device = self._rungs.device
         self.signature = self._rungs.signature
         self.ladder: Sequence[int] = self._rungs.ladder
@@ -47,18 +50,24 @@ class CudaBackend:
             f"{elsewhere or 'all nodes there'}"
         )
 
+    def _open(self, path: Path, options: RunOptions) -> Rungs:
+        self.memory.activate()
+        return Rungs(path, self.memory, options)
+
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`."""
-        with self._lock:
-            rung = self.begin(batch.shape, lambda target: self.memory.upload(target.pointer, batch), abort)
-            return fetch(rung)
+
+        def run() -> Outputs:
+            return fetch(self.begin(batch.shape, lambda target: self.memory.upload(target.pointer, batch), abort))
+
+        return self.thread.call(run)
 
     def begin(self, shape: tuple[int, ...], fill: Callable[[DeviceArray], None], abort: Abort | None = None) -> Rung:
         """Begin a run for a batch of that shape, which `fill` begins to write; its outputs are valid until the next.
 
-        An abort takes effect between nodes, so not in a CUDA graph. Raises as `Backend.infer`.
+        Call it on `thread`, and read the outputs there. An abort takes effect between nodes, so not in a CUDA graph.
+        Raises as `Backend.infer`.
         """
-        self.memory.activate()
         self.runs += 1
         try:
             rung = self._rungs[shape]
@@ -73,7 +82,10 @@ class CudaBackend:
 
     def close(self) -> None:
         """Free the device's memory; no run may be active."""
-        self.memory.activate()
+        self.thread.call(self._close)
+        self.thread.stop()
+
+    def _close(self) -> None:
         self.memory.synchronize()
         for free in self.on_close:
             free()

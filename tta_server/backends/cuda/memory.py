@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.backends.cuda.context import current, current_context, value_of
-from tta_server.backends.cuda.libcuda import call
+from tta_server.backends.cuda.libcuda import NoDriver, call
 from tta_server.errors import BackendFailed
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class _Resource:
         try:
             with current(self._context):
                 call(self._release, handle)
-        except BackendFailed as error:
+        except (BackendFailed, NoDriver) as error:
             log.debug("%s failed", self._release, exc_info=error)
 
 
