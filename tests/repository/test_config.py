@@ -28,7 +28,17 @@ from tta_server.repository.loader import load_model
         ({"input": {"size": [8]}}, "input.size"),
         ({"input": {"color": "rgb"}}, "input.color is 'rgb'; it should be 'RGB', 'BGR' or 'grey'"),
         ({"input": {"layout": "CHW"}}, "input.layout is 'CHW'; it should be 'NCHW' or 'NHWC'"),
-        ({"input": {"interpolation": "area"}}, "input.interpolation is 'area'; it should be 'bilinear', "),
+        ({"input": {"interpolation": "box"}}, "input.interpolation is 'box'; it should be 'bilinear', "),
+        (
+            {"input": {"interpolation": "area"}},
+            "input: interpolation area is not available with resize_like pillow, which allows bilinear, bicubic, "
+            "lanczos, nearest; change one of them",
+        ),
+        (
+            {"input": {"interpolation": "lanczos", "resize_like": "torch"}},
+            "input: interpolation lanczos is not available with resize_like torch, which allows bilinear, bicubic, ",
+        ),
+        ({"input": {"resize_like": "cv2"}}, "input.resize_like is 'cv2'; it should be 'pillow', 'opencv' or 'torch'"),
         ({"input": {"scale": 0}}, "input.scale is 0; it should be a number over 0"),
         ({"input": {"mean": [0.5, 0.5]}}, "input: mean has 2 numbers; color RGB allows 1 or 3"),
         ({"input": {"std": [0.5, 0.0, 0.5]}}, "input.std.1 is 0.0; it should be a number over 0"),

@@ -15,6 +15,8 @@ PREPARATIONS = {
     "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=RAW),
     "exact": Preprocessing(Size(57, 44), Resize.EXACT, normalization=RAW),
     "letterbox": Preprocessing(Size(60, 60), Resize.LETTERBOX, normalization=RAW),
+    "opencv": Preprocessing(Size(48, 40), Resize.SHORT, 56, resize_like="opencv", normalization=RAW),
+    "torch": Preprocessing(Size(57, 44), Resize.EXACT, resize_like="torch", normalization=RAW),
     "free": Preprocessing(multiple=16, normalization=RAW),
     "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
 }

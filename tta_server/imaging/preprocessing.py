@@ -1,7 +1,8 @@
 """From an upright image to model inputs: sizes, canvases, and the placement of each view.
 
-The plain view equals offline preprocessing with torchvision on Pillow images: antialiased resize, centre crop,
-(x / scale - mean) / std. Each content size that views use has its own canvas, resized straight from the image.
+The plain view equals offline preprocessing with torchvision on Pillow images, or with OpenCV's or torch's resize:
+resize, centre crop, (x / scale - mean) / std. Each content size that views use has its own canvas, resized straight
+from the image.
 """
 
 import math
@@ -12,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits, Raster
@@ -20,6 +20,7 @@ from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering, ras
 from tta_server.imaging.normalization import Channels, Normalization, apply_color
 from tta_server.imaging.placement import Placement, Window, view_maps
 from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
+from tta_server.imaging.resizing import resize, to_grey
 from tta_server.imaging.sizes import scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
 from tta_server.views.geometry import Geometry, Size
@@ -38,14 +39,6 @@ class Resize(StrEnum):
     SHORT = "short"
     EXACT = "exact"
     LETTERBOX = "letterbox"
-
-
-INTERPOLATIONS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
 
 
 class Canvas:
@@ -81,6 +74,7 @@ class Preprocessing:
     resize: Resize = Resize.NONE
     resize_to: int = 0
     max_long_side: int = 0
+    resize_like: str = "pillow"
     interpolation: str = "bilinear"
     multiple: int = 1
     max_size: int = 1024
@@ -205,11 +199,9 @@ class Preprocessing:
         size = self.canvas_size(found, scale)
         grey = self.channels is Channels.GREY
         if grey or size != found:
-            image = raster if isinstance(raster, Image.Image) else Image.fromarray(raster)
-            image = image.convert("L") if grey else image
-            if image.size != size:
-                image = image.resize(size, INTERPOLATIONS[self.interpolation])
-            raster = image
+            raster = to_grey(raster) if grey else raster
+            if size != found:
+                raster = resize(raster, size, self.resize_like, self.interpolation)
         planes = np.asarray(raster).reshape(size.height, size.width, -1).transpose(2, 0, 1)
         planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
         return Canvas(planes, self)

@@ -15,8 +15,9 @@ from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import InputConfig, ModelConfig, read_config
+from tta_server.repository.config import ModelConfig, read_config
 from tta_server.repository.graphs import GraphPipeline
+from tta_server.repository.input_config import InputConfig
 from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
@@ -171,6 +172,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         resize=Resize.SHORT if short else Resize(str(word)),
         resize_to=config.resize if isinstance(config.resize, int) else 0,
         max_long_side=config.long_side_limit(can_tile),
+        resize_like=config.resize_like,
         interpolation=config.interpolation,
         multiple=config.multiple,
         max_size=config.max_whole_side,
