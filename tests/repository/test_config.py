@@ -55,6 +55,34 @@ from tta_server.repository.loader import load_model
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be a whole number of at most 255"),
+        ({"input": {"letterbox_fill": "black"}}, "input.letterbox_fill is 'black'; it should be "),
+        ({"input": {"letterbox_fill": [1, 2, 256]}}, "input.letterbox_fill.2 is 256; it should be a whole number of"),
+        (
+            {"input": {"resize": "letterbox", "color": "grey", "letterbox_fill": [1, 2, 3]}},
+            "input: letterbox_fill has 3 numbers; color grey allows 1",
+        ),
+        (
+            {"input": {"letterbox_anchor": "left"}},
+            "input.letterbox_anchor is 'left'; it should be 'center' or 'top_left'",
+        ),
+        ({"input": {"letterbox_anchor": "top_left"}}, "input: letterbox_anchor needs resize: letterbox"),
+        (
+            {"input": {"rounding": "floor"}},
+            "input: rounding needs resize: letterbox, or long_side; for a short side use",
+        ),
+        ({"input": {"rounding": "up"}}, "input.rounding is 'up'; it should be 'round', 'half_up' or 'floor'"),
+        ({"input": {"resize": "exact", "size_like": "detectron2"}}, "input: size_like needs resize: a number"),
+        ({"input": {"size_like": "keras"}}, "input.size_like is 'keras'; it should be 'torchvision', 'transformers', "),
+        ({"input": {"long_side": 64}}, "input: long_side needs size: free; for a fixed size use resize: letterbox"),
+        (
+            {"input": {"size": "free", "long_side": 64}},
+            "input: long_side and resize 10 exclude each other; remove one of them",
+        ),
+        (
+            {"input": {"pad": "zeros"}},
+            "input: pad zeros needs multiple, over 1, and another resize than letterbox, whose",
+        ),
+        ({"input": {"pad": "edge", "multiple": 4}}, "input.pad is 'edge'; it should be 'reflect' or 'zeros'"),
         ({"merge": "mean"}, "merge is 'mean'; allowed for this task: mean_probabilities, "),
         ({"symmetries": ["flip"]}, "symmetries.0 is 'flip'; it should be 'identity', 'hflip', "),
         ({"limits": {"rotate": 90}}, "limits.rotate is 90; it should be a number of at most 45"),
@@ -141,6 +169,10 @@ def test_a_mistake_in_a_policy_file_is_a_mistake_in_the_config(tmp_path, text):
         ({"size": [64, 64], "resize": 64}, "max_long_side needs size: free"),
         ({"size": [64, 64], "resize": "letterbox"}, "max_long_side needs size: free"),
         ({"max_long_side": 0}, "input.max_long_side is 0"),
+        (
+            {"resize": None, "max_long_side": None, "long_side": 1280, "max_size": 1024},
+            "input.max_size is 1024, under long_side, 1280; detection does not tile",
+        ),
     ],
 )
 def test_an_invalid_limit_of_the_long_side_is_refused(refused, changes, sentence):

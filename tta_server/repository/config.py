@@ -112,10 +112,11 @@ class ModelConfig(StrictModel):
         """Raise ValueError if `input` needs tiles that the task does not support."""
         if task.can_tile:
             return
-        longest = self.input.max_long_side or 0
+        longest = self.input.stated_long_side
         if longest > self.input.max_whole_side:
+            key = "max_long_side" if self.input.max_long_side else "long_side"
             raise ValueError(
-                f"input.max_size is {self.input.max_whole_side}, under max_long_side, {longest}; {self.task} does not "
+                f"input.max_size is {self.input.max_whole_side}, under {key}, {longest}; {self.task} does not "
                 "tile, so it should be at least that"
             )
         limit = self.input.long_side_limit(can_tile=False)

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tta_server.errors.validation import StrictModel
+from tta_server.imaging.padding import Anchor, Pad
+from tta_server.imaging.preprocessing import Resize
 from tta_server.imaging.resizing import ALL_INTERPOLATIONS, INTERPOLATIONS
+from tta_server.imaging.sizes import ROUNDINGS, SHORT_SIDES
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Level = Annotated[float, Field(allow_inf_nan=False)]
@@ -23,13 +26,18 @@ class InputConfig(StrictModel):
     size: Literal["free"] | tuple[Positive, Positive]
     resize: Literal["none", "exact", "letterbox"] | Positive | None = None
     max_long_side: Positive | None = None
+    long_side: Positive | None = None
+    size_like: Literal[tuple(SHORT_SIDES)] = "torchvision"  # type: ignore[valid-type]
+    rounding: Literal[tuple(ROUNDINGS)] = "round"  # type: ignore[valid-type]
     resize_like: Literal[tuple(INTERPOLATIONS)] = "pillow"  # type: ignore[valid-type]
     interpolation: Literal[ALL_INTERPOLATIONS] = "bilinear"  # type: ignore[valid-type]
     multiple: Annotated[int, Field(ge=1, le=512)] = 1
+    pad: Pad = Pad.REFLECT
     max_size: Positive = 1024
     tile: Positive | None = None
     overlap: Annotated[int, Field(ge=0, le=1024)] = 64
-    letterbox_fill: Annotated[int, Field(ge=0, le=255)] = 114
+    letterbox_anchor: Anchor = Anchor.CENTER
+    letterbox_fill: Byte | Literal["zeros"] | tuple[Byte, Byte, Byte] = 114
     color: Literal["RGB", "BGR", "grey"] = "RGB"
     scale: Annotated[float, Field(gt=0)] = 255.0
     mean: tuple[float, ...] = (0.0,)
@@ -48,6 +56,8 @@ class InputConfig(StrictModel):
         self._check_resize()
         self._check_interpolation()
         self._check_long_side()
+        self._check_proportions()
+        self._check_padding(channels)
         if isinstance(self.levels, tuple) and self.levels[0] >= self.levels[1]:
             raise ValueError(f"levels is {list(self.levels)}; it should be [low, high] with low under high, or auto")
         self._check_tiles()
@@ -93,10 +103,46 @@ class InputConfig(StrictModel):
                 f"max_long_side is {self.max_long_side}; it should be over the short side's length, {self.resize}"
             )
 
+    def _check_proportions(self) -> None:
+        if self.long_side is not None:
+            if self.size != "free":
+                raise ValueError("long_side needs size: free; for a fixed size use resize: letterbox")
+            if self.resize is not None:
+                raise ValueError(f"long_side and resize {self.resize} exclude each other; remove one of them")
+        if "rounding" in self.model_fields_set and self.long_side is None and self.resize != "letterbox":
+            raise ValueError("rounding needs resize: letterbox, or long_side; for a short side use size_like")
+        if "size_like" in self.model_fields_set and not isinstance(self.resize, int):
+            raise ValueError("size_like needs resize: a number, the short side's length")
+
+    def _check_padding(self, channels: int) -> None:
+        if self.pad is not Pad.REFLECT and (self.multiple == 1 or self.resize == "letterbox"):
+            raise ValueError(
+                f"pad {self.pad} needs multiple, over 1, and another resize than letterbox, whose bars are "
+                "letterbox_fill; remove it"
+            )
+        if "letterbox_anchor" in self.model_fields_set and self.resize != "letterbox":
+            raise ValueError("letterbox_anchor needs resize: letterbox; remove it")
+        if isinstance(self.letterbox_fill, tuple) and channels == 1:
+            raise ValueError("letterbox_fill has 3 numbers; color grey allows 1")
+
+    @property
+    def how(self) -> Resize:
+        """How an image becomes the canvas."""
+        if self.long_side is not None:
+            return Resize.LONG
+        if isinstance(self.resize, int):
+            return Resize.SHORT
+        return Resize(self.resize or ("none" if self.size == "free" else "exact"))
+
+    @property
+    def stated_long_side(self) -> int:
+        """The long side's limit or length, `max_long_side` or `long_side`; 0 without."""
+        return self.max_long_side or self.long_side or 0
+
     @property
     def max_whole_side(self) -> int:
-        """Longest side of an image that is one input: `max_size`, or `max_long_side` if only that is given and more."""
-        return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.max_long_side or 0)
+        """Longest side of an image that is one input: `max_size`, or the stated long side if only that is given."""
+        return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.stated_long_side)
 
     def long_side_limit(self, can_tile: bool) -> int:
         """Limit of the long side of an image whose short side is resized to a number of pixels; 0 for none.
