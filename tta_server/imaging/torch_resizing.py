@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tta_server.views.geometry import Size
 
 Floats = NDArray[np.float32]
-BLOCK_VALUES = 1 << 18
+BLOCK_VALUES = 1 << 17
 """Values of the result that are made at a time."""
 ONE, HALF, CUBIC = np.float32(1), np.float32(0.5), np.float32(-0.75)
 
@@ -95,7 +95,8 @@ def _weighted(pixels: NDArray[np.uint8], rows: Taps, columns: Taps) -> Floats:
     """Return weighted means of pixels: first along each row that is needed, then across rows."""
     needed, place = np.unique(rows.source, return_inverse=True)
     colors = (1,) * (pixels.ndim - 2)
-    parts = [pixels[needed[:, None], column].astype(np.float32) for column in columns.source]
+    pixels = pixels[needed]
+    parts = [np.take(pixels, column, axis=1).astype(np.float32) for column in columns.source]
     lines = _sum(parts, [weight.reshape(1, -1, *colors) for weight in columns.weight])
     parts = [lines[line] for line in place.reshape(rows.source.shape)]
     return _sum(parts, [weight.reshape(-1, 1, *colors) for weight in rows.weight])
