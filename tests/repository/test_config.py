@@ -42,7 +42,7 @@ from tta_server.repository.loader import load_model
         ({"input": {"scale": 0}}, "input.scale is 0; it should be a number over 0"),
         ({"input": {"mean": [0.5, 0.5]}}, "input: mean has 2 numbers; color RGB allows 1 or 3"),
         ({"input": {"std": [0.5, 0.0, 0.5]}}, "input.std.1 is 0.0; it should be a number over 0"),
-        ({"input": {"resize": "fit"}}, "input.resize is 'fit'; it should be 'none', 'exact' or 'letterbox'"),
+        ({"input": {"resize": "fit"}}, "input.resize is 'fit'; it should be 'none', 'exact', 'cover' or 'letterbox'"),
         ({"input": {"resize": 7}}, "input: resize 7 is smaller than the centre crop; it should be at least 8"),
         ({"input": {"levels": [5, 5]}}, "input: levels is [5.0, 5.0]; it should be [low, high] with low under high"),
         ({"input": {"levels": "full"}}, "input.levels is 'full'; it should be 'auto'"),
@@ -55,6 +55,12 @@ from tta_server.repository.loader import load_model
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be a whole number of at most 255"),
+        ({"input": {"crop_from": [9, 9]}}, "input: crop_from needs a fixed size and resize: exact or cover; remove it"),
+        (
+            {"input": {"resize": "exact", "crop_from": [9, 7]}},
+            "input: crop_from is [9, 7]; it should be at least the size of the centre crop, [8, 8]",
+        ),
+        ({"input": {"size": "free", "resize": "cover"}}, "input: resize cover needs a fixed size"),
         ({"input": {"letterbox_fill": "black"}}, "input.letterbox_fill is 'black'; it should be "),
         ({"input": {"letterbox_fill": [1, 2, 256]}}, "input.letterbox_fill.2 is 256; it should be a whole number of"),
         (
@@ -118,6 +124,20 @@ def test_an_error_names_all_mistakes(refused):
     found = refused(changed(CLASSIFICATION, labels="red", output={"kind": "y"}))
     assert "labels is 'red'" in found
     assert "output.kind is 'y'" in found
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            {"resize": "cover"},
+            "input.resize is cover, so that a centre crop hides the image's border from segmentation",
+        ),
+        ({"crop_from": [9, 9]}, "input.crop_from is set, so that a centre crop hides the image's border from "),
+    ],
+)
+def test_segmentation_refuses_other_crops(refused, entry, sentence):
+    assert sentence in refused(changed(SEGMENTATION, input={"size": [8, 8], "multiple": None, **entry}))
 
 
 def test_segmentation_refuses_a_centre_crop(refused):

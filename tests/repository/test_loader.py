@@ -141,6 +141,8 @@ def test_preprocessing_fits_the_model_file(load, dtype, layout):
         ({"size": [6, 6], "resize": 6, "multiple": 4}, 8),
         ({"size": "free", "resize": None, "multiple": 4}, "free"),
         ({"size": "free", "resize": 9}, "free"),
+        ({"size": [8, 8], "resize": None, "crop_from": [10, 9]}, 8),
+        ({"size": [8, 8], "resize": "cover"}, 8),
         ({"size": "free", "resize": None, "long_side": 9, "rounding": "floor"}, "free"),
         ({"size": "free", "resize": 9, "multiple": 4, "pad": "zeros", "size_like": "mmdetection"}, "free"),
         ({"size": [8, 8], "resize": "letterbox", "letterbox_anchor": "top_left", "letterbox_fill": "zeros"}, 8),

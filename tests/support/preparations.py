@@ -26,6 +26,8 @@ PREPARATIONS = {
     ),
     "opencv": Preprocessing(Size(48, 40), Resize.SHORT, 56, resize_like="opencv", normalization=RAW),
     "torch": Preprocessing(Size(57, 44), Resize.EXACT, resize_like="torch", normalization=RAW),
+    "squash, crop": Preprocessing(Size(48, 40), Resize.EXACT, crop_from=Size(56, 60), normalization=RAW),
+    "cover": Preprocessing(Size(48, 34), Resize.COVER, crop_from=Size(54, 38), normalization=RAW),
     "free": Preprocessing(multiple=16, normalization=RAW),
     "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
     "free capped": Preprocessing(None, Resize.SHORT, 53, 64, "transformers", multiple=8, normalization=RAW),

@@ -22,7 +22,7 @@ from tta_server.imaging.padding import Anchor, Fill, Pad, fill_around, fill_pixe
 from tta_server.imaging.placement import Placement, Window, view_maps
 from tta_server.imaging.resampling import copy_exact, is_exact, sample
 from tta_server.imaging.resizing import resize, to_grey
-from tta_server.imaging.sizes import long_side, scaled, short_side
+from tta_server.imaging.sizes import covering, long_side, scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
 from tta_server.views.geometry import Geometry, Size
 from tta_server.views.view import Border, View
@@ -34,12 +34,13 @@ MAX_CACHED_VALUES = 3 << 20
 
 
 class Resize(StrEnum):
-    """How an image becomes the canvas: unchanged; a side to a length; to an exact size; to fit inside a size."""
+    """How an image becomes the canvas: unchanged; a side to a length; to an exact size; to cover or fit inside one."""
 
     NONE = "none"
     SHORT = "short"
     LONG = "long"
     EXACT = "exact"
+    COVER = "cover"
     LETTERBOX = "letterbox"
 
 
@@ -68,9 +69,9 @@ class Preprocessing:
     """How images become inputs of a model. Lengths are in pixels.
 
     `size` is the input's size; None means any size. `resize_to` is the length of the short side for SHORT, of the long
-    side for LONG. For SHORT `max_long_side` bounds the long side (0: unbounded), rounded as `size_like` rounds it. An
-    image with a side over `max_size` is cut into tiles of side `tile` (0: refused) that overlap by `overlap`. Inputs of
-    any size are padded to a multiple of `multiple`.
+    side for LONG. EXACT and COVER resize to `crop_from`, or to `size`. For SHORT `max_long_side` bounds the long side
+    (0: unbounded), rounded as `size_like` rounds it. An image with a side over `max_size` is cut into tiles of side
+    `tile` (0: refused) that overlap by `overlap`. Inputs of any size are padded to a multiple of `multiple`.
     """
 
     size: Size | None = None
@@ -78,6 +79,7 @@ class Preprocessing:
     resize_to: int = 0
     max_long_side: int = 0
     size_like: str = "torchvision"
+    crop_from: Size | None = None
     resize_like: str = "pillow"
     interpolation: str = "bilinear"
     multiple: int = 1
@@ -97,7 +99,9 @@ class Preprocessing:
     @property
     def crops(self) -> bool:
         """True if the plain view's window is a part of the canvas."""
-        return self.resize is Resize.SHORT and self.size is not None
+        if self.resize is Resize.EXACT:
+            return self.crop_from is not None
+        return self.resize in (Resize.SHORT, Resize.COVER) and self.size is not None
 
     @property
     def depth(self) -> int:
@@ -124,8 +128,11 @@ class Preprocessing:
         if self.resize is Resize.LONG:
             return long_side(image, round(self.resize_to * scale), self.rounding)
         assert self.size is not None
+        target = self.crop_from or self.size
         if self.resize is Resize.EXACT:
-            return scaled(self.size, scale)
+            return scaled(target, scale)
+        if self.resize is Resize.COVER:
+            return covering(image, target, scale)
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
         return scaled(image, fit, self.rounding)
 

@@ -19,6 +19,15 @@ def scaled(size: Size, scale: float, rounding: str = "round") -> Size:
     return Size(max(1, whole(size.width * scale)), max(1, whole(size.height * scale)))
 
 
+def covering(image: Size, target: Size, scale: float = 1.0) -> Size:
+    """Return the least size with the image's proportions that covers `target`, times `scale`, rounded.
+
+    Equals `ResizeKeepRatio(target)` of timm/data/transforms.py (1.0.31).
+    """
+    ratio = min(image.height / target.height, image.width / target.width)
+    return Size(max(1, round(image.width * scale / ratio)), max(1, round(image.height * scale / ratio)))
+
+
 def long_side(image: Size, length: int, rounding: str = "round") -> Size:
     """Return the size whose long side is `length` pixels, and whose short side is in proportion, at least 1 pixel."""
     short = max(1, ROUNDINGS[rounding](min(image) * (length / max(image))))

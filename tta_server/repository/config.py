@@ -99,10 +99,11 @@ class ModelConfig(StrictModel):
             raise ValueError(f"labels is missing; {self.task} needs one name for each {task.labels_are}")
         if self.labels and not task.labels_are:
             raise ValueError(f"labels has {len(self.labels)} names; {self.task} takes none; remove the key")
-        cropped = self.input.size != "free" and isinstance(self.input.resize, int)
-        if cropped and not task.sees_crops:
+        if self.input.crops and not task.sees_crops:
+            found = "resize is a number" if isinstance(self.input.resize, int) else f"resize is {self.input.how}"
+            found = "crop_from is set" if self.input.crop_from else found
             raise ValueError(
-                f"input.resize is a number, so that a centre crop hides the image's border from {self.task}; allowed: "
+                f"input.{found}, so that a centre crop hides the image's border from {self.task}; allowed: "
                 "size: free, or resize: exact or letterbox"
             )
         self._check_tiling(task)

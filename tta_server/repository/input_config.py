@@ -18,13 +18,14 @@ Positive = Annotated[int, Field(gt=0, le=16_384)]
 class InputConfig(StrictModel):
     """How images become the model's input; lengths are in pixels.
 
-    `size` is [height, width], or `free` for a model that takes any size. `resize` is the short side's length before the
-    centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
-    more than 8 bits to [0, 255].
+    `size` and `crop_from` are [height, width]; `size` is `free` for a model that takes any size. `resize` is the short
+    side's length before the centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels`
+    (low, high) map samples of more than 8 bits to [0, 255].
     """
 
     size: Literal["free"] | tuple[Positive, Positive]
-    resize: Literal["none", "exact", "letterbox"] | Positive | None = None
+    resize: Literal["none", "exact", "cover", "letterbox"] | Positive | None = None
+    crop_from: tuple[Positive, Positive] | None = None
     max_long_side: Positive | None = None
     long_side: Positive | None = None
     size_like: Literal[tuple(SHORT_SIDES)] = "torchvision"  # type: ignore[valid-type]
@@ -54,6 +55,7 @@ class InputConfig(StrictModel):
                 allowed = "1" if channels == 1 else f"1 or {channels}"
                 raise ValueError(f"{key} has {found} numbers; color {self.color} allows {allowed}")
         self._check_resize()
+        self._check_crop()
         self._check_interpolation()
         self._check_long_side()
         self._check_proportions()
@@ -65,7 +67,7 @@ class InputConfig(StrictModel):
 
     def _check_resize(self) -> None:
         if self.size == "free":
-            if self.resize in ("exact", "letterbox"):
+            if self.resize in ("exact", "cover", "letterbox"):
                 raise ValueError(
                     f"resize {self.resize} needs a fixed size; size free allows resize: none, or a number, the short "
                     "side's length"
@@ -73,12 +75,23 @@ class InputConfig(StrictModel):
             return
         if self.resize == "none":
             raise ValueError(
-                "resize none needs size: free; a fixed size allows resize: exact, letterbox, or a number, the short "
-                "side's length"
+                "resize none needs size: free; a fixed size allows resize: exact, cover, letterbox, or a number, the "
+                "short side's length"
             )
         if isinstance(self.resize, int) and self.resize < max(self.size):
             raise ValueError(
                 f"resize {self.resize} is smaller than the centre crop; it should be at least {max(self.size)}"
+            )
+
+    def _check_crop(self) -> None:
+        if self.crop_from is None:
+            return
+        if self.size == "free" or self.how not in (Resize.EXACT, Resize.COVER):
+            raise ValueError("crop_from needs a fixed size and resize: exact or cover; remove it")
+        if any(whole < part for whole, part in zip(self.crop_from, self.size, strict=True)):
+            raise ValueError(
+                f"crop_from is {list(self.crop_from)}; it should be at least the size of the centre crop, "
+                f"{list(self.size)}"
             )
 
     def _check_interpolation(self) -> None:
@@ -133,6 +146,11 @@ class InputConfig(StrictModel):
         if isinstance(self.resize, int):
             return Resize.SHORT
         return Resize(self.resize or ("none" if self.size == "free" else "exact"))
+
+    @property
+    def crops(self) -> bool:
+        """True if the model is given the centre of the resized image."""
+        return self.size != "free" and (self.how in (Resize.SHORT, Resize.COVER) or self.crop_from is not None)
 
     @property
     def stated_long_side(self) -> int:

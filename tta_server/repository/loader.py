@@ -169,6 +169,7 @@ def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) ->
         size=size,
         resize=config.how,
         resize_to=config.resize if isinstance(config.resize, int) else config.long_side or 0,
+        crop_from=Size(*reversed(config.crop_from)) if config.crop_from else None,
         max_long_side=config.long_side_limit(can_tile),
         size_like=config.size_like,
         resize_like=config.resize_like,
