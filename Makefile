@@ -101,6 +101,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/pool.py
 	$(BIN)/python benchmarks/decisions.py
 	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/no_gpu.py
 	$(BIN)/python benchmarks/devices.py --device cpu --tiny
 
 load: $(VENV)/installed-load

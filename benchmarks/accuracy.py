@@ -6,8 +6,10 @@ and min_views=all. Prints a row for each figure; exits with 1 if one differs by 
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +31,12 @@ from benchmarks.metrics import (
 )
 from benchmarks.variants import variant
 from tta_server import Answer, LoadedModel, load
+from tta_server.errors import BackendFailed, DeadlineExceeded, NotReady
 
 BUDGET_MS = 10_000
 IN_FLIGHT = 8
+AGAIN = 20
+"""How often an image is asked again after its run failed, and for how many seconds while the model is not ready."""
 SHIFTS = ["identity", "hflip", *({"shift": s} for s in ([-2, 0], [2, 0], [0, -2], [0, 2]))]
 
 
@@ -46,20 +51,35 @@ class Column:
 
 
 def predicted(
-    model: LoadedModel, samples: Sequence[Sample], column: Column, include: str
+    model: LoadedModel, samples: Sequence[Sample], column: Column, include: str, in_flight: int
 ) -> Iterator[tuple[Sample, Answer]]:
-    """Answers in order; IN_FLIGHT requests at a time keep all cores busy."""
+    """Answers in order; several requests at a time keep all cores busy."""
+
+    def submit(sample: Sample) -> Future[Answer]:
+        for _ in range(AGAIN):
+            with suppress(NotReady):  # after failed runs, until a probe works
+                return model.submit(
+                    sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
+                    budget_ms=model.model.config.budget.max_ms, include=include,
+                )  # fmt: skip
+            time.sleep(1)
+        raise NotReady(f"{model.model.name} is not ready")
+
+    def answer(sample: Sample, future: Future[Answer]) -> tuple[Sample, Answer]:
+        for _ in range(AGAIN):
+            try:
+                return sample, future.result()
+            except (BackendFailed, DeadlineExceeded):  # of runs that stood still on a busy machine
+                future = submit(sample)
+        return sample, future.result()
+
     waiting: list[tuple[Sample, Future[Answer]]] = []
     for sample in track(samples, f"{model.model.name} {column.name}", transient=True):
-        waiting.append((sample, model.submit(
-            sample.path, policy=column.policy, merge=column.merge, min_views="all", stop="all",
-            budget_ms=model.model.config.budget.max_ms, include=include,
-        )))  # fmt: skip
-        if len(waiting) == IN_FLIGHT:
-            done, future = waiting.pop(0)
-            yield done, future.result()
-    for done, future in waiting:
-        yield done, future.result()
+        waiting.append((sample, submit(sample)))
+        if len(waiting) == in_flight:
+            yield answer(*waiting.pop(0))
+    for each in waiting:
+        yield answer(*each)
 
 
 CLOTHING = (
@@ -208,7 +228,7 @@ def run(study: Study, args: argparse.Namespace, table: Table) -> bool:
     ):
         for name, samples in study.sets(args.data, model.model.config.labels).items():
             for column in study.columns:
-                figures = study.metrics(predicted(model, samples, column, study.include))
+                figures = study.metrics(predicted(model, samples, column, study.include, args.in_flight))
                 for metric, found in figures.items():
                     expected = reference(study, column, metric, name)
                     agrees &= is_same(metric, found, expected)
@@ -224,6 +244,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--views", choices=["local", "graph"], default="local", help="backend.views of all models")
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="requests at a time")
     parser.add_argument("--only", choices=[s.model for s in STUDIES])
     args = parser.parse_args()
     if not args.data.is_dir():

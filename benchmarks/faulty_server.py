@@ -39,7 +39,7 @@ class FaultyBackend:
 
     def __init__(self, real: Backend, fault: Fault) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, real.ladder
-        self.permits = real.permits
+        self.permits, self.where = real.permits, real.where
         self.on = False
         self._real = real
         self._fault = fault

@@ -49,6 +49,7 @@ PROCESSORS: list[tuple[str, str, dict[str, Any]]] = [
     ("efficientnet", "EfficientNet", {}),
     ("poolformer", "PoolFormer", {}),
     ("detr", "Detr", {}),
+    ("yolos", "Yolos", {}),
 ]
 """Module, name without its ending, and what differs from its defaults."""
 

@@ -75,3 +75,15 @@ def test_the_callback_may_read_the_abort() -> None:
     abort.request()
     abort.on_request(lambda: seen.append(abort.requested))
     assert seen == [True]
+
+
+def test_an_abort_of_an_unwanted_run_says_so_unless_it_was_requested_before() -> None:
+    called: list[str] = []
+    unwanted, overdue = Abort(), Abort()
+    unwanted.on_request(lambda: called.append("unwanted"))
+    overdue.request()
+    for abort in (unwanted, overdue):
+        abort.request_unwanted()
+    assert (unwanted.is_unwanted, overdue.is_unwanted) == (True, False)
+    assert unwanted.requested
+    assert called == ["unwanted"]

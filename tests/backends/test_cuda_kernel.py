@@ -19,6 +19,7 @@ from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.view_kernel import MAX_ROWS, TABLE_WIDTH, ViewKernel
 from tta_server.compiled.rows import WIDTH, Column, FrontRow, front_table, stack_canvases
 from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.view_kernel import kernel_constants
 from tta_server.views.geometry import Size
@@ -31,8 +32,16 @@ RESIZES = {
     "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=IMAGENET),
     "exact": Preprocessing(Size(37, 44), Resize.EXACT, normalization=IMAGENET),
     "letterbox": Preprocessing(Size(60, 60), Resize.LETTERBOX, normalization=IMAGENET),
+    "top left": Preprocessing(
+        Size(60, 60),
+        Resize.LETTERBOX,
+        letterbox_anchor=Anchor.TOP_LEFT,
+        letterbox_fill="zeros",
+        normalization=IMAGENET,
+    ),
     "multiple": Preprocessing(multiple=16, normalization=IMAGENET),
     "short multiple": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=IMAGENET),
+    "zeros": Preprocessing(None, Resize.LONG, 53, multiple=32, pad=Pad.ZEROS, normalization=IMAGENET),
 }
 COLORS = [
     {"brightness": 1.4},

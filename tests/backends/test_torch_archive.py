@@ -1,7 +1,10 @@
 """A `.pt2` file is refused, with a sentence that says what to do, before any code in it runs. Without torch."""
 
+import contextlib
+import io
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import times
 from tests.support.torch_archives import (
+    ARGUMENTS,
     BATCH,
     CONSTANTS,
     INPUTS,
@@ -24,15 +29,18 @@ from tests.support.torch_archives import (
     Records,
     crafted,
     edited,
+    program,
     records,
     tensor,
     torch_file,
     weights,
     write,
 )
+from tta_server.backends.torch import archive
 from tta_server.backends.torch.archive import Archive, read_archive
 from tta_server.backends.torch.expressions import is_size, read_guard
 from tta_server.backends.torch.operators import is_allowed
+from tta_server.backends.torch.pickles import needs_code
 from tta_server.errors import ConfigError
 
 EXPORT = "torch.export.save(torch.export.export(model.eval(), (image,)"
@@ -60,13 +68,17 @@ def test_a_program_states_its_input_outputs_and_batches(tmp_path: Path) -> None:
 
 
 def test_torch_gets_only_what_was_checked(tmp_path: Path) -> None:
+    def guarded(made: dict[str, Any]) -> None:
+        made["guards_code"] = ["L['x'].size()[2] == 8"]
+
     extra = {"extra/notes.txt": b"hello", ".data/serialization_id": b"1"}
-    with zipfile.ZipFile(read(tmp_path, {**records(), **extra}).content) as made:
+    with zipfile.ZipFile(read(tmp_path, {**edited(guarded), **extra}).content) as made:
         names = {name.removeprefix("model/") for name in made.namelist()}
         assert made.read(f"model/{INPUTS}") == b""
         program = json.loads(made.read(f"model/{PROGRAM}"))
         assert made.read(f"model/{WEIGHT}") == records()[WEIGHT]
     assert names == records().keys()
+    assert program["guards_code"] == []
     assert all(node["metadata"] == {} for node in program["graph_module"]["graph"]["nodes"])
 
 
@@ -178,9 +190,37 @@ def test_a_compressed_archive_is_refused_however_small(tmp_path: Path) -> None:
 
 def test_a_record_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "model.pt2", records())
-    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-        archive.writestr(f"model/{PROGRAM}", b"{}")
+    with zipfile.ZipFile(path, "a") as appended, pytest.warns(UserWarning, match="Duplicate"):
+        appended.writestr(f"model/{PROGRAM}", b"{}")
     assert "or one twice" in refusal(path)
+
+
+def test_records_that_overlap_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "model.pt2", records())
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")  # the last one's in the directory
+    content[entry + 20 : entry + 28] = struct.pack("<II", 10**6, 10**6)
+    path.write_bytes(content)
+    assert "its records overlap" in refusal(path)
+
+
+def test_an_archive_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "model.pt2", records())
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "LARGEST_TEXT", 100)
+        assert "bytes; allowed are 100" in refusal(path)
+    monkeypatch.setattr(archive, "MOST_RECORDS", 3)
+    assert "it has 9 records" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"), [("w", "model_weights_config.json"), ('w"]; x', "weight_0"), ("w", "../weights/weight_0")]
+)
+def test_a_weight_has_a_name_and_a_record_of_its_own(tmp_path: Path, name: str, record: str) -> None:
+    listed = {"config": {name: {**weights()["config"]["w"], "path_name": record}}}
+    content = {**records(), WEIGHTS: json.dumps(listed).encode()}
+    sentence = refusal(write(tmp_path / "model.pt2", content))
+    assert "it has a weight" in sentence or "lacks the record" in sentence
 
 
 def test_names_of_weights_stay_in_their_folder(tmp_path: Path) -> None:
@@ -240,6 +280,14 @@ def custom_object(made: dict[str, Any]) -> None:
     made["graph_module"]["signature"]["input_specs"].insert(0, spec)
 
 
+def odd_name(made: dict[str, Any]) -> None:
+    graph(made)["tensor_values"]["x; y"] = tensor(1)
+
+
+def long_text(made: dict[str, Any]) -> None:
+    graph(made)["nodes"][0]["inputs"].append({"name": "mode", "arg": {"as_string": "a" * 1001}, "kind": 1})
+
+
 def at_least_eight(made: dict[str, Any]) -> None:
     made["range_constraints"]["s77"]["min_val"] = 8
 
@@ -256,6 +304,8 @@ def at_least_eight(made: dict[str, Any]) -> None:
         (control_flow, "it has control flow"),
         (higher_order, "it has the operator torch.ops.higher_order.cond"),
         (custom_object, "it holds custom objects"),
+        (odd_name, "it has the name 'x; y'"),
+        (long_text, "it has a text of over 1000 characters"),
         (at_least_eight, "its batches have at least 8 images"),
     ],
 )
@@ -298,6 +348,8 @@ def test_a_guard_becomes_a_condition_on_the_shape(tmp_path: Path) -> None:
     [
         ("(1 + (((-1) + L['x'].size()[3]) // 2)) != 1", True),
         ("max(1, L['args'][0].size()[2] // 2) == 4 and L['x'].size()[0] >= 1", True),
+        ("(torch.sym_max(1, L['image'].size()[3] // 2)*torch.sym_min(4, L['image'].size()[2])) == 16", True),
+        ("math.ceil(L['x'].size()[3] / 3) == 3 and torch.sym_int(2.5) == 2", True),
         ("L['x'].size()[3] % 3 == 0", False),
     ],
 )
@@ -328,6 +380,10 @@ CODE = [
     "(" * 5000,
     "f'{s0}'",
     "(s0 := 1)",
+    "torch.load('x')",
+    "math.factorial(99999)",
+    "torch.sym_max.__globals__",
+    "1" + "+1" * 6000,
 ]
 
 
@@ -368,6 +424,28 @@ def test_operators_that_touch_files_memory_or_python_are_not_allowed() -> None:
         assert is_allowed(target), target
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_that_imports_needs_code_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    assert needs_code(torch_file(pickle.dumps(Payload(tmp_path), protocol)))
+    assert not needs_code(torch_file(pickle.dumps(((), {"a": [1, "b"]}), protocol)))
+
+
+def test_a_pickle_that_cannot_be_read_plainly_needs_code() -> None:
+    def of(names: list[str], compression: int = zipfile.ZIP_STORED) -> bytes:
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w", compression) as written:
+            for name in names:
+                written.writestr(name, ARGUMENTS)
+        return made.getvalue()
+
+    assert not needs_code(of(["a/data.pkl"]))
+    assert needs_code(of([]))
+    assert needs_code(of(["a/data.pkl", "b/data.pkl"]))
+    assert needs_code(of(["a/data.pkl"], zipfile.ZIP_DEFLATED))
+    assert needs_code(ARGUMENTS)
+    assert needs_code(torch_file(b"\x80\x02"))
+
+
 def test_constants_are_copied_as_weights_are(tmp_path: Path) -> None:
     meta = {"path_name": "tensor_0", "is_param": False, "use_pickle": False, "tensor_meta": tensor(1)}
     content = {
@@ -377,3 +455,41 @@ def test_constants_are_copied_as_weights_are(tmp_path: Path) -> None:
     }
     with zipfile.ZipFile(read(tmp_path, content).content) as made:
         assert made.read("model/data/constants/tensor_0") == b"\0\0\0\0"
+
+
+VALUES = (
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.text(max_size=5) | st.just([]) | st.just({}) | st.floats()
+)
+
+
+@settings(max_examples=times(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_anything_may_be_wrong_in_a_program_or_a_list_of_weights(tmp_path: Path, data: st.DataObject) -> None:
+    name, made = data.draw(st.sampled_from([(PROGRAM, program()), (WEIGHTS, weights())]))
+    place: Any = made
+    for _ in range(data.draw(st.integers(0, 9))):
+        keys = sorted(place) if isinstance(place, dict) else range(len(place))
+        inner = [key for key in keys if isinstance(place[key], dict | list) and place[key]]
+        if not inner:
+            break
+        place = place[data.draw(st.sampled_from(inner))]
+    key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    if data.draw(st.booleans()):
+        del place[key]
+    else:
+        place[key] = data.draw(VALUES)
+    path = write(tmp_path / "model.pt2", {**records(), name: json.dumps(made).encode()})
+    with contextlib.suppress(ConfigError):
+        read_archive(path, "cpu")
+
+
+@settings(max_examples=times(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_bytes_of_a_file_may_be_wrong(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(write(tmp_path / "model.pt2", records()).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.just(len(content)) | st.integers(0, len(content)))
+    (tmp_path / "model.pt2").write_bytes(content[:end])
+    with contextlib.suppress(ConfigError):
+        read_archive(tmp_path / "model.pt2", "cpu")

@@ -266,15 +266,14 @@ def test_tasks_of_yolo_that_are_refused_by_name(tmp_path: Path, task: str, answe
 
 def test_preprocessing_that_is_refused_by_name(tmp_path: Path) -> None:
     processor = exports.VIT_PROCESSOR | {
-        "image_processor_type": "DeiTImageProcessor",
-        "size": {"height": 10, "width": 10},
-        "do_center_crop": True,
-        "crop_size": {"height": 8, "width": 8},
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 8},
+        "do_center_crop": False,
     }
     files = {"config_json": exports.VIT_CONFIG, "preprocessor_config_json": processor}
     file = write_export(tmp_path, exports.classifier_of(), **files)
     found = check_mistake(run("init", file, "--models", tmp_path / "models", "--name", "deit"))
-    assert "images are squashed to [10, 10], then cropped to [8, 8], which tta.yaml can't state yet" in found
+    assert "the short side becomes 8 without a crop, so that inputs differ in size, which tta.yaml can't" in found
     assert not (tmp_path / "models").exists()
 
 

@@ -15,6 +15,7 @@ from tta_server.backends.graphs import GraphSession
 from tta_server.compiled.front import FixedSizes, front
 from tta_server.compiled.rows import FrontRow, front_table, stack_canvases
 from tta_server.imaging.normalization import Channels, Normalization
+from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
@@ -25,8 +26,16 @@ RESIZES = {
     "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=IMAGENET),
     "exact": Preprocessing(Size(37, 44), Resize.EXACT, normalization=IMAGENET),
     "letterbox": Preprocessing(Size(60, 60), Resize.LETTERBOX, normalization=IMAGENET),
+    "top left": Preprocessing(
+        Size(60, 60),
+        Resize.LETTERBOX,
+        letterbox_anchor=Anchor.TOP_LEFT,
+        letterbox_fill="zeros",
+        normalization=IMAGENET,
+    ),
     "multiple": Preprocessing(multiple=16, normalization=IMAGENET),
     "short multiple": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=IMAGENET),
+    "zeros": Preprocessing(None, Resize.LONG, 53, multiple=32, pad=Pad.ZEROS, normalization=IMAGENET),
 }
 COLORS = [
     {"brightness": 1.4},

@@ -1,5 +1,7 @@
 """The plain view equals offline preprocessing; exact views copy pixels; sizes are bounded."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -151,6 +153,27 @@ def test_short_side_and_centre_crop_equal_torchvision(image, size, extra):
     tensor, _ = viewed(prep, pixels, View())
     expected = offline_centre_crop(offline_short_side(pixels, max(size) + extra), size)
     np.testing.assert_array_equal(tensor, normalised(expected, MEAN, STD))
+
+
+@given(images_of_any_shape, st.builds(Size, st.integers(1, 40), st.integers(1, 40)), st.floats(0.6, 1))
+def test_squashing_and_a_centre_crop_equal_timm(image, size, share):
+    whole = Size(math.floor(size.width / share), math.floor(size.height / share))
+    prep = Preprocessing(size, Resize.EXACT, crop_from=whole, normalization=Normalization(255, MEAN, STD))
+    pixels = noise(image)
+    expected = normalised(offline_centre_crop(resized(pixels, whole), size), MEAN, STD)
+    np.testing.assert_array_equal(viewed(prep, pixels, View())[0], expected)
+
+
+@given(images_of_any_shape, st.builds(Size, st.integers(1, 40), st.integers(1, 40)), st.floats(0.6, 1))
+def test_covering_and_a_centre_crop_equal_timm(image, size, share):
+    """As timm does for inputs that are not square: ResizeKeepRatio, then CenterCrop."""
+    whole = Size(math.floor(size.width / share), math.floor(size.height / share))
+    prep = Preprocessing(size, Resize.COVER, crop_from=whole, normalization=Normalization(255, MEAN, STD))
+    pixels = noise(image)
+    ratio = min(image.width / whole.width, image.height / whole.height)
+    canvas = Size(round(image.width / ratio), round(image.height / ratio))
+    expected = normalised(offline_centre_crop(resized(pixels, canvas), size), MEAN, STD)
+    np.testing.assert_array_equal(viewed(prep, pixels, View())[0], expected)
 
 
 @given(images_of_any_shape, st.builds(Size, st.integers(1, 40), st.integers(1, 40)))

@@ -60,7 +60,7 @@ def test_uint8_has_no_normalisation() -> None:
 def test_an_interpolation_that_nothing_states_is_assumed_aloud() -> None:
     found = conclude(model_file(), Given([Fact("input.resize", "exact", FLAG)]), [])
     assert value(found, "input.interpolation") == "bilinear"
-    assert "nothing states input.interpolation; bilinear is assumed" in found.notes
+    assert "nothing states input.resize_like and input.interpolation; assumed: pillow, bilinear" in found.notes
 
 
 def test_a_named_file_of_which_nothing_is_known() -> None:

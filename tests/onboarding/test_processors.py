@@ -13,6 +13,7 @@ CROP = {"do_center_crop": True, "crop_size": SIDES}
 COMMON = {"do_resize": True, "do_rescale": True, "rescale_factor": 0.00392156862745098, "do_normalize": True}
 COMMON |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1], "resample": 3}
 VALUES = {"color": "RGB", "scale": 255, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "interpolation": "bicubic"}
+VALUES |= {"resize_like": "pillow"}
 
 
 def concluded(**changes: Any):
@@ -27,6 +28,16 @@ def concluded(**changes: Any):
         ("ViTImageProcessorFast", {"size": SIDES}, {"size": [224, 224], "resize": "exact"}),
         ("ViTImageProcessor", {"size": 224}, {"size": [224, 224], "resize": "exact"}),
         ("DeiTImageProcessor", {"size": SIDES, **CROP}, {"size": [224, 224], "resize": "exact"}),
+        (
+            "DeiTImageProcessor",
+            {"size": 256, **CROP},
+            {"size": [224, 224], "resize": "exact", "crop_from": [256, 256]},
+        ),
+        (
+            "DetrImageProcessor",
+            {"size": {"shortest_edge": 800, "longest_edge": 1333}, "do_pad": True},
+            {"size": "free", "resize": 800, "max_long_side": 1333, "size_like": "transformers"},
+        ),
         ("CLIPImageProcessor", {"size": {"shortest_edge": 256}, **CROP}, {"size": [224, 224], "resize": 256}),
         ("BitImageProcessor", {"size": 256, **CROP, "crop_size": 224}, {"size": [224, 224], "resize": 256}),
         ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}}, {"size": [224, 224], "resize": 256}),
@@ -65,8 +76,10 @@ def test_a_feature_extractor_of_old() -> None:
     ("kind", "changes", "sentence"),
     [
         ("EfficientNetImageProcessor", {"size": SIDES}, "the preprocessing of EfficientNetImageProcessor is not known"),
-        ("DetrImageProcessor", {"size": {"shortest_edge": 800}}, "the preprocessing of DetrImageProcessor is not"),
-        ("DeiTImageProcessor", {"size": 256, **CROP}, "images are squashed to [256, 256], then cropped to [224, 224]"),
+        ("DetrImageProcessor", {"size": {"shortest_edge": 800}}, "the short side becomes 800 without a crop"),
+        ("DeiTImageProcessor", {"size": 200, **CROP}, "images become [200, 200], and are then cropped to [224, 224]"),
+        ("YolosImageProcessor", {"size": {"shortest_edge": 8, "longest_edge": 9}}, "the preprocessing of YolosImage"),
+        ("CLIPImageProcessor", {"size": {"shortest_edge": 8, "longest_edge": 9}, **CROP}, "size is {'shortest_edge'"),
         ("CLIPImageProcessor", {"size": 224, "do_center_crop": False}, "the short side becomes 224 without a crop"),
         ("CLIPImageProcessor", {"size": 200, **CROP}, "the short side becomes 200, under the crop of [224, 224]"),
         ("ViTImageProcessor", {"size": {"longest_edge": 224}}, "size is {'longest_edge': 224}"),

@@ -24,6 +24,8 @@ def concluded(shape=FREE, top: dict[str, Any] | None = None, **changes: Any):
         ({"input_size": [3, 224, 224], "crop_pct": 0.95}, {"size": [224, 224], "resize": 235}),
         ({"input_size": [3, 224, 224], "crop_pct": None}, {"size": [224, 224], "resize": 256}),
         ({"crop_pct": 1.0, "crop_mode": "squash"}, {"size": [8, 8], "resize": "exact"}),
+        ({"crop_mode": "squash"}, {"size": [8, 8], "resize": "exact", "crop_from": [10, 10]}),
+        ({"input_size": [3, 8, 16]}, {"size": [8, 16], "resize": "cover", "crop_from": [10, 20]}),
         ({"crop_pct": 1.0}, {"size": [8, 8], "resize": 8}),
         ({"interpolation": None}, {"interpolation": "bicubic"}),
         ({"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}, {"color": "grey", "mean": [0.5], "std": [0.5]}),
@@ -64,9 +66,7 @@ def test_names_that_are_missing_are_asked_for() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"crop_mode": "squash"}, "crop_pct 0.8, crop_mode squash and input_size [8, 8]: the image is resized to [10,"),
-        ({"crop_mode": "border"}, "crop_mode border"),
-        ({"input_size": [3, 8, 16]}, "the image is resized to [10, 20] in a way that tta.yaml can't state yet"),
+        ({"crop_mode": "border"}, "crop_mode border can't be stated in tta.yaml; center, squash can"),
         ({"interpolation": "hamming"}, "interpolation 'hamming' can't be stated"),
         ({"crop_pct": "most"}, "config.json: crop_pct is 'most'; it should be a number"),
     ],

@@ -54,6 +54,7 @@ def test_the_head_of_a_detector(output, metadata, expected) -> None:
         "interpolation": "bilinear",
         "size": [64, 96],
         "resize": "letterbox",
+        "resize_like": "opencv",
         "letterbox_fill": 114,
         "layout": "NCHW",
     }

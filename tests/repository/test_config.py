@@ -28,11 +28,21 @@ from tta_server.repository.loader import load_model
         ({"input": {"size": [8]}}, "input.size"),
         ({"input": {"color": "rgb"}}, "input.color is 'rgb'; it should be 'RGB', 'BGR' or 'grey'"),
         ({"input": {"layout": "CHW"}}, "input.layout is 'CHW'; it should be 'NCHW' or 'NHWC'"),
-        ({"input": {"interpolation": "area"}}, "input.interpolation is 'area'; it should be 'bilinear', "),
+        ({"input": {"interpolation": "box"}}, "input.interpolation is 'box'; it should be 'bilinear', "),
+        (
+            {"input": {"interpolation": "area"}},
+            "input: interpolation area is not available with resize_like pillow, which allows bilinear, bicubic, "
+            "lanczos, nearest; change one of them",
+        ),
+        (
+            {"input": {"interpolation": "lanczos", "resize_like": "torch"}},
+            "input: interpolation lanczos is not available with resize_like torch, which allows bilinear, bicubic, ",
+        ),
+        ({"input": {"resize_like": "cv2"}}, "input.resize_like is 'cv2'; it should be 'pillow', 'opencv' or 'torch'"),
         ({"input": {"scale": 0}}, "input.scale is 0; it should be a number over 0"),
         ({"input": {"mean": [0.5, 0.5]}}, "input: mean has 2 numbers; color RGB allows 1 or 3"),
         ({"input": {"std": [0.5, 0.0, 0.5]}}, "input.std.1 is 0.0; it should be a number over 0"),
-        ({"input": {"resize": "fit"}}, "input.resize is 'fit'; it should be 'none', 'exact' or 'letterbox'"),
+        ({"input": {"resize": "fit"}}, "input.resize is 'fit'; it should be 'none', 'exact', 'cover' or 'letterbox'"),
         ({"input": {"resize": 7}}, "input: resize 7 is smaller than the centre crop; it should be at least 8"),
         ({"input": {"levels": [5, 5]}}, "input: levels is [5.0, 5.0]; it should be [low, high] with low under high"),
         ({"input": {"levels": "full"}}, "input.levels is 'full'; it should be 'auto'"),
@@ -45,6 +55,40 @@ from tta_server.repository.loader import load_model
         ({"input": {"resize": "none"}}, "input: resize none needs size: free"),
         ({"input": {"size": "free", "resize": "letterbox"}}, "input: resize letterbox needs a fixed size"),
         ({"input": {"letterbox_fill": 300}}, "input.letterbox_fill is 300; it should be a whole number of at most 255"),
+        ({"input": {"crop_from": [9, 9]}}, "input: crop_from needs a fixed size and resize: exact or cover; remove it"),
+        (
+            {"input": {"resize": "exact", "crop_from": [9, 7]}},
+            "input: crop_from is [9, 7]; it should be at least the size of the centre crop, [8, 8]",
+        ),
+        ({"input": {"size": "free", "resize": "cover"}}, "input: resize cover needs a fixed size"),
+        ({"input": {"letterbox_fill": "black"}}, "input.letterbox_fill is 'black'; it should be "),
+        ({"input": {"letterbox_fill": [1, 2, 256]}}, "input.letterbox_fill.2 is 256; it should be a whole number of"),
+        (
+            {"input": {"resize": "letterbox", "color": "grey", "letterbox_fill": [1, 2, 3]}},
+            "input: letterbox_fill has 3 numbers; color grey allows 1",
+        ),
+        (
+            {"input": {"letterbox_anchor": "left"}},
+            "input.letterbox_anchor is 'left'; it should be 'center' or 'top_left'",
+        ),
+        ({"input": {"letterbox_anchor": "top_left"}}, "input: letterbox_anchor needs resize: letterbox"),
+        (
+            {"input": {"rounding": "floor"}},
+            "input: rounding needs resize: letterbox, or long_side; for a short side use",
+        ),
+        ({"input": {"rounding": "up"}}, "input.rounding is 'up'; it should be 'round', 'half_up' or 'floor'"),
+        ({"input": {"resize": "exact", "size_like": "detectron2"}}, "input: size_like needs resize: a number"),
+        ({"input": {"size_like": "keras"}}, "input.size_like is 'keras'; it should be 'torchvision', 'transformers', "),
+        ({"input": {"long_side": 64}}, "input: long_side needs size: free; for a fixed size use resize: letterbox"),
+        (
+            {"input": {"size": "free", "long_side": 64}},
+            "input: long_side and resize 10 exclude each other; remove one of them",
+        ),
+        (
+            {"input": {"pad": "zeros"}},
+            "input: pad zeros needs multiple, over 1, and another resize than letterbox, whose",
+        ),
+        ({"input": {"pad": "edge", "multiple": 4}}, "input.pad is 'edge'; it should be 'reflect' or 'zeros'"),
         ({"merge": "mean"}, "merge is 'mean'; allowed for this task: mean_probabilities, "),
         ({"symmetries": ["flip"]}, "symmetries.0 is 'flip'; it should be 'identity', 'hflip', "),
         ({"limits": {"rotate": 90}}, "limits.rotate is 90; it should be a number of at most 45"),
@@ -80,6 +124,20 @@ def test_an_error_names_all_mistakes(refused):
     found = refused(changed(CLASSIFICATION, labels="red", output={"kind": "y"}))
     assert "labels is 'red'" in found
     assert "output.kind is 'y'" in found
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            {"resize": "cover"},
+            "input.resize is cover, so that a centre crop hides the image's border from segmentation",
+        ),
+        ({"crop_from": [9, 9]}, "input.crop_from is set, so that a centre crop hides the image's border from "),
+    ],
+)
+def test_segmentation_refuses_other_crops(refused, entry, sentence):
+    assert sentence in refused(changed(SEGMENTATION, input={"size": [8, 8], "multiple": None, **entry}))
 
 
 def test_segmentation_refuses_a_centre_crop(refused):
@@ -131,6 +189,10 @@ def test_a_mistake_in_a_policy_file_is_a_mistake_in_the_config(tmp_path, text):
         ({"size": [64, 64], "resize": 64}, "max_long_side needs size: free"),
         ({"size": [64, 64], "resize": "letterbox"}, "max_long_side needs size: free"),
         ({"max_long_side": 0}, "input.max_long_side is 0"),
+        (
+            {"resize": None, "max_long_side": None, "long_side": 1280, "max_size": 1024},
+            "input.max_size is 1024, under long_side, 1280; detection does not tile",
+        ),
     ],
 )
 def test_an_invalid_limit_of_the_long_side_is_refused(refused, changes, sentence):

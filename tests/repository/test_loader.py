@@ -11,6 +11,7 @@ from tests.support.patterns import noise
 from tta_server.errors import ConfigError, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.normalization import Channels
+from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Resize
 from tta_server.repository.loader import find_models, load_model
 from tta_server.views.geometry import Size
@@ -140,11 +141,46 @@ def test_preprocessing_fits_the_model_file(load, dtype, layout):
         ({"size": [6, 6], "resize": 6, "multiple": 4}, 8),
         ({"size": "free", "resize": None, "multiple": 4}, "free"),
         ({"size": "free", "resize": 9}, "free"),
+        ({"size": [8, 8], "resize": None, "crop_from": [10, 9]}, 8),
+        ({"size": [8, 8], "resize": "cover"}, 8),
+        ({"size": "free", "resize": None, "long_side": 9, "rounding": "floor"}, "free"),
+        ({"size": "free", "resize": 9, "multiple": 4, "pad": "zeros", "size_like": "mmdetection"}, "free"),
+        ({"size": [8, 8], "resize": "letterbox", "letterbox_anchor": "top_left", "letterbox_fill": "zeros"}, 8),
+        ({"size": [8, 8], "resize": None, "resize_like": "opencv", "interpolation": "area"}, 8),
+        ({"size": [8, 8], "resize": 10, "resize_like": "torch", "interpolation": "bicubic"}, 8),
     ],
 )
 def test_every_resize_mode_fits_its_model_file(load, entry, side):
     shape = ("n", 3, "h", "w") if side == "free" else ("n", 3, side, side)
     assert_runs(load(changed(CLASSIFICATION, input=entry), classifier(shape)))
+
+
+def test_keys_of_input_reach_the_preprocessing(load):
+    entry = {
+        "size": [6, 8],
+        "resize": "letterbox",
+        "rounding": "floor",
+        "letterbox_anchor": "top_left",
+        "letterbox_fill": [1, 2, 3],
+        "resize_like": "opencv",
+        "interpolation": "bicubic",
+    }
+    prep = load(changed(CLASSIFICATION, input=entry), classifier(("n", 3, 6, 8))).preprocessing
+    assert (prep.rounding, prep.letterbox_anchor, prep.letterbox_fill) == ("floor", Anchor.TOP_LEFT, (1, 2, 3))
+    assert (prep.resize_like, prep.interpolation) == ("opencv", "bicubic")
+
+
+def test_the_cap_of_the_long_side_may_be_rounded_as_another_library_does(load):
+    entry = {"max_long_side": 1333, "size_like": "transformers", "pad": "zeros"}
+    prep = load(changed(DETECTION, input=entry), detector()).preprocessing
+    assert prep.canvas_size(Size(1920, 1080)) == Size(1333, 750)
+    assert prep.pad is Pad.ZEROS
+
+
+def test_a_long_side_is_a_length_that_is_processed_whole(load):
+    entry = {"resize": None, "max_long_side": None, "long_side": 1280}
+    prep = load(changed(DETECTION, input=entry), detector()).preprocessing
+    assert (prep.canvas_size(Size(640, 320)), prep.max_size) == (Size(1280, 640), 1280)
 
 
 @pytest.mark.parametrize("side", [6, 8])

@@ -47,3 +47,11 @@ def test_the_smallest_scale_still_fills_the_window(load):
     assert min(canvas) == 8
     with pytest.raises(InvalidInput, match=r"view 'scale 0.79' has a scale of 0.79; .* at least 0.8"):
         model.check_views(read_policy(["identity", {"scale": 0.79}], True))
+
+
+def test_the_smallest_scale_of_a_crop_from_a_squashed_image_still_fills_the_window(load):
+    model = load(changed(CLASSIFICATION, input={"resize": None, "crop_from": [10, 16]}))
+    assert model.preprocessing.place(View(scale=0.8), Size(30, 20)).canvas == Size(13, 8)
+    model.check_views(read_policy(["identity", {"scale": 0.8}], True))
+    with pytest.raises(InvalidInput, match=r"view 'scale 0.79' has a scale of 0.79; .* at least 0.8"):
+        model.check_views(read_policy(["identity", {"scale": 0.79}], True))

@@ -42,3 +42,20 @@ def test_a_bundled_model_answers_alike(tmp_path: Path, monkeypatch: pytest.Monke
             assert device.model.backend.device == "cpu:0"
             for options in OPTIONS[name]:
                 check_alike(*(model.predict(sample, **ALL, **options) for model in (local, device)))
+
+
+@pytest.mark.parametrize("name", ["clothing", "mouse"])
+def test_sums_that_the_device_can_not_run_are_made_on_the_cpu_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stub_driver, name: str
+) -> None:
+    def refuse(*_):
+        raise RuntimeError("This session contains graph nodes that are assigned to the default CPU EP")
+
+    (sample,) = (MODELS / name).glob("sample.*")
+    options = {**ALL, "merge": {"clothing": "vote", "mouse": "mean_heatmaps"}[name]}
+    with tta_server.load(MODELS / name, 1) as local:
+        monkeypatch.setitem(BACKENDS, "onnxruntime", open_stub)
+        monkeypatch.setattr("tta_server.repository.device_pipeline.DeviceGraph", refuse)
+        with tta_server.load(on_device(tmp_path, name, max_batch=8), 1) as device:
+            check_alike(*(model.predict(sample, **options) for model in (local, device)))
+    assert "outputs are summed on the CPU, for the device can't run the graph" in caplog.text

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.ensembles import export
 from tests.support.real_triton import VENV, RealTriton, is_installed
 from tests.support.references import MODELS
 from tests.support.remote import remote_folder
@@ -31,17 +32,29 @@ BUDGET_MS = 1000
 CLIENTS = 4
 
 
+@pytest.fixture(params=["local", "graph"])
+def views(request: pytest.FixtureRequest) -> str:
+    """`backend.views`: made here, or by an exported ensemble."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
-def triton(tmp_path: Path) -> Iterator[RealTriton]:
-    with RealTriton(tmp_path / "triton").add("clothing") as running:
+def triton(tmp_path: Path, views: str) -> Iterator[RealTriton]:
+    with RealTriton(tmp_path / "triton") as running:
+        if views == "graph":
+            export(MODELS / "clothing", running.repository)
+        else:
+            running.add("clothing")
         yield running
 
 
 @pytest.fixture
-def models(tmp_path: Path, triton: RealTriton) -> Path:
+def models(tmp_path: Path, triton: RealTriton, views: str) -> Path:
     """clothing in Triton as `clothing`, and from its file as `local`."""
     folder = tmp_path / "models"
-    remote_folder(folder / "clothing", MODELS / "clothing", triton.url)
+    model = {"local": "clothing", "graph": "clothing_tta"}[views]
+    remote_folder(folder / "clothing", MODELS / "clothing", triton.url, model=model, views=views)
     (folder / "local").symlink_to(MODELS / "clothing")
     return folder
 

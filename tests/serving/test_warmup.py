@@ -1,15 +1,19 @@
 """What can't run views, or whose outputs can't be read, is refused before it serves."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from tests.support.references import MODELS
+from tests.support.remote import RemoteServer, remote_folder
 from tests.support.toys import SLOW_SECONDS, switchable, trap_model
 from tta_server.backends import Backend, Tensor
 from tta_server.backends.cancel import Abort
-from tta_server.errors import ConfigError, OutOfDeviceMemory
+from tta_server.errors import BackendUnavailable, ConfigError, OutOfDeviceMemory
 from tta_server.imaging.placement import Placement
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import Bucket, CostModel
@@ -64,3 +68,21 @@ def test_the_ladder_ends_where_the_device_has_no_memory(tmp_path: Path) -> None:
     assert costs.rungs(Bucket("toy", 8, 8)) in ([1], [1, 2])
     with pytest.raises(ConfigError, match="toy"):
         warm_up(replace(toy, backend=Small(toy.backend, 0)), CostModel(), 1, ladder=(1, 2))
+
+
+def test_a_server_elsewhere_that_fails_while_costs_are_measured_is_tried_again(tmp_path: Path) -> None:
+    """It may do so just after its start; the sentence for clients does not name it."""
+    with RemoteServer({"cifar10": MODELS / "cifar10" / "1" / "model.onnx"}) as remote:
+        model = load_model(remote_folder(tmp_path / "cifar10", MODELS / "cifar10", remote.url))
+
+        def clock() -> float:
+            """Asked once the test images were run."""
+            remote.failure = grpc.StatusCode.INTERNAL
+            return time.monotonic()
+
+        with pytest.raises(BackendUnavailable) as caught:
+            warm_up(model, CostModel(), 1, clock)
+        model.retire()
+    assert str(caught.value) == "its Triton server failed while its costs were measured"
+    assert "INTERNAL: on purpose" in caught.value.reason
+    assert (caught.value.device, caught.value.permits) == (remote.url, 4)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tests.support.patterns import size_of
 from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.views.geometry import Size
 
@@ -15,8 +16,23 @@ PREPARATIONS = {
     "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=RAW),
     "exact": Preprocessing(Size(57, 44), Resize.EXACT, normalization=RAW),
     "letterbox": Preprocessing(Size(60, 60), Resize.LETTERBOX, normalization=RAW),
+    "top left": Preprocessing(
+        Size(60, 60),
+        Resize.LETTERBOX,
+        rounding="floor",
+        letterbox_anchor=Anchor.TOP_LEFT,
+        letterbox_fill=(10, 20, 30),
+        normalization=RAW,
+    ),
+    "opencv": Preprocessing(Size(48, 40), Resize.SHORT, 56, resize_like="opencv", normalization=RAW),
+    "torch": Preprocessing(Size(57, 44), Resize.EXACT, resize_like="torch", normalization=RAW),
+    "squash, crop": Preprocessing(Size(48, 40), Resize.EXACT, crop_from=Size(56, 60), normalization=RAW),
+    "cover": Preprocessing(Size(48, 34), Resize.COVER, crop_from=Size(54, 38), normalization=RAW),
     "free": Preprocessing(multiple=16, normalization=RAW),
     "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
+    "free capped": Preprocessing(None, Resize.SHORT, 53, 64, "transformers", multiple=8, normalization=RAW),
+    "free long": Preprocessing(None, Resize.LONG, 57, rounding="half_up", normalization=RAW),
+    "zeros": Preprocessing(None, Resize.SHORT, 53, multiple=32, pad=Pad.ZEROS, normalization=RAW),
 }
 
 EXACT_VIEWS = [

@@ -1,4 +1,4 @@
-"""Models for PyTorch: files of ONNX as modules, exported. Needs torch and onnx."""
+"""Files of ONNX as modules of PyTorch. Needs torch and onnx."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,10 @@ from typing import Any
 import onnx
 import torch
 from onnx import numpy_helper
+
+from tests.support.torch_programs import export
+
+__all__ = ["OnnxModule", "export"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -62,12 +66,3 @@ OPERATORS = {
     "ReduceMean": lambda given, attributes: given[0].mean(tuple(attributes["axes"]), bool(attributes["keepdims"])),
     "Resize": lambda given, _: torch.nn.functional.interpolate(given[0], scale_factor=2.0, mode="nearest"),
 }
-
-
-def export(module: torch.nn.Module, path: Path, image: torch.Tensor, free: Sequence[int] = ()) -> Path:
-    """Write `model.pt2` with a free batch axis, and `free` ones beside it."""
-    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1024)}
-    axes.update((axis, torch.export.Dim.AUTO) for axis in free)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(torch.export.export(module.eval(), (image,), dynamic_shapes=(axes,)), path)
-    return path

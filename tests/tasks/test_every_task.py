@@ -47,6 +47,14 @@ TINY = {
         heat_maps(shape=("n", 3, 64, 64)),
         config("keypoints", {"size": [64, 64], "resize": "letterbox", "letterbox_fill": 0}, HEAT_MAPS),
     ),
+    "top left": (
+        heat_maps(shape=("n", 3, 64, 64)),
+        config(
+            "keypoints",
+            {"size": [64, 64], "resize": "letterbox", "letterbox_anchor": "top_left", "letterbox_fill": "zeros"},
+            HEAT_MAPS,
+        ),
+    ),
     "points": (
         pointer(),
         config("keypoints", FIXED, {"kind": "coordinates", "units": "normalized", "pairs": [["green", "blue"]]}),

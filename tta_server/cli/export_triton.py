@@ -25,11 +25,12 @@ def export_triton(
         bool, typer.Option("--force", help="Write into a folder that is not empty; replace this model in it.")
     ] = False,
 ) -> None:
-    """Write a Triton repository that runs a model with its views: to serve it by Triton alone.
+    """Write a Triton repository that runs a model with its views: by Triton alone, or behind this server.
 
     MODEL_front makes views from images' bytes; MODEL is the model file, with dynamic batching.
 
-    MODEL_tail sums the outputs of each image's views, where the merge is a sum; MODEL_tta is the ensemble to call.
+    MODEL_tail sums the outputs of each image's views, where the merge is a sum; MODEL_tta is the ensemble to call, also
+    by this server: `backend: {name: triton, url: ..., model: MODEL_tta, views: graph}` in its tta.yaml.
 
     REPO/README.md has a client, and what is lost without this server: budgets, stop rules, admission.
 

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn
 from tta_server.compiled.rows import WIDTH, Column
 from tta_server.compiled.triton_configs import MAP_NAMES, type_name
+from tta_server.imaging.padding import Pad
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks.points.heatmaps import PEAK_COLUMNS
 from tta_server.tasks.sums import Score, Soundness, SumSpec
@@ -35,6 +36,8 @@ def stated_views(preprocessing: Preprocessing) -> dict[str, Any]:
     }
     if preprocessing.resize is Resize.LETTERBOX:
         found["letterbox_fill"] = preprocessing.letterbox_fill
+    elif preprocessing.pad is not Pad.REFLECT:
+        found["pad"] = preprocessing.pad
     return _as_json(found)
 
 

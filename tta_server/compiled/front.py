@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tta_server.compiled.graph import Graph, Shape, Value
 from tta_server.compiled.rows import WIDTH, Column
 from tta_server.compiled.sampling import Table, apply_affine, fold, fold_reflect101, sample
-from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.views.geometry import Size
 
 
@@ -62,9 +62,9 @@ class _Front:
         u, v = x - left, y - top
         values = self._colored(self._sampled(self._canvas_position(u, v, width, height)))
         values = self._normalized(values)
-        if prep.resize is Resize.LETTERBOX:
+        bar = prep.bar
+        if bar is not None:
             inside = (u >= 0.0) & (u < width) & ((v >= 0.0) & (v < height))
-            bar = prep.normalized(np.full((prep.depth, 1, 1), prep.letterbox_fill, np.float32))
             values = graph.where(graph.unsqueeze(inside, 1), values, bar)
         if prep.dtype != np.float32:
             values = graph.cast(values, prep.dtype)

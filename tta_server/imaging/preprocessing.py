@@ -1,7 +1,8 @@
 """From an upright image to model inputs: sizes, canvases, and the placement of each view.
 
-The plain view equals offline preprocessing with torchvision on Pillow images: antialiased resize, centre crop,
-(x / scale - mean) / std. Each content size that views use has its own canvas, resized straight from the image.
+The plain view equals offline preprocessing with torchvision on Pillow images, or with OpenCV's or torch's resize:
+resize, centre crop, (x / scale - mean) / std. Each content size that views use has its own canvas, resized straight
+from the image.
 """
 
 import math
@@ -12,15 +13,16 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tta_server.errors import TooLarge
 from tta_server.imaging.decoding import Limits, Raster
 from tta_server.imaging.formats.samples import DEFAULT_RENDERING, Rendering, raster_size
 from tta_server.imaging.normalization import Channels, Normalization, apply_color
+from tta_server.imaging.padding import Anchor, Fill, Pad, fill_around, fill_pixels, inset, reflect_beyond
 from tta_server.imaging.placement import Placement, Window, view_maps
-from tta_server.imaging.resampling import border_index, copy_exact, is_exact, sample
-from tta_server.imaging.sizes import scaled, short_side
+from tta_server.imaging.resampling import copy_exact, is_exact, sample
+from tta_server.imaging.resizing import resize, to_grey
+from tta_server.imaging.sizes import covering, long_side, scaled, short_side
 from tta_server.imaging.tiling import Grid, Tile, make_grid, tile_count
 from tta_server.views.geometry import Geometry, Size
 from tta_server.views.view import Border, View
@@ -32,20 +34,14 @@ MAX_CACHED_VALUES = 3 << 20
 
 
 class Resize(StrEnum):
-    """How an image becomes the canvas: unchanged; short side to a length; to an exact size; to fit inside a size."""
+    """How an image becomes the canvas: unchanged; a side to a length; to an exact size; to cover or fit inside one."""
 
     NONE = "none"
     SHORT = "short"
+    LONG = "long"
     EXACT = "exact"
+    COVER = "cover"
     LETTERBOX = "letterbox"
-
-
-INTERPOLATIONS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-}
 
 
 class Canvas:
@@ -72,8 +68,9 @@ class Canvas:
 class Preprocessing:
     """How images become inputs of a model. Lengths are in pixels.
 
-    `size` is the input's size; None means any size. `resize_to` is the short side's length for SHORT, and then
-    `max_long_side` bounds the long side (0: unbounded). An image with a side over `max_size` is cut into tiles of side
+    `size` is the input's size; None means any size. `resize_to` is the length of the short side for SHORT, of the long
+    side for LONG. EXACT and COVER resize to `crop_from`, or to `size`. For SHORT `max_long_side` bounds the long side
+    (0: unbounded), rounded as `size_like` rounds it. An image with a side over `max_size` is cut into tiles of side
     `tile` (0: refused) that overlap by `overlap`. Inputs of any size are padded to a multiple of `multiple`.
     """
 
@@ -81,12 +78,18 @@ class Preprocessing:
     resize: Resize = Resize.NONE
     resize_to: int = 0
     max_long_side: int = 0
+    size_like: str = "torchvision"
+    crop_from: Size | None = None
+    resize_like: str = "pillow"
     interpolation: str = "bilinear"
     multiple: int = 1
     max_size: int = 1024
     tile: int = 0
     overlap: int = 64
-    letterbox_fill: int = 114
+    pad: Pad = Pad.REFLECT
+    rounding: str = "round"
+    letterbox_anchor: Anchor = Anchor.CENTER
+    letterbox_fill: Fill = 114
     channels: Channels = Channels.RGB
     normalization: Normalization = field(default_factory=Normalization)
     layout: str = "NCHW"
@@ -96,12 +99,22 @@ class Preprocessing:
     @property
     def crops(self) -> bool:
         """True if the plain view's window is a part of the canvas."""
-        return self.resize is Resize.SHORT and self.size is not None
+        if self.resize is Resize.EXACT:
+            return self.crop_from is not None
+        return self.resize in (Resize.SHORT, Resize.COVER) and self.size is not None
 
     @property
     def depth(self) -> int:
         """Number of channels of the model's input."""
         return 1 if self.channels is Channels.GREY else 3
+
+    @property
+    def bar(self) -> NDArray[np.float32] | None:
+        """What lies beyond a frame in the model's input, (C, 1, 1); None: the frame is reflected."""
+        fill = self.letterbox_fill if self.resize is Resize.LETTERBOX else self.pad
+        if fill == "zeros":
+            return np.zeros((self.depth, 1, 1), np.float32)
+        return None if isinstance(fill, Pad) else self.normalized(fill_pixels(fill, self.depth))
 
     # ---- sizes ----
 
@@ -110,12 +123,18 @@ class Preprocessing:
         if self.resize is Resize.NONE:
             return scaled(image, scale)
         if self.resize is Resize.SHORT:
-            return short_side(image, round(self.resize_to * scale), round(self.max_long_side * scale))
+            longest = round(self.max_long_side * scale)
+            return short_side(image, round(self.resize_to * scale), longest, self.size_like)
+        if self.resize is Resize.LONG:
+            return long_side(image, round(self.resize_to * scale), self.rounding)
         assert self.size is not None
+        target = self.crop_from or self.size
         if self.resize is Resize.EXACT:
-            return scaled(self.size, scale)
+            return scaled(target, scale)
+        if self.resize is Resize.COVER:
+            return covering(image, target, scale)
         fit = min(self.size.width / image.width, self.size.height / image.height) * scale
-        return scaled(image, fit)
+        return scaled(image, fit, self.rounding)
 
     def window(self, canvas: Size, anchor: tuple[float, float] | None, plain: Size) -> Window:
         """Return the window on a canvas; `plain` is the size of the plain view's canvas.
@@ -205,11 +224,9 @@ class Preprocessing:
         size = self.canvas_size(found, scale)
         grey = self.channels is Channels.GREY
         if grey or size != found:
-            image = raster if isinstance(raster, Image.Image) else Image.fromarray(raster)
-            image = image.convert("L") if grey else image
-            if image.size != size:
-                image = image.resize(size, INTERPOLATIONS[self.interpolation])
-            raster = image
+            raster = to_grey(raster) if grey else raster
+            if size != found:
+                raster = resize(raster, size, self.resize_like, self.interpolation)
         planes = np.asarray(raster).reshape(size.height, size.width, -1).transpose(2, 0, 1)
         planes = np.ascontiguousarray(planes[::-1] if self.channels is Channels.BGR else planes)
         return Canvas(planes, self)
@@ -237,27 +254,14 @@ class Preprocessing:
                 np.clip(apply_color(values, view.color, self.channels), 0, 255, out=values)
             target[...] = self.normalized(values)
         if placement.frame != placement.tensor:
-            self._pad(out, placement)
+            bar = self.bar
+            reflect_beyond(out, placement) if bar is None else fill_around(out, placement, bar)
 
     def normalized(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalise values in [0, 255] in place, and return them; they are rounded for a model of dtype uint8."""
         if self.dtype == np.uint8:
             return np.rint(values, out=values)
         return self.normalization.apply(values)
-
-    def _pad(self, out: Tensor, placement: Placement) -> None:
-        """Fill letterbox bars around the frame, or reflect the frame to the right and below."""
-        x, y = placement.inset
-        width, height = placement.frame
-        if self.resize is Resize.LETTERBOX:
-            bar = self.normalized(np.full((self.depth, 1, 1), self.letterbox_fill, np.float32))
-            for part in (out[:, :y], out[:, y + height :], out[:, :, :x], out[:, :, x + width :]):
-                part[...] = bar
-            return
-        columns = border_index(np.arange(width, placement.tensor.width), width, Border.REFLECT101)
-        rows = border_index(np.arange(height, placement.tensor.height), height, Border.REFLECT101)
-        out[:, :height, width:] = out[:, :height, columns]
-        out[:, height:] = out[:, rows]
 
 
 @lru_cache(maxsize=1024)  # an entry has about 2 kB
@@ -278,14 +282,13 @@ def _place(
     to_canvas, to_plain = view_maps(geometry, window, plain)
     frame = geometry.frame(window.size)
     tensor = prep.tensor_size(frame)
-    boxed = prep.resize is Resize.LETTERBOX
-    inset = ((tensor.width - frame.width) // 2, (tensor.height - frame.height) // 2) if boxed else (0, 0)
+    anchor_of_frame = prep.letterbox_anchor if prep.resize is Resize.LETTERBOX else Anchor.TOP_LEFT
     return Placement(
         canvas=window.canvas,
         whole=plain.size,
         frame=frame,
         tensor=tensor,
-        inset=inset,
+        inset=inset(anchor_of_frame, frame, tensor),
         to_canvas=to_canvas,
         to_plain=to_plain,
         exact=is_exact(to_canvas),

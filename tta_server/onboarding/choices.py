@@ -53,7 +53,7 @@ def _resizes(values: Values, file: ModelFile) -> str:
     if values.get("input.size") == "free":
         return "none | a number, the short side's length"
     task = TASKS.get(str(values.get("task")))
-    crops = " | a number, the short side's length before a centre crop" if task is None or task.sees_crops else ""
+    crops = " | cover | a number, the short side's length before a crop" if task is None or task.sees_crops else ""
     return f"exact | letterbox{crops}"
 
 

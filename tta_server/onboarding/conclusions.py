@@ -10,6 +10,8 @@ from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, No
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 
+DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
+"""How pixels are resized, as most models were trained."""
 FLAG = "stated on the command line"
 """Source of facts that the user states."""
 
@@ -62,7 +64,7 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
         _drop_normalization(found)
     if embedded.KEY in file.metadata:
         return found
-    _assume_interpolation(found)
+    _assume_resize(found)
     found.choices.extend(find_choices({key: fact.value for key, fact in found.facts.items()}, file))
     return found
 
@@ -97,9 +99,13 @@ def _drop_normalization(found: Conclusion) -> None:
         found.notes.append(f"the model file takes uint8, which is not normalised: {', '.join(dropped)} are left out")
 
 
-def _assume_interpolation(found: Conclusion) -> None:
-    """tta.yaml's default where nothing states it."""
+def _assume_resize(found: Conclusion) -> None:
+    """tta.yaml's defaults where nothing states how pixels are resized."""
     resize = found.facts.get("input.resize")
-    if resize and resize.value != "none" and "input.interpolation" not in found.facts:
-        found.facts["input.interpolation"] = Fact("input.interpolation", "bilinear", "assumed: nothing states it")
-        found.notes.append("nothing states input.interpolation; bilinear is assumed")
+    if resize is None or resize.value == "none":
+        return
+    missing = {key: value for key, value in DEFAULTS.items() if key not in found.facts}
+    for key, value in missing.items():
+        found.facts[key] = Fact(key, value, "assumed: nothing states it")
+    if missing:
+        found.notes.append(f"nothing states {' and '.join(missing)}; assumed: {', '.join(missing.values())}")

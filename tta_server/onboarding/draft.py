@@ -10,7 +10,7 @@ import yaml
 from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.evidence import Fact
-from tta_server.repository.config import InputConfig
+from tta_server.repository.input_config import InputConfig
 
 INLINE = 12
 """Labels that are written into tta.yaml; more of them go into a file."""

@@ -20,9 +20,10 @@ RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 class Family:
     """What the code of a processor adds to its fields.
 
-    `short_int` says that a size of one number is the short side's; `crops` that do_center_crop is a field;
-    `enlarges` is what a centre crop's side is divided by to get the short side, `whole_from` the side from which on
-    the image is squashed instead. `flips` means BGR. `normalizes` that do_normalize is a field.
+    `short_int` says that a size of one number is the short side's; `crops` that do_center_crop is a field, and
+    `normalizes` that do_normalize is one; `enlarges` is what a centre crop's side is divided by to get the short side,
+    `whole_from` the side from which on the image is squashed instead. `flips` means BGR. `caps` says that a longest
+    edge limits the short side's resize.
     """
 
     short_int: bool = False
@@ -30,6 +31,7 @@ class Family:
     enlarges: float | None = None
     whole_from: int | None = None
     flips: bool = False
+    caps: bool = False
     normalizes: bool = True
 
 
@@ -37,6 +39,9 @@ FAMILIES: Mapping[str, Family] = {
     "ViT": Family(crops=False),
     "Segformer": Family(crops=False),
     "RTDetr": Family(crops=False),
+    "Detr": Family(crops=False, caps=True),
+    "ConditionalDetr": Family(crops=False, caps=True),
+    "DeformableDetr": Family(crops=False, caps=True),
     "DeiT": Family(),
     "Beit": Family(),
     "Pvt": Family(crops=False),
@@ -153,6 +158,7 @@ class _Processor:
                     yield self._fact(key, values, f"image_{key}")
 
     def _interpolation(self) -> Iterator[Finding]:
+        yield self._fact("resize_like", "pillow", f"{self.kind} resizes with Pillow, or as it does")
         number = self.config.resample
         if number in RESAMPLES:
             yield self._fact("interpolation", RESAMPLES[number], f"resample is {number}")
@@ -175,17 +181,30 @@ class _Processor:
         match {key: side for key, side in size.items() if side is not None}:
             case {"height": height, "width": width, **rest} if not rest:
                 yield from self._exact([height, width], crops)
+            case {"shortest_edge": side, "longest_edge": longest, **rest} if self.family.caps and not rest:
+                yield from self._capped(side, longest)
             case {"shortest_edge": side, **rest} if not rest:
                 yield from self._short(side, crops)
             case other:
                 yield self._refusal(f"size is {other}")
 
     def _exact(self, size: list[int], crops: bool) -> Iterator[Finding]:
-        if crops and self._crop() != size:
-            yield self._refusal(f"images are squashed to {size}, then cropped to {self._crop()}")
+        crop = self._crop() if crops else size
+        if crop is None or any(part > whole for part, whole in zip(crop, size, strict=True)):
+            yield self._refusal(f"images become {size}, and are then cropped to {crop}")
             return
-        yield self._fact("size", size, "size")
+        yield self._fact("size", crop, "crop_size" if crops else "size")
         yield self._fact("resize", "exact", "size has height and width")
+        if crop != size:
+            yield self._fact("crop_from", size, "size")
+            yield CROPPED
+
+    def _capped(self, side: int, longest: int) -> Iterator[Finding]:
+        source = f"{self.kind}: sizes are not fixed"
+        yield self._fact("size", "free", source)
+        yield self._fact("resize", side, "size has shortest_edge")
+        yield self._fact("max_long_side", longest, "size has longest_edge")
+        yield self._fact("size_like", "transformers", f"{self.kind} rounds sizes in its own way")
 
     def _short(self, side: int, crops: bool) -> Iterator[Finding]:
         enlarges = self.family.enlarges and (self.config.crop_pct or self.family.enlarges)

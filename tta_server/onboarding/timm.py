@@ -14,6 +14,8 @@ from tta_server.onboarding.shapes import pytorch_layout
 
 CROP, INTERPOLATION = 0.875, "bicubic"
 """timm's defaults."""
+RESIZES = {"center": "cover", "squash": "exact"}
+"""crop_mode -> input.resize, where it is no short side."""
 INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", "lanczos": "lanczos", "nearest": "nearest"} | {
     "random": "bilinear"
 }
@@ -82,19 +84,18 @@ def _resize(name: str, config: _Config, stated: tuple[int | None, int | None]) -
     mode, sides = config.crop_mode or "center", [floor(side / crop) for side in size]
     yield Fact("input.size", size, f"{name}: {key}")
     how = f"{name}: crop_pct {crop:g}, crop_mode {mode}"
-    if mode == "squash" and sides == size:
-        yield Fact("input.resize", "exact", how)
-    elif mode == "center" and sides[0] == sides[1]:
+    if mode == "center" and sides[0] == sides[1]:
         yield Fact("input.resize", sides[0], how)
+    elif mode in RESIZES:
+        yield Fact("input.resize", RESIZES[mode], how)
+        if sides != size or mode == "center":
+            yield Fact("input.crop_from", sides, how)
     else:
-        yield Refusal(
-            "input.resize",
-            f"{how} and {key} {size}: the image is resized to {sides} in a way that tta.yaml can't state yet; it has "
-            "the short side with a square centre crop, and exact sizes without a crop",
-        )
+        yield Refusal("input.resize", f"{name}: crop_mode {mode} can't be stated in tta.yaml; {', '.join(RESIZES)} can")
 
 
 def _interpolation(name: str, config: _Config) -> Iterator[Finding]:
+    yield Fact("input.resize_like", "pillow", f"{name}: timm resizes with Pillow")
     interpolation = config.interpolation or INTERPOLATION
     if interpolation in INTERPOLATIONS:
         yield Fact("input.interpolation", INTERPOLATIONS[interpolation], f"{name}: interpolation")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.literals import read_literal
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
@@ -23,10 +23,6 @@ NOT_SERVED = {
 }
 """Task of Ultralytics -> what it answers, which no task of tta.yaml has."""
 SERVED = "detect and classify are served"
-RESIZED = Note(
-    "Ultralytics resizes with OpenCV, which does not antialias; tta.yaml resizes as Pillow does, so that boxes and "
-    "scores differ slightly from Ultralytics' own"
-)
 MIN_SCORE, NMS = 0.25, 0.7
 """Defaults of Ultralytics' predictor, conf and iou."""
 
@@ -78,6 +74,7 @@ def _size(text: str) -> list[int] | None:
 def _classifier(size: list[int] | None) -> Iterator[Finding]:
     yield Fact("task", "classification", "metadata task is classify")
     yield Fact("output.kind", "probabilities", "Ultralytics' classifiers end with a softmax")
+    yield Fact("input.resize_like", "pillow", "Ultralytics' classifiers resize with Pillow")
     if size:
         square = size[0] == size[1]
         how = "the short side, then a centre crop" if square else "to the size"
@@ -87,8 +84,8 @@ def _classifier(size: list[int] | None) -> Iterator[Finding]:
 def _detector(file: ModelFile, classes: int) -> Iterator[Finding]:
     yield Fact("task", "detection", "metadata task is detect")
     yield Fact("input.resize", "letterbox", "Ultralytics' detectors fit the image into the size")
+    yield Fact("input.resize_like", "opencv", "Ultralytics' detectors resize with OpenCV")
     yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
-    yield RESIZED
     named = [output for output in file.tensors if output.name == "output0"] or file.tensors[:1]
     yield from _head(named[0], classes, _suppresses(file.metadata)) if named else ()
 
@@ -162,7 +159,7 @@ def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
     yield Fact("task", "detection", f"metadata stride and names; output {output.name} is {output.text}")
     yield from _pixels(found)
     yield Fact("input.resize", "letterbox", "YOLOv5 fits the image into the size")
+    yield Fact("input.resize_like", "opencv", "YOLOv5 resizes with OpenCV")
     yield Fact("input.letterbox_fill", 114, "YOLOv5's own")
-    yield RESIZED
     rows = f"YOLOv5: output {output.name} is {output.text}"
     yield from _Form("box_objectness_class_scores", "cxcywh", 2, 5 + len(names), rows, True).facts(output.name)

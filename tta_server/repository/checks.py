@@ -6,7 +6,8 @@ import numpy as np
 
 from tta_server.backends import Signature
 from tta_server.errors import ConfigError
-from tta_server.repository.config import InputConfig, ModelConfig
+from tta_server.repository.config import ModelConfig
+from tta_server.repository.input_config import InputConfig
 from tta_server.tasks.checks import Finding
 
 

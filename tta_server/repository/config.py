@@ -18,125 +18,14 @@ from pydantic import (
 
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.errors.validation import StrictModel, explain, explain_value, explain_yaml
-from tta_server.imaging.preprocessing import INTERPOLATIONS
 from tta_server.repository.backend_config import BackendConfig
+from tta_server.repository.input_config import InputConfig
 from tta_server.repository.labels import parse_labels
 from tta_server.repository.triton_config import TritonConfig
 from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
 from tta_server.tasks.checks import CHECKS
 from tta_server.views.geometry import SYMMETRIES
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-Level = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[int, Field(gt=0, le=16_384)]
-
-
-class InputConfig(StrictModel):
-    """How images become the model's input; lengths are in pixels.
-
-    `size` is [height, width], or `free` for a model that takes any size. `resize` is the short side's length before the
-    centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels` (low, high) map samples of
-    more than 8 bits to [0, 255].
-    """
-
-    size: Literal["free"] | tuple[Positive, Positive]
-    resize: Literal["none", "exact", "letterbox"] | Positive | None = None
-    max_long_side: Positive | None = None
-    interpolation: Literal[tuple(INTERPOLATIONS)] = "bilinear"  # type: ignore[valid-type]
-    multiple: Annotated[int, Field(ge=1, le=512)] = 1
-    max_size: Positive = 1024
-    tile: Positive | None = None
-    overlap: Annotated[int, Field(ge=0, le=1024)] = 64
-    letterbox_fill: Annotated[int, Field(ge=0, le=255)] = 114
-    color: Literal["RGB", "BGR", "grey"] = "RGB"
-    scale: Annotated[float, Field(gt=0)] = 255.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    background: tuple[Byte, Byte, Byte] | None = None
-    levels: Literal["auto"] | tuple[Level, Level] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "InputConfig":
-        channels = 1 if self.color == "grey" else 3
-        for key in ("mean", "std"):
-            if (found := len(getattr(self, key))) not in (1, channels):
-                allowed = "1" if channels == 1 else f"1 or {channels}"
-                raise ValueError(f"{key} has {found} numbers; color {self.color} allows {allowed}")
-        self._check_resize()
-        self._check_long_side()
-        if isinstance(self.levels, tuple) and self.levels[0] >= self.levels[1]:
-            raise ValueError(f"levels is {list(self.levels)}; it should be [low, high] with low under high, or auto")
-        self._check_tiles()
-        return self
-
-    def _check_resize(self) -> None:
-        if self.size == "free":
-            if self.resize in ("exact", "letterbox"):
-                raise ValueError(
-                    f"resize {self.resize} needs a fixed size; size free allows resize: none, or a number, the short "
-                    "side's length"
-                )
-            return
-        if self.resize == "none":
-            raise ValueError(
-                "resize none needs size: free; a fixed size allows resize: exact, letterbox, or a number, the short "
-                "side's length"
-            )
-        if isinstance(self.resize, int) and self.resize < max(self.size):
-            raise ValueError(
-                f"resize {self.resize} is smaller than the centre crop; it should be at least {max(self.size)}"
-            )
-
-    def _check_long_side(self) -> None:
-        if self.max_long_side is None:
-            return
-        if self.size != "free":
-            raise ValueError(
-                "max_long_side needs size: free; with a fixed size the centre crop could exceed the image; remove it"
-            )
-        if not isinstance(self.resize, int):
-            raise ValueError("max_long_side needs resize: a number, the short side's length")
-        if self.max_long_side <= self.resize:
-            raise ValueError(
-                f"max_long_side is {self.max_long_side}; it should be over the short side's length, {self.resize}"
-            )
-
-    @property
-    def max_whole_side(self) -> int:
-        """Longest side of an image that is one input: `max_size`, or `max_long_side` if only that is given and more."""
-        return self.max_size if "max_size" in self.model_fields_set else max(self.max_size, self.max_long_side or 0)
-
-    def long_side_limit(self, can_tile: bool) -> int:
-        """Limit of the long side of an image whose short side is resized to a number of pixels; 0 for none.
-
-        It is `max_long_side`; for a task that does not tile, else a stated `max_size`, as in torchvision.
-        """
-        if self.max_long_side or can_tile or self.size != "free" or not isinstance(self.resize, int):
-            return self.max_long_side or 0
-        return self.max_size if "max_size" in self.model_fields_set else 0
-
-    def _check_tiles(self) -> None:
-        if self.tile is None:
-            return
-        if self.size != "free":
-            raise ValueError("tile needs size: free; a fixed size takes every image whole; remove it")
-        if self.tile % self.multiple or not 2 * self.overlap < self.tile <= self.max_whole_side:
-            raise ValueError(
-                f"tile is {self.tile}; it should be a multiple of {self.multiple}, over {2 * self.overlap} (twice the "
-                f"overlap), and at most {self.max_whole_side} (max_size)"
-            )
-
-    @property
-    def tile_side(self) -> int:
-        """Side of a tile: `tile`, else the largest multiple up to TILE and max_size; 0 if too small to overlap."""
-        side = self.tile or min(TILE, self.max_whole_side) // self.multiple * self.multiple
-        return side if side > 2 * self.overlap else 0
-
-
-TILE = 512
-"""Default side of a tile, in pixels."""
 
 
 class BudgetConfig(StrictModel):
@@ -210,10 +99,11 @@ class ModelConfig(StrictModel):
             raise ValueError(f"labels is missing; {self.task} needs one name for each {task.labels_are}")
         if self.labels and not task.labels_are:
             raise ValueError(f"labels has {len(self.labels)} names; {self.task} takes none; remove the key")
-        cropped = self.input.size != "free" and isinstance(self.input.resize, int)
-        if cropped and not task.sees_crops:
+        if self.input.crops and not task.sees_crops:
+            found = "resize is a number" if isinstance(self.input.resize, int) else f"resize is {self.input.how}"
+            found = "crop_from is set" if self.input.crop_from else found
             raise ValueError(
-                f"input.resize is a number, so that a centre crop hides the image's border from {self.task}; allowed: "
+                f"input.{found}, so that a centre crop hides the image's border from {self.task}; allowed: "
                 "size: free, or resize: exact or letterbox"
             )
         self._check_tiling(task)
@@ -223,10 +113,11 @@ class ModelConfig(StrictModel):
         """Raise ValueError if `input` needs tiles that the task does not support."""
         if task.can_tile:
             return
-        longest = self.input.max_long_side or 0
+        longest = self.input.stated_long_side
         if longest > self.input.max_whole_side:
+            key = "max_long_side" if self.input.max_long_side else "long_side"
             raise ValueError(
-                f"input.max_size is {self.input.max_whole_side}, under max_long_side, {longest}; {self.task} does not "
+                f"input.max_size is {self.input.max_whole_side}, under {key}, {longest}; {self.task} does not "
                 "tile, so it should be at least that"
             )
         limit = self.input.long_side_limit(can_tile=False)

@@ -1,5 +1,6 @@
 """Views made on a device by one kernel, the model run there, and its outputs summed there."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ from numpy.typing import NDArray
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.backends.cuda.backend import CudaBackend, fetch
-from tta_server.backends.cuda.device_memory import DefaultStreamMemory, DeviceArray
+from tta_server.backends.cuda.device_memory import DefaultStreamMemory, DeviceArray, Memory
 from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.sessions import DeviceGraph, Rung
 from tta_server.backends.cuda.view_kernel import ViewKernel
+from tta_server.backends.graphs import GraphSession
 from tta_server.compiled.graph import require_onnx
 from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn, all_exact, map_inputs
 from tta_server.errors import BackendFailed
@@ -41,6 +43,8 @@ def on_device(preprocessing: Preprocessing, backend: Backend) -> Pipeline:
     return TorchPipeline(backend, Staging(preprocessing, memory, ViewKernel(memory.device, constants)))
 
 
+log = logging.getLogger(__name__)
+
 PER_ROW = ("sound", "peaks")
 """Outputs of tails that have a row for each of theirs."""
 
@@ -54,7 +58,7 @@ class DevicePipeline:
         self._backend = backend
         self._staging = staging
         backend.on_close.append(staging.close)
-        self._tails = Tails(lambda key: DeviceGraph(key.to_bytes(), backend.memory))
+        self._tails = Tails(lambda key: _make_tail(key, backend.memory))
 
     def call(self, function: Callable[[], T]) -> T:
         """Call it on the backend's thread; see `Pipeline.call`."""
@@ -70,6 +74,17 @@ class DevicePipeline:
         shape = staging.input_shape(prepared)
         rung = self._backend.begin(shape, lambda target: staging.make(prepared, target.pointer), abort)
         return DeviceOutputs(self._backend, rung, self._tails)
+
+
+def _make_tail(key: TailKey, memory: Memory) -> DeviceGraph | GraphSession:
+    """Return the graph that sums outputs, on the CPU if it has a node that the device can't run."""
+    content = key.to_bytes()
+    try:
+        return DeviceGraph(content, memory)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no public base
+        reason = str(error).splitlines()[0]
+        log.warning("outputs are summed on the CPU, for the device can't run the graph (%s): %s", key.spec, reason)
+        return GraphSession(content)
 
 
 class DeviceOutputs:
@@ -123,8 +138,12 @@ class DeviceOutputs:
 
     def _sum(self, key: TailKey, z: DeviceArray, inputs: Mapping[str, Any], rows: Sequence[int]) -> Outputs:
         self._check()
+        tail = self._tails[key]
         try:
-            found: Outputs = self._tails[key].run("z", z, inputs)
+            if isinstance(tail, GraphSession):
+                found = tail.run({"z": fetch(self._rung)[key.spec.output].reshape(z.shape), **inputs})
+            else:
+                found = tail.run("z", z, inputs)
         except Exception as error:
             raise as_backend_error(error) from error
         return {name: values[list(rows)] if name in PER_ROW else values for name, values in found.items()}

@@ -11,12 +11,13 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.errors.validation import explain_yaml
 from tta_server.imaging.formats.samples import Rendering
 from tta_server.imaging.normalization import Channels, Normalization
-from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import InputConfig, ModelConfig, read_config
+from tta_server.repository.config import ModelConfig, read_config
 from tta_server.repository.graphs import GraphPipeline
+from tta_server.repository.input_config import InputConfig
 from tta_server.repository.model import Model
 from tta_server.repository.pipeline import Pipeline
 from tta_server.repository.triton_config import TritonConfig
@@ -164,18 +165,22 @@ def _policy_file(folder: Path, name: str) -> Any:
 def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) -> Preprocessing:
     size = None if config.size == "free" else Size(config.size[1], config.size[0])
     check_signature(config, signature)
-    short = isinstance(config.resize, int)
-    word = config.resize or ("none" if size is None else "exact")
     return Preprocessing(
         size=size,
-        resize=Resize.SHORT if short else Resize(str(word)),
-        resize_to=config.resize if isinstance(config.resize, int) else 0,
+        resize=config.how,
+        resize_to=config.resize if isinstance(config.resize, int) else config.long_side or 0,
+        crop_from=Size(*reversed(config.crop_from)) if config.crop_from else None,
         max_long_side=config.long_side_limit(can_tile),
+        size_like=config.size_like,
+        resize_like=config.resize_like,
         interpolation=config.interpolation,
         multiple=config.multiple,
+        pad=config.pad,
+        rounding=config.rounding,
         max_size=config.max_whole_side,
         tile=config.tile_side if can_tile and size is None else 0,
         overlap=config.overlap,
+        letterbox_anchor=config.letterbox_anchor,
         letterbox_fill=config.letterbox_fill,
         channels=Channels(config.color),
         normalization=Normalization(config.scale, config.mean, config.std),

@@ -187,4 +187,6 @@ class Model:
         prep = self.preprocessing
         if prep.size is None or self._letterboxed:
             return 0.0
-        return max(prep.size) / prep.resize_to if prep.resize is Resize.SHORT else 1.0
+        if prep.resize is Resize.SHORT:
+            return max(prep.size) / prep.resize_to
+        return max(part / whole for part, whole in zip(prep.size, prep.crop_from or prep.size, strict=True))

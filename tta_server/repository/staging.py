@@ -109,7 +109,7 @@ class Staging:
         found = {i: row for i, row in enumerate(rows) if row is not None}
         shape = stacked_shape(planes) if planes else (1, self._preprocessing.depth, 1, 1)
         staged = Staged(self._buffers.take(len(rows) * WIDTH * 4 + int(np.prod(shape))), len(rows), shape, tensor)
-        weakref.finalize(staged, self._buffers.give_back, staged.buffer)
+        weakref.finalize(staged, self._buffers.give_back, staged.buffer).atexit = False
         table = staged.array[: staged.table_bytes].view(np.float32).reshape(-1, WIDTH)
         table[:] = 0
         table[:, Column.IMAGE] = NO_IMAGE

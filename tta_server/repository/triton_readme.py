@@ -65,7 +65,9 @@ views have weights by class; another merge does.
 - Admission: under overload requests wait in Triton's queues, instead of being refused at once or getting fewer views.
 - Priorities, receipts, retries, health of the model, the checks of tta.yaml in each answer.
 - The images are decoded and resized by the client.
-{limits}"""
+{limits}
+To keep them, let tta-server call the ensemble: `backend: {{name: triton, url: ..., model: {name}_tta, views: graph}}`.
+"""
 
 TILES = "- Images that are looked at in tiles: `EnsembleImage` refuses them.\n"
 

@@ -3,17 +3,14 @@
 import numpy as np
 
 from tta_server.backends.cuda.view_kernel import KernelConstants
-from tta_server.imaging.preprocessing import Preprocessing, Resize
+from tta_server.imaging.preprocessing import Preprocessing
 
 
 def kernel_constants(preprocessing: Preprocessing) -> KernelConstants:
-    """Return the constants of `Preprocessing.normalized`, and the value of letterbox bars."""
+    """Return the constants of `Preprocessing.normalized`, and the value beyond a frame."""
     is_normalized = preprocessing.dtype != np.uint8
     by = preprocessing.normalization
-    bar = None
-    if preprocessing.resize is Resize.LETTERBOX:
-        filled = np.full((preprocessing.depth, 1, 1), preprocessing.letterbox_fill, np.float32)
-        bar = tuple(float(value) for value in preprocessing.normalized(filled).ravel())
+    bar = preprocessing.bar
     return KernelConstants(
         depth=preprocessing.depth,
         layout=preprocessing.layout,
@@ -21,5 +18,5 @@ def kernel_constants(preprocessing: Preprocessing) -> KernelConstants:
         scale=by.scale if is_normalized else 1.0,
         mean=by.mean if is_normalized else (0.0,),
         std=by.std if is_normalized else (1.0,),
-        bar=bar,
+        bar=None if bar is None else tuple(float(value) for value in bar.ravel()),
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from tta_server.backends.cancel import Abort, call_logged, request_all
+from tta_server.backends.cancel import Abort, request_all
 from tta_server.errors import DeadlineExceeded, DeviceLost, InternalError, NotReady, TTAError
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.costs import CostModel
@@ -92,16 +92,15 @@ class Engine(Generic[W]):
             self._wake.reschedule_clock()
 
     def cancel(self, job: Job[W]) -> bool:
-        """Cancels a job whose client has left, aborts a batch that has no other; False if it was settled already."""
-        unwanted: list[Abort] = []
+        """Cancels a job whose client has left; a batch without others is aborted. False if it was settled already."""
         with self._guarded():
             with self._lock:
                 finished = self._scheduler.cancel(job, time.monotonic())
                 if finished:
                     self._wake.wake_threads()  # a slot may have waited to not delay this job
-                    unwanted = [running.abort for running in list(self._running.values()) if running.is_unwanted]
-            for abort in unwanted:
-                call_logged(abort.request_unwanted)
+                running = list(self._running.values()) if finished else []
+            for each in running:
+                each.abort_if_unwanted()
             self._settle(finished)
             return bool(finished)
 

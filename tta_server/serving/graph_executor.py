@@ -78,6 +78,8 @@ class GraphExecutor:
         views, entry = items[0]
         try:
             return self._pipeline.prepare(slab.planes, rows, views.input_size(entry)), failed
+        except BackendFailed:
+            raise
         except Exception as error:
             raise BackendFailed(NOT_MADE) from error
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tta_server.backends.cancel import Abort
+from tta_server.backends.cancel import Abort, call_logged
 from tta_server.scheduling.base import BaseScheduler
 from tta_server.scheduling.jobs import Batch, Step
 from tta_server.serving.slot_thread import Call, SlotThread, Turn, call_here
@@ -18,10 +18,10 @@ class Running(NamedTuple):
     abort: Abort
     turn: Turn | None
 
-    @property
-    def is_unwanted(self) -> bool:
-        """Whether it is a batch whose jobs are all settled."""
-        return isinstance(self.step, Batch) and all(job.progress.settled for job, _ in self.step.items)
+    def abort_if_unwanted(self) -> None:
+        """Request the abort of a batch whose jobs are all settled. Not under the engine's lock."""
+        if isinstance(self.step, Batch) and all(job.progress.settled for job, _ in self.step.items):
+            call_logged(self.abort.request_unwanted)
 
     @property
     def call(self) -> Call:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from tta_server.backends import CPU
-from tta_server.errors import BackendFailed, ConfigError, OutOfDeviceMemory
+from tta_server.errors import BackendFailed, BackendUnavailable, ConfigError, OutOfDeviceMemory
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import Bucket, CostModel, sure_knee
@@ -48,8 +48,8 @@ def warm_up(
 
     `ladder` has the batch sizes of a device, in ascending order; they are measured as far as they make views cheaper.
 
-    `clock` returns seconds. Raises ConfigError if the model can't run or its tta.yaml is refused; `model.observed` has
-    warnings.
+    `clock` returns seconds. Raises ConfigError if the model can't run or its tta.yaml is refused, BackendUnavailable if
+    a server elsewhere runs its test images but not this; `model.observed` has warnings.
     """
     observed = verify(model)
     model.observe(observed)
@@ -57,6 +57,10 @@ def warm_up(
     try:
         _measure(requests, costs, slots, ladder if model.can_batch else ())
     except BackendFailed as error:
+        if model.backend.permits:  # it ran the test images just before
+            sentence = "its Triton server failed while its costs were measured"
+            device, permits = model.backend.device, model.backend.permits
+            raise BackendUnavailable(sentence, device, permits) from (error.__cause__ or error)
         reason = (str(error.__cause__) or type(error.__cause__).__name__).splitlines()[0]
         raise ConfigError(f"model {model.name}: its file can't run views of {requests.size}: {reason}") from error
     model.observe(

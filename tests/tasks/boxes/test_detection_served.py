@@ -30,6 +30,15 @@ INPUTS = {
     "free": {"size": "free"},
     "free short": {"size": "free", "resize": 40, "multiple": 8},
     "letterbox": {"size": [48, 48], "resize": "letterbox", "letterbox_fill": 0},
+    "top left": {
+        "size": [48, 48],
+        "resize": "letterbox",
+        "rounding": "floor",
+        "letterbox_anchor": "top_left",
+        "letterbox_fill": [0, 0, 0],
+    },
+    "zeros": {"size": "free", "long_side": 48, "multiple": 32, "pad": "zeros"},
+    "capped": {"size": "free", "resize": 40, "max_long_side": 48, "size_like": "detectron2", "resize_like": "opencv"},
     "exact": {"size": [40, 56], "resize": "exact"},
 }
 

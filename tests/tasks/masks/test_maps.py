@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tests.support.patterns import noise, size_of, smooth
 from tta_server.imaging.normalization import Normalization
+from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.maps import ScoreMaps
@@ -19,6 +20,8 @@ RAW = Normalization(scale=1)
 PREPARATIONS = {
     "exact": Preprocessing(Size(57, 44), Resize.EXACT, normalization=RAW),
     "letterbox": Preprocessing(Size(64, 64), Resize.LETTERBOX, normalization=RAW),
+    "top left": Preprocessing(Size(64, 64), Resize.LETTERBOX, letterbox_anchor=Anchor.TOP_LEFT, normalization=RAW),
+    "zeros": Preprocessing(None, Resize.LONG, 61, multiple=16, pad=Pad.ZEROS, normalization=RAW),
     "free": Preprocessing(multiple=16, normalization=RAW),
     "free short": Preprocessing(None, Resize.SHORT, 53, multiple=8, normalization=RAW),
     "crop": Preprocessing(Size(48, 40), Resize.SHORT, 56, normalization=RAW),

@@ -9,9 +9,6 @@ from tta_server.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 2_000_000_000
-"""A model in one piece may have up to 2 GiB."""
-
 
 class HalfModel(NamedTuple):
     """A file's content; `has_groups`: some convolution has groups, as depthwise ones have."""

@@ -105,13 +105,13 @@ class Rung:
     """
 
     def __init__(self, session: ort.InferenceSession, memory: Memory, like: DeviceArray, graph: int = NO_GRAPH) -> None:
-        """Bind `like` as the input, and run once, which tells the outputs' shapes."""
+        """Bind `like` as the input, and run once, which tells the shapes of those outputs that are tensors."""
         self.input = like
         self._graph = graph
         self._session = session
         self._memory = memory
         self._binding = session.io_binding()
-        self._names = [output.name for output in session.get_outputs()]
+        self._names = [output.name for output in session.get_outputs() if output.type.startswith("tensor(")]
         name = session.get_inputs()[0].name
         self._binding.bind_input(name, memory.kind, memory.index, like.dtype.type, like.shape, like.pointer)
         for output in self._names:

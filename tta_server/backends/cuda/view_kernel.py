@@ -28,7 +28,8 @@ class KernelConstants:
     """A model's preprocessing as the kernel takes it: (x / scale - mean) / std, then `dtype`.
 
     `mean` and `std` have one number a channel, or one for all; a model of uint8 has 1, 0 and 1. `bar` is the normalised
-    value of letterbox bars by channel; None: inputs larger than the frame are padded by reflecting it.
+    value beyond the frame by channel, of letterbox bars or zeros; None: inputs larger than the frame are padded by
+    reflecting it.
     """
 
     depth: int

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from tta_server.backends.torch.pickles import needs_code
+from tta_server.backends.torch.pickles import DAMAGED, needs_code
 from tta_server.backends.torch.program import PATH, Program, on_device, read_program
 from tta_server.errors import ConfigError, shown
 
@@ -58,7 +58,7 @@ def read_archive(path: Path, device: str) -> Archive:
             return _Reader(file, path.stat().st_size).read(device)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except DAMAGED as error:
         raise ConfigError(f"{path}: is damaged, or no archive of torch.export.save: {error}") from error
     except ConfigError as mistake:
         raise ConfigError(f"{path}: {mistake}") from mistake.__cause__
@@ -110,9 +110,7 @@ class _Reader:
                 f"it is a package of AOTInductor, which holds a compiled library; export the model itself: {EXPORT}"
             )
         if "serialized_exported_program.json" in records:
-            _refuse(
-                f"it was saved by torch 2.7 or older, with pickled weights; export it with torch 2.9 or newer: {EXPORT}"
-            )
+            _refuse(f"it was saved by torch 2.7 or older, with pickled weights; export it with 2.11 or newer: {EXPORT}")
 
     def _check_content(self) -> None:
         records = self._records
@@ -131,7 +129,7 @@ class _Reader:
     def _copy_tensors(self, folder: str, device: str, target: zipfile.ZipFile) -> None:
         """Copy weights or constants; `device` is where torch puts them."""
         if f"{folder}model.pt" in self._records:
-            _refuse(f"its weights are pickled, as by torch 2.8 or older; export it with torch 2.9 or newer: {EXPORT}")
+            _refuse(f"its weights are pickled, as by torch 2.8 or older; export it with 2.11 or newer: {EXPORT}")
         config = _parse(self._text(folder + CONFIGS[folder]))
         copied = set()
         for name, meta in config["config"].items():

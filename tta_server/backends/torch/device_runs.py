@@ -5,7 +5,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,8 +136,9 @@ class DeviceRuns:
                 if module is self._module:
                     raise
                 _check_alive(self._device, error)
-                self._give_up("compile", "torch.compile can't compile this model; it runs as it was exported", error)
                 module = self._module
+                self._call(module, buffer)  # raises where it is the image that does not fit
+                self._give_up("compile", "torch.compile can't compile this model; it runs as it was exported", error)
             for _ in range(WARM_UPS):
                 self._call(module, buffer)
         current.wait_stream(side)
@@ -150,8 +150,8 @@ class DeviceRuns:
             return named(found, self._names, self._precision == "fp16" and self._on_cuda)
 
     def _compile(self) -> Any:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tta-server" / "torch"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(cache, "tta-server", "torch"))
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 2 * MOST_SHAPES)
         return torch.compile(self._module)  # for the first shape, and then for any
 

@@ -5,6 +5,7 @@ the input's shape that the exported code relies on, like `L['x'].size()[2] == 16
 """
 
 import ast
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,26 @@ Eq Equality Ne Unequality Lt Le Gt Ge StrictLessThan LessThan StrictGreaterThan 
 FUNCTIONS = frozenset(_FUNCTIONS.split())
 """What an expression of sizes may call."""
 POWERS = ("Pow", "PowByNatural")
-GUARD_FUNCTIONS: dict[str, Callable[..., object]] = {"max": max, "min": min, "int": int, "bool": bool}
+GUARD_FUNCTIONS: dict[str, Callable[..., object]] = {
+    "max": max,
+    "min": min,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "trunc": math.trunc,
+}
+QUALIFIED = {
+    "torch.sym_max": "max",
+    "torch.sym_min": "min",
+    "torch.sym_int": "int",
+    "torch.sym_float": "float",
+    "math.floor": "floor",
+    "math.ceil": "ceil",
+    "math.trunc": "trunc",
+}
+"""What a guard may call, as torch writes it."""
 _ARITHMETIC = (
     *(ast.Expression, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.And, ast.Or, ast.Not, ast.USub),
     *(ast.UAdd, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
@@ -87,7 +107,7 @@ def read_guard(text: str) -> Callable[[Shape], bool] | None:
 
 
 class _ShapeOfInput(ast.NodeTransformer):
-    """`L['x'].size()`, also of an input in a list, becomes `shape`: there is one input."""
+    """`L['x'].size()`, also of an input in a list, becomes `shape`: there is one input. Functions lose their module."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         match node:
@@ -96,6 +116,11 @@ class _ShapeOfInput(ast.NodeTransformer):
                     value = value.value
                 if isinstance(value, ast.Name) and value.id == "L":
                     return ast.copy_location(ast.Name("shape", ast.Load()), node)
+        return self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if isinstance(node.value, ast.Name) and (name := QUALIFIED.get(f"{node.value.id}.{node.attr}")):
+            return ast.copy_location(ast.Name(name, ast.Load()), node)
         return self.generic_visit(node)
 
 
@@ -113,7 +138,7 @@ def _fits_guard(node: ast.AST) -> bool:
 
 
 def _parse(text: str) -> ast.Expression | None:
-    if len(text) > LONGEST or not text.isascii() or "\n" in text or "#" in text:
+    if len(text) > LONGEST or not text.isascii() or "#" in text:
         return None
     try:
         return ast.parse(text, mode="eval")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,8 @@ def batch_sizes(fixed: int | None, wanted: int, most: int | None) -> Sequence[in
 def load_module(torch: Any, archive: Archive, path: Path) -> Any:
     """The program as a module whose weights are where the archive says; raise ConfigError if torch refuses it."""
     try:
-        with _weights_only():
+        with _weights_only(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of how torch reads its own archives
             module = torch.export.load(archive.content).module()
     except Exception as error:  # the loader of torch raises errors of many kinds
         log.debug("torch refused %s", path, exc_info=error)

@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+import struct
 import zipfile
 
 TENSORS = frozenset(
@@ -10,6 +11,8 @@ TENSORS = frozenset(
     + [f"torch {kind}Storage" for kind in ("Long", "Bool", "ComplexFloat", "ComplexDouble")]
 )
 """What torch imports to load plain tensors."""
+DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, IndexError, OverflowError, struct.error)
+"""What reading a damaged archive or pickle raises."""
 IMPORTS = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
 """Operations that import what they do not state as GLOBAL does; torch.save writes none."""
 
@@ -26,5 +29,5 @@ def needs_code(content: bytes) -> bool:
                 name in IMPORTS or (name == "GLOBAL" and value not in TENSORS)
                 for name, value in ((operation.name, value) for operation, value, _ in operations)
             )
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, IndexError, UnicodeDecodeError):
+    except DAMAGED:
         return True
