@@ -156,15 +156,16 @@ def test_a_segmenter_of_hugging_face(tmp_path: Path) -> None:
     np.testing.assert_array_equal(answer.result.mask, np.where(image[..., 0] > 0, 0, 2))
 
 
-def test_a_detector_of_hugging_face(tmp_path: Path) -> None:
-    config = exports.VIT_CONFIG | {"architectures": ["RTDetrForObjectDetection"], "model_type": "rt_detr"}
+@pytest.mark.parametrize(("kind", "model"), [("rt_detr", exports.rt_detr()), ("detr", exports.detr())])
+def test_a_detector_of_hugging_face(tmp_path: Path, kind: str, model) -> None:
+    config = exports.VIT_CONFIG | {"architectures": ["XForObjectDetection"], "model_type": kind}
     processor = exports.VIT_PROCESSOR | {
         "image_processor_type": "RTDetrImageProcessor",
         "size": {"height": 64, "width": 64},
         "resample": 2,
         "do_normalize": False,
     }
-    file = write_export(tmp_path / "rtdetr", exports.rt_detr(), config_json=config, preprocessor_config_json=processor)
+    file = write_export(tmp_path / "rtdetr", model, config_json=config, preprocessor_config_json=processor)
     image = np.zeros((128, 64, 3), np.uint8)
     image[32:96, 16:32, 0] = 255
     with load(initialised(tmp_path, file)) as loaded:

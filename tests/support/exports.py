@@ -123,6 +123,30 @@ def rt_detr(shape=(1, 3, 64, 64)) -> ModelProto:
     return _extended(detector(shape), nodes, {"logits": ["n", 3, 3], "pred_boxes": ["n", 3, 4]})
 
 
+def detr(shape=(1, 3, 64, 64)) -> ModelProto:
+    """As `rt_detr`, with logits (N, Q, C + 1) before a softmax, of which the last is no object."""
+    model = rt_detr(shape)
+    model.graph.node.extend(
+        [
+            helper.make_node("Slice", ["logits", "start of first", "end of one", "last axis"], ["one column"]),
+            helper.make_node("Mul", ["one column", "zero"], ["no object"]),
+            helper.make_node("Concat", ["logits", "no object"], ["with no object"], axis=2),
+        ]
+    )
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("with no object", TensorProto.FLOAT, ["n", 3, 4]))
+    return _renamed(model, {"logits": "of classes", "with no object": "logits"})
+
+
+def _renamed(model: ModelProto, names: dict[str, str]) -> ModelProto:
+    """Other names of values."""
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for output in model.graph.output:
+        output.name = names.get(output.name, output.name)
+    return model
+
+
 def classifier_of(shape=(1, 3, 8, 8), outputs=("logits",)) -> ModelProto:
     """The means of the channels as logits."""
     return classifier(shape, outputs=outputs)

@@ -158,7 +158,9 @@ class _Processor:
                     yield self._fact(key, values, f"image_{key}")
 
     def _interpolation(self) -> Iterator[Finding]:
-        yield self._fact("resize_like", "pillow", f"{self.kind} resizes with Pillow, or as it does")
+        yield self._fact(
+            "resize_like", "pillow", f"{self.kind} with Pillow; by torchvision, values differ by about 1 of 255"
+        )
         number = self.config.resample
         if number in RESAMPLES:
             yield self._fact("interpolation", RESAMPLES[number], f"resample is {number}")
@@ -197,7 +199,8 @@ class _Processor:
         yield self._fact("resize", "exact", "size has height and width")
         if crop != size:
             yield self._fact("crop_from", size, "size")
-            yield CROPPED
+            if any((whole - part) % 4 == 3 for part, whole in zip(crop, size, strict=True)):
+                yield CROPPED
 
     def _capped(self, side: int, longest: int) -> Iterator[Finding]:
         source = f"{self.kind}: sizes are not fixed"
