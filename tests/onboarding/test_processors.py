@@ -117,3 +117,8 @@ def test_a_crop_says_how_it_is_rounded() -> None:
     (note,) = concluded(image_processor_type="CLIPImageProcessor", size=256, **CROP).notes
     assert "one pixel further left or higher" in note
     assert not concluded(image_processor_type="ViTImageProcessor", size=SIDES).notes
+
+
+@pytest.mark.parametrize(("side", "said"), [(256, 0), (226, 0), (227, 1)])
+def test_a_crop_of_a_squashed_image_is_rounded_where_its_margin_is_odd(side: int, said: int) -> None:
+    assert len(concluded(image_processor_type="DeiTImageProcessor", size=side, **CROP).notes) == said
