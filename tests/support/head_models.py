@@ -130,7 +130,7 @@ def rt_detr(n: Nodes) -> dict[str, list[Any]]:
 def torchvision(n: Nodes) -> dict[str, list[Any]]:
     """Lists of what is found, of the only image: a batch of two fails."""
     first = n.constant([0], np.int64)
-    found = n.op("Squeeze", n.op("Greater", "scores", 0.05), first)
+    found = n.op("Squeeze", n.op("Not", n.op("Less", "scores", 0.05)), first)
     for name in ("boxes", "scores", "labels"):
         own = n.op("Squeeze", name, first)
         own = n.op("Add", own, n.constant(1, np.int64)) if name == "labels" else own
@@ -156,10 +156,17 @@ MAKERS = {
 """By the value of `output.head`."""
 
 
-def head_model(head: str) -> Any:
-    """Takes batches of INPUT; red is the first class, green the second, blue the third."""
+def head_model(head: str, *, of_one_image: bool = False) -> Any:
+    """Takes batches of INPUT, or an image without a batch axis; classes are red, green, blue."""
     model = detector(("n", 3, INPUT.height, INPUT.width))
-    shapes = MAKERS[head](Nodes(model.graph))
+    nodes = Nodes(model.graph)
+    if of_one_image:
+        model.graph.input[0].CopyFrom(
+            helper.make_tensor_value_info("alone", TensorProto.FLOAT, [3, INPUT.height, INPUT.width])
+        )
+        nodes.op("Unsqueeze", "alone", nodes.constant([0], np.int64), to="image")
+        model.graph.node.insert(0, model.graph.node.pop())
+    shapes = MAKERS[head](nodes)
     del model.graph.output[:]
     for name, shape in shapes.items():
         kind = TensorProto.INT64 if "labels" in name else TensorProto.FLOAT

@@ -189,7 +189,23 @@ def test_a_tta_yaml_with_them_is_refused(tmp_path: Path, output: dict[str, Any],
         (
             "yolov8",
             {"output0": (1, 38, 8400), "output1": (1, 32, 160, 160)},
-            "output.head yolov8 reads an output for rows; the model file has output0, output1: set output.rows to one",
+            "output.head yolov8 reads an output for rows; the model file has output0, output1: set output.rows to one "
+            "of them; its masks, as of YOLO's segmentation models, are not read",
+        ),
+        (
+            "yolov8",
+            {"output0": (1, 57, 8400)},
+            "labels lack 51 classes, or these columns are 17 keypoints, as of YOLO's pose",
+        ),
+        (
+            "yolov10",
+            {"output0": (1, 300, 57)},
+            "labels lack 51 classes, or these columns are 17 keypoints, as of YOLO's pose",
+        ),
+        (
+            "yolov8",
+            {"output0": (1, 7, 8400)},
+            "labels lack a class, or this is an angle, as of YOLO's rotated boxes",
         ),
         ("detr", SHAPES["torchvision"], "reads an output named pred_boxes for boxes; the model file has boxes, labels"),
     ],
@@ -197,6 +213,12 @@ def test_a_tta_yaml_with_them_is_refused(tmp_path: Path, output: dict[str, Any],
 def test_a_file_of_another_head_is_refused_naming_it(head: str, shapes: dict[str, Shape], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         made(head, shapes)
+
+
+@pytest.mark.parametrize(("head", "shape"), [("yolov8", (1, 38, 8400)), ("yolov10", (1, 300, 38))])
+def test_a_segmentation_model_is_refused_by_name(head: str, shape: Shape) -> None:
+    with pytest.raises(ConfigError, match="the model gives masks too, as YOLO's segmentation models: export a"):
+        made(head, {"output0": shape, "output1": (1, 32, 160, 160)}, rows="output0")
 
 
 def test_lists_stated_without_a_head_are_refused_naming_it() -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.support.head_models import INPUT, MAKERS, head_model
-from tests.support.onnx_models import write_model
+from tests.support.onnx_models import GREY, write_model
 from tests.tasks.boxes.test_detection_served import LABELS, boxes_of, expected, lit
 from tta_server import load
+from tta_server.errors import BackendFailed
 from tta_server.tasks.boxes.heads import HEADS, HeadName
 from tta_server.views.geometry import Size
 
@@ -60,3 +61,27 @@ def test_boxes_of_letterboxed_images_come_back(tmp_path: Path, head: str, size: 
         (found,) = model.predict(lit(size, (1, box, 255))).prediction["boxes"]
     assert found["label"] == "green"
     np.testing.assert_allclose(found["box"], box, atol=3)
+
+
+def check_torchvision(path: Path) -> None:
+    """The known boxes, plain and flipped, and no answer for numbers that are none."""
+    broken = lit(INPUT, *SCENE)
+    broken[0, 0, 0] = GREY
+    with load(path, slots=1) as model:
+        answer = model.predict(lit(INPUT, *SCENE), include="views")
+        with pytest.raises(BackendFailed, match="holds NaN or infinity"):
+            model.predict(broken)
+    for boxes in [answer.prediction["boxes"], *(view["boxes"] for view in answer.receipt.views)]:
+        assert boxes_of(boxes) == expected(*SCENE)
+
+
+def test_an_image_without_a_batch_axis_is_run_alone(tmp_path: Path) -> None:
+    """As torch exports a model that takes a list of images."""
+    output = {"head": "torchvision", **NAMES["torchvision"]}
+    model = head_model("torchvision", of_one_image=True)
+    check_torchvision(write_model(tmp_path / "list", model, {**CONFIG, "output": output}))
+
+
+@pytest.mark.parametrize("views", ["local", "graph"])
+def test_lists_are_read_wherever_views_are_made(tmp_path: Path, views: str) -> None:
+    check_torchvision(folder(tmp_path, "torchvision", backend={"name": "onnxruntime", "views": views}))

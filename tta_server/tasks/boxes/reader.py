@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.tasks.boxes.cells import count_cells, decode_cells
-from tta_server.tasks.boxes.heads import HEADS, HeadName
+from tta_server.tasks.boxes.mismatches import advice, expected_shapes, has_masks, takes
 from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.tasks.scores.kinds import sigmoid, softmax
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, output_name
@@ -41,6 +41,7 @@ class BoxReader:
     def __init__(self, classes: int, output: BoxesOutput, outputs: Shapes) -> None:
         self._classes = classes
         self._output = output
+        self._outputs = outputs
         self.names = {key: _name_of(key, output, outputs) for key in output.parts}
         self._check_shapes({name: outputs[name] for name in self.names.values()})
 
@@ -63,9 +64,10 @@ class BoxReader:
             try:
                 self._check_shape(key, name, found[name], expected[key])
             except ConfigError as error:
+                parts = {part: found[own] for part, own in self.names.items()}
                 if self._output.head:
-                    raise ConfigError(f"{error}{self._other_heads(found)}") from None
-                if self._takes_lists(found):
+                    raise ConfigError(f"{error}; {advice(self._output, self._classes, parts, self._outputs)}") from None
+                if takes("torchvision", self._classes, parts):
                     raise ConfigError(
                         f"{error}; for lists of one image, without a batch axis, set output.head: torchvision"
                     ) from None
@@ -81,18 +83,6 @@ class BoxReader:
             expected = expected[1:]
         task = f"output.head {self._output.head}" if self._output.head else "detection"
         check_shape(f"{task} with {self._classes} labels", name, found, expected)
-
-    def _takes_lists(self, found: Shapes) -> bool:
-        """Whether the outputs are those of torchvision."""
-        return _takes("torchvision", self._classes, {key: found[name] for key, name in self.names.items()})
-
-    def _other_heads(self, found: Shapes) -> str:
-        """Which other heads take outputs of these shapes, as advice."""
-        shapes = {key: found[name] for key, name in self.names.items()}
-        fitting = [name for name in HEADS if name != self._output.head and _takes(name, self._classes, shapes)]
-        if not fitting:
-            return "; check the number of labels, and which head the model was exported with"
-        return f"; output.head {' or '.join(fitting)} takes this shape"
 
     def read(self, outputs: Outputs, row: int, tensor: Size) -> tuple[Doubles, Doubles, NDArray[Any]]:
         """Boxes (M, 4) in the model's format and units, scores (M,), and class numbers (M,) from 0.
@@ -113,9 +103,9 @@ class BoxReader:
             score = score * (sigmoid(raw.objectness) if self._output.kind == "logits" else raw.objectness)
         if self._output.shape.has_pairs:
             query, label = _best_pairs(score)
-        else:
-            query, label = np.arange(len(score)), score.argmax(axis=1)
-        return boxes[query], score[query, label].astype(np.float64), label
+            return boxes[query], score[query, label].astype(np.float64), label
+        label = score.argmax(axis=1)
+        return boxes, score[np.arange(len(label)), label].astype(np.float64), label
 
     @property
     def scores_name(self) -> str:
@@ -158,37 +148,17 @@ class BoxReader:
         return chances[:, 1:] if self._output.background == "first" else chances[:, :-1]
 
 
-def expected_shapes(output: BoxesOutput, classes: int, more: int) -> dict[str, Sequence[str | int]]:
-    """The shapes of all outputs, by key, if the model has `more` classes than labels."""
-    slots = classes + more
-    columns = {"box_score_label": 6, "box_class_scores": 4 + slots, "box_objectness_class_scores": 5 + slots}
-    row: list[str | int] = ["M", columns[output.holds]]
-    return {
-        "boxes": ["N", "M", 5 if output.shape.has_scored_boxes else 4],
-        "scores": ["N", "M"] if "labels" in output.parts else ["N", "M", slots],
-        "labels": ["N", "M"],
-        "rows": ["N", *(row[::-1] if output.transposed else row)],
-    }
-
-
 def _name_of(key: str, output: BoxesOutput, outputs: Shapes) -> str:
     """The output that a key names; raises ConfigError."""
     asked = getattr(output, key)
     if output.head and asked not in outputs and (asked or len(outputs) > 1):
         usual = f" named {asked}" if asked else ""
+        masks = "; its masks, as of YOLO's segmentation models, are not read" if has_masks(outputs) else ""
         raise ConfigError(
             f"output.head {output.head} reads an output{usual} for {key}; the model file has {', '.join(outputs)}: set "
-            f"output.{key} to one of them"
+            f"output.{key} to one of them{masks}"
         )
     return output_name(asked, key, outputs)
-
-
-def _takes(name: HeadName, classes: int, shapes: Shapes) -> bool:
-    """Whether a head takes outputs of these shapes, by key."""
-    other = BoxesOutput.of(head=name)
-    expected = expected_shapes(other, classes, other.slots)
-    first = 0 if other.shape.is_batched else 1
-    return set(other.parts) == shapes.keys() and all(fits(shapes[key], expected[key][first:]) for key in shapes)
 
 
 def _best_pairs(score: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
