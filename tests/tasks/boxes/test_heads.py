@@ -93,6 +93,14 @@ def test_a_query_of_rt_detr_may_give_two_classes_and_then_another_gives_none() -
     ]
 
 
+def test_nan_in_a_pair_that_would_not_count_is_not_lost() -> None:
+    logits = np.float32([[[5, np.nan], [4, 3]]])
+    outputs = {"logits": logits, "pred_boxes": np.full((1, 2, 4), 0.5, np.float32)}
+    place = FREE.place(read_view("identity"), IMAGE)
+    detection = made("rt_detr")
+    assert not detection.is_sound(detection.decode(outputs, 0, place, scene_of(FREE, IMAGE)))
+
+
 def test_detr_takes_the_best_class_beside_no_object() -> None:
     """Softmax of the logarithms of 1, 3, 4 is 1/8, 3/8, 1/2, the last for no object."""
     boxes = np.float32([[[0.5, 0.5, 0.2, 0.5]]])

@@ -162,7 +162,7 @@ def _name_of(key: str, output: BoxesOutput, outputs: Shapes) -> str:
 
 
 def _best_pairs(score: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The M best pairs of query and class of scores (M, C), by falling score: (M,) and (M,)."""
-    best = np.argsort(-score, axis=None, kind="stable")[: len(score)]
+    """The M best pairs of query and class of scores (M, C), by falling score: (M,) and (M,). NaN comes first."""
+    best = np.argsort(-np.where(np.isnan(score), np.inf, score), axis=None, kind="stable")[: len(score)]
     query, label = np.divmod(best, score.shape[1])
     return query, label
