@@ -151,8 +151,9 @@ def test_heads_without_suppression_suppress(head: str) -> None:
         ({"head": "mmdeploy", "scores": "b"}, "head mmdeploy has no output.scores; remove it"),
         ({"head": "yolov5", "strides": (8,)}, "strides are those of head yolox; remove output.strides from head"),
         ({"rows": "y", "strides": (8,)}, "strides are those of head yolox; set output.head: yolox, or remove"),
-        ({"head": "yolox", "strides": ()}, r"strides takes pixels, like \[8, 16, 32\], not \[\]"),
-        ({"head": "yolox", "strides": (0, 8)}, r"strides takes pixels, like \[8, 16, 32\], not \[0, 8\]"),
+        ({"head": "yolox", "strides": ()}, r"strides takes pixels in rising order, like \[8, 16, 32\], not \[\]"),
+        ({"head": "yolox", "strides": (16, 8)}, r"strides takes pixels in rising order, like .*, not \[16, 8\]"),
+        ({"head": "yolox", "strides": (0, 8)}, r"in rising order, like \[8, 16, 32\], not \[0, 8\]"),
         ({"head": "detr", "scores": None}, "head detr needs output.scores"),
     ],
 )  # fmt: skip
@@ -187,7 +188,7 @@ def test_a_tta_yaml_with_them_is_refused(tmp_path: Path, output: dict[str, Any],
             "yolov8",
             SHAPES["yolov5"],
             r"output.head yolov8 with 2 labels needs an output output of shape \[N, 6, M\]; the model gives "
-            r"\[1, 25200, 7\]; output.head yolox or yolov5 takes this shape",
+            r"\[1, 25200, 7\]; output.head yolox or yolov5 takes this shape, if there are 2 classes",
         ),
         ("yolov5", SHAPES["yolov8"], r"needs an output output0 of .*; output.head yolov8 takes this shape"),
         ("yolov5", SHAPES["yolov10"], r"gives \[1, 300, 6\]; output.head yolov10 takes this shape"),
@@ -293,3 +294,16 @@ def test_what_a_head_fixes_is_named_with_it() -> None:
 def test_labels_of_torchvision_leave_the_background_out() -> None:
     sentence = found("torchvision", COMMON["torchvision"].runs(), ("__background__", *LABELS))["boxes.background"]
     assert "the first of labels, '__background__', names no object; leave it out of labels" in sentence
+
+
+def test_score_and_class_of_one_label_are_no_objectness() -> None:
+    """Both heads then have six columns."""
+    runs = [
+        CardRun(run.card, {"y": run.outputs["y"] * np.float32([1, 1, 1, 1, 1, 0])}, run.tensor)
+        for run in COMMON["YOLOv10"].runs()
+    ]
+    assert found("yolov5", runs, ("a",))["boxes.classes"] == (
+        "the model gives objectness, but every score of a class is 0, so that no box is ever found; if its last two "
+        "columns are score and class number, set output.head: yolov10"
+    )
+    assert found("yolov10", runs, ("a",)) == {}

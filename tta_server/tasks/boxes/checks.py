@@ -63,7 +63,7 @@ def _value_findings(
     return [
         _background_finding(labels, output, clear),
         _scores_finding(output, _scores_of(raws)),
-        _numbers_finding(len(labels), output, raws, real, reader.background_label),
+        _numbers_finding(len(labels), output, raws, real, reader.background_label) or _nothing_finding(raws),
         undecoded_finding(output, raws, runs)
         or units_finding(real, output)
         or _format_finding(output, real, clear)
@@ -149,6 +149,20 @@ def _numbers_finding(
             "order or place?",
         )
     return None
+
+
+def _nothing_finding(raws: Sequence[RawRows]) -> Finding | None:
+    """Objectness where no class ever has a score: of one label, the numbers of the first class."""
+    for raw in raws:
+        if raw.objectness is None or raw.scores.any():
+            return None
+    if not any((raw.objectness > 0).any() for raw in raws if raw.objectness is not None):
+        return None
+    return Finding(
+        "boxes.classes",
+        "the model gives objectness, but every score of a class is 0, so that no box is ever found; if its last two "
+        "columns are score and class number, set output.head: yolov10",
+    )
 
 
 # ---- boxes ----

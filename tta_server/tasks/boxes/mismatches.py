@@ -38,7 +38,7 @@ def advice(output: BoxesOutput, classes: int, found: Mapping[str, Shape], output
     """What the outputs, by key, may be instead; `outputs` are all that the model file has, by name."""
     fitting = [name for name in HEADS if name != output.head and takes(name, classes, found)]
     if fitting:
-        return f"output.head {' or '.join(fitting)} takes this shape"
+        return f"output.head {' or '.join(fitting)} takes this shape, if there are {classes} classes"
     more = _surplus(output, classes, found)
     if more == COEFFICIENTS and has_masks(outputs):
         return "the model gives masks too, as YOLO's segmentation models: export a detection model"

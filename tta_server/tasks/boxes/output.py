@@ -74,8 +74,9 @@ class BoxesOutput:
         if self.head is not None:
             if mistake := contradiction(self.head, asdict(self)):
                 raise ValueError(mistake)
-            if "strides" in self.shape.usual and (not self.strides or min(self.strides) < 1):
-                raise ValueError(f"strides takes pixels, like [8, 16, 32], not {list(self.strides)}")
+            is_rising = list(self.strides) == sorted({stride for stride in self.strides if stride > 0})
+            if "strides" in self.shape.usual and not (self.strides and is_rising):
+                raise ValueError(f"strides takes pixels in rising order, like [8, 16, 32], not {list(self.strides)}")
             return
         if self.strides:
             raise ValueError("strides are those of head yolox; set output.head: yolox, or remove output.strides")
