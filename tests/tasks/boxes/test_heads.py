@@ -23,6 +23,7 @@ from tta_server.tasks.boxes.cells import cells, decode_cells
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.heads import HEADS
 from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.tasks.boxes.reader import best_pairs
 from tta_server.tasks.checks import CardRun
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
@@ -91,6 +92,15 @@ def test_a_query_of_rt_detr_may_give_two_classes_and_then_another_gives_none() -
         (40, 20, 60, 60, 0.8, 0),
         (40, 20, 60, 60, 0.6, 1),
     ]
+
+
+@given(st.integers(0, 20), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_the_best_pairs_are_the_first_of_all_sorted(queries: int, classes: int, seed: int) -> None:
+    """Also of many equal ones."""
+    score = np.random.default_rng(seed).integers(0, 6, (queries, classes)) / 8
+    query, label = best_pairs(score.astype(np.float32))
+    pairs = [(-score[q, c], q, c) for q in range(queries) for c in range(classes)]
+    assert list(zip(query.tolist(), label.tolist(), strict=True)) == [pair[1:] for pair in sorted(pairs)[:queries]]
 
 
 def test_nan_in_a_pair_that_would_not_count_is_not_lost() -> None:

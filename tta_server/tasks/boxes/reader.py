@@ -102,7 +102,7 @@ class BoxReader:
         if raw.objectness is not None:
             score = score * (sigmoid(raw.objectness) if self._output.kind == "logits" else raw.objectness)
         if self._output.shape.has_pairs:
-            query, label = _best_pairs(score)
+            query, label = best_pairs(score)
             return boxes[query], score[query, label].astype(np.float64), label
         label = score.argmax(axis=1)
         return boxes, score[np.arange(len(label)), label].astype(np.float64), label
@@ -161,8 +161,16 @@ def _name_of(key: str, output: BoxesOutput, outputs: Shapes) -> str:
     return output_name(asked, key, outputs)
 
 
-def _best_pairs(score: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The M best pairs of query and class of scores (M, C), by falling score: (M,) and (M,). NaN comes first."""
-    best = np.argsort(-np.where(np.isnan(score), np.inf, score), axis=None, kind="stable")[: len(score)]
+def best_pairs(score: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The M best pairs of query and class of scores (M, C), by falling score: (M,) and (M,). NaN comes first.
+
+    Of equal ones the first come first, as if all were sorted, which would take 2 ms for 300 x 80.
+    """
+    count, badness = len(score), -np.where(np.isnan(score), np.inf, score).ravel()
+    if count < len(badness):
+        among = np.flatnonzero(badness <= np.partition(badness, count)[count])
+    else:
+        among = np.arange(len(badness))
+    best = among[np.argsort(badness[among], kind="stable")[:count]]
     query, label = np.divmod(best, score.shape[1])
     return query, label
