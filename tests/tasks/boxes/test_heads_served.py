@@ -1,5 +1,6 @@
 """Every head from a model folder to an answer: a real file that gives its form, and boxes that are known."""
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,8 +11,9 @@ from tests.support.head_models import INPUT, MAKERS, head_model
 from tests.support.onnx_models import GREY, write_model
 from tests.tasks.boxes.test_detection_served import LABELS, boxes_of, expected, lit
 from tta_server import load
-from tta_server.errors import BackendFailed
+from tta_server.errors import BackendFailed, ConfigError
 from tta_server.tasks.boxes.heads import HEADS, HeadName
+from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.views.geometry import Size
 
 CONFIG: dict[str, Any] = {
@@ -85,3 +87,19 @@ def test_an_image_without_a_batch_axis_is_run_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("views", ["local", "graph"])
 def test_lists_are_read_wherever_views_are_made(tmp_path: Path, views: str) -> None:
     check_torchvision(folder(tmp_path, "torchvision", backend={"name": "onnxruntime", "views": views}))
+
+
+@pytest.mark.parametrize("stated", HEADS)
+@pytest.mark.parametrize("head", HEADS)
+def test_no_file_of_another_head_is_served(tmp_path: Path, head: str, stated: str) -> None:
+    """Whatever names are stated for its outputs."""
+    if head == stated:
+        return
+    names = [output.name for output in head_model(head).graph.output]
+    parts = BoxesOutput.of(head=stated).parts
+    orders = list(permutations(names, len(parts))) or [tuple(names[:1]) * len(parts)]
+    for i, order in enumerate(orders):
+        output = dict(zip(parts, order, strict=True))
+        with pytest.raises(ConfigError) as caught:
+            load(folder(tmp_path / str(i), stated, head, output=output), slots=1)
+        assert "\n" not in str(caught.value)
