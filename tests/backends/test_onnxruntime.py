@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, save
 
 from tests.support.toys import trap_image, trap_model
 from tta_server.backends.cancel import Abort
@@ -95,3 +97,17 @@ def test_a_failure_does_not_quote_the_runtime(backend: OnnxRuntimeBackend) -> No
 def test_nan_stays_in_its_row(backend: OnnxRuntimeBackend) -> None:
     found = scores(backend, batch(None, "nan", None))
     assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 6), (3, "h", "w"), ("h", "w", 3)])
+def test_an_image_without_a_batch_axis_is_given_one(tmp_path: Path, shape: tuple[int | str, ...]) -> None:
+    """As if the file had a batch of 1; so are its outputs."""
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(shape))
+    twice = helper.make_tensor_value_info("twice", TensorProto.FLOAT, list(shape))
+    made = helper.make_graph([helper.make_node("Add", ["image", "image"], ["twice"])], "tiny", [image], [twice])
+    save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx")
+    backend = OnnxRuntimeBackend(tmp_path / "model.onnx")
+    free = (1, *(side if isinstance(side, int) else None for side in shape))
+    assert backend.signature.shape == backend.signature.outputs["twice"] == free
+    batch = np.random.default_rng(0).random((1, 3, 4, 6) if shape[0] == 3 else (1, 4, 6, 3), np.float32)
+    np.testing.assert_array_equal(backend.infer(batch)["twice"], batch * 2)

@@ -13,6 +13,7 @@ from tests.support.ensembles import open_model, read_config
 from tests.support.external import CONFIG, external, scorer, weights
 from tests.support.onnx_models import classifier, graph, write_model
 from tests.support.references import MODELS
+from tests.tasks.boxes.test_heads_served import folder as heads_folder
 from tta_server.errors import ConfigError
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Observed
@@ -98,6 +99,12 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match=r"^an export needs the onnx package: run `pip install 'tta-server\[compile\]'`$"
     ):
         triton_models(model, MODELS / "clothing", None)
+
+
+def test_lists_of_one_image(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the outputs have no batch axis, which an ensemble needs"):
+        exported(heads_folder(tmp_path, "torchvision"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_targets(tmp_path: Path) -> None:

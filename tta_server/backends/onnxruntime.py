@@ -43,7 +43,8 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self._session = open_file(path, options, ["CPUExecutionProvider"])
-        self.signature = read_signature(path, self._session)
+        self.signature = read_signature(path, self._session, (3, 4))
+        self._has_batch_axis = len(self._session.get_inputs()[0].shape) == 4
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
         """Run a batch; see `Backend.infer`. An abort terminates the run through ONNX Runtime's RunOptions."""
@@ -52,31 +53,38 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 4  # the exception has the message
         if abort is not None:
             abort.on_request(partial(setattr, options, "terminate", True))
+        image = batch if self._has_batch_axis else batch[0]
         try:
-            values = self._session.run(names, {self.signature.input: batch}, options)
+            values = self._session.run(names, {self.signature.input: image}, options)
         except Exception as error:
             raise BackendFailed("the model failed on this image") from error
-        return dict(zip(names, values, strict=True))
+        return dict(zip(names, values if self._has_batch_axis else [value[None] for value in values], strict=True))
 
     def close(self) -> None:
         """Do nothing: the session is released with its last reference."""
 
 
-def read_signature(path: Path, session: ort.InferenceSession) -> Signature:
-    """Return what a session of a model file takes and gives; raise ConfigError for inputs other than one image."""
+def read_signature(path: Path, session: ort.InferenceSession, axes: Sequence[int] = (4,)) -> Signature:
+    """Return what a session of a model file takes and gives; raise ConfigError for inputs other than one image.
+
+    `axes` are the numbers of axes that the image may have. With 3, of which one is a channel axis of 1 or 3, input and
+    outputs have no batch axis; they are given one of 1.
+    """
     inputs = session.get_inputs()
     if len(inputs) != 1:
         found = ", ".join(i.name for i in inputs)
         raise ConfigError(f"{path}: the model has the inputs {found}; it must have one, an image")
     (image,) = inputs
-    if image.type not in DTYPES or len(image.shape) != 4:
+    is_alone = len(image.shape) == 3 and any(image.shape[axis] in (1, 3) for axis in (0, 2))
+    if image.type not in DTYPES or len(image.shape) not in axes or len(image.shape) != (3 if is_alone else 4):
         raise ConfigError(
             f"{path}: input {image.name} is {len(image.shape)}-D {image.type}; it must be 4-D, of {', '.join(DTYPES)}"
         )
     outputs = session.get_outputs()
-    tensors = {output.name: _free(output.shape) for output in outputs if output.type.startswith("tensor(")}
+    batch = (1,) if is_alone else ()
+    tensors = {output.name: (*batch, *_free(output.shape)) for output in outputs if output.type.startswith("tensor(")}
     others = {output.name: output.type for output in outputs if output.name not in tensors}
-    signature = Signature(image.name, _free(image.shape), np.dtype(DTYPES[image.type]), tensors, others)
+    signature = Signature(image.name, (*batch, *_free(image.shape)), np.dtype(DTYPES[image.type]), tensors, others)
     if not tensors:
         raise ConfigError(f"{path}: {signature.advice}")
     return signature

@@ -83,7 +83,7 @@ class Model:
     @property
     def can_batch(self) -> bool:
         """Whether a batch may hold several rows."""
-        return self.backend.signature.shape[0] != 1 and self.observed.can_batch
+        return self.task.can_batch and self.backend.signature.shape[0] != 1 and self.observed.can_batch
 
     def is_checked(self, check: str) -> bool:
         """Return whether a check is on, which `checks:` in tta.yaml may switch off."""

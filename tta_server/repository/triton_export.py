@@ -73,6 +73,11 @@ def triton_models(model: Model, folder: Path, spec: SumSpec | None) -> Sequence[
     path = folder / model.version / "model.onnx"
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file; only a model whose file is here can be exported")
+    if not model.task.can_batch:
+        raise ConfigError(
+            f"{path}: the outputs have no batch axis, which an ensemble needs; export the model with padded outputs "
+            "[N, M, 4], [N, M] and [N, M]"
+        )
     return _Export(model, path, spec).models()
 
 

@@ -232,6 +232,8 @@ class Description(Protocol):
     stops: Sequence[str]
     includes: Sequence[str]
     has_picture: bool
+    can_batch: bool
+    """Whether a batch may hold several rows."""
     tensor_specs: Sequence[TensorSpec]
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
@@ -252,8 +254,9 @@ class Task(Decoder[P], Merger[P, M], Description, Protocol[P, M]):
 
 
 class TaskDefaults:
-    """What holds for most tasks: no tiles, no picture, no bound, no standard error, little memory."""
+    """What holds for most tasks: batches, no tiles, no picture, no bound, no standard error, little memory."""
 
+    can_batch = True
     can_tile = False
     has_picture = False
 

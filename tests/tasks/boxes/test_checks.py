@@ -238,7 +238,8 @@ def test_offsets_in_a_grid_are_found_and_their_decoding_passes(seed, size, train
     assert result == (
         "boxes.grid",
         "the model's boxes are offsets in grids of stride 8, 16, 32 and logarithms of sides, not boxes of the input; "
-        "export the model with its decoding, as YOLOX does with --decode_in_inference",
+        "set output.head: yolox, which decodes them, or export the model with its decoding, as YOLOX does with "
+        "--decode_in_inference",
     )
     decoded = HEADS["YOLOX, decoded"]
     assert decoded.found(decoded.runs(size, trained, seed)) == {}

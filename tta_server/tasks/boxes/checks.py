@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tta_server.tasks.boxes.evidence import (
     SeenBoxes,
+    about_head,
     are_inside,
     are_inside_out,
     are_no_padding,
@@ -21,7 +22,8 @@ from tta_server.tasks.boxes.evidence import (
     units_finding,
 )
 from tta_server.tasks.boxes.grids import off_grid_finding, undecoded_finding
-from tta_server.tasks.boxes.output import BoxesOutput, BoxReader, RawRows
+from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.tasks.boxes.reader import BoxReader, RawRows
 from tta_server.tasks.boxes.remarks import numbers_finding
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.scores.checks import are_probabilities, type_finding
@@ -46,10 +48,10 @@ def find(labels: Sequence[str], output: BoxesOutput, reader: BoxReader, runs: Se
     """At most one finding a check, from the outputs for test images."""
     if not runs:
         return
-    wrong_type = type_finding(runs[0].outputs[reader.names.get("rows") or reader.names["scores"]])
+    wrong_type = type_finding(runs[0].outputs[reader.scores_name])
     with np.errstate(all="ignore"):  # any numbers may come
         found = [wrong_type] if wrong_type else _value_findings(labels, output, reader, runs)
-    yield from (finding for finding in found if finding is not None)
+    yield from (about_head(finding, output) for finding in found if finding is not None)
 
 
 def _value_findings(
@@ -61,7 +63,7 @@ def _value_findings(
     return [
         _background_finding(labels, output, clear),
         _scores_finding(output, _scores_of(raws)),
-        _numbers_finding(len(labels), output, raws, real, reader.background_label),
+        _numbers_finding(len(labels), output, raws, real, reader.background_label) or _nothing_finding(raws),
         undecoded_finding(output, raws, runs)
         or units_finding(real, output)
         or _format_finding(output, real, clear)
@@ -74,7 +76,7 @@ def _value_findings(
 
 def _seen(reader: BoxReader, raws: Sequence[RawRows], runs: Sequence[CardRun]) -> SeenBoxes:
     """The rows of all runs that are finite."""
-    read = [reader.interpret(raw) for raw in raws]
+    read = [reader.interpret(raw, run.tensor) for raw, run in zip(raws, runs, strict=True)]
     boxes, score, label = (np.concatenate([each[i] for each in read]) for i in range(3))
     sizes = np.concatenate([np.tile(run.tensor, (len(raw.boxes), 1)) for raw, run in zip(raws, runs, strict=True)])
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(score) & np.isfinite(label)
@@ -100,18 +102,13 @@ def _background_finding(labels: Sequence[str], output: BoxesOutput, clear: SeenB
     for place, index in (("first", 0), ("last", len(labels) - 1)):
         if re.sub("[^a-z]", "", labels[index].lower()) not in BACKGROUNDS or len(labels) == 1:
             continue
-        if not _has_numbers(output) or (clear.label == index).any():
+        if output.background == place or not output.has_numbers or (clear.label == index).any():
             return Finding(
                 "boxes.background",
                 f"the {place} of labels, {labels[index]!r}, names no object; leave it out of labels and set "
                 f"output.background: {place}, which never answers it and reads logits with a softmax",
             )
     return None
-
-
-def _has_numbers(output: BoxesOutput) -> bool:
-    """Whether the model gives a class number for each box."""
-    return output.labels is not None or (output.rows is not None and output.holds == "box_score_label")
 
 
 def _scores_finding(output: BoxesOutput, scores: NDArray[Any]) -> Finding | None:
@@ -137,7 +134,7 @@ def _numbers_finding(
     classes: int, output: BoxesOutput, raws: Sequence[RawRows], real: SeenBoxes, background: int | None
 ) -> Finding | None:
     """Class numbers beyond the labels, or that are no whole numbers."""
-    if not _has_numbers(output) or not len(real.label):
+    if not output.has_numbers or not len(real.label):
         return None
     labels = real.label[real.label != background]
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
@@ -152,6 +149,20 @@ def _numbers_finding(
             "order or place?",
         )
     return None
+
+
+def _nothing_finding(raws: Sequence[RawRows]) -> Finding | None:
+    """Objectness where no class ever has a score: of one label, the numbers of the first class."""
+    for raw in raws:
+        if raw.objectness is None or raw.scores.any():
+            return None
+    if not any((raw.objectness > 0).any() for raw in raws if raw.objectness is not None):
+        return None
+    return Finding(
+        "boxes.classes",
+        "the model gives objectness, but every score of a class is 0, so that no box is ever found; if its last two "
+        "columns are score and class number, set output.head: yolov10",
+    )
 
 
 # ---- boxes ----

@@ -13,7 +13,8 @@ from tta_server.tasks.boxes.accumulator import BoxAccumulator, MergedBoxes, View
 from tta_server.tasks.boxes.checks import find
 from tta_server.tasks.boxes.evidence import SeenBoxes
 from tta_server.tasks.boxes.fusion import MERGES, Boxes, merge_boxes
-from tta_server.tasks.boxes.output import BoxesOutput, BoxReader
+from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.tasks.boxes.reader import BoxReader
 from tta_server.tasks.boxes.remarks import BoxRemarks
 from tta_server.tasks.boxes.results import DetectionResult
 from tta_server.tasks.checks import CardRun, Finding
@@ -34,6 +35,7 @@ class Detection(TaskDefaults):
         self.labels: Sequence[str] = tuple(labels)
         self._output = output
         self._reader = BoxReader(len(labels), output, outputs)
+        self.can_batch = output.shape.is_batched
         self.reads: Sequence[str] = tuple(self._reader.names.values())
         self._remarks = BoxRemarks(output, len(labels), self._reader.background_label)
         self.tensor_specs: Sequence[TensorSpec] = (
@@ -49,7 +51,7 @@ class Detection(TaskDefaults):
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run's outputs have the shapes that are stated."""
-        self._reader.check(outputs)
+        self._reader.check(outputs, tensor)
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
         return find(self.labels, self._output, self._reader, runs)
@@ -58,7 +60,7 @@ class Detection(TaskDefaults):
         return prediction.remarks
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewBoxes:
-        boxes, score, label = self._reader.read(outputs, row)
+        boxes, score, label = self._reader.read(outputs, row, placement.tensor)
         counts = np.flatnonzero(score >= self._output.min_score)
         seen = SeenBoxes(boxes[counts], score[counts], label[counts], placement.tensor)
         sound = not np.isnan(score).any() and seen.are_finite()

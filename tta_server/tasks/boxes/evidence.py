@@ -1,7 +1,7 @@
 """What rows of boxes show of their format and units, at load as while serving."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,3 +135,15 @@ def are_inside_out(seen: SeenBoxes, output: BoxesOutput) -> str:
 def format_finding(output: BoxesOutput, what: str, fitting: Sequence[str]) -> Finding:
     advice = f"set output.format: {' or '.join(fitting)}, which fits" if fitting else "no other format fits either"
     return Finding("boxes.format", f"output.format is {output.format}, but {what}; {advice}")
+
+
+def about_head(finding: Finding, output: BoxesOutput) -> Finding:
+    """A finding about a key that `output.head` fixes says so."""
+    key = finding.check.removeprefix("boxes.").replace("scores", "kind")
+    if key not in output.shape.form:
+        return finding
+    return replace(
+        finding,
+        sentence=f"{finding.sentence}; output.head {output.head} fixes that key: name the head that the model was "
+        "exported with, or state the output's keys without a head",
+    )

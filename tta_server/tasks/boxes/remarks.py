@@ -9,6 +9,7 @@ from tta_server.tasks.boxes.evidence import (
     FAR,
     NEAR,
     SeenBoxes,
+    about_head,
     are_inside_out,
     fitting_formats,
     format_finding,
@@ -34,7 +35,7 @@ class BoxRemarks:
         if not len(seen.score):
             return ()
         found = (self._numbers(seen), self._units(seen) or self._format(seen))
-        return tuple(finding for finding in found if finding is not None)
+        return tuple(about_head(finding, self._output) for finding in found if finding is not None)
 
     def _numbers(self, seen: SeenBoxes) -> Finding | None:
         if seen.label.min() >= 0 and seen.label.max() < self._classes:

@@ -1,0 +1,105 @@
+"""Every head from a model folder to an answer: a real file that gives its form, and boxes that are known."""
+
+from itertools import permutations
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from tests.support.head_models import INPUT, MAKERS, head_model
+from tests.support.onnx_models import GREY, write_model
+from tests.tasks.boxes.test_detection_served import LABELS, boxes_of, expected, lit
+from tta_server import load
+from tta_server.errors import BackendFailed, ConfigError
+from tta_server.tasks.boxes.heads import HEADS, HeadName
+from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.views.geometry import Size
+
+CONFIG: dict[str, Any] = {
+    "task": "detection",
+    "labels": LABELS,
+    "input": {"size": [INPUT.height, INPUT.width]},
+    "policy": "flips",
+    "symmetries": ["hflip", "vflip", "rot180"],
+    "budget": {"default_ms": 10_000, "max_ms": 10_000, "min_views": "all"},
+}
+NAMES = {"torchvision": {part: f"found {part}" for part in ("boxes", "scores", "labels")}}
+SCENE = [(0, (4, 6, 44, 30), 250), (1, (60, 8, 90, 56), 220), (2, (12, 36, 30, 62), 190)]
+"""In 96x64 pixels."""
+
+
+def folder(tmp_path: Path, head: str, model: str = "", **changes: Any) -> Path:
+    output = {"head": head, **NAMES.get(head, {}), **changes.pop("output", {})}
+    return write_model(tmp_path / head, head_model(model or head), {**CONFIG, "output": output, **changes})
+
+
+def test_every_head_has_a_model_and_a_name() -> None:
+    assert HEADS.keys() == MAKERS.keys() == set(get_args(HeadName))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_view_and_the_merge_give_the_known_boxes(tmp_path: Path, head: str) -> None:
+    with load(folder(tmp_path, head), slots=1) as model:
+        answer = model.predict(lit(INPUT, *SCENE), include="views")
+        nothing = model.predict(lit(INPUT))
+    assert len(answer.receipt.views) > 1
+    for boxes in [answer.prediction["boxes"], *(view["boxes"] for view in answer.receipt.views)]:
+        found, wanted = boxes_of(boxes), expected(*SCENE)
+        assert [label for label, *_ in found] == [label for label, *_ in wanted]
+        np.testing.assert_allclose([score for _, score, _ in found], [score for _, score, _ in wanted], atol=1e-5)
+        np.testing.assert_allclose([box for *_, box in found], [box for *_, box in wanted], atol=1e-3)
+    assert nothing.prediction["boxes"] == []
+    assert answer.receipt.warnings == ()
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", [Size(288, 64), Size(48, 128)])
+def test_boxes_of_letterboxed_images_come_back(tmp_path: Path, head: str, size: Size) -> None:
+    """The edges of a rectangle in a wide and a high image, within a pixel of the input."""
+    entry = {"size": [INPUT.height, INPUT.width], "resize": "letterbox", "letterbox_fill": 0}
+    box = (size.width // 4, size.height // 4, size.width // 2, size.height // 4 * 3)
+    with load(folder(tmp_path, head, input=entry), slots=1) as model:
+        (found,) = model.predict(lit(size, (1, box, 255))).prediction["boxes"]
+    assert found["label"] == "green"
+    np.testing.assert_allclose(found["box"], box, atol=3)
+
+
+def check_torchvision(path: Path) -> None:
+    """The known boxes, plain and flipped, and no answer for numbers that are none."""
+    broken = lit(INPUT, *SCENE)
+    broken[0, 0, 0] = GREY
+    with load(path, slots=1) as model:
+        answer = model.predict(lit(INPUT, *SCENE), include="views")
+        with pytest.raises(BackendFailed, match="holds NaN or infinity"):
+            model.predict(broken)
+    for boxes in [answer.prediction["boxes"], *(view["boxes"] for view in answer.receipt.views)]:
+        assert boxes_of(boxes) == expected(*SCENE)
+
+
+def test_an_image_without_a_batch_axis_is_run_alone(tmp_path: Path) -> None:
+    """As torch exports a model that takes a list of images."""
+    output = {"head": "torchvision", **NAMES["torchvision"]}
+    model = head_model("torchvision", of_one_image=True)
+    check_torchvision(write_model(tmp_path / "list", model, {**CONFIG, "output": output}))
+
+
+@pytest.mark.parametrize("views", ["local", "graph"])
+def test_lists_are_read_wherever_views_are_made(tmp_path: Path, views: str) -> None:
+    check_torchvision(folder(tmp_path, "torchvision", backend={"name": "onnxruntime", "views": views}))
+
+
+@pytest.mark.parametrize("stated", HEADS)
+@pytest.mark.parametrize("head", HEADS)
+def test_no_file_of_another_head_is_served(tmp_path: Path, head: str, stated: str) -> None:
+    """Whatever names are stated for its outputs."""
+    if head == stated:
+        return
+    names = [output.name for output in head_model(head).graph.output]
+    parts = BoxesOutput.of(head=stated).parts
+    orders = list(permutations(names, len(parts))) or [tuple(names[:1]) * len(parts)]
+    for i, order in enumerate(orders):
+        output = dict(zip(parts, order, strict=True))
+        with pytest.raises(ConfigError) as caught:
+            load(folder(tmp_path / str(i), stated, head, output=output), slots=1)
+        assert "\n" not in str(caught.value)
