@@ -87,3 +87,21 @@ def test_an_abort_of_an_unwanted_run_says_so_unless_it_was_requested_before() ->
     assert (unwanted.is_unwanted, overdue.is_unwanted) == (True, False)
     assert unwanted.requested
     assert called == ["unwanted"]
+
+
+def test_an_abort_that_nobody_waits_for_stays_that_however_often_it_is_requested() -> None:
+    called = []
+    abort = Abort()
+    abort.on_request(lambda: called.append(1))
+    abort.request_unwanted()
+    abort.request_unwanted()
+    assert abort.requested
+    assert abort.is_unwanted
+    assert called == [1]
+
+
+def test_an_abort_that_was_requested_before_keeps_its_reason() -> None:
+    abort = Abort()
+    abort.request()
+    abort.request_unwanted()
+    assert not abort.is_unwanted

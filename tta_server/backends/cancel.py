@@ -40,8 +40,9 @@ class Abort:
 
     def request_unwanted(self) -> None:
         """Request the abort of a run that nobody waits for; one that was requested before keeps its reason."""
-        self.is_unwanted = not self.requested
-        self.request()
+        if not self.requested:
+            self.is_unwanted = True
+            self.request()
 
 
 def request_all(aborts: Iterable[Abort]) -> None:

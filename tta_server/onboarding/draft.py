@@ -90,7 +90,7 @@ def _open(key: str, choice: Choice) -> str:
 def _value(value: Any) -> str:
     """A value in YAML's flow style, on one line."""
     text = yaml.safe_dump([value], default_flow_style=True, width=inf, allow_unicode=True, sort_keys=False)
-    if "\n" in text[:-1]:
+    if not text[:-1].isprintable():
         text = yaml.safe_dump([value], default_flow_style=True, default_style='"', width=inf, sort_keys=False)
     return text[1:-2]
 

@@ -28,10 +28,7 @@ def read_character(evidence: Evidence) -> Iterator[Finding]:
 def label_facts(names: Sequence[Any], source: str) -> Iterator[Finding]:
     """The names, with a number behind those that are empty or repeated, and a note that says so."""
     cleaned = [" ".join(str(name).split()) for name in names[:MOST]]
-    counts = Counter(cleaned)
-    unique = [
-        name if name and counts[name] == 1 else f"{name or 'class'} ({index})" for index, name in enumerate(cleaned)
-    ]
+    unique = _unique(cleaned)
     changed = [name for name, before in zip(unique, cleaned, strict=True) if name != before]
     if changed:
         yield Note(
@@ -39,6 +36,21 @@ def label_facts(names: Sequence[Any], source: str) -> Iterator[Finding]:
             f"number, as {changed[0]!r}"
         )
     yield Fact("labels", unique, source)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names that are there once, and the others with their number behind them, as often as it takes."""
+    counts = Counter(names)
+    taken = {name for name in names if name and counts[name] == 1}
+    found = []
+    for index, name in enumerate(names):
+        if not name or counts[name] > 1:
+            name = f"{name or 'class'} ({index})"
+            while name in taken:
+                name = f"{name} ({index})"
+            taken.add(name)
+        found.append(name)
+    return found
 
 
 def numbered(found: Any) -> list[Any] | None:
