@@ -87,6 +87,9 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._start_receive_timer()  # also for empty lines, which begin no request
+            if self._bytes_since_mark + len(data) - len(data.lstrip(b"\r\n")) > MAX_HEAD_BYTES:
+                self._refuse_head()  # empty lines and a request that came as one piece
+                return
         marks, self._data = self._marks, data
         super().data_received(data)
         if marks == self._marks:  # only head or trailers so far
