@@ -197,7 +197,7 @@ def decoded(model: Model) -> ImageViews:
 
 
 def sizes(views: ImageViews, rows: int) -> tuple[int, int]:
-    """Bytes of so many views as the model takes them, and of the ensemble's inputs for them."""
+    """Return the bytes of this many views in the model's type, and of the ensemble's inputs that make them."""
     canvases = [views.canvas(entry) for entry in range(rows)]
     items = [Item(views, entry, canvas) for entry, canvas in enumerate(canvases) if canvas is not None]
     request = make_request(items, views.plan.sums)

@@ -24,6 +24,7 @@ STEPS = {
     "gateway": Step(90, checks=(13, 15), needs=("nets",)),
     "peers": Step(170, checks=(14,), needs=("nets", "gateway")),
     "memory": Step(60, checks=(12,), needs=("nets",)),
+    "convolutions": Step(60, needs=("nets",)),
     "ceilings": Step(40),
     "scaling": Step(80),
 }

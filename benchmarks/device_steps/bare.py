@@ -16,10 +16,11 @@ CUDA = "CUDAExecutionProvider"
 DTYPES = {"fp32": np.float32, "fp16": np.float16}
 
 
-def session(setting: Setting, net: str, precision: str, graphs: bool = False) -> Any:
+def session(setting: Setting, net: str, precision: str, graphs: bool = False, **provider: str) -> Any:
     """A session of a net's bare file; on the CPU it takes one thread.
 
     `graphs`: a run is captured once for each batch size, and replayed, which takes all nodes to be on the device.
+    `provider` are further options of the CUDA provider.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -29,17 +30,17 @@ def session(setting: Setting, net: str, precision: str, graphs: bool = False) ->
         options.intra_op_num_threads = 1
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     _load_libraries()
-    return _cuda_session(path, options, graphs)
+    return _cuda_session(path, options, {"enable_cuda_graph": str(int(graphs)), **provider})
 
 
-def _cuda_session(path: Path, options: Any, graphs: bool) -> Any:
+def _cuda_session(path: Path, options: Any, stated: dict[str, str]) -> Any:
     """Without Python's own fallback; raises RuntimeError where the provider is another all the same."""
     provider = {
         "device_id": "0",
         "use_tf32": "0",
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
-        "enable_cuda_graph": "1" if graphs else "0",
+        **stated,
     }
     made = ort.InferenceSession(str(path), options, providers=[(CUDA, provider)], enable_fallback=0)
     if made.get_providers()[0] != CUDA:

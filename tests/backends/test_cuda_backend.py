@@ -73,6 +73,8 @@ def test_all_runs_are_on_one_thread_whoever_calls_and_it_ends_with_the_model(tmp
     device.close()
     own.join(60)
     assert not own.is_alive()
+    with pytest.raises(BackendFailed, match="has unloaded the model"):  # and does not wait for ever
+        device.infer(batch(2, 3, 8, 8))
 
 
 @stubbed

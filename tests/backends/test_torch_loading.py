@@ -38,7 +38,7 @@ def test_the_device_is_the_one_that_is_asked_for(wanted: str, torch: Any, device
     [
         (
             torch_with(0, None),
-            "is a build without CUDA; install one with it: pip install --force-reinstall --index-url",
+            "is a build without CUDA; install one with it: on Linux `pip install --force-reinstall torch` does",
         ),
         (torch_with(0), "PyTorch finds no CUDA device; look at what nvidia-smi prints"),
         (torch_with(1), "the last device here is cuda:0"),

@@ -118,7 +118,7 @@ def test_a_cancelled_job_is_counted_once(client: httpx.Client) -> None:
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(client, left), metric(client, cancelled)
     image = pictures.encoded(trap_image("endless"))
-    with expect_ended_runs(client, "toy", 0):  # nobody waits for the run: that is no fault
+    with expect_ended_runs(client, "toy", 0):  # an abort after the last client has left is no fault
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
                 client.base_url.join(TOY),

@@ -12,7 +12,7 @@ class Abort:
     """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe.
 
     `deadline`, in monotonic seconds, is when the run is of no use any more, whether somebody requests the abort or not.
-    `is_unwanted` is true if the abort says nothing of the model: nobody waits for the run any more.
+    `is_unwanted` is true if the run is aborted because all its clients have left, which is no fault of the model.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
@@ -39,7 +39,7 @@ class Abort:
             callback()
 
     def request_unwanted(self) -> None:
-        """Request the abort of a run that nobody waits for; one that was requested before keeps its reason."""
+        """Request the abort of a run whose clients have all left; an earlier request keeps its reason."""
         if not self.requested:
             self.is_unwanted = True
             self.request()

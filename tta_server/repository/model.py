@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tta_server.backends import Backend
+from tta_server.backends import CPU, Backend
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.cache import ByteCache
@@ -97,7 +97,7 @@ class Model:
     @property
     def has_low_precision(self) -> bool:
         """Whether the backend computes with fewer bits than its outputs have."""
-        return getattr(self.config.backend, "precision", "exact") != "exact"
+        return self.backend.device != CPU and getattr(self.config.backend, "precision", "exact") != "exact"
 
     @property
     def key(self) -> tuple[str, str]:

@@ -1,12 +1,12 @@
 """Batches on their way to a device: the table of rows and the canvases, which a kernel makes views of there."""
 
 import weakref
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.backends.cuda.device_memory import HostBuffer, Memory
+from tta_server.backends.cuda.view_kernel import ViewKernel
 from tta_server.compiled.rows import WIDTH, Column, front_table, stack_canvases, stacked_shape
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.pipeline import Planes, Rows
@@ -14,22 +14,6 @@ from tta_server.views.geometry import Size
 
 NO_IMAGE = -1
 """Of a row of zeros."""
-
-
-class ViewMaker(Protocol):
-    """Makes views on a device from canvases that are there."""
-
-    def launch(  # noqa: PLR0913 - those of the kernel
-        self,
-        slab: int,
-        slab_shape: tuple[int, int, int, int],
-        table: int,
-        rows: int,
-        out: int,
-        tensor: Size,
-        stream: int,
-    ) -> None:
-        """Begin to write `rows` views of size `tensor` to `out`; slab (N, C, Hs, Ws) and table are as of `front`."""
 
 
 class Staged:
@@ -95,11 +79,11 @@ class HostBuffers:
 class Staging:
     """Collects batches on any thread, and makes their views on the device, one batch at a time."""
 
-    def __init__(self, preprocessing: Preprocessing, memory: Memory, maker: ViewMaker) -> None:
+    def __init__(self, preprocessing: Preprocessing, memory: Memory, kernel: ViewKernel) -> None:
         """Raises OutOfDeviceMemory."""
         self._preprocessing = preprocessing
         self._memory = memory
-        self._maker = maker
+        self._kernel = kernel
         self._buffers = HostBuffers(memory)
         self._target = memory.allocate(HostBuffers.LEAST)
 
@@ -140,4 +124,4 @@ class Staging:
         table = self._target.pointer
         memory.upload(table, staged.array)
         slab = table + staged.table_bytes
-        self._maker.launch(slab, staged.slab_shape, table, staged.rows, target, staged.tensor, memory.stream)
+        self._kernel.launch(slab, staged.slab_shape, table, staged.rows, target, staged.tensor, memory.stream)

@@ -3,10 +3,9 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from tta_server.errors import BackendFailed
+from tta_server.backends.call_thread import CallThread
 from tta_server.serving import niceness
 from tta_server.serving.niceness import lower_priority
 
@@ -24,47 +23,17 @@ def call_here(function: Callable[[], T], /) -> T:
     return function()
 
 
-class SlotThread:
-    """Calls functions of other threads on its own, one after the other, in the order in which they come.
-
-    Other threads prepare a batch or merge predictions meanwhile. It is a daemon: a call that never returns does not
-    keep the process from ending.
-    """
+class SlotThread(CallThread):
+    """The thread that calls a device's session; others prepare a batch or merge predictions meanwhile."""
 
     def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._stopped = False
+        super().__init__(name, lambda: lower_priority(niceness.SLOT_NICENESS))
         self._last: Turn | None = None
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def turn(self) -> "Turn":
         """A turn after the last one; end it."""
         self._last = Turn(self, self._last)
         return self._last
-
-    def put(self, function: Callable[[], T], result: "Future[T]") -> None:
-        """Queues a call. Raises BackendFailed once the thread has been stopped."""
-        with self._lock:
-            if self._stopped:
-                raise BackendFailed("the server is shutting down")
-            self._calls.put((function, result))
-
-    def stop(self) -> None:
-        """Ends the thread after the calls that came before."""
-        with self._lock:
-            self._stopped = True
-            self._calls.put(None)
-
-    def _run(self) -> None:
-        lower_priority(niceness.SLOT_NICENESS)
-        while (call := self._calls.get()) is not None:
-            function, result = call
-            try:
-                result.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
-                result.set_exception(error)
-            del call, function, result  # a waiting thread must not keep a job in memory
 
 
 class Turn:

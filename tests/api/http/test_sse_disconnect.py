@@ -108,7 +108,7 @@ def test_a_disconnected_client_frees_its_views_and_is_counted(
     left, cancelled = 'tta_left_total{model="toy"}', 'tta_errors_total{code="cancelled",model="toy"}'
     before = metric(toy, left), metric(toy, cancelled)
     name = f"gone-{len(events)}"
-    with expect_ended_runs(toy, "toy", 0):  # nobody waits for the run: that is no fault
+    with expect_ended_runs(toy, "toy", 0):  # an abort after the last client has left is no fault
         assert disconnect(traps, trap(*image), name, 0.3) == events
         until(lambda: metric(toy, "tta_jobs") == 0)
         until(lambda: metric(toy, left) == before[0] + 1)

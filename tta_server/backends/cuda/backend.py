@@ -7,10 +7,10 @@ from pathlib import Path
 import onnxruntime as ort
 
 from tta_server.backends.base import Outputs, RunOptions, Tensor
+from tta_server.backends.call_thread import CallThread
 from tta_server.backends.cancel import Abort
 from tta_server.backends.cuda.device_memory import CudaMemory, DeviceArray, Memory
 from tta_server.backends.cuda.errors import as_backend_error
-from tta_server.backends.cuda.own_thread import OwnThread
 from tta_server.backends.cuda.requirements import require_cuda
 from tta_server.backends.cuda.rungs import Rungs
 from tta_server.backends.cuda.sessions import Rung
@@ -23,14 +23,19 @@ def open_cuda(path: Path, options: RunOptions) -> "CudaBackend":
 
 
 class CudaBackend:
-    """A model on a device. All its runs are on `thread`, whoever calls."""
+    """A model on a device, whose runs are all on `thread`.
+
+    ONNX Runtime's CUDA provider keeps a context for each thread: its CUDA graphs, and the buffers that they read. On a
+    second thread a run is recorded again, and memory grows.
+    """
 
     permits = 0
 
     def __init__(self, path: Path, options: RunOptions, memory: Memory, device_name: str) -> None:
         """Load a model file; raise ConfigError if it can't run there."""
         self.memory = memory
-        self.thread = OwnThread(f"cuda-{path.parent.parent.name}")
+        self.thread = CallThread(f"cuda-{path.parent.parent.name}")
+        self.thread.thread.start()
         try:
             self._rungs = self.thread.call(lambda: self._open(path, options))
         except BaseException:

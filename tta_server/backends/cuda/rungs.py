@@ -28,7 +28,7 @@ class Rungs:
     """Bound runs by shape.
 
     All runs of one session become CUDA graphs, if the whole model runs on the device. Else each batch size has a
-    session: the CUDA provider prepares each convolution again whenever a session's shape changes, which takes a second.
+    session: the CUDA provider prepares each convolution again whenever a session's shape changes.
     """
 
     def __init__(self, path: Path, memory: Memory, options: RunOptions) -> None:

@@ -29,9 +29,9 @@ class ModelFile(NamedTuple):
 def provider_options(memory: Memory, file: ModelFile, options: RunOptions, captures: bool) -> dict[str, str]:
     """Options of the CUDA provider.
 
-    The heuristic search ends at the times of the exhaustive one, in a fraction of the seconds. TF32 is ONNX Runtime's
-    default, and keeps 10 bits of a product's factors. Channels last gain 16 % in float16 without groups (ResNet-50),
-    and lose 50 % with them (benchmarks/devices.py).
+    The heuristic search ends at the times of the exhaustive one; the default's are several times longer. TF32 is ONNX
+    Runtime's default, and keeps 10 bits of a product's factors. In float16 channels last are faster without groups, and
+    slower with them. The step `convolutions` of benchmarks/devices.py measures all of these.
     """
     found = {
         "device_id": str(memory.index),

@@ -46,8 +46,8 @@ def _missing(torch: Any, index: int) -> str:
     """Why a CUDA device can't be used, and what to do; empty if it can."""
     if torch.version.cuda is None:
         return (
-            f"PyTorch {torch.__version__} is a build without CUDA; install one with it: "
-            "pip install --force-reinstall --index-url https://download.pytorch.org/whl/cu130 torch"
+            f"PyTorch {torch.__version__} is a build without CUDA; install one with it: on Linux "
+            "`pip install --force-reinstall torch` does, from the default index"
         )
     if not torch.cuda.is_available():
         return "PyTorch finds no CUDA device; look at what nvidia-smi prints, and give this process a device"
