@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import save
+from onnx import TensorProto, helper, numpy_helper, save
 
 from tests.support.cuda import stub_driver, stub_library  # noqa: F401 - fixtures
-from tests.support.onnx_models import classifier, segmenter
+from tests.support.onnx_models import classifier, graph, segmenter
 from tests.support.references import MODELS
 from tests.support.stub_device import StubMemory, open_stub
 from tta_server.backends import BACKENDS, CPU, RunOptions
@@ -20,9 +20,10 @@ from tta_server.backends.cuda import libcuda
 from tta_server.backends.cuda.backend import CudaBackend
 from tta_server.backends.cuda.driver import open_device
 from tta_server.backends.cuda.errors import as_backend_error
+from tta_server.backends.cuda.half import as_half
 from tta_server.backends.cuda.requirements import FIRST, missing_for_auto, missing_package, require_cuda
 from tta_server.backends.cuda.rungs import Rungs
-from tta_server.backends.cuda.sessions import open_session
+from tta_server.backends.cuda.sessions import NO_GRAPH, Rung, open_session
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.errors import BackendFailed, ConfigError, DeviceLost, OutOfDeviceMemory, Overloaded
 
@@ -155,6 +156,37 @@ def test_a_model_without_graphs_has_a_session_for_each_batch_size(tmp_path, monk
 
 
 @stubbed
+def test_an_input_that_the_model_refuses_does_not_end_cuda_graphs(tmp_path):
+    rungs = Rungs(written(tmp_path, segmenter()), StubMemory(open_device(0)), CUDA)
+    known = rungs[2, 3, 16, 16]
+    with pytest.raises(BackendFailed):
+        rungs[1, 5, 8, 8]
+    assert rungs.captures
+    assert rungs[2, 3, 16, 16] is not known  # an axis has grown
+    known = rungs[2, 3, 16, 16]
+    with pytest.raises(BackendFailed):
+        rungs[1, 4, 8, 8]
+    assert rungs[2, 3, 16, 16] is known
+
+
+@stubbed
+def test_a_run_that_can_not_be_recorded_goes_on_without_cuda_graphs(tmp_path, monkeypatch, caplog):
+    path = written(tmp_path, segmenter())
+    rungs = Rungs(path, StubMemory(open_device(0)), CUDA)
+    run = Rung.run
+
+    def refuse(rung):
+        if rung.options.get_run_config_entry("gpu_graph_id") != str(NO_GRAPH):
+            raise RuntimeError("operation not permitted when stream is capturing")
+        run(rung)
+
+    monkeypatch.setattr(Rung, "run", refuse)
+    rungs[2, 3, 8, 8].run()
+    assert not rungs.captures
+    assert "no CUDA graph can be made of a run (operation not permitted" in caplog.text
+
+
+@stubbed
 def test_no_memory_for_a_batch_is_told_apart_and_the_next_one_runs(tmp_path, monkeypatch):
     device = open_stub(written(tmp_path, classifier()), CUDA)
     monkeypatch.setenv("CUDA_STUB_FAIL", "cuMemAlloc_v2 2")
@@ -179,8 +211,24 @@ def test_closing_frees_all_memory_of_the_device(tmp_path):
     for rows in (1, 8, 2):
         device.infer(batch(rows, 3, 32, 32))
     assert open_device(0).free_bytes() < before
+    free = set()
+    for _ in range(2):  # what fails leaves nothing behind
+        with pytest.raises(BackendFailed):
+            device.infer(batch(2, 5, 64, 64))
+        free.add(open_device(0).free_bytes())
+    assert len(free) == 1
     device.close()
     assert open_device(0).free_bytes() == before
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_model_in_float16_says_whether_its_convolutions_have_groups(tmp_path, groups):
+    kernels = numpy_helper.from_array(np.ones((3, 3 // groups, 1, 1), np.float32), "kernels")
+    node = helper.make_node("Conv", ["image", "kernels"], ["maps"], group=groups)
+    maps = helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    model = graph([node], ("n", 3, "h", "w"), "float32", [maps])
+    model.graph.initializer.append(kernels)
+    assert as_half(written(tmp_path, model)).has_groups == (groups > 1)
 
 
 @pytest.mark.parametrize(

@@ -640,7 +640,7 @@ class SecondRunner(EndlessRunner):
             self.first.set()
             self.release.wait(PATIENCE)
             return merged(items)
-        self.items = items
+        self.items, self.abort = items, abort
         return super().run(items, recorder, abort, call)
 
 
@@ -659,7 +659,7 @@ def test_a_batch_is_ended_once_the_last_of_its_clients_has_left(opened: Opener) 
     assert runner.started.wait(PATIENCE)
     assert {each for each, _ in runner.items} == set(jobs[:2])
     engine.cancel(jobs[0])
-    assert not runner.aborted
+    assert not runner.abort.requested
     engine.cancel(jobs[1])
     until(lambda: runner.aborted == 1)
 

@@ -16,6 +16,7 @@ from tests.support.onnx_models import graph, write_model
 from tests.support.references import MODELS
 from tta_server import load
 from tta_server.errors import ConfigError
+from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model, Observed
 from tta_server.serving.verification import verify
@@ -326,6 +327,30 @@ def check_runs(model: Model) -> None:
     with contextlib.suppress(ConfigError):
         verify(replace(model, backend=backend))
     assert 5 < backend.runs <= 20
+
+
+class Rounding(Counting):
+    """A device whose sums differ by 5 % in batches of another size, or, with `mixes`, by what else is in a batch."""
+
+    def __init__(self, model: Model, mixes: bool) -> None:
+        super().__init__(model)
+        self.device, self.mixes = "gpu:0", mixes
+
+    def infer(self, batch: np.ndarray, abort: Any = None) -> Any:
+        found = super().infer(batch, abort)
+        factor = 1 + 0.05 * len(batch) + self.mixes * float(batch.mean())
+        return {name: values * np.float32(factor) for name, values in found.items()}
+
+
+@pytest.mark.parametrize(("precision", "mixes"), [("exact", False), ("fp16", False), ("fp16", True)])
+def test_low_precision_is_compared_in_batches_of_equal_size(precision: str, mixes: bool) -> None:
+    """Exact sums may not depend on the size; rounded ones may, but not on other images."""
+    model = load_model(MODELS / "cifar10")
+    config = model.config.model_copy(update={"backend": BackendConfig(device="cuda", precision=precision)})
+    found = verify(replace(model, config=config, backend=Rounding(model, mixes)))
+    independent = precision == "fp16" and not mixes
+    assert ("batch.independent" not in [each.check for each in found.warnings]) == independent
+    assert found.can_batch == independent
 
 
 @pytest.mark.parametrize("path", find_models(MODELS), ids=lambda path: path.name)

@@ -51,14 +51,24 @@ class Small:
     def __init__(self, real: Backend, most: int) -> None:
         self.signature, self.device, self.ladder = real.signature, real.device, (1, 2, 4, 8)
         self._real, self._most = real, most
+        self.sizes: list[int] = []
 
     def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        self.sizes.append(len(batch))
         if len(batch) > self._most:
             raise OutOfDeviceMemory("no memory")
         return self._real.infer(batch, abort)
 
     def close(self) -> None:
         self._real.close()
+
+
+def test_the_largest_batch_of_a_device_runs_first(tmp_path: Path) -> None:
+    """After the test images, of which two are one batch at most."""
+    toy = load_model(trap_model(tmp_path / "toy", batch="n"))
+    device = Small(toy.backend, 8)
+    warm_up(replace(toy, backend=device), CostModel(), 1, ladder=(1, 2, 4, 8))
+    assert [size for size in device.sizes if size > 2][:2] == [8, 4]
 
 
 def test_the_ladder_ends_where_the_device_has_no_memory(tmp_path: Path) -> None:

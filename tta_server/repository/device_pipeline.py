@@ -17,7 +17,7 @@ from tta_server.backends.cuda.sessions import DeviceGraph, Rung
 from tta_server.backends.cuda.view_kernel import ViewKernel
 from tta_server.backends.graphs import GraphSession
 from tta_server.compiled.graph import require_onnx
-from tta_server.compiled.map_rows import MAP_WIDTH, MapColumn, all_exact, map_inputs
+from tta_server.compiled.map_rows import MAP_WIDTH, all_exact, map_inputs
 from tta_server.errors import BackendFailed
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.graphs import TailKey, Tails, owner_matrix, shaped_maps
@@ -121,8 +121,7 @@ class DeviceOutputs:
         z = self._arrays[spec.output]
         count, classes = z.shape[:2]
         every = np.zeros((count, MAP_WIDTH), np.float32)
-        every[:] = table[0]
-        every[:, MapColumn.WEIGHT] = 0
+        every[:] = table[0]  # what other rows give is of no image
         every[list(rows)] = table
         like = np.broadcast_to(np.zeros((), z.dtype), z.shape)
         inputs = map_inputs(like, every, self._owners(rows, owner, count, spec), cells, bool(spec.mirror_order))

@@ -12,7 +12,7 @@ NO_MEMORY = re.compile(
 FAILURE = re.compile(r"CUDA failure (\d+)")
 
 
-def as_backend_error(error: Exception) -> TTAError:
+def as_backend_error(error: BaseException) -> TTAError:
     """Return the error to raise from `error`; one of ours is returned as it is."""
     if isinstance(error, TTAError):
         return error

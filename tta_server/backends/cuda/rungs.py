@@ -11,7 +11,7 @@ from tta_server.backends.base import RunOptions, Signature
 from tta_server.backends.cuda.device_memory import Buffer, DeviceArray, Memory
 from tta_server.backends.cuda.errors import as_backend_error
 from tta_server.backends.cuda.half import as_half
-from tta_server.backends.cuda.sessions import NO_GRAPH, ModelFile, Rung, nodes_elsewhere, open_session
+from tta_server.backends.cuda.sessions import NO_GRAPH, ModelFile, NotRecorded, Rung, nodes_elsewhere, open_session
 from tta_server.backends.onnxruntime import read_signature
 from tta_server.errors import ConfigError, DeviceLost, OutOfDeviceMemory
 
@@ -97,12 +97,15 @@ class Rungs:
             rows = next((size for size in self.ladder if size >= shape[0]), self.ladder[-1])
             array = DeviceArray(buffer.pointer, shape, dtype)
             return Rung(self._sessions[rows], self._memory, array, self._next_graph()), buffer
+        except NotRecorded as error:
+            buffer.free()
+            problem = as_backend_error(error.__cause__ or error)
+            if isinstance(problem, OutOfDeviceMemory | DeviceLost):
+                raise problem from error
+            log.warning("%s: no CUDA graph can be made of a run (%s); it runs without", self._path, error.__cause__)
         except Exception as error:
             buffer.free()
-            problem = as_backend_error(error)
-            if not self.captures or isinstance(problem, OutOfDeviceMemory | DeviceLost):
-                raise problem from error
-            log.warning("%s: no CUDA graph can be made of a run (%s); it runs without", self._path, error)
+            raise as_backend_error(error) from error
         self._stop_capturing()
         return self._bind(shape)
 

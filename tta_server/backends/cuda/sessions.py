@@ -98,6 +98,10 @@ def run_options(graph: int = NO_GRAPH, waits: bool = True) -> ort.RunOptions:
     return options
 
 
+class NotRecorded(Exception):
+    """A run that works could not be recorded as a CUDA graph; the cause says why."""
+
+
 class Rung:
     """A session bound to memory for inputs of one shape; each run is a replay of a CUDA graph if `graph` is its id.
 
@@ -105,7 +109,10 @@ class Rung:
     """
 
     def __init__(self, session: ort.InferenceSession, memory: Memory, like: DeviceArray, graph: int = NO_GRAPH) -> None:
-        """Bind `like` as the input, and run once, which tells the shapes of those outputs that are tensors."""
+        """Bind `like` as the input, and run once, which tells the shapes of those outputs that are tensors.
+
+        Raises NotRecorded, and ONNX Runtime's errors if the model can't run an input of this shape.
+        """
         self.input = like
         self._graph = graph
         self._session = session
@@ -123,7 +130,10 @@ class Rung:
             for output, value in zip(self._names, self._values, strict=True):
                 self._binding.bind_ortvalue_output(output, value)
             self._options = run_options(graph, waits=False)
-            self.run()
+            try:
+                self.run()
+            except Exception as error:
+                raise NotRecorded from error
         else:
             self._options = run_options(waits=False)
 
