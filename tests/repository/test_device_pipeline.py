@@ -19,7 +19,7 @@ from tta_server.repository.device_pipeline import on_device
 from tta_server.views.geometry import Size
 from tta_server.views.view import View
 
-PREP = Preprocessing(Size(8, 8), Resize.EXACT, normalization=Normalization(scale=1))
+PREP = Preprocessing(Size(8, 8), Resize.EXACT, normalization=Normalization(scale=1, mean=(1.0,)))
 ROW = FrontRow(View(), PREP.place(View(), Size(8, 8)), 0)
 
 
@@ -40,16 +40,16 @@ def scores(pipeline, planes, rows):
 
 def test_rows_without_a_view_are_zeros(pipeline):
     """Also after a batch that had a view there."""
-    assert scores(pipeline, [canvas(7)], [ROW, ROW, ROW, ROW]).tolist() == [[7, 7, 7]] * 4
-    assert scores(pipeline, [canvas(9)], [None, ROW, None, None]).tolist() == [[0] * 3, [9] * 3, [0] * 3, [0] * 3]
+    assert scores(pipeline, [canvas(7)], [ROW, ROW, ROW, ROW]).tolist() == [[6, 6, 6]] * 4
+    assert scores(pipeline, [canvas(9)], [None, ROW, None, None]).tolist() == [[0] * 3, [8] * 3, [0] * 3, [0] * 3]
 
 
 def test_memory_for_canvases_grows_with_a_batch(pipeline):
     before = open_device(0).free_bytes()
-    assert scores(pipeline, [canvas(3)], [ROW]).tolist() == [[3, 3, 3]]
+    assert scores(pipeline, [canvas(3)], [ROW]).tolist() == [[2, 2, 2]]
     large = [canvas(level, 1000) for level in (4, 5)]
     rows = [replace_canvas(ROW, number) for number in range(2)]
-    assert scores(pipeline, large, rows).tolist() == [[4, 4, 4], [5, 5, 5]]
+    assert scores(pipeline, large, rows).tolist() == [[3, 3, 3], [4, 4, 4]]
     assert before - open_device(0).free_bytes() > 2 * 3 * 1000 * 1000
 
 
@@ -62,7 +62,7 @@ def test_outputs_that_another_batch_has_overwritten_are_not_read(pipeline):
 
     def overtaken():
         first = pipeline.infer(prepared[0])
-        assert pipeline.infer(prepared[1]).fetch()["scores"].tolist() == [[2, 2, 2]]
+        assert pipeline.infer(prepared[1]).fetch()["scores"].tolist() == [[1, 1, 1]]
         with pytest.raises(BackendFailed, match="another batch"):
             first.fetch()
 

@@ -1,7 +1,5 @@
 """Raw connections to a real server: slow, large, invalid or too many clients are refused and disturb no others."""
 
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -145,18 +143,6 @@ def test_a_head_of_over_64_kb_is_refused(server: Server, head: bytes, end: bytes
         connection.send(head + end)
         assert str(MAX_HEAD) in connection.reply().error(431, "invalid_input")
         assert connection.is_closed()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a process that stands still")
-def test_empty_lines_and_a_request_that_come_as_one_piece_are_refused(server: Server) -> None:
-    """The server stands still until the socket has them all."""
-    with connected(server) as connection:
-        server.process.send_signal(signal.SIGSTOP)
-        try:
-            connection.send(b"\r\n" * MAX_HEAD + GET)
-        finally:
-            server.process.send_signal(signal.SIGCONT)
-        assert str(MAX_HEAD) in connection.reply().error(431, "invalid_input")
 
 
 def test_a_head_of_almost_64_kb_is_accepted(server: Server) -> None:
