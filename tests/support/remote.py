@@ -20,6 +20,8 @@ from tests.support.ensembles import Ensemble, read_config
 from tests.support.serving import PATIENCE
 
 TYPES = {"tensor(float)": "FP32", "tensor(float16)": "FP16", "tensor(uint8)": "UINT8", "tensor(int64)": "INT64"}
+# Messages of any size, as Triton takes them.
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
 DTYPES = {
     "FP32": np.float32,
     "FP16": np.float16,
@@ -90,7 +92,7 @@ class RemoteServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return [request.inputs[0].shape[0] for request in self.requests]
 
     def start(self) -> Self:
-        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(16), options=OPTIONS)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         address = f"127.0.0.1:{self.port}"
         if self._certificate:
