@@ -32,6 +32,11 @@ class Nodes:
         self._graph.node.append(helper.make_node(kind, names, [name], **attributes))
         return name
 
+    def floats(self, values: str) -> str:
+        name = f"Cast {len(self._graph.node)}"
+        self._graph.node.append(helper.make_node("Cast", [values], [name], to=TensorProto.FLOAT))
+        return name
+
     def axis(self, values: str, axis: int) -> str:
         return self.op("Unsqueeze", values, self.constant([axis], np.int64))
 
