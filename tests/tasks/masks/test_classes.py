@@ -20,6 +20,7 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.base import Accumulator
+from tta_server.tasks.checks import CardRun
 from tta_server.tasks.masks.class_maps import NO_CLASS, ClassMaps, read_classes
 from tta_server.tasks.masks.output import MapsOutput
 from tta_server.tasks.masks.segmentation import Segmentation
@@ -72,7 +73,7 @@ def test_undoing_an_exact_view_gives_the_plain_view_s_classes_where_it_is_shown(
     prep: Preprocessing, spec: Any, image: Size
 ) -> None:
     def of(red: Numbers) -> Numbers:
-        return np.int64(red) % 3
+        return red.astype(np.int64) % 3
 
     found, plain = by_view(prep, noise(image), spec, of)
     here = covered(found)
@@ -83,7 +84,7 @@ def test_undoing_an_exact_view_gives_the_plain_view_s_classes_where_it_is_shown(
 @given(st.sampled_from(SAMPLED_VIEWS), images)
 def test_undoing_an_interpolated_view_moves_no_edge_by_much(prep: Preprocessing, spec: Any, image: Size) -> None:
     def of(red: Numbers) -> Numbers:
-        return np.uint8((red > 100).astype(int) + (red > 160))
+        return (red > 100).astype(np.uint8) + (red > 160)
 
     found, plain = by_view(prep, smooth(image), spec, of)
     clear = covered(found) & (np.abs(plain - 100) > 20) & (np.abs(plain - 160) > 20)
@@ -106,6 +107,26 @@ def test_ties_between_cells_go_to_the_lower_class() -> None:
     numbers = np.arange(8) % 2 * 2 * np.ones((8, 1), int)
     found = decoded(AS_IT_IS, Size(8, 8), {"shift": [0.5, 0]}, numbers)
     np.testing.assert_array_equal(found.classes[:, 1:-1], 0)
+
+
+def test_bars_are_not_mixed_into_the_image() -> None:
+    """A model that gives the bars of a letterbox class 2, and the image class 0."""
+    prep, image = PREPARATIONS["letterbox"], Size(90, 30)
+    placement = prep.place(read_view({"rotate": 11}), image)
+    numbers = np.full(placement.tensor[::-1], 2)
+    (x, y), (width, height) = placement.inset, placement.frame
+    numbers[y : y + height, x : x + width] = 0
+    np.testing.assert_array_equal(decoded(prep, image, {"rotate": 11}, numbers).classes, 0)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([{"crop": 0.5}, {"rotate": 10}, {"shift": [8, 0]}]))
+def test_no_class_is_covered_and_nothing_beyond_the_view(seed: int, spec: Any) -> None:
+    image = Size(45, 31)
+    shape = AS_IT_IS.place(read_view(spec), image).tensor[::-1]
+    numbers = np.random.default_rng(seed).choice([0, 1, NO_CLASS], shape)
+    whole = decoded(AS_IT_IS, image, spec, np.zeros(shape, int))
+    found = decoded(AS_IT_IS, image, spec, numbers)
+    np.testing.assert_array_equal(covered(found), covered(whole) & (found.classes < len(LABELS)))
 
 
 # ---- laws of merging ----
@@ -266,6 +287,12 @@ def test_255_is_a_class_where_labels_has_it() -> None:
     np.testing.assert_array_equal(found.classes, [[255, 0]])
 
 
+def test_255_is_no_number_without_a_label() -> None:
+    assert read_classes(np.array([[0, 255]]), 3)[1] is None
+    assert read_classes(np.array([[0, 255, 256]]), 3)[1] == 256
+    assert read_classes(np.array([[0, 255]]), 255)[1] is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_unsound(bad: float) -> None:
     numbers = np.zeros((2, 3), np.float32)
@@ -296,13 +323,37 @@ def test_an_answer_with_another_number_is_refused_naming_it(number: float, words
         raise AssertionError(remark.sentence)
 
 
+def findings(*maps: Numbers, labels: Sequence[str] = LABELS) -> Sequence[str]:
+    runs = [CardRun("photo", {"maps": numbers[None]}, size_of(numbers)) for numbers in maps]
+    return [finding.sentence for finding in task(labels).findings(runs)]
+
+
+def test_numbers_that_begin_with_1_need_a_name_for_0() -> None:
+    ones, mixed = np.ones((4, 4), int), np.array([[1, 2], [3, 3]])
+    assert findings(ones) == []
+    (sentence,) = findings(ones, mixed)
+    assert sentence.endswith("its numbers begin with 1: put a name for 0 before the others")
+    (sentence,) = findings(0 * ones, mixed)
+    assert sentence.endswith("also for the background")
+
+
+def test_a_number_that_is_not_whole_is_named_first() -> None:
+    (sentence,) = findings(np.full((4, 4), 9.0), np.full((4, 4), 0.25))
+    assert "gives 0.25, which is no class number" in sentence
+    assert findings(np.full((4, 4), np.nan)) == []  # another check's
+
+
 # ---- what is stated ----
 
 
 @pytest.mark.parametrize(
     ("shape", "layout", "words"),
     [
-        ((None, 3, None, None), "NCHW", r"\[N, h, w\] or \[N, 1, h, w\]; the model gives \[any, 3, any, any\]; for sco"),
+        (
+            (None, 3, None, None),
+            "NCHW",
+            r"\[N, h, w\] or \[N, 1, h, w\]; the model gives \[any, 3, any, any\]; for sco",
+        ),
         ((None, 5, 7, 1), "NCHW", "set output.layout: NHWC"),
         ((None, 1, 5, 7), "NHWC", "set output.layout: NCHW"),
         ((None, 5), "NCHW", r"the model gives \[any, 5\]"),
@@ -387,6 +438,9 @@ def test_a_pixel_between_cells_takes_the_nearer_one_s_lack_of_a_class() -> None:
     mask = result_of(prep, Size(40, 20), [("identity", GAP, 1.0)]).mask
     np.testing.assert_array_equal(mask[2, 25:29], 2)
     np.testing.assert_array_equal(mask[2, 31:], NO_CLASS)
+    result = result_of(prep, Size(40, 20), [("identity", GAP, 1.0)], ["agreement"])
+    assert 0 < result.agreement[mask != NO_CLASS].min() < 1  # near the border between classes
+    np.testing.assert_array_equal(result.agreement[mask == NO_CLASS], 0)
 
 
 def test_votes_and_agreement_of_views_that_differ() -> None:

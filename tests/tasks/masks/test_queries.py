@@ -36,7 +36,7 @@ def task(outputs: Any = FREE, **more: Any) -> Segmentation:
 
 def reference(scores: Array, masks: Array) -> Array:
     """Of a batch, as `post_process_semantic_segmentation` of transformers has it, before its argmax."""
-    scores, masks = np.float64(scores), np.float64(masks)
+    scores, masks = scores.astype(np.float64), masks.astype(np.float64)
     classes = np.exp(scores - scores.max(axis=-1, keepdims=True))
     classes /= classes.sum(axis=-1, keepdims=True)
     return np.asarray(np.einsum("bqc,bqhw->bchw", classes[..., :-1], 1 / (1 + np.exp(-masks))))
@@ -66,7 +66,9 @@ def test_maps_are_the_reference_s_made_to_sum_to_1(seed: int, queries: int, labe
 @given(st.integers(0, 2**32 - 1), st.permutations(range(5)))
 def test_the_order_of_queries_does_not_matter(seed: int, order: list[int]) -> None:
     scores, masks = random(seed)
-    np.testing.assert_allclose(query_maps(scores[0], masks[0]), query_maps(scores[0][order], masks[0][order]), atol=1e-5)
+    np.testing.assert_allclose(
+        query_maps(scores[0], masks[0]), query_maps(scores[0][order], masks[0][order]), atol=1e-5
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["hflip", "vflip", {"rot90": 2}]))
@@ -88,9 +90,7 @@ def test_one_view_gives_the_classes_of_the_reference(merge: str, seed: int) -> N
     expected = reference(scores, masks)[1]
     shares = np.sort(expected / expected.sum(axis=0), axis=0)
     clear = shares[-1] - shares[-2] > 1e-4
-    np.testing.assert_array_equal(
-        accumulator.result().scores.argmax(axis=0)[clear], expected.argmax(axis=0)[clear]
-    )
+    np.testing.assert_array_equal(accumulator.result().scores.argmax(axis=0)[clear], expected.argmax(axis=0)[clear])
 
 
 # ---- examples ----
@@ -138,9 +138,11 @@ def test_every_merge_of_classes_is_there_and_no_graph_sums_them() -> None:
 def test_outputs_of_other_names_are_named() -> None:
     outputs = {"masks": (None, 9, None, None), "logits": (None, 9, 4), "more": (None, 1)}
     assert task(outputs, scores="logits", masks="masks").reads == ("logits", "masks")
-    with pytest.raises(ConfigError, match="output.scores is 'class_queries_logits'; the model file has masks, logits,"):
+    with pytest.raises(
+        ConfigError, match=r"output\.scores is 'class_queries_logits'; the model file has masks, logits,"
+    ):
         task(outputs)
-    with pytest.raises(ConfigError, match="output.masks is 'masks_queries_logits'; the model file has"):
+    with pytest.raises(ConfigError, match=r"output\.masks is 'masks_queries_logits'; the model file has"):
         task(outputs, scores="logits")
 
 
