@@ -21,9 +21,11 @@ from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.base import Accumulator
 from tta_server.tasks.checks import CardRun
-from tta_server.tasks.masks.class_maps import NO_CLASS, ClassMaps, read_classes
+from tta_server.tasks.masks.class_maps import NO_CLASS, ClassMaps, VoteAccumulator, read_classes
 from tta_server.tasks.masks.output import MapsOutput
 from tta_server.tasks.masks.segmentation import Segmentation
+from tta_server.tasks.scores.kinds import CLASS_KINDS
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View
@@ -253,6 +255,33 @@ def test_order_does_not_matter(seed: int, order: list[int]) -> None:
     views = [drawn(AS_IT_IS, index, source, 0.7) for index in range(len(POLICY))]
     straight, other = (accumulated(AS_IT_IS, IMAGE, found) for found in (views, [views[i] for i in order]))
     np.testing.assert_allclose(straight.result().scores, other.result().scores, atol=1e-5)
+
+
+weights = st.one_of(st.floats(0.0625, 4, width=32), st.tuples(*[st.floats(0, 2, width=32)] * 3))
+
+
+@given(st.lists(st.tuples(weights, st.booleans()), min_size=1, max_size=5), st.booleans(), st.integers(0, 2**32 - 1))
+def test_votes_are_those_of_maps_of_votes(views: list[tuple[Any, bool]], in_parts: bool, seed: int) -> None:
+    """Whatever the weights, coverages and parts."""
+    source = np.random.default_rng(seed)
+    votes, maps = VoteAccumulator(3), ScoreAccumulator(MERGES["vote"], CLASS_KINDS["probabilities"])
+    whole, by_class = Size(7, 5), any(isinstance(weight, tuple) for weight, _ in views)
+    for weight, is_covered in views:
+        size = (3, 4) if in_parts else (5, 7)
+        classes = source.integers(0, 4 if is_covered else 3, size).astype(np.uint16)
+        coverage = (source.random(size) * (classes < 3)).astype(np.float32) if is_covered else None
+        each = (classes == np.arange(3).reshape(-1, 1, 1)).astype(np.float32)
+        if in_parts:
+            corner = int(source.integers(4)), int(source.integers(3))
+            votes.add_part(classes, weight, coverage, corner, whole)
+            maps.add_part(each, weight, coverage, corner, whole)
+        else:
+            votes.add(classes, weight, coverage)
+            maps.add(each, weight, coverage)
+    np.testing.assert_allclose(votes.result(), maps.result(), atol=1e-6)
+    if not by_class:
+        for one, other in zip(votes.bounds(np.float32(0.5)), maps.bounds(np.float32(0.5)), strict=True):
+            np.testing.assert_allclose(*np.broadcast_arrays(one, other), atol=1e-6)
 
 
 def test_views_that_agree_leave_nothing_undecided() -> None:

@@ -30,7 +30,7 @@ PREP = Preprocessing(IMAGE, Resize.EXACT)
 FRAME = ImageFrame(IMAGE, PREP.place(View(), IMAGE))
 
 
-def task(outputs: Any = FREE, **more: Any) -> Segmentation:
+def task(outputs: Any = FREE, **more: Any) -> Any:
     return Segmentation(LABELS, MapsOutput("queries", **more), outputs)
 
 
