@@ -6,6 +6,7 @@ from tta_server.onboarding.embedded import read_embedded
 from tta_server.onboarding.evidence import Reader, Reads
 from tta_server.onboarding.huggingface import read_huggingface
 from tta_server.onboarding.labels import read_character, read_label_file
+from tta_server.onboarding.mmdeploy import read_mmdeploy
 from tta_server.onboarding.openvino import read_openvino
 from tta_server.onboarding.processors import read_processor
 from tta_server.onboarding.shapes import read_shapes
@@ -21,6 +22,7 @@ READERS: Sequence[Reader] = (
     Reader("timm's config.json", Reads.DOCUMENTS, read_timm),
     Reader("Hugging Face's config.json", Reads.DOCUMENTS, read_huggingface),
     Reader("Hugging Face's preprocessor_config.json", Reads.DOCUMENTS, read_processor),
+    Reader("mmdeploy's pipeline.json", Reads.DOCUMENTS, read_mmdeploy),
     Reader("a file of labels", Reads.DOCUMENTS, read_label_file),
     Reader("inputs and outputs", Reads.SHAPES, read_shapes),
 )
