@@ -1,5 +1,6 @@
 """Models that other tools describe, from their files to the answer: boxes and values are known by hand."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,18 @@ from tta_server import load
 from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, read_labels
 from tta_server.onboarding.draft import draft
-from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.evidence import Document, Fact
 from tta_server.onboarding.model_file import read_model_file
+from tta_server.onboarding.torchvision_weights import KEY
 
 BLUE = (51, 102, 255)
 MEAN, STD = [100.0, 50.0, 0.0], [50.0, 50.0, 100.0]
 LABELS = "red\ngreen\nblue\n"
 
 
-def served(tmp_path: Path, file: Path, *stated: Fact, labels: bool = False) -> Any:
+def served(tmp_path: Path, file: Path, *stated: Fact, labels: bool = False, named: Sequence[Document] = ()) -> Any:
     """The model that `init` makes of a file and what lies beside it, loaded."""
-    documents = []
+    documents = [*named]
     if labels:
         (tmp_path / "names.txt").write_text(LABELS)
         documents.append(read_labels(tmp_path / "names.txt"))
@@ -190,3 +192,14 @@ def test_a_model_of_a_triton_repository(tmp_path: Path) -> None:
     stated |= {"input.scale": 255, "input.mean": [0], "input.std": [1]}
     loaded = served(tmp_path, file, *(Fact(key, value, "stated") for key, value in stated.items()))
     np.testing.assert_allclose(probabilities(loaded, flat()), softmax(np.divide(BLUE, 255)), rtol=1e-5)
+
+
+def test_a_detector_of_torchvision(tmp_path: Path) -> None:
+    """Lists of what is found; class 1 is the first label, behind the background."""
+    content = {KEY: "ObjectDetection", "categories": ["__background__", "red", "N/A", "N/A"]}
+    file = write_export(tmp_path, head_model("torchvision"))
+    stated = Fact("input.resize", "exact", "stated")
+    loaded = served(tmp_path, file, stated, named=[Document("torchvision:X_Weights.V1", content)])
+    assert boxes(loaded, with_red_box(2)) == [("red", [48, 32, 144, 96])]
+    names = "labels: [red, N/A (1), N/A (2)]  # torchvision:X_Weights.V1: categories without __background__, 3 names"
+    assert names in (tmp_path / "served" / "tta.yaml").read_text()
