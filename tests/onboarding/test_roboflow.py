@@ -252,7 +252,6 @@ def test_an_environment_that_is_broken(stated: Any) -> None:
 def test_files_of_something_else() -> None:
     others = [{"model_architecture": "llama", "kind": "text"}, {"PATH": "/bin"}, {"type": "x", "task_type": "y"}]
     for content in others:
-        assert conclude(model_file(), Given(), [Document("model_config.json", content)]).facts.keys() == {
-            "input.layout",
-            "input.size",
-        }
+        found = conclude(model_file(), Given(), [Document("model_config.json", content)])
+        assert not found.refusals
+        assert found.facts.keys() == {"input.layout", "input.size"}
