@@ -47,14 +47,22 @@ def test_logits_are_read_of_several_outputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "background"), [("rt_detr", None), ("d_fine", None), ("detr", "last"), ("yolos", "last")]
+    ("kind", "head"),
+    [
+        ("detr", "detr"),
+        ("yolos", "detr"),
+        ("table-transformer", "detr"),
+        ("rt_detr", "rt_detr"),
+        ("d_fine", "rt_detr"),
+        ("conditional_detr", "rt_detr"),
+        ("dab-detr", "rt_detr"),
+        ("rf_detr", "rt_detr"),
+    ],
 )
-def test_a_detector(kind: str, background: str | None) -> None:
+def test_a_detector(kind: str, head: str) -> None:
     found = concluded(ROWS, BOXES, architectures=["XForObjectDetection"], model_type=kind)
-    output = values(found, "output.")
-    assert (output["boxes"], output["scores"], output["units"]) == ("pred_boxes", "logits", "normalized")
-    assert output.get("background") == background
-    assert "here each query answers its best class" in found.notes[0]
+    assert values(found, "output.") == {"head": head}
+    assert found.notes == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
 from tta_server.onboarding.fields import Fields, read_fields
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
@@ -15,9 +15,16 @@ PROBLEMS = {
     "single_label_classification": "classification",
 }
 """`problem_type` -> task."""
-SIGMOID = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "dab-detr")
-SOFTMAX = ("detr", "yolos", "table-transformer")
-"""`model_type` of detectors whose logits pass a sigmoid, or a softmax with a last class for no object."""
+DETECTORS = {
+    **dict.fromkeys(("detr", "yolos", "table-transformer"), "detr"),
+    **dict.fromkeys(("conditional_detr", "deformable_detr", "dab-detr", "lw_detr", "rf_detr"), "rt_detr"),
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), "rt_detr"),
+}
+"""`model_type` of detectors -> output.head.
+
+As the post-processing of transformers 5.24 reads their logits: a softmax with a last class for no object, or a sigmoid
+and the best pairs of query and class.
+"""
 
 
 class _Config(Fields):
@@ -89,21 +96,14 @@ def _name(source: str, file: ModelFile) -> Iterator[Finding]:
 def _detector(config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
     kind = config.model_type or ""
     names = {output.name for output in file.tensors}
-    if kind not in (*SIGMOID, *SOFTMAX) or not {"logits", "pred_boxes"} <= names:
+    if kind not in DETECTORS or not {"logits", "pred_boxes"} <= names:
         yield Refusal(
             "task",
             f"{source}, model_type {kind!r}, with the outputs {', '.join(sorted(names))}: a detector of this form is "
-            f"not known; known are logits and pred_boxes of {', '.join((*SIGMOID, *SOFTMAX))}",
+            f"not known; known are logits and pred_boxes of {', '.join(DETECTORS)}",
         )
         return
     yield Fact("task", "detection", source)
-    output = {"boxes": "pred_boxes", "scores": "logits", "format": "cxcywh", "units": "normalized", "kind": "logits"}
-    for key, value in output.items():
-        yield Fact(f"output.{key}", value, f"{source}, model_type {kind}")
-    yield Fact("output.nms", None, f"{source}: its queries find no duplicates")
-    yield Note(
-        f"{source}: Hugging Face's post-processing may answer several classes for one query; here each query answers "
-        "its best class"
-    )
-    if kind in SOFTMAX:
-        yield Fact("output.background", "last", f"model_type {kind}: the last class is no object")
+    head = DETECTORS[kind]
+    means = "a softmax, the last class is no object" if head == "detr" else "a sigmoid, the best pairs count"
+    yield Fact("output.head", head, f"model_type {kind}: {means}")

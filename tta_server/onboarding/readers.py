@@ -6,6 +6,7 @@ from tta_server.onboarding.embedded import read_embedded
 from tta_server.onboarding.evidence import Reader, Reads
 from tta_server.onboarding.huggingface import read_huggingface
 from tta_server.onboarding.labels import read_character, read_label_file
+from tta_server.onboarding.outputs import read_outputs
 from tta_server.onboarding.processors import read_processor
 from tta_server.onboarding.shapes import read_shapes
 from tta_server.onboarding.timm import read_timm
@@ -20,6 +21,7 @@ READERS: Sequence[Reader] = (
     Reader("Hugging Face's config.json", Reads.DOCUMENTS, read_huggingface),
     Reader("Hugging Face's preprocessor_config.json", Reads.DOCUMENTS, read_processor),
     Reader("a file of labels", Reads.DOCUMENTS, read_label_file),
-    Reader("inputs and outputs", Reads.SHAPES, read_shapes),
+    Reader("the input's shape", Reads.SHAPES, read_shapes),
+    Reader("names and shapes of outputs", Reads.SHAPES, read_outputs),
 )
 """Of those that read the same kind of evidence, the first that states a key counts."""
