@@ -23,6 +23,7 @@ def concluded(output=(1, 7, 126), shape=(1, 3, 64, 96), **metadata: Any) -> Conc
         (("batch", "rows", "anchors"), {"args": None}, "yolov8"),
         ((1, 300, 6), {"args": "{'nms': True}"}, "yolov10"),
         ((1, 300, 6), {"end2end": "True"}, "yolov10"),
+        ((1, 300, 6), {}, "yolov10"),
         ((1, 25, 8), {"task": None, "args": None}, "yolov5"),
     ],
 )

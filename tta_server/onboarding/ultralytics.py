@@ -97,9 +97,17 @@ def _suppresses(found: Mapping[str, str]) -> str | None:
     return "metadata args has nms" if stated.get("nms") is True else None
 
 
+def _has_six_columns(output: TensorInfo, classes: int) -> str | None:
+    """What says that a YOLOv10, whose metadata may have no word of it, gives boxes, score and class."""
+    shape = output.sizes
+    has = len(shape) == 3 and shape[2] == 6 and shape[1] not in (None, 4 + classes)
+    return f"output {output.name} is {output.text}, as of YOLOv10" if has else None
+
+
 def _head(output: TensorInfo, file: ModelFile, classes: int) -> Iterator[Finding]:
-    suppresses = _suppresses(file.metadata)
-    shape, axis, columns = output.sizes, 2 if suppresses else 1, 6 if suppresses else 4 + classes
+    shape = output.sizes
+    suppresses = _suppresses(file.metadata) or _has_six_columns(output, classes)
+    axis, columns = (2, 6) if suppresses else (1, 4 + classes)
     if len(shape) != 3 or shape[axis] not in (None, columns):
         expected = "[N, M, 6]" if suppresses else f"[N, {columns}, M]"
         yield Refusal(
