@@ -6,8 +6,8 @@ from tta_server.onboarding.embedded import read_embedded
 from tta_server.onboarding.evidence import Reader, Reads
 from tta_server.onboarding.huggingface import read_huggingface
 from tta_server.onboarding.labels import read_character, read_label_file
-from tta_server.onboarding.outputs import read_outputs
 from tta_server.onboarding.openvino import read_openvino
+from tta_server.onboarding.outputs import read_outputs
 from tta_server.onboarding.processors import read_processor
 from tta_server.onboarding.shapes import read_shapes
 from tta_server.onboarding.timm import read_timm
