@@ -80,7 +80,8 @@ class Refused:
 
     def check(self, folder: Path) -> None:
         file = write_export(folder / "export", with_metadata(self.model(), dict(self.metadata)), **self.files)
-        assert self.sentence in check_mistake(run("init", file, "--models", folder / "models", "--name", "mine"))
+        found = check_mistake(run("init", file, "--models", folder / "models", "--name", "mine"))
+        assert self.sentence in found, found
         assert not (folder / "models").exists()
 
 

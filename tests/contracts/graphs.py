@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
+from tests.support.exports import renamed
 from tests.support.head_models import Nodes
 from tests.support.onnx_models import DTYPES, detector, graph
 
@@ -18,6 +19,9 @@ Maker = Callable[[Nodes], dict[str, Sequence[Any]]]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+GIVEN = "what is given"
+"""Name of the input until the graph is complete: an export may call it `image` too."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Input:
 
     def to_image(self, n: Nodes) -> None:
         """From the input to `image`, (n, 3, H, W), RGB from 0 to 1."""
-        x = n.cast(self.name, TensorProto.FLOAT) if self.dtype != "float32" else self.name
+        x = n.cast(GIVEN, TensorProto.FLOAT) if self.dtype != "float32" else GIVEN
         if len(self.shape) == 3:
             x = n.op("Unsqueeze", x, n.constant([0], np.int64))
         if self.layout == "NHWC":
@@ -47,13 +51,13 @@ class Input:
 
 def export(source: Input, *makers: Maker, types: dict[str, int] | None = None) -> ModelProto:
     """A model with that input and the outputs of the makers; `types` of outputs that are no floats, by name."""
-    return _model(graph([], source.shape, source.dtype, [], (source.name,)), source, makers, types)
+    return _model(graph([], source.shape, source.dtype, [], (GIVEN,)), source, makers, types)
 
 
 def finder(source: Input, *makers: Maker, types: dict[str, int] | None = None) -> ModelProto:
     """The same behind `boxes`, `scores` and `labels` of `onnx_models.detector`."""
     model = detector()
-    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(source.name, DTYPES[source.dtype], list(source.shape)))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info(GIVEN, DTYPES[source.dtype], list(source.shape)))
     return _model(model, source, makers, types)
 
 
@@ -72,4 +76,4 @@ def _model(model: ModelProto, source: Input, makers: Sequence[Maker], types: dic
     for name, shape in shapes.items():
         kind = (types or {}).get(name, TensorProto.INT64 if name == "labels" else TensorProto.FLOAT)
         model.graph.output.append(helper.make_tensor_value_info(name, kind, list(shape)))
-    return model
+    return renamed(model, {"image": "picture", GIVEN: source.name})

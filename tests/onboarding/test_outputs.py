@@ -37,3 +37,12 @@ def test_what_names_and_shapes_say(outputs, task: str | None, output: dict[str, 
 def test_the_background_of_lists_is_said() -> None:
     (note,) = concluded({"boxes": ("m", 4), "labels": ("m",), "scores": ("m",)}).notes
     assert "class 0 is the background; if class 0 is the first label, set output.first_label: 0" in note
+
+
+def test_distributions_of_sides_are_refused() -> None:
+    scores = {f"s{i}": (1, rows, 3) for i, rows in enumerate((96, 24, 6))}
+    sides = {f"b{i}": (1, rows, 32) for i, rows in enumerate((96, 24, 6))}
+    (refusal,) = concluded(scores | sides).refusals
+    assert "the file's 6 outputs are scores and distributions of sides for each stride" in refusal
+    assert not concluded(scores | dict.fromkeys(sides, (1, 1, 32))).refusals
+    assert not concluded(scores).refusals

@@ -107,6 +107,13 @@ def _has_units(values: Values, file: ModelFile) -> bool:
     return _is_spelled_out(values, file) or values.get("output.kind") == "coordinates"
 
 
+def _has_tokens(values: Values, file: ModelFile) -> bool:
+    """Whether an embedding is read of an output with a vector for each token."""
+    name = values.get("output.name")
+    read = [output for output in file.tensors if name in (None, output.name)]
+    return values.get("task") == "embedding" and len(read) == 1 and len(read[0].sizes) == 3
+
+
 def _fixed(text: str) -> Callable[[Values, ModelFile], str]:
     return lambda values, file: text
 
@@ -134,6 +141,7 @@ RULES: Sequence[_Rule] = (
     _Rule("output.format", _is_spelled_out, _fixed("xyxy | yxyx | xywh | cxcywh")),
     _Rule("output.units", _has_units, _fixed("pixels | normalized")),
     _Rule("output.nms", _is_spelled_out, _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
+    _Rule("output.token", _has_tokens, _fixed("first, a class token as of ViT and CLIP | mean, of all tokens")),
     _Rule("output.scores", _is("keypoints"), _fixed("logits | probabilities")),
 )
 """In the order of tta.yaml."""

@@ -27,6 +27,13 @@ and the best pairs of query and class.
 """
 
 
+VECTORS = ("image_embeds", "pooler_output")
+"""Outputs that are a vector for an image, the better first."""
+TOKENS = "last_hidden_state"
+FIRST_TOKEN = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+"""`model_type` whose first token, as it leaves the model, stands for the image."""
+
+
 class _Config(Fields):
     architectures: list[str] | None = None
     problem_type: str | None = None
@@ -56,7 +63,14 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
             yield from _scores(source, evidence.file)
         case "ObjectDetection":
             yield from _detector(config, source, evidence.file)
+        case "PoseEstimation":
+            yield Refusal(
+                "task",
+                f"{source}: it takes the box of one person, enlarged by a quarter, and not an image; find persons with "
+                "a detector and crop them first; for images that are such crops state --set task=keypoints",
+            )
         case "":
+            yield from _embedding(config, evidence.file)
             return
         case other:
             yield Refusal(
@@ -69,6 +83,22 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
         yield from label_facts(names, f"{name}: id2label, {len(names)} names")
 
 
+def _embedding(config: _Config, file: ModelFile) -> Iterator[Finding]:
+    """The vector of a model without a head: projected, or pooled, or that of a token."""
+    shapes = {output.name: output.sizes for output in file.tensors}
+    source = f"the file's outputs {', '.join(shapes)}"
+    for name in VECTORS:
+        if name in shapes and len(shapes[name]) in (2, 4):
+            yield Fact("task", "embedding", source)
+            yield from _name(name, source, file)
+            return
+    if TOKENS in shapes and len(shapes[TOKENS]) == 3:
+        yield Fact("task", "embedding", source)
+        yield from _name(TOKENS, source, file)
+        if config.model_type in FIRST_TOKEN:
+            yield Fact("output.token", "first", f"model_type {config.model_type}: its first token is the image's")
+
+
 def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
     problem = config.problem_type
     task = PROBLEMS.get(problem or "single_label_classification")
@@ -78,19 +108,19 @@ def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Ite
     yield Fact("task", task, f"{source}, problem_type {problem}" if problem else source)
     if task == "regression":
         yield Fact("output.kind", "values", source)
-        yield from _name(source, file)
+        yield from _name("logits", source, file)
     else:
         yield from _scores(source, file)
 
 
 def _scores(source: str, file: ModelFile) -> Iterator[Finding]:
     yield Fact("output.kind", "logits", f"{source}, which gives logits")
-    yield from _name(source, file)
+    yield from _name("logits", source, file)
 
 
-def _name(source: str, file: ModelFile) -> Iterator[Finding]:
-    if len(file.tensors) > 1 and any(output.name == "logits" for output in file.tensors):
-        yield Fact("output.name", "logits", source)
+def _name(name: str, source: str, file: ModelFile) -> Iterator[Finding]:
+    if len(file.tensors) > 1 and any(output.name == name for output in file.tensors):
+        yield Fact("output.name", name, source)
 
 
 def _detector(config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
 from tta_server.onboarding.model_file import ModelFile, Shape
 from tta_server.tasks.shapes import fits
 
@@ -40,10 +40,13 @@ EXPORTS = (
     Export({"image_embeds": VECTORS}, {"task": "embedding", "output.name": "image_embeds"}),
 )
 """The first that a file has counts."""
+BINS = 32
+"""Columns of PicoDet's sides of boxes."""
 
 
 def read_outputs(evidence: Evidence) -> Iterator[Finding]:
     """The facts of an export that is known by its outputs."""
+    yield from _distributions(evidence.file)
     for export in EXPORTS:
         if _has(evidence.file, export):
             source = f"the file's outputs {', '.join(export.outputs)}"
@@ -52,6 +55,18 @@ def read_outputs(evidence: Evidence) -> Iterator[Finding]:
             if export.note:
                 yield Note(export.note)
             return
+
+
+def _distributions(file: ModelFile) -> Iterator[Refusal]:
+    """PicoDet without its post-processing: scores [N, A, C] and sides [N, A, 4 x 8] for each stride."""
+    shapes = [output.sizes for output in file.tensors if len(output.sizes) == 3]
+    rows = [sorted(shape[1] or 0 for shape in shapes if (shape[2] == BINS) is bins) for bins in (True, False)]
+    if len(shapes) == len(file.tensors) >= 6 and rows[0] == rows[1]:
+        yield Refusal(
+            "task",
+            f"the file's {len(shapes)} outputs are scores and distributions of sides for each stride, as PicoDet gives "
+            "them without its post-processing; export the model with its post-processing",
+        )
 
 
 def _has(file: ModelFile, export: Export) -> bool:
