@@ -6,6 +6,7 @@ from tta_server.onboarding.embedded import read_embedded
 from tta_server.onboarding.evidence import Reader, Reads
 from tta_server.onboarding.huggingface import read_huggingface
 from tta_server.onboarding.labels import read_character, read_label_file
+from tta_server.onboarding.mmdeploy import read_mmdeploy
 from tta_server.onboarding.openvino import read_openvino
 from tta_server.onboarding.outputs import read_outputs
 from tta_server.onboarding.processors import read_processor
@@ -22,6 +23,7 @@ READERS: Sequence[Reader] = (
     Reader("timm's config.json", Reads.DOCUMENTS, read_timm),
     Reader("Hugging Face's config.json", Reads.DOCUMENTS, read_huggingface),
     Reader("Hugging Face's preprocessor_config.json", Reads.DOCUMENTS, read_processor),
+    Reader("mmdeploy's pipeline.json", Reads.DOCUMENTS, read_mmdeploy),
     Reader("a file of labels", Reads.DOCUMENTS, read_label_file),
     Reader("the input's shape", Reads.SHAPES, read_shapes),
     Reader("names and shapes of outputs", Reads.SHAPES, read_outputs),
