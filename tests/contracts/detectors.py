@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.contracts.contract import Asked, Contract, Entry
 from tests.contracts.graphs import IMAGENET, Input, finder
@@ -45,6 +46,13 @@ BARE |= {"input.mean": "[0]", "input.scale": "255"}
 YOLOX = BARE | {"input.color": "BGR", "input.scale": "1", "input.letterbox_anchor": "top_left"}
 YOLOX |= {"input.resize_like": "opencv"}
 
+MASKED = Input(
+    FREE,
+    "pixel_values",
+    normal=IMAGENET,
+    others={"pixel_mask": (TensorProto.INT64, ("batch", "height", "width"))},
+)
+
 
 def padded(rows: int, axis: int, output: str = "output0"):
     """A head's rows, of which there are as many as the export has: zeros follow."""
@@ -73,6 +81,20 @@ def yolo_with_nms(shape: Any = SHAPE) -> Any:
 
 def yolov5() -> Any:
     return finder(Input(SHAPE), padded(3 * CELLS, 1)(head_models.yolov5))
+
+
+def lists(n: Nodes) -> dict[str, Any]:
+    """boxes [M, 4], labels [M] and scores [M] of one image."""
+    made = head_models.torchvision(n)
+    for name in ("boxes", "labels", "scores"):
+        n.rename(name, f"all {name}")
+        n.rename(f"found {name}", name)
+    return {name: made[f"found {name}"] for name in ("boxes", "labels", "scores")}
+
+
+def named(n: Nodes) -> dict[str, Any]:
+    """boxes [N, M, 4], scores [N, M] and labels [N, M]."""
+    return {"boxes": ["n", 3, 4], "scores": ["n", 3], "labels": ["n", 3]}
 
 
 def queries(head: Any, normal: Any = None, shape: Any = FREE) -> Any:
@@ -105,6 +127,8 @@ DETECTORS: list[Entry] = [
     detector("YOLOv5 and v7 of their own", yolov5, metadata=YOLO_V5),
     detector("DETR of Hugging Face", lambda: queries(head_models.detr, IMAGENET),
              files=hugging_face("detr", "DetrForObjectDetection", DETR)),
+    detector("DETR with its mask", lambda: finder(MASKED, head_models.detr),
+             files=hugging_face("detr", "DetrForObjectDetection", DETR)),
     detector("Table Transformer", lambda: queries(head_models.detr, IMAGENET),
              files=hugging_face("table-transformer", "TableTransformerForObjectDetection", DETR)),
     detector("RT-DETR of Hugging Face", lambda: queries(head_models.rt_detr),
@@ -121,6 +145,15 @@ DETECTORS: list[Entry] = [
                                 DETR | {"image_processor_type": "DeformableDetrImageProcessor"})),
     detector("YOLOX, its default export", lambda: yolox(decoded=False), typed=YOLOX | {"output.head": "yolox"}),
     detector("YOLOX, decoded", lambda: yolox(decoded=True), typed=YOLOX | {"output.head": "yolov5"}),
+    detector("Faster R-CNN of torchvision, one image", lambda: finder(Input((3, 64, 96), "input"), lists),
+             typed=BARE, says="without a batch axis are taken for those of torchvision: class 0 is the background"),
+    detector("RetinaNet of torchvision, free size", lambda: finder(Input((1, 3, "h", "w"), "input"), lists),
+             typed=BARE | {"input.size": "free", "input.resize": "64", "input.max_long_side": "96"}),
+    detector("RTMDet of mmdeploy", lambda: finder(Input(SHAPE, "input", color="BGR", scale=255), head_models.mmdeploy),
+             typed=BARE | {"input.color": "BGR", "input.scale": "1", "input.letterbox_anchor": "top_left"}),
+    detector("boxes, scores and labels of a batch", lambda: finder(Input(SHAPE, "input"), named),
+             typed=BARE | {"output.kind": "probabilities", "output.format": "xyxy", "output.units": "pixels",
+                           "output.nms": "null"}),
     Asked("YOLOX or YOLOv5", lambda: yolox(decoded=False),
           "output.head: yolox, if boxes are offsets in cells, as YOLOX exports them by default | yolov5",
           typed=YOLOX | {"task": "detection"}),

@@ -38,9 +38,10 @@ class Nodes:
         return name
 
     def rename(self, old: str, new: str) -> None:
-        """Another name for what is made; nothing may read it yet."""
+        """Another name for what is made."""
         for node in self._graph.node:
             node.output[:] = [new if name == old else name for name in node.output]
+            node.input[:] = [new if name == old else name for name in node.input]
 
     def axis(self, values: str, axis: int) -> str:
         return self.op("Unsqueeze", values, self.constant([axis], np.int64))

@@ -33,10 +33,12 @@ KINDS = {
     "multilabel": "logits | probabilities",
     "segmentation": "logits | probabilities",
     "regression": "values | log | log1p",
-    "keypoints": "heatmaps | coordinates",
+    "keypoints": "heatmaps | coordinates | simcc",
     "None": "depends on the task: docs/tasks.md",
 }
 """Task, None if it is not known -> allowed for output.kind."""
+NAMED = ("simcc", "queries")
+"""output.kind of several outputs, which have keys of their own."""
 BY_RANK = {
     2: "classification | multilabel | regression | embedding",
     3: "detection | keypoints",
@@ -72,7 +74,7 @@ def _is(task: str) -> Callable[[Values, ModelFile], bool]:
 
 
 def _has_name(values: Values, file: ModelFile) -> bool:
-    return len(file.tensors) > 1 and values.get("task") != "detection"
+    return len(file.tensors) > 1 and values.get("task") != "detection" and values.get("output.kind") not in NAMED
 
 
 def _has_head(values: Values, file: ModelFile) -> bool:
@@ -107,6 +109,19 @@ def _has_units(values: Values, file: ModelFile) -> bool:
     return _is_spelled_out(values, file) or values.get("output.kind") == "coordinates"
 
 
+def _units(values: Values, file: ModelFile) -> str:
+    signed = " | signed, from -1 to 1 across it" if values.get("task") == "keypoints" else ""
+    return f"pixels | normalized, fractions of the input's size{signed}"
+
+
+def _has_scores(values: Values, file: ModelFile) -> bool:
+    """Whether points have a score whose unit is not known: heat maps, or a third coordinate."""
+    if values.get("task") != "keypoints" or values.get("output.kind") == "simcc":
+        return False
+    last = [output.sizes[-1] for output in file.tensors if len(output.sizes) == 3]
+    return values.get("output.kind") != "coordinates" or 3 in last
+
+
 def _has_tokens(values: Values, file: ModelFile) -> bool:
     """Whether an embedding is read of an output with a vector for each token."""
     name = values.get("output.name")
@@ -139,10 +154,10 @@ RULES: Sequence[_Rule] = (
     _Rule("output.multilabel", _is("segmentation"), _fixed("false, one class a pixel | true, labels may overlap")),
     _Rule("output.holds", _has_holds, _fixed("box_score_label | box_class_scores | box_objectness_class_scores")),
     _Rule("output.format", _is_spelled_out, _fixed("xyxy | yxyx | xywh | cxcywh")),
-    _Rule("output.units", _has_units, _fixed("pixels | normalized")),
+    _Rule("output.units", _has_units, _units),
     _Rule("output.nms", _is_spelled_out, _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
     _Rule("output.token", _has_tokens, _fixed("first, a class token as of ViT and CLIP | mean, of all tokens")),
-    _Rule("output.scores", _is("keypoints"), _fixed("logits | probabilities")),
+    _Rule("output.scores", _has_scores, _fixed("logits | probabilities | raw, which are clipped to [0, 1]")),
 )
 """In the order of tta.yaml."""
 

@@ -54,7 +54,7 @@ class Conclusion:
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
     """Read all evidence, the strongest first."""
     found = Conclusion()
-    if file.refusal:
+    if file.refusal and not {"input.name", "input.others"} & {fact.key for fact in given.values}:
         found.refusals.append(file.refusal)
     found.notes.extend(f"{each.problem}; it is ignored" for each in beside if each.problem)
     for finding in _findings(file, given, beside):

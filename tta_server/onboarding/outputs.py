@@ -19,7 +19,7 @@ class Export:
 
 
 LISTS = {"boxes": (None, 4), "scores": (None,), "labels": (None,)}
-MANY, VECTORS = (None, None), (None, None)
+MANY, VECTORS, ROWS = (None, None), (None, None), (None, None, None)
 EXPORTS = (
     Export(
         LISTS,
@@ -28,14 +28,17 @@ EXPORTS = (
         "if class 0 is the first label, set output.first_label: 0",
     ),
     Export({"dets": (None, None, 5), "labels": MANY}, {"task": "detection", "output.head": "mmdeploy"}),
-    Export({"pred_boxes": (None, None, 4), "logits": (None, None, None)}, {"task": "detection"}),
+    Export({"pred_boxes": (None, None, 4), "logits": ROWS}, {"task": "detection"}),
     Export(
         {"boxes": (None, None, 4), "scores": MANY, "labels": MANY},
         {"task": "detection", "output.boxes": "boxes", "output.scores": "scores", "output.labels": "labels"},
     ),
     Export(
-        {"boxes": (None, None, 4), "scores": (None, None, None)},
+        {"boxes": (None, None, 4), "scores": ROWS},
         {"task": "detection", "output.boxes": "boxes", "output.scores": "scores"},
+    ),
+    Export(
+        {"simcc_x": (None, None, None), "simcc_y": (None, None, None)}, {"task": "keypoints", "output.kind": "simcc"}
     ),
     Export({"image_embeds": VECTORS}, {"task": "embedding", "output.name": "image_embeds"}),
 )
