@@ -15,7 +15,8 @@ from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.tasks.embedding import Embedding, VectorOutput
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.tasks.points.keypoints import Keypoints
 from tta_server.tasks.points.output import PointsOutput
 from tta_server.views import color

@@ -4,7 +4,15 @@ import numpy as np
 
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining
 from tta_server.tasks.masks.decoders import MaskDecoder
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, ScoreMaps, first_cell, image_strips, view_coverage
+from tta_server.tasks.masks.maps import (
+    MapPrediction,
+    MapSums,
+    OutputGrid,
+    ScoreMaps,
+    first_cell,
+    image_strips,
+    view_coverage,
+)
 from tta_server.tasks.scores.merging import ScoreAccumulator
 from tta_server.tasks.sums import Sums
 from tta_server.views.view import Weight
@@ -22,7 +30,7 @@ class MapAccumulator(NoEvidence):
         self._decoder = decoder
         self._grid = OutputGrid()
 
-    def add(self, prediction: ScoreMaps, weight: Weight) -> None:
+    def add(self, prediction: MapPrediction, weight: Weight) -> None:
         for merged in (self._scores, self._votes):
             if merged is None:
                 continue

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
+from tta_server.tasks.masks.class_maps import NO_CLASS
 from tta_server.tasks.masks.maps import ScoreMaps, image_strips
 from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
 from tta_server.tasks.scores.kinds import SLACK
@@ -66,13 +67,27 @@ class ArgmaxDecoder:
     def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape, np.float32)
         for rows, strip in image_strips(votes_of(merged), merged.grid, frame):
-            shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
-        sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
+            classes = np.minimum(mask[rows], len(strip) - 1).astype(np.intp)
+            shares[rows] = np.take_along_axis(strip, classes[None], axis=0)[0]
+        shares[mask >= len(self._labels)] = 0
+        sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))[: len(self._labels)]
         return shares, _means(self._labels, sums, _areas(mask, len(self._labels)))
 
     def result(self, mask: Mask, **details: Any) -> SegmentationResult:
         area = _areas(mask, len(self._labels))
         return SegmentationResult(labels=self._labels, mask=mask, area=area, **details)
+
+
+class VoteDecoder(ArgmaxDecoder):
+    """As ArgmaxDecoder, for votes: a pixel that lies nearer to cells without a vote than to others has NO_CLASS."""
+
+    def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
+        mask = super().mask(merged, frame)
+        votes = merged.scores.sum(axis=0, keepdims=True)
+        if votes.min() < 0.5 and len(self._labels) <= NO_CLASS:
+            for rows, strip in image_strips(votes, merged.grid, frame):
+                mask[rows][strip[0] < 0.5] = NO_CLASS
+        return mask
 
 
 class ThresholdDecoder:
@@ -114,8 +129,8 @@ class ThresholdDecoder:
 
 
 def _areas(mask: Mask, labels: int) -> NDArray[np.int64]:
-    """Pixels of each class of a mask of class indices, (labels,)."""
-    return np.bincount(mask.ravel(), minlength=labels)
+    """Pixels of each class of a mask of class indices, (labels,); those of no class count for none."""
+    return np.bincount(mask.ravel(), minlength=labels)[:labels]
 
 
 def votes_of(merged: ScoreMaps) -> Floats:
