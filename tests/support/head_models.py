@@ -43,6 +43,11 @@ class Nodes:
             node.output[:] = [new if name == old else name for name in node.output]
             node.input[:] = [new if name == old else name for name in node.input]
 
+    def floats(self, values: str) -> str:
+        name = f"Cast {len(self._graph.node)}"
+        self._graph.node.append(helper.make_node("Cast", [values], [name], to=TensorProto.FLOAT))
+        return name
+
     def axis(self, values: str, axis: int) -> str:
         return self.op("Unsqueeze", values, self.constant([axis], np.int64))
 

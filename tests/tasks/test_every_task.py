@@ -314,7 +314,11 @@ def test_certain_stops_when_most_views_agree(tiny, name):
     [
         ("points", {"merge": "mean_heatmaps"}, "merge is 'mean_heatmaps'; allowed for this task: mean_coordinates"),
         ("points", {"labels": ["left", "right"]}, r"output.pairs names 'green', which is none of the labels"),
-        ("points", {"labels": ["a"], "output": {"kind": "coordinates"}}, r"of shape \[N, 1, 2\] or \[N, 1, 3\]; the m"),
+        (
+            "points",
+            {"labels": ["a"], "output": {"kind": "coordinates"}},
+            r"which may be 3 points of x and y: state as m",
+        ),
         (
             "points",
             {"output": {"kind": "coordinates", "units": "cm"}},

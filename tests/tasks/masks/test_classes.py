@@ -302,7 +302,11 @@ def test_an_answer_with_another_number_is_refused_naming_it(number: float, words
 @pytest.mark.parametrize(
     ("shape", "layout", "words"),
     [
-        ((None, 3, None, None), "NCHW", r"\[N, h, w\] or \[N, 1, h, w\]; the model gives \[any, 3, any, any\]; for sco"),
+        (
+            (None, 3, None, None),
+            "NCHW",
+            r"\[N, h, w\] or \[N, 1, h, w\]; the model gives \[any, 3, any, any\]; for sco",
+        ),
         ((None, 5, 7, 1), "NCHW", "set output.layout: NHWC"),
         ((None, 1, 5, 7), "NHWC", "set output.layout: NCHW"),
         ((None, 5), "NCHW", r"the model gives \[any, 5\]"),

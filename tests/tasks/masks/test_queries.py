@@ -66,7 +66,9 @@ def test_maps_are_the_reference_s_made_to_sum_to_1(seed: int, queries: int, labe
 @given(st.integers(0, 2**32 - 1), st.permutations(range(5)))
 def test_the_order_of_queries_does_not_matter(seed: int, order: list[int]) -> None:
     scores, masks = random(seed)
-    np.testing.assert_allclose(query_maps(scores[0], masks[0]), query_maps(scores[0][order], masks[0][order]), atol=1e-5)
+    np.testing.assert_allclose(
+        query_maps(scores[0], masks[0]), query_maps(scores[0][order], masks[0][order]), atol=1e-5
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["hflip", "vflip", {"rot90": 2}]))
@@ -88,9 +90,7 @@ def test_one_view_gives_the_classes_of_the_reference(merge: str, seed: int) -> N
     expected = reference(scores, masks)[1]
     shares = np.sort(expected / expected.sum(axis=0), axis=0)
     clear = shares[-1] - shares[-2] > 1e-4
-    np.testing.assert_array_equal(
-        accumulator.result().scores.argmax(axis=0)[clear], expected.argmax(axis=0)[clear]
-    )
+    np.testing.assert_array_equal(accumulator.result().scores.argmax(axis=0)[clear], expected.argmax(axis=0)[clear])
 
 
 # ---- examples ----
