@@ -16,6 +16,8 @@ FIXED = (1, 3, HEIGHT, WIDTH)
 INPUT = Input(FIXED, "input", normal=IMAGENET)
 BARE = {"labels": "[a, b, c]", "input.color": "RGB", "input.resize": "exact", "input.scale": "255"}
 BARE |= {"input.mean": "[0.485, 0.456, 0.406]", "input.std": "[0.229, 0.224, 0.225]"}
+VITPOSE = {"architectures": ["VitPoseForPoseEstimation"], "model_type": "vitpose"}
+VITPOSE |= {"id2label": {"0": "Nose", "1": "L_Eye", "2": "R_Eye"}}
 HEATMAPS = BARE | {"task": "keypoints", "output.kind": "heatmaps"}
 COORDINATES = BARE | {"task": "keypoints", "output.kind": "coordinates"}
 
@@ -69,8 +71,9 @@ def pose(name: str, *makers: Any, typed: dict[str, str]) -> Contract:
 FRACTIONS = np.divide(1, (WIDTH, HEIGHT))
 POINTS: list[Entry] = [
     pose("HRNet", heat("output"), typed=HEATMAPS | {"output.scores": "probabilities"}),
-    pose("ViTPose's maps, which go below 0", heat("heatmaps", -0.02),
-         typed=HEATMAPS | {"output.scores": "raw"}),
+    Contract("ViTPose of Hugging Face, for crops", lambda: export(INPUT, heat("heatmaps", -0.02)), DOTS,
+             Points(MIDDLES), files={"config_json": VITPOSE},
+             typed={key: BARE[key] for key in BARE if key != "labels"} | {"task": "keypoints"}),
     pose("maps before a sigmoid", heat("output", -12.0, 24.0), typed=HEATMAPS | {"output.scores": "logits"}),
     pose("maps of TensorFlow, channels last", heat("output", last=True),
          typed=HEATMAPS | {"output.scores": "probabilities", "output.layout": "NHWC"}),

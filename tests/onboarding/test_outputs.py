@@ -8,6 +8,7 @@ from tests.support.model_files import FLOAT, model_file, values
 from tta_server.onboarding.conclusions import Given, conclude
 from tta_server.onboarding.model_file import TensorInfo
 
+QUERIES = {"class_queries_logits": (1, 9, 4), "masks_queries_logits": (1, 9, 8, 8)}
 THREE = {"boxes": "boxes", "scores": "scores", "labels": "labels"}
 
 
@@ -23,6 +24,12 @@ def concluded(outputs: dict[str, Any]):
         ({"boxes": (1, 9, 4), "scores": (1, 9, 3)}, "detection", {"boxes": "boxes", "scores": "scores"}),
         ({"dets": (1, 9, 5), "labels": (1, 9), "masks": (1, 9, 8, 8)}, "detection", {"head": "mmdeploy"}),
         ({"logits": (1, 9, 3), "pred_boxes": (1, 9, 4)}, "detection", {}),
+        (
+            {"class_queries_logits": (1, 9, 4), "masks_queries_logits": (1, 9, 8, 8)},
+            "segmentation",
+            {"kind": "queries"},
+        ),
+        ({"simcc_x": (1, 3, 16), "simcc_y": (1, 3, 16)}, "keypoints", {"kind": "simcc"}),
         ({"image_embeds": (1, 9), "last_hidden_state": (1, 5, 8)}, "embedding", {"name": "image_embeds"}),
         ({"output": (1, 9)}, None, {}),
         ({"boxes": (1, 4), "scores": (1, 9, 3)}, None, {}),
@@ -37,6 +44,23 @@ def test_what_names_and_shapes_say(outputs, task: str | None, output: dict[str, 
 def test_the_background_of_lists_is_said() -> None:
     (note,) = concluded({"boxes": ("m", 4), "labels": ("m",), "scores": ("m",)}).notes
     assert "class 0 is the background; if class 0 is the first label, set output.first_label: 0" in note
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "is_map"),
+    [
+        ((1, 64, 96), "tensor(uint8)", True),
+        (("n", 1, "h", "w"), "tensor(int64)", True),
+        (("n", 3, "h", "w"), "tensor(int64)", False),
+        ((1, 64, 96), FLOAT, False),
+        ((1, 64), "tensor(int64)", False),
+    ],
+)
+def test_whole_numbers_for_pixels_are_classes(shape, kind: str, is_map: bool) -> None:
+    more = TensorInfo("more", FLOAT, (1, 9))
+    found = values(conclude(model_file(TensorInfo("map", kind, shape), more), Given(), []))
+    assert (found.get("task"), found.get("output.kind")) == (("segmentation", "classes") if is_map else (None, None))
+    assert found.get("output.name") == ("map" if is_map else None)
 
 
 def test_distributions_of_sides_are_refused() -> None:

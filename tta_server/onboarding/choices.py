@@ -31,7 +31,7 @@ class _Rule:
 KINDS = {
     "classification": "logits | probabilities",
     "multilabel": "logits | probabilities",
-    "segmentation": "logits | probabilities",
+    "segmentation": "logits | probabilities | classes | queries",
     "regression": "values | log | log1p",
     "keypoints": "heatmaps | coordinates | simcc",
     "None": "depends on the task: docs/tasks.md",
@@ -109,6 +109,10 @@ def _has_units(values: Values, file: ModelFile) -> bool:
     return _is_spelled_out(values, file) or values.get("output.kind") == "coordinates"
 
 
+def _may_overlap(values: Values, file: ModelFile) -> bool:
+    return values.get("task") == "segmentation" and values.get("output.kind") not in ("classes", "queries")
+
+
 def _units(values: Values, file: ModelFile) -> str:
     signed = " | signed, from -1 to 1 across it" if values.get("task") == "keypoints" else ""
     return f"pixels | normalized, fractions of the input's size{signed}"
@@ -151,7 +155,7 @@ RULES: Sequence[_Rule] = (
     _Rule("output.head", _has_head, lambda values, file: f"{fitting_heads(values, file)}; others: docs/tasks.md"),
     _Rule("output.rows", _has_several_rows, lambda values, file: " | ".join(output.name for output in file.tensors)),
     _Rule("output.kind", _has_kind, lambda values, file: KINDS.get(str(values.get("task")), "logits | probabilities")),
-    _Rule("output.multilabel", _is("segmentation"), _fixed("false, one class a pixel | true, labels may overlap")),
+    _Rule("output.multilabel", _may_overlap, _fixed("false, one class a pixel | true, labels may overlap")),
     _Rule("output.holds", _has_holds, _fixed("box_score_label | box_class_scores | box_objectness_class_scores")),
     _Rule("output.format", _is_spelled_out, _fixed("xyxy | yxyx | xywh | cxcywh")),
     _Rule("output.units", _has_units, _units),

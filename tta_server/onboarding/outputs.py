@@ -38,11 +38,14 @@ EXPORTS = (
         {"task": "detection", "output.boxes": "boxes", "output.scores": "scores"},
     ),
     Export(
-        {"simcc_x": (None, None, None), "simcc_y": (None, None, None)}, {"task": "keypoints", "output.kind": "simcc"}
+        {"class_queries_logits": ROWS, "masks_queries_logits": (None, None, None, None)},
+        {"task": "segmentation", "output.kind": "queries"},
     ),
+    Export({"simcc_x": ROWS, "simcc_y": ROWS}, {"task": "keypoints", "output.kind": "simcc"}),
     Export({"image_embeds": VECTORS}, {"task": "embedding", "output.name": "image_embeds"}),
 )
 """The first that a file has counts."""
+INTEGERS = ("tensor(uint8)", "tensor(int8)", "tensor(int32)", "tensor(int64)")
 BINS = 32
 """Columns of PicoDet's sides of boxes."""
 
@@ -50,6 +53,7 @@ BINS = 32
 def read_outputs(evidence: Evidence) -> Iterator[Finding]:
     """The facts of an export that is known by its outputs."""
     yield from _distributions(evidence.file)
+    yield from _class_map(evidence.file)
     for export in EXPORTS:
         if _has(evidence.file, export):
             source = f"the file's outputs {', '.join(export.outputs)}"
@@ -70,6 +74,21 @@ def _distributions(file: ModelFile) -> Iterator[Refusal]:
             f"the file's {len(shapes)} outputs are scores and distributions of sides for each stride, as PicoDet gives "
             "them without its post-processing; export the model with its post-processing",
         )
+
+
+def _class_map(file: ModelFile) -> Iterator[Fact]:
+    """Whole numbers for pixels: [N, h, w] or [N, 1, h, w]."""
+    found = [
+        output
+        for output in file.tensors
+        if output.type in INTEGERS and (len(output.sizes) == 3 or (len(output.sizes) == 4 and output.sizes[1] == 1))
+    ]
+    if len(found) == 1:
+        source = f"output {found[0].name} is {found[0].text}, {found[0].type}: a class number for each pixel"
+        yield Fact("task", "segmentation", source)
+        yield Fact("output.kind", "classes", source)
+        if len(file.tensors) > 1:
+            yield Fact("output.name", found[0].name, source)
 
 
 def _has(file: ModelFile, export: Export) -> bool:
