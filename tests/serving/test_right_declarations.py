@@ -143,6 +143,24 @@ HEADS: dict[str, Callable[[], tuple[str, onnx.ModelProto, dict[str, Any]]]] = {
     "heat maps of logits": lambda: (
         "keypoints", net(heatmaps=MAPS - 6), {"kind": "heatmaps", "stride": 4, "scores": "logits"}
     ),
+    "heat maps that go under 0": lambda: (
+        "keypoints", net(heatmaps=sigmoid(MAPS - 6) * 1.1 - 0.05), {"kind": "heatmaps", "stride": 4, "scores": "raw"}
+    ),
+    "heat maps of random weights": lambda: (
+        "keypoints", net(heatmaps=MAPS / 3), {"kind": "heatmaps", "stride": 4, "scores": "raw"}
+    ),
+    "heat maps, points last": lambda: (
+        "keypoints", net(heatmaps=sigmoid(MAPS - 6).transpose(1, 2, 0)), {"kind": "heatmaps", "layout": "NHWC"}
+    ),
+    "RTMPose": lambda: (
+        "keypoints",
+        net(simcc_x=rng.normal(0.1, 0.2, (3, 2 * SIDE)), simcc_y=rng.normal(0.1, 0.2, (3, 2 * SIDE))),
+        {"kind": "simcc"},
+    ),
+    "flat points": lambda: ("keypoints", net(y=rng.uniform(5, 60, 6)), {"kind": "coordinates"}),
+    "points from -1 to 1": lambda: (
+        "keypoints", net(y=np.array([-0.6, -0.3, 0.5, -0.4, 0.1, 0.7])), {"kind": "coordinates", "units": "signed"}
+    ),
     "points in pixels": lambda: ("keypoints", net(y=rng.uniform(5, 60, (3, 2))), {"kind": "coordinates"}),
     "points of the size, with confidence": lambda: (
         "keypoints", net(y=rng.uniform(0.1, 0.9, (3, 3))), {"kind": "coordinates", "units": "normalized"}

@@ -322,10 +322,14 @@ def test_certain_stops_when_most_views_agree(tiny, name):
         (
             "points",
             {"output": {"kind": "coordinates", "units": "cm"}},
-            "output.units is 'cm'; it should be 'pixels' or",
+            "output.units is 'cm'; it should be 'pixels', 'normalized' or 'signed'",
         ),
         ("heat maps", {"output": {**HEAT_MAPS, "stride": 8}}, "output.stride is 8, but the model gives 64x64 cells"),
-        ("heat maps", {"output": {"kind": "heatmap"}}, "output.kind is 'heatmap'; it should be 'heatmaps' or 'coord"),
+        (
+            "heat maps",
+            {"output": {"kind": "heatmap"}},
+            "output.kind is 'heatmap'; it should be 'heatmaps', 'coordinates' or",
+        ),
         ("heat maps", {"output": {"kind": "heatmaps", "strides": 4}}, "output.strides|unknown key"),
         ("heat maps", {"labels": ["left", "right", "x"], "output": {"kind": "heatmaps"}}, "output.pairs is missing"),
         (
