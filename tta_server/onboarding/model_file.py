@@ -65,6 +65,11 @@ class ModelFile:
         return sizes if len(sizes) == 4 else (1, *sizes)
 
     @property
+    def has_fixed_batch(self) -> bool:
+        """Whether the file takes one image at a time."""
+        return self.image[:1] == (1,)
+
+    @property
     def layout(self) -> str | None:
         """NCHW or NHWC by the axis of 1 or 3 channels; None if both or neither could be."""
         fits = [layout for layout, axis in (("NCHW", 1), ("NHWC", 3)) if self.image and self.image[axis] in (1, 3)]
