@@ -45,6 +45,13 @@ BARE |= {"input.mean": "[0]", "input.scale": "255"}
 """What a file without any description leaves to its user."""
 YOLOX = BARE | {"input.color": "BGR", "input.scale": "1", "input.letterbox_anchor": "top_left"}
 YOLOX |= {"input.resize_like": "opencv"}
+SQUASHED = BARE | {"input.resize": "exact"}
+
+
+def beside(name: str, **others: int) -> Input:
+    """An input with others of two numbers an image beside it."""
+    return Input(("n", 3, 64, 96), name, others={each: (kind, ("n", 2)) for each, kind in others.items()})
+
 
 MASKED = Input(
     FREE,
@@ -90,6 +97,29 @@ def lists(n: Nodes) -> dict[str, Any]:
         n.rename(name, f"all {name}")
         n.rename(f"found {name}", name)
     return {name: made[f"found {name}"] for name in ("boxes", "labels", "scores")}
+
+
+def d_fine(n: Nodes) -> dict[str, Any]:
+    made = head_models.d_fine(n)
+    n.rename("boxes", "all boxes")
+    n.rename("their boxes", "boxes")
+    return {"labels": made["labels"], "boxes": made["their boxes"], "scores": made["scores"]}
+
+
+def rf_detr(n: Nodes) -> dict[str, Any]:
+    made = head_models.rf_detr(n)
+    n.rename("labels", "all labels")
+    n.rename("their labels", "labels")
+    return {"dets": made["dets"], "labels": made["their labels"]}
+
+
+def paddle_nms(n: Nodes) -> dict[str, Any]:
+    """As PaddlePaddle's operator names what it gives."""
+    made = head_models.paddle(n)
+    names = {"bbox": "multiclass_nms3_0.tmp_0", "bbox_num": "multiclass_nms3_0.tmp_2"}
+    for old, new in names.items():
+        n.rename(old, new)
+    return {new: made[old] for old, new in names.items()}
 
 
 def named(n: Nodes) -> dict[str, Any]:
@@ -151,6 +181,26 @@ DETECTORS: list[Entry] = [
              typed=BARE | {"input.size": "free", "input.resize": "64", "input.max_long_side": "96"}),
     detector("RTMDet of mmdeploy", lambda: finder(Input(SHAPE, "input", color="BGR", scale=255), head_models.mmdeploy),
              typed=BARE | {"input.color": "BGR", "input.scale": "1", "input.letterbox_anchor": "top_left"}),
+    detector("D-FINE of its own", lambda: finder(beside("images", orig_target_sizes=TensorProto.INT64), d_fine),
+             typed=SQUASHED),
+    detector("RT-DETR of PaddleDetection",
+             lambda: finder(beside("image", im_shape=TensorProto.FLOAT, scale_factor=TensorProto.FLOAT),
+                            head_models.paddle, types={"bbox_num": TensorProto.INT32}),
+             typed=SQUASHED),
+    detector("PaddleDetection under other names",
+             lambda: finder(beside("image", im_shape=TensorProto.FLOAT, scale_factor=TensorProto.FLOAT),
+                            paddle_nms, types={"multiclass_nms3_0.tmp_2": TensorProto.INT32}),
+             typed=SQUASHED),
+    detector("RF-DETR of its own", lambda: finder(Input(SHAPE, "input", normal=IMAGENET), rf_detr,
+                                                  types={"labels": TensorProto.FLOAT}),
+             typed=SQUASHED | {"input.mean": "[0.485, 0.456, 0.406]", "input.std": "[0.229, 0.224, 0.225]",
+                               "input.resize_like": "torch"}),
+    detector("TensorFlow's detection API", lambda: finder(Input((1, 64, 96, 3), "input_tensor", "NHWC", "uint8",
+                                                                scale=255), head_models.tensorflow),
+             typed={"labels": "[red, green, blue]", "input.color": "RGB", "input.resize": "exact"}),
+    detector("SSD of OpenVINO",
+             lambda: finder(Input(SHAPE, "image", color="BGR", scale=255), head_models.openvino_ssd),
+             typed=SQUASHED | {"input.color": "BGR", "input.scale": "1"}),
     detector("boxes, scores and labels of a batch", lambda: finder(Input(SHAPE, "input"), named),
              typed=BARE | {"output.kind": "probabilities", "output.format": "xyxy", "output.units": "pixels",
                            "output.nms": "null"}),

@@ -34,6 +34,26 @@ def heat(name: str, moved: float = 0.0, times: float = 1.0, last: bool = False) 
     return maker
 
 
+def sided(n: Nodes) -> dict[str, Any]:
+    """Maps of the blue point, and of the red and the green one: first the one to the left, seen from the blue one.
+
+    They go below 0. Mirror images show the two with each other's label, turned images do not.
+    """
+    heat("all maps", -0.02)(n)
+    red, green, blue = (n.op("Gather", "all maps", n.constant([i], np.int64), axis=1) for i in range(3))
+    x, y = ([_one(n, middle(n, axis), i) for i in range(3)] for axis in (3, 2))
+    turns = [n.op("Mul", n.op("Sub", x[i], x[2]), n.op("Sub", y[1 - i], y[2])) for i in (0, 1)]
+    is_red = n.op("Greater", *turns)
+    pair = [n.op("Where", is_red, *maps) for maps in ((red, green), (green, red))]
+    n.op("Concat", blue, *pair, axis=1, to="heatmaps")
+    return {"heatmaps": ["n", 3, 16, 24]}
+
+
+def _one(n: Nodes, values: str, index: int) -> str:
+    """One of (n, 3, 1), as (n, 1, 1, 1)."""
+    return n.axis(n.op("Gather", values, n.constant([index], np.int64), axis=1), 3)
+
+
 def middle(n: Nodes, axis: int) -> str:
     """The middle of what is bright in each channel, in pixels along an axis of the image: (n, 3, 1)."""
     bright = n.cast(n.op("Greater", "image", 0.5), TensorProto.FLOAT)
@@ -71,8 +91,8 @@ def pose(name: str, *makers: Any, typed: dict[str, str]) -> Contract:
 FRACTIONS = np.divide(1, (WIDTH, HEIGHT))
 POINTS: list[Entry] = [
     pose("HRNet", heat("output"), typed=HEATMAPS | {"output.scores": "probabilities"}),
-    Contract("ViTPose of Hugging Face, for crops", lambda: export(INPUT, heat("heatmaps", -0.02)), DOTS,
-             Points(MIDDLES), files={"config_json": VITPOSE},
+    Contract("ViTPose of Hugging Face, for crops", lambda: export(INPUT, sided), DOTS,
+             Points((MIDDLES[2], MIDDLES[0], MIDDLES[1])), files={"config_json": VITPOSE},
              typed={key: BARE[key] for key in BARE if key != "labels"} | {"task": "keypoints"}),
     pose("maps before a sigmoid", heat("output", -12.0, 24.0), typed=HEATMAPS | {"output.scores": "logits"}),
     pose("maps of TensorFlow, channels last", heat("output", last=True),

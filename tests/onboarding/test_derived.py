@@ -48,3 +48,12 @@ def test_labels_that_are_last() -> None:
         found = concluded(TensorInfo("y", FLOAT, outputs), task="segmentation", labels=["a", "b", "c"])
         assert "output.layout" not in found
     assert "output.layout" not in concluded(last, task="embedding", labels=["a", "b", "c"])
+
+
+def test_pairs_of_points_follow_from_their_labels() -> None:
+    maps = TensorInfo("y", FLOAT, (1, 3, 8, 8))
+    paired = concluded(maps, task="keypoints", labels=["Nose", "L_Eye", "R_Eye"])
+    assert paired["output.pairs"] == [["L_Eye", "R_Eye"]]
+    assert "output.pairs" not in concluded(maps, task="keypoints", labels=["a", "b", "c"])
+    stated = [Fact("task", "keypoints", FLAG), Fact("labels", ["nose", "left_eye", "tail"], FLAG)]
+    assert "output.pairs" in {choice.key for choice in conclude(model_file(maps), Given(stated), []).choices}

@@ -1,5 +1,6 @@
 """Exports that are known by the names and shapes of their outputs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from tests.support.model_files import FLOAT, model_file, values
 from tta_server.onboarding.conclusions import Given, conclude
 from tta_server.onboarding.model_file import TensorInfo
 
+TENSORFLOW = {"detection_boxes": (1, 9, 4), "detection_scores": (1, 9), "detection_classes": (1, 9)}
+TENSORFLOW |= {"num_detections": (1,), "raw_detection_boxes": (1, 99, 4)}
 QUERIES = {"class_queries_logits": (1, 9, 4), "masks_queries_logits": (1, 9, 8, 8)}
 THREE = {"boxes": "boxes", "scores": "scores", "labels": "labels"}
 
@@ -70,3 +73,27 @@ def test_distributions_of_sides_are_refused() -> None:
     assert "the file's 6 outputs are scores and distributions of sides for each stride" in refusal
     assert not concluded(scores | dict.fromkeys(sides, (1, 1, 32))).refusals
     assert not concluded(scores).refusals
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "output"),
+    [
+        ("bbox", "bbox_num", {"head": "paddle"}),
+        ("nms_0", "nms_2", {"head": "paddle", "rows": "nms_0", "counts": "nms_2"}),
+    ],
+)
+def test_paddle_s_list_under_any_names(rows: str, counts: str, output: dict[str, str]) -> None:
+    found = values(
+        conclude(
+            model_file(TensorInfo(rows, FLOAT, ("m", 6)), TensorInfo(counts, "tensor(int32)", ("n",))), Given(), []
+        ),
+        "output.",
+    )
+    assert found == output
+
+
+def test_d_fine_s_outputs_are_told_by_its_input() -> None:
+    outputs = [TensorInfo(name, FLOAT, (1, 9, 4)[: 3 if name == "boxes" else 2]) for name in THREE]
+    file = replace(model_file(*outputs), others={"orig_target_sizes": "width_height"})
+    assert values(conclude(file, Given(), []), "output.") == {"head": "d_fine"}
+    assert values(conclude(model_file(*outputs), Given(), []), "output.") == THREE

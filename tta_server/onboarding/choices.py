@@ -8,6 +8,7 @@ from tta_server.onboarding.heads import fitting_heads
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.tasks import TASKS
 from tta_server.tasks.boxes.heads import HEADS
+from tta_server.tasks.points.sides import names_side
 
 Values = Mapping[str, Any]
 """Key of tta.yaml, as in `input.size` -> value."""
@@ -85,7 +86,8 @@ def _has_head(values: Values, file: ModelFile) -> bool:
 
 def _has_several_rows(values: Values, file: ModelFile) -> bool:
     head = HEADS.get(values.get("output.head", ""))
-    return bool(head and head.has_rows and len(file.tensors) > 1)
+    names = {output.name for output in file.tensors}
+    return bool(head and head.has_rows and len(names) > 1 and head.usual.get("rows") not in names)
 
 
 def _is_spelled_out(values: Values, file: ModelFile) -> bool:
@@ -126,6 +128,12 @@ def _has_scores(values: Values, file: ModelFile) -> bool:
     return values.get("output.kind") != "coordinates" or 3 in last
 
 
+def _has_sides(values: Values, file: ModelFile) -> bool:
+    labels = values.get("labels")
+    sided = [label for label in labels if names_side(str(label))] if isinstance(labels, list) else []
+    return values.get("task") == "keypoints" and bool(sided)
+
+
 def _has_tokens(values: Values, file: ModelFile) -> bool:
     """Whether an embedding is read of an output with a vector for each token."""
     name = values.get("output.name")
@@ -161,6 +169,7 @@ RULES: Sequence[_Rule] = (
     _Rule("output.units", _has_units, _units),
     _Rule("output.nms", _is_spelled_out, _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
     _Rule("output.token", _has_tokens, _fixed("first, a class token as of ViT and CLIP | mean, of all tokens")),
+    _Rule("output.pairs", _has_sides, _fixed("labels that change places in a mirror image, as [[left, right]] | []")),
     _Rule("output.scores", _has_scores, _fixed("logits | probabilities | raw, which are clipped to [0, 1]")),
 )
 """In the order of tta.yaml."""

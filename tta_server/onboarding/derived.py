@@ -5,6 +5,7 @@ from typing import Any
 
 from tta_server.onboarding.evidence import Fact
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.tasks.points.sides import pairs_of
 
 
 def derived(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
@@ -13,6 +14,11 @@ def derived(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
         yield Fact("task", "detection", f"output.head is {facts['output.head'].value}")
     if _is("segmentation", facts) or _is("keypoints", facts):
         yield from _maps(facts, file)
+    if _is("keypoints", facts) and "output.pairs" not in facts:
+        labels = _value("labels", facts)
+        pairs = pairs_of([str(label) for label in labels]) if isinstance(labels, list) else None
+        if pairs:
+            yield Fact("output.pairs", pairs, "labels that name a side, and the same with the other side")
 
 
 def _maps(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:

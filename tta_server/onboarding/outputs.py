@@ -11,11 +11,12 @@ from tta_server.tasks.shapes import fits
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Outputs by name, None for any size, and what follows from them."""
+    """Outputs by name, None for any size, and what follows from them, if the file has an input of the name `beside`."""
 
     outputs: Mapping[str, Shape]
     facts: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    beside: str = ""
 
 
 LISTS = {"boxes": (None, 4), "scores": (None,), "labels": (None,)}
@@ -28,6 +29,21 @@ EXPORTS = (
         "if class 0 is the first label, set output.first_label: 0",
     ),
     Export({"dets": (None, None, 5), "labels": MANY}, {"task": "detection", "output.head": "mmdeploy"}),
+    Export({"dets": (None, None, 4), "labels": ROWS}, {"task": "detection", "output.head": "rf_detr"}),
+    Export(
+        {"boxes": (None, None, 4), "scores": MANY, "labels": MANY},
+        {"task": "detection", "output.head": "d_fine"},
+        beside="orig_target_sizes",
+    ),
+    Export(
+        {
+            "detection_boxes": (None, None, 4),
+            "detection_scores": MANY,
+            "detection_classes": MANY,
+            "num_detections": (None,),
+        },
+        {"task": "detection", "output.head": "tensorflow"},
+    ),
     Export({"pred_boxes": (None, None, 4), "logits": ROWS}, {"task": "detection"}),
     Export(
         {"boxes": (None, None, 4), "scores": MANY, "labels": MANY},
@@ -46,6 +62,7 @@ EXPORTS = (
 )
 """The first that a file has counts."""
 INTEGERS = ("tensor(uint8)", "tensor(int8)", "tensor(int32)", "tensor(int64)")
+FLOAT = "tensor(float)"
 BINS = 32
 """Columns of PicoDet's sides of boxes."""
 
@@ -54,6 +71,7 @@ def read_outputs(evidence: Evidence) -> Iterator[Finding]:
     """The facts of an export that is known by its outputs."""
     yield from _distributions(evidence.file)
     yield from _class_map(evidence.file)
+    yield from _one_list(evidence.file)
     for export in EXPORTS:
         if _has(evidence.file, export):
             source = f"the file's outputs {', '.join(export.outputs)}"
@@ -76,6 +94,23 @@ def _distributions(file: ModelFile) -> Iterator[Refusal]:
         )
 
 
+def _one_list(file: ModelFile) -> Iterator[Fact]:
+    """One list of the boxes of all images: of OpenVINO's SSDs, or of PaddleDetection under any names."""
+    shapes = {output.name: output for output in file.tensors}
+    if len(shapes) == 1 and fits(file.tensors[0].sizes, (1, 1, None, 7)) and file.tensors[0].sizes[3] == 7:
+        source = f"output {file.tensors[0].name} is {file.tensors[0].text}"
+        yield Fact("task", "detection", source)
+        yield Fact("output.head", "openvino_ssd", source)
+    rows = [each.name for each in file.tensors if len(each.sizes) == 2 and each.sizes[1] == 6 and each.type == FLOAT]
+    counts = [each.name for each in file.tensors if len(each.sizes) == 1 and each.type in INTEGERS]
+    if len(shapes) == 2 and len(rows) == len(counts) == 1:
+        source = f"outputs {rows[0]} {shapes[rows[0]].text} and {counts[0]} {shapes[counts[0]].text}"
+        yield Fact("task", "detection", source)
+        for key, value in (("head", "paddle"), ("rows", rows[0]), ("counts", counts[0])):
+            if value not in ("bbox", "bbox_num"):
+                yield Fact(f"output.{key}", value, source)
+
+
 def _class_map(file: ModelFile) -> Iterator[Fact]:
     """Whole numbers for pixels: [N, h, w] or [N, 1, h, w]."""
     found = [
@@ -93,4 +128,6 @@ def _class_map(file: ModelFile) -> Iterator[Fact]:
 
 def _has(file: ModelFile, export: Export) -> bool:
     found = {output.name: output.sizes for output in file.tensors}
+    if export.beside and export.beside not in file.others:
+        return False
     return all(name in found and fits(found[name], shape) for name, shape in export.outputs.items())
