@@ -1,6 +1,7 @@
 """Heads: what they fill in, what they refuse, and what their checks say of the wrong one."""
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,55 @@ def test_a_segmentation_model_is_refused_by_name(head: str, shape: Shape) -> Non
         made(head, {"output0": shape, "output1": (1, 32, 160, 160)}, rows="output0")
 
 
+@pytest.mark.parametrize(
+    ("head", "length", "sentence"),
+    [
+        (
+            "torchvision",
+            300,
+            r"torchvision does not fit boxes \[1, 300, 4\]: the model gives a fixed number of rows, not a list of what "
+            "it found; output.head d_fine takes this shape, if there are 2 classes",
+        ),
+        (
+            "d_fine",
+            None,
+            r"d_fine does not fit boxes \[1, any, 4\]: the model gives a list of what it found; output.head "
+            "torchvision takes this shape, if there are 2 classes",
+        ),
+    ],
+)
+def test_queries_of_one_image_are_no_lists(head: str, length: int | None, sentence: str) -> None:
+    """Lists of torchvision count classes from 1, queries from 0."""
+    shapes = {"boxes": (1, length, 4), "labels": (1, length), "scores": (1, length)}
+    with pytest.raises(ConfigError, match=sentence):
+        made(head, shapes)
+    made({"torchvision": "d_fine", "d_fine": "torchvision"}[head], shapes)
+
+
+@pytest.mark.parametrize(
+    ("head", "shapes", "names", "other"),
+    [
+        ("detr", SHAPES["rf_detr"], {"boxes": "dets", "scores": "labels"}, "rf_detr"),
+        ("rf_detr", SHAPES["detr"], {"boxes": "pred_boxes", "scores": "logits"}, "detr"),
+        (
+            "d_fine",
+            SHAPES["tensorflow"],
+            {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"},
+            "tensorflow",
+        ),
+    ],
+)
+def test_usual_names_of_another_head(head: str, shapes: dict[str, Shape], names: dict[str, str], other: str) -> None:
+    with pytest.raises(ConfigError, match=f"which are the outputs of output.head {other}: set that, or state the"):
+        Detection(("a", "b"), BoxesOutput.of(head=head, **names), shapes)
+
+
+@pytest.mark.parametrize(("head", "other"), [*permutations(["d_fine", "paddle", "tensorflow", "openvino_ssd"], 2)])
+def test_a_new_head_is_named_where_its_file_has_other_names(head: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=f"output.head {other} takes"):
+        made(head, SHAPES[other])
+
+
 def test_lists_stated_without_a_head_are_refused_naming_it() -> None:
     output = BoxesOutput("boxes", "scores", "labels")
     with pytest.raises(ConfigError, match=r"gives \[any, 4\]; .*set output.head: torchvision"):
@@ -284,7 +334,8 @@ def test_rows_that_are_no_cells_are_refused() -> None:
 
 
 def found(head: str, runs: Sequence[CardRun], labels: Sequence[str] = LABELS, **stated: Any) -> dict[str, str]:
-    shapes = {name: values.shape for name, values in runs[0].outputs.items()}
+    lists = SHAPES[head] if head == "torchvision" else {}
+    shapes = lists or {name: values.shape for name, values in runs[0].outputs.items()}
     detection = made(head, shapes, labels, **stated)
     for run in runs:
         detection.check(run.outputs, run.tensor)

@@ -102,6 +102,17 @@ def test_lists_are_read_wherever_views_are_made(tmp_path: Path, views: str) -> N
     check_torchvision(folder(tmp_path, "torchvision", backend={"name": "onnxruntime", "views": views}))
 
 
+@pytest.mark.parametrize("head", ["d_fine", "paddle", "openvino_ssd"])
+def test_further_inputs_and_joined_lists_where_a_graph_makes_the_views(tmp_path: Path, head: str) -> None:
+    path = folder(tmp_path, head, backend={"name": "onnxruntime", "views": "graph"})
+    with load(path, slots=1) as model:
+        answer = model.predict(lit(INPUT, *SCENE), include="views")
+    for boxes in [answer.prediction["boxes"], *(view["boxes"] for view in answer.receipt.views)]:
+        found, wanted = boxes_of(boxes), expected(*SCENE)
+        assert [label for label, *_ in found] == [label for label, *_ in wanted]
+        np.testing.assert_allclose([box for *_, box in found], [box for *_, box in wanted], atol=1e-3)
+
+
 @pytest.mark.parametrize("stated", HEADS)
 @pytest.mark.parametrize("head", HEADS)
 def test_no_file_of_another_head_is_served(tmp_path: Path, head: str, stated: str) -> None:

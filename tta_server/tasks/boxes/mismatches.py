@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tta_server.tasks.boxes.heads import HEADS, HeadName, Joined
 from tta_server.tasks.boxes.output import BoxesOutput
-from tta_server.tasks.shapes import Shapes, fits
+from tta_server.tasks.shapes import Shapes, fits, format_shape
 
 Shape = Sequence[int | None]
 COEFFICIENTS = 32
@@ -61,6 +61,22 @@ def _usual_parts(name: HeadName, outputs: Shapes) -> Mapping[str, str]:
     usual = BoxesOutput.of(head=name)
     only = next(iter(outputs)) if len(outputs) == 1 else ""
     return {key: getattr(usual, key) or only for key in usual.parts}
+
+
+def other_lengths(output: BoxesOutput, classes: int, names: Mapping[str, str], outputs: Shapes) -> str:
+    """What is wrong if rows of a fixed number are stated as lists of what was found, or such lists as rows of queries.
+
+    Of one image their shapes differ in nothing else; empty if nothing is wrong.
+    """
+    other: Mapping[HeadName | None, HeadName] = {"torchvision": "d_fine", "d_fine": "torchvision"}
+    shape = outputs[names["boxes"]] if output.head in other else ()
+    if len(shape) != 3 or shape[0] != 1 or (shape[1] is None) is (output.head == "torchvision"):
+        return ""
+    length = "a fixed number of rows, not a list of what it found" if shape[1] else "a list of what it found"
+    return (
+        f"output.head {output.head} does not fit {names['boxes']} {format_shape(shape)}: the model gives {length}; "
+        f"output.head {other[output.head]} takes this shape, if there are {classes} classes"
+    )
 
 
 def other_names(output: BoxesOutput, classes: int, names: Mapping[str, str], outputs: Shapes) -> str:

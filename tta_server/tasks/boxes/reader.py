@@ -14,6 +14,7 @@ from tta_server.tasks.boxes.mismatches import (
     advice,
     expected_shapes,
     has_masks,
+    other_lengths,
     other_names,
     recognized,
     takes,
@@ -53,8 +54,9 @@ class BoxReader:
         self._outputs = outputs
         self.names = {key: _name_of(key, output, classes, outputs) for key in output.parts}
         self._check_shapes({name: outputs[name] for name in self.names.values()})
-        if output.head and (wrong := other_names(output, classes, self.names, outputs)):
-            raise ConfigError(wrong)
+        for look in (other_names, other_lengths):
+            if output.head and (wrong := look(output, classes, self.names, outputs)):
+                raise ConfigError(wrong)
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run's outputs, for an input of this size, have the shapes that are stated."""
