@@ -8,6 +8,7 @@ from typing import Any
 from tta_server.errors import ConfigError
 from tta_server.onboarding import triton
 from tta_server.onboarding.evidence import Document
+from tta_server.onboarding.torchvision_weights import PREFIX, read_weights
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""
@@ -40,7 +41,12 @@ def _attempt(path: Path) -> Document:
 
 
 def documents_in(given: Path) -> Sequence[Document]:
-    """Return the file that a user named, or what is known in a folder. Raises ConfigError if there is nothing."""
+    """Return the file that a user named, what is known in a folder, or of torchvision's weights.
+
+    Raises ConfigError if there is nothing.
+    """
+    if str(given).startswith(PREFIX):
+        return [read_weights(str(given))]
     if not given.is_dir():
         return [_read(given)]
     found = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
