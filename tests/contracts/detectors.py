@@ -11,6 +11,7 @@ from tests.contracts.pictures import FOUND, LABELS, OBJECTS
 from tests.support import head_models
 from tests.support.exports import FREE, YOLO
 from tests.support.head_models import Nodes
+from tests.support.heads import cells
 
 ID2LABEL = {str(i): name for i, name in enumerate(LABELS)}
 SHAPE = (1, 3, 64, 96)
@@ -44,7 +45,8 @@ BARE = {"labels": "[red, green, blue]", "input.resize": "letterbox", "input.colo
 BARE |= {"input.mean": "[0]", "input.scale": "255"}
 """What a file without any description leaves to its user."""
 YOLOX = BARE | {"input.color": "BGR", "input.scale": "1", "input.letterbox_anchor": "top_left"}
-YOLOX |= {"input.resize_like": "opencv"}
+YOLOX |= {"input.resize_like": "opencv", "task": "detection"}
+"""The head is measured."""
 SQUASHED = BARE | {"input.resize": "exact"}
 
 
@@ -142,10 +144,19 @@ def detector(name: str, model: Any, **given: Any) -> Contract:
     return Contract(name, model, OBJECTS, FOUND, **given)
 
 
-def yolox(decoded: bool) -> Any:
-    source = Input(SHAPE, color="BGR", scale=255)
-    head = padded(3 * CELLS, 1, "output")(head_models.yolov5) if decoded else head_models.yolox
-    return finder(source, head)
+def yolox(head: Any) -> Any:
+    return finder(Input(SHAPE, color="BGR", scale=255), head)
+
+
+def decoded(n: Nodes) -> dict[str, Any]:
+    """The rows of YOLOX with boxes in pixels."""
+    made = head_models.yolox(n)
+    n.rename("output", "raw")
+    middles, strides = (values[None] for values in cells(head_models.INPUT))
+    xy = n.op("Add", n.op("Mul", n.columns("raw", 0, 2), strides), middles - strides / 2)
+    wh = n.op("Mul", n.op("Exp", n.columns("raw", 2, 4)), strides)
+    n.op("Concat", xy, wh, n.columns("raw", 4, 8), axis=2, to="output")
+    return made
 
 
 DETECTORS: list[Entry] = [
@@ -173,8 +184,8 @@ DETECTORS: list[Entry] = [
     detector("Deformable DETR", lambda: queries(head_models.rt_detr, IMAGENET),
              files=hugging_face("deformable_detr", "DeformableDetrForObjectDetection",
                                 DETR | {"image_processor_type": "DeformableDetrImageProcessor"})),
-    detector("YOLOX, its default export", lambda: yolox(decoded=False), typed=YOLOX | {"output.head": "yolox"}),
-    detector("YOLOX, decoded", lambda: yolox(decoded=True), typed=YOLOX | {"output.head": "yolov5"}),
+    detector("YOLOX, its default export", lambda: yolox(head_models.yolox), typed=YOLOX),
+    detector("YOLOX with --decode_in_inference", lambda: yolox(decoded), typed=YOLOX),
     detector("Faster R-CNN of torchvision, one image", lambda: finder(Input((3, 64, 96), "input"), lists),
              typed=BARE, says="without a batch axis are taken for those of torchvision: class 0 is the background"),
     detector("RetinaNet of torchvision, free size", lambda: finder(Input((1, 3, "h", "w"), "input"), lists),
@@ -204,7 +215,6 @@ DETECTORS: list[Entry] = [
     detector("boxes, scores and labels of a batch", lambda: finder(Input(SHAPE, "input"), named),
              typed=BARE | {"output.kind": "probabilities", "output.format": "xyxy", "output.units": "pixels",
                            "output.nms": "null"}),
-    Asked("YOLOX or YOLOv5", lambda: yolox(decoded=False),
-          "output.head: yolox, if boxes are offsets in cells, as YOLOX exports them by default | yolov5",
-          typed=YOLOX | {"task": "detection"}),
+    Asked("rows of a grid without metadata", yolo, "output.head: yolov8; others: docs/tasks.md",
+          typed=BARE | {"task": "detection"}),
 ]  # fmt: skip

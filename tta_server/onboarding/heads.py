@@ -1,6 +1,6 @@
 """Which heads of detectors may give a file's outputs, by their shapes: what a user chooses from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tta_server.onboarding.model_file import ModelFile
@@ -20,13 +20,18 @@ MEANS = {
 
 def fitting_heads(values: Mapping[str, Any], file: ModelFile) -> str:
     """The heads that take the outputs, in words; all of them if none does."""
-    labels = values.get("labels")
-    classes = [len(labels)] if isinstance(labels, list) else None
-    fitting = [name for name in HEADS if _takes(name, file, classes)]
-    found = [name for name in fitting if HEADS[name].usual.keys() & set(NAMES)] or fitting  # those that fit by name too
+    found = fitting(values, file)
     if {"yolox", "yolov5"} <= set(found):
         return " | ".join([*MEANS.values(), *(name for name in found if name not in MEANS)])
     return " | ".join(found or HEADS)
+
+
+def fitting(values: Mapping[str, Any], file: ModelFile) -> Sequence[HeadName]:
+    """The heads that take the outputs; those that fit by name too, if there are any."""
+    labels = values.get("labels")
+    classes = [len(labels)] if isinstance(labels, list) else None
+    found = [name for name in HEADS if _takes(name, file, classes)]
+    return [name for name in found if HEADS[name].usual.keys() & set(NAMES)] or found
 
 
 def _takes(name: HeadName, file: ModelFile, classes: list[int] | None) -> bool:
