@@ -96,6 +96,22 @@ HEADS: dict[str, Callable[[], tuple[str, onnx.ModelProto, dict[str, Any]]]] = {
     "masks with sigmoid": lambda: (
         "segmentation", net(y=sigmoid(MAPS)), {"kind": "probabilities", "multilabel": True}
     ),
+    "masks with channels last": lambda: (
+        "segmentation", net(y=MAPS.transpose(1, 2, 0)), {"kind": "logits", "layout": "NHWC"}
+    ),
+    "YOLO26-sem": lambda: ("segmentation", net(y=rng.integers(0, 3, (SIDE, SIDE))), {"kind": "classes"}),
+    "mmseg with_argmax": lambda: ("segmentation", net(y=rng.integers(0, 3, (1, SIDE, SIDE))), {"kind": "classes"}),
+    "class numbers as floats, with 255": lambda: (
+        "segmentation", net(y=rng.choice([0.0, 1, 2, 255], (16, 16))), {"kind": "classes"}
+    ),
+    "one class alone": lambda: ("segmentation", net(y=np.full((16, 16), 2)), {"kind": "classes"}),
+    "MaskFormer": lambda: (
+        "segmentation",
+        net(class_queries_logits=rng.normal(size=(9, 4)) * 3, masks_queries_logits=rng.normal(size=(9, 16, 16)) * 9),
+        {"kind": "queries"},
+    ),
+    "scores with the axes of pooling": lambda: ("classification", net(y=LOGITS[:, None, None]), {"kind": "logits"}),
+    "a token for each patch": lambda: ("embedding", net(y=rng.normal(size=(5, 8))), {"token": "first"}),
     "YOLOv8": lambda: (
         "detection",
         net(output0=columns(centres(84), sigmoid(rng.normal(size=(84, 3)) - 2)).T),

@@ -168,7 +168,7 @@ def mask(case):
     ]
     seen = _seen(undone[1])
     if _is_index(case):
-        np.testing.assert_array_equal(undone[1].scores[:, seen], undone[0].scores[:, seen])
+        np.testing.assert_array_equal(undone[1].values[:, seen], undone[0].values[:, seen])
         return 0.0
     inner = _inner(seen)
     if not inner.any():
@@ -176,7 +176,7 @@ def mask(case):
     scale = np.array(
         [case.image.width / case.scene().plain.canvas.width, case.image.height / case.scene().plain.canvas.height]
     )
-    off = np.abs(undone[1].scores[:2] - undone[0].scores[:2])[:, inner] / (2 * scale[:, None])
+    off = np.abs(undone[1].values[:2] - undone[0].values[:2])[:, inner] / (2 * scale[:, None])
     return float(off.max())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tta_server
+from tests.support.map_models import class_mapper, query_segmenter
 from tests.support.onnx_models import classifier, embedder, heat_maps, pointer, regressor, segmenter, write_model
 from tests.support.patterns import blob, centroid, noise
 from tests.support.pictures import encoded, opened
@@ -42,6 +43,8 @@ TINY = {
     "embedding": (embedder(), config("embedding", FIXED, {})),
     "segmentation": (segmenter(), config("segmentation", {"size": "free"}, {"kind": "probabilities"})),
     "masks": (segmenter(), config("segmentation", {"size": "free"}, {"kind": "probabilities", "multilabel": True})),
+    "class numbers": (class_mapper(), config("segmentation", {"size": "free"}, {"kind": "classes"})),
+    "queries": (query_segmenter(), config("segmentation", {"size": "free"}, {"kind": "queries"})),
     "heat maps": (heat_maps(), config("keypoints", FREE, HEAT_MAPS)),
     "letterboxed": (
         heat_maps(shape=("n", 3, 64, 64)),

@@ -20,9 +20,12 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.base import Accumulator
-from tta_server.tasks.masks.class_maps import NO_CLASS, ClassMaps, read_classes
+from tta_server.tasks.checks import CardRun
+from tta_server.tasks.masks.class_maps import NO_CLASS, ClassMaps, VoteAccumulator, read_classes
 from tta_server.tasks.masks.output import MapsOutput
 from tta_server.tasks.masks.segmentation import Segmentation
+from tta_server.tasks.scores.kinds import CLASS_KINDS
+from tta_server.tasks.scores.merging import MERGES, ScoreAccumulator
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View
@@ -72,7 +75,7 @@ def test_undoing_an_exact_view_gives_the_plain_view_s_classes_where_it_is_shown(
     prep: Preprocessing, spec: Any, image: Size
 ) -> None:
     def of(red: Numbers) -> Numbers:
-        return np.int64(red) % 3
+        return red.astype(np.int64) % 3
 
     found, plain = by_view(prep, noise(image), spec, of)
     here = covered(found)
@@ -83,7 +86,7 @@ def test_undoing_an_exact_view_gives_the_plain_view_s_classes_where_it_is_shown(
 @given(st.sampled_from(SAMPLED_VIEWS), images)
 def test_undoing_an_interpolated_view_moves_no_edge_by_much(prep: Preprocessing, spec: Any, image: Size) -> None:
     def of(red: Numbers) -> Numbers:
-        return np.uint8((red > 100).astype(int) + (red > 160))
+        return (red > 100).astype(np.uint8) + (red > 160)
 
     found, plain = by_view(prep, smooth(image), spec, of)
     clear = covered(found) & (np.abs(plain - 100) > 20) & (np.abs(plain - 160) > 20)
@@ -106,6 +109,26 @@ def test_ties_between_cells_go_to_the_lower_class() -> None:
     numbers = np.arange(8) % 2 * 2 * np.ones((8, 1), int)
     found = decoded(AS_IT_IS, Size(8, 8), {"shift": [0.5, 0]}, numbers)
     np.testing.assert_array_equal(found.classes[:, 1:-1], 0)
+
+
+def test_bars_are_not_mixed_into_the_image() -> None:
+    """A model that gives the bars of a letterbox class 2, and the image class 0."""
+    prep, image = PREPARATIONS["letterbox"], Size(90, 30)
+    placement = prep.place(read_view({"rotate": 11}), image)
+    numbers = np.full(placement.tensor[::-1], 2)
+    (x, y), (width, height) = placement.inset, placement.frame
+    numbers[y : y + height, x : x + width] = 0
+    np.testing.assert_array_equal(decoded(prep, image, {"rotate": 11}, numbers).classes, 0)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([{"crop": 0.5}, {"rotate": 10}, {"shift": [8, 0]}]))
+def test_no_class_is_covered_and_nothing_beyond_the_view(seed: int, spec: Any) -> None:
+    image = Size(45, 31)
+    shape = AS_IT_IS.place(read_view(spec), image).tensor[::-1]
+    numbers = np.random.default_rng(seed).choice([0, 1, NO_CLASS], shape)
+    whole = decoded(AS_IT_IS, image, spec, np.zeros(shape, int))
+    found = decoded(AS_IT_IS, image, spec, numbers)
+    np.testing.assert_array_equal(covered(found), covered(whole) & (found.classes < len(LABELS)))
 
 
 # ---- laws of merging ----
@@ -234,6 +257,33 @@ def test_order_does_not_matter(seed: int, order: list[int]) -> None:
     np.testing.assert_allclose(straight.result().scores, other.result().scores, atol=1e-5)
 
 
+weights = st.one_of(st.floats(0.0625, 4, width=32), st.tuples(*[st.floats(0, 2, width=32)] * 3))
+
+
+@given(st.lists(st.tuples(weights, st.booleans()), min_size=1, max_size=5), st.booleans(), st.integers(0, 2**32 - 1))
+def test_votes_are_those_of_maps_of_votes(views: list[tuple[Any, bool]], in_parts: bool, seed: int) -> None:
+    """Whatever the weights, coverages and parts."""
+    source = np.random.default_rng(seed)
+    votes, maps = VoteAccumulator(3), ScoreAccumulator(MERGES["vote"], CLASS_KINDS["probabilities"])
+    whole, by_class = Size(7, 5), any(isinstance(weight, tuple) for weight, _ in views)
+    for weight, is_covered in views:
+        size = (3, 4) if in_parts else (5, 7)
+        classes = source.integers(0, 4 if is_covered else 3, size).astype(np.uint16)
+        coverage = (source.random(size) * (classes < 3)).astype(np.float32) if is_covered else None
+        each = (classes == np.arange(3).reshape(-1, 1, 1)).astype(np.float32)
+        if in_parts:
+            corner = int(source.integers(4)), int(source.integers(3))
+            votes.add_part(classes, weight, coverage, corner, whole)
+            maps.add_part(each, weight, coverage, corner, whole)
+        else:
+            votes.add(classes, weight, coverage)
+            maps.add(each, weight, coverage)
+    np.testing.assert_allclose(votes.result(), maps.result(), atol=1e-6)
+    if not by_class:
+        for one, other in zip(votes.bounds(np.float32(0.5)), maps.bounds(np.float32(0.5)), strict=True):
+            np.testing.assert_allclose(*np.broadcast_arrays(one, other), atol=1e-6)
+
+
 def test_views_that_agree_leave_nothing_undecided() -> None:
     numbers = np.zeros((4, 6), int)
     now = accumulated(AS_IT_IS, Size(6, 4), [("identity", numbers, 1.0), ("hflip", numbers, 1.0)])
@@ -266,6 +316,12 @@ def test_255_is_a_class_where_labels_has_it() -> None:
     np.testing.assert_array_equal(found.classes, [[255, 0]])
 
 
+def test_255_is_no_number_without_a_label() -> None:
+    assert read_classes(np.array([[0, 255]]), 3)[1] is None
+    assert read_classes(np.array([[0, 255, 256]]), 3)[1] == 256
+    assert read_classes(np.array([[0, 255]]), 255)[1] is None
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_unsound(bad: float) -> None:
     numbers = np.zeros((2, 3), np.float32)
@@ -294,6 +350,26 @@ def test_an_answer_with_another_number_is_refused_naming_it(number: float, words
     assert remark.refuses
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(remark.sentence)
+
+
+def findings(*maps: Numbers, labels: Sequence[str] = LABELS) -> Sequence[str]:
+    runs = [CardRun("photo", {"maps": numbers[None]}, size_of(numbers)) for numbers in maps]
+    return [finding.sentence for finding in task(labels).findings(runs)]
+
+
+def test_numbers_that_begin_with_1_need_a_name_for_0() -> None:
+    ones, mixed = np.ones((4, 4), int), np.array([[1, 2], [3, 3]])
+    assert findings(ones) == []
+    (sentence,) = findings(ones, mixed)
+    assert sentence.endswith("its numbers begin with 1: put a name for 0 before the others")
+    (sentence,) = findings(0 * ones, mixed)
+    assert sentence.endswith("also for the background")
+
+
+def test_a_number_that_is_not_whole_is_named_first() -> None:
+    (sentence,) = findings(np.full((4, 4), 9.0), np.full((4, 4), 0.25))
+    assert "gives 0.25, which is no class number" in sentence
+    assert findings(np.full((4, 4), np.nan)) == []  # another check's
 
 
 # ---- what is stated ----
@@ -391,6 +467,9 @@ def test_a_pixel_between_cells_takes_the_nearer_one_s_lack_of_a_class() -> None:
     mask = result_of(prep, Size(40, 20), [("identity", GAP, 1.0)]).mask
     np.testing.assert_array_equal(mask[2, 25:29], 2)
     np.testing.assert_array_equal(mask[2, 31:], NO_CLASS)
+    result = result_of(prep, Size(40, 20), [("identity", GAP, 1.0)], ["agreement"])
+    assert 0 < result.agreement[mask != NO_CLASS].min() < 1  # near the border between classes
+    np.testing.assert_array_equal(result.agreement[mask == NO_CLASS], 0)
 
 
 def test_votes_and_agreement_of_views_that_differ() -> None:

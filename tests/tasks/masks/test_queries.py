@@ -30,13 +30,13 @@ PREP = Preprocessing(IMAGE, Resize.EXACT)
 FRAME = ImageFrame(IMAGE, PREP.place(View(), IMAGE))
 
 
-def task(outputs: Any = FREE, **more: Any) -> Segmentation:
+def task(outputs: Any = FREE, **more: Any) -> Any:
     return Segmentation(LABELS, MapsOutput("queries", **more), outputs)
 
 
 def reference(scores: Array, masks: Array) -> Array:
     """Of a batch, as `post_process_semantic_segmentation` of transformers has it, before its argmax."""
-    scores, masks = np.float64(scores), np.float64(masks)
+    scores, masks = scores.astype(np.float64), masks.astype(np.float64)
     classes = np.exp(scores - scores.max(axis=-1, keepdims=True))
     classes /= classes.sum(axis=-1, keepdims=True)
     return np.asarray(np.einsum("bqc,bqhw->bchw", classes[..., :-1], 1 / (1 + np.exp(-masks))))
@@ -138,9 +138,11 @@ def test_every_merge_of_classes_is_there_and_no_graph_sums_them() -> None:
 def test_outputs_of_other_names_are_named() -> None:
     outputs = {"masks": (None, 9, None, None), "logits": (None, 9, 4), "more": (None, 1)}
     assert task(outputs, scores="logits", masks="masks").reads == ("logits", "masks")
-    with pytest.raises(ConfigError, match="output.scores is 'class_queries_logits'; the model file has masks, logits,"):
+    with pytest.raises(
+        ConfigError, match=r"output\.scores is 'class_queries_logits'; the model file has masks, logits,"
+    ):
         task(outputs)
-    with pytest.raises(ConfigError, match="output.masks is 'masks_queries_logits'; the model file has"):
+    with pytest.raises(ConfigError, match=r"output\.masks is 'masks_queries_logits'; the model file has"):
         task(outputs, scores="logits")
 
 

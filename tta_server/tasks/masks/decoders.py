@@ -25,6 +25,9 @@ class MaskDecoder(Protocol):
     def may_be_decided(self, reach: float) -> bool:
         """False if no pixel can be decided while the remaining views have that share of the total weight."""
 
+    def relevant(self, least: Floats) -> Bools:
+        """Labels (C,) whose scores (C, h, w) `decided` needs, at least one."""
+
     def decided(self, least: Floats, reach: Floats) -> Bools:
         """Pixels (h, w) whose labels stay, whatever of at most `reach` (h, w) is added to scores `least` (C, h, w)."""
 
@@ -51,6 +54,9 @@ class ArgmaxDecoder:
 
     def may_be_decided(self, reach: float) -> bool:
         return reach < 0.5
+
+    def relevant(self, least: Floats) -> Bools:
+        return np.ones(len(least), np.bool_)
 
     def decided(self, least: Floats, reach: Floats) -> Bools:
         return top_margins(least) - reach > SLACK
@@ -81,12 +87,20 @@ class ArgmaxDecoder:
 class VoteDecoder(ArgmaxDecoder):
     """As ArgmaxDecoder, for votes: a pixel that lies nearer to cells without a vote than to others has NO_CLASS."""
 
+    def relevant(self, least: Floats) -> Bools:
+        voted = np.asarray(least.any(axis=(1, 2)))
+        voted[0] |= not voted.any()
+        return voted
+
     def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
-        mask = super().mask(merged, frame)
-        votes = merged.scores.sum(axis=0, keepdims=True)
-        if votes.min() < 0.5 and len(self._labels) <= NO_CLASS:
-            for rows, strip in image_strips(votes, merged.grid, frame):
-                mask[rows][strip[0] < 0.5] = NO_CLASS
+        """Of many classes few have votes: only their maps are interpolated."""
+        voted = np.flatnonzero(self.relevant(merged.scores)).astype(self.spec.dtype)
+        has_gaps = merged.scores.sum(axis=0).min() < 0.5 and len(self._labels) <= NO_CLASS
+        mask = np.empty((frame.image.height, frame.image.width), self.spec.dtype)
+        for rows, strip in image_strips(merged.scores[voted], merged.grid, frame):
+            mask[rows] = voted[strip.argmax(axis=0)]
+            if has_gaps:
+                mask[rows][strip.sum(axis=0) < 0.5] = NO_CLASS
         return mask
 
 
@@ -100,6 +114,9 @@ class ThresholdDecoder:
 
     def may_be_decided(self, reach: float) -> bool:
         return reach < max(float(self._threshold), 1 - float(self._threshold))
+
+    def relevant(self, least: Floats) -> Bools:
+        return np.ones(len(least), np.bool_)
 
     def decided(self, least: Floats, reach: Floats) -> Bools:
         decided = (least >= self._threshold + SLACK) | (least + reach < self._threshold - SLACK)

@@ -53,7 +53,7 @@ def output_grid(maps: Size, placement: Placement, offset: float = 0.5) -> Output
     return OutputGrid((_stride(width, maps.width), _stride(height, maps.height)), offset)
 
 
-def map_size(maps: Floats) -> Size:
+def map_size(maps: NDArray[Any]) -> Size:
     """Columns and rows of maps (..., h, w)."""
     return Size(maps.shape[-1], maps.shape[-2])
 
@@ -83,8 +83,8 @@ class MapPrediction(Protocol):
     """One view's maps on the part of the plain view's `grid` that starts at the cell `corner` (x, y)."""
 
     @property
-    def scores(self) -> Floats:
-        """Scores (C, h, w)."""
+    def values(self) -> NDArray[Any]:
+        """What its accumulator adds: scores (C, h, w), or class numbers (h, w)."""
 
     @property
     def coverage(self) -> Floats | None:
@@ -114,6 +114,11 @@ class ScoreMaps:
     votes: Floats | None = None
     grid: OutputGrid = field(default_factory=OutputGrid)
     corner: tuple[int, int] = (0, 0)
+
+    @property
+    def values(self) -> Floats:
+        """The scores."""
+        return self.scores
 
     @property
     def top_classes(self) -> NDArray[Any]:

@@ -27,6 +27,9 @@ from tta_server.tasks.scores.checks import range_remarks, score_findings
 from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, is_finite
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
 
+SCORES, MASKS = "class_queries_logits", "masks_queries_logits"
+"""The usual names of the outputs of `kind: queries`."""
+
 
 class MapReader(Protocol):
     """Reads one kind of output; `reads` has the names of those that it looks at."""
@@ -53,10 +56,14 @@ class MapReader(Protocol):
 
 def make_reader(labels: int, output: MapsOutput, outputs: Shapes) -> MapReader:
     """The reader of the kind that tta.yaml states; raises ConfigError where the model file has other outputs."""
-    if output.kind == "classes":
-        return ClassReader(labels, output, outputs)
     if output.kind == "queries":
         return QueryReader(labels, output, outputs)
+    if outputs.keys() >= {SCORES, MASKS} and output.name in (None, SCORES, MASKS):
+        raise ConfigError(
+            f"the model file has {SCORES} and {MASKS}, as MaskFormer and its successors; set output.kind: queries"
+        )
+    if output.kind == "classes":
+        return ClassReader(labels, output, outputs)
     return ScoreReader(labels, output, outputs)
 
 
@@ -151,8 +158,8 @@ class QueryReader:
 
     def __init__(self, labels: int, output: MapsOutput, outputs: Shapes) -> None:
         self._labels, self._offset = labels, output.offset
-        self._scores = output_name(output.scores or "class_queries_logits", "scores", outputs)
-        self._masks = output_name(output.masks or "masks_queries_logits", "masks", outputs)
+        self._scores = output_name(output.scores or SCORES, "scores", outputs)
+        self._masks = output_name(output.masks or MASKS, "masks", outputs)
         self.reads: Sequence[str] = (self._scores, self._masks)
         self.check(outputs)
 

@@ -13,7 +13,7 @@ from tta_server.tasks import uncertainty
 from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.masks.accumulator import MapAccumulator
-from tta_server.tasks.masks.class_maps import VOTES
+from tta_server.tasks.masks.class_maps import VOTES, VoteAccumulator
 from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder, VoteDecoder
 from tta_server.tasks.masks.maps import MapPrediction, ScoreMaps
 from tta_server.tasks.masks.output import MapsOutput
@@ -74,12 +74,13 @@ class Segmentation(TaskDefaults):
         return self._reader.is_sound(prediction)
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
-        return MapAccumulator(
-            ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if _counts_votes(spec) else None,
-            frame,
-            self._decoder,
-        )
+        votes = self._scores("vote") if _counts_votes(spec) else None
+        return MapAccumulator(self._scores(merge), votes, frame, self._decoder)
+
+    def _scores(self, merge: str) -> ScoreAccumulator:
+        if self._merges is VOTES:
+            return VoteAccumulator(len(self.labels))
+        return ScoreAccumulator(self._merges[merge], self._kind)
 
     def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
         if self.keeps_view_results(spec) or _counts_votes(spec) or not self._reader.sums_apply:
