@@ -42,7 +42,7 @@ def _same(one: NDArray[Any], other: NDArray[Any], rounding: float) -> bool:
     if len(a) == 1:
         a, b = a[0], b[0]
     if a.ndim == 2:  # rows of boxes, which come by score: near scores may change places
-        axis = int(np.argmax(a.shape))
+        axis = int(np.argmax(a.shape)) if len(one) == 1 else 0
         a, b = np.sort(a, axis=axis), np.sort(b, axis=axis)
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)):

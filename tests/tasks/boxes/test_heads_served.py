@@ -1,5 +1,6 @@
 """Every head from a model folder to an answer: a real file that gives its form, and boxes that are known."""
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +12,13 @@ from tests.support.head_models import INPUT, MAKERS, OTHERS, head_model
 from tests.support.onnx_models import GREY, write_model
 from tests.tasks.boxes.test_detection_served import LABELS, boxes_of, expected, lit
 from tta_server import load
+from tta_server.backends import Backend, Outputs, Tensor
+from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.repository.triton_export import triton_models
-from tta_server.serving.executor import ViewExecutor
+from tta_server.serving.executor import ViewExecutor, check_rows, infer
 from tta_server.serving.image import ImageViews, ViewError, read_source
 from tta_server.serving.layout import make_layout
 from tta_server.serving.plan import Options, make_plan
@@ -145,6 +148,48 @@ def test_images_of_one_batch_keep_their_own_boxes(tmp_path: Path, head: str) -> 
         wanted = expected(*scene)
         assert [LABELS[i] for i in found.label] == [label for label, *_ in wanted]
         np.testing.assert_allclose(found.xyxy, np.reshape([box for *_, box in wanted], (-1, 4)), atol=1e-3)
+
+
+class Laddered:
+    """The backend of a model, but only for batches of four."""
+
+    permits, where, ladder = 0, "", (4,)
+
+    def __init__(self, real: Backend) -> None:
+        self._real = real
+        self.signature, self.device = real.signature, real.device
+
+    def infer(self, batch: Tensor, abort: Abort | None = None) -> Outputs:
+        assert len(batch) == 4
+        return self._real.infer(batch, abort)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("head", ["paddle", "openvino_ssd", "mmdeploy"])
+def test_a_padded_batch_gives_each_image_its_boxes(tmp_path: Path, head: str) -> None:
+    model = load_model(folder(tmp_path, head))
+    model = replace(model, backend=Laddered(model.backend))
+    plan = make_plan(model, Options())
+    images = [ImageViews(plan, make_layout(plan, INPUT), INPUT) for _ in range(3)]
+    for views, scene in zip(images, (SCENE[:1], SCENE, SCENE[1:]), strict=True):
+        views.decode(read_source(lit(INPUT, *scene), Limits()))
+    outputs = infer([(views, 0) for views in images])
+    found = [views.read(0, outputs, row).boxes.label.tolist() for row, views in enumerate(images)]
+    assert found == [[0], [0, 1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("head", ["paddle", "mmdeploy"])
+def test_only_rows_that_count_the_images_show_that_an_image_is_missing(tmp_path: Path, head: str) -> None:
+    """One of two predictions could not be read, of five boxes; that of the other is right if they are joined."""
+    task = load_model(folder(tmp_path, head)).task
+    outputs = {name: np.zeros((5, 6), np.float32) for name in task.reads}
+    predictions = [object(), ViewError(ValueError("x"), "x")]
+    if head == "paddle":
+        check_rows(task, outputs, predictions, 2)
+    else:
+        with pytest.raises(BackendFailed, match="another number of rows than the batch has views"):
+            check_rows(task, outputs, predictions, 2)
 
 
 @pytest.mark.parametrize("head", ["paddle", "openvino_ssd"])
