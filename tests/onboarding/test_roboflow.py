@@ -99,29 +99,26 @@ def test_thresholds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "removes", "output", "labels"),
+    ("slots", "removes", "background", "labels"),
     [
-        (3, (), {"head": "rf_detr"}, ["cat", "dog"]),
-        (2, ("dog",), {"head": "rf_detr"}, ["cat"]),
-        (
-            2,
-            (),
-            {"boxes": "dets", "scores": "labels", "format": "cxcywh", "units": "normalized", "kind": "logits"},
-            ["cat", "dog"],
-        ),
-        (2, ("cat",), {"boxes": "dets", "scores": "labels", "nms": None}, ["cat", "dog"]),
-        (3, ("cat",), {"head": "rf_detr"}, ["cat", "dog"]),
+        (3, (), "last", ["cat", "dog"]),
+        (2, ("dog",), "last", ["cat"]),
+        (2, ("cat",), "first", ["dog"]),
+        (2, (), "none", ["cat", "dog"]),
+        (2, ("cat", "dog"), "none", ["cat", "dog"]),
+        (3, ("cat",), "last", ["cat", "dog"]),
     ],
 )
-def test_rf_detr(slots: int, removes, output: dict[str, Any], labels: list[str]) -> None:
-    """Of its slots, the one behind the names is no object; a name that is removed elsewhere stays, with a note."""
-    found = concluded(
-        DETS, of_queries(slots), architecture="rfdetr", post=None, removes=removes, normalization=IMAGENET
-    )
+def test_rf_detr(slots: int, removes, background: str, labels: list[str]) -> None:
+    """One slot is no object: that behind the names, or the first or last name, if it is removed."""
+    stated = {"architecture": "rfdetr", "post": None, "normalization": IMAGENET}
+    found = concluded(DETS, of_queries(slots), removes=removes, **stated)
     assert not found.refusals
-    assert values(found, "output.") | output == values(found, "output.")
+    expected = {"head": "rf_detr", "background": background}
+    assert values(found, "output.") | expected == values(found, "output.")
     assert values(found)["labels"] == labels
-    assert any("boxes of cat mean no object" in note for note in found.notes) is (removes == ("cat",))
+    stays = [name for name in removes if name in labels]
+    assert bool(stays) is any(f"boxes of {', '.join(stays)} mean no object" in note for note in found.notes if stays)
 
 
 def test_preprocessing_of_rf_detr() -> None:

@@ -160,7 +160,7 @@ def _mismatch(source: str, expected: str, output: TensorInfo | None) -> Refusal:
 
 
 def _queries(package: _Package, source: str) -> Iterator[Finding]:
-    """`dets` and `labels`: with a slot more than names the last is no object, else each slot has a name."""
+    """`dets` and `labels`, of whose slots one may be no object: that behind the names, or that of a removed name."""
     outputs = {output.name: output for output in package.file.tensors}
     labels = outputs.get("labels")
     names, removed = package.names, package.removed
@@ -169,16 +169,15 @@ def _queries(package: _Package, source: str) -> Iterator[Finding]:
         yield _mismatch(f"{source} with {len(names)} names", "dets [N, Q, 4] and labels [N, Q, classes]", labels)
         return
     yield Fact("task", "detection", source)
-    if slots == len(names) and removed == names[-1:]:
-        names, removed = names[:-1], []
+    yield Fact("output.head", "rf_detr", source)
+    background = "last"
     if slots == len(names):
-        keys = {"boxes": "dets", "scores": "labels", "format": "cxcywh", "units": "normalized", "kind": "logits"}
-        for key, value in keys.items():
-            yield Fact(f"output.{key}", value, source)
-        yield Fact("output.nms", None, f"{source}: its queries find no duplicates")
-    else:
-        yield Fact("output.head", "rf_detr", f"{source}: {slots} slots, of which the last is no object")
+        place = names.index(removed[0]) if len(removed) == 1 else None
+        background = {0: "first", slots - 1: "last"}.get(place, "none") if place is not None else "none"
+        if background != "none":
+            names, removed = [name for name in names if name not in removed], []
+    yield Fact("output.background", background, f"{source}: {slots} slots for {len(names)} names")
     if names:
-        yield from label_facts(names, f"{CLASSES}, {len(names)} lines")
+        yield from label_facts(names, f"{CLASSES}, without those that are no object")
     if removed:
         yield Note(f"{source}: boxes of {', '.join(removed)} mean no object, but are answered with that label")
