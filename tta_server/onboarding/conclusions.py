@@ -7,7 +7,6 @@ from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice, Values, find_choices
 from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
-from tta_server.onboarding.measured.heads import measured_head
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
@@ -63,8 +62,7 @@ class Conclusion:
         if file.inputs[0].type == "tensor(uint8)":
             _drop_normalization(self)
         if KEY not in file.metadata:
-            for follow in (derived, measured_head):
-                self.facts |= {fact.key: fact for fact in follow(self.facts, file)}
+            self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
             self.choices = list(find_choices(self.values, file))
 
