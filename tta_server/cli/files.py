@@ -1,5 +1,6 @@
 """Files that commands read and write."""
 
+import random
 from pathlib import Path
 
 from PIL import Image
@@ -7,16 +8,34 @@ from PIL import Image
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
+from tta_server.repository.described import is_described
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
+SEED = 0
+"""Of the images that a limit draws."""
+
+
+def find_images(data: Path, limit: int | None = None) -> list[Path]:
+    """Files of images in a folder and its subfolders, at most `limit`: a random draw, the same each time.
+
+    Raises InvalidInput if there are none.
+    """
+    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise InvalidInput(f"{data} holds no images, which are files named {', '.join(sorted(SUFFIXES))}")
+    if limit is None or limit >= len(paths):
+        return paths
+    return sorted(random.Random(SEED).sample(paths, limit))
 
 
 def model_folder(models: Path, name: str) -> Path:
     """Raises ConfigError that lists the models of the folder."""
     if not models.is_dir():
         raise ConfigError(f"{models}: no such folder; give a folder that holds <name>/tta.yaml for each model")
-    if not (models / name / "tta.yaml").is_file():
-        known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
+    if not is_described(models / name):
+        known = ", ".join(sorted(path.name for path in models.iterdir() if is_described(path))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")
     return models / name
 

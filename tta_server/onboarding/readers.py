@@ -8,6 +8,7 @@ from tta_server.onboarding.huggingface import read_huggingface
 from tta_server.onboarding.labels import read_character, read_label_file
 from tta_server.onboarding.mmdeploy import read_mmdeploy
 from tta_server.onboarding.openvino import read_openvino
+from tta_server.onboarding.outputs import read_outputs
 from tta_server.onboarding.processors import read_processor
 from tta_server.onboarding.roboflow import read_roboflow
 from tta_server.onboarding.shapes import read_shapes
@@ -30,6 +31,7 @@ READERS: Sequence[Reader] = (
     Reader("Roboflow's packages", Reads.DOCUMENTS, read_roboflow),
     Reader("Triton's config.pbtxt", Reads.DOCUMENTS, read_triton),
     Reader("a file of labels", Reads.DOCUMENTS, read_label_file),
-    Reader("inputs and outputs", Reads.SHAPES, read_shapes),
+    Reader("the input's shape", Reads.SHAPES, read_shapes),
+    Reader("names and shapes of outputs", Reads.SHAPES, read_outputs),
 )
 """Of those that read the same kind of evidence, the first that states a key counts."""

@@ -44,7 +44,9 @@ def test_the_model_s_own_stride_and_one_left_out_pass():
         task("heatmaps", stride=stride).check({"points": np.zeros((1, 4, 8, 16), np.float32)}, Size(64, 32))
 
 
-@pytest.mark.parametrize("labels", [("left_eye", "right_eye"), ("nose", "LeftEar"), ("eye right",)])
+@pytest.mark.parametrize(
+    "labels", [("left_eye", "right_eye"), ("nose", "LeftEar"), ("eye right",), ("L_Eye", "R_Eye"), ("paw.r",)]
+)
 def test_labels_with_left_or_right_need_pairs(labels):
     with pytest.raises(ConfigError, match=r"output.pairs is missing: labels like .* change places in a mirror image"):
         task(labels=labels, pairs=None)
