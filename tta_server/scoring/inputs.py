@@ -150,12 +150,19 @@ class _Walk:
             return
         for entry in entries:
             name = os.path.join(below, entry.name)
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from self.names(name, around)
             elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                 yield name
             else:
                 self.others += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _repeated(ids: Iterable[str]) -> str | None:

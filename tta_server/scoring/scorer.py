@@ -65,6 +65,11 @@ class Scorer:
         named = (InputImage(_id_of(image, n), partial(copy_image, image, limits)) for n, image in enumerate(images))
         return self._open().score(named)
 
+    @property
+    def plan(self) -> Plan:
+        """The model, loaded, with these options."""
+        return self._open().plan
+
     def _open(self) -> BatchScorer:
         if self._scorer is None:
             folder, batch, _ = self._given
