@@ -28,6 +28,7 @@ from tta_server.cli.plots import check_plots, draw_stopping_curve
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
+from tta_server.imaging.inputs import SUFFIXES
 from tta_server.repository.calibration import FILE, Calibration, write_calibration
 from tta_server.repository.loader import load_uncalibrated, model_digest
 from tta_server.repository.model import Model
@@ -35,9 +36,6 @@ from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
 from tta_server.serving.verification import verify
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
-)
 PLOTS = (".png", ".svg", ".pdf")
 MOST_NAMED = 5
 """Skipped images that are reported one by one."""

@@ -9,15 +9,11 @@ from typing import Protocol
 
 from tta_server.errors import ConfigError, shown
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.inputs import read_file
+from tta_server.imaging.inputs import SUFFIXES, read_file
 from tta_server.scoring.batches import InputImage
 from tta_server.scoring.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, read_csv, read_list, read_parquet
 from tta_server.scoring.tar import TAR_SUFFIXES, read_tar
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
-)
-"""Of the files in a folder that are scored."""
 LIST_SUFFIXES = (".txt", ".lst")
 KINDS = (
     "a folder, a pattern like 'photos/*.jpg', a list (.txt), a table (.csv, .parquet), an archive (.tar) or an image"
@@ -107,7 +103,7 @@ def _open(source: str, column: str | None) -> Inputs:
     if suffix in PARQUET_SUFFIXES:
         return read_parquet(source, column, lambda names: Files(os.path.dirname(source), names))
     if suffix in TAR_SUFFIXES:
-        return read_tar(source, SUFFIXES)
+        return read_tar(source)
     return Files(os.path.dirname(source), [os.path.basename(source)])
 
 

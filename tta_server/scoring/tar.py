@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
+from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
 
 TAR_SUFFIXES = (".tar",)
@@ -47,7 +48,7 @@ class TarImages:
         return read
 
 
-def read_tar(path: str, suffixes: frozenset[str]) -> TarImages:
+def read_tar(path: str) -> TarImages:
     """The images of an archive, in its order. Raises ConfigError."""
     ids, places, others = list[str](), list[tuple[int, int]](), 0
     try:
@@ -55,7 +56,7 @@ def read_tar(path: str, suffixes: frozenset[str]) -> TarImages:
             for member in archive:
                 if not member.isfile():
                     continue
-                if os.path.splitext(member.name)[1].lower() in suffixes:
+                if os.path.splitext(member.name)[1].lower() in SUFFIXES:
                     ids.append(member.name)
                     places.append((member.offset_data, member.size))
                 else:
