@@ -41,7 +41,7 @@ def test_a_folder_is_scored_and_said(model: Path, tmp_path: Path) -> None:
     again = run(*words(photos, model, tmp_path / "out"))
     assert (again.returncode, "300 of 300, 2 failed" in again.stderr) == (0, True)
     verified = run(*words(photos, model, tmp_path / "out", "--verify"))
-    assert verified.stdout == "2 shards of 300 images are as written\n"
+    assert verified.stdout == "2 shards are as written: 300 of 300 images\n"
 
 
 def test_parquet_is_the_default(model: Path, tmp_path: Path) -> None:
@@ -105,6 +105,10 @@ def test_a_changed_shard_is_named(model: Path, tmp_path: Path) -> None:
     shard = out / "results" / "part-00000.jsonl"
     shard.write_bytes(shard.read_bytes().replace(b"ok", b"OK"))
     assert f"{shard}: not as it was written" in check_mistake(run(*words(photos, model, out, "--verify")))
+    shard.unlink()
+    assert f"{shard}: not as it was written" in check_mistake(run(*words(photos, model, out, "--verify")))
+    assert run(*words(photos, model, out)).returncode == 0
+    assert run(*words(photos, model, out, "--verify")).returncode == 0
 
 
 def start(arguments: list[str], **options: object) -> subprocess.Popen[str]:

@@ -180,11 +180,11 @@ def test_one_run_at_a_time_has_the_folder(model: Path, images: Path, tmp_path: P
 def test_a_changed_shard_is_found(whole: Path, tmp_path: Path) -> None:
     out = shutil.copytree(whole, tmp_path / "out")
     output = OutputFolder(out)
-    assert not [*output.damaged(output.entries())]
+    assert not [*output.damaged()]
     path = out / RESULTS / "part-00002.jsonl"
     content = path.read_bytes()
     path.write_bytes(content.replace(b"ok", b"OK"))
-    assert [*output.damaged(output.entries())] == [path]
+    assert [*output.damaged()] == [path]
 
 
 def test_a_stopped_run_ends_after_its_shard(model: Path, images: Path, whole: Path, tmp_path: Path) -> None:

@@ -205,11 +205,13 @@ def _batch_before(output: OutputFolder) -> int | None:
 
 def _verify(output: OutputFolder) -> None:
     """Raises ConfigError that names the shards that are damaged."""
-    if output.read_manifest() is None:
+    manifest = output.read_manifest()
+    if manifest is None:
         raise ConfigError(f"{output.folder}: holds no run; give --out the folder of one")
-    entries = output.entries()
-    if damaged := list(output.damaged(entries)):
+    if damaged := list(output.damaged()):
         raise ConfigError(
             f"{', '.join(map(str, damaged))}: not as it was written; delete it, and the same command scores it again"
         )
-    out.print(f"{len(entries)} shards of {sum(entry.images for entry in entries.values())} images are as written")
+    entries, images = output.ledger(), manifest["inputs"]["images"]
+    scored = sum(entry.images for entry in entries)
+    out.print(f"{len(entries)} shards are as written: {scored} of {images} images")

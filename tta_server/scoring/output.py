@@ -91,9 +91,13 @@ class OutputFolder:
         return entry
 
     def entries(self) -> dict[int, ShardEntry]:
-        """The shards that are written, by number: lines of the ledger whose files are there.
+        """The shards that are written, by number: lines of the ledger whose files are there. Raises ConfigError."""
+        return {entry.shard: entry for entry in self.ledger() if self._is_there(entry)}
 
-        A last line that is cut short is removed. Raises ConfigError for any other line that is none of ours.
+    def ledger(self) -> list[ShardEntry]:
+        """All lines of the ledger; a last one that is cut short is removed from it.
+
+        Raises ConfigError for any other line that is none of ours.
         """
         with self._explained():
             content = self._ledger()
@@ -101,8 +105,7 @@ class OutputFolder:
             if lines.pop():
                 with (self.folder / LEDGER).open("r+b") as file:
                     file.truncate(content.rfind(b"\n") + 1)
-        entries = [self._entry(number, line) for number, line in enumerate(lines, 1)]
-        return {entry.shard: entry for entry in entries if self._is_there(entry)}
+        return [self._entry(number, line) for number, line in enumerate(lines, 1)]
 
     def sort_ledger(self, entries: Mapping[int, ShardEntry]) -> None:
         """Write the ledger in the order of shards, whatever order they ended in."""
@@ -142,12 +145,11 @@ class OutputFolder:
                     f"{shown(manifest.get(key))}; results of both do not belong together: give another --out"
                 )
 
-    def damaged(self, entries: Mapping[int, ShardEntry]) -> Iterator[Path]:
-        """The shards whose content is not what the ledger says."""
-        for _, entry in sorted(entries.items()):
-            with self.path(entry).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    yield self.path(entry)
+    def damaged(self) -> Iterator[Path]:
+        """The shards that are missing, or whose content is not what the ledger says."""
+        for entry in self.ledger():
+            if not self._is_there(entry) or _digest(self.path(entry)) != entry.sha256:
+                yield self.path(entry)
 
     def _entry(self, number: int, line: bytes) -> ShardEntry:
         try:
@@ -177,6 +179,11 @@ class OutputFolder:
                 f"{error.filename or self.folder}: can't be written: {error.strerror or error}; what is done is kept, "
                 "and the same command goes on from there"
             ) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _line(entry: ShardEntry) -> bytes:
