@@ -27,7 +27,6 @@ from tta_server.cli.plots import check_plots, draw_stopping_curve
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.inputs import SUFFIXES
 from tta_server.repository.calibration import FILE, Calibration, write_calibration
 from tta_server.repository.loader import load_uncalibrated, model_digest
 from tta_server.repository.model import Model
