@@ -26,6 +26,8 @@ def measure_kind(file: ModelFile, values: Values) -> Iterator[Finding]:
     """`output.kind` and `output.multilabel`, where nothing states them and test tensors show them."""
     if values.get("task") not in MEASURED or {"output.kind", "output.multilabel"} <= values.keys() or file.refusal:
         return
+    if len(file.inputs) > 1:
+        return
     name = values.get("output.name", file.tensors[0].name if len(file.tensors) == 1 else None)
     scores = list(_scores(file, str(name), values)) if name is not None else []
     if scores:
@@ -70,7 +72,8 @@ def _scores(file: ModelFile, name: str, values: Values) -> Iterator[NDArray[Any]
             return
         if found is None or found.ndim < 2 or not np.issubdtype(found.dtype, np.floating):
             return
-        scores = np.moveaxis(found, classes, 1)[0].astype(np.float64)
+        rows = np.moveaxis(found, classes, 1) if values["task"] == "segmentation" else found.reshape(len(found), -1)
+        scores = rows[0].astype(np.float64)
         if np.isfinite(scores).all() and scores.size:
             yield scores.reshape(len(scores), -1)
 

@@ -82,6 +82,8 @@ def _measurement(file: ModelFile, found: Conclusion, threads: int) -> Measuremen
     """What can be measured of this model. Raises ConfigError with the reason if nothing can."""
     values = found.values
     task = values.get("task")
+    if len(file.inputs) > 1:
+        raise ConfigError("the file has several inputs")
     if task == "classification":
         return _classes(file, values, threads)
     if task == "detection" and COLOR not in values:
@@ -97,7 +99,7 @@ def _measurement(file: ModelFile, found: Conclusion, threads: int) -> Measuremen
 
 
 def _classes(file: ModelFile, values: Values, threads: int) -> Measurement:
-    missing = [key for key in ("input.size", "output.kind") if key not in values]
+    missing = [key for key in ("input.size", "input.layout", "output.kind") if key not in values]
     if len(file.tensors) > 1 and "output.name" not in values:
         missing.append("output.name")
     if missing:
