@@ -1,0 +1,28 @@
+"""timm's classifiers, exported by hand, with the config.json that timm saves beside its weights."""
+
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+
+from benchmarks.export_kinds.kinds import Export, Pixels, Scores
+from benchmarks.export_kinds.torch_export import LABELS, enliven, export
+
+
+def classifier(folder: Path) -> Export:
+    model = enliven(timm.create_model("mobilenetv3_small_050", pretrained=False, num_classes=len(LABELS)), 1)
+    with torch.no_grad():
+        model.classifier.weight *= 50
+    timm.models.save_for_hf(model, str(folder), model_config={"label_names": LABELS}, safe_serialization=False)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    axes = {"input": {0: "batch"}, "output": {0: "batch"}}
+    names = (["input"], ["output"])
+    file = export(model, (torch.rand(1, 3, 224, 224),), folder / "mobilenetv3.onnx", names, axes)
+
+    def expected(image: Pixels) -> Scores:
+        with torch.no_grad():
+            scores = model(transform(Image.fromarray(image))[None])[0].softmax(-1)
+        return Scores(dict(zip(LABELS, map(float, scores), strict=True)))
+
+    return Export(file, expected)

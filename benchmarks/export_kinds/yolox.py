@@ -1,0 +1,72 @@
+"""YOLOX from its sdist on PYTHONPATH, exported as its tools/export_onnx.py does it, with and without decoding."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from yolox.data.data_augment import preproc
+from yolox.models import YOLOPAFPN, YOLOX, YOLOXHead
+from yolox.models.network_blocks import SiLU
+from yolox.utils import postprocess, replace_module
+
+from benchmarks.export_kinds.kinds import Boxes, Export, Pixels
+from benchmarks.export_kinds.torch_export import LABELS, export
+
+SIZE = (224, 320)
+ANSWERS: dict[str, Any] = {
+    "task": "detection",
+    "input.color": "BGR",
+    "input.resize": "letterbox",
+    "input.scale": 1,
+    "input.mean": [0],
+    "input.std": [1],
+    "output.rows": "output",
+    "output.holds": "box_objectness_class_scores",
+    "output.format": "cxcywh",
+    "output.units": "pixels",
+    "output.nms": 0.45,
+    "output.kind": "probabilities",
+}
+"""What its documentation and demo state."""
+
+
+def raw(folder: Path) -> Export:
+    return _export(folder, False, ANSWERS | {"output.head": "yolox"})
+
+
+def decoded(folder: Path) -> Export:
+    return _export(folder, True, ANSWERS | {"output.head": "yolov5"})
+
+
+def _export(folder: Path, decodes: bool, answers: dict[str, Any]) -> Export:
+    model = _model()
+    model.head.decode_in_inference = decodes
+    file = export(model, (torch.rand(1, 3, *SIZE),), folder / "yolox_nano.onnx", (["images"], ["output"]), None)
+    model.head.decode_in_inference = True
+
+    def expected(image: Pixels) -> Boxes:
+        """As `Predictor` of tools/demo.py: boxes over the ratio of sizes."""
+        pixels, ratio = preproc(np.ascontiguousarray(image[..., ::-1]), SIZE)
+        with torch.no_grad():
+            rows = postprocess(model(torch.from_numpy(pixels)[None]), len(LABELS), 0.05, 0.45)[0]
+        found = np.zeros((0, 7)) if rows is None else rows.double().numpy()
+        names = [LABELS[int(index)] for index in found[:, 6]]
+        return Boxes(found[:, :4] / ratio, found[:, 4] * found[:, 5], names, 0.05)
+
+    return Export(file, expected, answers, LABELS)
+
+
+def _model() -> Any:
+    torch.manual_seed(17)
+    channels = [256, 512, 1024]
+    head = YOLOXHead(len(LABELS), 0.125, in_channels=channels, depthwise=True)
+    model = YOLOX(YOLOPAFPN(0.33, 0.125, in_channels=channels, depthwise=True), head).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight *= 2
+        for branch in (*head.cls_preds, *head.obj_preds):
+            branch.weight *= 6
+            branch.bias.fill_(-1)
+    return replace_module(model, torch.nn.SiLU, SiLU)
