@@ -67,7 +67,7 @@ def preprocessing(processor: Any, folder: Path) -> Any:
     found = conclude(read_model_file(file), Given(), documents_beside(file))
     if found.refusals or found.choices:
         return "; ".join([*found.refusals, *(choice.key for choice in found.choices)])
-    write_folder(folder / "model", file, draft(found))
+    write_folder(folder / "model", file, file.read_bytes(), draft(found))
     return load_model(folder / "model").preprocessing
 
 

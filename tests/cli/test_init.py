@@ -184,6 +184,62 @@ def test_the_metadata_may_hold_a_whole_tta_yaml(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer.result.probabilities, softmax(np.divide(BLUE[::-1], 255)), rtol=1e-5)
 
 
+# ---- in the model file ----
+
+
+def test_the_model_file_alone_is_a_model(tmp_path: Path) -> None:
+    """tta.yaml is in its metadata; the rest of the file is that of the original."""
+    names = ["red", "green", "blue"]
+    file = write_export(tmp_path, exports.classifier_of(), labels_txt="\n".join(names))
+    folder = initialised(tmp_path, file, *stated(), "--embed")
+    assert [path.name for path in sorted(folder.rglob("*"))] == ["1", "model.onnx"]
+    assert (folder / "1" / "model.onnx").read_bytes().startswith(file.read_bytes())
+    with load(folder) as loaded:
+        assert loaded.model.config.labels == tuple(names)
+    moved = tmp_path / "elsewhere" / "1"
+    moved.mkdir(parents=True)
+    (folder / "1" / "model.onnx").rename(moved / "model.onnx")
+    again = initialised(tmp_path / "again", moved / "model.onnx")
+    assert written(again)["input"]["mean"] == [0]
+    shown = run("models", "--models", tmp_path)
+    assert (shown.returncode, "elsewhere" in shown.stdout) == (0, True), shown.stderr
+
+
+def test_a_tta_yaml_gives_way_to_the_embedded_one(tmp_path: Path) -> None:
+    file = write_export(tmp_path, exports.classifier_of())
+    folder = initialised(tmp_path, file, *stated(), "--set", "labels=[a, b, c]")
+    again = (*stated(), "--set", "labels=[x, y, z]", "--embed", "--force")
+    assert initialised(tmp_path, folder / "1" / "model.onnx", *again) == folder
+    assert not (folder / "tta.yaml").exists()
+    with load(folder) as loaded:
+        assert loaded.model.config.labels == ("x", "y", "z")
+
+
+def test_nothing_incomplete_is_embedded(tmp_path: Path) -> None:
+    done = bare(tmp_path, "--embed")
+    assert done.returncode == 1
+    assert "--embed: nothing is written into the model file while values are open" in done.stderr
+    assert (tmp_path / "models" / "bare" / "tta.yaml").is_file()
+
+
+def test_names_of_files_are_not_embedded(tmp_path: Path) -> None:
+    file = write_export(tmp_path, exports.classifier_of())
+    options = ("--models", tmp_path / "models", "--embed", *stated(), "--set", "labels=names.txt")
+    found = check_mistake(run("init", file, *options))
+    assert "--embed: labels is 'names.txt', a file's name" in found
+    assert not (tmp_path / "models").exists()
+
+
+def test_weights_outside_stay_outside(tmp_path: Path) -> None:
+    file = write_export(tmp_path, scorer(external("weights.bin")))
+    (tmp_path / "weights.bin").write_bytes(weights([0.5, 1, 2]).tobytes())
+    folder = initialised(tmp_path, file, *stated(), "--set", "labels=[a, b, c]", "--embed")
+    assert (folder / "1" / "weights.bin").read_bytes() == (tmp_path / "weights.bin").read_bytes()
+    with load(folder) as loaded:
+        answer = loaded.predict(flat(color=(255, 255, 255)), budget_ms=5000)
+    np.testing.assert_allclose(answer.result.probabilities, softmax([0.5, 1, 2]), rtol=1e-5)
+
+
 # ---- what is not known ----
 
 STATED = {
@@ -195,6 +251,11 @@ STATED = {
     "input.std": "[1]",
     "output.kind": "logits",
 }
+
+
+def stated(**others: str) -> list[str]:
+    """Options that state all but the labels."""
+    return [part for key, value in (STATED | others).items() for part in ("--set", f"{key}={value}")]
 
 
 def bare(tmp_path: Path, *options: object) -> Done:
@@ -218,7 +279,7 @@ def test_what_nothing_says_is_left_open(tmp_path: Path) -> None:
 def test_flags_state_what_is_open(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("red\ngreen\nblue\n")
-    options = [part for key, value in STATED.items() for part in ("--set", f"{key}={value}")]
+    options = stated()
     assert bare(tmp_path, "--labels", names, *options[:-2]).returncode == 1
     done = bare(tmp_path, "--labels", names, *options, "--force")
     assert done.returncode == 0, done.stderr
@@ -243,7 +304,7 @@ def test_lines_that_are_filled_in_load(tmp_path: Path) -> None:
 def test_a_statement_that_test_images_contradict(tmp_path: Path) -> None:
     """The folder is kept: its tta.yaml can be changed."""
     file = write_export(tmp_path, exports.softmax_classifier())
-    options = [part for key, value in STATED.items() for part in ("--set", f"{key}={value}")]
+    options = stated()
     done = run("init", file, "--models", tmp_path, "--name", "mine", *options, "--set", "labels=[a, b, c]")
     assert "set output.kind: probabilities" in check_mistake(done)
     assert "run the command again with --force" in done.stderr
@@ -311,7 +372,7 @@ def test_mistakes(tmp_path: Path, options: list[str], sentence: str) -> None:
 def test_external_data_is_copied(tmp_path: Path) -> None:
     file = write_export(tmp_path, scorer(external("weights.bin")))
     (tmp_path / "weights.bin").write_bytes(weights([0.5, 1, 2]).tobytes())
-    options = [part for key, value in STATED.items() for part in ("--set", f"{key}={value}")]
+    options = stated()
     folder = initialised(tmp_path, file, *options, "--set", "labels=[a, b, c]")
     (tmp_path / "weights.bin").unlink()
     with load(folder) as loaded:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tta_server.errors import ConfigError
 from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
-from tta_server.onboarding.draft import INLINE, draft
+from tta_server.onboarding.draft import INLINE, draft, embeddable
 from tta_server.onboarding.evidence import Fact
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -47,6 +49,18 @@ def test_many_labels_go_into_a_file() -> None:
     inline, beside = (draft(Conclusion({"labels": Fact("labels", names, "s")})) for names in (few, many))
     assert (yaml.safe_load(inline.text)["labels"], inline.labels) == (few, ())
     assert (yaml.safe_load(beside.text)["labels"], beside.labels) == ("labels.txt", many)
+
+
+def test_what_is_embedded_holds_all_labels() -> None:
+    many = [str(i) for i in range(1000)]
+    made = embeddable(Conclusion({"labels": Fact("labels", many, "s"), "policy": Fact("policy", "hflip", "s")}))
+    assert (yaml.safe_load(made.text)["labels"], made.labels) == (many, ())
+
+
+@pytest.mark.parametrize(("key", "value"), [("labels", "names"), ("policy", "mine.yaml"), ("policy", "mine.yml")])
+def test_a_files_name_is_not_embedded(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"--embed: {key} is '{value}', a file's name"):
+        embeddable(Conclusion({key: Fact(key, value, "s")}))
 
 
 def test_an_output_without_keys_is_empty(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_labels_of_a_draft_lie_beside_it(tmp_path: Path) -> None:
     source = tmp_path / "source.onnx"
     source.write_bytes(b"a model")
     folder = check_folder(tmp_path, "new", False)
-    write_folder(folder, source, Draft("task: x\n", ["a", "b"]))
+    write_folder(folder, source, b"a model", Draft("task: x\n", ["a", "b"]))
     assert (folder / "labels.txt").read_text() == "a\nb\n"
     assert (folder / "1" / "model.onnx").read_bytes() == b"a model"
     with pytest.raises(ConfigError, match="exists; give another --name, or --force"):

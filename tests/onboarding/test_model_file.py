@@ -32,4 +32,4 @@ def test_two_inputs_are_refused(tmp_path: Path) -> None:
     assert [each.name for each in found.inputs] == ["image", "pixel_mask"]
     assert (found.image, found.layout, found.size("NCHW")) == ((), None, (None, None))
     (refusal,) = conclude(found, Given(), []).refusals
-    assert "the model has the inputs image, pixel_mask; it must have one, an image" in refusal
+    assert "the model file takes image, pixel_mask; set input.name to the one that takes the image" in refusal

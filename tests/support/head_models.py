@@ -32,6 +32,16 @@ class Nodes:
         self._graph.node.append(helper.make_node(kind, names, [name], **attributes))
         return name
 
+    def cast(self, values: str, kind: int, to: str = "") -> str:
+        name = to or f"Cast {len(self._graph.node)}"
+        self._graph.node.append(helper.make_node("Cast", [values], [name], to=kind))
+        return name
+
+    def rename(self, old: str, new: str) -> None:
+        """Another name for what is made; nothing may read it yet."""
+        for node in self._graph.node:
+            node.output[:] = [new if name == old else name for name in node.output]
+
     def axis(self, values: str, axis: int) -> str:
         return self.op("Unsqueeze", values, self.constant([axis], np.int64))
 
@@ -107,7 +117,7 @@ def yolov10(n: Nodes) -> dict[str, list[Any]]:
 
 
 def _queries(n: Nodes) -> None:
-    size = np.array(INPUT, np.float32)
+    size = n.cast(n.op("Gather", n.op("Shape", "image"), n.constant([3, 2], np.int64)), TensorProto.FLOAT)
     n.op("Concat", *(n.op("Div", part, size) for part in n.centres()), axis=2, to="pred_boxes")
 
 

@@ -1,6 +1,6 @@
 """External data of an ONNX file: weights that lie in other files, which its tensors name.
 
-Only what leads to tensors is read. Field numbers are those of onnx/onnx.proto, in Protocol Buffers' encoding.
+Only what leads to tensors is read. Field numbers are those of onnx/onnx.proto.
 """
 
 import shutil
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from tta_server.backends.protobuf import fields
 from tta_server.errors import ConfigError, shown
 
 FIELDS: Mapping[str, Mapping[int, str]] = {
@@ -63,10 +64,20 @@ def external_files(path: Path, references: Sequence[Reference]) -> dict[str, Pat
 
 def copy_model(path: Path, folder: Path) -> None:
     """Copy a model file into a folder as model.onnx, and its external data. Raises OSError, and as external_files."""
-    files = external_files(path, find_references(path.read_bytes()))
-    for location, file in {"model.onnx": path, **files}.items():
+    write_model(path, path.read_bytes(), folder)
+
+
+def write_model(path: Path, content: bytes, folder: Path) -> None:
+    """Write `content`, made of the model file `path`, into a folder as model.onnx, and copy its external data.
+
+    Raises OSError, and as external_files.
+    """
+    files = external_files(path, find_references(content))
+    for location, file in files.items():
         (folder / location).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / location)
+        if file.resolve() != (folder / location).resolve():
+            shutil.copyfile(file, folder / location)
+    (folder / "model.onnx").write_bytes(content)
 
 
 def _file(path: Path, location: str) -> Path:
@@ -100,7 +111,7 @@ def _references(message: memoryview, trail: tuple[str, ...]) -> Iterator[Referen
         yield from _reference(message, trail == ("model", "graph", "tensor"))
         return
     inner = FIELDS[trail[-1]]
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number in inner and isinstance(value, memoryview):
             yield from _references(value, (*trail, inner[number]))
 
@@ -108,11 +119,11 @@ def _references(message: memoryview, trail: tuple[str, ...]) -> Iterator[Referen
 def _reference(tensor: memoryview, is_initializer: bool) -> Iterator[Reference]:
     entries: dict[str, str] = {}
     external = False
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == DATA_LOCATION:
             external = value == EXTERNAL
         elif number == EXTERNAL_DATA and isinstance(value, memoryview):
-            parts = dict(_fields(value))
+            parts = dict(fields(value))
             entries[_text(parts.get(1))] = _text(parts.get(2))
     if external:
         end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
@@ -121,39 +132,3 @@ def _reference(tensor: memoryview, is_initializer: bool) -> Iterator[Reference]:
 
 def _text(value: int | memoryview | None) -> str:
     return bytes(value).decode() if isinstance(value, memoryview) else ""
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the number and value of each varint and each length-delimited field; raise ValueError for other bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _varint(message, at)
-            yield number, value
-        elif wire == 2:
-            length, at = _varint(message, at)
-            yield number, message[at : at + length]
-            at += length
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        elif wire in (3, 4):  # the ends of a group, of which the fields between are read as any
-            continue
-        else:
-            raise ValueError(f"wire type {wire}")
-    if at > len(message):
-        raise ValueError("the message is cut off")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Return the number that starts at a position, and the position after it."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number is too long")

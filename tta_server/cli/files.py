@@ -7,6 +7,7 @@ from PIL import Image
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import read_file, unreadable
+from tta_server.repository.described import is_described
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
@@ -15,8 +16,8 @@ def model_folder(models: Path, name: str) -> Path:
     """Raises ConfigError that lists the models of the folder."""
     if not models.is_dir():
         raise ConfigError(f"{models}: no such folder; give a folder that holds <name>/tta.yaml for each model")
-    if not (models / name / "tta.yaml").is_file():
-        known = ", ".join(sorted(p.parent.name for p in models.glob("*/tta.yaml"))) or "none"
+    if not is_described(models / name):
+        known = ", ".join(sorted(path.name for path in models.iterdir() if is_described(path))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")
     return models / name
 

@@ -12,9 +12,11 @@ from tta_server.cli.model_evidence import FromOption, LabelsOption, ModelArgumen
 from tta_server.cli.notes import print_notes
 from tta_server.errors import BackendUnavailable, ConfigError
 from tta_server.onboarding.choices import Choice
-from tta_server.onboarding.draft import draft
-from tta_server.onboarding.folder import check_folder, default_name, write_folder
+from tta_server.onboarding.conclusions import Conclusion
+from tta_server.onboarding.draft import draft, embeddable
+from tta_server.onboarding.folder import check_folder, default_name, write_embedded, write_folder
 from tta_server.onboarding.model_file import read_model_file
+from tta_server.repository.described import FILE, config_place
 from tta_server.repository.loader import load_model
 from tta_server.serving.verification import verify
 
@@ -22,16 +24,30 @@ OPEN = 1
 """Exit status if something is left to fill in."""
 
 
+NameOption = Annotated[str | None, typer.Option("--name", help="The model's name; default: that of the file.")]
+FolderOption = Annotated[
+    Path, typer.Option("--models", envvar="TTA_MODELS", help="The folder of models to write into.")
+]
+EmbedOption = Annotated[
+    bool,
+    typer.Option(
+        "--embed",
+        help="Write tta.yaml, labels included, into the copied model file's metadata, which then needs no tta.yaml "
+        "beside it.",
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace tta.yaml and the model file of a folder.")]
+
+
 def init(
     model: ModelArgument,
-    name: Annotated[str | None, typer.Option("--name", help="The model's name; default: that of the file.")] = None,
-    models: Annotated[
-        Path, typer.Option("--models", envvar="TTA_MODELS", help="The folder of models to write into.")
-    ] = Path("models"),
+    name: NameOption = None,
+    models: FolderOption = Path("models"),
     source: FromOption = None,
     labels: LabelsOption = None,
     stated: SetOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace tta.yaml and the model file of a folder.")] = False,
+    embed: EmbedOption = False,
+    force: ForceOption = False,
 ) -> None:
     """Write a model folder for an ONNX file: a tta.yaml from what describes the model, and a copy of the file.
 
@@ -48,16 +64,25 @@ def init(
     found = concluded(file, source, labels, stated)
     if found.refusals:
         raise ConfigError(f"{model} can't be served: {'; '.join(found.refusals)}")
-    made = draft(found)
-    write_folder(folder, model, made)
-    out.print(f"{folder / 'tta.yaml'}: {len(found.facts)} keys stated, {len(found.choices)} left open", soft_wrap=True)
-    for each in found.notes:
-        warn(each)
+    _write(folder, model, found, embed)
     if found.choices:
         _print_choices(folder, found.choices)
         raise typer.Exit(OPEN)
     _check(folder)
     out.print(_next_commands(folder), soft_wrap=True)
+
+
+def _write(folder: Path, model: Path, found: Conclusion, embed: bool) -> None:
+    content = model.read_bytes()
+    if embed and not found.choices:
+        write_embedded(folder, model, content, embeddable(found))
+    else:
+        write_folder(folder, model, content, draft(found))
+    out.print(f"{config_place(folder)}: {len(found.facts)} keys stated, {len(found.choices)} left open", soft_wrap=True)
+    for each in found.notes:
+        warn(each)
+    if embed and found.choices:
+        warn("--embed: nothing is written into the model file while values are open")
 
 
 def _print_choices(folder: Path, choices: Sequence[Choice]) -> None:
@@ -75,9 +100,9 @@ def _check(folder: Path) -> None:
             loaded = load_model(folder)
             loaded.observe(verify(loaded))
     except (ConfigError, BackendUnavailable) as error:
+        change = "change its tta.yaml, or " if (folder / FILE).exists() else ""
         raise ConfigError(
-            f"{error}; the folder is written: change its tta.yaml, or run the command again with --force and "
-            "--set KEY=VALUE"
+            f"{error}; the folder is written: {change}run the command again with --force and --set KEY=VALUE"
         ) from None
     print_notes([loaded])
     if loaded.backend.signature.shape[0] == 1:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tta_server.onboarding.heads import fitting_heads
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.tasks import TASKS
+from tta_server.tasks.boxes.heads import HEADS
 
 Values = Mapping[str, Any]
 """Key of tta.yaml, as in `input.size` -> value."""
@@ -30,7 +32,6 @@ KINDS = {
     "classification": "logits | probabilities",
     "multilabel": "logits | probabilities",
     "segmentation": "logits | probabilities",
-    "detection": "logits | probabilities",
     "regression": "values | log | log1p",
     "keypoints": "heatmaps | coordinates",
     "None": "depends on the task: docs/tasks.md",
@@ -74,16 +75,43 @@ def _has_name(values: Values, file: ModelFile) -> bool:
     return len(file.tensors) > 1 and values.get("task") != "detection"
 
 
-def _has_form(values: Values, file: ModelFile) -> bool:
-    return values.get("task") == "detection" and "output.boxes" not in values
+def _has_head(values: Values, file: ModelFile) -> bool:
+    """Whether a detector states nothing of how it gives boxes."""
+    stated = {"output.head", "output.rows", "output.boxes"} & values.keys()
+    return values.get("task") == "detection" and not stated
 
 
-def _has_rows(values: Values, file: ModelFile) -> bool:
-    return values.get("task") == "detection" and "output.rows" in values
+def _has_several_rows(values: Values, file: ModelFile) -> bool:
+    head = HEADS.get(values.get("output.head", ""))
+    return bool(head and head.has_rows and len(file.tensors) > 1)
+
+
+def _is_spelled_out(values: Values, file: ModelFile) -> bool:
+    """Whether a detector states its form without a head."""
+    return (
+        values.get("task") == "detection"
+        and bool({"output.rows", "output.boxes"} & values.keys())
+        and ("output.head" not in values)
+    )
+
+
+def _has_kind(values: Values, file: ModelFile) -> bool:
+    return str(values.get("task")) in KINDS or _is_spelled_out(values, file)
+
+
+def _has_holds(values: Values, file: ModelFile) -> bool:
+    return _is_spelled_out(values, file) and "output.rows" in values
 
 
 def _has_units(values: Values, file: ModelFile) -> bool:
-    return values.get("task") == "detection" or values.get("output.kind") == "coordinates"
+    return _is_spelled_out(values, file) or values.get("output.kind") == "coordinates"
+
+
+def _has_tokens(values: Values, file: ModelFile) -> bool:
+    """Whether an embedding is read of an output with a vector for each token."""
+    name = values.get("output.name")
+    read = [output for output in file.tensors if name in (None, output.name)]
+    return values.get("task") == "embedding" and len(read) == 1 and len(read[0].sizes) == 3
 
 
 def _fixed(text: str) -> Callable[[Values, ModelFile], str]:
@@ -105,17 +133,15 @@ RULES: Sequence[_Rule] = (
     _Rule("input.mean", _is_float, _fixed("a number a channel: [0] | [0.485, 0.456, 0.406] (ImageNet) | [0.5] | ...")),
     _Rule("input.std", _is_float, _fixed("a number a channel: [1] | [0.229, 0.224, 0.225] (ImageNet) | [0.5] | ...")),
     _Rule("output.name", _has_name, lambda values, file: " | ".join(output.name for output in file.tensors)),
-    _Rule("output.rows", _has_form, _fixed("the output's name; or output.boxes and output.scores (docs/tasks.md)")),
-    _Rule(
-        "output.kind",
-        lambda values, file: str(values.get("task")) in KINDS,
-        lambda values, file: KINDS[str(values.get("task"))],
-    ),
+    _Rule("output.head", _has_head, lambda values, file: f"{fitting_heads(values, file)}; others: docs/tasks.md"),
+    _Rule("output.rows", _has_several_rows, lambda values, file: " | ".join(output.name for output in file.tensors)),
+    _Rule("output.kind", _has_kind, lambda values, file: KINDS.get(str(values.get("task")), "logits | probabilities")),
     _Rule("output.multilabel", _is("segmentation"), _fixed("false, one class a pixel | true, labels may overlap")),
-    _Rule("output.holds", _has_rows, _fixed("box_score_label | box_class_scores | box_objectness_class_scores")),
-    _Rule("output.format", _is("detection"), _fixed("xyxy | yxyx | xywh | cxcywh")),
+    _Rule("output.holds", _has_holds, _fixed("box_score_label | box_class_scores | box_objectness_class_scores")),
+    _Rule("output.format", _is_spelled_out, _fixed("xyxy | yxyx | xywh | cxcywh")),
     _Rule("output.units", _has_units, _fixed("pixels | normalized")),
-    _Rule("output.nms", _is("detection"), _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
+    _Rule("output.nms", _is_spelled_out, _fixed("null, if the model leaves out duplicates itself | an IoU, as 0.7")),
+    _Rule("output.token", _has_tokens, _fixed("first, a class token as of ViT and CLIP | mean, of all tokens")),
     _Rule("output.scores", _is("keypoints"), _fixed("logits | probabilities")),
 )
 """In the order of tta.yaml."""

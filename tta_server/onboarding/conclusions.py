@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tta_server.errors import ConfigError, shown
-from tta_server.onboarding import embedded
 from tta_server.onboarding.choices import Choice, find_choices
+from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
+from tta_server.repository.described import KEY
 
 DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
 """How pixels are resized, as most models were trained."""
@@ -62,8 +63,10 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
         return found
     if file.inputs[0].type == "tensor(uint8)":
         _drop_normalization(found)
-    if embedded.KEY in file.metadata:
+    if KEY in file.metadata:
         return found
+    for fact in derived(found.facts, file):
+        found.facts[fact.key] = fact
     _assume_resize(found)
     found.choices.extend(find_choices({key: fact.value for key, fact in found.facts.items()}, file))
     return found

@@ -10,8 +10,10 @@ from tta_server.onboarding.evidence import Document
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""
-BESIDE = ("config.json", "preprocessor_config.json", "processor_config.json")
-"""Names under which Hugging Face and timm save what describes a model."""
+HUGGING_FACE = ("config.json", "preprocessor_config.json", "processor_config.json")
+MMDEPLOY = ("pipeline.json", "detail.json", "deploy.json")
+BESIDE = (*HUGGING_FACE, *MMDEPLOY)
+"""Names under which tools save what describes a model; timm takes the first too."""
 LABELS = ("labels.txt", "classes.txt", "class_names.txt")
 
 

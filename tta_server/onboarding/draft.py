@@ -7,9 +7,11 @@ from typing import Any
 
 import yaml
 
+from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.labels import MOST
 from tta_server.repository.input_config import InputConfig
 
 INLINE = 12
@@ -19,7 +21,7 @@ LONGEST = 200
 """Characters of a comment."""
 FIRST = ("task", "description", "labels")
 SECTIONS = ("input", "output")
-ORDER = [*InputConfig.model_fields, "name", "rows", "boxes", "scores", "labels", "holds", "transposed", "kind"]
+ORDER = [*InputConfig.model_fields, "head", "name", "rows", "boxes", "scores", "labels", "holds", "transposed", "kind"]
 """Of keys in a section; all others come behind."""
 HEAD = """\
 # Made by `tta-server init`; behind each value is where it comes from. All keys: docs/models.md.
@@ -42,12 +44,12 @@ class Draft:
     labels: Sequence[str] = ()
 
 
-def draft(found: Conclusion) -> Draft:
-    """Write what was concluded as a tta.yaml."""
+def draft(found: Conclusion, inline: int = INLINE) -> Draft:
+    """Write what was concluded as a tta.yaml; more than `inline` labels go into a file."""
     facts = dict(found.facts)
     labels = facts.get("labels")
     listed: Sequence[str] = ()
-    if labels and isinstance(labels.value, list) and len(labels.value) > INLINE:
+    if labels and isinstance(labels.value, list) and len(labels.value) > inline:
         listed = labels.value
         facts["labels"] = Fact("labels", LABEL_FILE, labels.source)
     lines = [*_top(facts, found.choices)]
@@ -58,6 +60,18 @@ def draft(found: Conclusion) -> Draft:
     views = "" if {"policy", "symmetries"} & facts.keys() else VIEWS
     head = HEAD + (CHOOSE if found.choices else "")
     return Draft(head + "".join(f"{line}\n" for line in lines) + views, listed)
+
+
+def embeddable(found: Conclusion) -> Draft:
+    """Write what was concluded as a tta.yaml that holds its labels. Raises ConfigError if a value is a file's name."""
+    for key, endings in (("labels", ("",)), ("policy", (".yaml", ".yml"))):
+        fact = found.facts.get(key)
+        if fact and isinstance(fact.value, str) and fact.value.endswith(endings):
+            raise ConfigError(
+                f"--embed: {key} is {shown(fact.value)}, a file's name, and a model file goes without other files; "
+                f"state {'them with --labels FILE' if key == 'labels' else 'a preset or a list of views'}"
+            )
+    return draft(found, MOST)
 
 
 def _top(facts: dict[str, Fact], choices: Sequence[Choice]) -> Iterator[str]:

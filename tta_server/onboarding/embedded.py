@@ -6,8 +6,8 @@ import yaml
 
 from tta_server.errors.validation import explain_yaml
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.repository.described import KEY
 
-KEY = "tta.yaml"
 NESTED = ("input", "output")
 
 

@@ -1,11 +1,13 @@
-"""The folder of a new model: tta.yaml, its labels, and a copy of the model file."""
+"""The folder of a new model: tta.yaml and its labels, and a copy of the model file, whose metadata may hold both."""
 
 import re
 from pathlib import Path
 
-from tta_server.backends.external_data import copy_model
+from tta_server.backends.external_data import write_model
+from tta_server.backends.onnx_metadata import with_metadata
 from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.draft import LABEL_FILE, Draft
+from tta_server.repository.described import FILE, KEY
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 PLAIN = ("model", "onnx")
@@ -38,12 +40,26 @@ def check_folder(models: Path, name: str, force: bool) -> Path:
     return folder
 
 
-def write_folder(folder: Path, model: Path, made: Draft) -> None:
-    """Write the folder; files that it does not replace stay. Raises OSError, and ConfigError for external data."""
+def write_folder(folder: Path, model: Path, content: bytes, made: Draft) -> None:
+    """Write the folder of a model file, with `content` for its bytes; files that it does not replace stay.
+
+    Raises OSError, and ConfigError for external data.
+    """
     version = folder / "1"
     version.mkdir(parents=True, exist_ok=True)
-    if model.resolve() != (version / "model.onnx").resolve():
-        copy_model(model, version)
+    write_model(model, content, version)
     if made.labels:
         (folder / LABEL_FILE).write_text("".join(f"{label}\n" for label in made.labels), "utf-8")
-    (folder / "tta.yaml").write_text(made.text, "utf-8")
+    (folder / FILE).write_text(made.text, "utf-8")
+
+
+def write_embedded(folder: Path, model: Path, content: bytes, made: Draft) -> None:
+    """Write the folder of a model file whose metadata holds the text of tta.yaml, in place of a tta.yaml.
+
+    Raises OSError, and ConfigError for external data and for a file that would be too large.
+    """
+    version = folder / "1"
+    whole = with_metadata(model, content, KEY, made.text)
+    version.mkdir(parents=True, exist_ok=True)
+    write_model(model, whole, version)
+    (folder / FILE).unlink(missing_ok=True)

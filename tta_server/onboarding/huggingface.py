@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
 from tta_server.onboarding.fields import Fields, read_fields
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
@@ -15,9 +15,23 @@ PROBLEMS = {
     "single_label_classification": "classification",
 }
 """`problem_type` -> task."""
-SIGMOID = ("rt_detr", "rt_detr_v2", "d_fine", "deformable_detr", "conditional_detr", "dab-detr")
-SOFTMAX = ("detr", "yolos", "table-transformer")
-"""`model_type` of detectors whose logits pass a sigmoid, or a softmax with a last class for no object."""
+DETECTORS = {
+    **dict.fromkeys(("detr", "yolos", "table-transformer"), "detr"),
+    **dict.fromkeys(("conditional_detr", "deformable_detr", "dab-detr", "lw_detr", "rf_detr"), "rt_detr"),
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), "rt_detr"),
+}
+"""`model_type` of detectors -> output.head.
+
+As the post-processing of transformers 5.24 reads their logits: a softmax with a last class for no object, or a sigmoid
+and the best pairs of query and class.
+"""
+
+
+VECTORS = ("image_embeds", "pooler_output")
+"""Outputs that are a vector for an image, the better first."""
+TOKENS = "last_hidden_state"
+FIRST_TOKEN = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+"""`model_type` whose first token, as it leaves the model, stands for the image."""
 
 
 class _Config(Fields):
@@ -49,7 +63,14 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
             yield from _scores(source, evidence.file)
         case "ObjectDetection":
             yield from _detector(config, source, evidence.file)
+        case "PoseEstimation":
+            yield Refusal(
+                "task",
+                f"{source}: it takes the box of one person, enlarged by a quarter, and not an image; find persons with "
+                "a detector and crop them first; for images that are such crops state --set task=keypoints",
+            )
         case "":
+            yield from _embedding(config, evidence.file)
             return
         case other:
             yield Refusal(
@@ -62,6 +83,22 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
         yield from label_facts(names, f"{name}: id2label, {len(names)} names")
 
 
+def _embedding(config: _Config, file: ModelFile) -> Iterator[Finding]:
+    """The vector of a model without a head: projected, or pooled, or that of a token."""
+    shapes = {output.name: output.sizes for output in file.tensors}
+    source = f"the file's outputs {', '.join(shapes)}"
+    for name in VECTORS:
+        if name in shapes and len(shapes[name]) in (2, 4):
+            yield Fact("task", "embedding", source)
+            yield from _name(name, source, file)
+            return
+    if TOKENS in shapes and len(shapes[TOKENS]) == 3:
+        yield Fact("task", "embedding", source)
+        yield from _name(TOKENS, source, file)
+        if config.model_type in FIRST_TOKEN:
+            yield Fact("output.token", "first", f"model_type {config.model_type}: its first token is the image's")
+
+
 def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
     problem = config.problem_type
     task = PROBLEMS.get(problem or "single_label_classification")
@@ -71,39 +108,32 @@ def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Ite
     yield Fact("task", task, f"{source}, problem_type {problem}" if problem else source)
     if task == "regression":
         yield Fact("output.kind", "values", source)
-        yield from _name(source, file)
+        yield from _name("logits", source, file)
     else:
         yield from _scores(source, file)
 
 
 def _scores(source: str, file: ModelFile) -> Iterator[Finding]:
     yield Fact("output.kind", "logits", f"{source}, which gives logits")
-    yield from _name(source, file)
+    yield from _name("logits", source, file)
 
 
-def _name(source: str, file: ModelFile) -> Iterator[Finding]:
-    if len(file.tensors) > 1 and any(output.name == "logits" for output in file.tensors):
-        yield Fact("output.name", "logits", source)
+def _name(name: str, source: str, file: ModelFile) -> Iterator[Finding]:
+    if len(file.tensors) > 1 and any(output.name == name for output in file.tensors):
+        yield Fact("output.name", name, source)
 
 
 def _detector(config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
     kind = config.model_type or ""
     names = {output.name for output in file.tensors}
-    if kind not in (*SIGMOID, *SOFTMAX) or not {"logits", "pred_boxes"} <= names:
+    if kind not in DETECTORS or not {"logits", "pred_boxes"} <= names:
         yield Refusal(
             "task",
             f"{source}, model_type {kind!r}, with the outputs {', '.join(sorted(names))}: a detector of this form is "
-            f"not known; known are logits and pred_boxes of {', '.join((*SIGMOID, *SOFTMAX))}",
+            f"not known; known are logits and pred_boxes of {', '.join(DETECTORS)}",
         )
         return
     yield Fact("task", "detection", source)
-    output = {"boxes": "pred_boxes", "scores": "logits", "format": "cxcywh", "units": "normalized", "kind": "logits"}
-    for key, value in output.items():
-        yield Fact(f"output.{key}", value, f"{source}, model_type {kind}")
-    yield Fact("output.nms", None, f"{source}: its queries find no duplicates")
-    yield Note(
-        f"{source}: Hugging Face's post-processing may answer several classes for one query; here each query answers "
-        "its best class"
-    )
-    if kind in SOFTMAX:
-        yield Fact("output.background", "last", f"model_type {kind}: the last class is no object")
+    head = DETECTORS[kind]
+    means = "a softmax, the last class is no object" if head == "detr" else "a sigmoid, the best pairs count"
+    yield Fact("output.head", head, f"model_type {kind}: {means}")

@@ -1,13 +1,13 @@
-"""What names and shapes of inputs and outputs say. They leave much open: colours, normalisation, what scores mean."""
+"""What the shape of the input says. It leaves much open: colours, normalisation."""
 
 from collections.abc import Iterator
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
-from tta_server.onboarding.model_file import ModelFile, TensorInfo
+from tta_server.onboarding.model_file import ModelFile
 
 
 def read_shapes(evidence: Evidence) -> Iterator[Finding]:
-    """Layout, size and grey from the input; a detector from its outputs' names."""
+    """Layout, size and grey from the input."""
     file = evidence.file
     if file.layout is None:
         return
@@ -18,7 +18,6 @@ def read_shapes(evidence: Evidence) -> Iterator[Finding]:
     height, width = file.size(file.layout)
     if height is not None and width is not None:
         yield Fact("input.size", [height, width], source)
-    yield from _boxes(file)
 
 
 def pytorch_layout(file: ModelFile, source: str) -> Iterator[Finding]:
@@ -32,19 +31,3 @@ def pytorch_layout(file: ModelFile, source: str) -> Iterator[Finding]:
         )
     else:
         yield Fact("input.layout", "NCHW", source)
-
-
-def _boxes(file: ModelFile) -> Iterator[Finding]:
-    """Outputs named boxes, scores and labels."""
-    found = {output.name: output for output in file.tensors}
-    if not {"boxes", "scores"} <= found.keys() or not _are_boxes(found["boxes"]):
-        return
-    names = [name for name in ("boxes", "scores", "labels") if name in found]
-    source = f"the file's outputs {', '.join(names)}"
-    yield Fact("task", "detection", source)
-    for name in names:
-        yield Fact(f"output.{name}", name, source)
-
-
-def _are_boxes(output: TensorInfo) -> bool:
-    return len(output.sizes) == 3 and output.sizes[2] in (None, 4)

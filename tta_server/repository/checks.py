@@ -24,6 +24,14 @@ def check_min_views(config: ModelConfig, views: int) -> None:
         raise ConfigError(f"budget.min_views is {least}, but the policy has {views} views; give at most {views}")
 
 
+def check_input_name(config: InputConfig, signature: Signature) -> None:
+    """Raise ConfigError if `input.name` is not the input that takes the image."""
+    if config.name not in (None, signature.input):
+        raise ConfigError(
+            f"input.name is {config.name!r}, but the model takes its image as {signature.input}; remove it"
+        )
+
+
 def check_signature(config: InputConfig, signature: Signature) -> None:
     """Raise ConfigError if `input` does not fit the channels, dtype, batch or size of the model file."""
     channels = 1 if config.color == "grey" else 3

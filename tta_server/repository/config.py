@@ -107,7 +107,24 @@ class ModelConfig(StrictModel):
                 "size: free, or resize: exact or letterbox"
             )
         self._check_tiling(task)
+        self._check_other_inputs()
         return self
+
+    def _check_other_inputs(self) -> None:
+        """Raise ValueError for inputs beside the image that the backend does not pass."""
+        if not self.input.others:
+            return
+        backend = self.backend
+        if not isinstance(backend, BackendConfig) or (backend.name, backend.device) != ("onnxruntime", "cpu"):
+            raise ValueError(
+                f"input.others has {', '.join(self.input.others)}, which only backend: onnxruntime passes, with "
+                "device: cpu; set these, or export a model that takes the image alone"
+            )
+        masks = [name for name, function in self.input.others.items() if function == "mask"]
+        if masks and backend.views == "graph":
+            raise ValueError(
+                f"input.others has {masks[0]}: mask, which backend.views: graph does not make; set views: local"
+            )
 
     def _check_tiling(self, task: type[Description]) -> None:
         """Raise ValueError if `input` needs tiles that the task does not support."""
@@ -134,22 +151,33 @@ def read_config(path: Path) -> ModelConfig:
     """Read `tta.yaml`; raise ConfigError naming file, key, what was found and what is allowed."""
     try:
         text = path.read_text("utf-8")
-        found = yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {explain_yaml(error)}") from error
+    return parse_config(text, str(path), path.parent)
+
+
+def parse_config(text: str, place: str, folder: Path) -> ModelConfig:
+    """Return what the text of a tta.yaml states; raise ConfigError as `read_config` does, with `place` for the file.
+
+    `folder` is that of the files that it may name.
+    """
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{place}: {explain_yaml(error)}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: the file holds {shown(found)}; it should hold keys like 'task' and 'input'")
+        raise ConfigError(f"{place}: the file holds {shown(found)}; it should hold keys like 'task' and 'input'")
     kind = _config_of(found)
     try:
-        return kind.model_validate(found, context={"folder": path.parent, "text": text})
+        return kind.model_validate(found, context={"folder": folder, "text": text})
     except ValidationError as error:
         sentences = (
             explain_value(mistake, _known_keys(kind, mistake.place[:-1]) if mistake.kind == "unknown" else ())
             for mistake in explain(error, found)
         )
-        raise ConfigError("; ".join(f"{path}: {sentence}" for sentence in sentences)) from None
+        raise ConfigError("; ".join(f"{place}: {sentence}" for sentence in sentences)) from None
 
 
 def _config_of(found: Mapping[Any, Any]) -> type[ModelConfig]:

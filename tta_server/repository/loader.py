@@ -1,4 +1,7 @@
-"""Load models/<name>/{tta.yaml, 1/model.onnx}; config, model file and policy are checked against each other."""
+"""Load models/<name>/{tta.yaml, 1/model.onnx}; config, model file and policy are checked against each other.
+
+A model file may have the text of its tta.yaml in its metadata instead.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,9 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
-from tta_server.repository.checks import check_min_views, check_signature
-from tta_server.repository.config import ModelConfig, read_config
+from tta_server.repository.checks import check_input_name, check_min_views, check_signature
+from tta_server.repository.config import ModelConfig
+from tta_server.repository.described import config_place, is_described, newest_version, read_folder_config
 from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.input_config import InputConfig
 from tta_server.repository.model import Model
@@ -32,9 +36,12 @@ def find_models(folder: Path) -> list[Path]:
     """Return the model folders in a repository, sorted by name; raise ConfigError if there are none."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; give a folder that holds <name>/tta.yaml for each model")
-    found = sorted(path.parent for path in folder.glob("*/tta.yaml"))
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and is_described(path))
     if not found:
-        raise ConfigError(f"{folder}: no model found; expected {folder}/<name>/tta.yaml and <name>/1/model.onnx")
+        raise ConfigError(
+            f"{folder}: no model found; expected {folder}/<name>/tta.yaml and <name>/1/model.onnx, or the file alone "
+            "with the text of a tta.yaml in its metadata (`tta-server init --embed`)"
+        )
     return found
 
 
@@ -49,7 +56,7 @@ def load_model(folder: Path) -> Model:
     try:
         model.stop_rule(model.config.stop, model.policy, model.merge)
     except InvalidInput as mistake:
-        raise ConfigError(f"{folder / 'tta.yaml'}: stop: {mistake}") from None
+        raise ConfigError(f"{config_place(folder)}: stop: {mistake}") from None
     return model
 
 
@@ -63,10 +70,10 @@ def model_digest(folder: Path, model: Model) -> str:
 
 def load_uncalibrated(folder: Path) -> Model:
     """Load a model as `load_model` does, but ignore its calibration."""
-    path = folder / "tta.yaml"
-    config = read_config(path)
+    config = read_folder_config(folder)
     backend, version = _open_backend(folder, config)
     try:
+        check_input_name(config.input, backend.signature)
         preprocessing = _preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
             name=folder.absolute().name,
@@ -86,10 +93,10 @@ def load_uncalibrated(folder: Path) -> Model:
         check_min_views(config, len(model.policy.views))
     except InvalidInput as mistake:
         backend.close()
-        raise ConfigError(f"{path}: policy: {mistake}") from None
+        raise ConfigError(f"{config_place(folder)}: policy: {mistake}") from None
     except ConfigError as mistake:
         backend.close()
-        raise ConfigError(f"{path}: {mistake}") from None
+        raise ConfigError(f"{config_place(folder)}: {mistake}") from None
     return model
 
 
@@ -98,11 +105,12 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     if not isinstance(config.backend, TritonConfig):
         file = FILES[config.backend.name]
         version = _latest_version(folder, file)
-        return BACKENDS[config.backend.name](folder / version / file, config.backend.options), version
+        options = replace(config.backend.options, inputs=config.input.names)
+        return BACKENDS[config.backend.name](folder / version / file, options), version
     try:
         remote = REMOTE_BACKENDS[config.backend.name](config.backend.target(folder))
     except ConfigError as mistake:
-        raise ConfigError(f"{folder / 'tta.yaml'}: {mistake}") from mistake.__cause__
+        raise ConfigError(f"{config_place(folder)}: {mistake}") from mistake.__cause__
     return remote, remote.version
 
 
@@ -138,10 +146,10 @@ def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:
 
 
 def _latest_version(folder: Path, file: str) -> str:
-    versions = [p.parent.name for p in folder.glob(f"*/{file}") if p.parent.name.isdigit()]
-    if not versions:
+    newest = newest_version(folder, file)
+    if newest is None:
         raise ConfigError(f"{folder}: no model file; expected {folder}/1/{file}")
-    return max(versions, key=int)
+    return newest
 
 
 def _policy(spec: str | list[Any] | dict[str, Any], folder: Path, crops: bool) -> Policy:

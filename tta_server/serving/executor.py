@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from tta_server.backends import Outputs, Tensor
+from tta_server.backends import Frame, FramedBackend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
@@ -48,8 +48,7 @@ class ViewExecutor:
         start = time.monotonic()
         batch, failed = _write_batch(items)
         written = time.monotonic()
-        backend = items[0][0].model.backend
-        outputs = call(lambda: backend.infer(batch, abort))
+        outputs = call(lambda: _run_model(items, batch, abort))
         inferred = time.monotonic()
         predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
         if items[0][0].model.task.can_batch:
@@ -62,9 +61,19 @@ def infer(items: Entries) -> Outputs:
     batch, failed = _write_batch(items)
     for problem in failed.values():
         raise problem.error
-    outputs = items[0][0].model.backend.infer(batch)
+    outputs = _run_model(items, batch, None)
     is_padded = len(batch) > len(items)
     return {name: values[: len(items)] for name, values in outputs.items()} if is_padded else outputs
+
+
+def _run_model(items: Entries, batch: Tensor, abort: Abort | None) -> Outputs:
+    """The model's outputs for a batch of these entries."""
+    backend = items[0][0].model.backend
+    if not backend.signature.takes_mask:
+        return backend.infer(batch, abort)
+    placements = [views.layout.placements[entry] for views, entry in items]
+    frames = [Frame(*placement.inset, *placement.frame) for placement in placements]
+    return cast("FramedBackend", backend).infer_framed(batch, frames, abort)
 
 
 def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:

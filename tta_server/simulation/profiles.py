@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tta_server.errors import ConfigError
 from tta_server.repository.calibration import Calibration
+from tta_server.repository.described import is_described
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import MARGIN, Bucket, CostModel
 from tta_server.serving.layout import make_layout
@@ -50,7 +51,7 @@ def profile_model(name: str, scenario: ModelScenario, bundled: Path, cores: int)
 
 def _measure(name: str, scenario: ModelScenario, folder: Path, cores: int) -> ModelProfile:
     """Medians of a warm-up, for an image of the scenario's size."""
-    if not (folder / "tta.yaml").is_file():
+    if not is_described(folder):
         raise ConfigError(f"models.{name}: there is no tta.yaml in {folder}")
     model, costs = load_model(folder), CostModel()
     with closing(model.backend):
