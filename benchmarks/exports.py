@@ -11,6 +11,7 @@ served right, one is served wrong, or one of YOLO's masks and poses is not refus
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -79,25 +80,40 @@ class Init:
     asked: Sequence[str]
     text: str
 
+    @property
+    def advised(self) -> set[str]:
+        """Keys that a refusal names."""
+        return set(re.findall(r"(?:input|output)\.[a-z_]+", self.text)) if self.status > 1 else set()
+
 
 def run_init(export: Export, models: Path, answered: Sequence[str]) -> Init:
     labels = models.parent / "labels.txt"
     labels.write_text("".join(f"{label}\n" for label in export.labels))
-    command = [sys.executable, "-m", "tta_server", "init", str(export.model), "--models", str(models), "--name", "model"]
+    command = [
+        sys.executable,
+        "-m",
+        "tta_server",
+        "init",
+        str(export.model),
+        "--models",
+        str(models),
+        "--name",
+        "model",
+    ]
     command += ["--labels", str(labels)] if export.labels else []
-    command += ["--force", *(f"--set={key}={yaml.safe_dump(export.answers[key]).split(chr(10))[0]}" for key in answered)]
+    command += ["--force", *(f"--set={key}={json.dumps(export.answers[key])}" for key in answered)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "10000", "NO_COLOR": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=models.parent)
     return Init(ran.returncode, re.findall(r"^  ([a-z_.]+): ", ran.stderr, re.M), " ".join(ran.stderr.split()))
 
 
 def complete(export: Export, models: Path) -> tuple[Init, list[str]]:
-    """Run `init`, and again with answers to what it asks, until it asks nothing that has an answer."""
+    """Run `init`, and again with answers to what it asks or advises, until that has no answer."""
     answered: list[str] = []
     while True:
         found = run_init(export, models, answered)
-        new = [key for key in found.asked if key in export.answers and key not in answered]
-        if found.status != 1 or len(new) < len(found.asked):
+        new = [key for key in export.answers if key not in answered and (key in found.asked or key in found.advised)]
+        if not found.status or not new:
             return found, answered
         answered += new
 
@@ -124,28 +140,19 @@ def compare(kind: Kind, export: Export, model: Path, answered: Sequence[str], im
     blind = not expected.differs(export.expected(np.ascontiguousarray(image[..., ::-1])))
     try:
         with load(model) as loaded:
-            least = float(getattr(loaded.model.config.output, "min_score", 0) or _least(model))
-            answer = loaded.predict(image, max_views=1, include=["probabilities"] if _has_maps(model) else [])
+            answer = loaded.predict(image, max_views=1)
     except TTAError as error:
         return Row(kind.name, REFUSED, answered, str(error))
-    difference = expected.differs(expected.like(answer, least))
+    difference = expected.differs(expected.like(answer, _least(model)))
     if difference:
         return Row(kind.name, WRONG, answered, difference)
     return Row(kind.name, WRONG if blind else RIGHT, answered, "swapped colours give the same" if blind else "")
 
 
-def _output(model: Path) -> dict[str, object]:
-    found = yaml.safe_load((model / "tta.yaml").read_text())
-    return {"task": found["task"], **found.get("output", {})}
-
-
 def _least(model: Path) -> float:
     """The least score that the server answers."""
-    return float(str(_output(model).get("min_score", 0.05)))
-
-
-def _has_maps(model: Path) -> bool:
-    return False
+    found = yaml.safe_load((model / "tta.yaml").read_text())
+    return float(found.get("output", {}).get("min_score", 0.05))
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from torchvision.models import detection, segmentation
 from torchvision.transforms import _presets as presets
 
 from benchmarks.export_kinds.kinds import Boxes, Export, Mask, Pixels, Scores
-from benchmarks.export_kinds.torch_export import LABELS, enliven, export, tensor
+from benchmarks.export_kinds.torch_export import LABELS, Images, enliven, export, tensor
 
 IMAGENET = {"input.mean": [0.485, 0.456, 0.406], "input.std": [0.229, 0.224, 0.225]}
 COLOURS = {"input.color": "RGB", "input.scale": 255}
@@ -18,9 +18,7 @@ COLOURS = {"input.color": "RGB", "input.scale": 255}
 
 def resnet(folder: Path) -> Export:
     """With the transforms of ResNet50_Weights.IMAGENET1K_V2."""
-    model = enliven(torchvision.models.resnet18(num_classes=len(LABELS)), 1)
-    with torch.no_grad():
-        model.fc.weight *= 20
+    model = enliven(torchvision.models.resnet18(num_classes=len(LABELS)), Images((224, 224), -2, 2.5))
     transforms = presets.ImageClassification(crop_size=224, resize_size=232)
     axes = {"input": {0: "batch"}, "output": {0: "batch"}}
     names = (["input"], ["output"])
@@ -41,7 +39,7 @@ def deeplab(folder: Path) -> Export:
     model = segmentation.deeplabv3_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=len(labels), aux_loss=True
     )
-    enliven(model, 1.3)
+    enliven(model, Images((256, 320), -2, 2.5))
     transforms = presets.SemanticSegmentation(resize_size=520)
     free = {0: "batch", 2: "height", 3: "width"}
     axes = {"input": free, "out": free, "aux": free}
@@ -71,7 +69,7 @@ def faster_rcnn(folder: Path) -> Export:
     model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, num_classes=1 + len(LABELS), box_score_thresh=0.01
     )
-    enliven(model, 1.3)
+    enliven(model)
     axes = {"image": {1: "height", 2: "width"}, "boxes": {0: "n"}, "labels": {0: "n"}, "scores": {0: "n"}}
     names = (["image"], ["boxes", "labels", "scores"])
     file = export(model, ([torch.rand(3, 480, 640)],), folder / "fasterrcnn.onnx", names, axes)

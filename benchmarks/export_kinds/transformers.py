@@ -14,7 +14,7 @@ import transformers as hf
 from PIL import Image
 
 from benchmarks.export_kinds.kinds import Boxes, Export, Mask, Pixels, Scores, Vector
-from benchmarks.export_kinds.torch_export import IMAGE_AXES, LABELS, enliven, export
+from benchmarks.export_kinds.torch_export import IMAGE_AXES, LABELS, Images, enliven, export
 
 NAMES = {"id2label": dict(enumerate(LABELS)), "label2id": {label: index for index, label in enumerate(LABELS)}}
 HEADS: dict[str, Any] = {"num_attention_heads": 4, "hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96}
@@ -46,7 +46,7 @@ def run(model: Any, prepare: Any) -> Callable[[Pixels], tuple[Any, tuple[int, in
 
 
 def classifier(folder: Path, model: Any, prepare: Any, side: int) -> Export:
-    enliven(model, 3)
+    enliven(model)
     call = run(model, prepare)
 
     def expected(image: Pixels) -> Scores:
@@ -69,7 +69,7 @@ def convnext(folder: Path) -> Export:
 
 def segformer(folder: Path) -> Export:
     config = hf.SegformerConfig(hidden_sizes=[8, 16, 32, 64], depths=[1, 1, 1, 1], decoder_hidden_size=32, **NAMES)
-    model = enliven(hf.SegformerForSemanticSegmentation(config), 3)
+    model = enliven(hf.SegformerForSemanticSegmentation(config))
     prepare = processor("segformer", "Segformer", size={"height": 256, "width": 256})
     call = run(model, prepare)
 
@@ -93,7 +93,7 @@ def mask2former(folder: Path) -> Export:
     sizes = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "encoder_feedforward_dim": 32}
     layers = {"encoder_layers": 1, "decoder_layers": 2, "num_attention_heads": 4, "dim_feedforward": 32}
     config = hf.Mask2FormerConfig(backbone_config=backbone, num_queries=12, **sizes, **layers, **NAMES)
-    model = enliven(hf.Mask2FormerForUniversalSegmentation(config), 2)
+    model = enliven(hf.Mask2FormerForUniversalSegmentation(config))
     prepare = processor("mask2former", "Mask2Former", size={"height": 384, "width": 384})
     call = run(model, prepare)
 
@@ -137,7 +137,7 @@ def detr(folder: Path) -> Export:
         **layers,
         **NAMES,
     )
-    model, prepare = enliven(hf.DetrForObjectDetection(config), 2), processor("detr", "Detr")
+    model, prepare = enliven(hf.DetrForObjectDetection(config)), processor("detr", "Detr")
     mask = {0: "batch_size", 1: "height", 2: "width"}
     example = (torch.rand(2, 3, 128, 192), torch.ones(2, 128, 192, dtype=torch.int64))
     file = saved(folder, model, prepare, ["logits", "pred_boxes"], example, pixel_mask=mask)
@@ -149,7 +149,7 @@ LAYERS = {"layers": 1, "ffn_dim": 32, "attention_heads": 4}
 
 def yolos(folder: Path) -> Export:
     config = hf.YolosConfig(image_size=[128, 192], patch_size=16, num_detection_tokens=12, **HEADS, **NAMES)
-    model = enliven(hf.YolosForObjectDetection(config), 3)
+    model = enliven(hf.YolosForObjectDetection(config))
     prepare = processor("yolos", "Yolos", size={"shortest_edge": 256, "longest_edge": 400})
     file = saved(folder, model, prepare, ["logits", "pred_boxes"], (torch.rand(2, 3, 256, 336),))
     return Export(file, detector(prepare, model, 0.05))
@@ -175,14 +175,14 @@ def rt_detr(folder: Path) -> Export:
         **widths,
         **NAMES,
     )
-    model = enliven(hf.RTDetrForObjectDetection(config), 1.5)
+    model = enliven(hf.RTDetrForObjectDetection(config), Images((320, 320)))
     prepare = processor("rt_detr", "RTDetr", size={"height": 320, "width": 320})
     file = saved(folder, model, prepare, ["logits", "pred_boxes"], (torch.rand(2, 3, 320, 320),))
     return Export(file, detector(prepare, model, 0.05))
 
 
 def dinov2(folder: Path) -> Export:
-    model = enliven(hf.Dinov2Model(hf.Dinov2Config(image_size=56, patch_size=14, **HEADS)), 2)
+    model = enliven(hf.Dinov2Model(hf.Dinov2Config(image_size=56, patch_size=14, **HEADS)))
     prepare = processor("bit", "Bit", size={"shortest_edge": 64}, crop_size={"height": 56, "width": 56})
     call = run(model, prepare)
     file = saved(folder, model, prepare, ["last_hidden_state", "pooler_output"], (torch.rand(2, 3, 56, 56),))
@@ -192,7 +192,7 @@ def dinov2(folder: Path) -> Export:
 
 def clip(folder: Path) -> Export:
     config = hf.CLIPVisionConfig(image_size=64, patch_size=16, projection_dim=32, **HEADS)
-    model = enliven(hf.CLIPVisionModelWithProjection(config), 2)
+    model = enliven(hf.CLIPVisionModelWithProjection(config))
     prepare = processor("clip", "CLIP", size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
     call = run(model, prepare)
     file = saved(folder, model, prepare, ["image_embeds", "last_hidden_state"], (torch.rand(2, 3, 64, 64),))

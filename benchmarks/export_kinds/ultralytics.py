@@ -14,32 +14,36 @@ os.environ.setdefault("YOLO_OFFLINE", "1")
 from ultralytics import YOLO
 
 from benchmarks.export_kinds.kinds import Boxes, Export, Pixels, Scores
+from benchmarks.export_kinds.torch_export import Images, enliven, spread
 
 logging.getLogger("ultralytics").setLevel(logging.ERROR)
 SIDE = 320
 
 
-def exported(folder: Path, architecture: str, bias: float = 0.0, **options: Any) -> Path:
-    """Random weights; scores of classes are made to differ by `bias`."""
+def exported(folder: Path, architecture: str, mean: float = 0.0, **options: Any) -> Path:
+    """Random weights; logits of classes have this mean."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(17)
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         model = YOLO(f"{architecture}.yaml", verbose=False)
-        _enliven(model.model, bias)
+        _enliven(model.model, mean)
         return folder / Path(model.export(format="onnx", imgsz=SIDE, simplify=False, **options)).name
 
 
-def _enliven(model: Any, bias: float) -> None:
-    """Batch normalisation that amplifies, and class scores that spread around a half."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight *= 2
-        head = model.model[-1]
-        for name in ("cv3", "one2one_cv3"):
-            for branch in getattr(head, name, None) or ():
-                branch[-1].weight *= 6
-                branch[-1].bias.fill_(bias)
+def _enliven(model: Any, mean: float) -> None:
+    """Scores of classes spread around `mean`; sides of boxes are a few strides."""
+    head, images = model.model[-1], Images((SIDE, SIDE))
+    enliven(model, images)
+    spread(model, _last(head, "cv3") or [head.linear], images, mean, 2)
+    for layer in _last(head, "cv2"):
+        bins = len(layer.bias) // 4
+        spread(model, [layer], images, 0, 1 if bins > 1 else 0.3)
+        with torch.no_grad():
+            layer.bias.copy_(torch.arange(bins).repeat(4) * -0.6 if bins > 1 else torch.full((4,), 3.0))
+
+
+def _last(head: Any, name: str) -> list[Any]:
+    """The last layers of a detector's branches."""
+    return [branch[-1] for each in (name, f"one2one_{name}") for branch in getattr(head, each, None) or ()]
 
 
 def detections(file: Path) -> Any:
@@ -56,7 +60,7 @@ def detections(file: Path) -> Any:
 
 
 def detect(folder: Path) -> Export:
-    file = exported(folder, "yolov8n", -6)
+    file = exported(folder, "yolov8n", -8)
     return Export(file, detections(file))
 
 
@@ -66,7 +70,7 @@ def detect_nms(folder: Path) -> Export:
 
 
 def detect_end2end(folder: Path) -> Export:
-    file = exported(folder, "yolo26n", -6, end2end=True)
+    file = exported(folder, "yolo26n", -8, end2end=True)
     return Export(file, detections(file))
 
 

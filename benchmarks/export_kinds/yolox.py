@@ -11,7 +11,7 @@ from yolox.models.network_blocks import SiLU
 from yolox.utils import postprocess, replace_module
 
 from benchmarks.export_kinds.kinds import Boxes, Export, Pixels
-from benchmarks.export_kinds.torch_export import LABELS, export
+from benchmarks.export_kinds.torch_export import LABELS, Images, enliven, export, spread
 
 SIZE = (224, 320)
 ANSWERS: dict[str, Any] = {
@@ -58,15 +58,11 @@ def _export(folder: Path, decodes: bool, answers: dict[str, Any]) -> Export:
 
 
 def _model() -> Any:
-    torch.manual_seed(17)
     channels = [256, 512, 1024]
     head = YOLOXHead(len(LABELS), 0.125, in_channels=channels, depthwise=True)
-    model = YOLOX(YOLOPAFPN(0.33, 0.125, in_channels=channels, depthwise=True), head).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight *= 2
-        for branch in (*head.cls_preds, *head.obj_preds):
-            branch.weight *= 6
-            branch.bias.fill_(-1)
+    model = YOLOX(YOLOPAFPN(0.33, 0.125, in_channels=channels, depthwise=True), head)
+    images = Images(SIZE, 0, 255)
+    enliven(model, images)
+    for branches, mean in ((head.cls_preds, 0), (head.obj_preds, -4), (head.reg_preds, 0.5)):
+        spread(model, list(branches), images, mean, 1)
     return replace_module(model, torch.nn.SiLU, SiLU)
