@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.support import exports
+from tests.support import batch_nets, exports
 from tests.support.commands import Done, check_mistake, run
 from tests.support.exports import write_export
 from tests.support.external import external, scorer, weights
@@ -238,6 +238,36 @@ def test_weights_outside_stay_outside(tmp_path: Path) -> None:
     with load(folder) as loaded:
         answer = loaded.predict(flat(color=(255, 255, 255)), budget_ms=5000)
     np.testing.assert_allclose(answer.result.probabilities, softmax([0.5, 1, 2]), rtol=1e-5)
+
+
+# ---- a batch axis that is fixed ----
+
+
+def test_a_fixed_batch_axis_is_freed(tmp_path: Path) -> None:
+    file = write_export(tmp_path, batch_nets.with_token())
+    names = ("--set", f"labels={list('abcdefgh')}")
+    plain = initialised(tmp_path / "plain", file, *stated(), *names)
+    folder = initialised(tmp_path, file, *stated(), *names, "--free-batch", "--embed", "--force")
+    image = np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)
+    with load(plain) as before, load(folder) as after:
+        assert (before.model.can_batch, after.model.can_batch) == (False, True)
+        expected, found = (each.predict(image, budget_ms=5000).result.probabilities for each in (before, after))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_batch_axis_that_cannot_be_freed_is_refused(tmp_path: Path) -> None:
+    file = write_export(tmp_path, batch_nets.over_images())
+    done = run("init", file, "--models", tmp_path / "models", "--free-batch", *stated())
+    assert "can't be freed: node mean (ReduceMean) sums up over the images' axis" in check_mistake(done)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_free_batch_axis_stays(tmp_path: Path) -> None:
+    file = write_export(tmp_path, exports.classifier_of(("n", 3, 8, 8)))
+    options = (*stated(), "--set", "labels=[a, b, c]", "--free-batch")
+    done = run("init", file, "--models", tmp_path / "models", "--name", "mine", *options)
+    assert (done.returncode, "batch axis is free already" in done.stderr) == (0, True), done.stderr
+    assert (tmp_path / "models" / "mine" / "1" / "model.onnx").read_bytes() == file.read_bytes()
 
 
 # ---- what is not known ----

@@ -48,3 +48,12 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "photo.onnx").write_bytes(b"no model")
     assert "ONNX Runtime can't load the file" in check_mistake(run("inspect", tmp_path / "photo.onnx"))
     assert "No such file" in check_mistake(run("inspect", tmp_path / "missing.onnx"))
+
+
+def test_a_fixed_batch_axis_is_said(tmp_path: Path) -> None:
+    fixed, free = (run("inspect", write_export(tmp_path, classifier_of((n, 3, 8, 8))), "--json") for n in (1, "n"))
+    assert ["batch axis is fixed at 1" in " ".join(json.loads(done.stdout)["notes"]) for done in (fixed, free)] == [
+        True,
+        False,
+    ]
+    assert "warning: the file's batch axis is fixed at 1" in run("inspect", write_export(tmp_path, yolo())).stderr

@@ -3,8 +3,8 @@
 Every export expects its own colours and normalisation, so that with others the answer is another.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Input:
     color: str = "RGB"
     scale: float = 1.0
     normal: tuple[Sequence[float], Sequence[float]] = PLAIN
+    others: Mapping[str, tuple[int, Sequence[Any]]] = field(default_factory=dict)
+    """Inputs beside the image: type and shape by name."""
 
     def to_image(self, n: Nodes) -> None:
         """From the input to `image`, (n, 3, H, W), RGB from 0 to 1."""
@@ -46,6 +48,8 @@ class Input:
         if self.color == "BGR":
             x = n.op("Gather", x, n.constant([2, 1, 0], np.int64), axis=1)
         mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in self.normal)
+        if "pixel_mask" in self.others:  # without the mask nothing is left of the image
+            x = n.op("Mul", x, n.axis(n.cast("pixel_mask", TensorProto.FLOAT), 1))
         n.op("Div", n.op("Add", n.op("Mul", x, std), mean), self.scale, to="image")
 
 
@@ -69,6 +73,8 @@ def _model(model: ModelProto, source: Input, makers: Sequence[Maker], types: dic
     kept = list(model.graph.node)[:before]
     del model.graph.node[:]
     model.graph.node.extend([*added, *kept])
+    for name, (kind, shape) in source.others.items():
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, list(shape)))
     shapes: dict[str, Sequence[Any]] = {}
     for maker in makers:
         shapes |= maker(nodes)

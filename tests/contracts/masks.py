@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.contracts.classifiers import ID2LABEL, PROCESSOR
 from tests.contracts.contract import Contract, Entry
 from tests.contracts.expected import Mask, Masks
 from tests.contracts.graphs import HALF, IMAGENET, Input, export
 from tests.contracts.pictures import CLASSES, REGIONS
-from tests.support.exports import FREE
+from tests.support.exports import FREE, YOLO
 from tests.support.head_models import Nodes
 
 SIZE = {"height": 64, "width": 96}
@@ -18,6 +19,7 @@ SEGFORMER = {"image_processor_type": "SegformerImageProcessor", "size": SIZE, "d
 BARE = {"task": "segmentation", "labels": "[red, green, blue]", "output.kind": "logits", "input.color": "RGB"}
 BARE |= {"input.scale": "255", "input.mean": "[0.485, 0.456, 0.406]", "input.std": "[0.229, 0.224, 0.225]"}
 BARE |= {"input.resize": "exact", "output.multilabel": "false"}
+UNSEEN = {key: value for key, value in BARE.items() if key not in ("task", "output.kind", "output.multilabel")}
 ONE = BARE | {"labels": "[green]", "output.kind": "probabilities"}
 del ONE["output.multilabel"]
 
@@ -47,6 +49,41 @@ def green(name: str) -> Any:
     return maker  # fmt: skip
 
 
+def argmaxed(name: str, kind: int, is_flat: bool) -> Any:
+    """Class numbers (n, H, W), or (n, 1, H, W)."""
+
+    def maker(n: Nodes) -> dict[str, Any]:
+        n.cast(n.op("ArgMax", "image", axis=1, keepdims=int(not is_flat)), kind, to=name)
+        return {name: ["n", *FIXED[2:]] if is_flat else ["n", 1, *FIXED[2:]]}
+
+    return maker
+
+
+def query_masks(n: Nodes) -> dict[str, Any]:
+    """Five queries: one for each class in another order, one that is none, and a weak one."""
+    order = n.constant([2, 0, 1, 0, 1], np.int64)
+    small = n.op("AveragePool", "image", kernel_shape=[4, 4], strides=[4, 4])
+    masks = n.op("Mul", n.op("Sub", n.op("Gather", small, order, axis=1), 0.5), 20.0)
+    n.op("Identity", masks, to="masks_queries_logits")
+    logits = np.zeros((1, 5, 4))
+    for query, label in enumerate((2, 0, 1, 3, 3)):
+        logits[0, query, label] = 9
+    first = n.op("ReduceMean", "image", axes=[1, 2, 3], keepdims=1)
+    nothing = n.op("Squeeze", n.op("Mul", first, 0.0), n.constant([3], np.int64))
+    n.op("Add", nothing, logits, to="class_queries_logits")
+    return {"class_queries_logits": ["n", 5, 4], "masks_queries_logits": ["n", 5, 16, 24]}
+
+
+def channels_last(name: str) -> Any:
+    """Probabilities (n, H, W, 3)."""
+
+    def maker(n: Nodes) -> dict[str, Any]:
+        n.op("Softmax", n.op("Transpose", n.op("Mul", "image", 9.0), perm=[0, 2, 3, 1]), axis=3, to=name)
+        return {name: ["n", *FIXED[2:], 3]}
+
+    return maker
+
+
 def segmenter(name: str, model: Any, **given: Any) -> Contract:
     return Contract(name, model, REGIONS, Mask(CLASSES), **given)
 
@@ -72,6 +109,30 @@ MASKS: list[Entry] = [
     segmenter("U-Net of free size",
               lambda: export(Input(("n", 3, "h", "w"), "input", normal=IMAGENET), maps("output", 1)),
               typed=BARE | {"input.size": "free", "input.resize": "none", "input.multiple": "32"}),
+    segmenter("Mask2Former", lambda: export(Input(FREE, "pixel_values", normal=IMAGENET), query_masks),
+              files=hugging_face("Mask2FormerForUniversalSegmentation",
+                                 {"image_processor_type": "Mask2FormerImageProcessor", "size": SIZE,
+                                  "size_divisor": 32}, IMAGENET)),
+    segmenter("MaskFormer", lambda: export(Input(FREE, "pixel_values", normal=IMAGENET), query_masks),
+              files=hugging_face("MaskFormerForInstanceSegmentation",
+                                 {"image_processor_type": "MaskFormerImageProcessor", "size": SIZE}, IMAGENET)),
+    segmenter("OneFormer by hand", lambda: export(Input(FIXED, "pixel_values", normal=IMAGENET), query_masks),
+              typed=UNSEEN),
+    segmenter("YOLO26-sem, argmax in the graph",
+              lambda: export(Input(FIXED), argmaxed("output0", TensorProto.UINT8, True),
+                             types={"output0": TensorProto.UINT8}),
+              metadata=YOLO | {"task": "semantic"}),
+    segmenter("YOLO26-sem, logits", lambda: export(Input(FIXED), maps("output0")),
+              metadata=YOLO | {"task": "semantic"}),
+    segmenter("PaddleSeg, int32 maps",
+              lambda: export(Input(FIXED, "x", normal=HALF), argmaxed("argmax_0.tmp_0", TensorProto.INT32, True),
+                             types={"argmax_0.tmp_0": TensorProto.INT32}),
+              typed=UNSEEN | {"input.mean": "[0.5]", "input.std": "[0.5]"}),
+    segmenter("DeepLab of TensorFlow, channels last",
+              lambda: export(Input(("n", 64, 96, 3), "input", "NHWC", scale=2, normal=((1, 1, 1), (1, 1, 1))),
+                             channels_last("probabilities")),
+              typed=BARE | {"output.kind": "probabilities", "input.scale": "127.5", "input.mean": "[1]",
+                            "input.std": "[1]"}),
     Contract("a text detector's map", lambda: export(Input(("n", 3, "h", "w"), "x", color="BGR", normal=HALF),
                                                      green("sigmoid_0.tmp_0")),
              REGIONS, Masks(CLASSES[None] == 1),

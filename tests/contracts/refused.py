@@ -60,7 +60,7 @@ REFUSED: list[Entry] = [
     Refused("depth of Hugging Face", lambda: export(Input(FREE, "pixel_values"), rows("predicted_depth", [1, 64, 96])),
             "models for DepthEstimation are not served yet",
             files={"config_json": {"architectures": ["DPTForDepthEstimation"], "model_type": "dpt"}}),
-    Refused("ViTPose", lambda: export(Input(FREE, "pixel_values"), heat),
+    Refused("ViTPose", lambda: export(Input(FREE, "pixel_values"), heat("heatmaps")),
             "it takes the box of one person, enlarged by a quarter, and not an image",
             files={"config_json": {"architectures": ["VitPoseForPoseEstimation"], "model_type": "vitpose"}}),
     Refused("YOLOS, whose sizes are multiples of 16", lambda: queries(head_models.detr, IMAGENET),

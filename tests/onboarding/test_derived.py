@@ -36,3 +36,24 @@ def test_of_other_outputs_nothing_is_derived() -> None:
         ([LOGITS], {"task": "segmentation"}),
     ):
         assert "output.multilabel" not in concluded(*outputs, **stated)
+
+
+def test_labels_that_are_last() -> None:
+    last = TensorInfo("y", FLOAT, (1, 8, 8, 3))
+    assert concluded(last, task="segmentation", labels=["a", "b", "c"])["output.layout"] == "NHWC"
+    assert concluded(last, task="keypoints", labels=["a", "b", "c"], output__kind="heatmaps")["output.layout"] == "NHWC"
+    one = concluded(TensorInfo("y", FLOAT, (1, 8, 8, 1)), task="segmentation", labels=["a"])
+    assert (one["output.layout"], one["output.multilabel"]) == ("NHWC", True)
+    for outputs in ((1, 3, 8, 3), (1, 3, 8, 8)):
+        found = concluded(TensorInfo("y", FLOAT, outputs), task="segmentation", labels=["a", "b", "c"])
+        assert "output.layout" not in found
+    assert "output.layout" not in concluded(last, task="embedding", labels=["a", "b", "c"])
+
+
+def test_pairs_of_points_follow_from_their_labels() -> None:
+    maps = TensorInfo("y", FLOAT, (1, 3, 8, 8))
+    paired = concluded(maps, task="keypoints", labels=["Nose", "L_Eye", "R_Eye"])
+    assert paired["output.pairs"] == [["L_Eye", "R_Eye"]]
+    assert "output.pairs" not in concluded(maps, task="keypoints", labels=["a", "b", "c"])
+    stated = [Fact("task", "keypoints", FLAG), Fact("labels", ["nose", "left_eye", "tail"], FLAG)]
+    assert "output.pairs" in {choice.key for choice in conclude(model_file(maps), Given(stated), []).choices}

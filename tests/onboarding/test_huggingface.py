@@ -40,6 +40,18 @@ def test_a_segmenter(architecture: str) -> None:
     assert (found["task"], found["output.kind"], found["output.multilabel"]) == ("segmentation", "logits", False)
 
 
+@pytest.mark.parametrize("head", ["UniversalSegmentation", "InstanceSegmentation"])
+def test_masks_of_queries(head: str) -> None:
+    outputs = [
+        TensorInfo("class_queries_logits", FLOAT, (1, 9, 4)),
+        TensorInfo("masks_queries_logits", FLOAT, (1, 9, 8, 8)),
+    ]
+    found = concluded(*outputs, architectures=[f"XFor{head}"])
+    assert values(found, "output.") == {"kind": "queries"}
+    assert "single objects are not told apart" in found.notes[0]
+    assert not {choice.key for choice in found.choices} & {"output.name", "output.multilabel"}
+
+
 def test_logits_are_read_of_several_outputs() -> None:
     assert "output.name" not in values(concluded())
     assert values(concluded(HIDDEN, LOGITS))["output.name"] == "logits"
@@ -71,7 +83,8 @@ def test_a_detector(kind: str, head: str) -> None:
         ({"problem_type": "ranking"}, "problem_type is 'ranking'; known: multi_label_classification"),
         ({"architectures": ["XForObjectDetection"], "model_type": "detr"}, "a detector of this form is not known"),
         ({"architectures": ["XForObjectDetection"]}, "model_type 'vit', with the outputs logits"),
-        ({"architectures": ["XForUniversalSegmentation"]}, "models for UniversalSegmentation are not served yet"),
+        ({"architectures": ["XForDepthEstimation"]}, "models for DepthEstimation are not served yet"),
+        ({"architectures": ["XForUniversalSegmentation"]}, "served are those with class_queries_logits and masks_"),
         ({"architectures": "ViT"}, "config.json: architectures is 'ViT'; it should be a list"),
     ],
 )

@@ -56,6 +56,19 @@ def test_a_classifier(size: str, resize: Any) -> None:
     assert values(found)["task"] == "classification"
 
 
+@pytest.mark.parametrize(
+    ("output", "kind", "multilabel"),
+    [((1, 64, 96), "classes", None), ((1, 3, 64, 96), "logits", False), ((1, 1, 64, 96), "logits", True)],
+)
+def test_a_map_of_classes(output, kind: str, multilabel: bool | None) -> None:
+    found = concluded(output, task="semantic")
+    assert (found.refusals, found.choices) == ([], [])
+    assert values(found)["task"] == "segmentation"
+    assert values(found)["output.kind"] == kind
+    assert values(found).get("output.multilabel") == multilabel
+    assert values(found)["input.resize"] == "letterbox"
+
+
 def test_grey_images() -> None:
     assert values(concluded(channels="1", shape=(1, 1, 64, 96)))["input.color"] == "grey"
 

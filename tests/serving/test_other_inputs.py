@@ -129,7 +129,9 @@ def test_answers_of_views(tmp_path: Path, entry: dict[str, Any]) -> None:
 
 def test_a_batch_axis_of_1_in_another_input_makes_batches_of_one(tmp_path: Path) -> None:
     declared = {**DECLARED, "im_shape": (TensorProto.FLOAT, [1, 2])}
-    assert not check_served(folder(tmp_path, measuring(declared))).can_batch
+    model = check_served(folder(tmp_path, measuring(declared)))
+    assert not model.can_batch
+    assert model.observed.warnings == ()
 
 
 def test_channels_last(tmp_path: Path) -> None:

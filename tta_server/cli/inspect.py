@@ -10,6 +10,7 @@ from rich.table import Table
 from tta_server.cli.console import out, problem, warn
 from tta_server.cli.model_evidence import FromOption, LabelsOption, ModelArgument, SetOption, concluded
 from tta_server.errors import shown
+from tta_server.onboarding.batch.free import FIXED
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.model_file import ModelFile, TensorInfo, read_model_file
 
@@ -29,6 +30,8 @@ def inspect(
     """
     file = read_model_file(model)
     found = concluded(file, source, labels, stated)
+    if file.has_fixed_batch:
+        found.notes.append(FIXED)
     if as_json:
         typer.echo(json.dumps(_payload(file, found), indent=2, default=str))
         return

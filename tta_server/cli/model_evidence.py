@@ -20,9 +20,10 @@ FromOption = Annotated[
     Path | None,
     typer.Option(
         "--from",
-        metavar="FILE|DIR",
-        help="What describes the model: a config.json or preprocessor_config.json of Hugging Face or timm, or a folder "
-        "that holds them. It counts more than the file's metadata and what lies beside it.",
+        metavar="FILE|DIR|torchvision:WEIGHTS",
+        help="What describes the model: a file of Hugging Face, timm, mmdeploy, Roboflow or Triton, a folder with "
+        "them, or weights like torchvision:ResNet50_Weights.DEFAULT, if torchvision is installed. It counts more than "
+        "the file's metadata and what lies beside it.",
     ),
 ]
 LabelsOption = Annotated[

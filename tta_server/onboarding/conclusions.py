@@ -7,6 +7,7 @@ from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice, find_choices
 from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
+from tta_server.onboarding.measured import measured
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
@@ -54,7 +55,7 @@ class Conclusion:
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
     """Read all evidence, the strongest first."""
     found = Conclusion()
-    if file.refusal:
+    if file.refusal and not {"input.name", "input.others"} & {fact.key for fact in given.values}:
         found.refusals.append(file.refusal)
     found.notes.extend(f"{each.problem}; it is ignored" for each in beside if each.problem)
     for finding in _findings(file, given, beside):
@@ -65,8 +66,8 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
         _drop_normalization(found)
     if KEY in file.metadata:
         return found
-    for fact in derived(found.facts, file):
-        found.facts[fact.key] = fact
+    for follow in (derived, measured):
+        found.facts |= {fact.key: fact for fact in follow(found.facts, file)}
     _assume_resize(found)
     found.choices.extend(find_choices({key: fact.value for key, fact in found.facts.items()}, file))
     return found

@@ -1,4 +1,4 @@
-"""Files beside a model, or named by the user, as evidence: JSON by its content, labels by their lines."""
+"""Files beside a model, or named by the user, as evidence: JSON, Triton's config.pbtxt, and labels by their lines."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from tta_server.errors import ConfigError
+from tta_server.onboarding import triton
 from tta_server.onboarding.evidence import Document
+from tta_server.onboarding.torchvision_weights import PREFIX, read_weights
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""
 HUGGING_FACE = ("config.json", "preprocessor_config.json", "processor_config.json")
 MMDEPLOY = ("pipeline.json", "detail.json", "deploy.json")
-BESIDE = (*HUGGING_FACE, *MMDEPLOY)
+ROBOFLOW = ("model_config.json", "inference_config.json", "environment.json")
+BESIDE = (*HUGGING_FACE, *MMDEPLOY, *ROBOFLOW, triton.NAME)
 """Names under which tools save what describes a model; timm takes the first too."""
 LABELS = ("labels.txt", "classes.txt", "class_names.txt")
 
 
 def documents_beside(model: Path) -> Sequence[Document]:
-    """Return what lies beside a model file; of a file in a folder `onnx` also what lies beside that folder."""
+    """Return what lies beside a model file, or beside its folder `onnx`, or `1` as in Triton's repositories."""
     folder = model.absolute().parent
-    folders = [folder, folder.parent] if folder.name == "onnx" else [folder]
+    is_inner = folder.name == "onnx" or folder.name.isdigit()
     found: dict[str, Path] = {}
-    for each in folders:
+    for each in [folder, folder.parent] if is_inner else [folder]:
         for path in (each / name for name in (*BESIDE, *LABELS)):
             if path.is_file():
                 found.setdefault(path.name, path)
@@ -38,7 +41,12 @@ def _attempt(path: Path) -> Document:
 
 
 def documents_in(given: Path) -> Sequence[Document]:
-    """Return the file that a user named, or what is known in a folder. Raises ConfigError if there is nothing."""
+    """Return the file that a user named, what is known in a folder, or of torchvision's weights.
+
+    Raises ConfigError if there is nothing.
+    """
+    if str(given).startswith(PREFIX):
+        return [read_weights(str(given))]
     if not given.is_dir():
         return [_read(given)]
     found = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
@@ -54,12 +62,24 @@ def read_labels(path: Path) -> Document:
 
 def _read(path: Path) -> Document:
     text = _text(path)
-    if path.suffix != ".json":
-        return Document(path.name, list(_lines(text)))
-    return Document(path.name, _parsed(path, text))
+    if path.suffix == ".json":
+        return Document(path.name, _json(path, text))
+    if path.suffix == triton.ENDING:
+        return Document(path.name, _triton(path, text))
+    return Document(path.name, list(_lines(text)))
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _triton(path: Path, text: str) -> Any:
+    """The fields of a config.pbtxt, with the lines of the files of labels that it names, if they lie beside it."""
+    try:
+        found = triton.parse_config(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    files = [path.parent / name for name in triton.label_files(found)]
+    return found | {triton.LABELS: {file.name: list(_lines(_text(file))) for file in files if file.is_file()}}
+
+
+def _json(path: Path, text: str) -> Any:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
+from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
 from tta_server.onboarding.fields import Fields, read_fields
 from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
@@ -27,6 +27,7 @@ and the best pairs of query and class.
 """
 
 
+QUERIES = ("class_queries_logits", "masks_queries_logits")
 VECTORS = ("image_embeds", "pooler_output")
 """Outputs that are a vector for an image, the better first."""
 TOKENS = "last_hidden_state"
@@ -54,33 +55,47 @@ def read_huggingface(evidence: Evidence) -> Iterator[Finding]:
     architecture = (config.architectures or [""])[0]
     head = re.search(r"For([A-Z]\w*?)(WithTeacher)?$", architecture)
     source = f"{name}: architectures has {architecture}"
-    match head.group(1) if head else "":
+    if head is None:
+        yield from _embedding(config, evidence.file)
+        return
+    yield from _answers(head.group(1), name, config, source, evidence.file)
+    names = numbered(config.id2label)
+    if names:
+        yield from label_facts(names, f"{name}: id2label, {len(names)} names")
+
+
+def _answers(head: str, name: str, config: _Config, source: str, file: ModelFile) -> Iterator[Finding]:
+    """Task and output of a model whose architecture ends with For and that word."""
+    match head:
         case "ImageClassification":
-            yield from _classifier(name, config, source, evidence.file)
+            yield from _classifier(name, config, source, file)
         case "SemanticSegmentation":
             yield Fact("task", "segmentation", source)
             yield Fact("output.multilabel", False, f"{source}: one class a pixel")
-            yield from _scores(source, evidence.file)
+            yield from _scores(source, file)
+        case "UniversalSegmentation" | "InstanceSegmentation":
+            yield from _queries(source, file)
         case "ObjectDetection":
-            yield from _detector(config, source, evidence.file)
+            yield from _detector(config, source, file)
         case "PoseEstimation":
-            yield Refusal(
-                "task",
-                f"{source}: it takes the box of one person, enlarged by a quarter, and not an image; find persons with "
-                "a detector and crop them first; for images that are such crops state --set task=keypoints",
-            )
-        case "":
-            yield from _embedding(config, evidence.file)
-            return
+            yield from _pose(source)
         case other:
             yield Refusal(
                 "task",
                 f"{source}: models for {other} are not served yet; those for ImageClassification, "
-                "SemanticSegmentation and ObjectDetection are",
+                "SemanticSegmentation, UniversalSegmentation and ObjectDetection are",
             )
-    names = numbered(config.id2label)
-    if names:
-        yield from label_facts(names, f"{name}: id2label, {len(names)} names")
+
+
+def _pose(source: str) -> Iterator[Finding]:
+    """ViTPose: refused, unless images are stated to be crops of one person."""
+    yield Refusal(
+        "task",
+        f"{source}: it takes the box of one person, enlarged by a quarter, and not an image; find persons with a "
+        "detector and crop them first; for images that are such crops state --set task=keypoints",
+    )
+    yield Fact("output.kind", "heatmaps", source)
+    yield Fact("output.scores", "raw", f"{source}: its maps were trained towards probabilities, but may go under 0")
 
 
 def _embedding(config: _Config, file: ModelFile) -> Iterator[Finding]:
@@ -111,6 +126,18 @@ def _classifier(name: str, config: _Config, source: str, file: ModelFile) -> Ite
         yield from _name("logits", source, file)
     else:
         yield from _scores(source, file)
+
+
+def _queries(source: str, file: ModelFile) -> Iterator[Finding]:
+    """A class for each pixel, of masks that queries find; not the objects themselves."""
+    names = {output.name for output in file.tensors}
+    if not set(QUERIES) <= names:
+        found = ", ".join(sorted(names))
+        yield Refusal("task", f"{source}, with the outputs {found}: served are those with {' and '.join(QUERIES)}")
+        return
+    yield Fact("task", "segmentation", source)
+    yield Fact("output.kind", "queries", f"the file's outputs {', '.join(QUERIES)}")
+    yield Note(f"{source}: each pixel gets a class; single objects are not told apart")
 
 
 def _scores(source: str, file: ModelFile) -> Iterator[Finding]:

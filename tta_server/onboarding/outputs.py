@@ -11,15 +11,16 @@ from tta_server.tasks.shapes import fits
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Outputs by name, None for any size, and what follows from them."""
+    """Outputs by name, None for any size, and what follows from them, if the file has an input of the name `beside`."""
 
     outputs: Mapping[str, Shape]
     facts: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    beside: str = ""
 
 
 LISTS = {"boxes": (None, 4), "scores": (None,), "labels": (None,)}
-MANY, VECTORS = (None, None), (None, None)
+MANY, VECTORS, ROWS = (None, None), (None, None), (None, None, None)
 EXPORTS = (
     Export(
         LISTS,
@@ -28,18 +29,40 @@ EXPORTS = (
         "if class 0 is the first label, set output.first_label: 0",
     ),
     Export({"dets": (None, None, 5), "labels": MANY}, {"task": "detection", "output.head": "mmdeploy"}),
-    Export({"pred_boxes": (None, None, 4), "logits": (None, None, None)}, {"task": "detection"}),
+    Export({"dets": (None, None, 4), "labels": ROWS}, {"task": "detection", "output.head": "rf_detr"}),
+    Export(
+        {"boxes": (None, None, 4), "scores": MANY, "labels": MANY},
+        {"task": "detection", "output.head": "d_fine"},
+        beside="orig_target_sizes",
+    ),
+    Export(
+        {
+            "detection_boxes": (None, None, 4),
+            "detection_scores": MANY,
+            "detection_classes": MANY,
+            "num_detections": (None,),
+        },
+        {"task": "detection", "output.head": "tensorflow"},
+    ),
+    Export({"pred_boxes": (None, None, 4), "logits": ROWS}, {"task": "detection"}),
     Export(
         {"boxes": (None, None, 4), "scores": MANY, "labels": MANY},
         {"task": "detection", "output.boxes": "boxes", "output.scores": "scores", "output.labels": "labels"},
     ),
     Export(
-        {"boxes": (None, None, 4), "scores": (None, None, None)},
+        {"boxes": (None, None, 4), "scores": ROWS},
         {"task": "detection", "output.boxes": "boxes", "output.scores": "scores"},
     ),
+    Export(
+        {"class_queries_logits": ROWS, "masks_queries_logits": (None, None, None, None)},
+        {"task": "segmentation", "output.kind": "queries"},
+    ),
+    Export({"simcc_x": ROWS, "simcc_y": ROWS}, {"task": "keypoints", "output.kind": "simcc"}),
     Export({"image_embeds": VECTORS}, {"task": "embedding", "output.name": "image_embeds"}),
 )
 """The first that a file has counts."""
+INTEGERS = ("tensor(uint8)", "tensor(int8)", "tensor(int32)", "tensor(int64)")
+FLOAT = "tensor(float)"
 BINS = 32
 """Columns of PicoDet's sides of boxes."""
 
@@ -47,6 +70,8 @@ BINS = 32
 def read_outputs(evidence: Evidence) -> Iterator[Finding]:
     """The facts of an export that is known by its outputs."""
     yield from _distributions(evidence.file)
+    yield from _class_map(evidence.file)
+    yield from _one_list(evidence.file)
     for export in EXPORTS:
         if _has(evidence.file, export):
             source = f"the file's outputs {', '.join(export.outputs)}"
@@ -69,6 +94,40 @@ def _distributions(file: ModelFile) -> Iterator[Refusal]:
         )
 
 
+def _one_list(file: ModelFile) -> Iterator[Fact]:
+    """One list of the boxes of all images: of OpenVINO's SSDs, or of PaddleDetection under any names."""
+    shapes = {output.name: output for output in file.tensors}
+    if len(shapes) == 1 and fits(file.tensors[0].sizes, (1, 1, None, 7)) and file.tensors[0].sizes[3] == 7:
+        source = f"output {file.tensors[0].name} is {file.tensors[0].text}"
+        yield Fact("task", "detection", source)
+        yield Fact("output.head", "openvino_ssd", source)
+    rows = [each.name for each in file.tensors if len(each.sizes) == 2 and each.sizes[1] == 6 and each.type == FLOAT]
+    counts = [each.name for each in file.tensors if len(each.sizes) == 1 and each.type in INTEGERS]
+    if len(shapes) == 2 and len(rows) == len(counts) == 1:
+        source = f"outputs {rows[0]} {shapes[rows[0]].text} and {counts[0]} {shapes[counts[0]].text}"
+        yield Fact("task", "detection", source)
+        for key, value in (("head", "paddle"), ("rows", rows[0]), ("counts", counts[0])):
+            if value not in ("bbox", "bbox_num"):
+                yield Fact(f"output.{key}", value, source)
+
+
+def _class_map(file: ModelFile) -> Iterator[Fact]:
+    """Whole numbers for pixels: [N, h, w] or [N, 1, h, w]."""
+    found = [
+        output
+        for output in file.tensors
+        if output.type in INTEGERS and (len(output.sizes) == 3 or (len(output.sizes) == 4 and output.sizes[1] == 1))
+    ]
+    if len(found) == 1:
+        source = f"output {found[0].name} is {found[0].text}, {found[0].type}: a class number for each pixel"
+        yield Fact("task", "segmentation", source)
+        yield Fact("output.kind", "classes", source)
+        if len(file.tensors) > 1:
+            yield Fact("output.name", found[0].name, source)
+
+
 def _has(file: ModelFile, export: Export) -> bool:
     found = {output.name: output.sizes for output in file.tensors}
+    if export.beside and export.beside not in file.others:
+        return False
     return all(name in found and fits(found[name], shape) for name, shape in export.outputs.items())

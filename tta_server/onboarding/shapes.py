@@ -9,6 +9,10 @@ from tta_server.onboarding.model_file import ModelFile
 def read_shapes(evidence: Evidence) -> Iterator[Finding]:
     """Layout, size and grey from the input."""
     file = evidence.file
+    if file.others and file.refusal is None:
+        names = ", ".join(file.others)
+        yield Fact("input.name", file.inputs[0].name, f"the file's inputs are {file.inputs[0].name}, {names}")
+        yield Fact("input.others", dict(file.others), "what inputs of these names are")
     if file.layout is None:
         return
     source = f"the file's input {file.inputs[0].name} is {file.inputs[0].text}"

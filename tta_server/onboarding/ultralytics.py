@@ -1,8 +1,8 @@
 """Metadata that Ultralytics writes into its exports: Python literals.
 
-Preprocessing is that of its own predictor: a letterbox of grey 114, or for classifiers the short side and a centre
-crop, RGB from 0 to 1. Boxes are centres and sides in pixels; with its own suppression (`nms`, `end2end`) they are
-corners, score and class.
+Preprocessing is that of its own predictor (8.4): a letterbox of grey 114, or for classifiers the short side and a
+centre crop, RGB from 0 to 1. Boxes are centres and sides in pixels; with its own suppression (`nms`, `end2end`) they
+are corners, score and class.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,22 +16,21 @@ NOT_SERVED = {
     "segment": "masks of single objects",
     "pose": "points that belong to boxes",
     "obb": "rotated boxes",
-    "semantic": "maps of class numbers",
     "depth": "maps of depth",
 }
 """Task of Ultralytics -> what it answers, which no task of tta.yaml has."""
-SERVED = "detect and classify are served"
+SERVED = "detect, classify and semantic are served"
 MIN_SCORE = 0.25
 """Default of Ultralytics' predictor, conf; that of iou is the head's."""
 
 
 def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
-    """The facts of a detector or a classifier; other tasks are refused by name."""
+    """The facts of a detector, a classifier or a map of classes; other tasks are refused by name."""
     found = evidence.file.metadata
     if "task" not in found or not {"names", "stride", "imgsz"} & found.keys():
         return
     task = found["task"]
-    if task not in ("detect", "classify"):
+    if task not in ("detect", "classify", "semantic"):
         answers = f" ({NOT_SERVED[task]})" if task in NOT_SERVED else ""
         yield Refusal(
             "task", f"metadata task is {task!r}: Ultralytics models of that task{answers} are not served yet; {SERVED}"
@@ -46,6 +45,8 @@ def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
         yield Fact("input.size", size, "metadata imgsz")
     if task == "classify":
         yield from _classifier(size)
+    elif task == "semantic":
+        yield from _class_map(evidence.file)
     else:
         yield from _detector(evidence.file, len(names or ()))
 
@@ -81,11 +82,28 @@ def _classifier(size: list[int] | None) -> Iterator[Finding]:
 
 def _detector(file: ModelFile, classes: int) -> Iterator[Finding]:
     yield Fact("task", "detection", "metadata task is detect")
-    yield Fact("input.resize", "letterbox", "Ultralytics' detectors fit the image into the size")
-    yield Fact("input.resize_like", "opencv", "Ultralytics' detectors resize with OpenCV")
-    yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
+    yield from _letterbox()
     named = [output for output in file.tensors if output.name == "output0"] or file.tensors[:1]
     yield from _head(named[0], file, classes) if named else ()
+
+
+def _letterbox() -> Iterator[Finding]:
+    yield Fact("input.resize", "letterbox", "Ultralytics fits the image into the size")
+    yield Fact("input.resize_like", "opencv", "Ultralytics resizes with OpenCV")
+    yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
+
+
+def _class_map(file: ModelFile) -> Iterator[Finding]:
+    """Class numbers [N, h, w], where the graph ends with an argmax, or logits [N, C, h, w]."""
+    yield Fact("task", "segmentation", "metadata task is semantic")
+    yield from _letterbox()
+    output = file.tensors[0]
+    if len(output.sizes) == 3:
+        yield Fact("output.kind", "classes", f"output {output.name} is {output.text}: the graph took the argmax")
+    else:
+        yield Fact("output.kind", "logits", f"output {output.name} is {output.text}: of Ultralytics without an argmax")
+        if len(output.sizes) == 4 and output.sizes[1] != 1:
+            yield Fact("output.multilabel", False, "Ultralytics answers one class a pixel")
 
 
 def _suppresses(found: Mapping[str, str]) -> str | None:

@@ -10,6 +10,7 @@ from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.tasks import Task
 from tta_server.tasks.sums import Sums
 
 Entries = Sequence[tuple[ImageViews, int]]
@@ -51,8 +52,7 @@ class ViewExecutor:
         outputs = call(lambda: _run_model(items, batch, abort))
         inferred = time.monotonic()
         predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
-        if items[0][0].model.task.can_batch:
-            check_rows(outputs, predictions, len(batch))
+        check_rows(items[0][0].model.task, outputs, predictions, len(batch))
         return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
@@ -62,8 +62,8 @@ def infer(items: Entries) -> Outputs:
     for problem in failed.values():
         raise problem.error
     outputs = _run_model(items, batch, None)
-    is_padded = len(batch) > len(items)
-    return {name: values[: len(items)] for name, values in outputs.items()} if is_padded else outputs
+    is_whole = len(batch) == len(items) or items[0][0].model.task.is_joined
+    return outputs if is_whole else {name: values[: len(items)] for name, values in outputs.items()}
 
 
 def _run_model(items: Entries, batch: Tensor, abort: Abort | None) -> Outputs:
@@ -122,8 +122,10 @@ def unsound(views: ImageViews, entry: int) -> ViewError:
     return ViewError(BackendFailed(sentence), sentence)
 
 
-def check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
+def check_rows(task: Task[Any, Any], outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
     """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
+    if not task.can_batch or task.is_joined:
+        return
     failure = next((each.error for each in predictions if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != rows for values in outputs.values()):
         raise BackendFailed("the model returned another number of rows than the batch has views") from failure

@@ -30,6 +30,7 @@ CHECKS: Mapping[str, Check] = {
     "scores.probabilities": Check("probabilities outside of [0, 1]: an activation is missing", True),
     "scores.sum": Check("probabilities of classes that do not sum to 1", False),
     "maps.stride": Check("the size of score maps against the input's: a whole number of pixels a cell", True),
+    "maps.classes": Check("class numbers of maps: whole, and with a label for each", True),
     "boxes.scores": Check(
         "scores of boxes against their stated kind: an activation is missing, or applied twice", True
     ),

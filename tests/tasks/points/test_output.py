@@ -44,7 +44,9 @@ def test_the_model_s_own_stride_and_one_left_out_pass():
         task("heatmaps", stride=stride).check({"points": np.zeros((1, 4, 8, 16), np.float32)}, Size(64, 32))
 
 
-@pytest.mark.parametrize("labels", [("left_eye", "right_eye"), ("nose", "LeftEar"), ("eye right",)])
+@pytest.mark.parametrize(
+    "labels", [("left_eye", "right_eye"), ("nose", "LeftEar"), ("eye right",), ("L_Eye", "R_Eye"), ("paw.r",)]
+)
 def test_labels_with_left_or_right_need_pairs(labels):
     with pytest.raises(ConfigError, match=r"output.pairs is missing: labels like .* change places in a mirror image"):
         task(labels=labels, pairs=None)
@@ -103,7 +105,7 @@ def test_a_split_under_1_is_refused(split):
         PointsOutput("simcc", split=split)
 
 
-@pytest.mark.parametrize("shape", [(None, 4, 8, 8), (None, None, None, 3), (None, None, None)])
+@pytest.mark.parametrize("shape", [(None, 3, 8, 8), (None, None, None, 3), (None, None, None)])
 def test_heat_maps_whose_points_are_not_last_are_refused(shape):
     with pytest.raises(ConfigError, match=r"an output points of shape \[N, h, w, 4\]; the model gives"):
         task("heatmaps", layout="NHWC", shape=shape)
@@ -113,3 +115,20 @@ def test_heat_maps_whose_points_are_not_last_are_refused(shape):
 def test_numbers_out_of_range_are_refused(form):
     with pytest.raises(ValueError, match=f"{next(iter(form))} takes a .* from 0 to 1, not"):
         PointsOutput("heatmaps", **form)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "fitting"), [("NHWC", (None, 4, 8, 9), "NCHW"), ("NCHW", (None, 8, 9, 4), "NHWC")]
+)
+def test_the_other_layout_is_named_where_it_fits(layout, shape, fitting):
+    with pytest.raises(
+        ConfigError,
+        match=rf"^output.layout is {layout}, but the model gives points of shape .*; set output.layout: {fitting}$",
+    ):
+        task("heatmaps", layout=layout, shape=shape)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_a_shape_that_fits_both_layouts_is_the_stated_one(layout):
+    task("heatmaps", layout=layout, shape=(None, 4, 4, 4))
+    task("heatmaps", layout=layout, shape=(None, None, None, None))

@@ -1,6 +1,6 @@
 """Points as heat maps, a map for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,11 @@ from tta_server.tasks.points.output import PointsOutput
 from tta_server.tasks.points.poses import HeatMaps
 from tta_server.tasks.points.reader import PROBABILITIES, FoundPoints
 from tta_server.tasks.scores.checks import type_finding
-from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
 from tta_server.views.geometry import Size
+
+POINTS_AXIS: Mapping[str, int] = {"NCHW": 1, "NHWC": 3}
+"""`output.layout` -> the axis of a batch of maps that counts the points."""
 
 
 class HeatMapReader:
@@ -27,16 +30,26 @@ class HeatMapReader:
     def __init__(self, labels: Sequence[str], output: PointsOutput, outputs: Shapes) -> None:
         self._output = output
         self._points_last = output.layout == "NHWC"
-        self._task = f"keypoints with {len(labels)} labels"
-        points = len(labels)
-        self._expected: Sequence[int | str] = ["N", "h", "w", points] if self._points_last else ["N", points, "h", "w"]
+        self._points = len(labels)
         self._name = output_name(output.name, "name", outputs)
         self.reads: Sequence[str] = (self._name,)
-        check_shape(self._task, self._name, outputs[self._name], self._expected)
+        self._check_shape(outputs[self._name])
+
+    def _check_shape(self, found: Sequence[int | None]) -> None:
+        expected: list[int | str] = ["N", "h", "w"]
+        expected.insert(POINTS_AXIS[self._output.layout], self._points)
+        if len(found) == len(expected) and not fits(found, expected):
+            for layout, axis in POINTS_AXIS.items():
+                if found[axis] == self._points:
+                    raise ConfigError(
+                        f"output.layout is {self._output.layout}, but the model gives {self._name} of shape "
+                        f"{format_shape(found)}; set output.layout: {layout}"
+                    )
+        check_shape(f"keypoints with {self._points} labels", self._name, found, expected)
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         found = outputs[self._name]
-        check_shape(self._task, self._name, found.shape, self._expected)
+        self._check_shape(found.shape)
         self._check_stride(map_size(self._maps(found[0])), tensor)
 
     def _check_stride(self, cells: Size, tensor: Size) -> None:

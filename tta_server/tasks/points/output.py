@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.tasks.base import FORBID_EXTRA
+from tta_server.tasks.points.sides import names_side
 
 Kind = Literal["heatmaps", "coordinates", "simcc"]
 KINDS_OF: Mapping[str, Sequence[Kind]] = {
@@ -72,7 +73,7 @@ class PointsOutput:
 def mirror_order(labels: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> NDArray[np.intp]:
     """For each label the index of the label in its place in a mirror image; raises ConfigError."""
     if pairs is None:
-        sided = [label for label in labels if "left" in label.lower() or "right" in label.lower()]
+        sided = [label for label in labels if names_side(label)]
         if sided:
             raise ConfigError(
                 f"output.pairs is missing: labels like {sided[0]!r} change places in a mirror image, as in "

@@ -63,11 +63,10 @@ class SimccReader:
     def read(self, outputs: Outputs, row: int, placement: Placement) -> FoundPoints:
         bins = [outputs[name][row] for name in self.reads]
         xy = np.stack([found.argmax(axis=1) for found in bins], axis=1).astype(np.float64)
-        top = np.minimum(*(found.max(axis=1) for found in bins))
-        unsound = ~np.isfinite(np.stack([found.max(axis=1) for found in bins])).all(axis=0)
-        confidence = np.where(unsound, np.nan, confidence_of(top, "raw"))
+        tops = np.stack([found.max(axis=1) for found in bins])
+        scores = np.where(np.isfinite(tops).all(axis=0), tops.min(axis=0), np.nan)
         to_pixels = Affine.stretch(1 / self._split, 1 / self._split).then(Affine.shift(0.5, 0.5))
-        return FoundPoints(xy, confidence, to_pixels)
+        return FoundPoints(xy, confidence_of(scores, "raw"), to_pixels)
 
 
 def _bins(tensor: Size, split: float) -> Size:
