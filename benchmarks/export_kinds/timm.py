@@ -17,7 +17,7 @@ def classifier(folder: Path) -> Export:
     enliven(model, IMAGES)
     spread(model, [model.fc], IMAGES, 0, 2)
     timm.models.save_for_hf(model, str(folder), model_config={"label_names": LABELS}, safe_serialization=False)
-    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model, use_test_size=True))
     axes = {"input": {0: "batch"}, "output": {0: "batch"}}
     names = (["input"], ["output"])
     file = export(model, (torch.rand(1, 3, 224, 224),), folder / "resnet10t.onnx", names, axes)
