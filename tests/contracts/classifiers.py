@@ -151,6 +151,11 @@ CLASSIFIERS: list[Entry] = [
                metadata=YOLO | {"task": "classify", "imgsz": "[20, 20]"}),
     classifier("our own metadata", lambda: export(Input(FIXED, color="BGR", normal=((0.5,) * 3, (0.5,) * 3)),
                                                   logits("x")), CROP, metadata={"tta.yaml": EMBEDDED}),
+    classifier("a page's orientation of RapidOCR, labels in metadata",
+               lambda: export(Input(("n", 3, 16, 16), "x", normal=IMAGENET), softmaxed), CROP,
+               metadata={"character": "\n".join(LABELS)},
+               typed={key: value for key, value in BARE.items() if key not in ("labels", "output.kind")}
+               | {"output.kind": "probabilities", "input.resize": "20", "input.interpolation": "bicubic"}),
     classifier("torchvision by hand", lambda: export(Input(FIXED, "input", normal=IMAGENET), logits("output")), CROP,
                typed=BARE | {"input.resize": "20", "input.interpolation": "bicubic"}),
     classifier("NHWC, uint8, of TensorFlow",

@@ -124,6 +124,12 @@ def paddle_nms(n: Nodes) -> dict[str, Any]:
     return {new: made[old] for old, new in names.items()}
 
 
+def object_masks(n: Nodes) -> dict[str, Any]:
+    """masks [M, 1, H, W] of what is found."""
+    n.op("Mul", n.op("Reshape", "scores", n.constant([-1, 1, 1, 1], np.int64)), np.ones((1, 1, 64, 96)), to="masks")
+    return {"masks": ["m", 1, 64, 96]}
+
+
 def named(n: Nodes) -> dict[str, Any]:
     """boxes [N, M, 4], scores [N, M] and labels [N, M]."""
     return {"boxes": ["n", 3, 4], "scores": ["n", 3], "labels": ["n", 3]}
@@ -188,6 +194,9 @@ DETECTORS: list[Entry] = [
     detector("YOLOX with --decode_in_inference", lambda: yolox(decoded), typed=YOLOX),
     detector("Faster R-CNN of torchvision, one image", lambda: finder(Input((3, 64, 96), "input"), lists),
              typed=BARE, says="without a batch axis are taken for those of torchvision: class 0 is the background"),
+    detector("Mask R-CNN of torchvision, its boxes",
+             lambda: finder(Input((3, 64, 96), "input"), lists, object_masks), typed=BARE,
+             says="the file also gives masks of each object, which are not answered: boxes are"),
     detector("RetinaNet of torchvision, free size", lambda: finder(Input((1, 3, "h", "w"), "input"), lists),
              typed=BARE | {"input.size": "free", "input.resize": "64", "input.max_long_side": "96"}),
     detector("RTMDet of mmdeploy", lambda: finder(Input(SHAPE, "input", color="BGR", scale=255), head_models.mmdeploy),

@@ -8,6 +8,8 @@ from tests.contracts.classifiers import PROCESSOR, TIMM, logits
 from tests.contracts.contract import Entry, Refused
 from tests.contracts.detectors import DETR, hugging_face, queries, yolo
 from tests.contracts.graphs import IMAGENET, Input, export
+from tests.contracts.masks import query_masks
+from tests.contracts.packages import pipeline
 from tests.contracts.points import heat
 from tests.support import head_models
 from tests.support.exports import FREE, YOLO
@@ -57,6 +59,16 @@ REFUSED: list[Entry] = [
     Refused("RT-DETR of Ultralytics", lambda: export(Input((1, 3, 64, 64)), rows("output0", [1, 300, 7])),
             "output output0 is [1, 300, 7]; a YOLO detector of 3 classes gives [N, 7, M]", metadata=YOLO),
     Refused("PicoDet without post-processing", picodet, "export the model with its post-processing"),
+    Refused("RTMO", lambda: export(Input((1, 3, 64, 96), "input"), rows("dets", [1, 9, 5]),
+                                   rows("keypoints", [1, 9, 17, 3])),
+            "are boxes that own points, as RTMO gives them"),
+    Refused("RTMDet-ins of mmdeploy", lambda: export(Input((1, 3, 64, 96), "input"), rows("dets", [1, 9, 5])),
+            "component ResizeInstanceMask: models of that kind are not served",
+            files={"pipeline_json": pipeline("mmdet", "ResizeInstanceMask")}),
+    Refused("EoMT, whose images are cut into windows", lambda: export(Input(FREE, "pixel_values"), query_masks),
+            "the preprocessing of EomtImageProcessor is not known",
+            files={"config_json": {"architectures": ["EomtForUniversalSegmentation"], "model_type": "eomt"},
+                   "preprocessor_config_json": PROCESSOR | {"image_processor_type": "EomtImageProcessor"}}),
     Refused("depth of Hugging Face", lambda: export(Input(FREE, "pixel_values"), rows("predicted_depth", [1, 64, 96])),
             "models for DepthEstimation are not served yet",
             files={"config_json": {"architectures": ["DPTForDepthEstimation"], "model_type": "dpt"}}),

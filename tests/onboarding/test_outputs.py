@@ -97,3 +97,15 @@ def test_d_fine_s_outputs_are_told_by_its_input() -> None:
     file = replace(model_file(*outputs), others={"orig_target_sizes": "width_height"})
     assert values(conclude(file, Given(), []), "output.") == {"head": "d_fine"}
     assert values(conclude(model_file(*outputs), Given(), []), "output.") == THREE
+
+
+def test_masks_of_objects_are_said_to_be_left_out() -> None:
+    boxes = {"boxes": ("m", 4), "labels": ("m",), "scores": ("m",)}
+    notes = concluded(boxes | {"masks": ("m", 1, 8, 8)}).notes
+    assert "the file also gives masks of each object, which are not answered: boxes are" in notes
+    assert not [note for note in concluded(boxes).notes if "also gives" in note]
+
+
+def test_boxes_that_own_points_are_refused() -> None:
+    (refusal,) = concluded({"dets": (1, 9, 5), "keypoints": (1, 9, 17, 3)}).refusals
+    assert "are boxes that own points, as RTMO gives them" in refusal

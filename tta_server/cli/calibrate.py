@@ -2,7 +2,6 @@
 
 import csv
 import os
-import random
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +21,7 @@ from tta_server.calibration.fit import (
 )
 from tta_server.calibration.runs import SkippedImage, full_plan, run_images
 from tta_server.cli.console import err, loading, out
-from tta_server.cli.files import model_folder
+from tta_server.cli.files import find_images, model_folder
 from tta_server.cli.options import MaxBytesOption, MaxPixelsOption, ModelsOption
 from tta_server.cli.plots import check_plots, draw_stopping_curve
 from tta_server.cli.sources import read_settings
@@ -35,14 +34,9 @@ from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
 from tta_server.serving.verification import verify
 
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
-)
 PLOTS = (".png", ".svg", ".pdf")
 MOST_NAMED = 5
 """Skipped images that are reported one by one."""
-SEED = 0
-"""Of the images that --limit draws."""
 
 DataOption = Annotated[
     Path,
@@ -107,7 +101,7 @@ def calibrate(
     with closing(loaded.backend):
         plan = full_plan(loaded)
         _verify(loaded)
-        paths = _find_images(data, limit)
+        paths = find_images(data, limit)
         check_image_count(len(paths), epsilons[0])
         runs = _run_all(plan, paths, settings.limits)
     digest = model_digest(folder, loaded)
@@ -147,15 +141,6 @@ def _check_outputs(target: Path, plot: Path | None, log: Path | None) -> None:
         raise ConfigError(f"--plot takes a file named {', '.join(PLOTS)}, not {plot}")
     if plot:
         check_plots()
-
-
-def _find_images(data: Path, limit: int | None) -> list[Path]:
-    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise InvalidInput(f"{data} holds no images, which are files named {', '.join(sorted(SUFFIXES))}")
-    if limit is None or limit >= len(paths):
-        return paths
-    return sorted(random.Random(SEED).sample(paths, limit))
 
 
 def _run_all(plan: Plan, paths: Sequence[Path], limits: Limits) -> Runs:

@@ -1,5 +1,6 @@
 """Files that commands read and write."""
 
+import random
 from pathlib import Path
 
 from PIL import Image
@@ -10,6 +11,23 @@ from tta_server.imaging.inputs import read_file, unreadable
 from tta_server.repository.described import is_described
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
+
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
+SEED = 0
+"""Of the images that a limit draws."""
+
+
+def find_images(data: Path, limit: int | None = None) -> list[Path]:
+    """Files of images in a folder and its subfolders, at most `limit`: a random draw, the same each time.
+
+    Raises InvalidInput if there are none.
+    """
+    paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise InvalidInput(f"{data} holds no images, which are files named {', '.join(sorted(SUFFIXES))}")
+    if limit is None or limit >= len(paths):
+        return paths
+    return sorted(random.Random(SEED).sample(paths, limit))
 
 
 def model_folder(models: Path, name: str) -> Path:

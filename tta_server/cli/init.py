@@ -2,12 +2,15 @@
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import track
 
-from tta_server.cli.console import loading, note, out, problem, warn
+from tta_server.cli.console import err, loading, note, out, problem, warn
+from tta_server.cli.files import find_images
 from tta_server.cli.model_evidence import FromOption, LabelsOption, ModelArgument, SetOption, concluded
 from tta_server.cli.notes import print_notes
 from tta_server.errors import BackendUnavailable, ConfigError
@@ -16,12 +19,16 @@ from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.draft import draft, embeddable
 from tta_server.onboarding.folder import check_folder, default_name, write_embedded, write_folder
+from tta_server.onboarding.measured.measure import Images, measure_images
 from tta_server.onboarding.model_file import ModelFile, read_model_file
 from tta_server.repository.described import FILE, config_place
 from tta_server.repository.loader import load_model
+from tta_server.serving.cores import available_cores
 from tta_server.serving.verification import verify
 
 FREED = "the copied file's batch axis is free: a batch of three images gave what each gives alone (within 1e-5)"
+MOST = 300
+"""Images that are measured on: a random draw of more."""
 OPEN = 1
 """Exit status if something is left to fill in."""
 
@@ -36,6 +43,17 @@ EmbedOption = Annotated[
         "--embed",
         help="Write tta.yaml, labels included, into the copied model file's metadata, which then needs no tta.yaml "
         "beside it.",
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        exists=True,
+        file_okay=False,
+        metavar="DIR",
+        help="A folder of images like those that the model will serve, without labels: colours, resize and "
+        "normalisation of a classifier, and colours of a detector, are measured on them where nothing states them.",
     ),
 ]
 FreeOption = Annotated[
@@ -56,13 +74,15 @@ def init(
     source: FromOption = None,
     labels: LabelsOption = None,
     stated: SetOption = None,
+    images: ImagesOption = None,
     free: FreeOption = False,
     embed: EmbedOption = False,
     force: ForceOption = False,
 ) -> None:
     """Write a model folder for an ONNX file: a tta.yaml from what describes the model, and a copy of the file.
 
-    Evidence, the strongest first: --set, --labels and --from, the file's metadata, files beside it, inputs and outputs.
+    Evidence, the strongest first: --set, --labels and --from, the file's metadata, files beside it, inputs and outputs,
+    what test images and --images show.
 
     What nothing states is left open in tta.yaml and printed; then the exit status is 1. A model that can't be served
     right is refused with the reason, and nothing is written.
@@ -75,6 +95,8 @@ def init(
     found = concluded(file, source, labels, stated)
     if found.refusals:
         raise ConfigError(f"{model} can't be served: {'; '.join(found.refusals)}")
+    if images:
+        _measure(file, found, images)
     content = _freed(file, found) if free else model.read_bytes()
     if file.has_fixed_batch and not free:
         found.notes.append(FIXED)
@@ -84,6 +106,13 @@ def init(
         raise typer.Exit(OPEN)
     _check(folder)
     out.print(_next_commands(folder), soft_wrap=True)
+
+
+def _measure(file: ModelFile, found: Conclusion, folder: Path) -> None:
+    """Add what images show. Raises InvalidInput for a folder without any."""
+    paths = find_images(folder, MOST)
+    track_images = partial(track, description="measuring on images", console=err, transient=True)
+    found.extend(measure_images(file, found, Images(paths, track_images, available_cores())), file)
 
 
 def _freed(file: ModelFile, found: Conclusion) -> bytes:

@@ -13,7 +13,9 @@ from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
 from tta_server.onboarding.draft import SECTIONS
 from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.repository.described import KEY
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX file.")]
 FromOption = Annotated[
@@ -42,10 +44,16 @@ SetOption = Annotated[
 
 
 def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated: Sequence[str] | None) -> Conclusion:
-    """What all evidence says. Raises InvalidInput and ConfigError for arguments that can't be read."""
+    """What all evidence says, and what test tensors show.
+
+    Raises InvalidInput and ConfigError for arguments that can't be read.
+    """
     documents = [*([read_labels(labels)] if labels else []), *(documents_in(source) if source else [])]
     values = {fact.key: fact for fact in map(_fact, stated or ())}  # the last counts
-    return conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
+    found = conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
+    if not found.refusals and KEY not in file.metadata:
+        found.extend(measure_kind(file, found.values), file)
+    return found
 
 
 def _fact(text: str) -> Fact:

@@ -1,13 +1,13 @@
 """From evidence to values of tta.yaml: the strongest source of a key counts, and what it overrules is noted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tta_server.errors import ConfigError, shown
-from tta_server.onboarding.choices import Choice, find_choices
+from tta_server.onboarding.choices import Choice, Values, find_choices
 from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
-from tta_server.onboarding.measured import measured
+from tta_server.onboarding.measured.heads import measured_head
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
@@ -51,6 +51,23 @@ class Conclusion:
                         f"{shown(finding.value)} by another source ({finding.source})"
                     )
 
+    @property
+    def values(self) -> Values:
+        """Values by key."""
+        return {key: fact.value for key, fact in self.facts.items()}
+
+    def extend(self, findings: Iterable[Finding], file: ModelFile) -> None:
+        """Take findings that are weaker than all before, and find again what is open."""
+        for finding in findings:
+            self.take(finding)
+        if file.inputs[0].type == "tensor(uint8)":
+            _drop_normalization(self)
+        if KEY not in file.metadata:
+            for follow in (derived, measured_head):
+                self.facts |= {fact.key: fact for fact in follow(self.facts, file)}
+            _assume_resize(self)
+            self.choices = list(find_choices(self.values, file))
+
 
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
     """Read all evidence, the strongest first."""
@@ -62,14 +79,7 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
         found.take(finding)
     if found.refusals:
         return found
-    if file.inputs[0].type == "tensor(uint8)":
-        _drop_normalization(found)
-    if KEY in file.metadata:
-        return found
-    for follow in (derived, measured):
-        found.facts |= {fact.key: fact for fact in follow(found.facts, file)}
-    _assume_resize(found)
-    found.choices.extend(find_choices({key: fact.value for key, fact in found.facts.items()}, file))
+    found.extend((), file)
     return found
 
 

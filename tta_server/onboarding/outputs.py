@@ -62,6 +62,7 @@ EXPORTS = (
 )
 """The first that a file has counts."""
 INTEGERS = ("tensor(uint8)", "tensor(int8)", "tensor(int32)", "tensor(int64)")
+OF_OBJECTS = ("masks", "keypoints", "keypoints_scores")
 FLOAT = "tensor(float)"
 BINS = 32
 """Columns of PicoDet's sides of boxes."""
@@ -79,7 +80,27 @@ def read_outputs(evidence: Evidence) -> Iterator[Finding]:
                 yield Fact(key, value, source)
             if export.note:
                 yield Note(export.note)
+            yield from _left_out(evidence.file, export)
             return
+    yield from _owned_points(evidence.file)
+
+
+def _left_out(file: ModelFile, export: Export) -> Iterator[Note]:
+    """What a detector gives beside its boxes, which no answer has."""
+    more = [output.name for output in file.tensors if output.name in OF_OBJECTS and output.name not in export.outputs]
+    if more and export.facts.get("task") == "detection":
+        yield Note(f"the file also gives {' and '.join(more)} of each object, which are not answered: boxes are")
+
+
+def _owned_points(file: ModelFile) -> Iterator[Refusal]:
+    """RTMO: boxes that own points."""
+    names = {output.name for output in file.tensors}
+    if {"dets", "keypoints"} <= names:
+        yield Refusal(
+            "task",
+            f"the file's outputs {', '.join(sorted(names))} are boxes that own points, as RTMO gives them: these are "
+            "not served yet; export a detector, or a model of keypoints for crops of one object",
+        )
 
 
 def _distributions(file: ModelFile) -> Iterator[Refusal]:

@@ -74,7 +74,7 @@ def load_uncalibrated(folder: Path) -> Model:
     backend, version = _open_backend(folder, config)
     try:
         check_input_name(config.input, backend.signature)
-        preprocessing = _preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
+        preprocessing = make_preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
             name=folder.absolute().name,
             version=version,
@@ -170,7 +170,8 @@ def _policy_file(folder: Path, name: str) -> Any:
         raise InvalidInput(f"{name} {reason}") from error
 
 
-def _preprocessing(config: InputConfig, signature: Signature, can_tile: bool) -> Preprocessing:
+def make_preprocessing(config: InputConfig, signature: Signature, can_tile: bool) -> Preprocessing:
+    """Return how images become the input of a model file; raise ConfigError if `config` does not fit the file."""
     size = None if config.size == "free" else Size(config.size[1], config.size[0])
     check_signature(config, signature)
     return Preprocessing(

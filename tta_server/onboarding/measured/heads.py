@@ -23,7 +23,7 @@ NEAR = 2.0
 """Cells by which the middles of decoded boxes lie away from their own, at most, in the median."""
 
 
-def measured(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
+def measured_head(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
     """The head of a grid's rows, from boxes for an image of noise; nothing where they do not tell.
 
     Offsets in cells and logarithms of sides are small, whatever the image. Boxes in pixels lie at their cells.
