@@ -87,21 +87,13 @@ class Init:
 
 
 def run_init(export: Export, models: Path, answered: Sequence[str]) -> Init:
+    models.parent.mkdir(parents=True, exist_ok=True)
     labels = models.parent / "labels.txt"
     labels.write_text("".join(f"{label}\n" for label in export.labels))
-    command = [
-        sys.executable,
-        "-m",
-        "tta_server",
-        "init",
-        str(export.model),
-        "--models",
-        str(models),
-        "--name",
-        "model",
-    ]
-    command += ["--labels", str(labels)] if export.labels else []
-    command += ["--force", *(f"--set={key}={json.dumps(export.answers[key])}" for key in answered)]
+    values = {key: export.answers[key] for key in answered} | export.stated
+    command = [sys.executable, "-m", "tta_server", "init", str(export.model), "--models", str(models)]
+    command += ["--name", "model", "--force", *export.options, *(["--labels", str(labels)] if export.labels else [])]
+    command += [f"--set={key}={json.dumps(value)}" for key, value in values.items()]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "10000", "NO_COLOR": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=models.parent)
     return Init(ran.returncode, re.findall(r"^  ([a-z_.]+): ", ran.stderr, re.M), " ".join(ran.stderr.split()))
@@ -123,17 +115,22 @@ def judge(kind: Kind, folder: Path, image: Pixels) -> Row:
         export: Export = getattr(import_module(f"benchmarks.export_kinds.{kind.module}"), kind.make)(folder / "export")
     except ImportError as error:
         return Row(kind.name, SKIPPED, remark=str(error))
+    return judge_export(kind.name, export, folder, image)
+
+
+def judge_export(name: str, export: Export, folder: Path, image: Pixels) -> Row:
+    """Run `init` on it, and compare what the model then answers."""
     found, answered = complete(export, folder / "models")
     if found.status == 1:
-        return Row(kind.name, OPEN, answered, f"no answer for {', '.join(found.asked)}; {found.text}")
+        return Row(name, OPEN, answered, f"no answer for {', '.join(found.asked)}; {found.text}")
     if found.status:
-        return Row(kind.name, REFUSED if export.refused in found.text else WRONG, answered, found.text)
+        return Row(name, REFUSED if export.refused in found.text else WRONG, answered, found.text)
     if export.expected is None:
-        return Row(kind.name, WRONG, answered, f"served, though it should be refused: {export.refused}")
-    return compare(kind, export, folder / "models" / "model", answered, image)
+        return Row(name, WRONG, answered, f"served, though it should be refused: {export.refused}")
+    return compare(name, export, folder / "models" / "model", answered, image if export.image is None else export.image)
 
 
-def compare(kind: Kind, export: Export, model: Path, answered: Sequence[str], image: Pixels) -> Row:
+def compare(name: str, export: Export, model: Path, answered: Sequence[str], image: Pixels) -> Row:
     """The server's answer for the plain view with the library's."""
     assert export.expected is not None
     expected = export.expected(image)
@@ -142,11 +139,11 @@ def compare(kind: Kind, export: Export, model: Path, answered: Sequence[str], im
         with load(model) as loaded:
             answer = loaded.predict(image, max_views=1)
     except TTAError as error:
-        return Row(kind.name, REFUSED, answered, str(error))
+        return Row(name, REFUSED, answered, str(error))
     difference = expected.differs(expected.like(answer, _least(model)))
     if difference:
-        return Row(kind.name, WRONG, answered, difference)
-    return Row(kind.name, WRONG if blind else RIGHT, answered, "swapped colours give the same" if blind else "")
+        return Row(name, WRONG, answered, difference)
+    return Row(name, WRONG if blind else RIGHT, answered, "swapped colours give the same" if blind else "")
 
 
 def _least(model: Path) -> float:

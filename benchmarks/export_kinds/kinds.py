@@ -101,7 +101,8 @@ class Mask:
 
     def like(self, answer: Answer, least: float) -> "Mask":
         result: Any = answer.result
-        return Mask(result.mask, list(result.labels))
+        mask = result.mask if hasattr(result, "mask") else result.masks[0].astype(np.uint8)
+        return Mask(mask, list(result.labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,18 @@ class Vector:
 @dataclass(frozen=True, slots=True)
 class Export:
     """`expected` is the library's answer for an image, None for a model that must be refused, with `refused` in the
-    sentence. `answers` has the values that a user of the library knows, if `init` asks for them; `labels` the names in
-    a file that such a user has."""
+    sentence. `answers` has the values that a user of the library knows, if `init` asks for them; `stated` those that
+    must be stated though it does not ask. `labels` are the names in a file that such a user has, `options` further
+    ones of `init`. `image` is compared instead of the usual one."""
 
     model: Path
     expected: Callable[[Pixels], Expected] | None = None
     answers: Mapping[str, Any] = field(default_factory=dict)
     labels: Sequence[str] = ()
     refused: str = ""
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    image: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)

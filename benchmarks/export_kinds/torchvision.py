@@ -16,6 +16,11 @@ IMAGENET = {"input.mean": [0.485, 0.456, 0.406], "input.std": [0.229, 0.224, 0.2
 COLOURS = {"input.color": "RGB", "input.scale": 255}
 
 
+def weights(name: str) -> list[str]:
+    """Options of `init` that name the weights whose transforms the model was trained with."""
+    return ["--from", f"torchvision:{name}"]
+
+
 def resnet(folder: Path) -> Export:
     """With the transforms of ResNet50_Weights.IMAGENET1K_V2."""
     model = enliven(torchvision.models.resnet18(num_classes=len(LABELS)), Images((224, 224), -2, 2.5))
@@ -30,7 +35,7 @@ def resnet(folder: Path) -> Export:
         return Scores(dict(zip(LABELS, map(float, scores), strict=True)))
 
     answers = {"task": "classification", "input.resize": 232, "output.kind": "logits", **COLOURS, **IMAGENET}
-    return Export(file, expected, answers, LABELS)
+    return Export(file, expected, answers, LABELS, options=weights("ResNet50_Weights.IMAGENET1K_V2"))
 
 
 def deeplab(folder: Path) -> Export:
@@ -61,7 +66,8 @@ def deeplab(folder: Path) -> Export:
         **COLOURS,
         **IMAGENET,
     }
-    return Export(file, expected, answers, labels)
+    options = weights("DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1")
+    return Export(file, expected, answers, labels, options=options)
 
 
 def faster_rcnn(folder: Path) -> Export:
@@ -93,4 +99,5 @@ def faster_rcnn(folder: Path) -> Export:
         "output.kind": "probabilities",
         **COLOURS,
     }
-    return Export(file, expected, answers, LABELS)
+    options = weights("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1")
+    return Export(file, expected, answers, LABELS, options=options)

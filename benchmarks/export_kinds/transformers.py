@@ -117,7 +117,9 @@ def detector(prepare: Any, model: Any, threshold: float) -> Callable[[Pixels], B
         outputs, size = call(image)
         found = prepare.post_process_object_detection(outputs, threshold=threshold, target_sizes=[size])[0]
         names = [LABELS[int(index)] for index in found["labels"]]
-        return Boxes(found["boxes"].double().numpy(), found["scores"].double().numpy(), names, threshold)
+        limits = [size[1], size[0], size[1], size[0]]
+        boxes = np.clip(found["boxes"].double().numpy(), 0, limits)  # the server answers what lies in the image
+        return Boxes(boxes, found["scores"].double().numpy(), names, threshold)
 
     return expected
 

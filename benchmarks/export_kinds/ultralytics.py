@@ -65,12 +65,12 @@ def detect(folder: Path) -> Export:
 
 
 def detect_nms(folder: Path) -> Export:
-    file = exported(folder, "yolo11n", -6, nms=True)
+    file = exported(folder, "yolo11n", -4, nms=True)
     return Export(file, detections(file))
 
 
 def detect_end2end(folder: Path) -> Export:
-    file = exported(folder, "yolo26n", -8, end2end=True)
+    file = exported(folder, "yolo26n", -3, end2end=True)
     return Export(file, detections(file))
 
 

@@ -63,7 +63,7 @@ class Conclusion:
         if file.inputs[0].type == "tensor(uint8)":
             _drop_normalization(self)
         if KEY not in file.metadata:
-            for follow in (derived, measured_head):
+            for follow in (derived, measured_head, derived):
                 self.facts |= {fact.key: fact for fact in follow(self.facts, file)}
             _assume_resize(self)
             self.choices = list(find_choices(self.values, file))
