@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -64,12 +64,19 @@ MORE = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`asked` are the keys that `init` left open."""
+    """`asked` are the keys that `init` left open, `stated` those that had to be stated though it did not ask."""
 
     kind: str
     verdict: str
     asked: Sequence[str] = ()
     remark: str = ""
+    stated: Sequence[str] = ()
+
+    @property
+    def line(self) -> str:
+        asked = f"; asked for {', '.join(self.asked)}" if self.asked else ""
+        stated = f"; unasked: {', '.join(self.stated)}" if self.stated else ""
+        return f"{self.kind}: {self.verdict}{asked}{stated}{f'; {self.remark[:400]}' if self.remark else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,14 @@ def judge(kind: Kind, folder: Path, image: Pixels) -> Row:
 
 def judge_export(name: str, export: Export, folder: Path, image: Pixels) -> Row:
     """Run `init` on it, and compare what the model then answers."""
+    row = _judged(name, export, folder, image)
+    return replace(row, stated=list(export.stated))
+
+
+def _judged(name: str, export: Export, folder: Path, image: Pixels) -> Row:
     found, answered = complete(export, folder / "models")
+    if "Traceback" in found.text:
+        return Row(name, WRONG, answered, f"init ended with {found.text[-300:]}")
     if found.status == 1:
         return Row(name, OPEN, answered, f"no answer for {', '.join(found.asked)}; {found.text}")
     if found.status:
@@ -164,8 +178,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 row = judge(kind, Path(folder), image)
             rows.append((kind, row))
-            asked = f"; asked for {', '.join(row.asked)}" if row.asked else ""
-            console.print(f"{row.kind}: {row.verdict}{asked}{f'; {row.remark[:400]}' if row.remark else ''}")
+            console.print(row.line)
     counted = [row for kind, row in rows if kind in KINDS]
     right, wrong = (sum(row.verdict == verdict for row in counted) for verdict in (RIGHT, WRONG))
     console.print(f"{right} of {len(counted)} served right (target {LEAST_RIGHT}), {wrong} wrong (target 0)")

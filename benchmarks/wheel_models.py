@@ -96,8 +96,7 @@ def main() -> int:
         for name in MODELS:
             if args.only.lower() in name.lower():
                 rows.append(row := judge(name, Path(folder), image))
-                asked = f"; asked for {', '.join(row.asked)}" if row.asked else ""
-                console.print(f"{name}: {row.verdict}{asked}{f'; {row.remark[:500]}' if row.remark else ''}")
+                console.print(row.line)
         if args.only.lower() in "negative":
             for line in negative(Path(folder)):
                 console.print(line)

@@ -31,15 +31,19 @@ ANSWERS: dict[str, Any] = {
 """What its documentation and demo state."""
 
 
+OWN = {"input.resize_like": "opencv", "input.rounding": "floor", "input.letterbox_anchor": "top_left"}
+"""What `init` knows of raw grids, but does not ask where it may be another detector."""
+
+
 def raw(folder: Path) -> Export:
-    return _export(folder, False, ANSWERS | {"output.head": "yolox"})
+    return _export(folder, False, ANSWERS | {"output.head": "yolox"}, {})
 
 
 def decoded(folder: Path) -> Export:
-    return _export(folder, True, ANSWERS | {"output.head": "yolov5"})
+    return _export(folder, True, ANSWERS | {"output.head": "yolov5"}, OWN)
 
 
-def _export(folder: Path, decodes: bool, answers: dict[str, Any]) -> Export:
+def _export(folder: Path, decodes: bool, answers: dict[str, Any], stated: dict[str, Any]) -> Export:
     model = _model()
     model.head.decode_in_inference = decodes
     file = export(model, (torch.rand(1, 3, *SIZE),), folder / "yolox_nano.onnx", (["images"], ["output"]), None)
@@ -54,7 +58,7 @@ def _export(folder: Path, decodes: bool, answers: dict[str, Any]) -> Export:
         names = [LABELS[int(index)] for index in found[:, 6]]
         return Boxes(found[:, :4] / ratio, found[:, 4] * found[:, 5], names, 0.05)
 
-    return Export(file, expected, answers, LABELS)
+    return Export(file, expected, answers, LABELS, stated=stated)
 
 
 def _model() -> Any:

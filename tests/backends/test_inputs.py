@@ -91,6 +91,13 @@ def test_an_input_that_its_function_makes(function, shape, dtype):
     assert mistake("x", OtherInput(function, shape, np.dtype(dtype)), (8, 6)) == ""
 
 
+def test_a_mask_of_fixed_size_needs_an_image_of_that_size():
+    mask = OtherInput("mask", (None, 64, 64), np.dtype(np.int64))
+    assert mistake("x", mask, (64, 64)) == ""
+    for size in ((None, None), (None, 64), (64, 48)):
+        assert "has the shape [any, 64, 64]; mask gives [N, H, W]" in mistake("x", mask, size)
+
+
 def test_an_input_that_is_not_declared_is_named_with_what_it_likely_is():
     assert undeclared(["orig_target_sizes"]) == (
         "the model file also takes orig_target_sizes, which tta.yaml does not declare; set input.others: "

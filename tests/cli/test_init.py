@@ -11,6 +11,7 @@ from tests.support import batch_nets, exports
 from tests.support.commands import Done, check_mistake, run
 from tests.support.exports import write_export
 from tests.support.external import external, scorer, weights
+from tests.support.measured_nets import prototypes, write_images
 from tests.support.onnx_models import segmenter
 from tta_server import load
 from tta_server.repository.config import read_config
@@ -184,6 +185,31 @@ def test_the_metadata_may_hold_a_whole_tta_yaml(tmp_path: Path) -> None:
     np.testing.assert_allclose(answer.result.probabilities, softmax(np.divide(BLUE[::-1], 255)), rtol=1e-5)
 
 
+# ---- what is measured ----
+
+
+def test_images_show_what_nothing_states(tmp_path: Path) -> None:
+    file = write_export(tmp_path, prototypes())
+    images = write_images(tmp_path / "photos", 48)
+    labels = "labels=[black, red, orange, yellow]"
+    options = ("--set", "task=classification", "--set", labels, "--set", "input.resize=exact", "--images", images)
+    done = run("init", file, "--models", tmp_path / "models", "--name", "mine", *options)
+    assert done.returncode == 1
+    text = (tmp_path / "models" / "mine" / "tta.yaml").read_text()
+    assert "  color: RGB  # measured on 48 images: " in text
+    assert "  kind: logits  # measured on 6 test tensors: the outputs are -" in text
+    assert "  # ? mean:" in text
+    assert "warning: input.mean and input.std: cannot tell, measured on 48 images: " in done.stderr
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    file = write_export(tmp_path, prototypes())
+    (tmp_path / "photos").mkdir()
+    done = run("init", file, "--models", tmp_path / "models", "--images", tmp_path / "photos")
+    assert "holds no images, which are files named" in check_mistake(done)
+    assert not (tmp_path / "models").exists()
+
+
 # ---- in the model file ----
 
 
@@ -310,7 +336,7 @@ def test_flags_state_what_is_open(tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("red\ngreen\nblue\n")
     options = stated()
-    assert bare(tmp_path, "--labels", names, *options[:-2]).returncode == 1
+    assert bare(tmp_path, "--labels", names, *options[:-4]).returncode == 1
     done = bare(tmp_path, "--labels", names, *options, "--force")
     assert done.returncode == 0, done.stderr
     assert "batch axis is fixed at 1" in done.stderr

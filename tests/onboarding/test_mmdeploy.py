@@ -17,6 +17,8 @@ FIT = {"type": "Resize", "keep_ratio": True, "size": [1333, 800]}
 SQUARE = {"type": "Resize", "keep_ratio": True, "size": [640, 640]}
 PAD = {"type": "Pad", "size_divisor": 32}
 GREY = {"type": "Pad", "size": [640, 640], "pad_val": {"img": [114, 114, 114]}}
+EXTRA = {"type": "Pad", "logical_or_val": 127, "add_pix_val": 0}
+"""As CenterNet's."""
 BOXES = (TensorInfo("dets", FLOAT, (1, "n", 5)), TensorInfo("labels", "tensor(int64)", (1, "n")))
 FREE = ("n", 3, "h", "w")
 VALUES = {"color": "RGB", "scale": 1, "mean": MEAN, "std": STD, "resize_like": "opencv", "interpolation": "bilinear"}
@@ -102,6 +104,16 @@ def test_an_input(transforms, shape, expected: dict[str, Any]) -> None:
     assert {key: values(found, "input.").get(key) for key in expected} == expected
 
 
+def test_what_is_noted() -> None:
+    letter = {"type": "LetterResize", "scale": 640, "allow_scale_up": False}
+    masks = TensorInfo("masks", FLOAT, (1, "n", 28, 28))
+    found = concluded(pipeline(letter, NORMALIZE), *BOXES, masks)
+    assert [note.partition(": ")[2] for note in found.notes] == [
+        "postprocess component ResizeBBox: the file's masks of single objects are left out",
+        "images smaller than the input are enlarged here, but not by mmdeploy (allow_scale_up is false)",
+    ]
+
+
 def test_images_that_are_loaded_otherwise() -> None:
     content = pipeline({"type": "Resize", "size": 64}, NORMALIZE)
     transforms = content["pipeline"]["tasks"][0]["transforms"]
@@ -162,6 +174,9 @@ def test_a_segmenter(output: TensorInfo, params, detail, expected: dict[str, Any
         ((FIT, GREY, NORMALIZE), "Pad behind a Resize to [1333, 800] that keeps proportions"),
         ((FIT, PAD, NORMALIZE), "Pad to a multiple with other values than zeros behind Normalize"),
         ((FIT, FIT), "images are resized or cropped more than once"),
+        ((FIT, EXTRA), "Pad behind a Resize to [1333, 800] that keeps proportions"),
+        (({"type": "Resize", "size": 64}, EXTRA), "images of [64, 64] are padded"),
+        (({"type": "Resize", "size": 256}, {"type": "CenterCrop", "crop_size": [192, 288]}), "to 256, under the crop"),
         (({"type": "Resize"},), "Resize has no size of two sides"),
         ((FIT, {"type": "CenterCrop", "crop_size": 224}), "CenterCrop behind a Resize to [1333, 800]"),
         (
@@ -199,6 +214,13 @@ def test_outputs_that_are_refused(content: dict[str, Any], sentence: str) -> Non
     outputs = [TensorInfo("dets", FLOAT, (1, 19, 8, 8))] if "ResizeMask" in str(content) else BOXES
     (refusal,) = concluded(content, *outputs).refusals
     assert sentence in refusal
+
+
+def test_several_models_in_one_pipeline() -> None:
+    content = pipeline(FIT)
+    content["pipeline"]["tasks"].append(content["pipeline"]["tasks"][-1])
+    (refusal,) = concluded(content).refusals
+    assert refusal == "pipeline.json: has 2 postprocess steps; a model that is served has one"
 
 
 def test_a_detector_without_its_outputs() -> None:

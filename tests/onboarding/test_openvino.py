@@ -151,6 +151,7 @@ def test_points() -> None:
         ({"interpolation_mode": "CUBIC"}, {"interpolation": "bicubic"}),
         ({"intensity_mode": "scale_to_unit", "input_dtype": "u8"}, {"scale": 255}),
         ({"mean_values": "128", "scale_values": "64"}, {"mean": [128.0], "std": [64.0]}),
+        ({"mean_values": "", "scale_values": "None", "pad_value": ""}, {"mean": [0], "std": [1]}),
     ],
 )
 def test_an_input(changes: dict[str, str], expected: dict[str, Any]) -> None:
@@ -159,8 +160,9 @@ def test_an_input(changes: dict[str, str], expected: dict[str, Any]) -> None:
     assert values(found, "input.") | expected == values(found, "input.")
 
 
-def test_sizes_that_are_not_fixed_are_not_resized() -> None:
-    found = values(concluded(shape=(1, 3, "h", "w")))
+@pytest.mark.parametrize("shape", [(1, 3, "h", "w"), (1, 3, "h", 8), (1, 3, 8, "w")])
+def test_sizes_that_are_not_fixed_are_not_resized(shape: Any) -> None:
+    found = values(concluded(shape=shape))
     assert (found["input.size"], found["input.resize"]) == ("free", "none")
 
 
@@ -187,6 +189,7 @@ def test_the_order_of_channels_is_known_of_training_extensions_only() -> None:
         ({"embedded_processing": "True"}, "embedded_processing is True: the graph itself resizes"),
         ({"input_dtype": "u16"}, "input_dtype is u16 and intensity_mode none: known are u8"),
         ({"intensity_mode": "window"}, "intensity_mode window: known are u8"),
+        ({"intensity_mode": "scale_to_unit", "intensity_max_value": "4095"}, "with scale_to_unit up to 255"),
         ({"scale_values": "1 0 1"}, "scale_values has 0; they should be over 0"),
         ({"interpolation_mode": "SINC"}, "interpolation_mode is 'SINC'; known are LINEAR"),
         ({"mean_values": "1 two 3"}, "metadata model_info: mean_values is 'two'; it should be a number"),

@@ -128,7 +128,9 @@ def test_preprocessing_of_rf_detr() -> None:
     expected = {"resize": "exact", "resize_like": "pillow", "interpolation": "bilinear", "scale": 255}
     assert found | expected | {"mean": IMAGENET[0], "std": IMAGENET[1]} == found
     assert "letterbox_fill" not in found
-    stated |= {"normalization": None, "scaling_factor": 1}
+    stated |= {"scaling_factor": 1}
+    assert values(concluded(DETS, of_queries(3), **stated))["input.scale"] == 255
+    stated |= {"normalization": None}
     assert values(concluded(DETS, of_queries(3), **stated))["input.scale"] == 1
 
 
@@ -248,9 +250,8 @@ def test_an_environment_that_is_broken(stated: Any) -> None:
 
 
 def test_files_of_something_else() -> None:
-    others = [{"model_architecture": "llama"}, {"PATH": "/bin"}, {"type": "x", "task_type": "y"}]
+    others = [{"model_architecture": "llama", "kind": "text"}, {"PATH": "/bin"}, {"type": "x", "task_type": "y"}]
     for content in others:
-        assert conclude(model_file(), Given(), [Document("model_config.json", content)]).facts.keys() == {
-            "input.layout",
-            "input.size",
-        }
+        found = conclude(model_file(), Given(), [Document("model_config.json", content)])
+        assert not found.refusals
+        assert found.facts.keys() == {"input.layout", "input.size"}

@@ -68,6 +68,7 @@ def test_a_segmenter() -> None:
     found = values(concluded(SEGMENTER, output, other))
     assert (found["input.size"], found["input.resize"], found["input.mean"]) == ("free", 520, MEAN)
     assert (found["task"], found["output.name"], found["labels"]) == ("segmentation", "out", ["__background__", "cat"])
+    assert "output.name" in {choice.key for choice in concluded(SEGMENTER, other, LOGITS).choices}
     fixed = concluded(SEGMENTER, output, shape=(1, 3, 64, 96))
     assert "input.resize" in {choice.key for choice in fixed.choices}
     assert "short side to 520 without a crop, but the file's input [1, 3, 64, 96] is fixed" in fixed.notes[0]

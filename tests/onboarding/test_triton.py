@@ -10,7 +10,7 @@ from tta_server.errors import ConfigError
 from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in
 from tta_server.onboarding.model_file import TensorInfo
-from tta_server.onboarding.triton import parse_config
+from tta_server.onboarding.triton import label_files, parse_config
 
 CONFIG = """
 name: "densenet_onnx"
@@ -77,6 +77,7 @@ def test_the_output_of_several_that_has_labels(tmp_path: Path) -> None:
         ([("format: FORMAT_NCHW", "")], FREE, {"layout": "NCHW", "size": [224, 256]}),
         ([("format: FORMAT_NCHW", ""), ("[ 3, 224, 256 ]", "[ 3, 224, 3 ]")], ("n", "c", "h", "w"), {"layout": None}),
         ([("[ 3, 224, 256 ]", "[ 3, -1, -1 ]")], FREE, {"layout": "NCHW", "size": None}),
+        ([("[ 3, 224, 256 ]", "[ 3, 224, -1 ]")], FREE, {"layout": "NCHW", "size": None}),
         ([("[ 3, 224, 256 ]", "[ 1, 8, 9 ]")], ("n", 1, "h", "w"), {"color": "grey", "size": [8, 9]}),
         (
             [("max_batch_size: 8", "max_batch_size: 0"), ("[ 3, 224, 256 ]", "[ 1, 3, 8, 9 ]")],
@@ -104,6 +105,7 @@ def test_labels_that_do_not_lie_beside_it(tmp_path: Path) -> None:
     found = concluded(tmp_path, ("colours.txt", "other.txt"))
     assert "label_filename is other.txt, which does not lie beside it; state it with --labels FILE" in found.notes[0]
     assert "labels" in {choice.key for choice in found.choices}
+    assert label_files({"output": [{"label_filename": name} for name in ("a/b", "../c", "d", "d", "")]}) == ["d"]
     (tmp_path.parent / "outside.txt").write_text("a\nb\nc\n")
     assert "labels" not in concluded(tmp_path, ("colours.txt", "../outside.txt")).facts
 

@@ -168,6 +168,20 @@ def test_the_image_may_be_named(tmp_path: Path) -> None:
     check_served(folder(tmp_path / "c", input={"size": "free", "name": "image"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "likely"),
+    [("orig_target_sizes", "height_width", "width_height"), ("im_shape", "ones", "height_width")],
+)
+def test_another_function_than_usual_is_a_warning(tmp_path: Path, name: str, function: str, likely: str) -> None:
+    with load(folder(tmp_path, input={"size": "free", "others": {**OTHERS, name: function}}), slots=1) as model:
+        (warning,) = model.model.observed.warnings
+    assert warning.check == "input.others"
+    assert warning.sentence == (
+        f"input.others has {name}: {function}, but an input of this name usually takes {likely}, and boxes of inputs "
+        f"that are no squares show the difference; set {name}: {likely}"
+    )
+
+
 # ---- what is refused ----
 
 

@@ -141,9 +141,15 @@ def mistake(name: str, one: OtherInput, size: tuple[int | None, int | None]) -> 
     known = {"N": 1, "H": size[0], "W": size[1]}
     axes = function.axes(one.shape)
     sizes = [known[axis] if isinstance(axis, str) else axis for axis in axes or ()]
-    if axes is None or any(None not in pair and len(set(pair)) == 2 for pair in zip(sizes, one.shape, strict=True)):
+    if axes is None or any(found not in (None, made) for found, made in zip(one.shape, sizes, strict=True)):
         return f"{stated} has the shape {_shown(one.shape)}; {one.function} gives {function.shapes}"
     return ""
+
+
+def fits_function(name: FunctionName, one: OtherInput) -> bool:
+    """Whether another function makes an input of this shape and type too."""
+    function = _FUNCTIONS[name]
+    return one.dtype.name in function.dtypes and function.axes(one.shape) is not None
 
 
 def undeclared(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
 from tta_server.onboarding.draft import SECTIONS
 from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.measured.heads import measure_head
 from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.repository.described import KEY
@@ -52,7 +53,8 @@ def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated:
     values = {fact.key: fact for fact in map(_fact, stated or ())}  # the last counts
     found = conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
     if not found.refusals and KEY not in file.metadata:
-        found.extend(measure_kind(file, found.values), file)
+        for measure in (measure_head, measure_kind):
+            found.extend(measure(file, found.values), file)
     return found
 
 

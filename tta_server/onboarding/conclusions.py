@@ -7,13 +7,16 @@ from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice, Values, find_choices
 from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
-from tta_server.onboarding.measured.heads import measured_head
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
 
 DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
 """How pixels are resized, as most models were trained."""
+LETTERBOX = {"input.letterbox_anchor": "center", "input.rounding": "round"}
+"""What a letterbox is that the user states; those of other sources are known."""
+ASSUMED, ASSUMES = "assumed: nothing states it", "nothing states "
+"""Source of these facts, and how the note of them begins."""
 FLAG = "stated on the command line"
 """Source of facts that the user states."""
 
@@ -58,15 +61,20 @@ class Conclusion:
 
     def extend(self, findings: Iterable[Finding], file: ModelFile) -> None:
         """Take findings that are weaker than all before, and find again what is open."""
+        self._forget_assumed()
         for finding in findings:
             self.take(finding)
         if file.inputs[0].type == "tensor(uint8)":
             _drop_normalization(self)
         if KEY not in file.metadata:
-            for follow in (derived, measured_head, derived):
-                self.facts |= {fact.key: fact for fact in follow(self.facts, file)}
+            self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
             self.choices = list(find_choices(self.values, file))
+
+    def _forget_assumed(self) -> None:
+        """What was assumed is weaker than anything that is found later."""
+        self.facts = {key: fact for key, fact in self.facts.items() if fact.source != ASSUMED}
+        self.notes = [note for note in self.notes if not note.startswith(ASSUMES)]
 
 
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
@@ -118,8 +126,10 @@ def _assume_resize(found: Conclusion) -> None:
     resize = found.facts.get("input.resize")
     if resize is None or resize.value == "none":
         return
-    missing = {key: value for key, value in DEFAULTS.items() if key not in found.facts}
+    is_stated_box = resize.value == "letterbox" and resize.source == FLAG
+    defaults = DEFAULTS | (LETTERBOX if is_stated_box else {})
+    missing = {key: value for key, value in defaults.items() if key not in found.facts}
     for key, value in missing.items():
-        found.facts[key] = Fact(key, value, "assumed: nothing states it")
+        found.facts[key] = Fact(key, value, ASSUMED)
     if missing:
-        found.notes.append(f"nothing states {' and '.join(missing)}; assumed: {', '.join(missing.values())}")
+        found.notes.append(f"{ASSUMES}{', '.join(missing)}; assumed: {', '.join(missing.values())}")

@@ -1,7 +1,7 @@
 """Files beside a model, or named by the user, as evidence: JSON, Triton's config.pbtxt, and labels by their lines."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,20 @@ from tta_server.onboarding.torchvision_weights import PREFIX, read_weights
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""
-HUGGING_FACE = ("config.json", "preprocessor_config.json", "processor_config.json")
-MMDEPLOY = ("pipeline.json", "detail.json", "deploy.json")
-ROBOFLOW = ("model_config.json", "inference_config.json", "environment.json")
-BESIDE = (*HUGGING_FACE, *MMDEPLOY, *ROBOFLOW, triton.NAME)
-"""Names under which tools save what describes a model; timm takes the first too."""
+BESIDE: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("config.json", "preprocessor_config.json", "processor_config.json"), ()),
+    "pipeline.json": ["pipeline"],
+    "detail.json": ["codebase_config"],
+    "deploy.json": ["customs"],
+    "model_config.json": ["model_architecture"],
+    "inference_config.json": ["network_input"],
+    "environment.json": ["PREPROCESSING", "CLASS_MAP"],
+    triton.NAME: [],
+}
+"""Names under which Hugging Face and timm, mmdeploy, Roboflow and Triton save what describes a model.
+
+Behind a name that programs of all kinds use are the keys of which it has one here; without, the file is another's.
+"""
 LABELS = ("labels.txt", "classes.txt", "class_names.txt")
 
 
@@ -29,7 +38,12 @@ def documents_beside(model: Path) -> Sequence[Document]:
         for path in (each / name for name in (*BESIDE, *LABELS)):
             if path.is_file():
                 found.setdefault(path.name, path)
-    return [_attempt(path) for path in found.values()]
+    return [document for document in map(_attempt, found.values()) if not _is_another_s(document)]
+
+
+def _is_another_s(document: Document) -> bool:
+    keys = BESIDE.get(document.name, ())
+    return bool(keys) and isinstance(document.content, dict) and not document.content.keys() & set(keys)
 
 
 def _attempt(path: Path) -> Document:
@@ -49,7 +63,8 @@ def documents_in(given: Path) -> Sequence[Document]:
         return [read_weights(str(given))]
     if not given.is_dir():
         return [_read(given)]
-    found = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
+    read = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
+    found = [document for document in read if not _is_another_s(document)]
     if not found:
         raise ConfigError(f"{given}: holds none of {', '.join((*BESIDE, *LABELS))}; name a file")
     return found

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tta_server.backends import Outputs
 from tta_server.errors import BackendFailed, ConfigError
-from tta_server.repository.checks import input_findings
+from tta_server.repository.checks import input_findings, other_input_findings
 from tta_server.repository.model import Model, Observed
 from tta_server.serving.agreement import LOW_PRECISION, agree, are_equal
 from tta_server.serving.cards import CardRunner
@@ -50,6 +50,7 @@ class _Verification:
 
     def _findings(self) -> Iterator[Finding]:
         yield from input_findings(self._model.config.input, self._model.backend.signature)
+        yield from other_input_findings(self._model.backend.signature)
         runs = self._runs()
         self._check_shapes(runs[0])
         predictions = {run.card: self._decode(run) for run in runs}

@@ -17,6 +17,7 @@ class Check:
 
 CHECKS: Mapping[str, Check] = {
     "input.mean": Check("mean and std against scale: do they span what the scale leaves of 0 to 255?", True),
+    "input.others": Check("functions of inputs beside the image against what inputs of their names usually are", False),
     "input.multiple": Check("an image of odd size, for a model of free size", True),
     "outputs.finite": Check("whether any test image gives outputs without NaN and infinity", True),
     "outputs.finite_always": Check("whether every test image does", False),

@@ -11,7 +11,7 @@ from tests.support.exports import write_export
 from tests.support.heads import cells
 from tests.support.onnx_models import graph
 from tta_server.onboarding.evidence import Fact
-from tta_server.onboarding.measured.heads import measured_head
+from tta_server.onboarding.measured.heads import measure_head
 from tta_server.onboarding.model_file import read_model_file
 from tta_server.views.geometry import Size
 
@@ -55,7 +55,7 @@ def written(folder: Path, boxes: np.ndarray, shape=(1, 3, 64, 96)) -> Path:
 def found(folder: Path, boxes: np.ndarray, **facts: Any) -> list[tuple[str, Any]]:
     stated = {"task": "detection"} | {key.replace("__", "."): value for key, value in facts.items()}
     file = read_model_file(written(folder, boxes))
-    return [(each.key, each.value) for each in measured_head({k: Fact(k, v, "x") for k, v in stated.items()}, file)]
+    return [(each.key, each.value) for each in measure_head(file, stated) if isinstance(each, Fact)]
 
 
 @pytest.mark.parametrize("seed", range(5))

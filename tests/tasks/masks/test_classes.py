@@ -290,6 +290,17 @@ def test_views_that_agree_leave_nothing_undecided() -> None:
     assert now.undecided([(AS_IT_IS.place(read_view("vflip"), Size(6, 4)), 1.0)]) == 0
 
 
+def test_an_image_without_a_vote_is_open_and_has_no_class() -> None:
+    views = [("identity", np.full((4, 6), NO_CLASS), 1.0)]
+    now = accumulated(AS_IT_IS, Size(6, 4), views)
+    assert now.undecided([(AS_IT_IS.place(read_view("hflip"), Size(6, 4)), 0.1)]) == 1
+    assert task().confidence(now.result()) == 0
+    result = result_of(AS_IT_IS, Size(6, 4), views)
+    np.testing.assert_array_equal(result.mask, NO_CLASS)
+    np.testing.assert_array_equal(result.area, 0)
+    assert rendered(result).lines == []
+
+
 # ---- class numbers ----
 
 
@@ -420,12 +431,12 @@ def test_labels_that_overlap_have_no_class_numbers() -> None:
         MapsOutput("classes", multilabel=True)
 
 
-def test_memory_is_counted_as_for_scores() -> None:
+def test_memory_is_counted_as_for_scores_with_a_copy_of_what_is_enlarged() -> None:
     plain = AS_IT_IS.place(View(), IMAGE)
     scores = Segmentation(LABELS, MapsOutput("logits"), {"maps": (None, 3, None, None)})
     for include in ((), ("agreement",)):
         wanted = ResponseSpec(frozenset(include))
-        assert task().merged_bytes(plain, wanted) == scores.merged_bytes(plain, wanted)
+        assert task().merged_bytes(plain, wanted) == scores.merged_bytes(plain, wanted) + 4 * 3 * IMAGE.area
     assert task().view_result_bytes(plain) == scores.view_result_bytes(plain)
 
 

@@ -204,6 +204,12 @@ def test_a_sigmoid_inside_is_found() -> None:
     assert "masks lie in [0, 1], as after a sigmoid" in found.sentence
 
 
+def test_queries_of_one_class_answer_nothing_else() -> None:
+    scores, masks = random(3, labels=1)
+    (found,) = query_findings([scores[0]], [masks[0]])
+    assert (found.check, found.refuses) == ("scores.one_class", True)
+
+
 def test_masks_of_zeros_are_right() -> None:
     """A network whose last layer is not trained yet."""
     scores, masks = random(3)

@@ -20,6 +20,8 @@ FIRST, KEPT = 32, 0.85
 """Images after which only candidates with this share of the best score are run on."""
 LEAST = 0.1
 """Nats that the best candidate must have: with less, no answer depends on the image."""
+COVERED, PER_CLASS = 0.8, 4
+"""Share of the classes, or of as many as images of PER_CLASS each could show, that the answers must be of."""
 
 
 class ClassMeasurement:
@@ -67,17 +69,26 @@ class ClassMeasurement:
     def findings(self) -> Iterator[Finding]:
         """What is settled as facts, and what is not as notes."""
         scores = self.scores()
-        if float(scores.all.max()) < LEAST:
-            yield Note(
-                f"--images: cannot tell anything: by no candidate do the answers depend on the {self.images} images "
-                f"(at most {scores.all.max():.2f} nats); give images of several classes that the model knows"
-            )
+        if problem := self._problem(scores):
+            yield Note(f"--images: cannot tell anything: {problem}")
             return
         color = self._verdict(scores, "color")
         yield from self._conclude("input.color", color, {"RGB": "RGB", "BGR": "BGR"})
         resizes = {str(each.resize): each.resize for each in self._candidates}
         yield from self._conclude("input.resize", self._verdict(scores, "resize"), resizes)
         yield from self._normalization(scores, color)
+
+    def _problem(self, scores: Scores) -> str:
+        """Why nothing can be concluded from these images; empty if something can."""
+        best, classes = int(scores.all.argmax()), self._found[0][0].shape[0]
+        if scores.all[best] < LEAST:
+            return f"by no candidate do the answers depend on the {self.images} images; are they of the model's kind?"
+        if scores.classes[best] >= COVERED * min(classes, self.images / PER_CLASS):
+            return ""
+        return (
+            f"the answers for {self.images} images are mostly of {scores.classes[best]:.0f} of the model's {classes} "
+            "classes, and on images of few classes wrong candidates may look better; give more images, of all classes"
+        )
 
     def _normalization(self, scores: Scores, color: Verdict) -> Iterator[Finding]:
         """Scale, mean and std together; else the scale, which all that are close may share."""

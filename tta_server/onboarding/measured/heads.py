@@ -1,6 +1,6 @@
 """What a run of the file shows where shapes leave two heads open: rows in pixels, or offsets in cells."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from tta_server.backends.onnxruntime import DTYPES, open_file
 from tta_server.errors import ConfigError
-from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.choices import Values
+from tta_server.onboarding.evidence import Fact, Finding
 from tta_server.onboarding.heads import fitting
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.tasks.boxes.cells import cells, count_cells
@@ -23,12 +24,11 @@ NEAR = 2.0
 """Cells by which the middles of decoded boxes lie away from their own, at most, in the median."""
 
 
-def measured_head(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
+def measure_head(file: ModelFile, values: Values) -> Iterator[Finding]:
     """The head of a grid's rows, from boxes for an image of noise; nothing where they do not tell.
 
     Offsets in cells and logarithms of sides are small, whatever the image. Boxes in pixels lie at their cells.
     """
-    values = {key: fact.value for key, fact in facts.items()}
     is_open = values.get("task") == "detection" and "output.head" not in values
     if not is_open or file.others or not file.path.is_file() or not {"yolox", "yolov5"} <= set(fitting(values, file)):
         return

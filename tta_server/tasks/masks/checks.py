@@ -86,17 +86,18 @@ def map_type_finding(maps: NDArray[Any]) -> Finding | None:
     )
 
 
+def _one_class(advice: str) -> Finding:
+    found = "labels has one name, and of classes that exclude each other one is always the answer"
+    return Finding("scores.one_class", f"{found}; {advice}")
+
+
 # ---- class numbers ----
 
 
 def class_findings(maps: Sequence[NDArray[Any]], unknown: Sequence[float | None], labels: int) -> Iterator[Finding]:
     """Checks of each test image's class numbers (h, w); `unknown` has a number of each that is no label's."""
     if labels == 1:
-        yield Finding(
-            "scores.one_class",
-            "labels has one name, and of classes that exclude each other one is always the answer; give labels a name "
-            "for each class number, also for the background",
-        )
+        yield _one_class("give labels a name for each class number, also for the background")
         return
     others = [number for number in unknown if number is not None and not isnan(number)]
     if not others:
@@ -137,6 +138,9 @@ def query_findings(scores: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]]
         if wrong_type := type_finding(output):
             yield wrong_type
             return
+    if scores[0].shape[1] == 2:
+        yield _one_class("export the model with its masks as scores, one for each label, and state their kind")
+        return
     if all(_in_0_to_1(each) and np.allclose(each.sum(axis=1), 1, atol=SLACK) for each in scores):
         yield Finding(
             "scores.logits",

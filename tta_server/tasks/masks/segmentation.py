@@ -93,8 +93,9 @@ class Segmentation(TaskDefaults):
         return found and replace(found, offset=self._offset, by_class=False)
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
-        """Sums and their mean, and as much for votes, as if a cell were a pixel."""
-        return 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
+        """Sums and their mean, and as much for votes, as if a cell were a pixel; of votes of classes also a copy."""
+        sums = 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
+        return sums + 4 * len(self.labels) * plain.whole.area * (self._merges is VOTES)
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         """Also refuses weights by class.
