@@ -52,6 +52,12 @@ class Boxes:
     labels: Sequence[str]
     least: float = 0.0
 
+    def within(self, width: int, height: int) -> "Boxes":
+        """What the server answers of them: clipped to the image, without those that lie outside."""
+        boxes = np.clip(self.boxes, 0, [width, height, width, height])
+        keep = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        return Boxes(boxes[keep], self.scores[keep], [self.labels[index] for index in keep], self.least)
+
     def differs(self, other: "Boxes") -> str:
         """Each clear box has its own of the same label, place (half a pixel) and score in the other, and vice versa."""
         least = max(self.least, other.least) + LEAST
@@ -86,10 +92,11 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The name of each pixel's class, as its index in `labels`, (H, W)."""
+    """The name of each pixel's class, as its index in `labels`, (H, W); a share `apart` of them may differ."""
 
     mask: NDArray[np.integer[Any]]
     labels: Sequence[str]
+    apart: float = 0.005
 
     def differs(self, other: "Mask") -> str:
         if list(self.labels) != list(other.labels) or self.mask.shape != other.mask.shape:
@@ -97,7 +104,7 @@ class Mask:
         share = float((self.mask != other.mask).mean())
         if len(np.unique(self.mask)) < 2:
             return "all pixels have one class, so nothing is compared"
-        return f"{share:.2%} of the pixels differ" if share > 0.005 else ""
+        return f"{share:.2%} of the pixels differ" if share > self.apart else ""
 
     def like(self, answer: Answer, least: float) -> "Mask":
         result: Any = answer.result

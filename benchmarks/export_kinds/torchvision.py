@@ -10,7 +10,7 @@ from torchvision.models import detection, segmentation
 from torchvision.transforms import _presets as presets
 
 from benchmarks.export_kinds.kinds import Boxes, Export, Mask, Pixels, Scores
-from benchmarks.export_kinds.torch_export import LABELS, Images, enliven, export, tensor
+from benchmarks.export_kinds.torch_export import LABELS, Images, enliven, export, spread, tensor
 
 IMAGENET = {"input.mean": [0.485, 0.456, 0.406], "input.std": [0.229, 0.224, 0.225]}
 COLOURS = {"input.color": "RGB", "input.scale": 255}
@@ -75,7 +75,11 @@ def faster_rcnn(folder: Path) -> Export:
     model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, num_classes=1 + len(LABELS), box_score_thresh=0.01
     )
-    enliven(model)
+    images = Images((480, 640))
+    enliven(model, images)
+    rpn, last = model.rpn.head, model.roi_heads.box_predictor
+    for layer, deviation in ((rpn.cls_logits, 1), (rpn.bbox_pred, 0.2), (last.cls_score, 2), (last.bbox_pred, 0.5)):
+        spread(model, [layer], images, 0, deviation)
     axes = {"image": {1: "height", 2: "width"}, "boxes": {0: "n"}, "labels": {0: "n"}, "scores": {0: "n"}}
     names = (["image"], ["boxes", "labels", "scores"])
     file = export(model, ([torch.rand(3, 480, 640)],), folder / "fasterrcnn.onnx", names, axes)

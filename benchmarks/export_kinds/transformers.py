@@ -100,7 +100,7 @@ def mask2former(folder: Path) -> Export:
     def expected(image: Pixels) -> Mask:
         outputs, size = call(image)
         found = prepare.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
-        return Mask(np.asarray(found), LABELS)
+        return Mask(np.asarray(found), LABELS, 0.02)  # it enlarges masks before their sigmoid, the server after it
 
     model.config.architectures = ["Mask2FormerForUniversalSegmentation"]
     model.config.save_pretrained(folder)
@@ -117,9 +117,8 @@ def detector(prepare: Any, model: Any, threshold: float) -> Callable[[Pixels], B
         outputs, size = call(image)
         found = prepare.post_process_object_detection(outputs, threshold=threshold, target_sizes=[size])[0]
         names = [LABELS[int(index)] for index in found["labels"]]
-        limits = [size[1], size[0], size[1], size[0]]
-        boxes = np.clip(found["boxes"].double().numpy(), 0, limits)  # the server answers what lies in the image
-        return Boxes(boxes, found["scores"].double().numpy(), names, threshold)
+        boxes, scores = (found[key].double().numpy() for key in ("boxes", "scores"))
+        return Boxes(boxes, scores, names, threshold).within(size[1], size[0])
 
     return expected
 

@@ -83,10 +83,8 @@ def detector(folder: Path) -> Export:
         corners = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], 1) / ratio
         found = own.multiclass_nms(corners, rows[:, 4:5] * rows[:, 5:], nms_thr=0.45, score_thr=0.1)
         found = np.zeros((0, 6)) if found is None else found
-        limits = [image.shape[1], image.shape[0]] * 2
-        return Boxes(
-            np.clip(found[:, :4], 0, limits).astype(float), found[:, 4].astype(float), ["text"] * len(found), 0.1
-        )
+        boxes, scores = found[:, :4].astype(float), found[:, 4].astype(float)
+        return Boxes(boxes, scores, ["text"] * len(found), 0.1).within(image.shape[1], image.shape[0])
 
     answers = {
         "task": "detection",

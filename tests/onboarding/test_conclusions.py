@@ -45,6 +45,11 @@ def test_what_is_assumed_of_a_stated_letterbox_is_noted_and_gives_way_to_what_is
     assert not [note for note in found.notes if note.startswith("nothing states")]
 
 
+def test_a_file_of_labels_counts_more_than_a_file_that_describes_the_model() -> None:
+    given = Given(documents=[Document("config.json", VIT_CONFIG)], labels=[Document("names.txt", ["a", "b", "c"])])
+    assert value(conclude(model_file(), given, []), "labels") == ["a", "b", "c"]
+
+
 def test_what_is_overruled_is_noted_unless_by_a_flag() -> None:
     processor = Document("preprocessor_config.json", VIT_PROCESSOR | {"size": {"height": 9, "width": 9}})
     (note,) = conclude(model_file(), Given(), [processor]).notes

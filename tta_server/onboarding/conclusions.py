@@ -23,10 +23,11 @@ FLAG = "stated on the command line"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user gives besides the model file: values, and files that describe it."""
+    """What the user gives besides the model file: values, files that describe it, and a file of labels."""
 
     values: Sequence[Fact] = ()
     documents: Sequence[Document] = ()
+    labels: Sequence[Document] = ()
 
 
 @dataclass(slots=True)
@@ -94,6 +95,7 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
 def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iterator[Finding]:
     plain = Evidence(file)
     yield from given.values
+    yield from _described(replace(plain, documents=given.labels))
     yield from _described(replace(plain, documents=given.documents))
     yield from _read(Reads.METADATA, plain)
     yield from _read(Reads.DOCUMENTS, replace(plain, documents=beside))
