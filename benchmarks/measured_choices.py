@@ -1,8 +1,8 @@
 """What `tta-server init --images` concludes of the bundled models, on their labelled images without the labels.
 
-All candidates are run on the same draw of 300 images; figures of 32 images, and of images of few classes, are parts of
+All candidates are run on the same images; what is concluded from 300 or 32 of them, or of few classes, is of parts of
 them. The rank is that of the model's own preprocessing by the score, of the 42 or 14 candidates, without CIFAR's mean
-for clothing and with it for cifar10. Exits with 1 where a target is missed.
+for clothing and with it for cifar10; the median of several draws. Exits with 1 where a target is missed.
 """
 
 import argparse
@@ -33,6 +33,8 @@ from tta_server.repository.loader import load_model
 from tta_server.serving.cores import available_cores
 
 IMAGES, FEW, DRAWS = 300, 32, 9
+POOL = {"clothing": 372, "cifar10": 1500}
+"""Images that are run, of which parts are drawn."""
 TRUTHS = {"clothing": Candidate("RGB", 146, "ImageNet"), "cifar10": Candidate("RGB", "exact", "CIFAR")}
 RANKS = {"clothing": {IMAGES: 2, FEW: 3}, "cifar10": {IMAGES: 1, FEW: 1}}
 """Of the truth, as an earlier measurement had them."""
@@ -54,7 +56,7 @@ def collected(name: str, data: Path) -> tuple[ClassMeasurement, list[str]]:
     stated |= {each.key: each.value for each in measure_kind(file, stated) if isinstance(each, Fact)}
     backend = OnnxRuntimeBackend(file.path, RunOptions(threads=available_cores()))
     found = ClassMeasurement(backend, stated, find_candidates(stated, file))
-    paths = find_images(data, IMAGES)
+    paths = find_images(data, POOL[name])
     for raster in read_images(paths, lambda each: track(each, name)):
         found.add(raster)
     return found, [path.parent.name for path in paths]
@@ -90,23 +92,21 @@ def report(console: Console, about: str, found: Any, target: Any, met: bool) -> 
 
 def check_classifier(console: Console, name: str, data: Path) -> bool:
     found, labels = collected(name, data)
-    random = np.random.default_rng(0)
-    draws = [part(found, random.choice(found.images, FEW, replace=False).tolist()) for _ in range(DRAWS)]
-    best = rank(found, name)
-    median = statistics.median(rank(each, name) for each in draws)
-    wrong = sum(SETTLED[name].get(key, value) != value for each in draws for key, value in facts(each).items())
-    met = report(
-        console, f"{name}, {IMAGES} images, rank", best, f"<= {RANKS[name][IMAGES]}", best <= RANKS[name][IMAGES]
-    )
-    met &= report(
-        console, f"{name}, {FEW} images, median rank of {DRAWS} draws", median, f"<= {RANKS[name][FEW]}",
-        median <= RANKS[name][FEW],
-    )  # fmt: skip
-    concluded = facts(found)
-    met &= report(console, f"{name}, {IMAGES} images, concluded", concluded, SETTLED[name], concluded == SETTLED[name])
-    met &= report(console, f"{name}, {FEW} images, wrong facts in {DRAWS} draws", wrong, 0, wrong == 0)
+    met, random = True, np.random.default_rng(0)
+    for count, target in RANKS[name].items():
+        draws = [part(found, random.choice(found.images, count, replace=False).tolist()) for _ in range(DRAWS)]
+        ranks = sorted(rank(each, name) for each in draws)
+        about = f"{name}, {DRAWS} draws of {count} images"
+        median = statistics.median(ranks)
+        met &= report(console, f"{about}, ranks {ranks}, median", median, f"<= {target}", median <= target)
+        concluded = [facts(each) for each in draws]
+        wrong = sum(SETTLED[name].get(key, value) != value for each in concluded for key, value in each.items())
+        met &= report(console, f"{about}, wrong facts", wrong, 0, wrong == 0)
+        right = sum(each == SETTLED[name] for each in concluded)
+        if count == IMAGES:
+            met &= report(console, f"{about}, {SETTLED[name]} concluded in", right, DRAWS - 1, right >= DRAWS - 1)
     for group in NARROW[name]:
-        chosen = [index for index, label in enumerate(labels) if label in group.split()]
+        chosen = [index for index, label in enumerate(labels) if label in group.split()][:IMAGES]
         narrow = facts(part(found, chosen))
         met &= report(console, f"{name}, {len(chosen)} images of {group}, concluded", narrow, {}, not narrow)
     return met
@@ -125,12 +125,15 @@ def check_detector(console: Console, data: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--only", choices=["clothing", "cifar10", "bloodcells"])
     args = parser.parse_args()
     console, met = Console(), True
-    classes.FIRST = IMAGES + 1  # all candidates on all images, for the ranks
-    met &= check_classifier(console, "clothing", args.data / "clothing" / "test")
-    met &= check_classifier(console, "cifar10", args.data / "cifar10")
-    met &= check_detector(console, args.data / "bloodcells" / "images")
+    classes.FIRST = sum(POOL.values())  # all candidates on all images, for the ranks
+    for name, folder in (("clothing", "clothing/test"), ("cifar10", "cifar10")):
+        if args.only in (None, name):
+            met &= check_classifier(console, name, args.data / folder)
+    if args.only in (None, "bloodcells"):
+        met &= check_detector(console, args.data / "bloodcells" / "images")
     return 0 if met else 1
 
 

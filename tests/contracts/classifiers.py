@@ -6,6 +6,7 @@ An answer shows which part of STRIPES the model saw, and with which colours and 
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from tests.contracts.contract import Contract, Entry
 from tests.contracts.expected import Scores, Values
@@ -149,6 +150,17 @@ CLASSIFIERS: list[Entry] = [
                                 problem_type="regression")),
     classifier("YOLO classify", lambda: export(Input((1, 3, 20, 20)), softmaxed), 5 / 20,
                metadata=YOLO | {"task": "classify", "imgsz": "[20, 20]"}),
+    classifier("YOLO classify, its batch axis freed", lambda: export(Input((1, 3, 20, 20)), softmaxed), 5 / 20,
+               metadata=YOLO | {"task": "classify", "imgsz": "[20, 20]"}, options=("--free-batch",),
+               says="the copied file's batch axis is free"),
+    classifier("several inputs, scores that are not stated",
+               lambda: export(Input(FREE, "pixel_values", normal=HALF,
+                                    others={"pixel_mask": (TensorProto.BOOL, ("batch", "height", "width"))}),
+                              softmaxed), SQUASH,
+               files={"preprocessor_config_json": PROCESSOR | {
+                   "image_processor_type": "ViTImageProcessor", "size": {"height": 20, "width": 20},
+                   "image_mean": HALF[0], "image_std": HALF[1]}, "labels_txt": "red\ngreen\nblue\n"},
+               typed={"task": "classification", "output.kind": "probabilities", "input.layout": "NCHW"}),
     classifier("our own metadata", lambda: export(Input(FIXED, color="BGR", normal=((0.5,) * 3, (0.5,) * 3)),
                                                   logits("x")), CROP, metadata={"tta.yaml": EMBEDDED}),
     classifier("a page's orientation of RapidOCR, labels in metadata",

@@ -108,10 +108,10 @@ def test_what_is_noted() -> None:
     letter = {"type": "LetterResize", "scale": 640, "allow_scale_up": False}
     masks = TensorInfo("masks", FLOAT, (1, "n", 28, 28))
     found = concluded(pipeline(letter, NORMALIZE), *BOXES, masks)
-    assert [note.partition(": ")[2] for note in found.notes] == [
+    assert {note.partition(": ")[2] for note in found.notes} >= {
         "postprocess component ResizeBBox: the file's masks of single objects are left out",
         "images smaller than the input are enlarged here, but not by mmdeploy (allow_scale_up is false)",
-    ]
+    }
 
 
 def test_images_that_are_loaded_otherwise() -> None:

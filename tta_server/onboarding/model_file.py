@@ -57,6 +57,11 @@ class ModelFile:
         return [output for output in self.outputs if output.type.startswith("tensor(")]
 
     @property
+    def input_names(self) -> InputNames:
+        """How a backend tells the image's input from others."""
+        return InputNames(self.inputs[0].name, self.others, self.layout or "NCHW")
+
+    @property
     def image(self) -> Shape:
         """Shape of the image input, with a batch axis; empty if the file has no such input."""
         if self.refusal is not None:

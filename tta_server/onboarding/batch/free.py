@@ -43,6 +43,10 @@ def free_batch(file: ModelFile) -> bytes:
 
 
 def _freed(file: ModelFile, original: bytes, model: "ModelProto") -> bytes:
+    if len(file.inputs) > 1:
+        raise Mixed(
+            f"the file has the inputs {', '.join(each.name for each in file.inputs)}; one, an image, can be freed"
+        )
     images, image = make_images(file), file.inputs[0].name
     known = _known(file, model, images[0])
     plan = plan_edits(model, known, image)

@@ -30,7 +30,13 @@ def measure_head(file: ModelFile, values: Values) -> Iterator[Finding]:
     Offsets in cells and logarithms of sides are small, whatever the image. Boxes in pixels lie at their cells.
     """
     is_open = values.get("task") == "detection" and "output.head" not in values
-    if not is_open or file.others or not file.path.is_file() or not {"yolox", "yolov5"} <= set(fitting(values, file)):
+    if (
+        not is_open
+        or file.others
+        or file.refusal
+        or not file.path.is_file()
+        or not {"yolox", "yolov5"} <= set(fitting(values, file))
+    ):
         return
     scale = values.get("input.scale", 255)
     seen = _boxes(file, scale if isinstance(scale, int | float) and scale else 255)

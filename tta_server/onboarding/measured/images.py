@@ -65,7 +65,7 @@ def as_candidate(pixels: NDArray[Any], candidate: Candidate, values: Values, lay
     """Pixels [1, ...] in a candidate's order of channels, normalised."""
     channels = 3 if layout == "NHWC" else 1
     if candidate.color == "BGR":
-        pixels = np.flip(pixels, channels)
+        pixels = np.ascontiguousarray(np.flip(pixels, channels))
     numbers = dict(values)
     if candidate.normalization is not None:
         numbers |= NORMALIZATIONS[candidate.normalization].values(candidate.color)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tta_server.backends.base import RunOptions
 from tta_server.backends.onnxruntime import DTYPES, OnnxRuntimeBackend
 from tta_server.errors import BackendFailed
 from tta_server.onboarding.choices import Values
@@ -23,7 +24,9 @@ MEASURED = ("classification", "multilabel", "segmentation")
 
 def measure_kind(file: ModelFile, values: Values) -> Iterator[Finding]:
     """`output.kind` and `output.multilabel`, where nothing states them and test tensors show them."""
-    if values.get("task") not in MEASURED or {"output.kind", "output.multilabel"} <= values.keys():
+    if values.get("task") not in MEASURED or {"output.kind", "output.multilabel"} <= values.keys() or file.refusal:
+        return
+    if len(file.inputs) > 1:
         return
     name = values.get("output.name", file.tensors[0].name if len(file.tensors) == 1 else None)
     scores = list(_scores(file, str(name), values)) if name is not None else []
@@ -60,7 +63,7 @@ def _findings(task: str, scores: Sequence[NDArray[Any]]) -> Iterator[Finding]:
 
 def _scores(file: ModelFile, name: str, values: Values) -> Iterator[NDArray[Any]]:
     """Finite scores of each test tensor, (classes, places); none of a model that does not run on them."""
-    backend = OnnxRuntimeBackend(file.path)
+    backend = OnnxRuntimeBackend(file.path, RunOptions(inputs=file.input_names))
     classes = -1 if values.get("output.layout") == "NHWC" else 1
     for tensor in make_tensors(file):
         try:
@@ -69,7 +72,8 @@ def _scores(file: ModelFile, name: str, values: Values) -> Iterator[NDArray[Any]
             return
         if found is None or found.ndim < 2 or not np.issubdtype(found.dtype, np.floating):
             return
-        scores = np.moveaxis(found, classes, 1)[0].astype(np.float64)
+        rows = np.moveaxis(found, classes, 1) if values["task"] == "segmentation" else found.reshape(len(found), -1)
+        scores = rows[0].astype(np.float64)
         if np.isfinite(scores).all() and scores.size:
             yield scores.reshape(len(scores), -1)
 

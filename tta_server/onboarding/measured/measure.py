@@ -82,6 +82,8 @@ def _measurement(file: ModelFile, found: Conclusion, threads: int) -> Measuremen
     """What can be measured of this model. Raises ConfigError with the reason if nothing can."""
     values = found.values
     task = values.get("task")
+    if len(file.inputs) > 1:
+        raise ConfigError("the file has several inputs")
     if task == "classification":
         return _classes(file, values, threads)
     if task == "detection" and COLOR not in values:
@@ -97,7 +99,7 @@ def _measurement(file: ModelFile, found: Conclusion, threads: int) -> Measuremen
 
 
 def _classes(file: ModelFile, values: Values, threads: int) -> Measurement:
-    missing = [key for key in ("input.size", "output.kind") if key not in values]
+    missing = [key for key in ("input.size", "input.layout", "output.kind") if key not in values]
     if len(file.tensors) > 1 and "output.name" not in values:
         missing.append("output.name")
     if missing:
@@ -105,7 +107,8 @@ def _classes(file: ModelFile, values: Values, threads: int) -> Measurement:
     candidates = find_candidates(values, file)
     if len(candidates) < 2:
         raise ConfigError("input.color, resize, scale, mean and std are stated, or no usual value agrees with them")
-    return ClassMeasurement(OnnxRuntimeBackend(file.path, RunOptions(threads=threads)), values, candidates)
+    options = RunOptions(threads=threads, inputs=file.input_names)
+    return ClassMeasurement(OnnxRuntimeBackend(file.path, options), values, candidates)
 
 
 def _boxes(file: ModelFile, found: Conclusion) -> Measurement:
