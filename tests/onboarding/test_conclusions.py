@@ -33,6 +33,23 @@ def test_the_strongest_source_counts() -> None:
     assert value(conclude(file, Given([flag], [named]), [beside]), "labels") == ["a", "b", "c"]
 
 
+def test_what_is_assumed_of_a_stated_letterbox_is_noted_and_gives_way_to_what_is_found_later() -> None:
+    file = model_file()
+    found = conclude(file, Given([Fact("input.resize", "letterbox", FLAG)]), [])
+    assert value(found, "input.letterbox_anchor") == "center"
+    (note,) = [note for note in found.notes if note.startswith("nothing states")]
+    assert note.endswith("input.letterbox_anchor, input.rounding; assumed: pillow, bilinear, center, round")
+    found.extend([Fact("output.head", "yolox", "measured")], file)
+    assert value(found, "input.letterbox_anchor") == "top_left"
+    assert value(found, "input.resize_like") == "opencv"
+    assert not [note for note in found.notes if note.startswith("nothing states")]
+
+
+def test_a_file_of_labels_counts_more_than_a_file_that_describes_the_model() -> None:
+    given = Given(documents=[Document("config.json", VIT_CONFIG)], labels=[Document("names.txt", ["a", "b", "c"])])
+    assert value(conclude(model_file(), given, []), "labels") == ["a", "b", "c"]
+
+
 def test_what_is_overruled_is_noted_unless_by_a_flag() -> None:
     processor = Document("preprocessor_config.json", VIT_PROCESSOR | {"size": {"height": 9, "width": 9}})
     (note,) = conclude(model_file(), Given(), [processor]).notes
@@ -60,7 +77,7 @@ def test_uint8_has_no_normalisation() -> None:
 def test_an_interpolation_that_nothing_states_is_assumed_aloud() -> None:
     found = conclude(model_file(), Given([Fact("input.resize", "exact", FLAG)]), [])
     assert value(found, "input.interpolation") == "bilinear"
-    assert "nothing states input.resize_like and input.interpolation; assumed: pillow, bilinear" in found.notes
+    assert "nothing states input.resize_like, input.interpolation; assumed: pillow, bilinear" in found.notes
 
 
 def test_a_named_file_of_which_nothing_is_known() -> None:

@@ -57,3 +57,14 @@ def test_pairs_of_points_follow_from_their_labels() -> None:
     assert "output.pairs" not in concluded(maps, task="keypoints", labels=["a", "b", "c"])
     stated = [Fact("task", "keypoints", FLAG), Fact("labels", ["nose", "left_eye", "tail"], FLAG)]
     assert "output.pairs" in {choice.key for choice in conclude(model_file(maps), Given(stated), []).choices}
+
+
+def test_an_undecoded_grid_takes_yolox_s_own_pixels() -> None:
+    """`preproc` of yolox/data/data_augment.py: BGR from 0 to 255, at the top left, sides floored, OpenCV's resize."""
+    found = concluded(output__head="yolox")
+    letterbox = {"resize": "letterbox", "rounding": "floor", "letterbox_anchor": "top_left", "letterbox_fill": 114}
+    pixels = {"resize_like": "opencv", "color": "BGR", "scale": 1, "mean": [0], "std": [1]}
+    assert {key: found[f"input.{key}"] for key in letterbox | pixels} == letterbox | pixels
+    assert concluded(output__head="yolox", input__color="RGB")["input.color"] == "RGB"
+    assert "input.letterbox_anchor" not in concluded(output__head="yolox", input__resize="exact")
+    assert "input.color" not in concluded(output__head="yolov5")

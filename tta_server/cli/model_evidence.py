@@ -49,9 +49,13 @@ def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated:
 
     Raises InvalidInput and ConfigError for arguments that can't be read.
     """
-    documents = [*([read_labels(labels)] if labels else []), *(documents_in(source) if source else [])]
     values = {fact.key: fact for fact in map(_fact, stated or ())}  # the last counts
-    found = conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
+    given = Given(
+        list(values.values()),
+        documents_in(source) if source else (),
+        [read_labels(labels)] if labels else (),
+    )
+    found = conclude(file, given, documents_beside(file.path))
     if not found.refusals and KEY not in file.metadata:
         for measure in (measure_head, measure_kind):
             found.extend(measure(file, found.values), file)

@@ -13,16 +13,21 @@ from tta_server.repository.described import KEY
 
 DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
 """How pixels are resized, as most models were trained."""
+LETTERBOX = {"input.letterbox_anchor": "center", "input.rounding": "round"}
+"""What a letterbox is that the user states; those of other sources are known."""
+ASSUMED, ASSUMES = "assumed: nothing states it", "nothing states "
+"""Source of these facts, and how the note of them begins."""
 FLAG = "stated on the command line"
 """Source of facts that the user states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user gives besides the model file: values, and files that describe it."""
+    """What the user gives besides the model file: values, files that describe it, and a file of labels."""
 
     values: Sequence[Fact] = ()
     documents: Sequence[Document] = ()
+    labels: Sequence[Document] = ()
 
 
 @dataclass(slots=True)
@@ -57,6 +62,7 @@ class Conclusion:
 
     def extend(self, findings: Iterable[Finding], file: ModelFile) -> None:
         """Take findings that are weaker than all before, and find again what is open."""
+        self._forget_assumed()
         for finding in findings:
             self.take(finding)
         if file.inputs[0].type == "tensor(uint8)":
@@ -65,6 +71,11 @@ class Conclusion:
             self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
             self.choices = list(find_choices(self.values, file))
+
+    def _forget_assumed(self) -> None:
+        """What was assumed is weaker than anything that is found later."""
+        self.facts = {key: fact for key, fact in self.facts.items() if fact.source != ASSUMED}
+        self.notes = [note for note in self.notes if not note.startswith(ASSUMES)]
 
 
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
@@ -84,6 +95,7 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
 def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iterator[Finding]:
     plain = Evidence(file)
     yield from given.values
+    yield from _described(replace(plain, documents=given.labels))
     yield from _described(replace(plain, documents=given.documents))
     yield from _read(Reads.METADATA, plain)
     yield from _read(Reads.DOCUMENTS, replace(plain, documents=beside))
@@ -116,8 +128,10 @@ def _assume_resize(found: Conclusion) -> None:
     resize = found.facts.get("input.resize")
     if resize is None or resize.value == "none":
         return
-    missing = {key: value for key, value in DEFAULTS.items() if key not in found.facts}
+    is_stated_box = resize.value == "letterbox" and resize.source == FLAG
+    defaults = DEFAULTS | (LETTERBOX if is_stated_box else {})
+    missing = {key: value for key, value in defaults.items() if key not in found.facts}
     for key, value in missing.items():
-        found.facts[key] = Fact(key, value, "assumed: nothing states it")
+        found.facts[key] = Fact(key, value, ASSUMED)
     if missing:
-        found.notes.append(f"nothing states {' and '.join(missing)}; assumed: {', '.join(missing.values())}")
+        found.notes.append(f"{ASSUMES}{', '.join(missing)}; assumed: {', '.join(missing.values())}")

@@ -7,11 +7,34 @@ from tta_server.onboarding.evidence import Fact
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.tasks.points.sides import pairs_of
 
+YOLOX: Mapping[str, Any] = {
+    "input.resize": "letterbox",
+    "input.resize_like": "opencv",
+    "input.interpolation": "bilinear",
+    "input.rounding": "floor",
+    "input.letterbox_anchor": "top_left",
+    "input.letterbox_fill": 114,
+    "input.color": "BGR",
+    "input.scale": 1,
+    "input.mean": [0],
+    "input.std": [1],
+}
+"""As `preproc` of yolox/data/data_augment.py (0.3). Grids that are not decoded come from YOLOX alone."""
+LETTERBOX = ("input.rounding", "input.letterbox_anchor", "input.letterbox_fill")
+"""Those of a letterbox alone."""
+
 
 def derived(facts: Mapping[str, Fact], file: ModelFile) -> Iterator[Fact]:
     """Further facts, of keys that none of the facts states."""
     if "output.head" in facts and "task" not in facts:
         yield Fact("task", "detection", f"output.head is {facts['output.head'].value}")
+    if _value("output.head", facts) == "yolox":
+        is_boxed = _value("input.resize", facts) in (None, "letterbox")
+        for key, value in YOLOX.items():
+            if key not in facts and (is_boxed or key not in LETTERBOX):
+                yield Fact(
+                    key, value, "assumed: YOLOX's own preprocessing since 0.2, which belongs to output.head yolox"
+                )
     if _is("segmentation", facts) or _is("keypoints", facts):
         yield from _maps(facts, file)
     if _is("keypoints", facts) and "output.pairs" not in facts:
