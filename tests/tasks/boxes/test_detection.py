@@ -302,6 +302,13 @@ def test_a_huge_box_suppresses_no_others():
     assert [row[4] for row in rows_of(decoded(outputs, detection=task(nms=0.5)).boxes)] == [0.9, 0.8, 0.7]
 
 
+def test_boxes_that_are_the_same_only_where_the_image_cuts_them_are_both_kept():
+    """The image is 100x80: the first reaches far to the left and up, the second to the right and down."""
+    outputs = outputs_of((-300, -300, 100, 80, 0.9), (0, 0, 400, 380, 0.8))
+    found = decoded(outputs, detection=task(nms=0.5)).boxes
+    assert found.xyxy.tolist() == [[0, 0, 100, 80]] * 2
+
+
 def test_suppression_by_hand():
     """The second shares 30 x 20 of 1000 with the first, 3/5; the third is of another class, the fourth far away."""
     outputs = outputs_of(

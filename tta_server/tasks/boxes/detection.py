@@ -75,23 +75,27 @@ class Detection(TaskDefaults):
             xyxy = xyxy * (*placement.tensor, *placement.tensor)
         whole = np.flatnonzero(~frames.are_cut(xyxy, placement))
         plain = frames.to_plain(xyxy[whole], placement)
-        corners = frames.clip_boxes(frame.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4), frame.image)
-        some = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1))
+        corners = frame.to_image.apply(plain.reshape(-1, 2)).reshape(-1, 4)
+        inside = frames.clip_boxes(corners, frame.image)
+        some = np.flatnonzero((inside[:, 2:] > inside[:, :2]).all(axis=1))
         rows = named[whole[some]]
-        kept = Boxes(
+        found = Boxes(
             corners[some].astype(np.float32),
             np.minimum(seen.score[rows], 1).astype(np.float32),
             seen.label[rows].astype(np.intp),
         )
-        return ViewBoxes(self._best(kept), frames.Visibility(placement, frame), sound, remarks)
+        return ViewBoxes(self._best(found, frame.image), frames.Visibility(placement, frame), sound, remarks)
 
-    def _best(self, boxes: Boxes) -> Boxes:
-        """At most `max_boxes` by falling score; without overlapping ones if `output.nms` is set."""
+    def _best(self, boxes: Boxes, image: Size) -> Boxes:
+        """At most `max_boxes` by falling score, clipped to the image; without overlapping ones if `output.nms` is set.
+
+        How far boxes overlap is that of their whole: cut off at the image's edge, different ones may be the same.
+        """
         if self._output.nms is not None:
             kept = merge_boxes("nms", [boxes], [1.0], lambda xyxy: np.ones((1, len(xyxy)), np.bool_), self._output.nms)
             boxes = Boxes(kept.xyxy, kept.score, kept.label)
         order = np.argsort(-boxes.score, kind="stable")[: self._output.max_boxes]
-        return Boxes(boxes.xyxy[order], boxes.score[order], boxes.label[order])
+        return Boxes(frames.clip_boxes(boxes.xyxy[order], image), boxes.score[order], boxes.label[order])
 
     def is_sound(self, prediction: ViewBoxes) -> bool:
         return prediction.sound
