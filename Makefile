@@ -144,7 +144,7 @@ triton: .venv-triton/installed
 	@touch $@
 
 # Without torch: which build of it fits depends on the GPU, and its CUDA libraries would be in every lock.
-EXTRAS := compile dev heif load plots
+EXTRAS := compile dev heif load plots score
 
 lock: | $(BIN)/python
 	$(PIP) 'uv>=0.13,<1'

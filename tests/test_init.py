@@ -310,7 +310,17 @@ def test_a_loaded_model_has_the_bounds_that_it_is_given() -> None:
 
 
 def test_the_package_exports_its_public_names() -> None:
-    assert set(tta_server.__all__) == {"Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"}
+    assert set(tta_server.__all__) == {
+        "Answer",
+        "LoadedModel",
+        "Receipt",
+        "Scored",
+        "Scorer",
+        "TTAError",
+        "__version__",
+        "load",
+        "score",
+    }
     assert available_cores() >= 1
 
 

@@ -19,6 +19,8 @@ from tta_server.errors.validation import explain, explain_option
 from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
+from tta_server.scoring.batches import Scored
+from tta_server.scoring.scorer import Scorer, score
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.caller import Caller
 from tta_server.serving.options import as_query, read_options
@@ -29,7 +31,17 @@ from tta_server.tasks import ResponseFormat
 log = logging.getLogger(__name__)
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "LoadedModel", "Receipt", "TTAError", "__version__", "load"]
+__all__ = [
+    "Answer",
+    "LoadedModel",
+    "Receipt",
+    "Scored",
+    "Scorer",
+    "TTAError",
+    "__version__",
+    "load",
+    "score",
+]
 
 
 class LoadedModel:

@@ -18,7 +18,7 @@ def test_the_facts_of_a_detector_have_their_source(tmp_path: Path) -> None:
     facts = {fact["key"]: (fact["value"], fact["source"]) for fact in found["facts"]}
     assert facts["input.size"] == ([64, 96], "metadata imgsz")
     assert facts["labels"] == (["red", "green", "blue"], "metadata names, 3 of them")
-    assert facts["output.holds"] == ("box_class_scores", "YOLO without nms or end2end: [1, 7, 3]")
+    assert facts["output.head"] == ("yolov8", "YOLO without nms or end2end: [1, 7, 3]")
     assert (found["choices"], found["refusals"]) == ([], [])
     assert facts["input.resize_like"][0] == "opencv"
 

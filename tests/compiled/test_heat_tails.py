@@ -25,6 +25,7 @@ TASKS = {
     "logits": task("heatmaps", scores="logits"),
     "corner": task("heatmaps", offset=0.0),
     "no pairs": task("heatmaps", pairs=()),
+    "raw": task("heatmaps", scores="raw"),
 }
 SPEC = ResponseSpec()
 IMAGES = [Size(60, 41), Size(62, 45), Size(57, 48)]
@@ -36,14 +37,19 @@ def placed(prep, views, tensor):
     return [each for each in found if each[1].tensor == tensor]
 
 
-def blobs(rows, height, width, seed=0, logits=False):
-    """Heat maps (B, J, h, w), each with one peak."""
+SPREADS = {"logits": (8, -4), "raw": (1.3, -0.35)}
+"""Task -> factor and shift that make its scores of probabilities; those of others are probabilities."""
+
+
+def blobs(rows, height, width, seed=0, name=""):
+    """Heat maps (B, J, h, w), each with one peak, as the scores of that task."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     places = rng.uniform(0, 1, (2, rows, len(LABELS), 1, 1)) * np.array([width - 1, height - 1]).reshape(2, 1, 1, 1, 1)
     reach = rng.uniform(1.5, 3, (rows, len(LABELS), 1, 1))
     maps = np.exp(-((x - places[0]) ** 2 + (y - places[1]) ** 2) / reach**2)
-    return (8 * maps - 4 if logits else maps).astype(np.float32)
+    factor, shift = SPREADS.get(name, (1, 0))
+    return (factor * maps + shift).astype(np.float32)
 
 
 def graph_sums(keypoints, z, items, weights):
@@ -95,7 +101,7 @@ def check(keypoints, z, items, weights, tolerance=1e-5):
 def test_all_views_of_several_images(name, prep, stride):
     tensor = prep.place(View(), IMAGES[0]).tensor
     items = placed(prep, [read_view(spec) for spec, _ in VIEWS], tensor)
-    z = blobs(len(items), tensor.height // stride, tensor.width // stride, logits=name == "logits")
+    z = blobs(len(items), tensor.height // stride, tensor.width // stride, name=name)
     assert check(TASKS[name], z, items, np.linspace(0.5, 2, len(items)).tolist())
 
 
@@ -135,13 +141,19 @@ def test_left_and_right_change_places_in_a_mirrored_view_by_hand():
     assert (sums[0].weights == 2).all()
 
 
-def test_maps_that_are_not_sound_are_left_out_and_spoil_no_other():
+@pytest.mark.parametrize("name", ["probabilities", "logits", "raw"])
+def test_maps_that_are_not_sound_are_left_out_and_spoil_no_other(name):
     prep = PREPARATIONS["exact"]
     items = placed(prep, [read_view("identity"), read_view("hflip")], prep.size)
     z = blobs(len(items), 44, 56)
     z[0, 1, 3, 3], z[1, 0, 5, 5], z[2, 2, :, :], z[3, 0, 2, 2] = np.nan, np.inf, -np.inf, -np.inf
-    found, _ = graph_sums(TASKS["probabilities"], z, items, [1.0] * len(items))
+    found, _ = graph_sums(TASKS[name], z, items, [1.0] * len(items))
     assert found["sound"].tolist() == [False, False, False, True, True, True]
+    assert np.isfinite(found["total"]).all()
+    own = ImageFrame(IMAGES[0], items[0][1])
+    for row, sound in enumerate(found["sound"]):
+        pose = TASKS[name].decode({"points": z}, row, items[row][1], own)
+        assert TASKS[name].is_sound(pose) == sound
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -156,3 +168,8 @@ def test_where_each_view_is_needed_there_are_no_sums():
     assert TASKS["logits"].sums("mean_coordinates", SPEC) is None
     assert TASKS["logits"].sums("mean_heatmaps", ResponseSpec(frozenset(["views"]))) is None
     assert task().sums("mean_coordinates", SPEC) is None
+    assert task("simcc").sums("mean_coordinates", SPEC) is None
+
+
+def test_maps_whose_points_come_last_have_no_sums():
+    assert task("heatmaps", layout="NHWC", shape=(None, None, None, 4)).sums("mean_heatmaps", SPEC) is None

@@ -14,7 +14,8 @@ from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.repository.graphs import owner_matrix
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.maps import MapSums, OutputGrid, map_size, output_grid
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view
 from tta_server.views.view import View

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.support.patterns import noise
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view, read_views
 from tta_server.views.view import View

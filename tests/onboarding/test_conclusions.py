@@ -146,7 +146,8 @@ def test_other_architectures(architecture: str, kind: str) -> None:
     outputs = [TensorInfo("logits", FLOAT, (1, 9, 3)), TensorInfo("pred_boxes", FLOAT, (1, 9, 4))]
     found = conclude(model_file(*outputs), Given(), [Document("config.json", config)])
     assert bool(found.refusals) == (kind == "x")
-    assert ("output.background" in found.facts) == (kind == "detr")
+    heads = {"rt_detr": "rt_detr", "detr": "detr"}
+    assert (found.facts["output.head"].value if "output.head" in found.facts else None) == heads.get(kind)
 
 
 @settings(max_examples=300)

@@ -48,6 +48,28 @@ def test_deep_and_large_files(tmp_path: Path) -> None:
         documents_in(path)
 
 
+def test_files_of_other_programs(tmp_path: Path) -> None:
+    """Names that many programs use: files without a key of those that are read are another's."""
+    others = {"model_config.json": {"model_type": "llama"}, "environment.json": {"PATH": "/bin"}}
+    others |= {"pipeline.json": {"steps": []}, "detail.json": {}, "deploy.json": {"model_type": "x"}}
+    for name, content in others.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert not documents_beside(tmp_path / "model.onnx")
+    with pytest.raises(ConfigError, match="holds none of"):
+        documents_in(tmp_path)
+    (tmp_path / "labels.txt").write_text("a\nb")
+    (tmp_path / "deploy.json").write_text('{"customs": []}')
+    assert [document.name for document in documents_in(tmp_path)] == ["deploy.json", "labels.txt"]
+    assert documents_in(tmp_path / "environment.json") == [Document("environment.json", {"PATH": "/bin"})]
+
+
+def test_the_folder_of_a_version(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "labels.txt").write_text("a\nb")
+    assert documents_beside(tmp_path / "1" / "model.onnx") == [Document("labels.txt", ["a", "b"])]
+    assert not documents_beside(tmp_path / "v1" / "model.onnx")
+
+
 def test_a_folder_without_anything(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds none of"):
         documents_in(tmp_path)

@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.exports import VIT_CONFIG
 from tests.support.model_files import FLOAT, LOGITS, model_file, values
-from tta_server.onboarding.conclusions import Given, conclude
-from tta_server.onboarding.evidence import Document
+from tta_server.onboarding.conclusions import FLAG, Given, conclude
+from tta_server.onboarding.evidence import Document, Fact
 from tta_server.onboarding.model_file import TensorInfo
 
 BOXES = TensorInfo("pred_boxes", FLOAT, (1, 9, 4))
@@ -40,6 +40,18 @@ def test_a_segmenter(architecture: str) -> None:
     assert (found["task"], found["output.kind"], found["output.multilabel"]) == ("segmentation", "logits", False)
 
 
+@pytest.mark.parametrize("head", ["UniversalSegmentation", "InstanceSegmentation"])
+def test_masks_of_queries(head: str) -> None:
+    outputs = [
+        TensorInfo("class_queries_logits", FLOAT, (1, 9, 4)),
+        TensorInfo("masks_queries_logits", FLOAT, (1, 9, 8, 8)),
+    ]
+    found = concluded(*outputs, architectures=[f"XFor{head}"])
+    assert values(found, "output.") == {"kind": "queries"}
+    assert "single objects are not told apart" in found.notes[0]
+    assert not {choice.key for choice in found.choices} & {"output.name", "output.multilabel"}
+
+
 def test_logits_are_read_of_several_outputs() -> None:
     assert "output.name" not in values(concluded())
     assert values(concluded(HIDDEN, LOGITS))["output.name"] == "logits"
@@ -47,14 +59,22 @@ def test_logits_are_read_of_several_outputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "background"), [("rt_detr", None), ("d_fine", None), ("detr", "last"), ("yolos", "last")]
+    ("kind", "head"),
+    [
+        ("detr", "detr"),
+        ("yolos", "detr"),
+        ("table-transformer", "detr"),
+        ("rt_detr", "rt_detr"),
+        ("d_fine", "rt_detr"),
+        ("conditional_detr", "rt_detr"),
+        ("dab-detr", "rt_detr"),
+        ("rf_detr", "rt_detr"),
+    ],
 )
-def test_a_detector(kind: str, background: str | None) -> None:
+def test_a_detector(kind: str, head: str) -> None:
     found = concluded(ROWS, BOXES, architectures=["XForObjectDetection"], model_type=kind)
-    output = values(found, "output.")
-    assert (output["boxes"], output["scores"], output["units"]) == ("pred_boxes", "logits", "normalized")
-    assert output.get("background") == background
-    assert "here each query answers its best class" in found.notes[0]
+    assert values(found, "output.") == {"head": head}
+    assert found.notes == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +83,8 @@ def test_a_detector(kind: str, background: str | None) -> None:
         ({"problem_type": "ranking"}, "problem_type is 'ranking'; known: multi_label_classification"),
         ({"architectures": ["XForObjectDetection"], "model_type": "detr"}, "a detector of this form is not known"),
         ({"architectures": ["XForObjectDetection"]}, "model_type 'vit', with the outputs logits"),
-        ({"architectures": ["XForUniversalSegmentation"]}, "models for UniversalSegmentation are not served yet"),
+        ({"architectures": ["XForDepthEstimation"]}, "models for DepthEstimation are not served yet"),
+        ({"architectures": ["XForUniversalSegmentation"]}, "served are those with class_queries_logits and masks_"),
         ({"architectures": "ViT"}, "config.json: architectures is 'ViT'; it should be a list"),
     ],
 )
@@ -75,3 +96,35 @@ def test_a_model_without_a_head_states_little() -> None:
     found = concluded(architectures=["ViTModel"])
     assert "task" in {choice.key for choice in found.choices}
     assert "labels" not in found.facts
+
+
+EMBEDS = TensorInfo("image_embeds", FLOAT, (1, 8))
+POOLED = TensorInfo("pooler_output", FLOAT, (1, 8, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "kind", "output"),
+    [
+        ([EMBEDS, HIDDEN], "clip_vision_model", {"name": "image_embeds"}),
+        ([HIDDEN, POOLED], "resnet", {"name": "pooler_output"}),
+        ([POOLED], "resnet", {}),
+        ([HIDDEN], "dinov2", {"token": "first"}),
+        ([HIDDEN], "siglip_vision_model", {}),
+        ([HIDDEN, ROWS], "vit", {"name": "last_hidden_state", "token": "first"}),
+    ],
+)
+def test_a_model_without_a_head_gives_a_vector(outputs, kind: str, output: dict[str, str]) -> None:
+    found = concluded(*outputs, architectures=["XModel"], model_type=kind)
+    assert values(found)["task"] == "embedding"
+    assert values(found, "output.") == output
+    asked = {choice.key for choice in found.choices}
+    assert ("output.token" in asked) == (kind == "siglip_vision_model")
+
+
+def test_a_pose_of_a_person_is_refused_unless_images_are_crops() -> None:
+    heat = TensorInfo("heatmaps", FLOAT, (1, 17, 64, 48))
+    found = concluded(heat, architectures=["VitPoseForPoseEstimation"], model_type="vitpose")
+    assert "it takes the box of one person" in found.refusals[0]
+    given = Given([Fact("task", "keypoints", FLAG)])
+    config = VIT_CONFIG | {"architectures": ["VitPoseForPoseEstimation"]}
+    assert not conclude(model_file(heat), given, [Document("config.json", config)]).refusals

@@ -9,21 +9,6 @@ from tests.support.model_files import FLOAT, model_file, values
 from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.model_file import TensorInfo
 
-RAW = {
-    "rows": "output0",
-    "holds": "box_class_scores",
-    "transposed": True,
-    "format": "cxcywh",
-    "units": "pixels",
-    "kind": "probabilities",
-    "min_score": 0.25,
-    "nms": 0.7,
-}
-SUPPRESSED = RAW | {"holds": "box_score_label", "format": "xyxy", "nms": None}
-del SUPPRESSED["transposed"]
-V5 = RAW | {"holds": "box_objectness_class_scores"}
-del V5["transposed"]
-
 
 def concluded(output=(1, 7, 126), shape=(1, 3, 64, 96), **metadata: Any) -> Conclusion:
     stated = {key: value for key, value in (YOLO | metadata).items() if value is not None}
@@ -31,20 +16,21 @@ def concluded(output=(1, 7, 126), shape=(1, 3, 64, 96), **metadata: Any) -> Conc
 
 
 @pytest.mark.parametrize(
-    ("output", "metadata", "expected"),
+    ("output", "metadata", "head"),
     [
-        ((1, 7, 126), {}, RAW),
-        (("batch", 7, "anchors"), {}, RAW),
-        (("batch", "rows", "anchors"), {"args": None}, RAW),
-        ((1, 300, 6), {"args": "{'nms': True}"}, SUPPRESSED),
-        ((1, 300, 6), {"end2end": "True"}, SUPPRESSED),
-        ((1, 25, 8), {"task": None, "args": None}, V5),
+        ((1, 7, 126), {}, "yolov8"),
+        (("batch", 7, "anchors"), {}, "yolov8"),
+        (("batch", "rows", "anchors"), {"args": None}, "yolov8"),
+        ((1, 300, 6), {"args": "{'nms': True}"}, "yolov10"),
+        ((1, 300, 6), {"end2end": "True"}, "yolov10"),
+        ((1, 300, 6), {}, "yolov10"),
+        ((1, 25, 8), {"task": None, "args": None}, "yolov5"),
     ],
 )
-def test_the_head_of_a_detector(output, metadata, expected) -> None:
+def test_the_head_of_a_detector(output, metadata, head) -> None:
     found = concluded(output, **metadata)
     assert (found.refusals, found.choices) == ([], [])
-    assert values(found, "output.") == expected
+    assert values(found, "output.") == {"head": head, "min_score": 0.25}
     assert values(found)["task"] == "detection"
     assert values(found, "input.") == {
         "color": "RGB",
@@ -68,6 +54,19 @@ def test_a_classifier(size: str, resize: Any) -> None:
     assert values(found).get("input.resize") == resize
     assert values(found)["output.kind"] == "probabilities"
     assert values(found)["task"] == "classification"
+
+
+@pytest.mark.parametrize(
+    ("output", "kind", "multilabel"),
+    [((1, 64, 96), "classes", None), ((1, 3, 64, 96), "logits", False), ((1, 1, 64, 96), "logits", True)],
+)
+def test_a_map_of_classes(output, kind: str, multilabel: bool | None) -> None:
+    found = concluded(output, task="semantic")
+    assert (found.refusals, found.choices) == ([], [])
+    assert values(found)["task"] == "segmentation"
+    assert values(found)["output.kind"] == kind
+    assert values(found).get("output.multilabel") == multilabel
+    assert values(found)["input.resize"] == "letterbox"
 
 
 def test_grey_images() -> None:

@@ -64,7 +64,7 @@ def test_one_of_two_outputs_may_be_named(load):
                 [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3, 8, 8])],
                 inputs=("image", "other"),
             ),
-            "the model has the inputs image, other; it must have one, an image",
+            "the model file takes image, other; set input.name to the one that takes the image",
         ),
     ],
 )

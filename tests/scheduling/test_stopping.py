@@ -13,7 +13,8 @@ from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.scheduling.stopping import All, Certain, Confident, Precise, Settled, StopReason, StopSpec, read_stop
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.tasks.scores.classification import Classification
 from tta_server.tasks.scores.kinds import ScoresOutput
 from tta_server.views.geometry import Size

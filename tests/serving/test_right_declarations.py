@@ -96,6 +96,22 @@ HEADS: dict[str, Callable[[], tuple[str, onnx.ModelProto, dict[str, Any]]]] = {
     "masks with sigmoid": lambda: (
         "segmentation", net(y=sigmoid(MAPS)), {"kind": "probabilities", "multilabel": True}
     ),
+    "masks with channels last": lambda: (
+        "segmentation", net(y=MAPS.transpose(1, 2, 0)), {"kind": "logits", "layout": "NHWC"}
+    ),
+    "YOLO26-sem": lambda: ("segmentation", net(y=rng.integers(0, 3, (SIDE, SIDE))), {"kind": "classes"}),
+    "mmseg with_argmax": lambda: ("segmentation", net(y=rng.integers(0, 3, (1, SIDE, SIDE))), {"kind": "classes"}),
+    "class numbers as floats, with 255": lambda: (
+        "segmentation", net(y=rng.choice([0.0, 1, 2, 255], (16, 16))), {"kind": "classes"}
+    ),
+    "one class alone": lambda: ("segmentation", net(y=np.full((16, 16), 2)), {"kind": "classes"}),
+    "MaskFormer": lambda: (
+        "segmentation",
+        net(class_queries_logits=rng.normal(size=(9, 4)) * 3, masks_queries_logits=rng.normal(size=(9, 16, 16)) * 9),
+        {"kind": "queries"},
+    ),
+    "scores with the axes of pooling": lambda: ("classification", net(y=LOGITS[:, None, None]), {"kind": "logits"}),
+    "a token for each patch": lambda: ("embedding", net(y=rng.normal(size=(5, 8))), {"token": "first"}),
     "YOLOv8": lambda: (
         "detection",
         net(output0=columns(centres(84), sigmoid(rng.normal(size=(84, 3)) - 2)).T),
@@ -142,6 +158,24 @@ HEADS: dict[str, Callable[[], tuple[str, onnx.ModelProto, dict[str, Any]]]] = {
     "heat maps": lambda: ("keypoints", net(heatmaps=sigmoid(MAPS - 6)), {"kind": "heatmaps", "stride": 4}),
     "heat maps of logits": lambda: (
         "keypoints", net(heatmaps=MAPS - 6), {"kind": "heatmaps", "stride": 4, "scores": "logits"}
+    ),
+    "heat maps that go under 0": lambda: (
+        "keypoints", net(heatmaps=sigmoid(MAPS - 6) * 1.1 - 0.05), {"kind": "heatmaps", "stride": 4, "scores": "raw"}
+    ),
+    "heat maps of random weights": lambda: (
+        "keypoints", net(heatmaps=MAPS / 3), {"kind": "heatmaps", "stride": 4, "scores": "raw"}
+    ),
+    "heat maps, points last": lambda: (
+        "keypoints", net(heatmaps=sigmoid(MAPS - 6).transpose(1, 2, 0)), {"kind": "heatmaps", "layout": "NHWC"}
+    ),
+    "RTMPose": lambda: (
+        "keypoints",
+        net(simcc_x=rng.normal(0.1, 0.2, (3, 2 * SIDE)), simcc_y=rng.normal(0.1, 0.2, (3, 2 * SIDE))),
+        {"kind": "simcc"},
+    ),
+    "flat points": lambda: ("keypoints", net(y=rng.uniform(5, 60, 6)), {"kind": "coordinates"}),
+    "points from -1 to 1": lambda: (
+        "keypoints", net(y=np.array([-0.6, -0.3, 0.5, -0.4, 0.1, 0.7])), {"kind": "coordinates", "units": "signed"}
     ),
     "points in pixels": lambda: ("keypoints", net(y=rng.uniform(5, 60, (3, 2))), {"kind": "coordinates"}),
     "points of the size, with confidence": lambda: (

@@ -15,7 +15,8 @@ from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.boxes.detection import Detection
 from tta_server.tasks.boxes.output import BoxesOutput
 from tta_server.tasks.embedding import Embedding, VectorOutput
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.tasks.points.keypoints import Keypoints
 from tta_server.tasks.points.output import PointsOutput
 from tta_server.views import color
@@ -167,7 +168,7 @@ def mask(case):
     ]
     seen = _seen(undone[1])
     if _is_index(case):
-        np.testing.assert_array_equal(undone[1].scores[:, seen], undone[0].scores[:, seen])
+        np.testing.assert_array_equal(undone[1].values[:, seen], undone[0].values[:, seen])
         return 0.0
     inner = _inner(seen)
     if not inner.any():
@@ -175,7 +176,7 @@ def mask(case):
     scale = np.array(
         [case.image.width / case.scene().plain.canvas.width, case.image.height / case.scene().plain.canvas.height]
     )
-    off = np.abs(undone[1].scores[:2] - undone[0].scores[:2])[:, inner] / (2 * scale[:, None])
+    off = np.abs(undone[1].values[:2] - undone[0].values[:2])[:, inner] / (2 * scale[:, None])
     return float(off.max())
 
 

@@ -134,16 +134,16 @@ def detr(shape=(1, 3, 64, 64)) -> ModelProto:
         ]
     )
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("with no object", TensorProto.FLOAT, ["n", 3, 4]))
-    return _renamed(model, {"logits": "of classes", "with no object": "logits"})
+    return renamed(model, {"logits": "of classes", "with no object": "logits"})
 
 
-def _renamed(model: ModelProto, names: dict[str, str]) -> ModelProto:
-    """Other names of values."""
+def renamed(model: ModelProto, names: dict[str, str]) -> ModelProto:
+    """Other names of values, of inputs and outputs too."""
     for node in model.graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-    for output in model.graph.output:
-        output.name = names.get(output.name, output.name)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
     return model
 
 

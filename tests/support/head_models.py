@@ -32,6 +32,22 @@ class Nodes:
         self._graph.node.append(helper.make_node(kind, names, [name], **attributes))
         return name
 
+    def cast(self, values: str, kind: int, to: str = "") -> str:
+        name = to or f"Cast {len(self._graph.node)}"
+        self._graph.node.append(helper.make_node("Cast", [values], [name], to=kind))
+        return name
+
+    def rename(self, old: str, new: str) -> None:
+        """Another name for what is made."""
+        for node in self._graph.node:
+            node.output[:] = [new if name == old else name for name in node.output]
+            node.input[:] = [new if name == old else name for name in node.input]
+
+    def floats(self, values: str) -> str:
+        name = f"Cast {len(self._graph.node)}"
+        self._graph.node.append(helper.make_node("Cast", [values], [name], to=TensorProto.FLOAT))
+        return name
+
     def axis(self, values: str, axis: int) -> str:
         return self.op("Unsqueeze", values, self.constant([axis], np.int64))
 
@@ -107,7 +123,7 @@ def yolov10(n: Nodes) -> dict[str, list[Any]]:
 
 
 def _queries(n: Nodes) -> None:
-    size = np.array(INPUT, np.float32)
+    size = n.cast(n.op("Gather", n.op("Shape", "image"), n.constant([3, 2], np.int64)), TensorProto.FLOAT)
     n.op("Concat", *(n.op("Div", part, size) for part in n.centres()), axis=2, to="pred_boxes")
 
 
@@ -143,6 +159,80 @@ def mmdeploy(n: Nodes) -> dict[str, list[Any]]:
     return {"dets": ["n", 3, 5], "labels": ["n", 3]}
 
 
+def rf_detr(n: Nodes) -> dict[str, list[Any]]:
+    """A class that is none, and never is the answer."""
+    size = np.array(INPUT, np.float32)
+    n.op("Concat", *(n.op("Div", part, size) for part in n.centres()), axis=2, to="dets")
+    never = n.op("Mul", n.axis("scores", 2), 0.0)
+    chances = n.clipped(n.op("Concat", n.chances(), never, axis=2))
+    n.op("Log", n.op("Div", chances, n.op("Sub", 1.0, chances)), to="their labels")
+    return {"dets": ["n", 3, 4], "their labels": ["n", 3, 4]}
+
+
+def _fractions(n: Nodes) -> str:
+    """Corners (n, 3, 4) by the input's size."""
+    return n.op("Div", "boxes", np.tile(INPUT, 2))
+
+
+def d_fine(n: Nodes) -> dict[str, list[Any]]:
+    """Boxes in pixels of an image of the size that is given with it, (n, 2): width, height."""
+    size = n.op("CastLike", "orig_target_sizes", 0.0)
+    n.op("Mul", _fractions(n), n.axis(n.op("Concat", size, size, axis=1), 1), to="their boxes")
+    return {"labels": ["n", 3], "their boxes": ["n", 3, 4], "scores": ["n", 3]}
+
+
+def paddle(n: Nodes) -> dict[str, list[Any]]:
+    """A list of what is found in all images, which may be nothing."""
+    turned = n.op("Div", "im_shape", "scale_factor")
+    height, width = (n.op("Gather", turned, n.constant([i], np.int64), axis=1) for i in (0, 1))
+    boxes = n.op("Mul", _fractions(n), n.axis(n.op("Concat", width, height, width, height, axis=1), 1))
+    labels = n.axis(n.op("CastLike", "labels", 0.0), 2)
+    rows = n.op("Concat", labels, n.axis("scores", 2), boxes, axis=2)
+    found = n.op("Not", n.op("Less", "scores", 0.05))
+    flat = [n.op("Reshape", values, n.constant(shape, np.int64)) for values, shape in ((rows, [-1, 6]), (found, [-1]))]
+    n.op("Compress", *flat, axis=0, to="bbox")
+    n.op(
+        "ReduceSum",
+        n.op("CastLike", found, n.constant(0, np.int32)),
+        n.constant([1], np.int64),
+        keepdims=0,
+        to="bbox_num",
+    )
+    return {"bbox": ["m", 6], "bbox_num": ["n"]}
+
+
+def tensorflow(n: Nodes) -> dict[str, list[Any]]:
+    """Three rows and a fourth that does not count; classes from 1, all in floating point."""
+    swapped = n.op("Gather", _fractions(n), n.constant([1, 0, 3, 2], np.int64), axis=2)
+    labels = n.op("Add", n.op("CastLike", "labels", 0.0), 1.0)
+    for name, values, pads in (
+        ("detection_boxes", swapped, [0, 0, 0, 0, 1, 0]),
+        ("detection_scores", "scores", [0, 0, 0, 1]),
+        ("detection_classes", labels, [0, 0, 0, 1]),
+    ):
+        n.op("Pad", values, n.constant(pads, np.int64), n.constant(0.75), to=name)
+    count = n.op("Mul", n.op("ReduceSum", labels, n.constant([1], np.int64), keepdims=0), 0.5)
+    n.op("Identity", count, to="num_detections")
+    return {
+        "detection_boxes": ["n", 4, 4],
+        "detection_scores": ["n", 4],
+        "detection_classes": ["n", 4],
+        "num_detections": ["n"],
+    }
+
+
+def openvino_ssd(n: Nodes) -> dict[str, list[Any]]:
+    """A list of what is found in all images, each with its number, up to -1; what follows does not count."""
+    one = n.op("Add", n.op("CastLike", n.op("Mul", "labels", n.constant(0, np.int64)), 0.0), 1.0)
+    image = n.op("Sub", n.op("CumSum", one, n.constant(0, np.int64)), 1.0)
+    labels = n.op("Add", n.op("CastLike", "labels", 0.0), 1.0)
+    rows = n.op("Concat", *(n.axis(each, 2) for each in (image, labels, "scores")), _fractions(n), axis=2)
+    rows = n.op("Reshape", rows, n.constant([-1, 7], np.int64))
+    end = [[-1, 0, 0, 0, 0, 0, 0], [0, 1, 0.75, 0.25, 0.25, 0.5, 0.5]]
+    n.op("Unsqueeze", n.op("Concat", rows, end, axis=0), n.constant([0, 1], np.int64), to="detection_out")
+    return {"detection_out": [1, 1, "m", 7]}
+
+
 MAKERS = {
     "yolox": yolox,
     "yolov5": yolov5,
@@ -150,10 +240,20 @@ MAKERS = {
     "yolov10": yolov10,
     "detr": detr,
     "rt_detr": rt_detr,
+    "rf_detr": rf_detr,
+    "d_fine": d_fine,
     "torchvision": torchvision,
     "mmdeploy": mmdeploy,
+    "paddle": paddle,
+    "tensorflow": tensorflow,
+    "openvino_ssd": openvino_ssd,
 }
 """By the value of `output.head`."""
+OTHERS = {
+    "d_fine": {"orig_target_sizes": "width_height"},
+    "paddle": {"im_shape": "height_width", "scale_factor": "ones"},
+}
+"""What a head's model takes beside the image."""
 
 
 def head_model(head: str, *, of_one_image: bool = False) -> Any:
@@ -166,9 +266,13 @@ def head_model(head: str, *, of_one_image: bool = False) -> Any:
         )
         nodes.op("Unsqueeze", "alone", nodes.constant([0], np.int64), to="image")
         model.graph.node.insert(0, model.graph.node.pop())
+    for name in OTHERS.get(head, {}):
+        kind = TensorProto.INT64 if head == "d_fine" else TensorProto.FLOAT
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, ["n", 2]))
     shapes = MAKERS[head](nodes)
     del model.graph.output[:]
     for name, shape in shapes.items():
-        kind = TensorProto.INT64 if "labels" in name else TensorProto.FLOAT
+        kind = TensorProto.INT64 if "labels" in name and len(shape) < 3 else TensorProto.FLOAT
+        kind = TensorProto.INT32 if name == "bbox_num" else kind
         model.graph.output.append(helper.make_tensor_value_info(name, kind, shape))
     return model

@@ -119,6 +119,14 @@ def rt_detr(rng, size, trained):
     return {**found, "scores": found["scores"][:, :-1] - 5 * trained}
 
 
+def rf_detr(rng, size, trained):
+    """As `rt_detr`, with a class more, the last, which is trained never to be found."""
+    found = detr(rng, size, trained)
+    found["scores"][:, :-1] -= 5 * trained
+    found["scores"][:, -1] -= 20 * trained
+    return found
+
+
 def one_class(rng, size, trained):
     """As `rt_detr`, of one class."""
     found = rt_detr(rng, size, trained)
@@ -218,4 +226,5 @@ HEADS = {
     "padded with -1": Head(suppressed_padding, {**NUMBERED, "first_label": 1}),
     "SSD": Head(ssd, {"boxes": "boxes", "scores": "scores", "units": "normalized", "background": "first"}),
 }  # fmt: skip
+RF_DETR = Head(rf_detr)
 YOLOX_RAW = Head(yolox_raw, {**CLASS_ROWS, "holds": "box_objectness_class_scores"})

@@ -57,9 +57,16 @@ seeds = st.integers(0, 2**32 - 1)
 views = st.sampled_from(VIEWS)
 
 
-def task(kind="coordinates", labels=LABELS, pairs=PAIRS, numbers=2, **form):
-    shape = (None, len(labels), None, None) if kind == "heatmaps" else (None, len(labels), numbers)
-    return Keypoints(labels, PointsOutput(kind, pairs=pairs, **form), {"points": shape})
+def task(kind="coordinates", labels=LABELS, pairs=PAIRS, numbers=2, shape=None, **form):
+    """`shape` is that of the output; without it, that of coordinates of so many `numbers`, or what the kind needs."""
+    count = len(labels)
+    if kind == "simcc":
+        shapes = dict.fromkeys(("simcc_x", "simcc_y"), shape or (None, count, None))
+    elif kind == "heatmaps":
+        shapes = {"points": shape or (None, count, None, None)}
+    else:
+        shapes = {"points": shape or (None, count, numbers)}
+    return Keypoints(labels, PointsOutput(kind, pairs=pairs, **form), shapes)
 
 
 def scene_of(prep, image):

@@ -203,7 +203,7 @@ def test_nan_and_infinity_are_unsound(bad):
     assert not TASK.is_sound(unsound)
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 2, 1), (1, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(2,), (1, 2, 1), (1, 3, 2, 1)])
 def test_outputs_of_another_shape_are_refused_naming_both(shape):
     with pytest.raises(ConfigError, match=r"embedding needs an output vector of shape \[N, D\]; the model gives \["):
         TASK.check({"vector": np.ones(shape)}, Size(8, 8))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tta_server
+from tests.support.map_models import class_mapper, query_segmenter
 from tests.support.onnx_models import classifier, embedder, heat_maps, pointer, regressor, segmenter, write_model
 from tests.support.patterns import blob, centroid, noise
 from tests.support.pictures import encoded, opened
@@ -42,6 +43,8 @@ TINY = {
     "embedding": (embedder(), config("embedding", FIXED, {})),
     "segmentation": (segmenter(), config("segmentation", {"size": "free"}, {"kind": "probabilities"})),
     "masks": (segmenter(), config("segmentation", {"size": "free"}, {"kind": "probabilities", "multilabel": True})),
+    "class numbers": (class_mapper(), config("segmentation", {"size": "free"}, {"kind": "classes"})),
+    "queries": (query_segmenter(), config("segmentation", {"size": "free"}, {"kind": "queries"})),
     "heat maps": (heat_maps(), config("keypoints", FREE, HEAT_MAPS)),
     "letterboxed": (
         heat_maps(shape=("n", 3, 64, 64)),
@@ -314,14 +317,22 @@ def test_certain_stops_when_most_views_agree(tiny, name):
     [
         ("points", {"merge": "mean_heatmaps"}, "merge is 'mean_heatmaps'; allowed for this task: mean_coordinates"),
         ("points", {"labels": ["left", "right"]}, r"output.pairs names 'green', which is none of the labels"),
-        ("points", {"labels": ["a"], "output": {"kind": "coordinates"}}, r"of shape \[N, 1, 2\] or \[N, 1, 3\]; the m"),
+        (
+            "points",
+            {"labels": ["a"], "output": {"kind": "coordinates"}},
+            r"which may be 3 points of x and y: state as m",
+        ),
         (
             "points",
             {"output": {"kind": "coordinates", "units": "cm"}},
-            "output.units is 'cm'; it should be 'pixels' or",
+            "output.units is 'cm'; it should be 'pixels', 'normalized' or 'signed'",
         ),
         ("heat maps", {"output": {**HEAT_MAPS, "stride": 8}}, "output.stride is 8, but the model gives 64x64 cells"),
-        ("heat maps", {"output": {"kind": "heatmap"}}, "output.kind is 'heatmap'; it should be 'heatmaps' or 'coord"),
+        (
+            "heat maps",
+            {"output": {"kind": "heatmap"}},
+            "output.kind is 'heatmap'; it should be 'heatmaps', 'coordinates' or",
+        ),
         ("heat maps", {"output": {"kind": "heatmaps", "strides": 4}}, "output.strides|unknown key"),
         ("heat maps", {"labels": ["left", "right", "x"], "output": {"kind": "heatmaps"}}, "output.pairs is missing"),
         (

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from tta_server.backends.base import CPU, Backend, Outputs, RunOptions, Signature, Tensor
+from tta_server.backends.base import CPU, Backend, FramedBackend, Outputs, RunOptions, Signature, Tensor
 from tta_server.backends.cancel import Abort
+from tta_server.backends.inputs import Frame
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.backends.triton import EnsembleInfo, Target
 
@@ -67,6 +68,8 @@ __all__ = [
     "FILES",
     "REMOTE_BACKENDS",
     "Backend",
+    "Frame",
+    "FramedBackend",
     "Outputs",
     "RemoteBackend",
     "RunOptions",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.backends.cancel import Abort
+from tta_server.backends.inputs import Frame, InputNames, OtherInput
 
 Tensor = NDArray[Any]
 Outputs = Mapping[str, NDArray[Any]]
@@ -18,6 +19,7 @@ class Signature:
     """Input name, shape and dtype, and output shapes by name, as the model file declares them; None is a free axis.
 
     `outputs` are tensors. `others` has the types of outputs that are not, by name; a backend does not run them.
+    `other_inputs` are those beside the image, by name.
     """
 
     input: str
@@ -25,6 +27,12 @@ class Signature:
     dtype: np.dtype[Any]
     outputs: Mapping[str, tuple[int | None, ...]]
     others: Mapping[str, str] = field(default_factory=dict)
+    other_inputs: Mapping[str, OtherInput] = field(default_factory=dict)
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether an input depends on where the image lies in its tensor."""
+        return any(one.function == "mask" for one in self.other_inputs.values())
 
     @property
     def advice(self) -> str:
@@ -48,7 +56,8 @@ class RunOptions:
 
     `device` is CPU, "cuda:N", or "auto": the first CUDA device, else the CPU. `threads` are those of one run on the
     CPU. On a device: `precision` is "exact" (IEEE float32, or the file's own type), "tf32" or "fp16"; batches have up
-    to `max_batch` rows; `memory_mb` limits what the model may take there, None: all that is free.
+    to `max_batch` rows; `memory_mb` limits what the model may take there, None: all that is free. `inputs` names the
+    inputs of a file that takes more than an image.
     """
 
     device: str = CPU
@@ -56,6 +65,7 @@ class RunOptions:
     precision: str = "exact"
     max_batch: int = 64
     memory_mb: int | None = None
+    inputs: InputNames = field(default_factory=InputNames)
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -87,3 +97,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the model; no run may be active."""
+
+
+class FramedBackend(Backend, Protocol):
+    """A backend that runs models whose signature `takes_mask`."""
+
+    def infer_framed(self, batch: Tensor, frames: Sequence[Frame], abort: Abort | None = None) -> Outputs:
+        """The same as `infer`, whose images fill their tensors; `frames` say where those of the first rows lie."""

@@ -13,6 +13,7 @@ from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
 from tta_server.onboarding.draft import SECTIONS
 from tta_server.onboarding.evidence import Fact
+from tta_server.onboarding.measured.heads import measure_head
 from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.repository.described import KEY
@@ -22,9 +23,10 @@ FromOption = Annotated[
     Path | None,
     typer.Option(
         "--from",
-        metavar="FILE|DIR",
-        help="What describes the model: a config.json or preprocessor_config.json of Hugging Face or timm, or a folder "
-        "that holds them. It counts more than the file's metadata and what lies beside it.",
+        metavar="FILE|DIR|torchvision:WEIGHTS",
+        help="What describes the model: a file of Hugging Face, timm, mmdeploy, Roboflow or Triton, a folder with "
+        "them, or weights like torchvision:ResNet50_Weights.DEFAULT, if torchvision is installed. It counts more than "
+        "the file's metadata and what lies beside it.",
     ),
 ]
 LabelsOption = Annotated[
@@ -51,7 +53,8 @@ def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated:
     values = {fact.key: fact for fact in map(_fact, stated or ())}  # the last counts
     found = conclude(file, Given(list(values.values()), documents), documents_beside(file.path))
     if not found.refusals and KEY not in file.metadata:
-        found.extend(measure_kind(file, found.values), file)
+        for measure in (measure_head, measure_kind):
+            found.extend(measure(file, found.values), file)
     return found
 
 

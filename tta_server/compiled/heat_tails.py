@@ -6,9 +6,9 @@ from numpy.typing import DTypeLike
 from tta_server.compiled.graph import Value
 from tta_server.compiled.map_rows import MapColumn
 from tta_server.compiled.map_tails import MapTail
-from tta_server.compiled.scores import LEAST
+from tta_server.compiled.scores import SCORES, Output
 from tta_server.tasks.points.heatmaps import PEAK_COLUMNS, REACH
-from tta_server.tasks.sums import Score, SumSpec
+from tta_server.tasks.sums import SumSpec
 
 
 def heat_tail(spec: SumSpec, joints: int, dtype: DTypeLike, exact_only: bool) -> bytes:
@@ -27,7 +27,6 @@ class _HeatTail(MapTail):
         top, peaks = self._peaks()
         unsound = graph.any(graph.add("IsNaN", self._z), [1, 2, 3]) | graph.any(graph.add("IsInf", top), [1, 2])
         scores = graph.where(graph.reshape(unsound, -1, 1, 1, 1), 0.0, self._probabilities(self._z))
-        scores = graph.add("Max", scores, LEAST["float32"])
         order = list(self._spec.mirror_order)
         if order != sorted(order):
             mirrored = graph.unsqueeze(self._table[MapColumn.MIRRORED] > 0.5, 1)
@@ -37,7 +36,7 @@ class _HeatTail(MapTail):
         return graph.to_bytes()
 
     def _probabilities(self, scores: Value) -> Value:
-        return self._graph.add("Sigmoid", scores) if self._spec.score is Score.SIGMOID else scores
+        return SCORES[self._spec.score](self._graph, Output(scores, self._classes, 4), self._spec)
 
     def _peaks(self) -> tuple[Value, Value]:
         """Return the largest scores in the frame (B, J, 1), and the peaks, as `heatmaps.peaks` finds them."""

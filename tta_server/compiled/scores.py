@@ -51,6 +51,7 @@ SCORES: dict[Score, Callable[[Graph, Output, SumSpec], Value]] = {
     Score.SOFTMAX: lambda graph, output, spec: graph.add("Softmax", output.z, axis=1),
     Score.LOG_SOFTMAX: lambda graph, output, spec: _at_least(graph, graph.add("LogSoftmax", output.z, axis=1), spec),
     Score.SIGMOID: lambda graph, output, spec: graph.add("Sigmoid", output.z),
+    Score.CLIPPED: lambda graph, output, spec: graph.limit(output.z, np.array(0, spec.dtype), np.array(1, spec.dtype)),
     Score.TOP_CLASS: _top_class,
     Score.OVER_THRESHOLD: _over_threshold,
     Score.UNIT: _unit,

@@ -14,6 +14,11 @@ from tta_server.views.geometry import Size
 
 ImageLike = str | os.PathLike[str] | bytes | bytearray | memoryview | NDArray[np.uint8]
 
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"],
+)
+"""Of files that are taken for images where a folder or an archive holds others too."""
+
 CHUNK_BYTES = 1 << 20
 """Bytes read from a file at a time."""
 

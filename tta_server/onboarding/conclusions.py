@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice, Values, find_choices
+from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
@@ -61,6 +62,7 @@ class Conclusion:
         if file.inputs[0].type == "tensor(uint8)":
             _drop_normalization(self)
         if KEY not in file.metadata:
+            self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
             self.choices = list(find_choices(self.values, file))
 
@@ -68,7 +70,7 @@ class Conclusion:
 def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
     """Read all evidence, the strongest first."""
     found = Conclusion()
-    if file.refusal:
+    if file.refusal and not {"input.name", "input.others"} & {fact.key for fact in given.values}:
         found.refusals.append(file.refusal)
     found.notes.extend(f"{each.problem}; it is ignored" for each in beside if each.problem)
     for finding in _findings(file, given, beside):

@@ -1,30 +1,49 @@
-"""Files beside a model, or named by the user, as evidence: JSON by its content, labels by their lines."""
+"""Files beside a model, or named by the user, as evidence: JSON, Triton's config.pbtxt, and labels by their lines."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tta_server.errors import ConfigError
+from tta_server.onboarding import triton
 from tta_server.onboarding.evidence import Document
+from tta_server.onboarding.torchvision_weights import PREFIX, read_weights
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""
-BESIDE = ("config.json", "preprocessor_config.json", "processor_config.json")
-"""Names under which Hugging Face and timm save what describes a model."""
+BESIDE: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(("config.json", "preprocessor_config.json", "processor_config.json"), ()),
+    "pipeline.json": ["pipeline"],
+    "detail.json": ["codebase_config"],
+    "deploy.json": ["customs"],
+    "model_config.json": ["model_architecture"],
+    "inference_config.json": ["network_input"],
+    "environment.json": ["PREPROCESSING", "CLASS_MAP"],
+    triton.NAME: [],
+}
+"""Names under which Hugging Face and timm, mmdeploy, Roboflow and Triton save what describes a model.
+
+Behind a name that programs of all kinds use are the keys of which it has one here; without, the file is another's.
+"""
 LABELS = ("labels.txt", "classes.txt", "class_names.txt")
 
 
 def documents_beside(model: Path) -> Sequence[Document]:
-    """Return what lies beside a model file; of a file in a folder `onnx` also what lies beside that folder."""
+    """Return what lies beside a model file, or beside its folder `onnx`, or `1` as in Triton's repositories."""
     folder = model.absolute().parent
-    folders = [folder, folder.parent] if folder.name == "onnx" else [folder]
+    is_inner = folder.name == "onnx" or folder.name.isdigit()
     found: dict[str, Path] = {}
-    for each in folders:
+    for each in [folder, folder.parent] if is_inner else [folder]:
         for path in (each / name for name in (*BESIDE, *LABELS)):
             if path.is_file():
                 found.setdefault(path.name, path)
-    return [_attempt(path) for path in found.values()]
+    return [document for document in map(_attempt, found.values()) if not _is_another_s(document)]
+
+
+def _is_another_s(document: Document) -> bool:
+    keys = BESIDE.get(document.name, ())
+    return bool(keys) and isinstance(document.content, dict) and not document.content.keys() & set(keys)
 
 
 def _attempt(path: Path) -> Document:
@@ -36,10 +55,16 @@ def _attempt(path: Path) -> Document:
 
 
 def documents_in(given: Path) -> Sequence[Document]:
-    """Return the file that a user named, or what is known in a folder. Raises ConfigError if there is nothing."""
+    """Return the file that a user named, what is known in a folder, or of torchvision's weights.
+
+    Raises ConfigError if there is nothing.
+    """
+    if str(given).startswith(PREFIX):
+        return [read_weights(str(given))]
     if not given.is_dir():
         return [_read(given)]
-    found = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
+    read = [_read(given / name) for name in (*BESIDE, *LABELS) if (given / name).is_file()]
+    found = [document for document in read if not _is_another_s(document)]
     if not found:
         raise ConfigError(f"{given}: holds none of {', '.join((*BESIDE, *LABELS))}; name a file")
     return found
@@ -52,12 +77,24 @@ def read_labels(path: Path) -> Document:
 
 def _read(path: Path) -> Document:
     text = _text(path)
-    if path.suffix != ".json":
-        return Document(path.name, list(_lines(text)))
-    return Document(path.name, _parsed(path, text))
+    if path.suffix == ".json":
+        return Document(path.name, _json(path, text))
+    if path.suffix == triton.ENDING:
+        return Document(path.name, _triton(path, text))
+    return Document(path.name, list(_lines(text)))
 
 
-def _parsed(path: Path, text: str) -> Any:
+def _triton(path: Path, text: str) -> Any:
+    """The fields of a config.pbtxt, with the lines of the files of labels that it names, if they lie beside it."""
+    try:
+        found = triton.parse_config(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    files = [path.parent / name for name in triton.label_files(found)]
+    return found | {triton.LABELS: {file.name: list(_lines(_text(file))) for file in files if file.is_file()}}
+
+
+def _json(path: Path, text: str) -> Any:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -21,7 +21,7 @@ LONGEST = 200
 """Characters of a comment."""
 FIRST = ("task", "description", "labels")
 SECTIONS = ("input", "output")
-ORDER = [*InputConfig.model_fields, "name", "rows", "boxes", "scores", "labels", "holds", "transposed", "kind"]
+ORDER = [*InputConfig.model_fields, "head", "name", "rows", "boxes", "scores", "labels", "holds", "transposed", "kind"]
 """Of keys in a section; all others come behind."""
 HEAD = """\
 # Made by `tta-server init`; behind each value is where it comes from. All keys: docs/models.md.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tta_server.errors.validation import explain, explain_value
 from tta_server.onboarding.evidence import Refusal
@@ -11,6 +11,11 @@ from tta_server.onboarding.evidence import Refusal
 Side = Annotated[int, Field(gt=0, le=16_384)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Threshold = Annotated[float, Field(ge=0, lt=1)]
+"""Of a probability or an overlap."""
+Words = Annotated[list[str], BeforeValidator(lambda found: found.split() if isinstance(found, str) else found)]
+"""A list, or a text with words between spaces."""
+Numbers = Annotated[list[Number], BeforeValidator(lambda found: found.split() if isinstance(found, str) else found)]
 
 
 class Fields(BaseModel):

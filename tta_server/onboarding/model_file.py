@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from tta_server.backends.inputs import LIKELY, FunctionName, InputNames
 from tta_server.backends.onnxruntime import open_file, read_signature
 from tta_server.errors import ConfigError
 from tta_server.tasks.shapes import format_shape
@@ -38,13 +39,17 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """`refusal` is why the server does not take a file with these inputs, if it does not."""
+    """The image is the first of `inputs`, `others` are functions for those beside it.
+
+    `refusal` is why the server does not take a file with these inputs, if it does not.
+    """
 
     path: Path
     inputs: Sequence[TensorInfo]
     outputs: Sequence[TensorInfo]
     metadata: Mapping[str, str] = field(default_factory=dict)
     refusal: str | None = None
+    others: Mapping[str, FunctionName] = field(default_factory=dict)
 
     @property
     def tensors(self) -> Sequence[TensorInfo]:
@@ -52,9 +57,17 @@ class ModelFile:
         return [output for output in self.outputs if output.type.startswith("tensor(")]
 
     @property
+    def input_names(self) -> InputNames:
+        """How a backend tells the image's input from others."""
+        return InputNames(self.inputs[0].name, self.others, self.layout or "NCHW")
+
+    @property
     def image(self) -> Shape:
-        """Shape of the image input; empty if the file has no such input."""
-        return self.inputs[0].sizes if self.refusal is None else ()
+        """Shape of the image input, with a batch axis; empty if the file has no such input."""
+        if self.refusal is not None:
+            return ()
+        sizes = self.inputs[0].sizes
+        return sizes if len(sizes) == 4 else (1, *sizes)
 
     @property
     def has_fixed_batch(self) -> bool:
@@ -84,9 +97,12 @@ def read_model_file(path: Path) -> ModelFile:
         [TensorInfo(one.name, one.type, tuple(one.shape)) for one in found]
         for found in (session.get_inputs(), session.get_outputs())
     )
+    others = {one.name: LIKELY[one.name] for one in inputs if one.name in LIKELY and len(inputs) > 1}
     try:
-        read_signature(path, session)
+        signature = read_signature(path, session, (3, 4), InputNames(None, others))
+        inputs.sort(key=lambda one: one.name != signature.input)
         refusal = None
     except ConfigError as error:
         refusal = str(error)
-    return ModelFile(path, inputs, outputs, dict(session.get_modelmeta().custom_metadata_map), refusal)
+    metadata = dict(session.get_modelmeta().custom_metadata_map)
+    return ModelFile(path, inputs, outputs, metadata, refusal, others)

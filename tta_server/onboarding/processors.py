@@ -23,7 +23,7 @@ class Family:
     `short_int` says that a size of one number is the short side's; `crops` that do_center_crop is a field, and
     `normalizes` that do_normalize is one; `enlarges` is what a centre crop's side is divided by to get the short side,
     `whole_from` the side from which on the image is squashed instead. `flips` means BGR. `caps` says that a longest
-    edge limits the short side's resize.
+    edge limits the short side's resize. `multiple` is the usual size_divisor, to which sizes are enlarged.
     """
 
     short_int: bool = False
@@ -33,11 +33,14 @@ class Family:
     flips: bool = False
     caps: bool = False
     normalizes: bool = True
+    multiple: int = 1
 
 
 FAMILIES: Mapping[str, Family] = {
     "ViT": Family(crops=False),
     "Segformer": Family(crops=False),
+    "MaskFormer": Family(crops=False, multiple=32),
+    "Mask2Former": Family(crops=False, multiple=32),
     "RTDetr": Family(crops=False),
     "Detr": Family(crops=False, caps=True),
     "ConditionalDetr": Family(crops=False, caps=True),
@@ -75,6 +78,7 @@ class _Config(Fields):
     do_center_crop: bool | None = None
     crop_size: Sides | None = None
     crop_pct: Ratio | None = None
+    size_divisor: int | None = None
     do_pad: bool | None = None
     pad_size: Any = None
     resample: int | None = None
@@ -192,6 +196,10 @@ class _Processor:
 
     def _exact(self, size: list[int], crops: bool) -> Iterator[Finding]:
         crop = self._crop() if crops else size
+        multiple = self.config.size_divisor or self.family.multiple
+        if any(side % multiple for side in size):
+            yield self._refusal(f"images become {size}, and are then enlarged to multiples of {multiple}")
+            return
         if crop is None or any(part > whole for part, whole in zip(crop, size, strict=True)):
             yield self._refusal(f"images become {size}, and are then cropped to {crop}")
             return

@@ -1,14 +1,18 @@
-"""What names and shapes of inputs and outputs say. They leave much open: colours, normalisation, what scores mean."""
+"""What the shape of the input says. It leaves much open: colours, normalisation."""
 
 from collections.abc import Iterator
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
-from tta_server.onboarding.model_file import ModelFile, TensorInfo
+from tta_server.onboarding.model_file import ModelFile
 
 
 def read_shapes(evidence: Evidence) -> Iterator[Finding]:
-    """Layout, size and grey from the input; a detector from its outputs' names."""
+    """Layout, size and grey from the input."""
     file = evidence.file
+    if file.others and file.refusal is None:
+        names = ", ".join(file.others)
+        yield Fact("input.name", file.inputs[0].name, f"the file's inputs are {file.inputs[0].name}, {names}")
+        yield Fact("input.others", dict(file.others), "what inputs of these names are")
     if file.layout is None:
         return
     source = f"the file's input {file.inputs[0].name} is {file.inputs[0].text}"
@@ -18,7 +22,6 @@ def read_shapes(evidence: Evidence) -> Iterator[Finding]:
     height, width = file.size(file.layout)
     if height is not None and width is not None:
         yield Fact("input.size", [height, width], source)
-    yield from _boxes(file)
 
 
 def pytorch_layout(file: ModelFile, source: str) -> Iterator[Finding]:
@@ -32,19 +35,3 @@ def pytorch_layout(file: ModelFile, source: str) -> Iterator[Finding]:
         )
     else:
         yield Fact("input.layout", "NCHW", source)
-
-
-def _boxes(file: ModelFile) -> Iterator[Finding]:
-    """Outputs named boxes, scores and labels."""
-    found = {output.name: output for output in file.tensors}
-    if not {"boxes", "scores"} <= found.keys() or not _are_boxes(found["boxes"]):
-        return
-    names = [name for name in ("boxes", "scores", "labels") if name in found]
-    source = f"the file's outputs {', '.join(names)}"
-    yield Fact("task", "detection", source)
-    for name in names:
-        yield Fact(f"output.{name}", name, source)
-
-
-def _are_boxes(output: TensorInfo) -> bool:
-    return len(output.sizes) == 3 and output.sizes[2] in (None, 4)

@@ -1,13 +1,11 @@
 """Metadata that Ultralytics writes into its exports: Python literals.
 
-Preprocessing is that of its own predictor: a letterbox of grey 114, or for classifiers the short side and a centre
-crop, RGB from 0 to 1. Boxes are centres and sides in pixels; with its own suppression (`nms`, `end2end`) they are
-corners, score and class.
+Preprocessing is that of its own predictor (8.4): a letterbox of grey 114, or for classifiers the short side and a
+centre crop, RGB from 0 to 1. Boxes are centres and sides in pixels; with its own suppression (`nms`, `end2end`) they
+are corners, score and class.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
 from tta_server.onboarding.labels import label_facts, numbered
@@ -18,22 +16,21 @@ NOT_SERVED = {
     "segment": "masks of single objects",
     "pose": "points that belong to boxes",
     "obb": "rotated boxes",
-    "semantic": "maps of class numbers",
     "depth": "maps of depth",
 }
 """Task of Ultralytics -> what it answers, which no task of tta.yaml has."""
-SERVED = "detect and classify are served"
-MIN_SCORE, NMS = 0.25, 0.7
-"""Defaults of Ultralytics' predictor, conf and iou."""
+SERVED = "detect, classify and semantic are served"
+MIN_SCORE = 0.25
+"""Default of Ultralytics' predictor, conf; that of iou is the head's."""
 
 
 def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
-    """The facts of a detector or a classifier; other tasks are refused by name."""
+    """The facts of a detector, a classifier or a map of classes; other tasks are refused by name."""
     found = evidence.file.metadata
     if "task" not in found or not {"names", "stride", "imgsz"} & found.keys():
         return
     task = found["task"]
-    if task not in ("detect", "classify"):
+    if task not in ("detect", "classify", "semantic"):
         answers = f" ({NOT_SERVED[task]})" if task in NOT_SERVED else ""
         yield Refusal(
             "task", f"metadata task is {task!r}: Ultralytics models of that task{answers} are not served yet; {SERVED}"
@@ -48,6 +45,8 @@ def read_ultralytics(evidence: Evidence) -> Iterator[Finding]:
         yield Fact("input.size", size, "metadata imgsz")
     if task == "classify":
         yield from _classifier(size)
+    elif task == "semantic":
+        yield from _class_map(evidence.file)
     else:
         yield from _detector(evidence.file, len(names or ()))
 
@@ -83,11 +82,28 @@ def _classifier(size: list[int] | None) -> Iterator[Finding]:
 
 def _detector(file: ModelFile, classes: int) -> Iterator[Finding]:
     yield Fact("task", "detection", "metadata task is detect")
-    yield Fact("input.resize", "letterbox", "Ultralytics' detectors fit the image into the size")
-    yield Fact("input.resize_like", "opencv", "Ultralytics' detectors resize with OpenCV")
-    yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
+    yield from _letterbox()
     named = [output for output in file.tensors if output.name == "output0"] or file.tensors[:1]
-    yield from _head(named[0], classes, _suppresses(file.metadata)) if named else ()
+    yield from _head(named[0], file, classes) if named else ()
+
+
+def _letterbox() -> Iterator[Finding]:
+    yield Fact("input.resize", "letterbox", "Ultralytics fits the image into the size")
+    yield Fact("input.resize_like", "opencv", "Ultralytics resizes with OpenCV")
+    yield Fact("input.letterbox_fill", 114, "Ultralytics' own")
+
+
+def _class_map(file: ModelFile) -> Iterator[Finding]:
+    """Class numbers [N, h, w], where the graph ends with an argmax, or logits [N, C, h, w]."""
+    yield Fact("task", "segmentation", "metadata task is semantic")
+    yield from _letterbox()
+    output = file.tensors[0]
+    if len(output.sizes) == 3:
+        yield Fact("output.kind", "classes", f"output {output.name} is {output.text}: the graph took the argmax")
+    else:
+        yield Fact("output.kind", "logits", f"output {output.name} is {output.text}: of Ultralytics without an argmax")
+        if len(output.sizes) == 4 and output.sizes[1] != 1:
+            yield Fact("output.multilabel", False, "Ultralytics answers one class a pixel")
 
 
 def _suppresses(found: Mapping[str, str]) -> str | None:
@@ -99,44 +115,35 @@ def _suppresses(found: Mapping[str, str]) -> str | None:
     return "metadata args has nms" if stated.get("nms") is True else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """A form of rows: what `output` says of them, and the axis that holds the columns."""
-
-    holds: str
-    box: str
-    axis: int
-    columns: int
-    source: str
-    nms: bool
-
-    def facts(self, name: str) -> Iterator[Finding]:
-        values: dict[str, Any] = {"rows": name, "holds": self.holds}
-        if self.axis == 1:
-            values["transposed"] = True
-        values |= {"format": self.box, "units": "pixels", "kind": "probabilities"}
-        for key, value in values.items():
-            yield Fact(f"output.{key}", value, self.source)
-        yield Fact("output.min_score", MIN_SCORE, "conf of Ultralytics' predictor")
-        if self.nms:
-            yield Fact("output.nms", NMS, "iou of Ultralytics' predictor; the graph leaves duplicates in")
-        else:
-            yield Fact("output.nms", None, f"{self.source}: the graph leaves out duplicates")
-
-
-def _head(output: TensorInfo, classes: int, suppresses: str | None) -> Iterator[Finding]:
-    raw = _Form("box_class_scores", "cxcywh", 1, 4 + classes, f"YOLO without nms or end2end: {output.text}", True)
-    form = _Form("box_score_label", "xyxy", 2, 6, suppresses, False) if suppresses else raw
+def _has_six_columns(output: TensorInfo, classes: int) -> str | None:
+    """What says that a YOLOv10, whose metadata may have no word of it, gives boxes, score and class."""
     shape = output.sizes
-    if len(shape) != 3 or shape[form.axis] not in (None, form.columns):
-        expected = "[N, M, 6]" if suppresses else f"[N, {form.columns}, M]"
+    has = len(shape) == 3 and shape[2] == 6 and shape[1] not in (None, 4 + classes)
+    return f"output {output.name} is {output.text}, as of YOLOv10" if has else None
+
+
+def _head(output: TensorInfo, file: ModelFile, classes: int) -> Iterator[Finding]:
+    shape = output.sizes
+    suppresses = _suppresses(file.metadata) or _has_six_columns(output, classes)
+    axis, columns = (2, 6) if suppresses else (1, 4 + classes)
+    if len(shape) != 3 or shape[axis] not in (None, columns):
+        expected = "[N, M, 6]" if suppresses else f"[N, {columns}, M]"
         yield Refusal(
-            "output.rows",
+            "output.head",
             f"output {output.name} is {output.text}; a YOLO detector of {classes} classes"
             f"{f' with {suppresses}' if suppresses else ''} gives {expected}, so its meaning is not known",
         )
-        return
-    yield from form.facts(output.name)
+    elif suppresses:
+        yield from _named("yolov10", output, file, f"{suppresses}: the graph leaves out duplicates")
+    else:
+        yield from _named("yolov8", output, file, f"YOLO without nms or end2end: {output.text}")
+
+
+def _named(head: str, output: TensorInfo, file: ModelFile, source: str) -> Iterator[Finding]:
+    yield Fact("output.head", head, source)
+    if len(file.tensors) > 1:
+        yield Fact("output.rows", output.name, "the first output")
+    yield Fact("output.min_score", MIN_SCORE, "conf of Ultralytics' predictor")
 
 
 def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
@@ -161,5 +168,4 @@ def read_yolov5(evidence: Evidence) -> Iterator[Finding]:
     yield Fact("input.resize", "letterbox", "YOLOv5 fits the image into the size")
     yield Fact("input.resize_like", "opencv", "YOLOv5 resizes with OpenCV")
     yield Fact("input.letterbox_fill", 114, "YOLOv5's own")
-    rows = f"YOLOv5: output {output.name} is {output.text}"
-    yield from _Form("box_objectness_class_scores", "cxcywh", 2, 5 + len(names), rows, True).facts(output.name)
+    yield from _named("yolov5", output, evidence.file, f"YOLOv5: output {output.name} is {output.text}")

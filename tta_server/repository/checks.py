@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tta_server.backends import Signature
+from tta_server.backends.inputs import LIKELY, fits_function
 from tta_server.errors import ConfigError
 from tta_server.repository.config import ModelConfig
 from tta_server.repository.input_config import InputConfig
@@ -22,6 +23,14 @@ def check_min_views(config: ModelConfig, views: int) -> None:
     least = config.budget.min_views
     if least != "all" and least > views:
         raise ConfigError(f"budget.min_views is {least}, but the policy has {views} views; give at most {views}")
+
+
+def check_input_name(config: InputConfig, signature: Signature) -> None:
+    """Raise ConfigError if `input.name` is not the input that takes the image."""
+    if config.name not in (None, signature.input):
+        raise ConfigError(
+            f"input.name is {config.name!r}, but the model takes its image as {signature.input}; remove it"
+        )
 
 
 def check_signature(config: InputConfig, signature: Signature) -> None:
@@ -50,6 +59,18 @@ def check_signature(config: InputConfig, signature: Signature) -> None:
         if any(s not in (None, p) for s, p in zip(fixed, padded, strict=True)):
             raise ConfigError(
                 f"input.size is {list(config.size)}, but the model file takes {_axes(fixed)}; set that size"
+            )
+
+
+def other_input_findings(signature: Signature) -> Iterator[Finding]:
+    """Find a function that is another one than that which an input of this name usually takes."""
+    for name, one in signature.other_inputs.items():
+        likely = LIKELY.get(name, one.function)
+        if likely != one.function and fits_function(likely, one):
+            yield Finding(
+                "input.others",
+                f"input.others has {name}: {one.function}, but an input of this name usually takes {likely}, and boxes "
+                f"of inputs that are no squares show the difference; set {name}: {likely}",
             )
 
 

@@ -107,7 +107,24 @@ class ModelConfig(StrictModel):
                 "size: free, or resize: exact or letterbox"
             )
         self._check_tiling(task)
+        self._check_other_inputs()
         return self
+
+    def _check_other_inputs(self) -> None:
+        """Raise ValueError for inputs beside the image that the backend does not pass."""
+        if not self.input.others:
+            return
+        backend = self.backend
+        if not isinstance(backend, BackendConfig) or (backend.name, backend.device) != ("onnxruntime", "cpu"):
+            raise ValueError(
+                f"input.others has {', '.join(self.input.others)}, which only backend: onnxruntime passes, with "
+                "device: cpu; set these, or export a model that takes the image alone"
+            )
+        masks = [name for name, function in self.input.others.items() if function == "mask"]
+        if masks and backend.views == "graph":
+            raise ValueError(
+                f"input.others has {masks[0]}: mask, which backend.views: graph does not make; set views: local"
+            )
 
     def _check_tiling(self, task: type[Description]) -> None:
         """Raise ValueError if `input` needs tiles that the task does not support."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tta_server.backends.inputs import FunctionName, InputNames
 from tta_server.errors.validation import StrictModel
 from tta_server.imaging.padding import Anchor, Pad
 from tta_server.imaging.preprocessing import Resize
@@ -20,7 +21,8 @@ class InputConfig(StrictModel):
 
     `size` and `crop_from` are [height, width]; `size` is `free` for a model that takes any size. `resize` is the short
     side's length before the centre crop, or a word. `background` (r, g, b) lies behind transparent pixels; `levels`
-    (low, high) map samples of more than 8 bits to [0, 255].
+    (low, high) map samples of more than 8 bits to [0, 255]. `name` is the image's input of a model file that takes
+    several; `others` are those beside it, as functions of the image's tensor.
     """
 
     size: Literal["free"] | tuple[Positive, Positive]
@@ -46,6 +48,8 @@ class InputConfig(StrictModel):
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     background: tuple[Byte, Byte, Byte] | None = None
     levels: Literal["auto"] | tuple[Level, Level] | None = None
+    name: str | None = None
+    others: dict[str, FunctionName] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "InputConfig":
@@ -137,6 +141,11 @@ class InputConfig(StrictModel):
             raise ValueError("letterbox_anchor needs resize: letterbox; remove it")
         if isinstance(self.letterbox_fill, tuple) and channels == 1:
             raise ValueError("letterbox_fill has 3 numbers; color grey allows 1")
+
+    @property
+    def names(self) -> InputNames:
+        """The names of the model file's inputs."""
+        return InputNames(self.name, self.others, self.layout)
 
     @property
     def how(self) -> Resize:

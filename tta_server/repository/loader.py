@@ -17,7 +17,7 @@ from tta_server.imaging.normalization import Channels, Normalization
 from tta_server.imaging.preprocessing import Preprocessing
 from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
-from tta_server.repository.checks import check_min_views, check_signature
+from tta_server.repository.checks import check_input_name, check_min_views, check_signature
 from tta_server.repository.config import ModelConfig
 from tta_server.repository.described import config_place, is_described, newest_version, read_folder_config
 from tta_server.repository.graphs import GraphPipeline
@@ -73,6 +73,7 @@ def load_uncalibrated(folder: Path) -> Model:
     config = read_folder_config(folder)
     backend, version = _open_backend(folder, config)
     try:
+        check_input_name(config.input, backend.signature)
         preprocessing = make_preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
             name=folder.absolute().name,
@@ -104,7 +105,8 @@ def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     if not isinstance(config.backend, TritonConfig):
         file = FILES[config.backend.name]
         version = _latest_version(folder, file)
-        return BACKENDS[config.backend.name](folder / version / file, config.backend.options), version
+        options = replace(config.backend.options, inputs=config.input.names)
+        return BACKENDS[config.backend.name](folder / version / file, options), version
     try:
         remote = REMOTE_BACKENDS[config.backend.name](config.backend.target(folder))
     except ConfigError as mistake:

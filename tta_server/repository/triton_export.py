@@ -78,6 +78,16 @@ def triton_models(model: Model, folder: Path, spec: SumSpec | None) -> Sequence[
             f"{path}: the outputs have no batch axis, which an ensemble needs; export the model with padded outputs "
             "[N, M, 4], [N, M] and [N, M]"
         )
+    if model.task.is_joined:
+        raise ConfigError(
+            f"{path}: one list has the boxes of all images, which an ensemble can't return; export the model with "
+            "padded outputs [N, M, 4], [N, M] and [N, M]"
+        )
+    if others := model.backend.signature.other_inputs:
+        raise ConfigError(
+            f"{path}: the model takes {', '.join(others)} beside the image, which an ensemble does not make; export a "
+            "model that takes the image alone"
+        )
     return _Export(model, path, spec).models()
 
 

@@ -30,11 +30,6 @@ def agree(some: Outputs, others: Outputs, names: Sequence[str], rounding: float 
     return all(_same(some[name], others[name], rounding) for name in names if some[name].shape == others[name].shape)
 
 
-def row(outputs: Outputs, index: int, names: Sequence[str]) -> Outputs:
-    """One image's part of these outputs."""
-    return {name: outputs[name][index : index + 1] for name in names}
-
-
 def _is_float(values: NDArray[Any]) -> bool:
     return bool(np.issubdtype(values.dtype, np.floating))
 
@@ -43,9 +38,11 @@ def _same(one: NDArray[Any], other: NDArray[Any], rounding: float) -> bool:
     if not _is_float(one) or np.array_equal(one, other, equal_nan=True):
         return True  # whole numbers are classes of boxes, whose order rounding may change
     size = one.dtype.itemsize
-    a, b = (values[0].astype(np.float32, copy=False) for values in (one, other))
+    a, b = (values.astype(np.float32, copy=False) for values in (one, other))
+    if len(a) == 1:
+        a, b = a[0], b[0]
     if a.ndim == 2:  # rows of boxes, which come by score: near scores may change places
-        axis = int(np.argmax(a.shape))
+        axis = int(np.argmax(a.shape)) if len(one) == 1 else 0
         a, b = np.sort(a, axis=axis), np.sort(b, axis=axis)
     finite = np.isfinite(a)
     if not np.array_equal(finite, np.isfinite(b)):

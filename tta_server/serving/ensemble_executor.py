@@ -62,7 +62,7 @@ class EnsembleExecutor:
     def _read(self, items: Sequence[Item], outputs: Outputs) -> tuple[Sequence[Any], Mapping[ImageViews, Sums]]:
         if self._ensemble.spec is None:
             predictions = [read_row(views, entry, outputs, row) for row, (views, entry, _) in enumerate(items)]
-            check_rows(outputs, predictions, len(items))
+            check_rows(items[0][0].model.task, outputs, predictions, len(items))
             return predictions, {}
         sound, sums = read_sums(items, self._ensemble.spec, outputs)
         return [SUMMED if ok else unsound(views, e) for (views, e, _), ok in zip(items, sound, strict=True)], sums

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from tta_server.backends import Outputs, Tensor
+from tta_server.backends import Frame, FramedBackend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed
 from tta_server.serving.image import NOT_MADE, UNREADABLE, ImageViews, ViewError
 from tta_server.serving.slot_thread import Call, call_here
+from tta_server.tasks import Task
 from tta_server.tasks.sums import Sums
 
 Entries = Sequence[tuple[ImageViews, int]]
@@ -48,12 +49,10 @@ class ViewExecutor:
         start = time.monotonic()
         batch, failed = _write_batch(items)
         written = time.monotonic()
-        backend = items[0][0].model.backend
-        outputs = call(lambda: backend.infer(batch, abort))
+        outputs = call(lambda: _run_model(items, batch, abort))
         inferred = time.monotonic()
         predictions = [failed.get(i) or read_row(views, entry, outputs, i) for i, (views, entry) in enumerate(items)]
-        if items[0][0].model.task.can_batch:
-            check_rows(outputs, predictions, len(batch))
+        check_rows(items[0][0].model.task, outputs, predictions, len(batch))
         return BatchOfViews(predictions, written - start, inferred - written, time.monotonic() - inferred)
 
 
@@ -62,9 +61,19 @@ def infer(items: Entries) -> Outputs:
     batch, failed = _write_batch(items)
     for problem in failed.values():
         raise problem.error
-    outputs = items[0][0].model.backend.infer(batch)
-    is_padded = len(batch) > len(items)
-    return {name: values[: len(items)] for name, values in outputs.items()} if is_padded else outputs
+    outputs = _run_model(items, batch, None)
+    is_whole = len(batch) == len(items) or items[0][0].model.task.is_joined
+    return outputs if is_whole else {name: values[: len(items)] for name, values in outputs.items()}
+
+
+def _run_model(items: Entries, batch: Tensor, abort: Abort | None) -> Outputs:
+    """The model's outputs for a batch of these entries."""
+    backend = items[0][0].model.backend
+    if not backend.signature.takes_mask:
+        return backend.infer(batch, abort)
+    placements = [views.layout.placements[entry] for views, entry in items]
+    frames = [Frame(*placement.inset, *placement.frame) for placement in placements]
+    return cast("FramedBackend", backend).infer_framed(batch, frames, abort)
 
 
 def _write_batch(items: Entries) -> tuple[Tensor, dict[int, ViewError]]:
@@ -113,8 +122,10 @@ def unsound(views: ImageViews, entry: int) -> ViewError:
     return ViewError(BackendFailed(sentence), sentence)
 
 
-def check_rows(outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
+def check_rows(task: Task[Any, Any], outputs: Outputs, predictions: Iterable[Any | ViewError], rows: int) -> None:
     """Raises BackendFailed if a row could not be read and the number of rows is wrong, for then no row is valid."""
+    if not task.can_batch or task.is_joined:
+        return
     failure = next((each.error for each in predictions if isinstance(each, ViewError)), None)
     if failure and any(not values.ndim or len(values) != rows for values in outputs.values()):
         raise BackendFailed("the model returned another number of rows than the batch has views") from failure

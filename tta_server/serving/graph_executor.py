@@ -60,8 +60,7 @@ class GraphExecutor:
         read = {row: read_row(*items[row], ran.outputs, row) for row in ran.unread}
         found = {**failed, **ran.predictions, **read}
         predictions = [found[row] for row in range(len(items))]
-        if items[0][0].model.task.can_batch:
-            check_rows(ran.outputs, predictions, padded(items))
+        check_rows(items[0][0].model.task, ran.outputs, predictions, padded(items))
         return BatchOfViews(predictions, made - start, inferred - made, time.monotonic() - inferred, ran.sums)
 
     def _prepare(self, items: Entries) -> tuple[Any, dict[int, ViewError]]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from tta_server.backends import Outputs
 from tta_server.errors import BackendFailed, ConfigError
-from tta_server.repository.checks import input_findings
+from tta_server.repository.checks import input_findings, other_input_findings
 from tta_server.repository.model import Model, Observed
-from tta_server.serving.agreement import LOW_PRECISION, agree, are_equal, row
+from tta_server.serving.agreement import LOW_PRECISION, agree, are_equal
 from tta_server.serving.cards import CardRunner
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.views.geometry import Size
@@ -50,6 +50,7 @@ class _Verification:
 
     def _findings(self) -> Iterator[Finding]:
         yield from input_findings(self._model.config.input, self._model.backend.signature)
+        yield from other_input_findings(self._model.backend.signature)
         runs = self._runs()
         self._check_shapes(runs[0])
         predictions = {run.card: self._decode(run) for run in runs}
@@ -145,13 +146,12 @@ class _Verification:
 
     def _together(self, bright: CardRun) -> Iterator[Finding]:
         """A dim image beside a bright one: what depends on a batch's range shows in the first."""
-        reads = self._model.task.reads
         try:
             alone = [self._runner.run(DIM), bright]
             if self._model.has_low_precision:
                 alone = [self._twice(run) for run in alone]
             together = self._runner.run_together(*(run.card for run in alone))
-            parts = [row(together, index, reads) for index in range(len(alone))]
+            parts = [self._part(together, index) for index in range(len(alone))]
             for run, part in zip(alone, parts, strict=True):
                 self._runner.views(run.card).read(0, part, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises, or reading a missing row
@@ -161,7 +161,7 @@ class _Verification:
                 "free",
             )
             return
-        if not all(self._agree(run.outputs, part) for run, part in zip(alone, parts, strict=True)):
+        if not all(self._agree(self._part(run.outputs, 0), part) for run, part in zip(alone, parts, strict=True)):
             yield self._one_by_one(
                 "batch.independent",
                 "an image's output depends on the images that share its batch (batch normalisation in training mode, "
@@ -171,11 +171,17 @@ class _Verification:
     def _twice(self, run: CardRun) -> CardRun:
         """The first row of an image beside itself: as rounded as beside another one, which computes as many rows."""
         outputs = self._runner.run_together(run.card, run.card)
-        return replace(run, outputs=row(outputs, 0, self._model.task.reads))
+        return replace(run, outputs=self._part(outputs, 0))
+
+    def _part(self, outputs: Outputs, index: int) -> Outputs:
+        return self._model.task.part(outputs, index)
 
     def _agree(self, some: Outputs, others: Outputs) -> bool:
+        reads = self._model.task.reads
+        if self._model.task.is_joined and any(bool(some[name].size) != bool(others[name].size) for name in reads):
+            return False  # all of an image's boxes are in another's part of the list
         rounding = LOW_PRECISION if self._model.has_low_precision else 0.0
-        return agree(some, others, self._model.task.reads, rounding)
+        return agree(some, others, reads, rounding)
 
     def _one_by_one(self, check: str, sentence: str) -> Finding:
         self._can_batch = not self._model.is_checked(check)

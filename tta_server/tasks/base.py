@@ -164,6 +164,11 @@ class Decoder(Protocol[P]):
     """Reads a model's outputs; `reads` has the names of those that it looks at."""
 
     reads: Sequence[str]
+    is_joined: bool
+    """Whether an output's first axis does not count the views, since one list has what was found in all of them."""
+
+    def part(self, outputs: Outputs, row: int) -> Outputs:
+        """One view's part of the outputs that are read, as those of a batch of one."""
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError, naming found and expected, unless a run's outputs have the shapes that tta.yaml states.
@@ -259,6 +264,11 @@ class TaskDefaults:
     can_batch = True
     can_tile = False
     has_picture = False
+    is_joined = False
+    reads: Sequence[str]
+
+    def part(self, outputs: Outputs, row: int) -> Outputs:
+        return {name: outputs[name][row : row + 1] for name in self.reads}
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
         return iter(())

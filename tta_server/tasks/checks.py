@@ -17,6 +17,7 @@ class Check:
 
 CHECKS: Mapping[str, Check] = {
     "input.mean": Check("mean and std against scale: do they span what the scale leaves of 0 to 255?", True),
+    "input.others": Check("functions of inputs beside the image against what inputs of their names usually are", False),
     "input.multiple": Check("an image of odd size, for a model of free size", True),
     "outputs.finite": Check("whether any test image gives outputs without NaN and infinity", True),
     "outputs.finite_always": Check("whether every test image does", False),
@@ -30,6 +31,7 @@ CHECKS: Mapping[str, Check] = {
     "scores.probabilities": Check("probabilities outside of [0, 1]: an activation is missing", True),
     "scores.sum": Check("probabilities of classes that do not sum to 1", False),
     "maps.stride": Check("the size of score maps against the input's: a whole number of pixels a cell", True),
+    "maps.classes": Check("class numbers of maps: whole, and with a label for each", True),
     "boxes.scores": Check(
         "scores of boxes against their stated kind: an activation is missing, or applied twice", True
     ),

@@ -1,8 +1,8 @@
-"""A vector to compare images by: outputs (N, D) -> one vector of length 1."""
+"""A vector to compare images by: outputs (N, D), or (N, T, D) of tokens -> one vector of length 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
-from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_vectors, fits, format_shape, output_name, vector_shapes
 from tta_server.tasks.sums import Score, Soundness, Sums, SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
@@ -23,11 +23,15 @@ UNKNOWN_LENGTH = 4096
 
 @dataclass(frozen=True, slots=True)
 class VectorOutput:
-    """`output:` of a model that gives an embedding: the output's name if the model has several."""
+    """`output:` of a model that gives an embedding: the output's name if the model has several.
+
+    `token` is the vector to take of outputs (N, T, D): the first of the T, or the mean of all.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
 
     name: str | None = None
+    token: Literal["first", "mean"] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,24 +83,51 @@ class Embedding(TaskDefaults):
     includes: Sequence[str] = ("views", "uncertainty")
 
     def __init__(self, labels: Sequence[str], output: VectorOutput, outputs: Shapes) -> None:
+        self._token = output.token
         self._output = output_name(output.name, "name", outputs)
         self.reads: Sequence[str] = (self._output,)
         self._check_shape(outputs[self._output])
-        length = outputs[self._output][1]
+        length = self._stated_length(outputs[self._output])
         self._length = length or UNKNOWN_LENGTH
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("EMBEDDING", np.float32, (length,)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
-        check_shape("embedding", self._output, found, ["N", "D"])
+        if self._token is None and len(found) == 3:
+            raise ConfigError(
+                f"embedding needs an output {self._output} of shape [N, D]; the model gives {format_shape(found)}, a "
+                "vector for each token: set output.token: first (the class token of ViT, CLIP, DINO) or mean (of all)"
+            )
+        if self._token is None:
+            check_vectors("embedding", self._output, found, "D")
+        elif len(found) != 3:
+            raise ConfigError(
+                f"embedding with output.token: {self._token} needs an output {self._output} of shape [N, T, D]; the "
+                f"model gives {format_shape(found)}: leave output.token out"
+            )
+
+    def _stated_length(self, found: Sequence[int | None]) -> int | None:
+        """The vectors' length by the model file; None where it is free."""
+        if self._token is not None:
+            return found[2]
+        lengths = {found[shape.index("D")] for shape in vector_shapes("D") if fits(found, shape)}
+        return lengths.pop() if len(lengths) == 1 else None
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, D] and not only zeros, which have no direction."""
-        self._check_shape(outputs[self._output].shape)
-        if not outputs[self._output].any():
+        """Raises ConfigError unless a run gave [N, D], or tokens, and not only zeros, which have no direction."""
+        found = outputs[self._output]
+        self._check_shape(found.shape)
+        if not any(self._vector(row).any() for row in found):
             raise ConfigError(f"embedding needs vectors with a direction; output {self._output} is all zeros")
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Vector:
-        vector: Vector = outputs[self._output][row].astype(np.float64)
+        return self._vector(outputs[self._output][row])
+
+    def _vector(self, row: NDArray[Any]) -> Vector:
+        """The vector (D,) of one row of the output."""
+        values: Vector = row.astype(np.float64)
+        if self._token is None:
+            return values.reshape(-1)
+        vector: Vector = values[0] if self._token == "first" else values.mean(axis=0)
         return vector
 
     def is_sound(self, prediction: Vector) -> bool:
@@ -106,7 +137,7 @@ class Embedding(TaskDefaults):
         return VectorAccumulator(merge)
 
     def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
-        if self.keeps_view_results(spec):
+        if self._token is not None or self.keeps_view_results(spec):
             return None
         score = Score.UNIT if merge == "mean_directions" else Score.VALUES
         return SumSpec(self._output, score, Soundness.FINITE, "float64")

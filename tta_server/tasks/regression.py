@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
 from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, NoEvidence, ResponseSpec, Result, TaskDefaults, TensorSpec
-from tta_server.tasks.shapes import Outputs, Shapes, fits, format_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_vectors, output_name
 from tta_server.tasks.sums import Score, Soundness, Sums, SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
@@ -146,15 +146,12 @@ class Regression(TaskDefaults):
         self.tensor_specs: Sequence[TensorSpec] = (TensorSpec("VALUES", np.float32, (len(labels),)),)
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
-        expected: list[str | int] = ["N", len(self.labels)]
-        if not fits(found, expected) and not (len(self.labels) == 1 and len(found) == 1):
-            raise ConfigError(
-                f"regression with {len(self.labels)} labels needs an output {self._output} of shape "
-                f"{format_shape(expected)}; the model gives {format_shape(found)}"
-            )
+        labels = len(self.labels)
+        if not (labels == 1 and len(found) == 1):
+            check_vectors(f"regression with {labels} labels", self._output, found, labels)
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, D], or [N] for one value."""
+        """Raises ConfigError unless a run gave [N, D], also with two axes of length 1, or [N] for one value."""
         self._check_shape(outputs[self._output].shape)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Values:

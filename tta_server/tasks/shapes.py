@@ -41,3 +41,14 @@ def check_shape(task: str, name: str, found: Sequence[int | None], expected: Seq
         raise ConfigError(
             f"{task} needs an output {name} of shape {format_shape(expected)}; the model gives {format_shape(found)}"
         )
+
+
+def vector_shapes(size: int | str) -> list[list[int | str]]:
+    """Shapes of vectors: [N, size], also with the axes of a pooled map, channels first or last."""
+    return [["N", size], ["N", size, 1, 1], ["N", 1, 1, size]]
+
+
+def check_vectors(task: str, name: str, found: Sequence[int | None], size: int | str) -> None:
+    """As `check_shape`, for vectors."""
+    if not any(fits(found, shape) for shape in vector_shapes(size)):
+        check_shape(task, name, found, ["N", size])

@@ -14,6 +14,8 @@ class Score(StrEnum):
     SOFTMAX = "softmax"
     LOG_SOFTMAX = "log_softmax"
     SIGMOID = "sigmoid"
+    CLIPPED = "clipped"
+    """The score, between 0 and 1."""
     TOP_CLASS = "top_class"
     """1 for the class with the largest score, else 0; ties to the lower class."""
     OVER_THRESHOLD = "over_threshold"

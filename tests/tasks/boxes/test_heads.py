@@ -1,6 +1,7 @@
 """Heads: what they fill in, what they refuse, and what their checks say of the wrong one."""
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support.detection import FREE, IMAGE, rows_of
 from tests.support.examples import times
 from tests.support.head_models import head_model
 from tests.support.heads import HEADS as COMMON
-from tests.support.heads import LABELS, YOLOX_RAW
+from tests.support.heads import LABELS, RF_DETR, YOLOX_RAW
 from tests.support.onnx_models import write_model
 from tests.tasks.boxes.test_heads_served import CONFIG
 from tta_server import load
@@ -38,6 +39,16 @@ SHAPES: dict[str, dict[str, Shape]] = {
     "rt_detr": {"logits": (None, 300, 2), "pred_boxes": (None, 300, 4)},
     "torchvision": {"boxes": (None, 4), "labels": (None,), "scores": (None,)},
     "mmdeploy": {"dets": (None, None, 5), "labels": (None, None)},
+    "rf_detr": {"dets": (None, 300, 4), "labels": (None, 300, 3)},
+    "d_fine": {"labels": (None, 300), "boxes": (None, 300, 4), "scores": (None, 300)},
+    "paddle": {"bbox": (None, 6), "bbox_num": (None,)},
+    "tensorflow": {
+        "detection_boxes": (None, 100, 4),
+        "detection_classes": (None, 100),
+        "detection_scores": (None, 100),
+        "num_detections": (None,),
+    },
+    "openvino_ssd": {"detection_out": (1, 1, None, 7)},
 }
 """As files with two classes state them."""
 
@@ -219,7 +230,18 @@ def test_a_tta_yaml_with_them_is_refused(tmp_path: Path, output: dict[str, Any],
         (
             "yolov10",
             {"output0": (1, 300, 57)},
-            "labels lack 51 classes, or these columns are 17 keypoints, as of YOLO's pose",
+            r"output0 of shape \[N, M, 6\]; .*; these columns are 17 keypoints, as of YOLO's pose models: export a",
+        ),
+        (
+            "yolov10",
+            {"output0": (1, 300, 7)},
+            "; output.head yolox or yolov5 takes this shape, if there are 2 classes; or the last column is an angle",
+        ),
+        ("yolov10", {"output0": (1, 300, 38)}, "; the model gives masks too, as YOLO's segmentation models: export a"),
+        (
+            "yolov10",
+            {"output0": (1, 300, 10)},
+            "; 4 further columns, of masks or points, are not read: export a detection model",
         ),
         (
             "yolov8",
@@ -234,10 +256,64 @@ def test_a_file_of_another_head_is_refused_naming_it(head: str, shapes: dict[str
         made(head, shapes)
 
 
+def test_an_angle_behind_rows_that_have_class_numbers() -> None:
+    with pytest.raises(ConfigError, match="; this is an angle, as of YOLO's rotated boxes: export a detection model"):
+        made("yolov10", {"output0": (1, 300, 7)}, ("a", "b", "c"))
+
+
 @pytest.mark.parametrize(("head", "shape"), [("yolov8", (1, 38, 8400)), ("yolov10", (1, 300, 38))])
 def test_a_segmentation_model_is_refused_by_name(head: str, shape: Shape) -> None:
     with pytest.raises(ConfigError, match="the model gives masks too, as YOLO's segmentation models: export a"):
         made(head, {"output0": shape, "output1": (1, 32, 160, 160)}, rows="output0")
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "sentence"),
+    [
+        (
+            "torchvision",
+            300,
+            r"torchvision does not fit boxes \[1, 300, 4\]: the model gives a fixed number of rows, not a list of what "
+            "it found; output.head d_fine takes this shape, if there are 2 classes",
+        ),
+        (
+            "d_fine",
+            None,
+            r"d_fine does not fit boxes \[1, any, 4\]: the model gives a list of what it found; output.head "
+            "torchvision takes this shape, if there are 2 classes",
+        ),
+    ],
+)
+def test_queries_of_one_image_are_no_lists(head: str, length: int | None, sentence: str) -> None:
+    """Lists of torchvision count classes from 1, queries from 0."""
+    shapes = {"boxes": (1, length, 4), "labels": (1, length), "scores": (1, length)}
+    with pytest.raises(ConfigError, match=sentence):
+        made(head, shapes)
+    made({"torchvision": "d_fine", "d_fine": "torchvision"}[head], shapes)
+
+
+@pytest.mark.parametrize(
+    ("head", "shapes", "names", "other"),
+    [
+        ("detr", SHAPES["rf_detr"], {"boxes": "dets", "scores": "labels"}, "rf_detr"),
+        ("rf_detr", SHAPES["detr"], {"boxes": "pred_boxes", "scores": "logits"}, "detr"),
+        (
+            "d_fine",
+            SHAPES["tensorflow"],
+            {"boxes": "detection_boxes", "scores": "detection_scores", "labels": "detection_classes"},
+            "tensorflow",
+        ),
+    ],
+)
+def test_usual_names_of_another_head(head: str, shapes: dict[str, Shape], names: dict[str, str], other: str) -> None:
+    with pytest.raises(ConfigError, match=f"which are the outputs of output.head {other}: set that, or state the"):
+        Detection(("a", "b"), BoxesOutput.of(head=head, **names), shapes)
+
+
+@pytest.mark.parametrize(("head", "other"), [*permutations(["d_fine", "paddle", "tensorflow", "openvino_ssd"], 2)])
+def test_a_new_head_is_named_where_its_file_has_other_names(head: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=f"output.head {other} takes"):
+        made(head, SHAPES[other])
 
 
 def test_lists_stated_without_a_head_are_refused_naming_it() -> None:
@@ -258,7 +334,8 @@ def test_rows_that_are_no_cells_are_refused() -> None:
 
 
 def found(head: str, runs: Sequence[CardRun], labels: Sequence[str] = LABELS, **stated: Any) -> dict[str, str]:
-    shapes = {name: values.shape for name, values in runs[0].outputs.items()}
+    lists = SHAPES[head] if head == "torchvision" else {}
+    shapes = lists or {name: values.shape for name, values in runs[0].outputs.items()}
     detection = made(head, shapes, labels, **stated)
     for run in runs:
         detection.check(run.outputs, run.tensor)
@@ -272,8 +349,62 @@ RIGHT = {
     "yolov10": (COMMON["YOLOv10"], {}),
     "detr": (COMMON["DETR"], {"boxes": "boxes", "scores": "scores"}),
     "rt_detr": (COMMON["RT-DETR"], {"boxes": "boxes", "scores": "scores"}),
+    "rf_detr": (RF_DETR, {"boxes": "boxes", "scores": "scores"}),
     "torchvision": (COMMON["torchvision"], {}),
 }
+
+
+def as_head(head: str, runs: Sequence[CardRun]) -> Sequence[CardRun]:
+    """The rows of YOLOv10 in the form of another head."""
+    found = []
+    for run in runs:
+        rows = run.outputs["y"][0]
+        boxes, score, label = rows[:, :4], rows[:, 4], rows[:, 5]
+        parts = boxes / np.tile(run.tensor, 2)
+        real = score > 0
+        outputs: dict[str, Any] = {
+            "d_fine": {"boxes": boxes[None], "scores": score[None], "labels": label[None].astype(np.int64)},
+            "paddle": {"bbox": np.column_stack([label, score, boxes])[real], "bbox_num": np.array([real.sum()])},
+            "tensorflow": {
+                "detection_boxes": parts[None][..., [1, 0, 3, 2]],
+                "detection_scores": score[None],
+                "detection_classes": label[None] + 1,
+                "num_detections": np.float32([real.sum()]),
+            },
+            "openvino_ssd": {
+                "y": np.column_stack([real - 1.0, label + 1, score, parts]).astype(np.float32)[None, None]
+            },
+        }[head]
+        found.append(CardRun(run.card, outputs, run.tensor))
+    return found
+
+
+@pytest.mark.parametrize("head", ["d_fine", "paddle", "tensorflow", "openvino_ssd"])
+@given(st.integers(0, 2**32 - 1), st.sampled_from([Size(64, 64), Size(128, 96), Size(320, 320)]), st.booleans())
+def test_right_heads_of_rows_give_no_finding(head: str, seed: int, size: Size, trained: bool) -> None:
+    assert found(head, as_head(head, COMMON["YOLOv10"].runs(size, trained, seed))) == {}
+
+
+def test_classes_of_openvino_may_be_numbered_from_0() -> None:
+    runs = as_head("openvino_ssd", COMMON["YOLOv10"].runs())
+    for run in runs:
+        run.outputs["y"][..., 1] -= 1
+    sentence = found("openvino_ssd", runs)["boxes.classes"]
+    assert sentence.endswith("set output.first_label: 0 if that is the first label's number")
+    assert found("openvino_ssd", runs, first_label=0) == {}
+
+
+QUERY_NAMES = {"boxes": "boxes", "scores": "scores"}
+
+
+def test_a_softmax_with_no_object_is_told_from_sigmoids() -> None:
+    """Shapes and names are the same."""
+    sentence = found("rf_detr", COMMON["DETR"].runs(), **QUERY_NAMES)["boxes.background"]
+    assert "never answers the last class, but that is the likeliest of 400 of 400 boxes" in sentence
+    assert sentence.endswith("set output.head: detr")
+    sentence = found("detr", RF_DETR.runs(), **QUERY_NAMES)["boxes.background"]
+    assert "none of 400 boxes for test images is likely to be no object" in sentence
+    assert "set output.head: rf_detr" in sentence
 
 
 @pytest.mark.parametrize("head", RIGHT)

@@ -15,7 +15,8 @@ from tests.support.rendered import paint, rendered
 from tta_server.errors import InvalidInput
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.tasks.scores.merging import LABEL_MERGES
 from tta_server.views.geometry import Size
 from tta_server.views.spec import read_view

@@ -11,7 +11,8 @@ from tta_server.errors import ConfigError
 from tta_server.imaging.preprocessing import Preprocessing, Resize
 from tta_server.tasks import ImageFrame, ResponseSpec
 from tta_server.tasks.masks.maps import ScoreMaps
-from tta_server.tasks.masks.segmentation import MapsOutput, Segmentation
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.segmentation import Segmentation
 from tta_server.tasks.render.palette import color_of
 from tta_server.views.geometry import Size
 from tta_server.views.view import View

@@ -63,9 +63,30 @@ def test_fractions_stated_as_pixels_by_hand():
 
 @given(seeds, st.sampled_from(["pixels", "normalized"]))
 def test_points_from_minus_1_to_1_are_found(seed, units):
-    sentence = found(task(units=units), *near(FACE * 1.6 - 0.8, seed))["points.units"]
+    points = near(FACE * 1.6 - 0.8, seed)
+    assert found(task(units="signed"), *points) == {}
+    sentence = found(task(units=units), *points)["points.units"]
     assert f"output.units is {units}" in sentence
-    assert "gives pixels of the input or fractions of its size: [-1, 1] is not read" in sentence
+    assert sentence.endswith("; for numbers from -1 to 1 across the input set output.units: signed")
+
+
+def test_points_from_minus_1_to_1_stated_as_normalized_by_hand():
+    assert found(task(labels=("nose", "chin"), pairs=(), units="normalized"), [(-0.3, 0.4), (-0.5, 0.8)]) == {
+        "points.units": "output.units is normalized, but points lie within -0.5 to 0.8; for numbers from -1 to 1 "
+        "across the input set output.units: signed"
+    }
+
+
+@given(seeds)
+def test_fractions_stated_as_signed_are_found(seed):
+    (sentence,) = found(task(units="signed"), *near(FACE, seed)).values()
+    assert sentence.startswith("output.units is signed, but all points lie within ")
+    assert sentence.endswith("; for fractions of the input's size set output.units: normalized")
+
+
+def test_few_signed_points_right_of_the_middle_and_below_it_pass():
+    assert found(task(units="signed"), FACE) == {}
+    assert found(task(units="signed"), *np.zeros((3, 4, 2))) == {}
 
 
 @given(seeds)
@@ -74,10 +95,10 @@ def test_points_a_little_outside_of_the_input_pass(seed):
     assert found(task(units="normalized"), *points) == {}
 
 
-@given(seeds)
-def test_pixels_stated_as_normalized_are_found(seed):
-    (sentence,) = found(task(units="normalized"), *(each * INPUT for each in near(FACE, seed))).values()
-    assert sentence.startswith("output.units is normalized, but the model gives coordinates up to ")
+@given(seeds, st.sampled_from(["normalized", "signed"]))
+def test_pixels_stated_as_normalized_or_signed_are_found(seed, units):
+    (sentence,) = found(task(units=units), *(each * INPUT for each in near(FACE, seed))).values()
+    assert sentence.startswith(f"output.units is {units}, but the model gives coordinates up to ")
     assert sentence.endswith("; for pixels of the input set output.units: pixels")
 
 
@@ -120,17 +141,47 @@ def test_probabilities_stated_as_logits_are_found(seed):
     assert sentence.endswith("scores lie in [0, 1], most of them near 0; set output.scores: probabilities")
 
 
-@given(seeds, st.sampled_from(["logits", "probabilities"]))
-def test_heat_maps_of_random_weights_are_right_either_way(seed, scores):
+@given(seeds, st.sampled_from(["logits", "raw"]), st.sampled_from(["NCHW", "NHWC"]))
+def test_heat_maps_of_random_weights_are_logits_or_raw(seed, scores, layout):
     """Networks that are trained to give probabilities have no sigmoid, so random weights give less than 0."""
     rng = np.random.default_rng(seed)
-    assert found(task("heatmaps", scores=scores), *(maps(rng, trained=False) for _ in range(3))) == {}
+    images = [maps(rng, trained=False) for _ in range(3)]
+    if layout == "NHWC":
+        images = [each.transpose(1, 2, 0) for each in images]
+    assert found(task("heatmaps", scores=scores, layout=layout, shape=(None,) * 4), *images) == {}
 
 
 @given(seeds)
-def test_heat_maps_that_go_under_0_here_and_there_are_probabilities(seed):
+def test_heat_maps_that_go_under_0_here_and_there_are_raw(seed):
     rng = np.random.default_rng(seed)
-    assert found(task("heatmaps"), *(maps(rng) * 1.2 - 0.15 for _ in range(3))) == {}
+    images = [maps(rng) * 1.2 - 0.15 for _ in range(3)]
+    assert found(task("heatmaps", scores="raw"), *images) == {}
+    (sentence,) = found(task("heatmaps"), *images).values()
+    assert sentence.startswith("output.scores is probabilities, but the model gives -0.1")
+    assert sentence.endswith(
+        "; set output.scores: raw, which clips them to [0, 1], or logits if they are before a sigmoid"
+    )
+
+
+@given(seeds)
+def test_heat_maps_that_resizing_moves_a_little_out_of_0_to_1_are_probabilities(seed):
+    rng = np.random.default_rng(seed)
+    assert found(task("heatmaps"), *(maps(rng) * 1.02 - 0.01 for _ in range(3))) == {}
+
+
+@given(seeds)
+def test_logits_stated_as_raw_are_found(seed):
+    rng = np.random.default_rng(seed)
+    (sentence,) = found(task("heatmaps", scores="raw"), *(np.log(maps(rng) + 1e-4) for _ in range(3))).values()
+    assert sentence.startswith("output.scores is raw, but the model gives ")
+    assert sentence.endswith("; for scores before a sigmoid set output.scores: logits")
+
+
+def test_bins_of_whole_numbers_are_found():
+    outputs = {"simcc_x": np.zeros((1, 4, 128), np.uint8), "simcc_y": np.zeros((1, 4, 96), np.float32)}
+    (finding,) = task("simcc").findings([CardRun("photo", outputs, INPUT)])
+    assert finding.check == "scores.type"
+    assert list(task("simcc").findings([])) == []
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])
@@ -162,8 +213,8 @@ def test_images_of_one_colour_whose_maps_are_flat_pass():
 
 @given(
     arrays(np.float32, (4, 3), elements=st.floats(width=32)),
-    st.sampled_from(["pixels", "normalized"]),
-    st.sampled_from(["logits", "probabilities"]),
+    st.sampled_from(["pixels", "normalized", "signed"]),
+    st.sampled_from(["logits", "probabilities", "raw"]),
 )
 def test_any_outputs_give_findings_of_known_checks_at_most_one_each(points, units, scores):
     keypoints = task(numbers=3, units=units, scores=scores)
@@ -199,6 +250,6 @@ def test_other_answers_cause_no_remark():
     assert remarks(FACE * INPUT) == []
 
 
-@given(arrays(np.float32, (4, 2), elements=st.floats(width=32)), st.sampled_from(["pixels", "normalized"]))
+@given(arrays(np.float32, (4, 2), elements=st.floats(width=32)), st.sampled_from(["pixels", "normalized", "signed"]))
 def test_any_points_in_an_answer_are_read(points, units):
     assert len(remarks(points, units=units)) <= 1

@@ -196,6 +196,49 @@ def test_maps_whose_cells_do_not_fill_the_input_are_moved_back_too(spec, image):
     assert np.abs(answer.xy - points).max() <= 0.5 * STRIDE
 
 
+# ---- other forms of the same maps ----
+
+
+@prepared
+@settings(max_examples=times(40))
+@given(views, images, seeds)
+def test_maps_whose_points_come_last_are_the_same_maps(prep, spec, image, seed):
+    placement, scene = prep.place(read_view(spec), image), scene_of(prep, image)
+    maps = hills(placement.tensor, inner_points(placement.frame, seed) + placement.inset)
+    last = Keypoints(LABELS, PointsOutput("heatmaps", pairs=PAIRS, layout="NHWC"), {"maps": (None, None, None, 3)})
+    one = task().decode({"maps": maps[None]}, 0, placement, scene)
+    other = last.decode({"maps": maps.transpose(1, 2, 0)[None]}, 0, placement, scene)
+    np.testing.assert_array_equal(other.xy, one.xy)
+    np.testing.assert_array_equal(other.confidence, one.confidence)
+    np.testing.assert_array_equal(last.move_maps(other.maps).scores, task().move_maps(one.maps).scores)
+
+
+@prepared
+@settings(max_examples=times(40))
+@given(views, images, seeds)
+def test_raw_maps_are_those_that_are_clipped_before(prep, spec, image, seed):
+    placement, scene = prep.place(read_view(spec), image), scene_of(prep, image)
+    maps = 1.3 * hills(placement.tensor, inner_points(placement.frame, seed) + placement.inset) - 0.3
+    maps += np.random.default_rng(seed).normal(0, 0.02, maps.shape).astype(np.float32)
+    raw, own = task(scores="raw"), task()
+    one = own.decode({"maps": np.clip(maps, 0, 1)[None]}, 0, placement, scene)
+    other = raw.decode({"maps": maps[None]}, 0, placement, scene)
+    clear = maps.max(axis=(1, 2)) < 1  # else the largest of several cells that are 1 after clipping is known to one
+    order = PARTNER if placement.mirrors else [0, 1, 2]
+    np.testing.assert_array_equal(other.xy[clear[order]], one.xy[clear[order]])
+    np.testing.assert_array_equal(other.confidence, one.confidence)
+    np.testing.assert_array_equal(raw.move_maps(other.maps).scores, own.move_maps(one.maps).scores)
+
+
+def test_raw_maps_by_hand():
+    """Beside the peak at cell (3, 1) of 1.5, which counts as 1, lie 0.5 and -0.5, which counts as 0."""
+    maps = np.full((1, 1, 4, 8), -0.1, np.float32)
+    maps[0, 0, 1, 2:5] = 0.5, 1.5, -0.5
+    pose = task(("tip",), None, scores="raw").decode({"maps": maps}, 0, SCENE.plain, SCENE)
+    np.testing.assert_allclose(pose.xy, [(4 * (3.5 - 0.5 / 1.5), 6)])
+    np.testing.assert_array_equal(pose.confidence, [1])
+
+
 # ---- merging ----
 
 PLAIN = Preprocessing(normalization=RAW)
@@ -410,24 +453,14 @@ def test_logits_are_probabilities_after_the_sigmoid():
     np.testing.assert_allclose(pose.confidence, [0.75], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("scores", "bad"),
-    [
-        ("probabilities", np.nan),
-        ("logits", np.nan),
-        ("logits", np.inf),
-        ("probabilities", np.inf),
-    ],
-)
-def test_a_map_with_nan_is_unsound(scores, bad):
+@pytest.mark.parametrize("scores", ["probabilities", "logits", "raw"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_with_nan_or_infinity_is_unsound(scores, bad):
     maps = np.zeros((1, 3, 4, 8), np.float32)
     keypoints = task(scores=scores)
     assert keypoints.is_sound(keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE))
     maps[0, 1, 2, 2] = bad
-    pose = keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE)
-    if keypoints.is_sound(pose):
-        assert (scores, bad) == ("logits", np.inf), "an infinite logit is a probability of 1"
-        assert pose.confidence[1] == 1
+    assert not keypoints.is_sound(keypoints.decode({"maps": maps}, 0, SCENE.plain, SCENE))
 
 
 def test_half_precision_is_widened():

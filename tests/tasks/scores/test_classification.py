@@ -112,7 +112,7 @@ def test_view_results_of_logits_are_probabilities():
     assert view["probability"] == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (1, 2), (3,), (1, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 2), (3,), (1, 3, 2, 1)])
 def test_outputs_of_another_shape_are_refused_naming_both(shape):
     with pytest.raises(ConfigError, match=r"with 3 labels needs an output scores of shape \[N, 3\]; .* gives \["):
         task().check({"scores": np.zeros(shape, np.float32)}, Size(8, 8))

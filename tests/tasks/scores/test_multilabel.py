@@ -326,7 +326,7 @@ def test_all_labels_may_be_ruled_out(labels):
     assert task(labels=labels).is_sound(view)
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (1, 2), (3,), (1, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 4), (1, 2), (3,), (1, 3, 2, 1)])
 def test_outputs_of_another_shape_are_refused_naming_both(shape):
     with pytest.raises(ConfigError, match=r"multilabel with 3 labels needs an output scores of shape \[N, 3\]; .* \["):
         task().check({"scores": np.zeros(shape, np.float32)}, Size(8, 8))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tta_server.backends.base import RunOptions
 from tta_server.backends.onnxruntime import DTYPES, OnnxRuntimeBackend
 from tta_server.errors import BackendFailed
 from tta_server.onboarding.choices import Values
@@ -23,7 +24,7 @@ MEASURED = ("classification", "multilabel", "segmentation")
 
 def measure_kind(file: ModelFile, values: Values) -> Iterator[Finding]:
     """`output.kind` and `output.multilabel`, where nothing states them and test tensors show them."""
-    if values.get("task") not in MEASURED or {"output.kind", "output.multilabel"} <= values.keys():
+    if values.get("task") not in MEASURED or {"output.kind", "output.multilabel"} <= values.keys() or file.refusal:
         return
     if len(file.inputs) > 1:
         return
@@ -62,7 +63,7 @@ def _findings(task: str, scores: Sequence[NDArray[Any]]) -> Iterator[Finding]:
 
 def _scores(file: ModelFile, name: str, values: Values) -> Iterator[NDArray[Any]]:
     """Finite scores of each test tensor, (classes, places); none of a model that does not run on them."""
-    backend = OnnxRuntimeBackend(file.path)
+    backend = OnnxRuntimeBackend(file.path, RunOptions(inputs=file.input_names))
     classes = -1 if values.get("output.layout") == "NHWC" else 1
     for tensor in make_tensors(file):
         try:

@@ -107,7 +107,8 @@ def _classes(file: ModelFile, values: Values, threads: int) -> Measurement:
     candidates = find_candidates(values, file)
     if len(candidates) < 2:
         raise ConfigError("input.color, resize, scale, mean and std are stated, or no usual value agrees with them")
-    return ClassMeasurement(OnnxRuntimeBackend(file.path, RunOptions(threads=threads)), values, candidates)
+    options = RunOptions(threads=threads, inputs=file.input_names)
+    return ClassMeasurement(OnnxRuntimeBackend(file.path, options), values, candidates)
 
 
 def _boxes(file: ModelFile, found: Conclusion) -> Measurement:

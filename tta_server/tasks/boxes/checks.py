@@ -22,7 +22,8 @@ from tta_server.tasks.boxes.evidence import (
     units_finding,
 )
 from tta_server.tasks.boxes.grids import off_grid_finding, undecoded_finding
-from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.tasks.boxes.no_object import no_object_finding
+from tta_server.tasks.boxes.output import NUMBERED, BoxesOutput
 from tta_server.tasks.boxes.reader import BoxReader, RawRows
 from tta_server.tasks.boxes.remarks import numbers_finding
 from tta_server.tasks.checks import CardRun, Finding
@@ -61,7 +62,7 @@ def _value_findings(
     real = _seen(reader, raws, runs).real()
     clear = real.only(real.score >= output.min_score)
     return [
-        _background_finding(labels, output, clear),
+        _background_finding(labels, output, clear) or no_object_finding(output, raws),
         _scores_finding(output, _scores_of(raws)),
         _numbers_finding(len(labels), output, raws, real, reader.background_label) or _nothing_finding(raws),
         undecoded_finding(output, raws, runs)
@@ -142,7 +143,7 @@ def _numbers_finding(
     numbers = np.concatenate([raw.numbers[raw.scores > 0] for raw in raws if raw.numbers is not None])
     broken = numbers[np.abs(numbers - np.rint(numbers)) > 0.01]
     if 10 * len(broken) > len(numbers):
-        where = "output.labels" if output.labels else "the sixth column of output.rows"
+        where = "output.labels" if output.labels else f"the {NUMBERED[output.holds]} column of output.rows"
         return Finding(
             "boxes.classes",
             f"{where} should have class numbers, but the model gives {broken[0]:g}; are score and class in another "

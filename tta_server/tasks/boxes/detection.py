@@ -36,6 +36,7 @@ class Detection(TaskDefaults):
         self._output = output
         self._reader = BoxReader(len(labels), output, outputs)
         self.can_batch = output.shape.is_batched
+        self.is_joined = output.shape.joined is not None
         self.reads: Sequence[str] = tuple(self._reader.names.values())
         self._remarks = BoxRemarks(output, len(labels), self._reader.background_label)
         self.tensor_specs: Sequence[TensorSpec] = (
@@ -52,6 +53,9 @@ class Detection(TaskDefaults):
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run's outputs have the shapes that are stated."""
         self._reader.check(outputs, tensor)
+
+    def part(self, outputs: Outputs, row: int) -> Outputs:
+        return self._reader.part(outputs, row)
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
         return find(self.labels, self._output, self._reader, runs)

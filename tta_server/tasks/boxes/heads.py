@@ -2,9 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal, cast
 
-HeadName = Literal["yolox", "yolov5", "yolov8", "yolov10", "detr", "rt_detr", "torchvision", "mmdeploy"]
+HeadName = Literal[
+    "yolox",
+    "yolov5",
+    "yolov8",
+    "yolov10",
+    "detr",
+    "rt_detr",
+    "rf_detr",
+    "d_fine",
+    "torchvision",
+    "mmdeploy",
+    "paddle",
+    "tensorflow",
+    "openvino_ssd",
+]
+NAMES = ("rows", "boxes", "scores", "labels", "counts")
+"""The keys of `output:` that name outputs."""
+
+
+class Joined(Enum):
+    """How one list of rows holds those of all images of a batch."""
+
+    BY_COUNTS = "an output has the number of rows of each image, which follow one another"
+    BY_NUMBER = "the first column is the image's number, and -1 behind the last row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +38,8 @@ class Head:
     `form` are the keys of `output:` that the head fixes; `usual` are defaults, which tta.yaml may state otherwise.
     `has_scored_boxes`: the fifth column of boxes [N, M, 5] is the score. `has_pairs`: each query may give several
     classes, and the best of all pairs of query and class count, as many as there are queries. `is_batched`: outputs
-    have a batch axis; those that lack it are of one image.
+    have a batch axis; those that lack it are of one image. `joined`: one list has the rows of all images. `are_apart`:
+    logits pass a sigmoid each, also where one of the classes is none.
     """
 
     form: Mapping[str, Any]
@@ -22,6 +47,8 @@ class Head:
     has_scored_boxes: bool = False
     has_pairs: bool = False
     is_batched: bool = True
+    joined: Joined | None = None
+    are_apart: bool = False
 
     @property
     def has_rows(self) -> bool:
@@ -44,12 +71,43 @@ HEADS: Mapping[HeadName, Head] = {
     "yolov10": Head({"holds": "box_score_label", "transposed": False, "background": "none", **CORNERS}),
     "detr": Head({**QUERIES, "background": "last"}, LOGITS),
     "rt_detr": Head({**QUERIES, "background": "none"}, LOGITS, has_pairs=True),
+    "rf_detr": Head(
+        QUERIES, {"boxes": "dets", "scores": "labels", "background": "last"}, has_pairs=True, are_apart=True
+    ),
+    "d_fine": Head({**CORNERS, "background": "none"}, {"boxes": "boxes", "scores": "scores", "labels": "labels"}),
     "torchvision": Head(
         {**CORNERS, "background": "first"},
         {"boxes": "boxes", "scores": "scores", "labels": "labels"},
         is_batched=False,
     ),
     "mmdeploy": Head({**CORNERS, "background": "none"}, {"boxes": "dets", "labels": "labels"}, has_scored_boxes=True),
+    "paddle": Head(
+        {"holds": "label_score_box", "transposed": False, "background": "none", **CORNERS},
+        {"rows": "bbox", "counts": "bbox_num"},
+        joined=Joined.BY_COUNTS,
+    ),
+    "tensorflow": Head(
+        {"format": "yxyx", "units": "normalized", "kind": "probabilities", "background": "none"},
+        {
+            "boxes": "detection_boxes",
+            "scores": "detection_scores",
+            "labels": "detection_classes",
+            "counts": "num_detections",
+            "first_label": 1,
+        },
+    ),
+    "openvino_ssd": Head(
+        {
+            "holds": "image_label_score_box",
+            "transposed": False,
+            "format": "xyxy",
+            "units": "normalized",
+            "kind": "probabilities",
+            "background": "none",
+        },
+        {"first_label": 1},
+        joined=Joined.BY_NUMBER,
+    ),
 }
 """By the value of `output.head`."""
 
@@ -71,11 +129,12 @@ def contradiction(name: HeadName, stated: Mapping[str, Any]) -> str:
                 "the output's keys without a head"
             )
     surplus = (
-        ("boxes", "scores", "labels") if head.has_rows else ("rows", *(["scores"] if head.has_scored_boxes else []))
+        {"boxes", "scores", "labels"} if head.has_rows else {"rows", *(["scores"] if head.has_scored_boxes else [])}
     )
-    if found := [key for key in surplus if stated[key] is not None]:
+    surplus |= {"counts"} - head.usual.keys()
+    if found := [key for key in NAMES if key in surplus and stated[key] is not None]:
         return f"head {name} has no output.{found[0]}; remove it"
-    if missing := [key for key in ("boxes", "scores", "labels") if key in head.usual and stated[key] is None]:
+    if missing := [key for key in NAMES if key in head.usual and stated[key] is None]:
         return f"head {name} needs output.{missing[0]}; give it the name of an output"
     if stated["strides"] and "strides" not in head.usual:
         return f"strides are those of head yolox; remove output.strides from head {name}"

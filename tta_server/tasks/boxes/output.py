@@ -1,5 +1,6 @@
 """The formats in which detectors give boxes, scores and classes."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,12 +13,28 @@ FUSION_IOU = 0.55
 """Overlap of boxes of one object, unless the model's own suppression is stated and leaves boxes that overlap more."""
 
 
+Holds = Literal[
+    "box_score_label",
+    "box_class_scores",
+    "box_objectness_class_scores",
+    "label_score_box",
+    "image_label_score_box",
+]
+NUMBERED: Mapping[str, str] = {
+    "box_score_label": "sixth",
+    "label_score_box": "first",
+    "image_label_score_box": "second",
+}
+"""Where rows hold a class number: which column."""
+
+
 @dataclass(frozen=True, slots=True)
 class BoxesOutput:
     """`output:` of a detector.
 
     Either `boxes` [N, M, 4] with `scores` [N, M] and `labels` [N, M], or with `scores` [N, M, C] of each class; or one
-    tensor `rows` [N, M, columns], `transposed` if [N, columns, M], whose columns `holds` names. `format` and `units`
+    tensor `rows` [N, M, columns], `transposed` if [N, columns, M], whose columns `holds` names. `counts` [N] are how
+    many of an image's M rows are boxes, the first ones; others pad. `format` and `units`
     are those of boxes: `normalized` boxes are fractions of the input's size. `background` is the place of the class
     that means no object, if the model has one, which `labels` leaves out: scores of classes are then C + 1, and logits
     pass a softmax instead of a sigmoid. `first_label` is the class number of the first label: by default 0, or 1 behind
@@ -36,7 +53,8 @@ class BoxesOutput:
     scores: str | None = None
     labels: str | None = None
     rows: str | None = None
-    holds: Literal["box_score_label", "box_class_scores", "box_objectness_class_scores"] = "box_score_label"
+    counts: str | None = None
+    holds: Holds = "box_score_label"
     transposed: bool = False
     format: Literal["xyxy", "yxyx", "xywh", "cxcywh"] = "xyxy"
     units: Literal["pixels", "normalized"] = "pixels"
@@ -80,6 +98,8 @@ class BoxesOutput:
             return
         if self.strides:
             raise ValueError("strides are those of head yolox; set output.head: yolox, or remove output.strides")
+        if self.holds == "image_label_score_box":
+            raise ValueError("holds image_label_score_box is that of head openvino_ssd; set output.head: openvino_ssd")
         if (self.rows is None) == (self.boxes is None or self.scores is None):
             raise ValueError("names either rows, or boxes and scores (and labels)")
         if self.rows is not None and (self.boxes or self.scores or self.labels):
@@ -93,14 +113,14 @@ class BoxesOutput:
     @property
     def parts(self) -> tuple[str, ...]:
         """The keys that name outputs."""
-        if self.rows or self.shape.has_rows:
-            return ("rows",)
-        return tuple(key for key in ("boxes", "scores", "labels") if getattr(self, key))
+        has_rows = self.rows or self.shape.has_rows
+        found = ("rows",) if has_rows else tuple(key for key in ("boxes", "scores", "labels") if getattr(self, key))
+        return (*found, *(("counts",) if self.counts else ()))
 
     @property
     def has_numbers(self) -> bool:
         """Whether the model gives a class number for each box."""
-        return self.holds == "box_score_label" if self.parts == ("rows",) else self.labels is not None
+        return self.holds in NUMBERED if "rows" in self.parts else self.labels is not None
 
     @property
     def fusion_iou(self) -> float:

@@ -9,8 +9,18 @@ from numpy.typing import NDArray
 
 from tta_server.errors import ConfigError
 from tta_server.tasks.boxes.cells import count_cells, decode_cells
-from tta_server.tasks.boxes.mismatches import advice, expected_shapes, has_masks, takes
+from tta_server.tasks.boxes.mismatches import (
+    LISTS,
+    advice,
+    expected_shapes,
+    has_masks,
+    other_lengths,
+    other_names,
+    recognized,
+    takes,
+)
 from tta_server.tasks.boxes.output import BoxesOutput
+from tta_server.tasks.boxes.parts import batch_part, image_part
 from tta_server.tasks.scores.kinds import sigmoid, softmax
 from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, output_name
 from tta_server.views.geometry import Size
@@ -42,8 +52,11 @@ class BoxReader:
         self._classes = classes
         self._output = output
         self._outputs = outputs
-        self.names = {key: _name_of(key, output, outputs) for key in output.parts}
+        self.names = {key: _name_of(key, output, classes, outputs) for key in output.parts}
         self._check_shapes({name: outputs[name] for name in self.names.values()})
+        for look in (other_names, other_lengths):
+            if output.head and (wrong := look(output, classes, self.names, outputs)):
+                raise ConfigError(wrong)
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
         """Raises ConfigError unless a run's outputs, for an input of this size, have the shapes that are stated."""
@@ -67,10 +80,9 @@ class BoxReader:
                 parts = {part: found[own] for part, own in self.names.items()}
                 if self._output.head:
                     raise ConfigError(f"{error}; {advice(self._output, self._classes, parts, self._outputs)}") from None
-                if takes("torchvision", self._classes, parts):
-                    raise ConfigError(
-                        f"{error}; for lists of one image, without a batch axis, set output.head: torchvision"
-                    ) from None
+                for head, lists in LISTS.items():
+                    if takes(head, self._classes, parts):
+                        raise ConfigError(f"{error}; for {lists}, set output.head: {head}") from None
                 if not fits(found[name], with_background[key]):
                     raise
                 raise ConfigError(
@@ -79,8 +91,10 @@ class BoxReader:
                 ) from None
 
     def _check_shape(self, key: str, name: str, found: Sequence[int | None], expected: Sequence[str | int]) -> None:
-        if not self._output.shape.is_batched and not fits(found, expected):
+        if not self._output.shape.is_batched and not (tuple(found[:1]) == (1,) and fits(found, expected)):
             expected = expected[1:]
+        if key == "counts" and fits(found, ["N", 1]):
+            return
         task = f"output.head {self._output.head}" if self._output.head else "detection"
         check_shape(f"{task} with {self._classes} labels", name, found, expected)
 
@@ -118,13 +132,15 @@ class BoxReader:
         return {"first": -1, "last": self._classes, "none": None}[self._output.background]
 
     def raw(self, outputs: Outputs, row: int) -> RawRows:
-        return self._split({key: self._row(outputs[name], key, row) for key, name in self.names.items()})
+        return self._split(image_part(self._output, self._by_key(outputs), row))
 
-    def _row(self, values: NDArray[Any], key: str, row: int) -> NDArray[Any]:
-        """One image's part; outputs without a batch axis are of one image."""
-        has_batch = self._output.shape.is_batched or values.ndim > (2 if key == "boxes" else 1)
-        part: NDArray[Any] = values[row] if has_batch else values
-        return part
+    def part(self, outputs: Outputs, row: int) -> Outputs:
+        """One image's part of the outputs that are read, as those of a batch of one."""
+        found = batch_part(self._output, self._by_key(outputs), row)
+        return {self.names[key]: values for key, values in found.items()}
+
+    def _by_key(self, outputs: Outputs) -> Mapping[str, NDArray[Any]]:
+        return {key: outputs[name] for key, name in self.names.items()}
 
     def _split(self, found: Mapping[str, NDArray[Any]]) -> RawRows:
         if "rows" not in found:
@@ -135,6 +151,11 @@ class BoxReader:
         rows = found["rows"].T if self._output.transposed else found["rows"]
         if self._output.holds == "box_score_label":
             return RawRows(rows[:, :4], rows[:, 4], rows[:, 5])
+        if self._output.holds == "label_score_box":
+            return RawRows(rows[:, 2:], rows[:, 1], rows[:, 0])
+        if self._output.holds == "image_label_score_box":
+            # a number of the image that is none makes a box that is none
+            return RawRows(rows[:, 3:] + 0 * rows[:, :1], rows[:, 2], rows[:, 1])
         if self._output.holds == "box_class_scores":
             return RawRows(rows[:, :4], rows[:, 4:])
         return RawRows(rows[:, :4], rows[:, 5:], None, rows[:, 4:5])
@@ -143,20 +164,23 @@ class BoxReader:
         """Scores (M,) or (M, slots) -> probabilities (M,) or (M, C), without the background's."""
         if scores.ndim == 1 or not self._output.slots:
             return sigmoid(scores) if self._output.kind == "logits" else scores
+        activate = sigmoid if self._output.shape.are_apart else lambda z: softmax(z.T).T
         with np.errstate(invalid="ignore"):  # the task finds infinities
-            chances = softmax(scores.T).T if self._output.kind == "logits" else scores
+            chances = activate(scores) if self._output.kind == "logits" else scores
         return chances[:, 1:] if self._output.background == "first" else chances[:, :-1]
 
 
-def _name_of(key: str, output: BoxesOutput, outputs: Shapes) -> str:
+def _name_of(key: str, output: BoxesOutput, classes: int, outputs: Shapes) -> str:
     """The output that a key names; raises ConfigError."""
     asked = getattr(output, key)
     if output.head and asked not in outputs and (asked or len(outputs) > 1):
         usual = f" named {asked}" if asked else ""
         masks = "; its masks, as of YOLO's segmentation models, are not read" if has_masks(outputs) else ""
+        heads = recognized(classes, outputs)
+        advice = f"output.head {' or '.join(heads)} takes these" if heads else f"set output.{key} to one of them{masks}"
         raise ConfigError(
-            f"output.head {output.head} reads an output{usual} for {key}; the model file has {', '.join(outputs)}: set "
-            f"output.{key} to one of them{masks}"
+            f"output.head {output.head} reads an output{usual} for {key}; the model file has {', '.join(outputs)}: "
+            f"{advice}"
         )
     return output_name(asked, key, outputs)
 

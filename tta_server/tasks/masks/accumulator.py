@@ -4,7 +4,15 @@ import numpy as np
 
 from tta_server.tasks.base import Floats, ImageFrame, NoEvidence, Remaining
 from tta_server.tasks.masks.decoders import MaskDecoder
-from tta_server.tasks.masks.maps import MapSums, OutputGrid, ScoreMaps, first_cell, image_strips, view_coverage
+from tta_server.tasks.masks.maps import (
+    MapPrediction,
+    MapSums,
+    OutputGrid,
+    ScoreMaps,
+    first_cell,
+    image_strips,
+    view_coverage,
+)
 from tta_server.tasks.scores.merging import ScoreAccumulator
 from tta_server.tasks.sums import Sums
 from tta_server.views.view import Weight
@@ -22,15 +30,15 @@ class MapAccumulator(NoEvidence):
         self._decoder = decoder
         self._grid = OutputGrid()
 
-    def add(self, prediction: ScoreMaps, weight: Weight) -> None:
+    def add(self, prediction: MapPrediction, weight: Weight) -> None:
         for merged in (self._scores, self._votes):
             if merged is None:
                 continue
             if self._frame.tiles == 1:
-                merged.add(prediction.scores, weight, prediction.coverage)
+                merged.add(prediction.values, weight, prediction.coverage)
             else:
                 cells = prediction.grid.cells(self._frame.plain.whole)
-                merged.add_part(prediction.scores, weight, prediction.coverage, prediction.corner, cells)
+                merged.add_part(prediction.values, weight, prediction.coverage, prediction.corner, cells)
         self._grid = prediction.grid  # last: a view that can't be added leaves the merge as it was
 
     def add_sums(self, sums: Sums) -> None:
@@ -50,6 +58,7 @@ class MapAccumulator(NoEvidence):
         if not self._decoder.may_be_decided(float(reach.min())):
             return 1.0
         decided = 0
+        least = least[self._decoder.relevant(least)]
         for _, strip in image_strips(np.concatenate([least, reach]), self._grid, self._frame):
             decided += int(np.count_nonzero(self._decoder.decided(strip[:-1], strip[-1])))
         return 1 - decided / self._frame.image.area

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.tasks.base import Floats, ImageFrame, TensorSpec
+from tta_server.tasks.masks.class_maps import NO_CLASS
 from tta_server.tasks.masks.maps import ScoreMaps, image_strips
 from tta_server.tasks.masks.results import MaskResult, MultilabelSegmentationResult, SegmentationResult
 from tta_server.tasks.scores.kinds import SLACK
@@ -23,6 +24,9 @@ class MaskDecoder(Protocol):
 
     def may_be_decided(self, reach: float) -> bool:
         """False if no pixel can be decided while the remaining views have that share of the total weight."""
+
+    def relevant(self, least: Floats) -> Bools:
+        """Labels (C,) whose scores (C, h, w) `decided` needs, at least one."""
 
     def decided(self, least: Floats, reach: Floats) -> Bools:
         """Pixels (h, w) whose labels stay, whatever of at most `reach` (h, w) is added to scores `least` (C, h, w)."""
@@ -51,6 +55,9 @@ class ArgmaxDecoder:
     def may_be_decided(self, reach: float) -> bool:
         return reach < 0.5
 
+    def relevant(self, least: Floats) -> Bools:
+        return np.ones(len(least), np.bool_)
+
     def decided(self, least: Floats, reach: Floats) -> Bools:
         return top_margins(least) - reach > SLACK
 
@@ -66,13 +73,35 @@ class ArgmaxDecoder:
     def agreement(self, merged: ScoreMaps, mask: Mask, frame: ImageFrame) -> tuple[Floats, dict[str, float]]:
         shares = np.empty(mask.shape, np.float32)
         for rows, strip in image_strips(votes_of(merged), merged.grid, frame):
-            shares[rows] = np.take_along_axis(strip, mask[rows][None].astype(np.intp), axis=0)[0]
-        sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))
+            classes = np.minimum(mask[rows], len(strip) - 1).astype(np.intp)
+            shares[rows] = np.take_along_axis(strip, classes[None], axis=0)[0]
+        shares[mask >= len(self._labels)] = 0
+        sums = np.bincount(mask.ravel(), shares.ravel(), len(self._labels))[: len(self._labels)]
         return shares, _means(self._labels, sums, _areas(mask, len(self._labels)))
 
     def result(self, mask: Mask, **details: Any) -> SegmentationResult:
         area = _areas(mask, len(self._labels))
         return SegmentationResult(labels=self._labels, mask=mask, area=area, **details)
+
+
+class VoteDecoder(ArgmaxDecoder):
+    """As ArgmaxDecoder, for votes: a pixel that lies nearer to cells without a vote than to others has NO_CLASS."""
+
+    def relevant(self, least: Floats) -> Bools:
+        voted = np.asarray(least.any(axis=(1, 2)))
+        voted[0] |= not voted.any()
+        return voted
+
+    def mask(self, merged: ScoreMaps, frame: ImageFrame) -> Mask:
+        """Of many classes few have votes: only their maps are interpolated."""
+        voted = np.flatnonzero(self.relevant(merged.scores)).astype(self.spec.dtype)
+        has_gaps = merged.scores.sum(axis=0).min() < 0.5 and len(self._labels) <= NO_CLASS
+        mask = np.empty((frame.image.height, frame.image.width), self.spec.dtype)
+        for rows, strip in image_strips(merged.scores[voted], merged.grid, frame):
+            mask[rows] = voted[strip.argmax(axis=0)]
+            if has_gaps:
+                mask[rows][strip.sum(axis=0) < 0.5] = NO_CLASS
+        return mask
 
 
 class ThresholdDecoder:
@@ -85,6 +114,9 @@ class ThresholdDecoder:
 
     def may_be_decided(self, reach: float) -> bool:
         return reach < max(float(self._threshold), 1 - float(self._threshold))
+
+    def relevant(self, least: Floats) -> Bools:
+        return np.ones(len(least), np.bool_)
 
     def decided(self, least: Floats, reach: Floats) -> Bools:
         decided = (least >= self._threshold + SLACK) | (least + reach < self._threshold - SLACK)
@@ -114,8 +146,8 @@ class ThresholdDecoder:
 
 
 def _areas(mask: Mask, labels: int) -> NDArray[np.int64]:
-    """Pixels of each class of a mask of class indices, (labels,)."""
-    return np.bincount(mask.ravel(), minlength=labels)
+    """Pixels of each class of a mask of class indices, (labels,); those of no class count for none."""
+    return np.bincount(mask.ravel(), minlength=labels)[:labels]
 
 
 def votes_of(merged: ScoreMaps) -> Floats:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from tta_server.tasks.base import Floats, ImageFrame
 from tta_server.tasks.sums import Sums
 from tta_server.views.geometry import Affine, Size
 from tta_server.views.view import Border
+
+T = TypeVar("T", bound=np.generic)
 
 STRIP = 128
 """Rows of the image that are made at a time: maps at the image's size are never held whole."""
@@ -51,7 +53,7 @@ def output_grid(maps: Size, placement: Placement, offset: float = 0.5) -> Output
     return OutputGrid((_stride(width, maps.width), _stride(height, maps.height)), offset)
 
 
-def map_size(maps: Floats) -> Size:
+def map_size(maps: NDArray[Any]) -> Size:
     """Columns and rows of maps (..., h, w)."""
     return Size(maps.shape[-1], maps.shape[-2])
 
@@ -77,6 +79,28 @@ class MovedMaps:
     corner: tuple[int, int] = (0, 0)
 
 
+class MapPrediction(Protocol):
+    """One view's maps on the part of the plain view's `grid` that starts at the cell `corner` (x, y)."""
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What its accumulator adds: scores (C, h, w), or class numbers (h, w)."""
+
+    @property
+    def coverage(self) -> Floats | None:
+        """That of MovedMaps."""
+
+    @property
+    def grid(self) -> OutputGrid: ...
+
+    @property
+    def corner(self) -> tuple[int, int]: ...
+
+    @property
+    def top_classes(self) -> NDArray[Any]:
+        """The class of each cell, (h, w)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreMaps:
     """Scores of one view, or merged probabilities, (C, h, w).
@@ -90,6 +114,17 @@ class ScoreMaps:
     votes: Floats | None = None
     grid: OutputGrid = field(default_factory=OutputGrid)
     corner: tuple[int, int] = (0, 0)
+
+    @property
+    def values(self) -> Floats:
+        """The scores."""
+        return self.scores
+
+    @property
+    def top_classes(self) -> NDArray[Any]:
+        """The class with the largest score of each cell, ties to the lower, (h, w)."""
+        classes: NDArray[np.intp] = self.scores.argmax(axis=0)
+        return classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +158,11 @@ def move_back(maps: Floats, placement: Placement, grid: OutputGrid) -> MovedMaps
     """A view's score maps (C, h, w), moved onto the plain view's grid, or onto the tile of it that the view shows."""
     to_scores, cells, corner = to_view_cells(placement, grid)
     coverage = view_coverage(placement, grid)
-    maps, inside = _without_bars(maps, placement, grid)
+    maps, inside = without_bars(maps, placement, grid)
     return MovedMaps(sample(maps, to_scores.then(inside), cells, Border.REPLICATE), coverage, corner)  # type: ignore[arg-type]
 
 
-def _without_bars(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple[Floats, Affine]:
+def without_bars(maps: NDArray[T], placement: Placement, grid: OutputGrid) -> tuple[NDArray[T], Affine]:
     """The maps without the bars around the view's frame, and the map to their coordinates.
 
     Interpolation at the frame's edge must not mix in bars. Nothing is cut unless the frame is made of whole cells.

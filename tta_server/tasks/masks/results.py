@@ -57,7 +57,10 @@ class MaskResult(Result):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SegmentationResult(MaskResult):
-    """`mask` (H, W): each pixel's index in `labels`, uint8, or uint16 for more than 256 of them."""
+    """`mask` (H, W): each pixel's index in `labels`, uint8, or uint16 for more than 256 of them.
+
+    It is 255 where a model of fewer than 256 classes, which gives their numbers, gave this number in every view.
+    """
 
     mask: NDArray[Any]
 

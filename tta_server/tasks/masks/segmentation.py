@@ -1,8 +1,8 @@
-"""A class, or any of several labels, for every pixel: scores (N, C, h, w) at the input's size or a fraction of it."""
+"""A class, or any of several labels, for every pixel: maps at the input's size or a fraction of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,46 +10,25 @@ from numpy.typing import NDArray
 from tta_server.errors import InvalidInput
 from tta_server.imaging.placement import Placement
 from tta_server.tasks import uncertainty
-from tta_server.tasks.base import FORBID_EXTRA, ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
+from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.masks.accumulator import MapAccumulator
-from tta_server.tasks.masks.checks import stride_findings
-from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder
-from tta_server.tasks.masks.maps import ScoreMaps, map_size, move_back, output_grid
+from tta_server.tasks.masks.class_maps import VOTES, VoteAccumulator
+from tta_server.tasks.masks.decoders import ArgmaxDecoder, MaskDecoder, ThresholdDecoder, VoteDecoder
+from tta_server.tasks.masks.maps import MapPrediction, ScoreMaps
+from tta_server.tasks.masks.output import MapsOutput
+from tta_server.tasks.masks.readers import make_reader
 from tta_server.tasks.masks.results import MaskResult, ProbabilityMaps
-from tta_server.tasks.scores.checks import range_remarks, score_findings
-from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, are_numbers, is_finite
+from tta_server.tasks.scores.kinds import CLASS_KINDS, LABEL_KINDS, ScoreKind
 from tta_server.tasks.scores.merging import MERGES, Merge, ScoreAccumulator, check_bounded, label_merges
 from tta_server.tasks.scores.sums import class_sums, label_sums
-from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes
 from tta_server.tasks.sums import SumSpec
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
 ViewLabels = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.bool_] | None]
 """A view's own classes (h, w), and which cells it shows, None for all."""
-
-
-@dataclass(frozen=True, slots=True)
-class MapsOutput:
-    """`output:` of a model that scores pixels.
-
-    With `multilabel` labels may overlap: each is where its probability reaches `threshold`. `offset` is the place of a
-    score in its cell (see `maps.OutputGrid`).
-    """
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_EXTRA
-
-    kind: Literal["logits", "probabilities"]
-    name: str | None = None
-    multilabel: bool = False
-    threshold: float = 0.5
-    offset: float = 0.5
-
-    def __post_init__(self) -> None:
-        for key in ("threshold", "offset"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"{key} takes a number from 0 to 1, not {getattr(self, key):g}")
 
 
 class Segmentation(TaskDefaults):
@@ -64,74 +43,59 @@ class Segmentation(TaskDefaults):
     def __init__(self, labels: Sequence[str], output: MapsOutput, outputs: Shapes) -> None:
         self.labels: Sequence[str] = tuple(labels)
         self._offset, self._threshold = output.offset, output.threshold
-        self._decoder: MaskDecoder = ArgmaxDecoder(labels)
-        self._kind = CLASS_KINDS[output.kind]
-        self._is_sound = is_finite
-        self._merges: Mapping[str, Merge] = MERGES
+        self._kind, self._merges, self._decoder = _merging(labels, output)
         if output.multilabel:
-            self._decoder = ThresholdDecoder(labels, output.threshold)
-            self._is_sound = are_numbers
-            self._kind = LABEL_KINDS[output.kind]
-            self._merges = label_merges(output.threshold)
             self.includes = tuple(name for name in self.includes if name != "views")
-        self._mask = self._decoder.spec
         self.tensor_specs: Sequence[TensorSpec] = (
-            self._mask,
+            self._decoder.spec,
             TensorSpec("AREA", np.int64, (len(labels),)),
             TensorSpec("AGREEMENT", np.float32, (None, None), per_pixel=True, usual=False),
             TensorSpec("PROBABILITIES", np.float32, (len(labels), None, None), per_pixel=True, usual=False),
         )
         self.merges: Sequence[str] = tuple(self._merges)
         self.has_picture = not output.multilabel
-        self._output = output_name(output.name, "name", outputs)
-        self.reads: Sequence[str] = (self._output,)
-        self._check_shape(outputs[self._output])
-
-    def _check_shape(self, found: Sequence[int | None]) -> None:
-        labels = len(self.labels)
-        check_shape(f"segmentation with {labels} labels", self._output, found, ["N", labels, "h", "w"])
+        self._reader = make_reader(len(labels), output, outputs)
+        self.reads: Sequence[str] = self._reader.reads
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C, h, w]."""
-        self._check_shape(outputs[self._output].shape)
+        """Raises ConfigError unless a run's outputs have the shapes of `output.kind`."""
+        self._reader.check({name: outputs[name].shape for name in self.reads})
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
-        yield from stride_findings(runs, self._output)
-        maps = [run.outputs[self._output][0] for run in runs]
-        yield from score_findings(self._kind, maps, "set output.multilabel: true, which marks where the label is")
+        return self._reader.findings(runs)
 
-    def remarks(self, prediction: ScoreMaps) -> Sequence[Finding]:
-        return range_remarks(self._kind, prediction.scores)
+    def remarks(self, prediction: MapPrediction) -> Sequence[Finding]:
+        return self._reader.remarks(prediction)
 
-    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ScoreMaps:
-        scores = outputs[self._output][row].astype(np.float32, copy=False)
-        grid = output_grid(map_size(scores), placement, self._offset)
-        moved = move_back(scores, placement, grid)
-        return ScoreMaps(moved.scores, moved.coverage, grid=grid, corner=moved.corner)
+    def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> MapPrediction:
+        return self._reader.decode(outputs, row, placement)
 
-    def is_sound(self, prediction: ScoreMaps) -> bool:
-        return self._is_sound(prediction.scores)
+    def is_sound(self, prediction: MapPrediction) -> bool:
+        return self._reader.is_sound(prediction)
 
     def accumulator(self, merge: str, spec: ResponseSpec, frame: ImageFrame) -> MapAccumulator:
-        return MapAccumulator(
-            ScoreAccumulator(self._merges[merge], self._kind),
-            ScoreAccumulator(self._merges["vote"], self._kind) if _counts_votes(spec) else None,
-            frame,
-            self._decoder,
-        )
+        votes = self._scores("vote") if _counts_votes(spec) else None
+        return MapAccumulator(self._scores(merge), votes, frame, self._decoder)
+
+    def _scores(self, merge: str) -> ScoreAccumulator:
+        if self._merges is VOTES:
+            return VoteAccumulator(len(self.labels))
+        return ScoreAccumulator(self._merges[merge], self._kind)
 
     def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
-        if self.keeps_view_results(spec) or _counts_votes(spec):
+        if self.keeps_view_results(spec) or _counts_votes(spec) or not self._reader.sums_apply:
             return None
+        (output,) = self.reads
         if self._kind.exclusive:
-            found = class_sums(self._output, self._kind, merge)
+            found = class_sums(output, self._kind, merge)
         else:
-            found = label_sums(self._output, self._kind, merge, self._threshold)
+            found = label_sums(output, self._kind, merge, self._threshold)
         return found and replace(found, offset=self._offset, by_class=False)
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
-        """Sums and their mean, and as much for votes, as if a cell were a pixel."""
-        return 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
+        """Sums and their mean, and as much for votes, as if a cell were a pixel; of votes of classes also a copy."""
+        sums = 8 * len(self.labels) * plain.whole.area * (1 + _counts_votes(spec))
+        return sums + 4 * len(self.labels) * plain.whole.area * (self._merges is VOTES)
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:
         """Also refuses weights by class.
@@ -150,8 +114,9 @@ class Segmentation(TaskDefaults):
     def keeps_view_results(self, spec: ResponseSpec) -> bool:
         return "views" in spec.include and self.has_picture
 
-    def view_result(self, prediction: ScoreMaps) -> ViewLabels:
-        own = prediction.scores.argmax(axis=0).astype(np.uint8 if len(self.labels) <= 256 else np.uint16)
+    def view_result(self, prediction: MapPrediction) -> ViewLabels:
+        dtype: type[np.unsignedinteger[Any]] = np.uint8 if len(self.labels) <= 256 else np.uint16
+        own = prediction.top_classes.astype(dtype)
         return own, None if prediction.coverage is None else prediction.coverage > 0
 
     def view_result_bytes(self, plain: Placement) -> int:
@@ -174,6 +139,17 @@ class Segmentation(TaskDefaults):
         )
 
 
+def _merging(labels: Sequence[str], output: MapsOutput) -> tuple[ScoreKind, Mapping[str, Merge], MaskDecoder]:
+    """What the maps that are merged hold, the merges, and how a merged map is read."""
+    if output.multilabel:
+        merges = label_merges(output.threshold)
+        return LABEL_KINDS[output.kind], merges, ThresholdDecoder(labels, output.threshold)
+    if output.kind == "classes":
+        return CLASS_KINDS["probabilities"], VOTES, VoteDecoder(labels)
+    kind = CLASS_KINDS["probabilities" if output.kind == "queries" else output.kind]
+    return kind, MERGES, ArgmaxDecoder(labels)
+
+
 def _counts_votes(spec: ResponseSpec) -> bool:
     """Whether the views' votes are counted."""
     return "AGREEMENT" in spec.tensors or not spec.include.isdisjoint(("agreement", "uncertainty"))
@@ -187,11 +163,11 @@ def _keeps_maps(spec: ResponseSpec) -> bool:
 def _view_agreements(views: Sequence[ViewLabels], merged: ScoreMaps) -> list[float | None]:
     if not views:
         return []
-    labels = merged.scores.argmax(axis=0)
-    return [_shared_cells(own, labels) for own in views]
+    classes = merged.top_classes
+    return [_shared_cells(own, classes) for own in views]
 
 
-def _shared_cells(own: ViewLabels, merged: NDArray[np.intp]) -> float | None:
+def _shared_cells(own: ViewLabels, merged: NDArray[Any]) -> float | None:
     """Share of the cells that a view shows where its own class is the merged one; None if it shows none."""
     classes, shown = own
     agrees = classes == merged if shown is None else (classes == merged)[shown]

@@ -21,11 +21,13 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
 
     Points are x, y in continuous cell coordinates, in which cell i covers [i, i + 1). A point is the centroid, by
     probability, of the cells around the peak that are inside the map; the peak's own centre where all are 0.
-    `probabilities` maps scores, rising.
+    `probabilities` maps scores, rising; a peak that is NaN or infinite stays so.
     """
     joints, height, width = maps.shape
-    flat = maps.reshape(joints, -1).argmax(axis=1)
-    y, x = np.divmod(flat, width)
+    flat = maps.reshape(joints, -1)
+    index = flat.argmax(axis=1)
+    tops = flat[np.arange(joints), index]
+    y, x = np.divmod(index, width)
     rows, columns = y[:, None] + AROUND, x[:, None] + AROUND
     is_cut = _are_cut(y, height) or _are_cut(x, width)
     if is_cut:
@@ -41,7 +43,7 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     with np.errstate(invalid="ignore"):  # an infinite peak has no centroid; is_sound finds it
         points[:, 0] = x + 0.5 + (mass.sum(axis=1) * AROUND).sum(axis=1) / safe
         points[:, 1] = y + 0.5 + (mass.sum(axis=2) * AROUND).sum(axis=1) / safe
-    return points, near[:, REACH, REACH].astype(np.float64)
+    return points, np.where(np.isfinite(tops), near[:, REACH, REACH], tops).astype(np.float64)
 
 
 def _are_cut(peaks: NDArray[np.intp], length: int) -> bool:

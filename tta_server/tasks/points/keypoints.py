@@ -1,28 +1,35 @@
-"""J named points: coordinates (N, J, 2 or 3) or heat maps (N, J, h, w) -> a place and a confidence for each."""
+"""J named points, from heat maps, coordinates or bins: a place and a confidence for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tta_server.errors import ConfigError
 from tta_server.imaging.placement import Placement
 from tta_server.tasks.base import ImageFrame, ResponseSpec, TaskDefaults, TensorSpec
 from tta_server.tasks.checks import CardRun, Finding
-from tta_server.tasks.masks.maps import MovedMaps, OutputGrid, crop_to_frame, map_size, move_back, output_grid
-from tta_server.tasks.points.checks import find, remarks
-from tta_server.tasks.points.heatmaps import peaks
+from tta_server.tasks.masks.maps import MovedMaps, OutputGrid, move_back
+from tta_server.tasks.points.coordinates import CoordinateReader
+from tta_server.tasks.points.heat_reader import HeatMapReader
 from tta_server.tasks.points.output import PointsOutput, mirror_order
 from tta_server.tasks.points.poses import HeatMaps, MergedPose, Points, PoseAccumulator, ViewPose
+from tta_server.tasks.points.reader import PROBABILITIES, FoundPoints, PointReader
 from tta_server.tasks.points.results import KeypointsResult
-from tta_server.tasks.scores.kinds import sigmoid
-from tta_server.tasks.shapes import Outputs, Shapes, check_shape, fits, format_shape, output_name
+from tta_server.tasks.points.simcc import SimccReader
+from tta_server.tasks.shapes import Outputs, Shapes
 from tta_server.tasks.sums import Score, Soundness, SumSpec
 from tta_server.views.geometry import Affine, Size
 
-Doubles = NDArray[np.float64]
+READERS: Mapping[str, Callable[[Sequence[str], PointsOutput, Shapes], PointReader]] = {
+    "heatmaps": HeatMapReader,
+    "coordinates": CoordinateReader,
+    "simcc": SimccReader,
+}
+"""`output.kind` -> what reads it."""
+SUMMED = {"logits": Score.SIGMOID, "probabilities": Score.VALUES, "raw": Score.CLIPPED}
+"""`output.scores` -> what a graph sums of heat maps."""
 
 
 class Keypoints(TaskDefaults):
@@ -40,9 +47,9 @@ class Keypoints(TaskDefaults):
             ("mean_heatmaps", "mean_coordinates") if output.kind == "heatmaps" else ("mean_coordinates",)
         )
         self._mirror_order = mirror_order(labels, output.pairs)
-        self._name = output_name(output.name, "name", outputs)
-        self.reads: Sequence[str] = (self._name,)
-        self._check_shape(outputs[self._name])
+        self._probabilities = PROBABILITIES[output.scores]
+        self._reader = READERS[output.kind](labels, output, outputs)
+        self.reads: Sequence[str] = self._reader.reads
         points = len(self.labels)
         self.tensor_specs: Sequence[TensorSpec] = (
             TensorSpec("KEYPOINTS", np.float32, (points, 2)),
@@ -52,73 +59,33 @@ class Keypoints(TaskDefaults):
             TensorSpec("VIEWS", np.int32, (points,)),
         )
 
-    def _check_shape(self, found: Sequence[int | None]) -> None:
-        points = len(self.labels)
-        if self._output.kind == "heatmaps":
-            check_shape(f"keypoints with {points} labels", self._name, found, ["N", points, "h", "w"])
-        elif not any(fits(found, ["N", points, n]) for n in (2, 3)):
-            raise ConfigError(
-                f"keypoints with {points} labels needs an output {self._name} of shape [N, {points}, 2] or "
-                f"[N, {points}, 3]; the model gives {format_shape(found)}"
-            )
-
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, J, h, w] of the stated stride or [N, J, 2 or 3], as stated."""
-        found = outputs[self._name]
-        self._check_shape(found.shape)
-        if self._output.kind == "heatmaps":
-            self._check_stride(Size(found.shape[3], found.shape[2]), tensor)
+        self._reader.check(outputs, tensor)
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
-        return find(self._output, self._name, runs)
+        return self._reader.findings(runs)
 
     def remarks(self, prediction: ViewPose) -> Sequence[Finding]:
         return prediction.remarks
 
-    def _check_stride(self, cells: Size, tensor: Size) -> None:
-        stride = self._output.stride
-        if stride is not None and cells != (round(tensor.width / stride), round(tensor.height / stride)):
-            raise ConfigError(
-                f"output.stride is {stride:g}, but the model gives {cells} cells for an input of {tensor}: a stride of "
-                f"{tensor.width / cells.width:g} by {tensor.height / cells.height:g}"
-            )
-
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> ViewPose:
-        found = outputs[self._name][row]
-        if self._output.kind == "heatmaps":
-            maps = found.astype(np.float32, copy=False)
-            grid = output_grid(map_size(maps), placement, self._output.offset)
-            inside, corner = crop_to_frame(maps, placement, grid)
-            points, confidence = peaks(inside, self._probabilities)
-            pose = self._pose((points + corner, confidence), placement, frame, grid)
-            return replace(pose, maps=HeatMaps(maps, placement, grid))
-        xy = found[:, :2].astype(np.float64)
-        doubts = remarks(xy, self._output)
-        if self._output.order == "yx":
-            xy = xy[:, ::-1]
-        if self._output.units == "normalized":
-            xy = xy * placement.tensor
-        confidence = self._probabilities(found[:, 2].astype(np.float64)) if found.shape[1] == 3 else np.ones(len(xy))
-        return replace(self._on_image((xy, confidence), placement, frame, Affine()), remarks=doubts)
+        return self._on_image(self._reader.read(outputs, row, placement), placement, frame)
 
     def _pose(self, points: Points, placement: Placement, frame: ImageFrame, grid: OutputGrid) -> ViewPose:
         """Points in cells of a view's heat maps, in its own order."""
-        return self._on_image(points, placement, frame, grid.to_pixels)
+        return self._on_image(FoundPoints(*points, grid.to_pixels), placement, frame)
 
-    def _on_image(self, points: Points, placement: Placement, frame: ImageFrame, to_pixels: Affine) -> ViewPose:
-        """Points in its own order; `to_pixels` maps them to pixels of a view's input."""
+    def _on_image(self, found: FoundPoints, placement: Placement, frame: ImageFrame) -> ViewPose:
         from_frame = placement.to_plain.then(frame.to_image)
         to_image = from_frame
         if placement.inset != (0, 0):
             inset = Affine.shift(-placement.inset[0], -placement.inset[1])
             to_image = inset.then(placement.to_plain).then(frame.to_image)
-        order, (xy, confidence) = self._plain_order(placement), points
+        order = self._plain_order(placement)
         with np.errstate(invalid="ignore"):  # is_sound finds infinities
-            xy = to_pixels.then(to_image).apply(xy)
-        return ViewPose(xy[order], confidence[order], from_frame.inverse(), placement.frame)
-
-    def _probabilities(self, scores: Any) -> Any:
-        return sigmoid(scores) if self._output.scores == "logits" else scores
+            xy = found.to_pixels.then(to_image).apply(found.xy)
+        to_view, frame_size = from_frame.inverse(), placement.frame
+        return ViewPose(xy[order], found.confidence[order], to_view, frame_size, found.maps, found.remarks)
 
     def _plain_order(self, placement: Placement) -> slice | NDArray[np.intp]:
         """Index of a view's points in the plain view's order of labels: what a mirror image calls left is right."""
@@ -137,14 +104,15 @@ class Keypoints(TaskDefaults):
         return PoseAccumulator(merge, frame, self.move_maps, self._pose)
 
     def sums(self, merge: str, spec: ResponseSpec) -> SumSpec | None:
-        if merge != "mean_heatmaps" or self.keeps_view_results(spec):
+        if merge != "mean_heatmaps" or self._output.layout == "NHWC" or self.keeps_view_results(spec):
             return None
-        score = Score.SIGMOID if self._output.scores == "logits" else Score.VALUES
         order = tuple(int(index) for index in self._mirror_order)
-        return SumSpec(self._name, score, Soundness.PEAKS, offset=self._output.offset, mirror_order=order)
+        return SumSpec(
+            self.reads[0], SUMMED[self._output.scores], Soundness.PEAKS, offset=self._output.offset, mirror_order=order
+        )
 
     def merged_bytes(self, plain: Placement, spec: ResponseSpec) -> int:
-        if self._output.kind == "coordinates":
+        if self._output.kind != "heatmaps":
             return 0
         return 8 * len(self.labels) * round(plain.whole.area / (self._output.stride or 1) ** 2)
 

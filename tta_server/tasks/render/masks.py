@@ -36,9 +36,11 @@ class SegmentationRenderer(Renderer[SegmentationResult]):
         return to_png(palette_image(result.mask, len(result.labels)))
 
     def paint(self, result: SegmentationResult, pixels: Pixels) -> Pixels:
-        """Every class but the first, half transparent."""
-        colors = np.array([color_of(index) for index in range(len(result.labels))], np.uint8)
-        return np.where((result.mask > 0)[..., None], blended(pixels, colors[result.mask]), pixels)
+        """Every class but the first, half transparent; pixels of no class are left as they are."""
+        classes = len(result.labels)
+        colors = np.array([color_of(index) for index in range(classes)], np.uint8)
+        shown = (result.mask > 0) & (result.mask < classes)
+        return np.where(shown[..., None], blended(pixels, colors[np.minimum(result.mask, classes - 1)]), pixels)
 
 
 class MultilabelSegmentationRenderer(Renderer[MultilabelSegmentationResult]):

@@ -13,6 +13,9 @@ COLORS = (
 """Okabe and Ito 2008, which the colour-blind can distinguish too; further classes take hues in turn."""
 
 
+WHITE = 255, 255, 255
+
+
 def color_of(index: int) -> tuple[int, int, int]:
     """RGB of a class in masks and drawings."""
     if index < len(COLORS):
@@ -32,12 +35,14 @@ def grey(shares: NDArray[np.float32]) -> Image.Image:
 def palette_image(mask: NDArray[np.uint16], classes: int) -> Image.Image:
     """Class indices (H, W) as a palette image, or as 16 bit grey above 256 classes.
 
-    Programs read indices, viewers show colours.
+    Programs read indices, viewers show colours; an index that is no class's is white.
     """
     if classes > 256:
         return Image.fromarray(mask)
     image = Image.fromarray(mask.astype(np.uint8)).convert("P")
-    image.putpalette([value for index in range(classes) for value in color_of(index)])
+    colors = [color_of(index) for index in range(classes)]
+    colors += [WHITE] * (int(mask.max()) + 1 - classes)
+    image.putpalette([value for color in colors for value in color])
     return image
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class ScoreAccumulator:
         self._weight: NDArray[np.float32] = np.zeros((), np.float32)
         self._by_class = False
 
-    def add(self, values: Floats, weight: Weight, coverage: Floats | None = None) -> None:
+    def add(self, values: NDArray[Any], weight: Weight, coverage: Floats | None = None) -> None:
         """Adds one view's raw scores; `coverage` (...) is None where the view shows everything."""
         scores = self._merge.score(self._kind, values)
         w = self._weights(weight, scores.ndim)
@@ -116,7 +117,7 @@ class ScoreAccumulator:
         self._weight = self._weight + np.asarray(weights, np.float32)
 
     def add_part(
-        self, values: Floats, weight: Weight, coverage: Floats | None, corner: tuple[int, int], cells: Size
+        self, values: NDArray[Any], weight: Weight, coverage: Floats | None, corner: tuple[int, int], cells: Size
     ) -> None:
         """As `add`, for a view that shows only the part (C, h, w) of maps of `cells` that starts at `corner` (x, y).
 

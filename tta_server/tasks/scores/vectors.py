@@ -1,4 +1,4 @@
-"""What classification and multilabel have in common: scores (N, C) -> probabilities (C,)."""
+"""What classification and multilabel have in common: scores (N, C), or pooled maps of them -> probabilities (C,)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from tta_server.tasks.checks import CardRun, Finding
 from tta_server.tasks.scores.checks import score_findings, vector_remarks
 from tta_server.tasks.scores.kinds import ScoreKind
 from tta_server.tasks.scores.merging import check_bounded
-from tta_server.tasks.shapes import Outputs, Shapes, check_shape, output_name
+from tta_server.tasks.shapes import Outputs, Shapes, check_vectors, output_name
 from tta_server.views.geometry import Size
 from tta_server.views.view import Weight
 
@@ -32,21 +32,21 @@ class ScoreVectors(TaskDefaults):
 
     def _check_shape(self, found: Sequence[int | None]) -> None:
         labels = len(self.labels)
-        check_shape(f"{self.name} with {labels} labels", self._output, found, ["N", labels])
+        check_vectors(f"{self.name} with {labels} labels", self._output, found, labels)
 
     def check(self, outputs: Outputs, tensor: Size) -> None:
-        """Raises ConfigError unless a run gave [N, C]."""
+        """Raises ConfigError unless a run gave [N, C], also with two axes of length 1."""
         self._check_shape(outputs[self._output].shape)
 
     def findings(self, runs: Sequence[CardRun]) -> Iterator[Finding]:
-        rows = [run.outputs[self._output][0] for run in runs]
+        rows = [run.outputs[self._output][0].reshape(-1) for run in runs]
         return score_findings(self._kind, rows, "set task: multilabel, in which a label is there or not")
 
     def remarks(self, prediction: Floats) -> Sequence[Finding]:
         return vector_remarks(self._kind, prediction)
 
     def decode(self, outputs: Outputs, row: int, placement: Placement, frame: ImageFrame) -> Floats:
-        scores: Floats = outputs[self._output][row].astype(np.float32)
+        scores: Floats = outputs[self._output][row].astype(np.float32).reshape(-1)
         return scores
 
     def check_bounded(self, merge: str, weights: Sequence[Weight]) -> None:

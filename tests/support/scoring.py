@@ -1,0 +1,75 @@
+"""Folders of tiny images to score, some of them broken, and what a run leaves."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.support import pictures
+from tests.support.toys import faulty_model
+from tta_server.imaging.decoding import Limits
+from tta_server.scoring.formats import FORMATS
+from tta_server.scoring.inputs import Inputs, open_inputs
+from tta_server.scoring.manifest import digest_inputs, fingerprint
+from tta_server.scoring.output import LEDGER, MANIFEST, RESULTS, OutputFolder
+from tta_server.scoring.run import Run, Task
+from tta_server.scoring.scorer import open_plan, read_scoring_options
+
+BROKEN = b"no image"
+BLACK = (0, 0, 0)
+"""`faulty_model` gives NaN for such an image."""
+
+
+def color_image(color: tuple[int, int, int]) -> bytes:
+    return pictures.encoded(np.full((8, 8, 3), color, np.uint8))
+
+
+def write_images(folder: Path, count: int, broken: Sequence[int] = ()) -> Path:
+    """Images 000.png, 001.png, ... each of another shade; those with these numbers are no images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        shade = 20 + number % 200
+        content = BROKEN if number in broken else color_image((shade, 255 - shade, number // 200 + 30))
+        (folder / f"{number:03d}.png").write_bytes(content)
+    return folder
+
+
+def toy(folder: Path) -> Path:
+    return faulty_model(folder / "toy")
+
+
+def run_scoring(
+    model: Path,
+    inputs: Inputs | Path,
+    out: Path,
+    shard: int = 4,
+    batch: int = 3,
+    threads: int = 2,
+    stop_at_first: bool = False,
+    **options: Any,
+) -> Run:
+    """Score as the command does, with small shards."""
+    listed = open_inputs(str(inputs)) if isinstance(inputs, Path) else inputs
+    plan = open_plan(model, read_scoring_options(options))
+    try:
+        task = Task(plan, listed, Limits(), OutputFolder(out), FORMATS["jsonl"], shard)
+        with task.output.locked():
+            task.output.begin({"inputs": digest_inputs(listed.marks()), **fingerprint(plan, model, batch, "jsonl")})
+            run = Run(task, batch, task.output.entries(), lambda scored: run.stop() if stop_at_first else None)
+            run.run(threads)
+    finally:
+        plan.model.retire()
+    return run
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    lines = [line for path in sorted((out / RESULTS).iterdir()) for line in path.read_text("utf-8").split("\n")]
+    return [json.loads(line) for line in lines if line]
+
+
+def content_of(out: Path) -> dict[str, bytes]:
+    """All that must be the same in every run: results, ledger and manifest."""
+    files = [*(out / RESULTS).iterdir(), out / LEDGER, out / MANIFEST]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}

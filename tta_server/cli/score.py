@@ -1,0 +1,218 @@
+"""`tta-server score`: scores many images into a folder, each exactly once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from tta_server.cli.console import err, loading, note, out, problem, warn
+from tta_server.cli.files import model_folder
+from tta_server.cli.options import (
+    MaxBytesOption,
+    MaxPixelsOption,
+    MergeOption,
+    ModelOption,
+    ModelsOption,
+    PolicyOption,
+)
+from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
+from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.sources import read_settings
+from tta_server.errors import ConfigError
+from tta_server.repository.described import is_described
+from tta_server.scoring.batch_size import measure_batch
+from tta_server.scoring.failures import FailureLimit, read_limit
+from tta_server.scoring.formats import choose_format
+from tta_server.scoring.inputs import Inputs, open_inputs
+from tta_server.scoring.manifest import digest_inputs, fingerprint
+from tta_server.scoring.output import OutputFolder
+from tta_server.scoring.run import Run, Task
+from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.serving.cores import available_cores
+from tta_server.serving.plan import Plan
+
+TOO_MANY_FAILED, INTERRUPTED = 3, 130
+"""Exit statuses."""
+
+InputArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, a pattern in quotes like 'photos/*.jpg', a list of paths (.txt), a column of paths or of "
+        "images' bytes in a table (.csv, .parquet), or an archive (.tar).",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the results; the same command goes on where it was stopped.")
+]
+ColumnOption = Annotated[str | None, typer.Option(help="Column of a table that holds the images.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", "-f", help="parquet or jsonl; default: parquet where pyarrow is installed.")
+]
+MinViewsOption = Annotated[
+    str | None, typer.Option(help="Run at least this many views, or fail; `all`: every planned view.")
+]
+TopKOption = Annotated[int, typer.Option("--top-k", min=1, help="Number of classes to list.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch", "-b", min=1, max=1024, help="Views of a batch; default: measured at the first start."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: one a core.")]
+MaxFailuresOption = Annotated[
+    str | None,
+    typer.Option(help="End with status 3 once more images than this number, or share as in 1%, have failed."),
+]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
+]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Hold each shard against its digest in the ledger.")]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """Options of a run that are none of the model's."""
+
+    batch: int | None
+    threads: int
+    limit: FailureLimit | None
+
+
+def score(
+    source: InputArgument,
+    model: ModelOption,
+    to: OutOption,
+    models: ModelsOption = None,
+    column: ColumnOption = None,
+    format_name: FormatOption = None,
+    policy: PolicyOption = None,
+    max_views: MaxViewsOption = None,
+    min_views: MinViewsOption = None,
+    merge: MergeOption = None,
+    stop: StopOption = None,
+    top_k: TopKOption = 5,
+    include: IncludeOption = "",
+    batch: BatchOption = None,
+    threads: ThreadsOption = None,
+    max_failures: MaxFailuresOption = None,
+    max_bytes: MaxBytesOption = None,
+    max_pixels: MaxPixelsOption = None,
+    plan_only: PlanOption = False,
+    verify_only: VerifyOption = False,
+) -> None:
+    """Score many images on this machine, each exactly once; images that fail are rows too.
+
+    A run that was stopped goes on with the same command, and its results are the same to the byte.
+
+    Example: tta-server score photos --model clothing --out scores
+    """
+    output, how = OutputFolder(to), How(batch, threads or available_cores(), read_limit(max_failures))
+    if verify_only:
+        _verify(output)
+        return
+    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
+    options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
+    settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
+    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
+    inputs, stored = _listed(source, column), choose_format(format_name)
+    with _loaded(folder, options) as plan:
+        task = Task(plan, inputs, settings.limits, output, stored)
+        _forecast(task, how) if plan_only else _score(task, folder, how)
+
+
+def _listed(source: str, column: str | None) -> Inputs:
+    with loading(f"listing {source} ..."):
+        inputs = open_inputs(source, column)
+    for each in inputs.notes:
+        warn(each)
+    return inputs
+
+
+@contextmanager
+def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
+    with loading(f"loading {folder.name} ..."):
+        plan = open_plan(folder, read_scoring_options(options))
+    for finding in plan.model.observed.warnings:
+        warn(finding.sentence)
+    with closing(plan.model.backend):
+        yield plan
+
+
+def _forecast(task: Task, how: How) -> None:
+    with loading("scoring a few images ..."):
+        found = forecast(task, how.batch or measure_batch(task.plan), how.threads)
+    out.print(found)
+
+
+def _score(task: Task, folder: Path, how: How) -> None:
+    with task.output.locked():
+        with loading("measuring ..."):
+            batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
+            made_of = fingerprint(task.plan, folder, batch, task.format.name)
+            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
+        _run(task, batch, how.threads, how.limit)
+
+
+def _run(task: Task, batch: int, threads: int, limit: FailureLimit | None) -> None:
+    done, total = task.output.entries(), task.images
+    with ScoreProgress(total, done.values()) as progress:
+        run = Run(task, batch, done, progress.add)
+        progress.on_failure(lambda failed: run.stop() if limit and limit.is_passed(failed, total) else None)
+        with _interruptible(run) as interrupted:
+            run.run(threads)
+    err.print(summary(run.entries.values(), task, progress))
+    if interrupted:
+        note("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    if limit and limit.is_passed(progress.failed, total):
+        problem(f"more images failed than --max-failures {limit.text} allows")
+        raise typer.Exit(TOO_MANY_FAILED)
+
+
+@contextmanager
+def _interruptible(run: Run) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM ends the run after the shard under way, the second at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(INTERRUPTED)
+        received.append(number)
+        run.stop()
+        note("ending after the shard under way; once more ends at once")
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _min_views(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _batch_before(output: OutputFolder) -> int | None:
+    """The batch size of the run that is resumed."""
+    found = (output.read_manifest() or {}).get("batch")
+    return found if isinstance(found, int) else None
+
+
+def _verify(output: OutputFolder) -> None:
+    """Raises ConfigError that names the shards that are damaged."""
+    manifest = output.read_manifest()
+    if manifest is None:
+        raise ConfigError(f"{output.folder}: holds no run; give --out the folder of one")
+    if damaged := list(output.damaged()):
+        raise ConfigError(
+            f"{', '.join(map(str, damaged))}: not as it was written; delete it, and the same command scores it again"
+        )
+    entries, images = output.ledger(), manifest["inputs"]["images"]
+    scored = sum(entry.images for entry in entries)
+    out.print(f"{len(entries)} shards are as written: {scored} of {images} images")

@@ -1,0 +1,1 @@
+"""Offline scoring: many images into a folder of shards, each exactly once, resumable."""

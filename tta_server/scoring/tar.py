@@ -1,0 +1,68 @@
+"""Images in a tar file, as webdataset packs them: found once, then read in place."""
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tta_server.errors import ConfigError, InvalidInput, TooLarge
+from tta_server.imaging.decoding import Limits
+from tta_server.imaging.inputs import SUFFIXES
+from tta_server.scoring.batches import InputImage
+
+TAR_SUFFIXES = (".tar",)
+
+
+@dataclass(frozen=True, slots=True)
+class TarImages:
+    """Members of an archive that is not compressed: each one's place and length in bytes."""
+
+    path: str
+    ids: Sequence[str]
+    places: Sequence[tuple[int, int]]
+    notes: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def marks(self) -> Iterator[str]:
+        for name, (_, length) in zip(self.ids, self.places, strict=True):
+            yield f"{name}\0{length}"
+
+    def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
+        for name, place in zip(self.ids[start:stop], self.places[start:stop], strict=True):
+            yield InputImage(name, self._reader(place, limits))
+
+    def _reader(self, place: tuple[int, int], limits: Limits) -> Callable[[], bytes]:
+        def read() -> bytes:
+            first, length = place
+            if length > limits.max_bytes:
+                raise TooLarge(f"the file has more than {limits.max_bytes} bytes, the limit for an image (--max-bytes)")
+            with open(self.path, "rb") as file:
+                file.seek(first)
+                data = file.read(length)
+            if len(data) < length:
+                raise InvalidInput(f"the archive ends after {len(data)} of its {length} bytes")
+            return data
+
+        return read
+
+
+def read_tar(path: str) -> TarImages:
+    """The images of an archive, in its order. Raises ConfigError."""
+    ids, places, others = list[str](), list[tuple[int, int]](), 0
+    try:
+        with tarfile.open(path, "r:", errors="backslashreplace") as archive:
+            for member in archive:
+                if not member.isfile():
+                    continue
+                if os.path.splitext(member.name)[1].lower() in SUFFIXES:
+                    ids.append(member.name)
+                    places.append((member.offset_data, member.size))
+                else:
+                    others += 1
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigError(f"{path}: is not an archive that can be read: {error}") from None
+    notes = [f"{path}: {others} files whose names have no suffix of an image are left out"] if others else []
+    return TarImages(path, ids, places, notes)
