@@ -133,25 +133,26 @@ class _Walk:
 
     def names(self, below: str, parents: frozenset[tuple[int, int]]) -> Iterator[str]:
         """Paths relative to the folder. Raises ConfigError for a folder that can't be read."""
-        place = os.path.join(self._folder, below)
+        place, folders = os.path.join(self._folder, below), list[str]()
         try:
             status = os.stat(place)
+            around = parents | {(status.st_dev, status.st_ino)}
+            if around == parents:
+                self.notes.append(f"{place}: is a link to a folder around it, and is left out")
+                return
             with os.scandir(place) as found:
-                entries = list(found)
+                for entry in found:
+                    name = os.path.join(below, entry.name)
+                    if _is_folder(entry):
+                        folders.append(name)
+                    elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                        yield name
+                    else:
+                        self.others += 1
         except OSError as error:
             raise ConfigError(f"{place}: can't be read: {error.strerror or error}") from None
-        around = parents | {(status.st_dev, status.st_ino)}
-        if around == parents:
-            self.notes.append(f"{place}: is a link to a folder around it, and is left out")
-            return
-        for entry in entries:
-            name = os.path.join(below, entry.name)
-            if _is_folder(entry):
-                yield from self.names(name, around)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-                yield name
-            else:
-                self.others += 1
+        for name in folders:
+            yield from self.names(name, around)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
