@@ -77,7 +77,7 @@ def rank(found: ClassMeasurement, name: str) -> int:
         if each.normalization != WITHOUT[name]
     ]
     truth = next(score for score, each in candidates if each == TRUTHS[name])
-    return 1 + sum(score > truth for score, _ in candidates)
+    return 1 + int(sum(score > truth for score, _ in candidates))
 
 
 def facts(found: ClassMeasurement) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def facts(found: ClassMeasurement) -> dict[str, Any]:
 
 def report(console: Console, about: str, found: Any, target: Any, met: bool) -> bool:
     verdict = "met" if met else "MISSED"
-    console.print(f"{about}: {found}; target {target}: {verdict}", highlight=False, soft_wrap=True)
+    console.print(f"{about}: {found}; target {target}: {verdict}", markup=False, highlight=False, soft_wrap=True)
     return met
 
 

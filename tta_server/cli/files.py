@@ -7,12 +7,11 @@ from PIL import Image
 
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.inputs import read_file, unreadable
+from tta_server.imaging.inputs import SUFFIXES, read_file, unreadable
 from tta_server.repository.described import is_described
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"])
 SEED = 0
 """Of the images that a limit draws."""
 

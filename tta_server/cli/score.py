@@ -25,6 +25,7 @@ from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
 from tta_server.cli.score_progress import ScoreProgress, forecast, summary
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
+from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
 from tta_server.scoring.failures import FailureLimit, read_limit
 from tta_server.scoring.formats import choose_format
@@ -117,7 +118,7 @@ def score(
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
     options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    folder = Path(model) if (Path(model) / "tta.yaml").is_file() else model_folder(settings.models, model)
+    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
     inputs, stored = _listed(source, column), choose_format(format_name)
     with _loaded(folder, options) as plan:
         task = Task(plan, inputs, settings.limits, output, stored)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.batch_nets import net, node
 from tests.support.exports import write_export
-from tests.support.measured_nets import prototypes, red_boxes, write_images
+from tests.support.measured_nets import COLORS, prototypes, red_boxes, write_images
 from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.evidence import Fact, Note
 from tta_server.onboarding.measured import classes
@@ -74,6 +74,37 @@ def test_a_file_that_takes_one_image_gives_the_same(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "i", 40)
     one, many = (measured(tmp_path, prototypes((n, 3, 8, 8)), CLASSES, folder)[0] for n in (1, "n"))
     assert one == many
+
+
+def test_probabilities_give_the_same_as_logits(tmp_path: Path) -> None:
+    folder, model = write_images(tmp_path / "i", 40), prototypes()
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.node.append(node("Softmax", ["logits"], ["out"]))
+    facts, _, _ = measured(tmp_path, model, CLASSES | {"output.kind": "probabilities"}, folder)
+    assert facts == measured(tmp_path, prototypes(), CLASSES, folder)[0]
+
+
+def test_a_model_that_does_not_look_at_images_tells_nothing(tmp_path: Path) -> None:
+    nodes = [
+        node("ReduceMean", ["image"], ["colour"], axes=[2, 3], keepdims=0),
+        node("Gemm", ["colour", "w", "b"], ["out"]),
+    ]
+    model = net(nodes, {"w": np.zeros((3, 4), np.float32), "b": (4,)}, ["n", 4], ("n", 3, 8, 8))
+    facts, (note,), _ = measured(tmp_path, model, CLASSES, write_images(tmp_path / "i", 40))
+    assert facts == {}
+    assert "by no candidate do the answers depend on the 40 images" in note
+
+
+def test_a_normalization_that_is_ahead_is_concluded(tmp_path: Path) -> None:
+    """Mean and std are stated, and only the scale is open; by values to 255 this net takes most colours for one."""
+    stated = CLASSES | {"input.color": "RGB", "input.mean": [0], "input.std": [1]}
+    model = prototypes()
+    weights = {each.name: each for each in model.graph.initializer}
+    points = np.array(list(COLORS.values())) / 255
+    for name, values in (("w", 60 * points.T), ("b", -30 * (points**2).sum(1))):
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    facts, notes, _ = measured(tmp_path, model, stated, write_images(tmp_path / "i", 48))
+    assert (facts["input.scale"][0], notes) == (255, [])
 
 
 def test_candidates_far_behind_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
