@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tta_server.onboarding.heads import fitting_heads
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.heads import fitting_heads
 from tta_server.tasks import TASKS
 from tta_server.tasks.boxes.heads import HEADS
 from tta_server.tasks.points.sides import names_side

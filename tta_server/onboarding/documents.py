@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tta_server.errors import ConfigError
-from tta_server.onboarding import triton
 from tta_server.onboarding.evidence import Document
-from tta_server.onboarding.torchvision_weights import PREFIX, read_weights
+from tta_server.onboarding.readers import triton
+from tta_server.onboarding.readers.torchvision_weights import PREFIX, read_weights
 
 LARGEST = 16 << 20
 """Bytes of a file that is read."""

@@ -11,7 +11,7 @@ from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice
 from tta_server.onboarding.conclusions import Conclusion
 from tta_server.onboarding.evidence import Fact
-from tta_server.onboarding.labels import MOST
+from tta_server.onboarding.readers.labels import MOST
 from tta_server.repository.input_config import InputConfig
 
 INLINE = 12

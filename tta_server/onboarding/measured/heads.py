@@ -11,8 +11,8 @@ from tta_server.backends.onnxruntime import DTYPES, open_file
 from tta_server.errors import ConfigError
 from tta_server.onboarding.choices import Values
 from tta_server.onboarding.evidence import Fact, Finding
-from tta_server.onboarding.heads import fitting
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.heads import fitting
 from tta_server.tasks.boxes.cells import cells, count_cells
 from tta_server.tasks.boxes.grids import SMALL
 from tta_server.tasks.boxes.heads import HEADS

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from tta_server.views.geometry import Affine, Size
 
 Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+F = TypeVar("F", bound=np.floating[Any])
 
 AMBIGUOUS = 0.2
 """Least determinant of the equations for an object's sides, by the squared zoom, with which they are solved: from a
@@ -119,6 +121,7 @@ class Visibility:
         return np.asarray(whole & inside)
 
 
-def clip_boxes(xyxy: Doubles, size: Size) -> Doubles:
+def clip_boxes(xyxy: NDArray[F], size: Size) -> NDArray[F]:
     """Boxes (N, 4), cut to an image."""
-    return np.clip(xyxy, 0, (*size, *size))
+    cut: NDArray[F] = np.clip(xyxy, 0, np.array((*size, *size), xyxy.dtype))
+    return cut

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from tta_server.onboarding.evidence import Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.fields import Fields, Number, Ratio, Side, read_fields
 
 STRETCH, LETTERBOX = "stretch", ("letterbox", "letterbox-reflect-edges")
 FITS = {"Fit (black edges) in": 0, "Fit (white edges) in": 255, "Fit (grey edges) in": 114}

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from tta_server.imaging.resizing import INTERPOLATIONS
 from tta_server.onboarding.evidence import Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, read_fields
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.fields import Fields, Number, read_fields
 
 IGNORED = ("LoadImageFromFile", "DefaultFormatBundle", "ImageToTensor", "Collect", "LoadAnnotations")
 """Transforms that change no pixel."""

@@ -13,8 +13,8 @@ from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.draft import draft
 from tta_server.onboarding.evidence import Document
 from tta_server.onboarding.model_file import TensorInfo
-from tta_server.onboarding.torchvision_weights import KEY
-from tta_server.onboarding.triton import LABELS, parse_config
+from tta_server.onboarding.readers.torchvision_weights import KEY
+from tta_server.onboarding.readers.triton import LABELS, parse_config
 
 RESIZES = [
     {"type": "Resize", "keep_ratio": True, "size": [1333, 800]},

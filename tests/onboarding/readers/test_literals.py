@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.onboarding.literals import DEEPEST, LONGEST, read_literal
+from tta_server.onboarding.readers.literals import DEEPEST, LONGEST, read_literal
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, read_fields
-from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile
-from tta_server.onboarding.shapes import pytorch_layout
+from tta_server.onboarding.readers.fields import Fields, read_fields
+from tta_server.onboarding.readers.labels import label_facts, numbered
+from tta_server.onboarding.readers.shapes import pytorch_layout
 
 PROBLEMS = {
     "multi_label_classification": "multilabel",

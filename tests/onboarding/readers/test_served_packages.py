@@ -16,7 +16,7 @@ from tta_server.onboarding.documents import documents_beside, read_labels
 from tta_server.onboarding.draft import draft
 from tta_server.onboarding.evidence import Document, Fact
 from tta_server.onboarding.model_file import read_model_file
-from tta_server.onboarding.torchvision_weights import KEY
+from tta_server.onboarding.readers.torchvision_weights import KEY
 
 BLUE = (51, 102, 255)
 MEAN, STD = [100.0, 50.0, 0.0], [50.0, 50.0, 100.0]

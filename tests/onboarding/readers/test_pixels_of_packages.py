@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.onboarding.test_mmdeploy import MEAN, NORMALIZE, STD, pipeline
-from tests.onboarding.test_openvino import OTX
-from tests.onboarding.test_roboflow import NETWORK
+from tests.onboarding.readers.test_mmdeploy import MEAN, NORMALIZE, STD, pipeline
+from tests.onboarding.readers.test_openvino import OTX
+from tests.onboarding.readers.test_roboflow import NETWORK
 from tests.support.exports import classifier_of, with_metadata, write_export
 from tests.support.patterns import noise
 from tests.support.preparations import viewed

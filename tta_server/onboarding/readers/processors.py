@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
+from tta_server.onboarding.readers.fields import Fields, Number, Ratio, Side, read_fields
 
 RESAMPLES = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers that tta.yaml has a word for."""

@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 
-from tta_server.onboarding.embedded import read_embedded
 from tta_server.onboarding.evidence import Reader, Reads
-from tta_server.onboarding.huggingface import read_huggingface
-from tta_server.onboarding.labels import read_character, read_label_file
-from tta_server.onboarding.mmdeploy import read_mmdeploy
-from tta_server.onboarding.openvino import read_openvino
-from tta_server.onboarding.outputs import read_outputs
-from tta_server.onboarding.processors import read_processor
-from tta_server.onboarding.roboflow import read_roboflow
-from tta_server.onboarding.shapes import read_shapes
-from tta_server.onboarding.timm import read_timm
-from tta_server.onboarding.torchvision_weights import read_torchvision
-from tta_server.onboarding.triton import read_triton
-from tta_server.onboarding.ultralytics import read_ultralytics, read_yolov5
+from tta_server.onboarding.readers.embedded import read_embedded
+from tta_server.onboarding.readers.huggingface import read_huggingface
+from tta_server.onboarding.readers.labels import read_character, read_label_file
+from tta_server.onboarding.readers.mmdeploy import read_mmdeploy
+from tta_server.onboarding.readers.openvino import read_openvino
+from tta_server.onboarding.readers.outputs import read_outputs
+from tta_server.onboarding.readers.processors import read_processor
+from tta_server.onboarding.readers.roboflow import read_roboflow
+from tta_server.onboarding.readers.shapes import read_shapes
+from tta_server.onboarding.readers.timm import read_timm
+from tta_server.onboarding.readers.torchvision_weights import read_torchvision
+from tta_server.onboarding.readers.triton import read_triton
+from tta_server.onboarding.readers.ultralytics import read_ultralytics, read_yolov5
 
 READERS: Sequence[Reader] = (
     Reader("tta.yaml in the metadata", Reads.METADATA, read_embedded),

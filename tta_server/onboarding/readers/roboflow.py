@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Threshold, read_fields
-from tta_server.onboarding.labels import label_facts, numbered
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
-from tta_server.onboarding.roboflow_input import environment_facts, input_facts
+from tta_server.onboarding.readers.fields import Fields, Threshold, read_fields
+from tta_server.onboarding.readers.labels import label_facts, numbered
+from tta_server.onboarding.readers.roboflow_input import environment_facts, input_facts
 
 Found = tuple[str, Mapping[str, Any]] | None
 """Name and content of a document."""

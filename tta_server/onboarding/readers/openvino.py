@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pydantic import Field
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Threshold, Words, read_fields
-from tta_server.onboarding.labels import label_facts
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
-from tta_server.onboarding.openvino_input import SOURCE, InputInfo, input_facts
+from tta_server.onboarding.readers.fields import Fields, Threshold, Words, read_fields
+from tta_server.onboarding.readers.labels import label_facts
+from tta_server.onboarding.readers.openvino_input import SOURCE, InputInfo, input_facts
 
 EXPLAINED = ("saliency_map", "feature_vector")
 """Outputs beside a model's own."""

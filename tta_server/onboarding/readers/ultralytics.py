@@ -8,9 +8,9 @@ are corners, score and class.
 from collections.abc import Iterator, Mapping
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Refusal
-from tta_server.onboarding.labels import label_facts, numbered
-from tta_server.onboarding.literals import read_literal
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
+from tta_server.onboarding.readers.labels import label_facts, numbered
+from tta_server.onboarding.readers.literals import read_literal
 
 NOT_SERVED = {
     "segment": "masks of single objects",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.support.model_files import model_file
 from tta_server.onboarding.conclusions import Given, conclude
 from tta_server.onboarding.evidence import Fact, Note
-from tta_server.onboarding.labels import label_facts, numbered
+from tta_server.onboarding.readers.labels import label_facts, numbered
 
 
 def test_repeated_and_empty_names_get_their_number() -> None:

@@ -14,7 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.labels import label_facts
+from tta_server.onboarding.readers.labels import label_facts
 
 NAME = "config.pbtxt"
 ENDING = ".pbtxt"

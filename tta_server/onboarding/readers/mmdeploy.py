@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Threshold, read_fields
-from tta_server.onboarding.mmdeploy_input import transform_facts
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.fields import Fields, Threshold, read_fields
+from tta_server.onboarding.readers.mmdeploy_input import transform_facts
 
 CLASSIFIERS = ("mmcls", "mmpretrain")
 MULTILABEL = ("MultiLabel", "CSRA")

@@ -9,8 +9,8 @@ Extensions from 2 on, which write `label_info`, give RGB (models/detection/yolox
 from collections.abc import Iterator
 
 from tta_server.onboarding.evidence import Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, Numbers
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.onboarding.readers.fields import Fields, Number, Numbers
 
 SOURCE = "metadata model_info"
 INTERPOLATIONS = {"LINEAR": "bilinear", "CUBIC": "bicubic", "NEAREST": "nearest", "AREA": "area"}

@@ -13,10 +13,10 @@ from typing import Any
 
 from tta_server.errors import ConfigError
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, Side, read_fields
-from tta_server.onboarding.labels import label_facts
 from tta_server.onboarding.model_file import ModelFile, TensorInfo
-from tta_server.onboarding.shapes import pytorch_layout
+from tta_server.onboarding.readers.fields import Fields, Number, Side, read_fields
+from tta_server.onboarding.readers.labels import label_facts
+from tta_server.onboarding.readers.shapes import pytorch_layout
 
 PREFIX = "torchvision:"
 KEY = "torchvision transforms"

@@ -6,8 +6,8 @@ import pytest
 
 from tests.support.model_files import FLOAT, model_file
 from tta_server.onboarding.choices import find_choices
-from tta_server.onboarding.heads import fitting_heads
 from tta_server.onboarding.model_file import TensorInfo
+from tta_server.onboarding.readers.heads import fitting_heads
 
 CELLS = 12 * 8 + 6 * 4 + 3 * 2
 """Of strides 8, 16, 32 over an input of 96x64."""

@@ -10,7 +10,7 @@ from tta_server.errors import ConfigError
 from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_beside, documents_in
 from tta_server.onboarding.model_file import TensorInfo
-from tta_server.onboarding.triton import label_files, parse_config
+from tta_server.onboarding.readers.triton import label_files, parse_config
 
 CONFIG = """
 name: "densenet_onnx"

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from math import floor
 
 from tta_server.onboarding.evidence import Evidence, Fact, Finding, Note, Refusal
-from tta_server.onboarding.fields import Fields, Number, Ratio, Side, read_fields
-from tta_server.onboarding.labels import label_facts
-from tta_server.onboarding.shapes import pytorch_layout
+from tta_server.onboarding.readers.fields import Fields, Number, Ratio, Side, read_fields
+from tta_server.onboarding.readers.labels import label_facts
+from tta_server.onboarding.readers.shapes import pytorch_layout
 
 CROP, INTERPOLATION = 0.875, "bicubic"
 """timm's defaults."""

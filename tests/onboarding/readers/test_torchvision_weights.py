@@ -14,7 +14,7 @@ from tta_server.onboarding.conclusions import Conclusion, Given, conclude
 from tta_server.onboarding.documents import documents_in
 from tta_server.onboarding.evidence import Document
 from tta_server.onboarding.model_file import TensorInfo
-from tta_server.onboarding.torchvision_weights import KEY, read_weights
+from tta_server.onboarding.readers.torchvision_weights import KEY, read_weights
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 CLASSIFIER = {
