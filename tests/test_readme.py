@@ -77,7 +77,10 @@ def test_commands_run(block: str, server: Server, checkout: Path) -> None:
     elif "curl" in block and "-o " not in block:
         assert json.loads(done.stdout)["receipt"]["views"]
     for name in re.findall(r"(?:-o|--out) (\S+)", block):
-        assert (checkout / name).stat().st_size > 100
+        assert (checkout / name).is_dir() or (checkout / name).stat().st_size > 100
+    if " score " in block:
+        assert "6 of 6, 0 failed" in done.stderr
+        assert (checkout / "scores" / "results" / "part-00000.parquet").is_file()
 
 
 def steps() -> list[tuple[str, str]]:

@@ -69,7 +69,7 @@ def test_a_forecast_scores_nothing(model: Path, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 20, [1])
     done = run(*words(photos, model, tmp_path / "out", "--plan"))
     assert done.returncode == 0, done.stderr
-    assert "20 in 1 shards" in done.stdout
+    assert "20, in shards of 256" in done.stdout
     assert "by 16 of them, of which 1 failed" in done.stdout
     assert not (tmp_path / "out").exists()
 

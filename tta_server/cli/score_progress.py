@@ -9,6 +9,7 @@ from itertools import islice
 from types import TracebackType
 
 import typer
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -130,8 +131,12 @@ def forecast(task: Task, batch: int, threads: int) -> Table:
     nbytes = len(task.format.encode(task.name, [task.row(row) for row in rows])) / len(images)
     failed = sum(isinstance(row.outcome, str) for row in rows)
     table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{task.images} in {task.shards} shards")
+    table.add_row("images", f"{task.images}, in shards of {task.shard}")
     table.add_row("an image", f"{each * 1e3:.1f} ms on one core, by {len(images)} of them, of which {failed} failed")
-    table.add_row("all", f"{timedelta(seconds=round(each * task.images / threads))} with {threads} threads")
-    table.add_row("results", f"about {nbytes * task.images / 1e6:.1f} MB")
+    table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
+    table.add_row("results", f"about {decimal(round(nbytes * task.images))}")
     return table
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))) if seconds >= 1 else "under a second"
