@@ -14,6 +14,7 @@ from tests.support.external import external, scorer, weights
 from tests.support.measured_nets import prototypes, write_images
 from tests.support.onnx_models import segmenter
 from tta_server import load
+from tta_server.errors import ConfigError
 from tta_server.repository.config import read_config
 
 BLUE = (51, 102, 255)
@@ -350,6 +351,8 @@ def test_lines_that_are_filled_in_load(tmp_path: Path) -> None:
     bare(tmp_path, "--set", "task=classification", "--set", "labels=[red, green, blue]")
     path = tmp_path / "models" / "bare" / "tta.yaml"
     text = path.read_text()
+    with pytest.raises(ConfigError, match="lines are still open: resize, color, scale, mean, std; write values into"):
+        read_config(path)
     for key, value in STATED.items():
         name = key.rpartition(".")[2]
         text = text.replace(f"# ? {name}:  #", f"{name}: {value}  #")

@@ -1,5 +1,6 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -26,6 +27,9 @@ from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
 from tta_server.tasks.checks import CHECKS
 from tta_server.views.geometry import SYMMETRIES
+
+OPEN = re.compile(r"^ *(?:# *)?\? +(\w+):", re.MULTILINE)
+"""A line that `init` leaves to the user, who may remove one of its marks and forget the other."""
 
 
 class BudgetConfig(StrictModel):
@@ -163,6 +167,11 @@ def parse_config(text: str, place: str, folder: Path) -> ModelConfig:
 
     `folder` is that of the files that it may name.
     """
+    if left := OPEN.findall(text):
+        raise ConfigError(
+            f"{place}: lines are still open: {', '.join(left)}; write values into them and remove their marks `# ?`, "
+            "or remove a line to take the key's default"
+        )
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
