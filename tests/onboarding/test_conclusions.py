@@ -86,6 +86,15 @@ def test_a_named_file_of_which_nothing_is_known() -> None:
     assert conclude(model_file(), Given(), [Document("other.json", {"a": 1})]).choices
 
 
+def test_a_file_of_a_named_folder_of_which_nothing_is_known_is_ignored_aloud() -> None:
+    stray = [Document("processor_config.json", {"a": 1}), Document("config.json", {"b": 2})]
+    found = conclude(model_file(), Given(documents=[stray[0], Document("config.json", VIT_CONFIG)]), [])
+    assert value(found, "task") == "classification"
+    assert "processor_config.json: nothing in this file is known; it is ignored" in found.notes
+    with pytest.raises(ConfigError, match=r"processor_config\.json, config\.json: nothing in them is known; known are"):
+        conclude(model_file(), Given(documents=stray), [])
+
+
 def test_a_file_beside_that_is_broken_is_noted() -> None:
     found = conclude(model_file(), Given(), [Document("config.json", None, "config.json: is not valid JSON in line 1")])
     assert found.notes == ["config.json: is not valid JSON in line 1; it is ignored"]

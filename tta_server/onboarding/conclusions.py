@@ -103,11 +103,22 @@ def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iter
 
 
 def _described(evidence: Evidence) -> Iterator[Finding]:
-    """What the user's files say. Raises ConfigError for one of which no reader knows anything."""
-    for document in evidence.documents:
-        if not any(_read(Reads.DOCUMENTS, replace(evidence, documents=[document]))):
-            known = ", ".join(reader.name for reader in READERS if reader.reads is Reads.DOCUMENTS)
-            raise ConfigError(f"{document.name}: nothing in this file is known; known are {known}")
+    """What the user's files say; those of a folder of which no reader knows anything are noted.
+
+    Raises ConfigError if none is known.
+    """
+    strange = [
+        document
+        for document in evidence.documents
+        if not any(_read(Reads.DOCUMENTS, replace(evidence, documents=[document])))
+    ]
+    if strange and len(strange) == len(evidence.documents):
+        known = ", ".join(reader.name for reader in READERS if reader.reads is Reads.DOCUMENTS)
+        names = ", ".join(document.name for document in strange)
+        raise ConfigError(
+            f"{names}: nothing in {'this file' if len(strange) == 1 else 'them'} is known; known are {known}"
+        )
+    yield from (Note(f"{document.name}: nothing in this file is known; it is ignored") for document in strange)
     yield from _read(Reads.DOCUMENTS, evidence)
 
 
