@@ -10,6 +10,7 @@ from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, No
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
+from tta_server.tasks.boxes.heads import HEADS
 
 DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
 """How pixels are resized, as most models were trained."""
@@ -17,6 +18,8 @@ LETTERBOX = {"input.letterbox_anchor": "center", "input.rounding": "round"}
 """What a letterbox is that the user states; those of other sources are known."""
 ASSUMED, ASSUMES = "assumed: nothing states it", "nothing states "
 """Source of these facts, and how the note of them begins."""
+MEASURED = "measured"
+"""How sources of what test tensors show begin."""
 FLAG = "stated on the command line"
 """Source of facts that the user states."""
 
@@ -70,6 +73,7 @@ class Conclusion:
         if KEY not in file.metadata:
             self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
+            _assume_nms(self)
             self.choices = list(find_choices(self.values, file))
 
     def _forget_assumed(self) -> None:
@@ -146,3 +150,16 @@ def _assume_resize(found: Conclusion) -> None:
         found.facts[key] = Fact(key, value, ASSUMED)
     if missing:
         found.notes.append(f"{ASSUMES}{', '.join(missing)}; assumed: {', '.join(missing.values())}")
+
+
+def _assume_nms(found: Conclusion) -> None:
+    """YOLOv5's own where a head of its form is not from its metadata: other detectors have that form, too."""
+    head = found.facts.get("output.head")
+    if head is None or head.value != "yolov5" or "output.nms" in found.facts:
+        return
+    if head.source == FLAG or head.source.startswith(MEASURED):
+        nms = HEADS["yolov5"].usual["nms"]
+        found.facts["output.nms"] = Fact("output.nms", nms, ASSUMED)
+        found.notes.append(
+            f"{ASSUMES}output.nms; assumed: {nms}, YOLOv5's own; for a decoded YOLOX set {HEADS['yolox'].usual['nms']}"
+        )
