@@ -14,6 +14,7 @@ from tests.support.external import external, scorer, weights
 from tests.support.measured_nets import prototypes, write_images
 from tests.support.onnx_models import segmenter
 from tta_server import load
+from tta_server.errors import ConfigError
 from tta_server.repository.config import read_config
 
 BLUE = (51, 102, 255)
@@ -330,6 +331,9 @@ def test_what_nothing_says_is_left_open(tmp_path: Path) -> None:
     assert "  # ? color:  # RGB | BGR | grey\n" in text
     assert "  size: [8, 8]  # the file's input image is [1, 3, 8, 8]\n" in text
     assert "tta-server predict" not in done.stdout
+    command = f"tta-server predict PHOTO --model bare --models {tmp_path / 'models'}"
+    assert lines[-2] == f"either fill them in there, then: {command}"
+    assert lines[-1].startswith("or run this command again with --force and --set task=... --set labels=..., or with")
 
 
 def test_flags_state_what_is_open(tmp_path: Path) -> None:
@@ -350,6 +354,8 @@ def test_lines_that_are_filled_in_load(tmp_path: Path) -> None:
     bare(tmp_path, "--set", "task=classification", "--set", "labels=[red, green, blue]")
     path = tmp_path / "models" / "bare" / "tta.yaml"
     text = path.read_text()
+    with pytest.raises(ConfigError, match="lines are still open: resize, color, scale, mean, std; write values into"):
+        read_config(path)
     for key, value in STATED.items():
         name = key.rpartition(".")[2]
         text = text.replace(f"# ? {name}:  #", f"{name}: {value}  #")
@@ -416,6 +422,10 @@ def test_a_folder_that_exists_needs_force(tmp_path: Path) -> None:
         (["--set", "labels=[a"], "--set labels: the value is not valid YAML"),
         (["--labels", "/nowhere.txt"], "/nowhere.txt: can't be read"),
         (["--from", "/"], "/: holds none of config.json"),
+        (["--set", "input.colour=BGR"], "--set input.colour: tta.yaml has no such key; close to it: input.color"),
+        (["--set", "color=BGR"], "--set color: tta.yaml has no such key; close to it: input.color; docs/models.md"),
+        (["--set", "zzzz=1"], "--set zzzz: tta.yaml has no such key; docs/models.md lists all keys"),
+        (["--set", "budget.max_ms=9"], "state all of budget at once, like --set 'budget={max_ms: VALUE}'"),
         (["--set", "input={size: free}"], "--set input: state its keys one by one"),
     ],
 )

@@ -46,7 +46,9 @@ def test_a_model_that_is_not_served_can_be_inspected(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "photo.onnx").write_bytes(b"no model")
-    assert "ONNX Runtime can't load the file" in check_mistake(run("inspect", tmp_path / "photo.onnx"))
+    mistake = check_mistake(run("inspect", tmp_path / "photo.onnx"))
+    assert "ONNX Runtime can't load the file: it is no ONNX file, or a damaged one; export or download it" in mistake
+    assert f"{tmp_path}: is a folder; name the ONNX file in it: photo.onnx" in check_mistake(run("inspect", tmp_path))
     assert "No such file" in check_mistake(run("inspect", tmp_path / "missing.onnx"))
 
 

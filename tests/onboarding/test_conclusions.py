@@ -45,6 +45,24 @@ def test_what_is_assumed_of_a_stated_letterbox_is_noted_and_gives_way_to_what_is
     assert not [note for note in found.notes if note.startswith("nothing states")]
 
 
+def test_the_nms_of_a_grid_that_is_not_known_to_be_yolov5_is_assumed_aloud() -> None:
+    """A decoded YOLOX looks the same, and suppresses at 0.65."""
+    file = model_file()
+    for found in (
+        conclude(file, Given([Fact("output.head", "yolov5", FLAG)]), []),
+        conclude(file, Given([Fact("task", "detection", FLAG)]), []),
+    ):
+        found.extend([Fact("output.head", "yolov5", "measured: boxes lie at their cells")], file)
+        assert value(found, "output.nms") == 0.45
+        (note,) = [note for note in found.notes if "output.nms" in note]
+        assert note == "nothing states output.nms; assumed: 0.45, YOLOv5's own; for a decoded YOLOX set 0.65"
+    stated = conclude(file, Given([Fact("output.head", "yolov5", FLAG), Fact("output.nms", 0.65, FLAG)]), [])
+    assert not [note for note in stated.notes if "output.nms" in note]
+    known = conclude(file, Given(), [])
+    known.extend([Fact("output.head", "yolov5", "YOLOv5: output output0 is [1, 25, 8]")], file)
+    assert "output.nms" not in known.facts
+
+
 def test_a_file_of_labels_counts_more_than_a_file_that_describes_the_model() -> None:
     given = Given(documents=[Document("config.json", VIT_CONFIG)], labels=[Document("names.txt", ["a", "b", "c"])])
     assert value(conclude(model_file(), given, []), "labels") == ["a", "b", "c"]
@@ -84,6 +102,15 @@ def test_a_named_file_of_which_nothing_is_known() -> None:
     with pytest.raises(ConfigError, match=r"other\.json: nothing in this file is known; known are timm's"):
         conclude(model_file(), Given(documents=[Document("other.json", {"a": 1})]), [])
     assert conclude(model_file(), Given(), [Document("other.json", {"a": 1})]).choices
+
+
+def test_a_file_of_a_named_folder_of_which_nothing_is_known_is_ignored_aloud() -> None:
+    stray = [Document("processor_config.json", {"a": 1}), Document("config.json", {"b": 2})]
+    found = conclude(model_file(), Given(documents=[stray[0], Document("config.json", VIT_CONFIG)]), [])
+    assert value(found, "task") == "classification"
+    assert "processor_config.json: nothing in this file is known; it is ignored" in found.notes
+    with pytest.raises(ConfigError, match=r"processor_config\.json, config\.json: nothing in them is known; known are"):
+        conclude(model_file(), Given(documents=stray), [])
 
 
 def test_a_file_beside_that_is_broken_is_noted() -> None:

@@ -1,12 +1,14 @@
 """Errors in `tta.yaml` name the file, the key, what was found and what is allowed."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.support.configs import CLASSIFICATION, DETECTION, SEGMENTATION, changed
 from tests.support.onnx_models import classifier, detector, write_model
 from tta_server.errors import ConfigError
+from tta_server.repository.config import parse_config
 from tta_server.repository.loader import load_model
 
 
@@ -197,3 +199,11 @@ def test_a_mistake_in_a_policy_file_is_a_mistake_in_the_config(tmp_path, text):
 )
 def test_an_invalid_limit_of_the_long_side_is_refused(refused, changes, sentence):
     assert re.search(sentence, refused(changed(DETECTION, input=changes), detector()))
+
+
+@pytest.mark.parametrize("mark", ["# ? ", "? ", "#? "])
+def test_lines_that_init_left_open_are_not_taken_for_defaults(mark):
+    """`scale` has a default, which may not be the model's."""
+    text = f"task: classification\ninput:\n  size: free\n  {mark}scale:  # 255 | 1\n"
+    with pytest.raises(ConfigError, match=r"^place: lines are still open: scale; write values into them"):
+        parse_config(text, "place", Path())

@@ -226,6 +226,30 @@ def test_the_multiple_that_it_takes_is_right(write: Write) -> None:
     check_fine(write(unet(), "segmentation", input={"multiple": 2}))
 
 
+def test_a_multiple_of_the_size_that_fails_is_not_advised(write: Write) -> None:
+    """Constants of its export fit multiples of 101 times 103 pixels, as 202 times 206; 256 is even, too."""
+    model = with_initializer(segmenter(node("Reshape", ["t0", "parts"], ["t1"])), parts=np.array([-1, 3, 101, 103]))
+    with pytest.raises(
+        ConfigError, match=r"can't run views of 256x256: .*; set input\.multiple, or a fixed input\.size"
+    ):
+        observed(write(model, "segmentation"))
+
+
+def test_no_multiple_is_advised_to_a_file_that_fails_on_what_an_image_shows(write: Write) -> None:
+    """A shape is computed from the image's values, and fits black ones."""
+    rows = [
+        node("ReduceMax", ["image"], ["brightest"], keepdims=0),
+        node("Mul", ["brightest", "far"], ["product"]),
+        node("Cast", ["product"], ["whole"], to=TensorProto.INT64),
+        node("Add", ["whole", "rows"], ["parts"]),
+        node("Reshape", ["image", "parts"], ["side"]),
+    ]
+    model = with_initializer(segmenter(), far=np.array([1e6], np.float32), rows=np.array([1, -1]))
+    model = with_output(model, "side", ["a", "b"], *rows)
+    with pytest.raises(ConfigError, match=r"zeros of that size runs, so that no input\.multiple helps"):
+        observed(write(model, "segmentation", input={"scale": 1}, output={"name": "scores"}))
+
+
 # ---- maps ----
 
 

@@ -186,6 +186,8 @@ def _create(path: Path, file: Path, options: ort.SessionOptions, providers: Prov
     except Exception as error:  # ONNX Runtime's own exceptions share no public base
         log.debug("ONNX Runtime refused %s", path, exc_info=error)
         reason = str(error).splitlines()[0]
+        if "INVALID_PROTOBUF" in reason:
+            reason = "it is no ONNX file, or a damaged one; export or download it again"
         raise ConfigError(f"{path}: ONNX Runtime can't load the file: {reason}") from error
 
 

@@ -143,7 +143,8 @@ def _print_choices(folder: Path, choices: Sequence[Choice]) -> None:
     for choice in choices:
         note(f"  {choice.key}: {choice.allowed}")
     keys = " ".join(f"--set {choice.key}=..." for choice in choices[:2])
-    note(f"fill them in there, or run the command again with --force and {keys}")
+    note(f"either fill them in there, then: {_predict(folder)}")
+    note(f"or run this command again with --force and {keys}, or with --from and a file that describes the model")
 
 
 def _check(folder: Path) -> None:
@@ -164,5 +165,12 @@ def _check(folder: Path) -> None:
 
 
 def _next_commands(folder: Path) -> str:
-    models = f"--models {shlex.quote(str(folder.parent))}"
-    return f"tta-server predict PHOTO --model {folder.name} {models}\ntta-server serve {models}"
+    return f"{_predict(folder)}\ntta-server serve {_models(folder)}"
+
+
+def _predict(folder: Path) -> str:
+    return f"tta-server predict PHOTO --model {folder.name} {_models(folder)}"
+
+
+def _models(folder: Path) -> str:
+    return f"--models {shlex.quote(str(folder.parent))}"

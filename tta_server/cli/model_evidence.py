@@ -1,6 +1,7 @@
 """Arguments of `init` and `inspect`: a model file, and what describes it."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from tta_server.onboarding.evidence import Fact
 from tta_server.onboarding.measured.heads import measure_head
 from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
+from tta_server.repository.config import all_keys
 from tta_server.repository.described import KEY
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX file.")]
@@ -68,7 +70,21 @@ def _fact(text: str) -> Fact:
         raise InvalidInput(f"--set takes KEY=VALUE, like input.color=BGR, not {shown(text)}")
     if key.strip() in SECTIONS:
         raise InvalidInput(f"--set {key}: state its keys one by one, like input.color=BGR")
+    _check_key(key.strip())
     try:
         return Fact(key.strip(), yaml.safe_load(value), FLAG)
     except yaml.YAMLError as error:
         raise InvalidInput(f"--set {key}: the value {explain_yaml(error)}") from None
+
+
+def _check_key(key: str) -> None:
+    """Raise InvalidInput for what is no key of tta.yaml, with those that may be meant."""
+    known = all_keys()
+    if key in known:
+        return
+    whole, _, part = key.partition(".")
+    if part and whole in known:
+        raise InvalidInput(f"--set {key}: state all of {whole} at once, like --set '{whole}={{{part}: VALUE}}'")
+    near = [each for each in known if each.endswith(f".{key}")] or get_close_matches(key, known, 3)
+    hint = f"; close to it: {', '.join(near)}" if near else ""
+    raise InvalidInput(f"--set {key}: tta.yaml has no such key{hint}; docs/models.md lists all keys")

@@ -10,6 +10,7 @@ from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, No
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
+from tta_server.tasks.boxes.heads import HEADS
 
 DEFAULTS = {"input.resize_like": "pillow", "input.interpolation": "bilinear"}
 """How pixels are resized, as most models were trained."""
@@ -17,6 +18,8 @@ LETTERBOX = {"input.letterbox_anchor": "center", "input.rounding": "round"}
 """What a letterbox is that the user states; those of other sources are known."""
 ASSUMED, ASSUMES = "assumed: nothing states it", "nothing states "
 """Source of these facts, and how the note of them begins."""
+MEASURED = "measured"
+"""How sources of what test tensors show begin."""
 FLAG = "stated on the command line"
 """Source of facts that the user states."""
 
@@ -70,6 +73,7 @@ class Conclusion:
         if KEY not in file.metadata:
             self.facts |= {fact.key: fact for fact in derived(self.facts, file)}
             _assume_resize(self)
+            _assume_nms(self)
             self.choices = list(find_choices(self.values, file))
 
     def _forget_assumed(self) -> None:
@@ -103,11 +107,22 @@ def _findings(file: ModelFile, given: Given, beside: Sequence[Document]) -> Iter
 
 
 def _described(evidence: Evidence) -> Iterator[Finding]:
-    """What the user's files say. Raises ConfigError for one of which no reader knows anything."""
-    for document in evidence.documents:
-        if not any(_read(Reads.DOCUMENTS, replace(evidence, documents=[document]))):
-            known = ", ".join(reader.name for reader in READERS if reader.reads is Reads.DOCUMENTS)
-            raise ConfigError(f"{document.name}: nothing in this file is known; known are {known}")
+    """What the user's files say; those of a folder of which no reader knows anything are noted.
+
+    Raises ConfigError if none is known.
+    """
+    strange = [
+        document
+        for document in evidence.documents
+        if not any(_read(Reads.DOCUMENTS, replace(evidence, documents=[document])))
+    ]
+    if strange and len(strange) == len(evidence.documents):
+        known = ", ".join(reader.name for reader in READERS if reader.reads is Reads.DOCUMENTS)
+        names = ", ".join(document.name for document in strange)
+        raise ConfigError(
+            f"{names}: nothing in {'this file' if len(strange) == 1 else 'them'} is known; known are {known}"
+        )
+    yield from (Note(f"{document.name}: nothing in this file is known; it is ignored") for document in strange)
     yield from _read(Reads.DOCUMENTS, evidence)
 
 
@@ -135,3 +150,16 @@ def _assume_resize(found: Conclusion) -> None:
         found.facts[key] = Fact(key, value, ASSUMED)
     if missing:
         found.notes.append(f"{ASSUMES}{', '.join(missing)}; assumed: {', '.join(missing.values())}")
+
+
+def _assume_nms(found: Conclusion) -> None:
+    """YOLOv5's own where a head of its form is not from its metadata: other detectors have that form, too."""
+    head = found.facts.get("output.head")
+    if head is None or head.value != "yolov5" or "output.nms" in found.facts:
+        return
+    if head.source == FLAG or head.source.startswith(MEASURED):
+        nms = HEADS["yolov5"].usual["nms"]
+        found.facts["output.nms"] = Fact("output.nms", nms, ASSUMED)
+        found.notes.append(
+            f"{ASSUMES}output.nms; assumed: {nms}, YOLOv5's own; for a decoded YOLOX set {HEADS['yolox'].usual['nms']}"
+        )

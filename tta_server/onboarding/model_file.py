@@ -89,7 +89,10 @@ class ModelFile:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """Open a file; raise ConfigError if ONNX Runtime can't."""
+    """Open a file; raise ConfigError for a folder, and if ONNX Runtime can't."""
+    if path.is_dir():
+        inside = sorted(each.name for each in path.glob("*.onnx"))
+        raise ConfigError(f"{path}: is a folder; name the ONNX file in it{': ' if inside else ''}{', '.join(inside)}")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = open_file(path, options, ["CPUExecutionProvider"])

@@ -1,5 +1,6 @@
 """The configuration of a model, `tta.yaml`, validated when the model is loaded."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -26,6 +27,9 @@ from tta_server.scheduling.stopping import StopSpec, read_stop
 from tta_server.tasks import TASKS, Description
 from tta_server.tasks.checks import CHECKS
 from tta_server.views.geometry import SYMMETRIES
+
+OPEN = re.compile(r"^ *(?:# *)?\? +(\w+):", re.MULTILINE)
+"""A line that `init` leaves to the user, who may remove one of its marks and forget the other."""
 
 
 class BudgetConfig(StrictModel):
@@ -163,6 +167,11 @@ def parse_config(text: str, place: str, folder: Path) -> ModelConfig:
 
     `folder` is that of the files that it may name.
     """
+    if left := OPEN.findall(text):
+        raise ConfigError(
+            f"{place}: lines are still open: {', '.join(left)}; write values into them and remove their marks `# ?`, "
+            "or remove a line to take the key's default"
+        )
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
@@ -180,6 +189,14 @@ def parse_config(text: str, place: str, folder: Path) -> ModelConfig:
         raise ConfigError("; ".join(f"{place}: {sentence}" for sentence in sentences)) from None
 
 
+def all_keys() -> list[str]:
+    """Return the keys of tta.yaml for any task, those of `input` and `output` as in `input.size`."""
+    outputs = dict.fromkeys(key for task in TASKS.values() for key in _keys(task.Output))
+    sections = {"input": _keys(InputConfig), "output": outputs}
+    inner = [f"{section}.{key}" for section, keys in sections.items() for key in keys]
+    return [*(key for key in _keys(ModelConfig) if key not in sections), *inner]
+
+
 def _config_of(found: Mapping[Any, Any]) -> type[ModelConfig]:
     """Return ModelConfig with the types of this `output` and `backend`; validation reports an unknown task."""
     task, backend = found.get("task"), _parse_backend(found.get("backend"))
@@ -195,4 +212,8 @@ def _known_keys(model: Any, place: tuple[int | str, ...]) -> list[str]:
     """Return the keys that are allowed at a place, a path of keys from the top."""
     for part in place:
         model = model.model_fields[str(part)].annotation
+    return _keys(model)
+
+
+def _keys(model: Any) -> list[str]:
     return [field.name for field in fields(model)] if is_dataclass(model) else list(model.model_fields)

@@ -65,14 +65,20 @@ class _Verification:
             return [self._runner.run(card) for card in ALONE]
         except BackendFailed as error:
             free = self._model.preprocessing.size is None
-            advice = f"; {self._multiple()}" if free else ""
+            advice = f"; {self._multiple(self._runner.views(ALONE[0]).input_size(0))}" if free else ""
             raise ConfigError(
                 f"model {self._model.name}: its file can't run views of {self._runner.size}: {_reason(error)}{advice}"
             ) from error
 
-    def _multiple(self) -> str:
-        """Which input.multiple the model file accepts."""
-        fits = next((side for side in MULTIPLES if self._runner.accepts(_multiple_of(side))), None)
+    def _multiple(self, failed: Size) -> str:
+        """Which input.multiple the model file accepts; one that the sides had on which it failed is no help."""
+        if self._runner.accepts(failed):
+            return (
+                "an input of zeros of that size runs, so that no input.multiple helps: the file fails on what an image "
+                "shows; export it again"
+            )
+        sides = (side for side in MULTIPLES if failed.width % side or failed.height % side)
+        fits = next((side for side in sides if self._runner.accepts(_multiple_of(side))), None)
         return f"set input.multiple: {fits}" if fits else "set input.multiple, or a fixed input.size"
 
     def _check_shapes(self, run: CardRun) -> None:
@@ -112,10 +118,19 @@ class _Verification:
             return
         try:
             run = self._runner.run("photo", ODD)
-            self._runner.views("photo", ODD).read(0, run.outputs, 0)
         except Exception as error:  # noqa: BLE001 - whatever the model raises
+            size = self._runner.views("photo", ODD).input_size(0)
             yield Finding(
-                "input.multiple", f"the model fails on an input of {ODD} ({_reason(error)}); {self._multiple()}"
+                "input.multiple", f"the model fails on an input of {size} ({_reason(error)}); {self._multiple(size)}"
+            )
+            return
+        try:
+            self._runner.views("photo", ODD).read(0, run.outputs, 0)
+        except Exception as error:  # noqa: BLE001 - whatever reading raises
+            yield Finding(
+                "input.multiple",
+                f"the model's output for an input of {run.tensor} can't be read ({_reason(error)}); set "
+                "input.multiple, or a fixed input.size",
             )
         else:
             runs.append(run)
