@@ -64,6 +64,15 @@ def test_a_column_of_a_table(photos: Path) -> None:
         open_inputs(str(photos / "table.csv"), "file")
 
 
+def test_rows_of_a_table_without_a_path_are_counted(photos: Path) -> None:
+    (photos / "table.csv").write_text("label,path\ncat,b.png\ndog,\n\ncow\nrat,sub/c.jpg\n")
+    pq.write_table(pa.table({"path": ["b.png", None, "", "sub/c.jpg"]}), photos / "table.parquet")
+    for name in ("table.csv", "table.parquet"):
+        found = open_inputs(str(photos / name))
+        assert [image for image, _ in contents(found)] == ["b.png", "sub/c.jpg"]
+        assert found.notes == [f"{photos / name}: 2 rows without a path are left out"]
+
+
 def test_columns_of_parquet(photos: Path) -> None:
     pq.write_table(pa.table({"path": ["sub/c.jpg", "b.png"], "label": [1, 2]}), photos / "paths.parquet")
     assert [name for name, _ in contents(open_inputs(str(photos / "paths.parquet")))] == ["sub/c.jpg", "b.png"]
