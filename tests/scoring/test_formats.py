@@ -40,7 +40,9 @@ def test_the_same_answers_in_columns_and_in_lines(name: str) -> None:
     assert (ok["id"], ok["status"], ok["error"], ok["views"]) == ("0", "ok", None, 2)
     assert (failed["status"], failed["error"]) == ("failed", lines[1]["error"])
     assert {value for key, value in failed.items() if key not in ("id", "status", "error")} == {None}
-    assert json.loads(ok["receipt"]) == lines[0]["receipt"]
+    receipt = json.loads(ok["receipt"])
+    assert receipt == lines[0]["receipt"]
+    assert (ok["confidence"], ok["stop_reason"]) == (receipt["confidence"], receipt["stop_reason"])
     expected = lines[0]["prediction"]
     columns = {key: value for key, value in ok.items() if key in expected}
     included = json.loads(ok["included"])
@@ -58,6 +60,7 @@ def test_a_mask_is_a_picture() -> None:
     mask = np.asarray(Image.open(io.BytesIO(row["mask"])))
     assert np.array_equal(mask, one.outcome.result.mask)
     assert dict(row["area"]) == one.outcome.prediction["area"]
+    assert row["views"] == 1
 
 
 def test_each_task_has_columns() -> None:

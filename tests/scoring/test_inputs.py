@@ -45,6 +45,24 @@ def test_a_pattern_and_a_single_image(photos: Path) -> None:
     assert contents(open_inputs(str(photos / "sub" / "c.jpg"))) == [("c.jpg", b"sub/c.jpg")]
 
 
+def test_the_files_of_a_pattern_are_sorted(tmp_path: Path) -> None:
+    names = [f"{number * 7 % 23:02d}.png" for number in range(23)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "24.png").mkdir()
+    assert list(open_inputs(str(tmp_path / "*")).ids) == sorted(str(tmp_path / name) for name in names)
+
+
+def test_a_file_that_is_missing_or_empty_has_a_mark_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "LIST.TXT").write_text("empty.png\ngone.png\nno\0name.png\n")
+    found = open_inputs(str(tmp_path / "LIST.TXT"))
+    assert list(found.marks()) == ["empty.png\x000", "gone.png\x00-1", "no\x00name.png\x00-1"]
+    *_, last = found.images(0, 3, Limits())
+    with pytest.raises(InvalidInput, match="is not a path"):
+        last.read()
+
+
 def test_a_list_is_relative_to_itself(photos: Path) -> None:
     (photos / "list.txt").write_text(f"sub/c.jpg\n\nb.png\r\n{photos / 'sub' / 'a.PNG'}\n")
     found = open_inputs(str(photos / "list.txt"))
@@ -62,6 +80,15 @@ def test_a_column_of_a_table(photos: Path) -> None:
         open_inputs(str(photos / "table.tsv"))
     with pytest.raises(InvalidInput, match=r"has no column 'file'; name one"):
         open_inputs(str(photos / "table.csv"), "file")
+
+
+def test_rows_of_a_table_without_a_path_are_counted(photos: Path) -> None:
+    (photos / "table.csv").write_text("label,path\ncat,b.png\ndog,\n\ncow\nrat,sub/c.jpg\n")
+    pq.write_table(pa.table({"path": ["b.png", None, "", "sub/c.jpg"]}), photos / "table.parquet")
+    for name in ("table.csv", "table.parquet"):
+        found = open_inputs(str(photos / name))
+        assert [image for image, _ in contents(found)] == ["b.png", "sub/c.jpg"]
+        assert found.notes == [f"{photos / name}: 2 rows without a path are left out"]
 
 
 def test_columns_of_parquet(photos: Path) -> None:

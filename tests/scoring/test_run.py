@@ -188,8 +188,8 @@ def test_a_changed_shard_is_found(whole: Path, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_ends_after_its_shard(model: Path, images: Path, whole: Path, tmp_path: Path) -> None:
-    """The run is stopped by its first image."""
-    run = run_scoring(model, images, tmp_path / "out", stop_at_first=True)
+    """The run is stopped by its first image, when its one thread has the two chunks of the first shard."""
+    run = run_scoring(model, images, tmp_path / "out", threads=1, stop_at_first=True)
     assert sorted(run.entries) == [0]
     run_scoring(model, images, tmp_path / "out")
     assert content_of(tmp_path / "out") == content_of(whole)

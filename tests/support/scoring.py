@@ -48,15 +48,17 @@ def run_scoring(
     batch: int = 3,
     threads: int = 2,
     stop_at_first: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
     **options: Any,
 ) -> Run:
     """Score as the command does, with small shards."""
     listed = open_inputs(str(inputs)) if isinstance(inputs, Path) else inputs
     plan = open_plan(model, read_scoring_options(options))
     try:
-        task = Task(plan, listed, Limits(), OutputFolder(out), FORMATS["jsonl"], shard)
+        task = Task(plan, listed, limits, OutputFolder(out), FORMATS["jsonl"], shard)
         with task.output.locked():
-            task.output.begin({"inputs": digest_inputs(listed.marks()), **fingerprint(plan, model, batch, "jsonl")})
+            made_of = fingerprint(plan, model, batch, "jsonl", limits)
+            task.output.begin({"inputs": digest_inputs(listed.marks()), **made_of})
             run = Run(task, batch, task.output.entries(), lambda scored: run.stop() if stop_at_first else None)
             run.run(threads)
     finally:

@@ -153,7 +153,7 @@ def _score(task: Task, folder: Path, how: How) -> None:
     with task.output.locked():
         with loading("measuring ..."):
             batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
-            made_of = fingerprint(task.plan, folder, batch, task.format.name)
+            made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
             task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
         _run(task, batch, how.threads, how.limit)
 
@@ -213,6 +213,6 @@ def _verify(output: OutputFolder) -> None:
         raise ConfigError(
             f"{', '.join(map(str, damaged))}: not as it was written; delete it, and the same command scores it again"
         )
-    entries, images = output.ledger(), manifest["inputs"]["images"]
+    entries, images = output.ledger().values(), manifest["inputs"]["images"]
     scored = sum(entry.images for entry in entries)
     out.print(f"{len(entries)} shards are as written: {scored} of {images} images")

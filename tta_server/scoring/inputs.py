@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -99,12 +100,20 @@ def _open(source: str, column: str | None) -> Inputs:
     if suffix in LIST_SUFFIXES:
         return Files(os.path.dirname(source), read_list(source))
     if suffix in CSV_SUFFIXES:
-        return Files(os.path.dirname(source), read_csv(source, column))
+        return _column(source, read_csv(source, column))
     if suffix in PARQUET_SUFFIXES:
-        return read_parquet(source, column, lambda names: Files(os.path.dirname(source), names))
+        return read_parquet(source, column, partial(_column, source))
     if suffix in TAR_SUFFIXES:
         return read_tar(source)
     return Files(os.path.dirname(source), [os.path.basename(source)])
+
+
+def _column(source: str, cells: Sequence[str | None]) -> Files:
+    """The paths in a table, relative to its folder; cells without one are counted."""
+    names = [cell for cell in cells if cell]
+    left_out = len(cells) - len(names)
+    notes = [f"{source}: {left_out} rows without a path are left out"] if left_out else []
+    return Files(os.path.dirname(source), names, notes)
 
 
 def _pattern(source: str) -> Inputs:

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import model_digest
 from tta_server.serving.plan import Plan
 
@@ -13,7 +14,7 @@ LIBRARIES = ("tta-server", "onnxruntime", "numpy", "opencv-python-headless", "pi
 """Versions that may change a value."""
 
 
-def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str) -> Mapping[str, Any]:
+def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str, limits: Limits) -> Mapping[str, Any]:
     """Of everything but the images. `folder` is the model's."""
     model, wanted = plan.model, plan.wanted
     return {
@@ -27,6 +28,7 @@ def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str) -> Mappi
         "stop": plan.stop.to_json(),
         "include": sorted(wanted.include),
         "top_k": wanted.top_k,
+        "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels},
         "batch": batch,
         "format": format_name,
         "versions": {name: _version(name) for name in LIBRARIES},

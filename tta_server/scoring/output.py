@@ -92,10 +92,10 @@ class OutputFolder:
 
     def entries(self) -> dict[int, ShardEntry]:
         """The shards that are written, by number: lines of the ledger whose files are there. Raises ConfigError."""
-        return {entry.shard: entry for entry in self.ledger() if self._is_there(entry)}
+        return {shard: entry for shard, entry in self.ledger().items() if self._is_there(entry)}
 
-    def ledger(self) -> list[ShardEntry]:
-        """All lines of the ledger; a last one that is cut short is removed from it.
+    def ledger(self) -> dict[int, ShardEntry]:
+        """The last line of the ledger for each shard; one at the end that is cut short is removed from it.
 
         Raises ConfigError for any other line that is none of ours.
         """
@@ -105,7 +105,8 @@ class OutputFolder:
             if lines.pop():
                 with (self.folder / LEDGER).open("r+b") as file:
                     file.truncate(content.rfind(b"\n") + 1)
-        return [self._entry(number, line) for number, line in enumerate(lines, 1)]
+        entries = [self._entry(number, line) for number, line in enumerate(lines, 1)]
+        return {entry.shard: entry for entry in entries}
 
     def sort_ledger(self, entries: Mapping[int, ShardEntry]) -> None:
         """Write the ledger in the order of shards, whatever order they ended in."""
@@ -147,7 +148,7 @@ class OutputFolder:
 
     def damaged(self) -> Iterator[Path]:
         """The shards that are missing, or whose content is not what the ledger says."""
-        for entry in self.ledger():
+        for entry in self.ledger().values():
             if not self._is_there(entry) or _digest(self.path(entry)) != entry.sha256:
                 yield self.path(entry)
 

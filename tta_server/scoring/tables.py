@@ -33,14 +33,14 @@ def read_list(path: str) -> Sequence[str]:
 
 
 def read_csv(path: str, column: str | None) -> Sequence[str]:
-    """The paths in a column of a CSV file, or of a table with tabs (.tsv). Raises ConfigError or InvalidInput."""
+    """The cells of a column of a CSV file, or of a table with tabs (.tsv). Raises ConfigError or InvalidInput."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(rows, [])
             index = header.index(check_column(column, header, path, PATH_COLUMNS))
-            return [row[index] for row in rows if len(row) > index and row[index]]
+            return [row[index] if len(row) > index else "" for row in rows if row]
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from None
     except csv.Error as error:
@@ -96,7 +96,9 @@ def _bytes_of(value: Any) -> bytes:
     return found
 
 
-def read_parquet(path: str, column: str | None, files: "Callable[[Sequence[str]], Files]") -> "Files | ParquetBytes":
+def read_parquet(
+    path: str, column: str | None, files: "Callable[[Sequence[str | None]], Files]"
+) -> "Files | ParquetBytes":
     """The images of a column of paths or of bytes. Raises ConfigError or InvalidInput."""
     parquet = pyarrow_parquet()
     try:
