@@ -26,14 +26,17 @@ ID_COLUMNS = ("id", "key", "path", "name")
 def read_list(path: str) -> Sequence[str]:
     """The lines of a text file that are not empty: paths, relative to the file's folder. Raises ConfigError."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             return [name for line in file if (name := line.rstrip("\r\n"))]
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from None
 
 
 def read_csv(path: str, column: str | None) -> Sequence[str]:
-    """The paths in a column of a CSV file, or of a table with tabs (.tsv). Raises ConfigError or InvalidInput."""
+    """The paths in a column of a CSV file, or of a table with tabs (.tsv), without empty ones.
+
+    Raises ConfigError or InvalidInput.
+    """
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -97,7 +100,7 @@ def _bytes_of(value: Any) -> bytes:
 
 
 def read_parquet(path: str, column: str | None, files: "Callable[[Sequence[str]], Files]") -> "Files | ParquetBytes":
-    """The images of a column of paths or of bytes. Raises ConfigError or InvalidInput."""
+    """The images of a column of paths, without empty ones, or of bytes. Raises ConfigError or InvalidInput."""
     parquet = pyarrow_parquet()
     try:
         table = parquet.ParquetFile(path)
@@ -107,7 +110,7 @@ def read_parquet(path: str, column: str | None, files: "Callable[[Sequence[str]]
     chosen = check_column(column, names, path, BYTES_COLUMNS)
     kind = str(table.schema_arrow.field(chosen).type)
     if kind in ("string", "large_string"):
-        return files(table.read(columns=[chosen]).column(0).to_pylist())
+        return files([name for name in table.read(columns=[chosen]).column(0).to_pylist() if name])
     if "binary" not in kind:
         raise InvalidInput(f"{path}: column {chosen} holds {kind}; it takes paths or the bytes of images")
     key = next((name for name in ID_COLUMNS if name in names and name != chosen), None)
