@@ -9,7 +9,16 @@ from typing import Any
 from tta_server.repository.loader import model_digest
 from tta_server.serving.plan import Plan
 
-LIBRARIES = ("tta-server", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+LIBRARIES = (
+    "tta-server",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+)
 """Versions that may change a value."""
 
 
@@ -28,6 +37,7 @@ def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str) -> Mappi
         "include": sorted(wanted.include),
         "top_k": wanted.top_k,
         "batch": batch,
+        "device": model.backend.device,
         "format": format_name,
         "versions": {name: _version(name) for name in LIBRARIES},
     }
