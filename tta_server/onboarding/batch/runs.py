@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Arrays = Mapping[str, NDArray[Any]]
-IMAGES = 3
 SIDE = 256
 """Of a tensor whose file leaves it free."""
 CLOSE, CLOSE_HALF = 1e-5, 4e-3
@@ -32,7 +31,7 @@ def make_images(file: ModelFile) -> list[NDArray[Any]]:
     slope = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
     values = [random.random(shape), slope, random.random(shape) * 0.3]
     dtype = DTYPES[file.inputs[0].type]
-    return [(value * (255 if dtype == np.uint8 else 1)).astype(dtype) for value in values[:IMAGES]]
+    return [(value * (255 if dtype == np.uint8 else 1)).astype(dtype) for value in values]
 
 
 class Runner:
