@@ -40,9 +40,10 @@ def test_classes_of_boxes_may_change_places() -> None:
     assert same(np.array([[3, 1, 2]]), np.array([[1, 3, 2]]))
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32])
 @pytest.mark.parametrize("shape", [(1, 20, 30), (1, 1, 20, 30)])
-def test_a_map_of_classes_may_differ_in_few_cells(shape: tuple[int, ...]) -> None:
-    classes = np.random.default_rng(0).integers(0, 3, shape)
+def test_a_map_of_classes_may_differ_in_few_cells(shape: tuple[int, ...], dtype: type) -> None:
+    classes = np.random.default_rng(0).integers(0, 3, shape).astype(dtype)
     few, many = classes.copy(), classes.copy()
     few.ravel()[:12] += 1  # of 600
     many.ravel()[:13] += 1

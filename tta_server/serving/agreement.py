@@ -39,8 +39,10 @@ def _is_float(values: NDArray[Any]) -> bool:
 def _same(one: NDArray[Any], other: NDArray[Any], rounding: float) -> bool:
     if np.array_equal(one, other, equal_nan=_is_float(one)):
         return True
-    if not _is_float(one):  # classes: of boxes, whose order rounding may change, or of the cells of maps
-        return one.ndim < 3 or bool((one != other).mean() <= CHANGED)
+    if one.ndim > 2 and _are_whole(one) and _are_whole(other) and (one != other).mean() <= CHANGED:
+        return True  # maps of classes
+    if not _is_float(one):
+        return one.ndim < 3  # classes of boxes, whose order rounding may change
     size = one.dtype.itemsize
     a, b = (values.astype(np.float32, copy=False) for values in (one, other))
     if len(a) == 1:
@@ -55,6 +57,10 @@ def _same(one: NDArray[Any], other: NDArray[Any], rounding: float) -> bool:
     tolerance = max(rounding, TOLERANCE.get(size, 1e-3))
     typical = _typical(np.concatenate([a.ravel(), b.ravel()]))
     return bool((np.abs(a - b) <= tolerance * (np.abs(a) + typical) + FLOOR.get(size, 1e-9)).all())
+
+
+def _are_whole(values: NDArray[Any]) -> bool:
+    return not _is_float(values) or np.array_equal(values, np.rint(values))
 
 
 def _typical(values: NDArray[Any]) -> float:
