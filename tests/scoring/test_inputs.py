@@ -70,6 +70,18 @@ def test_a_list_is_relative_to_itself(photos: Path) -> None:
     assert [content for _, content in contents(found)] == [b"sub/c.jpg", b"b.png", b"sub/a.PNG"]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(photos: Path) -> None:
+    (photos / "list.txt").write_text("b.png\n", encoding="utf-8-sig")
+    assert contents(open_inputs(str(photos / "list.txt"))) == [("b.png", b"b.png")]
+
+
+def test_empty_cells_of_a_column_of_paths_are_left_out(photos: Path) -> None:
+    (photos / "table.csv").write_text("path,label\nb.png,cat\n,dog\n")
+    pq.write_table(pa.table({"path": ["b.png", None, ""]}), photos / "table.parquet")
+    for name in ("table.csv", "table.parquet"):
+        assert contents(open_inputs(str(photos / name))) == [("b.png", b"b.png")]
+
+
 def test_a_column_of_a_table(photos: Path) -> None:
     with (photos / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["label", "path"], ["cat", "b.png"], ["a, dog", "sub/c.jpg"]])

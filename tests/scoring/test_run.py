@@ -154,6 +154,12 @@ def test_another_model_or_other_images_are_another_run(model: Path, images: Path
         run_scoring(other, images, whole)
 
 
+def test_a_manifest_has_what_ran_the_model(whole: Path) -> None:
+    manifest = json.loads((whole / MANIFEST).read_text())
+    assert manifest["device"] == "cpu"
+    assert {"onnxruntime", "onnxruntime-gpu", "torch"} <= manifest["versions"].keys()
+
+
 def test_a_folder_of_something_else_is_left_alone(model: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / RESULTS).mkdir(parents=True)

@@ -123,8 +123,12 @@ def yolov10(n: Nodes) -> dict[str, list[Any]]:
 
 
 def _queries(n: Nodes) -> None:
-    size = n.cast(n.op("Gather", n.op("Shape", "image"), n.constant([3, 2], np.int64)), TensorProto.FLOAT)
-    n.op("Concat", *(n.op("Div", part, size) for part in n.centres()), axis=2, to="pred_boxes")
+    n.op("Concat", *(n.op("Div", part, _size(n)) for part in n.centres()), axis=2, to="pred_boxes")
+
+
+def _size(n: Nodes) -> str:
+    """Width and height of the input, (2,)."""
+    return n.cast(n.op("Gather", n.op("Shape", "image"), n.constant([3, 2], np.int64)), TensorProto.FLOAT)
 
 
 def detr(n: Nodes) -> dict[str, list[Any]]:
@@ -161,8 +165,7 @@ def mmdeploy(n: Nodes) -> dict[str, list[Any]]:
 
 def rf_detr(n: Nodes) -> dict[str, list[Any]]:
     """A class that is none, and never is the answer."""
-    size = np.array(INPUT, np.float32)
-    n.op("Concat", *(n.op("Div", part, size) for part in n.centres()), axis=2, to="dets")
+    n.op("Concat", *(n.op("Div", part, _size(n)) for part in n.centres()), axis=2, to="dets")
     never = n.op("Mul", n.axis("scores", 2), 0.0)
     chances = n.clipped(n.op("Concat", n.chances(), never, axis=2))
     n.op("Log", n.op("Div", chances, n.op("Sub", 1.0, chances)), to="their labels")
@@ -171,7 +174,7 @@ def rf_detr(n: Nodes) -> dict[str, list[Any]]:
 
 def _fractions(n: Nodes) -> str:
     """Corners (n, 3, 4) by the input's size."""
-    return n.op("Div", "boxes", np.tile(INPUT, 2))
+    return n.op("Div", "boxes", n.op("Concat", _size(n), _size(n), axis=0))
 
 
 def d_fine(n: Nodes) -> dict[str, list[Any]]:
@@ -256,9 +259,12 @@ OTHERS = {
 """What a head's model takes beside the image."""
 
 
-def head_model(head: str, *, of_one_image: bool = False) -> Any:
-    """Takes batches of INPUT, or an image without a batch axis; classes are red, green, blue."""
-    model = detector(("n", 3, INPUT.height, INPUT.width))
+def head_model(head: str, *, of_one_image: bool = False, is_free: bool = False) -> Any:
+    """Takes batches of INPUT, of any size if it is free, or an image without a batch axis.
+
+    Classes are red, green, blue.
+    """
+    model = detector(("n", 3, "h", "w") if is_free else ("n", 3, INPUT.height, INPUT.width))
     nodes = Nodes(model.graph)
     if of_one_image:
         model.graph.input[0].CopyFrom(

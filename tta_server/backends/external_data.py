@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from tta_server.backends.protobuf import fields
+from tta_server.backends.protobuf import fields, text
 from tta_server.errors import ConfigError, shown
 
 FIELDS: Mapping[str, Mapping[int, str]] = {
@@ -124,11 +124,7 @@ def _reference(tensor: memoryview, is_initializer: bool) -> Iterator[Reference]:
             external = value == EXTERNAL
         elif number == EXTERNAL_DATA and isinstance(value, memoryview):
             parts = dict(fields(value))
-            entries[_text(parts.get(1))] = _text(parts.get(2))
+            entries[text(parts.get(1))] = text(parts.get(2))
     if external:
         end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
         yield Reference(entries.get("location", ""), end, is_initializer)
-
-
-def _text(value: int | memoryview | None) -> str:
-    return bytes(value).decode() if isinstance(value, memoryview) else ""

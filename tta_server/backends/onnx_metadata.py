@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from tta_server.backends.protobuf import fields, length_delimited, spans, varint
+from tta_server.backends.protobuf import fields, length_delimited, spans, text, varint
 from tta_server.errors import ConfigError
 
 METADATA, KEY, VALUE = 14, 1, 2
@@ -72,11 +72,7 @@ def _entries(file: BinaryIO) -> Iterator[memoryview]:
 
 def _entry(part: memoryview) -> tuple[str, str]:
     values = dict(fields(part))
-    return _text(values.get(KEY)), _text(values.get(VALUE))
-
-
-def _text(value: int | memoryview | None) -> str:
-    return bytes(value).decode() if isinstance(value, memoryview) else ""
+    return text(values.get(KEY)), text(values.get(VALUE))
 
 
 def _is(number: int, part: int | memoryview | None, key: str) -> bool:

@@ -38,6 +38,11 @@ def spans(message: memoryview) -> Iterator[tuple[int, int | memoryview | None, i
         raise ValueError("the message is cut off")
 
 
+def text(value: int | memoryview | None) -> str:
+    """Return the text of a field; empty for one that is missing. Raises ValueError for bytes that are no UTF-8."""
+    return bytes(value).decode() if isinstance(value, memoryview) else ""
+
+
 def varint(message: Bytes, at: int) -> tuple[int, int]:
     """Return the number that starts at a position, and the position after it."""
     value = shift = 0

@@ -71,7 +71,7 @@ MaxFailuresOption = Annotated[
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
 ]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Hold each shard against its digest in the ledger.")]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare each shard with its digest in the ledger.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,11 @@ class ModelFile:
         height, width = SPATIAL[layout]
         return self.image[height], self.image[width]
 
+    def tensor_shape(self, side: int) -> tuple[int, ...]:
+        """Shape of a tensor for the image input, with a batch axis; free axes are 1 image, 3 channels and `side`."""
+        usual = (1, side, side, 3) if self.layout == "NHWC" else (1, 3, side, side)
+        return tuple(size or default for size, default in zip(self.image, usual, strict=True))
+
 
 def read_model_file(path: Path) -> ModelFile:
     """Open a file; raise ConfigError for a folder, and if ONNX Runtime can't."""

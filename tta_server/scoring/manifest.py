@@ -10,7 +10,16 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import model_digest
 from tta_server.serving.plan import Plan
 
-LIBRARIES = ("tta-server", "onnxruntime", "numpy", "opencv-python-headless", "pillow", "simplejpeg")
+LIBRARIES = (
+    "tta-server",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+)
 """Versions that may change a value."""
 
 
@@ -30,6 +39,7 @@ def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str, limits: 
         "top_k": wanted.top_k,
         "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels},
         "batch": batch,
+        "device": model.backend.device,
         "format": format_name,
         "versions": {name: _version(name) for name in LIBRARIES},
     }

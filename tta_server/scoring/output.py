@@ -131,7 +131,7 @@ class OutputFolder:
         return found
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest, or hold it against that of the run before. Raises ConfigError that says what differs."""
+        """Write the manifest, or compare it with that of the run before. Raises ConfigError that says what differs."""
         before = self.read_manifest()
         if before is None:
             with self._explained():

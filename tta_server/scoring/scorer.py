@@ -32,7 +32,7 @@ def read_scoring_options(options: dict[str, Any]) -> Options:
 
 
 def open_plan(folder: Path, options: Options) -> Plan:
-    """The plan of a model that is loaded, and held against test images. Raises ConfigError or InvalidInput."""
+    """The plan of a model that is loaded, and checked on test images. Raises ConfigError or InvalidInput."""
     model = load_model(folder)
     try:
         plan = make_plan(model, options)

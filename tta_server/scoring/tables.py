@@ -26,7 +26,7 @@ ID_COLUMNS = ("id", "key", "path", "name")
 def read_list(path: str) -> Sequence[str]:
     """The lines of a text file that are not empty: paths, relative to the file's folder. Raises ConfigError."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             return [name for line in file if (name := line.rstrip("\r\n"))]
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from None

@@ -91,6 +91,11 @@ def test_weights_outside_the_file_stay_there(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[1:], expected, rtol=1e-4)
 
 
+def test_an_input_without_a_batch_axis_has_none_to_free(tmp_path: Path) -> None:
+    model = net([node("Relu", ["image"], ["out"])], {}, (3, 8, 8), shape=(3, 8, 8))
+    assert refused(tmp_path, model) == "input image has none; export it with shape [N, 3, 8, 8]"
+
+
 def one(kind: str, *inputs: str, out: Any = (1, 3, 8, 8), opset: int = 17, **rest: Any) -> onnx.ModelProto:
     """A net of one named node."""
     weights = {key: value for key, value in rest.items() if isinstance(value, np.ndarray | tuple)}

@@ -116,6 +116,27 @@ def test_further_inputs_and_joined_lists_where_a_graph_makes_the_views(tmp_path:
         np.testing.assert_allclose([box for *_, box in found], [box for *_, box in wanted], atol=1e-3)
 
 
+@pytest.mark.parametrize("views", ["local", "graph"])
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "yolox"])
+def test_quarter_turns_of_an_image_that_is_no_square(tmp_path: Path, head: str, views: str) -> None:
+    """The turned input has its sides swapped, and so have the sizes that some models take beside it."""
+    content = {
+        **CONFIG,
+        "input": {"size": "free", "others": OTHERS.get(head, {})},
+        "output": {"head": head, **NAMES.get(head, {})},
+        "policy": "d4",
+        "symmetries": ["hflip", "rot90"],
+        "backend": {"name": "onnxruntime", "views": views},
+    }
+    with load(write_model(tmp_path / head, head_model(head, is_free=True), content), slots=1) as model:
+        answer = model.predict(lit(INPUT, *SCENE), include="views")
+    assert len(answer.receipt.views) == 8
+    for boxes in [answer.prediction["boxes"], *(view["boxes"] for view in answer.receipt.views)]:
+        found, wanted = boxes_of(boxes), expected(*SCENE)
+        assert [label for label, *_ in found] == [label for label, *_ in wanted]
+        np.testing.assert_allclose([box for *_, box in found], [box for *_, box in wanted], atol=1e-3)
+
+
 @pytest.mark.parametrize("stated", HEADS)
 @pytest.mark.parametrize("head", HEADS)
 def test_no_file_of_another_head_is_served(tmp_path: Path, head: str, stated: str) -> None:

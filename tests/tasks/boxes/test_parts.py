@@ -64,6 +64,13 @@ def test_the_rows_of_images_may_be_mixed_if_they_have_numbers() -> None:
     assert rows[0, 0, 0, 0] == 1
 
 
+def test_several_lists_with_numbers_of_their_own_are_no_answer() -> None:
+    """As a backend gives them that runs a large batch in parts: row 1 would have no box."""
+    lists = np.zeros((2, 1, 3, 7), np.float32)
+    with pytest.raises(BackendFailed, match=r"2 lists of boxes.* one"):
+        image_part(SSD, {"rows": lists}, 1)
+
+
 @pytest.mark.parametrize("column", [False, True])
 def test_rows_behind_a_stated_number_do_not_count(column: bool) -> None:
     counts = np.float32([2, 0])

@@ -47,6 +47,9 @@ def _freed(file: ModelFile, original: bytes, model: "ModelProto") -> bytes:
         raise Mixed(
             f"the file has the inputs {', '.join(each.name for each in file.inputs)}; one, an image, can be freed"
         )
+    if len(file.inputs[0].shape) == 3:
+        sides = ", ".join(map(str, file.inputs[0].shape))
+        raise Mixed(f"input {file.inputs[0].name} has none; export it with shape [N, {sides}]")
     images, image = make_images(file), file.inputs[0].name
     known = _known(file, model, images[0])
     plan = plan_edits(model, known, image)

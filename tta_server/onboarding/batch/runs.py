@@ -1,6 +1,6 @@
 """Runs of a model file on tensors: of one image with all that lies between, and of several against one by one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,29 +18,20 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 Arrays = Mapping[str, NDArray[Any]]
-IMAGES = 3
-SIDE, CHANNELS = 256, 3
-"""Of a tensor whose file leaves them free."""
+SIDE = 256
+"""Of a tensor whose file leaves it free."""
 CLOSE, CLOSE_HALF = 1e-5, 4e-3
 """Largest difference of a value, over the largest value of its output; for float16, which rounds to 5e-4."""
 
 
 def make_images(file: ModelFile) -> list[NDArray[Any]]:
     """Different tensors of one image each: noise, a slope, and dim noise."""
-    shape = [1, *(size or (CHANNELS if axis == _channel_axis(file) else SIDE) for axis, size in _axes(file))]
+    shape = file.tensor_shape(SIDE)
     random = np.random.default_rng(0)
     slope = np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
     values = [random.random(shape), slope, random.random(shape) * 0.3]
     dtype = DTYPES[file.inputs[0].type]
-    return [(value * (255 if dtype == np.uint8 else 1)).astype(dtype) for value in values[:IMAGES]]
-
-
-def _channel_axis(file: ModelFile) -> int:
-    return 3 if file.layout == "NHWC" else 1
-
-
-def _axes(file: ModelFile) -> Iterator[tuple[int, int | None]]:
-    yield from list(enumerate(file.image))[1:]
+    return [(value * (255 if dtype == np.uint8 else 1)).astype(dtype) for value in values]
 
 
 class Runner:

@@ -47,7 +47,7 @@ def plan_edits(model: "ModelProto", known: Known, image: str) -> Plan:
             return walk.plan()
         except Mixed as found:
             problem = problem or found
-            if not walk.turn():
+            if not walk.backtrack():
                 break
     assert problem is not None
     raise problem
@@ -78,7 +78,7 @@ class _Walk:
                 found = f"[{', '.join(map(str, known.shapes.get(output.name, ())))}]"
                 raise Mixed(f"output {output.name} is {found} for one image: its first axis is not that of images")
 
-    def turn(self) -> bool:
+    def backtrack(self) -> bool:
         """Go back to the last node that has another way, and take that; return False if there is none."""
         if not self._forks:
             return False

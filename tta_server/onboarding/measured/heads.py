@@ -60,7 +60,7 @@ def _distance(boxes: NDArray[Any], size: Size) -> float:
 
 def _boxes(file: ModelFile, scale: float) -> tuple[NDArray[np.float64], Size] | None:
     """Boxes (A, 4) for an image of noise of that size; None if the file does not run, or has no row for each cell."""
-    shape = _shape(file)
+    shape = file.tensor_shape(FREE_SIDE)
     height, width = shape[1:3] if file.layout == "NHWC" else shape[2:]
     kind = DTYPES[file.inputs[0].type]
     noise = np.random.default_rng(0).uniform(0, 255, shape) / (1 if kind is np.uint8 else scale)
@@ -77,8 +77,3 @@ def _boxes(file: ModelFile, scale: float) -> tuple[NDArray[np.float64], Size] | 
         return None
     boxes = rows[0, :, :4].astype(np.float64)
     return (boxes, size) if np.isfinite(boxes).all() else None
-
-
-def _shape(file: ModelFile) -> tuple[int, ...]:
-    usual = (1, FREE_SIDE, FREE_SIDE, 3) if file.layout == "NHWC" else (1, 3, FREE_SIDE, FREE_SIDE)
-    return tuple(size or default for size, default in zip(file.image, usual, strict=True))

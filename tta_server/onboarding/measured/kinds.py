@@ -80,14 +80,10 @@ def _scores(file: ModelFile, name: str, values: Values) -> Iterator[NDArray[Any]
 
 def make_tensors(file: ModelFile) -> Sequence[NDArray[Any]]:
     """Noise and slopes in the ranges that models take: 0 to 1, around 0, 0 to 255."""
-    shape = [1, *(size or (3 if axis == 1 and file.layout != "NHWC" else SIDE) for axis, size in _axes(file))]
+    shape = file.tensor_shape(SIDE)
     random, slope = np.random.default_rng(0), np.linspace(0, 1, int(np.prod(shape))).reshape(shape)
     dtype = DTYPES[file.inputs[0].type]
     if dtype == np.uint8:
         return [(value * 255).astype(np.uint8) for value in (random.random(shape), slope, 1 - slope, slope * 0.2)]
     plain = (random.random(shape), slope, random.normal(size=shape), 4 * slope - 2)
     return [value.astype(dtype) for value in (*plain, 255 * plain[0], 255 * slope)]
-
-
-def _axes(file: ModelFile) -> Iterator[tuple[int, int | None]]:
-    yield from list(enumerate(file.image))[1:]

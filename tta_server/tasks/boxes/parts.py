@@ -16,7 +16,7 @@ Parts = Mapping[str, NDArray[Any]]
 def image_part(output: BoxesOutput, found: Parts, row: int) -> Parts:
     """The arrays of one image of a batch, (M, ...) each, without rows that pad, where the model says which these are.
 
-    Raises BackendFailed for counts that the rows contradict.
+    Raises BackendFailed for counts that the rows contradict, and for several lists where one should hold all rows.
     """
     joined = output.shape.joined
     if joined is Joined.BY_NUMBER:
@@ -53,8 +53,11 @@ def _has_batch(output: BoxesOutput, key: str, values: NDArray[Any]) -> bool:
 def _numbered(values: NDArray[Any], row: int) -> NDArray[Any]:
     """The rows of an image by its number, up to a row of number -1, of values (1, 1, M, columns).
 
-    One without a number is everybody's, so that nobody takes it for a box of another image.
+    One without a number is everybody's, so that nobody takes it for a box of another image. Raises BackendFailed for
+    several lists, as of a batch that was run in parts: their numbers begin anew.
     """
+    if len(values) != 1:
+        raise BackendFailed(f"the model gives {len(values)} lists of boxes for a batch, where one holds all")
     rows: NDArray[Any] = values[0, 0]
     ends = np.flatnonzero(rows[:, 0] == -1)
     rows = rows[: ends[0]] if len(ends) else rows

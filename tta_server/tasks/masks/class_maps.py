@@ -56,7 +56,10 @@ class ClassMaps:
 
 
 def read_classes(numbers: NDArray[Any], labels: int) -> tuple[Classes, float | None]:
-    """An output's class numbers, of any type; and one of those that are neither a label's nor NO_CLASS, if any."""
+    """An output's class numbers, of any type; and one of those that are neither a label's nor NO_CLASS, if any.
+
+    That one is NaN or infinite if any is.
+    """
     known = (numbers >= 0) & (numbers < labels)
     if np.issubdtype(numbers.dtype, np.floating):
         known &= numbers == np.floor(numbers)
@@ -66,7 +69,7 @@ def read_classes(numbers: NDArray[Any], labels: int) -> tuple[Classes, float | N
     classes[known] = numbers[known]
     others = numbers[~known]
     others = others[others != NO_CLASS]
-    return classes, float(others[0]) if others.size else None
+    return classes, float(others[np.argmax(~np.isfinite(others))]) if others.size else None
 
 
 def decode_classes(numbers: NDArray[Any], labels: int, placement: Placement, grid: OutputGrid) -> ClassMaps:
