@@ -40,6 +40,7 @@ KINDS = {
 """Task, None if it is not known -> allowed for output.kind."""
 NAMED = ("simcc", "queries")
 """output.kind of several outputs, which have keys of their own."""
+LABELS = "a list of names in the order of the outputs, or the name of a text file beside tta.yaml (--labels FILE)"
 BY_RANK = {
     2: "classification | multilabel | regression | embedding",
     3: "detection | keypoints",
@@ -151,7 +152,7 @@ def _always(values: Values, file: ModelFile) -> bool:
 
 RULES: Sequence[_Rule] = (
     _Rule("task", _always, _tasks),
-    _Rule("labels", _has_labels, _fixed("a list of names in the order of the outputs, or --labels FILE")),
+    _Rule("labels", _has_labels, _fixed(LABELS)),
     _Rule("input.size", _always, _fixed("[height, width] | free")),
     _Rule("input.resize", _always, _resizes),
     _Rule("input.layout", _always, _fixed("NCHW | NHWC")),
