@@ -36,7 +36,7 @@ def contents(inputs: Inputs, limits: Limits | None = None) -> list[tuple[str, ob
 def test_a_folder_has_its_images_sorted_and_says_what_is_left_out(photos: Path) -> None:
     found = open_inputs(str(photos))
     assert contents(found) == [("b.png", b"b.png"), ("sub/a.PNG", b"sub/a.PNG"), ("sub/c.jpg", b"sub/c.jpg")]
-    assert found.notes == [f"{photos}: 2 files whose names have no suffix of an image are left out"]
+    assert found.notes == [f"{photos}: left out, without the suffix of an image: 2"]
 
 
 def test_a_pattern_and_a_single_image(photos: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_archive(tmp_path: Path) -> None:
     found = open_inputs(str(path))
     deep = "deep/" + "x" * 120 + ".png"
     assert contents(found) == [("0001.jpg", b"0001.jpg"), (deep, deep.encode())]
-    assert found.notes == [f"{path}: 1 files whose names have no suffix of an image are left out"]
+    assert found.notes == [f"{path}: left out, without the suffix of an image: 1"]
     with pytest.raises(TooLarge, match="more than 100 bytes"):
         contents(found, Limits(max_bytes=100))
     path.write_bytes(path.read_bytes()[: 512 + 3])

@@ -128,7 +128,7 @@ def _folder(folder: str) -> Files:
     walk = _Walk(folder)
     names = sorted(walk.names("", frozenset()))
     if walk.others:
-        walk.notes.append(f"{folder}: {walk.others} files whose names have no suffix of an image are left out")
+        walk.notes.append(f"{folder}: left out, without the suffix of an image: {walk.others}")
     return Files(folder, names, walk.notes)
 
 

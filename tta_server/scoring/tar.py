@@ -64,5 +64,5 @@ def read_tar(path: str) -> TarImages:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
     except (OSError, tarfile.TarError) as error:
         raise ConfigError(f"{path}: is not an archive that can be read: {error}") from None
-    notes = [f"{path}: {others} files whose names have no suffix of an image are left out"] if others else []
+    notes = [f"{path}: left out, without the suffix of an image: {others}"] if others else []
     return TarImages(path, ids, places, notes)
