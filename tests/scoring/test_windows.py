@@ -17,7 +17,7 @@ from tta_server.scoring.formats import FORMATS
 from tta_server.scoring.inputs import open_inputs
 from tta_server.scoring.output import OutputFolder
 from tta_server.scoring.run import Run, Task
-from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
 from tta_server.serving.answer import Answer
 from tta_server.serving.plan import Plan
 
@@ -106,6 +106,17 @@ def test_a_model_of_one_row_runs_row_by_row(tmp_path: Path) -> None:
 def test_images_that_can_not_be_decoded_take_no_place_in_a_batch(plan: Plan, backend: NotedBackend) -> None:
     list(BatchScorer(plan, 4, Limits()).score(Opened([GREY, BROKEN, GREY, BROKEN, GREY, GREY])))
     assert backend.runs == [4, 4]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_scorer_takes_as_many_images_as_its_batch_and_can_be_opened_again(tmp_path: Path, batch: int) -> None:
+    taken = iter([GREY] * 5)
+    with Scorer(toy(tmp_path), batch=batch) as scorer:
+        next(scorer.scored(taken))
+        assert len(list(taken)) == 5 - batch
+        scorer.close()
+        (again,) = scorer([GREY])
+    assert isinstance(again.outcome, Answer)
 
 
 def test_no_more_images_are_open_than_a_batch_has_rows(plan: Plan) -> None:
