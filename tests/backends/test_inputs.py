@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_server.backends.inputs import Frame, OtherInput, make_inputs, mistake, undeclared
+from tta_server.backends.inputs import Frame, OtherInput, fits_function, make_inputs, mistake, undeclared
 
 
 def made(function, shape, dtype, rows=2, size=(4, 6), frames=()):
@@ -106,3 +106,18 @@ def test_an_input_that_is_not_declared_is_named_with_what_it_likely_is():
     assert "{im_shape: height_width, scale_factor: ones, prompt: ...}" in undeclared(
         ["im_shape", "scale_factor", "prompt"]
     )
+
+
+def test_ones_of_which_a_middle_axis_is_free_are_not_made() -> None:
+    """Its size could be any; [N, 2, 3] is made."""
+    free, fixed = (OtherInput("ones", (None, axis, 3), np.dtype(np.float32)) for axis in (None, 2))
+    assert "gives [N, 2], or N and fixed sizes" in mistake("x", free, (8, 8))
+    assert mistake("x", fixed, (8, 8)) == ""
+    assert not fits_function("ones", free)
+
+
+def test_a_function_fits_an_input_by_shape_and_type() -> None:
+    half, whole = (OtherInput("ones", (None, 2), np.dtype(kind)) for kind in (np.float16, np.int64))
+    assert not fits_function("width_height", half)
+    assert fits_function("width_height", whole)
+    assert not fits_function("mask", whole)

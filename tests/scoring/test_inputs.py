@@ -95,11 +95,11 @@ def test_a_column_of_a_table(photos: Path) -> None:
 
 
 def test_rows_of_a_table_without_a_path_are_counted(photos: Path) -> None:
-    (photos / "table.csv").write_text("label,path\ncat,b.png\ndog,\n\ncow\nrat,sub/c.jpg\n")
-    pq.write_table(pa.table({"path": ["b.png", None, "", "sub/c.jpg"]}), photos / "table.parquet")
+    (photos / "table.csv").write_text("label,path\ncat,b.png\ndog,\n\ncow\nrat,sub/c.jpg\nowl,sub/a.PNG\n")
+    pq.write_table(pa.table({"path": ["b.png", None, "", "sub/c.jpg", "sub/a.PNG"]}), photos / "table.parquet")
     for name in ("table.csv", "table.parquet"):
         found = open_inputs(str(photos / name))
-        assert [image for image, _ in contents(found)] == ["b.png", "sub/c.jpg"]
+        assert [image for image, _ in contents(found)] == ["b.png", "sub/c.jpg", "sub/a.PNG"]
         assert found.notes == [f"{photos / name}: 2 rows without a path are left out"]
 
 

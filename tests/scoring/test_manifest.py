@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.references import MODELS
-from tests.support.scoring import run_scoring, toy, write_images
+from tests.support.scoring import rows_of, run_scoring, toy, write_images
 from tta_server.errors import ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.manifest import LIBRARIES, digest_inputs, fingerprint
@@ -84,6 +84,7 @@ def test_the_same_text_in_other_marks_is_told_apart() -> None:
 def test_a_run_with_other_limits_is_not_resumed(model: Path, tmp_path: Path) -> None:
     """Of one image, that is too large under the first limit only."""
     photos = write_images(tmp_path / "photos", 1)
-    run_scoring(model, photos, tmp_path / "out", limits=Limits(max_bytes=10))
+    run_scoring(model, photos, tmp_path / "out", limits=Limits(max_pixels=10))
+    assert [row["status"] for row in rows_of(tmp_path / "out")] == ["failed"]
     with pytest.raises(ConfigError, match=r"was begun with limits .*10.*; results of both do not belong together"):
         run_scoring(model, photos, tmp_path / "out")

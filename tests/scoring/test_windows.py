@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.scoring import BROKEN, color_image, rows_of, toy, write_images
+from tests.support.toys import trap_image, trap_model
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.errors import BackendFailed, DeviceLost
@@ -16,7 +17,8 @@ from tta_server.scoring.formats import FORMATS
 from tta_server.scoring.inputs import open_inputs
 from tta_server.scoring.output import OutputFolder
 from tta_server.scoring.run import Run, Task
-from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
+from tta_server.serving.answer import Answer
 from tta_server.serving.plan import Plan
 
 
@@ -90,9 +92,31 @@ def test_rows_of_as_many_images_as_a_batch_has_rows_run_together(
     assert backend.runs == runs
 
 
+def test_a_model_of_one_row_runs_row_by_row(tmp_path: Path) -> None:
+    """The plain view of each of 3 images, that are open together."""
+    made = open_plan(trap_model(tmp_path / "traps", 1), read_scoring_options({"max_views": 1}))
+    backend, images = NotedBackend(made.model.backend), Opened([trap_image()] * 3)
+    found = BatchScorer(replace(made, model=replace(made.model, backend=backend)), 3, Limits()).score(images)
+    assert [next(found).id, images.read] == ["0", [0, 1, 2]]
+    assert all(isinstance(each.outcome, Answer) for each in found)
+    assert backend.runs == [1, 1, 1]
+    made.model.retire()
+
+
 def test_images_that_can_not_be_decoded_take_no_place_in_a_batch(plan: Plan, backend: NotedBackend) -> None:
     list(BatchScorer(plan, 4, Limits()).score(Opened([GREY, BROKEN, GREY, BROKEN, GREY, GREY])))
     assert backend.runs == [4, 4]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_scorer_takes_as_many_images_as_its_batch_and_can_be_opened_again(tmp_path: Path, batch: int) -> None:
+    taken = iter([GREY] * 5)
+    with Scorer(toy(tmp_path), batch=batch) as scorer:
+        next(scorer.scored(taken))
+        assert len(list(taken)) == 5 - batch
+        scorer.close()
+        (again,) = scorer([GREY])
+    assert isinstance(again.outcome, Answer)
 
 
 def test_no_more_images_are_open_than_a_batch_has_rows(plan: Plan) -> None:

@@ -54,8 +54,7 @@ class BatchScorer:
 
     def __init__(self, plan: Plan, batch: int, limits: Limits) -> None:
         self.plan = plan
-        self._batch = batch if plan.model.can_batch else 1
-        self._images = batch
+        self._batch = batch
         self._limits = limits
         self._runner = ImageRunner(ModelExecutor(), ReceiptTimings())
 
@@ -65,7 +64,7 @@ class BatchScorer:
         for image in images:
             window.append(self._open(image))
             jobs = [opened.job for opened in window if opened.job]
-            if len(jobs) == self._images or sum(job.nbytes for job in jobs) > WINDOW_BYTES:
+            if len(jobs) == self._batch or sum(job.nbytes for job in jobs) > WINDOW_BYTES:
                 yield from self._run(window)
                 window = []
         yield from self._run(window)

@@ -19,6 +19,7 @@ LIBRARIES = (
     "opencv-python-headless",
     "pillow",
     "simplejpeg",
+    "pyarrow",
 )
 """Versions that may change a value."""
 

@@ -84,6 +84,9 @@ def test_rows_behind_a_stated_number_do_not_count(column: bool) -> None:
     assert image_part(TENSORFLOW, found, 0)["boxes"].shape == (2, 4)
     assert image_part(TENSORFLOW, found, 1)["scores"].tolist() == []
     assert batch_part(TENSORFLOW, found, 0)["scores"].tolist() == [[0.5, 0.25, 0.75]]
+    found["counts"] = np.float32([4, 0])
+    with pytest.raises(BackendFailed, match="the model says that it found 4 boxes, but gives 3"):
+        image_part(TENSORFLOW, found, 0)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,13 @@ def test_ties_between_cells_go_to_the_lower_class() -> None:
     np.testing.assert_array_equal(found.classes[:, 1:-1], 0)
 
 
+def test_of_three_classes_the_largest_share_counts() -> None:
+    """Each cell has half of class 1, and 3/8 and 1/8 of the others."""
+    numbers = np.tile([[1, 2], [1, 0]], (4, 4))
+    found = decoded(AS_IT_IS, Size(8, 8), {"shift": [0.5, 0.25]}, numbers)
+    np.testing.assert_array_equal(found.classes[1:-1, 1:-1], 1)
+
+
 def test_bars_are_not_mixed_into_the_image() -> None:
     """A model that gives the bars of a letterbox class 2, and the image class 0."""
     prep, image = PREPARATIONS["letterbox"], Size(90, 30)

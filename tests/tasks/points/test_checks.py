@@ -43,6 +43,13 @@ def maps(rng, trained=True):
 # ---- units ----
 
 
+def test_units_are_those_of_coordinates_whatever_the_scores_and_the_longer_side():
+    """Points within 0.8 pixels of an input of 8 rows may be right."""
+    keypoints = task(labels=("nose", "chin"), pairs=())
+    assert "points.units" in found(keypoints, [(0.3, 0.4, 7), (0.35, 0.8, 9)])
+    assert found(keypoints, [(0.3, 0.4), (0.35, 0.8)], tensor=Size(64, 8)) == {}
+
+
 @given(seeds)
 def test_fractions_stated_as_pixels_are_found(seed):
     points = near(FACE, seed)
@@ -182,6 +189,8 @@ def test_bins_of_whole_numbers_are_found():
     (finding,) = task("simcc").findings([CardRun("photo", outputs, INPUT)])
     assert finding.check == "scores.type"
     assert list(task("simcc").findings([])) == []
+    both = outputs | {"simcc_y": np.zeros((1, 4, 96), np.uint8)}
+    assert len(list(task("simcc").findings([CardRun("photo", both, INPUT)]))) == 1
 
 
 @pytest.mark.parametrize("scores", ["probabilities", "logits"])
