@@ -11,7 +11,7 @@ GOOD, NO_YAML, GARBAGE, NO_RUN = "good", "no-yaml", "garbage", "no-run"
 FAILED = (GARBAGE, NO_RUN, NO_YAML)
 """`no-run` fails when it is warmed up, the others when they are loaded."""
 REASONS = {
-    GARBAGE: "garbage/1/model.onnx: ONNX Runtime can't load the file: see the server's log",
+    GARBAGE: "garbage/1/model.onnx: ONNX Runtime can't load the file: it is no ONNX file, or a damaged one",
     NO_RUN: "its file can't run",
     NO_YAML: "no-yaml/tta.yaml: is not valid YAML in line 2, column 1",
 }

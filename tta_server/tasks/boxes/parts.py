@@ -53,8 +53,8 @@ def _has_batch(output: BoxesOutput, key: str, values: NDArray[Any]) -> bool:
 def _numbered(values: NDArray[Any], row: int) -> NDArray[Any]:
     """The rows of an image by its number, up to a row of number -1, of values (1, 1, M, columns).
 
-    One without a number is everybody's, so that nobody takes it for a box of another image. Raises BackendFailed for
-    several lists, as of a batch that was run in parts: their numbers begin anew.
+    One whose number is NaN is part of each image, since it can't be told whose it is. Raises BackendFailed for several
+    lists, as of a batch that was run in parts: their numbers begin anew.
     """
     if len(values) != 1:
         raise BackendFailed(f"the model gives {len(values)} lists of boxes for a batch, where one holds all")
