@@ -148,7 +148,7 @@ def test_every_request_is_answered_while_triton_is_gone_and_after(
                 triton.send_signal(signal.SIGCONT)
             else:
                 triton.start()
-            until(lambda: ask(client).status_code == 200)
+            until(lambda: triton.keep_up() and ask(client).status_code == 200)
             until(lambda: not_ready(client) == [])
         traffic.more(200)
     assert traffic.unanswered == []
@@ -166,7 +166,7 @@ def test_a_model_comes_up_by_itself_once_triton_does(models: Path, triton: RealT
         assert not_ready(client) == ["clothing"]
         assert ask(client).status_code == 503
         triton.start()
-        until(lambda: ask(client).status_code == 200)
+        until(lambda: triton.keep_up() and ask(client).status_code == 200)
 
 
 def test_a_missing_model_is_named_with_those_that_there_are(triton: RealTriton, tmp_path: Path) -> None:

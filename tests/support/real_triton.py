@@ -21,6 +21,7 @@ from tests.support.serving import PATIENCE, ROOT, until
 
 VENV = Path(os.environ.get("TRITON_VENV", ROOT / ".venv-triton")).absolute()
 BACKENDS = Path(__file__).parent / "triton_backend"
+MOST_CRASHES = 5
 FIND = "import json, sysconfig; print(json.dumps([sysconfig.get_path('purelib'), sysconfig.get_config_var('LIBDIR')]))"
 
 
@@ -46,6 +47,7 @@ class RealTriton:
         self._ports = {kind: free_port() for kind in ("http", "grpc", "metrics")}
         self._shared = f"tta_{uuid.uuid4().hex[:12]}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._crashes = 0
         packages, libraries = json.loads(subprocess.check_output([VENV / "bin" / "python", "-c", FIND]))
         self._server = Path(packages) / "pytriton" / "tritonserver"
         self._libraries = f"{packages}/nvidia_pytriton.libs:{libraries}"
@@ -113,9 +115,22 @@ class RealTriton:
         until(self.is_ready)
         return self
 
-    def is_ready(self) -> bool:
+    def keep_up(self) -> bool:
+        """Starts it again if it ended by itself, a few times; always true.
+
+        Its python backend, which runs the models here, has a segmentation fault in its first batches now and then
+        (libtriton_python.so, in TRITONBACKEND_ModelInstanceExecute), mostly on a busy machine.
+        """
         assert self._process is not None
-        assert self._process.poll() is None, self.log.read_text()
+        if self._process.poll() is not None:
+            assert self._crashes < MOST_CRASHES, self.log.read_text()
+            self._crashes += 1
+            self.kill()
+            self.launch()
+        return True
+
+    def is_ready(self) -> bool:
+        self.keep_up()
         with grpc.insecure_channel(self.url.partition("://")[2]) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with contextlib.suppress(grpc.RpcError):
