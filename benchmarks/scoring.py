@@ -5,7 +5,7 @@
     python benchmarks/scoring.py rate [--rounds 5] [--seconds 6]
     python benchmarks/scoring.py memory [--images 100000] [--paths 1000000]
 
-`kills` kills (-9) a run at random instants, and holds what is left at the end against an uninterrupted run, to the
+`kills` kills (-9) a run at random instants, and compares what is left at the end with an uninterrupted run, to the
 byte. `server` scores the labelled images and asks a server for the same. `rate` runs in turns with a bare loop of
 decoding, resizing and model (threads, one a core), and for clothing with a script of `multiprocessing.Pool`. `memory`
 compares the peak memory of a short and a long run, and lists paths.
@@ -89,7 +89,7 @@ def check_kills(folder: Path, kills: int, images: int) -> bool:
             process.kill()
             process.wait()
             landed += 1
-        else:  # it ended before: what is left is held against the whole run, and the next begins anew
+        else:  # it ended first: compare what it wrote, and begin another run
             same &= process.returncode == 0 and content_of(out) == whole
             out = folder / f"out{landed}"
     subprocess.run(command(photos, "--out", out, *options), check=True, capture_output=True)

@@ -15,6 +15,16 @@ Pixels = NDArray[np.uint8]
 LEAST = 1e-3
 """Distance from a threshold within which a box may be there or not."""
 
+YOLOX_PIXELS: dict[str, Any] = {
+    "task": "detection",
+    "input.color": "BGR",
+    "input.resize": "letterbox",
+    "input.scale": 1,
+    "input.mean": [0],
+    "input.std": [1],
+}
+"""What YOLOX states of its input, but for what follows from its head."""
+
 
 class Expected(Protocol):
     """What the library answers for an image."""

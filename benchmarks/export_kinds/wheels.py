@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from PIL import Image, ImageDraw
 
-from benchmarks.export_kinds.kinds import Boxes, Export, Mask, Pixels, Scores
+from benchmarks.export_kinds.kinds import YOLOX_PIXELS, Boxes, Export, Mask, Pixels, Scores
 
 TEXT = 0.3
 """Least probability of text of DBNet's own postprocessing."""
@@ -86,16 +86,7 @@ def detector(folder: Path) -> Export:
         boxes, scores = found[:, :4].astype(float), found[:, 4].astype(float)
         return Boxes(boxes, scores, ["text"] * len(found), 0.1).within(image.shape[1], image.shape[0])
 
-    answers = {
-        "task": "detection",
-        "input.color": "BGR",
-        "input.resize": "letterbox",
-        "input.scale": 1,
-        "input.mean": [0],
-        "input.std": [1],
-        "output.head": "yolox",
-        "output.kind": "probabilities",
-    }
+    answers = YOLOX_PIXELS | {"output.head": "yolox", "output.kind": "probabilities"}
     stated = {"output.nms": 0.45, "output.min_score": 0.1}
     return Export(file, expected, answers, ["text"], stated=stated, image=page(300, 200, 40))
 

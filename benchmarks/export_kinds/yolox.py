@@ -10,17 +10,12 @@ from yolox.models import YOLOPAFPN, YOLOX, YOLOXHead
 from yolox.models.network_blocks import SiLU
 from yolox.utils import postprocess, replace_module
 
-from benchmarks.export_kinds.kinds import Boxes, Export, Pixels
+from benchmarks.export_kinds.kinds import YOLOX_PIXELS, Boxes, Export, Pixels
 from benchmarks.export_kinds.torch_export import LABELS, Images, enliven, export, spread
 
 SIZE = (224, 320)
 ANSWERS: dict[str, Any] = {
-    "task": "detection",
-    "input.color": "BGR",
-    "input.resize": "letterbox",
-    "input.scale": 1,
-    "input.mean": [0],
-    "input.std": [1],
+    **YOLOX_PIXELS,
     "output.rows": "output",
     "output.holds": "box_objectness_class_scores",
     "output.format": "cxcywh",

@@ -107,7 +107,7 @@ def test_a_manifest_with_another_key_is_of_another_run(
 
 
 def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
-    """Whoever has the old file open reads it to its end."""
+    """A reader that has the old file open reads it to its end."""
     path = tmp_path / "file"
     write_whole(path, b"old")
     with path.open("rb") as old:

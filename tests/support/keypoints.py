@@ -58,7 +58,7 @@ views = st.sampled_from(VIEWS)
 
 
 def task(kind="coordinates", labels=LABELS, pairs=PAIRS, numbers=2, shape=None, **form):
-    """`shape` is that of the output; without it, that of coordinates of so many `numbers`, or what the kind needs."""
+    """`shape` is that of the output: by default coordinates of `numbers` values a point, or what the kind needs."""
     count = len(labels)
     if kind == "simcc":
         shapes = dict.fromkeys(("simcc_x", "simcc_y"), shape or (None, count, None))

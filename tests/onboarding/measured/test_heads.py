@@ -1,4 +1,4 @@
-"""Two heads of one shape are told apart by a run of the file."""
+"""A run of the file shows which of two heads of one shape it has."""
 
 from pathlib import Path
 from typing import Any

@@ -48,7 +48,7 @@ def test_masks_of_queries(head: str) -> None:
     ]
     found = concluded(*outputs, architectures=[f"XFor{head}"])
     assert values(found, "output.") == {"kind": "queries"}
-    assert "single objects are not told apart" in found.notes[0]
+    assert "single objects are not separated" in found.notes[0]
     assert not {choice.key for choice in found.choices} & {"output.name", "output.multilabel"}
 
 

@@ -23,7 +23,7 @@ def elementwise(step: Step) -> Rows:
 
 
 def by_image(step: Step) -> Rows:
-    """Convolutions, pools and the like, which take each image of the first axis by itself."""
+    """Convolutions, pools and other nodes that take each image of the first axis by itself."""
     rows = step.alone()
     if rows.axis:
         step.refuse("takes images along its first axis, and they lie along another")

@@ -42,7 +42,7 @@ def _axis_name(graph: "GraphProto") -> str:
 
 
 class AddedNodes:
-    """What edits add: lists go into the graph, nodes are taken by whoever places them."""
+    """What edits add: lists go into the graph, the caller places the nodes."""
 
     def __init__(self, graph: "GraphProto") -> None:
         self._graph, self._nodes = graph, list["NodeProto"]()

@@ -52,7 +52,7 @@ def reshape(step: Step) -> Rows:
 
 
 def _place(made: Shape, axis: int, entries: int) -> Rows | None:
-    """The images along an axis of a shape, with so many entries before each."""
+    """The images along an axis of a shape, with `entries` before each."""
     outer, rest = divmod(entries, max(1, before(made, axis)))
     if rest or not outer or made[axis] % outer:
         return None

@@ -137,7 +137,7 @@ def _queries(source: str, file: ModelFile) -> Iterator[Finding]:
         return
     yield Fact("task", "segmentation", source)
     yield Fact("output.kind", "queries", f"the file's outputs {', '.join(QUERIES)}")
-    yield Note(f"{source}: each pixel gets a class; single objects are not told apart")
+    yield Note(f"{source}: each pixel gets a class; single objects are not separated")
 
 
 def _scores(source: str, file: ModelFile) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ def _numbered(values: NDArray[Any], row: int) -> NDArray[Any]:
     """The rows of an image by its number, up to a row of number -1, of values (1, 1, M, columns).
 
     One whose number is NaN is part of each image, since it can't be told whose it is. Raises BackendFailed for several
-    lists, as of a batch that was run in parts: their numbers begin anew.
+    lists, as of a batch that was run in parts: each list begins with image 0.
     """
     if len(values) != 1:
         raise BackendFailed(f"the model gives {len(values)} lists of boxes for a batch, where one holds all")

@@ -100,7 +100,7 @@ def _resampled(plane: NDArray[np.uint16], to_source: Affine, size: Size) -> Clas
 
 
 class VoteAccumulator(ScoreAccumulator):
-    """A ScoreAccumulator of class numbers (h, w), each a vote for one of so many `labels`.
+    """A ScoreAccumulator of class numbers (h, w), each a vote for one of `labels` classes.
 
     It writes to one class a cell: maps of votes (C, h, w) would take 30 times as long for 150 classes.
     """
