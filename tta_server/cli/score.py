@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -22,6 +22,19 @@ from tta_server.cli.options import (
     PolicyOption,
 )
 from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
+from tta_server.cli.score_options import (
+    BatchOption,
+    ColumnOption,
+    FormatOption,
+    InputArgument,
+    MaxFailuresOption,
+    MinViewsOption,
+    OutOption,
+    PlanOption,
+    ThreadsOption,
+    TopKOption,
+    VerifyOption,
+)
 from tta_server.cli.score_progress import ScoreProgress, forecast, summary
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
@@ -39,39 +52,6 @@ from tta_server.serving.plan import Plan
 
 TOO_MANY_FAILED, INTERRUPTED = 3, 130
 """Exit statuses."""
-
-InputArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A folder, a pattern in quotes like 'photos/*.jpg', a list of paths (.txt), a column of paths or of "
-        "images' bytes in a table (.csv, .parquet), or an archive (.tar).",
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder of the results; the same command goes on where it was stopped.")
-]
-ColumnOption = Annotated[str | None, typer.Option(help="Column of a table that holds the images.")]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", "-f", help="parquet or jsonl; default: parquet where pyarrow is installed.")
-]
-MinViewsOption = Annotated[
-    str | None, typer.Option(help="Run at least this many views, or fail; `all`: every planned view.")
-]
-TopKOption = Annotated[int, typer.Option("--top-k", min=1, help="Number of classes to list.")]
-BatchOption = Annotated[
-    int | None,
-    typer.Option("--batch", "-b", min=1, max=1024, help="Views of a batch; default: measured at the first start."),
-]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: one a core.")]
-MaxFailuresOption = Annotated[
-    str | None,
-    typer.Option(help="End with status 3 once more images than this number, or share as in 1%, have failed."),
-]
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
-]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare each shard with its digest in the ledger.")]
 
 
 @dataclass(frozen=True, slots=True)

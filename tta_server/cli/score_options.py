@@ -1,0 +1,39 @@
+"""The options of `tta-server score` that no other command has."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+InputArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, a pattern in quotes like 'photos/*.jpg', a list of paths (.txt), a column of paths or of "
+        "images' bytes in a table (.csv, .parquet), or an archive (.tar).",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder of the results; the same command goes on where it was stopped.")
+]
+ColumnOption = Annotated[str | None, typer.Option(help="Column of a table that holds the images.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", "-f", help="parquet or jsonl; default: parquet where pyarrow is installed.")
+]
+MinViewsOption = Annotated[
+    str | None, typer.Option(help="Run at least this many views, or fail; `all`: every planned view.")
+]
+TopKOption = Annotated[int, typer.Option("--top-k", min=1, help="Number of classes to list.")]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch", "-b", min=1, max=1024, help="Views of a batch; default: measured at the first start."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: one a core.")]
+MaxFailuresOption = Annotated[
+    str | None,
+    typer.Option(help="End with status 3 once more images than this number, or share as in 1%, have failed."),
+]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
+]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare each shard with its digest in the ledger.")]
