@@ -36,7 +36,9 @@ from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
+from tta_server.telemetry.tracing import NO_TRACER, Tracer
 
+Absent = Sequence[BackendUnavailable]
 log = logging.getLogger(__name__)
 
 NOT_READY = "the server is not ready: models are being warmed, or it is shutting down"
@@ -74,16 +76,20 @@ class Application:
     `on_fatal` is called with a sentence when only a new process can serve again.
     """
 
-    def __init__(self, settings: Settings, models: Sequence[Model], absent: Sequence[BackendUnavailable] = ()) -> None:
+    def __init__(
+        self, settings: Settings, models: Sequence[Model], absent: Absent = (), tracer: Tracer = NO_TRACER
+    ) -> None:
         """`absent` are the errors of models that are loaded later: their servers' pools are made now."""
         self.settings = settings
+        self.tracer = tracer
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
-        self._runner = ImageRunner(ModelExecutor(), self.observer)
+        sinks = (self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
+        self.observer = Observers(*sinks, tracer) if tracer.is_on else Observers(*sinks)
+        self._runner = ImageRunner(ModelExecutor(), self.observer, tracer)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self.health = Health()
@@ -123,6 +129,8 @@ class Application:
         gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        if self.tracer.is_on:
+            self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
         for name in self.models:
             self._add_model_gauge(name)
 
@@ -145,7 +153,7 @@ class Application:
         return any(states) and (all(states) or not self.settings.strict)
 
     @classmethod
-    def load(cls, settings: Settings) -> "Application":
+    def load(cls, settings: Settings, tracer: Tracer = NO_TRACER) -> "Application":
         """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
 
         Those whose servers are not ready are loaded once they are. Raises ConfigError if there is none, none can be
@@ -159,7 +167,8 @@ class Application:
                 if settings.strict:
                     raise
                 errors[folder.name] = error
-        application = cls(settings, loaded, [each for each in errors.values() if isinstance(each, BackendUnavailable)])
+        absent = [each for each in errors.values() if isinstance(each, BackendUnavailable)]
+        application = cls(settings, loaded, absent, tracer)
         for name, failure in errors.items():
             application._set_failed(name, failure)
         application._check_any_left(errors.values())

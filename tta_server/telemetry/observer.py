@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tta_server.telemetry.timings import StageTimes
+from tta_server.telemetry.tracing import BatchTrace, RequestTrace
 
 ModelKey = tuple[str, str]
 """A model's name and version."""
@@ -26,6 +27,7 @@ class ViewsRan:
     """A slot ran views of one model as a batch.
 
     `prepare`, `infer` and `merge` are seconds of the whole batch; `images` has each view's image's stage times.
+    `batch` is the batch's span if one is recorded.
     """
 
     model: ModelKey
@@ -33,6 +35,7 @@ class ViewsRan:
     infer: float
     merge: float
     images: Sequence[StageTimes]
+    batch: BatchTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class ImageAnswered:
     views: int
     seconds: float
     stages_ms: Mapping[str, float]
+    trace: RequestTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class AnswerSent:
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
+    trace: RequestTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class ErrorSent:
     status: int | str
     code: str
     error: str
+    trace: RequestTrace | None = None
 
 
 Event = (

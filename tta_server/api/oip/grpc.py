@@ -21,6 +21,7 @@ from tta_server.api.oip.grpc_calls import (
     Messages,
     abort,
     call_of,
+    name_trace,
     receive_one,
 )
 from tta_server.api.oip.grpc_codec import FINAL_RESPONSE, Parameter, read_request, write_failure, write_response
@@ -80,7 +81,17 @@ class InferenceService:
 
     async def answer(self, method: str, messages: Messages, context: Context) -> Message:
         """The response of one method; an error aborts the call."""
-        call, request = call_of(method, context), None
+        call = call_of(method, context)
+        if method not in OPEN_METHODS:
+            call = call.traced(self._application.tracer, SERVICE)
+            name_trace(call)
+        try:
+            return await self._answer(call, messages)
+        finally:
+            call.end_trace()
+
+    async def _answer(self, call: Call, messages: Messages) -> Message:
+        method, request = call.method, None
         try:
             self._check_key(call)
             if method == "ModelInfer":
@@ -91,7 +102,7 @@ class InferenceService:
             self._record_error(call, request, Cancelled("the client disconnected"))
             raise
         except Exception as error:  # noqa: BLE001 - sent and logged
-            await abort(context, self._record_error(call, request, error))
+            await abort(call.context, self._record_error(call, request, error))
 
     def _check_key(self, call: Call) -> None:
         if self._keys is not None and call.method not in OPEN_METHODS:
@@ -103,8 +114,7 @@ class InferenceService:
         if not isinstance(error, TTAError):
             log.error("%s failed", call.method, exc_info=error)
             error = TTAError(INTERNAL_ERROR)
-        info = RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model)
-        self._handler.record_error(info, error, GRPC_STATUS[error.code].name)
+        self._handler.record_error(_info(call, model), error, GRPC_STATUS[error.code].name)
         return error
 
     # ---- infer ----
@@ -113,7 +123,7 @@ class InferenceService:
         command, tickets = await self._submit(call, request)
         answers = await self._handler.wait_for_answers(tickets)
         response = await self._write_response(command, request, answers)
-        self._handler.record_sent(answers)
+        self._handler.record_sent(answers, call.trace)
         return response
 
     async def stream(self, messages: Messages, context: Context) -> None:
@@ -131,7 +141,7 @@ class InferenceService:
         async def serve(request: Message) -> None:
             try:
                 one = replace(call, request_id=choose_request_id(request.id)).received_now()
-                await self._serve_streamed(one, request, write)
+                await self._serve_streamed(one.traced(self._application.tracer, SERVICE), request, write)
             finally:
                 running.release()
 
@@ -163,6 +173,8 @@ class InferenceService:
             self._record_error(call, request, error)
         except Exception as error:  # noqa: BLE001 - sent and logged
             await write(write_failure(request, self._record_error(call, request, error)))
+        finally:
+            call.end_trace()
 
     async def _responses(self, call: Call, request: Message) -> AsyncGenerator[Message, None]:
         progress = Progress()
@@ -179,7 +191,7 @@ class InferenceService:
             waiting.cancel()
             self._handler.cancel(tickets)  # `waiting` may have been cancelled before it started
         response = await self._write_response(command, request, answers, {FINAL_RESPONSE: True})
-        self._handler.record_sent(answers)
+        self._handler.record_sent(answers, call.trace)
         yield response
 
     async def _submit(
@@ -197,7 +209,7 @@ class InferenceService:
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
             with command.client_option_names():
-                tickets = await self._handler.submit(command, call.request_id, call.received, listener)
+                tickets = await self._handler.submit(command, _info(call, command.model.name), call.received, listener)
         return replace(command, images=(), model=tickets[0].model), tickets
 
     async def _write_response(
@@ -251,3 +263,7 @@ class InferenceService:
     async def _unload(self, call: Call, request: Message) -> Message:
         await asyncio.to_thread(unload_model, self._application, request.model_name)
         return pb.RepositoryModelUnloadResponse()
+
+
+def _info(call: Call, model: str) -> RequestInfo:
+    return RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model, call.trace)
