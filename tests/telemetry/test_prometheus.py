@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import pictures
@@ -236,3 +237,23 @@ def test_two_models_are_counted_apart(tmp_path: Path) -> None:
         assert metric(client, 'tta_views_count{model="one"}') == 1
         assert metric(client, 'tta_views_count{model="two"}') == 0
         assert metric(client, 'tta_model_ready{model="two"}') == 1
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain", "text/plain;version=1.0.0;q=0.5, */*", "text/html"])
+def test_the_page_is_text_unless_openmetrics_is_named(client: httpx.Client, accept: str | None) -> None:
+    page = client.get("/metrics", headers={} if accept is None else {"Accept": accept})
+    assert page.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# EOF" not in page.text
+
+
+PROMETHEUS = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5"
+"""What Prometheus 3 sends, shortened."""
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS, "application/openmetrics-text"])
+def test_openmetrics_has_the_same_samples(client: httpx.Client, accept: str) -> None:
+    page = client.get("/metrics", headers={"Accept": accept})
+    assert page.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    open_names = {s.name for f in openmetrics.text_string_to_metric_families(page.text) for s in f.samples}
+    names = {s.name for f in text_string_to_metric_families(client.get("/metrics").text) for s in f.samples}
+    assert open_names == names

@@ -39,7 +39,7 @@ class StageTimes:
 
     def _trace_stage(self, stage: str, seconds: float, end: float) -> None:
         if self.trace is not None:
-            self.trace.add_event(f"tta.{stage}", {"tta.duration_ms": seconds * 1e3}, end)
+            self.trace.add_event(f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, end)
 
     def add(self, **seconds: float) -> None:
         """Adds seconds to stages by name."""

@@ -151,12 +151,16 @@ class RecordedBatch:
 
     def ran(self, event: ViewsRan) -> None:
         """Adds the batch's stages, and to each request's span its views; ends the span."""
+        if not self._span.is_recording():
+            return
         end = time.monotonic()
         self._span.set_attribute("tta.batch.size", len(event.images))
         at = end - event.prepare - event.infer - event.merge
         for stage in ("prepare", "infer", "merge"):
             at += (seconds := getattr(event, stage))
-            self._span.add_event(f"tta.{stage}", {"tta.duration_ms": seconds * 1e3}, self._epoch + round(at * 1e9))
+            self._span.add_event(
+                f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, self._epoch + round(at * 1e9)
+            )
         for view in self._views:
             view.trace.add_event("tta.view", {**self._view(view), "tta.batch.size": len(event.images)}, end)
         self._span.end(self._epoch + round(end * 1e9))
@@ -193,7 +197,7 @@ def _is_failure(status: int | str) -> bool:
 
 
 def _answer(event: ImageAnswered) -> dict[str, Attribute]:
-    return {"tta.views": event.views, "tta.stop_reason": event.reason, "tta.duration_ms": event.seconds * 1e3}
+    return {"tta.views": event.views, "tta.stop_reason": event.reason, "tta.duration_ms": round(event.seconds * 1e3, 3)}
 
 
 def _stages(stages_ms: Mapping[str, float]) -> dict[str, Attribute]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tta_server.api.auth import OPEN_PATHS
@@ -59,4 +60,11 @@ class RequestSpans:
         try:
             await self._app(scope, receive, watch_status)
         finally:
-            trace.end(status, getattr(scope.get("route"), "path", ""))
+            trace.end(status, _route(scope))
+
+
+def _route(scope: Scope) -> str:
+    """The path of the route that served a request, with its parameters' names; empty without."""
+    endpoint, parameters = scope.get("endpoint"), scope.get("path_params", {}).keys()
+    routes = (route for route in scope["app"].router.routes if isinstance(route, Route))
+    return next((r.path for r in routes if r.endpoint == endpoint and r.param_convertors.keys() == parameters), "")

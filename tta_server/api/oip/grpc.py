@@ -140,8 +140,9 @@ class InferenceService:
 
         async def serve(request: Message) -> None:
             try:
-                one = replace(call, request_id=choose_request_id(request.id)).received_now()
-                await self._serve_streamed(one.traced(self._application.tracer, SERVICE), request, write)
+                one = replace(call, request_id=choose_request_id(request.id))
+                one = one.traced(self._application.tracer, SERVICE).received_now()
+                await self._serve_streamed(one, request, write)
             finally:
                 running.release()
 
