@@ -1,6 +1,7 @@
 """A real OTLP/HTTP collector: decodes the spans that it receives, waits for them, and fails on request."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,6 +51,7 @@ class Collector:
         self.entered = threading.Event()
         self.refuses = False
         self._spans: list[ReceivedSpan] = []
+        self._bodies: deque[bytes] = deque()
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -67,23 +69,28 @@ class Collector:
     @property
     def spans(self) -> list[ReceivedSpan]:
         with self._changed:
-            return list(self._spans)
+            return self._decode()
 
     def wait_for(self, condition: Callable[[ReceivedSpan], bool], number: int = 1) -> list[ReceivedSpan]:
         """The spans that meet a condition, once there are `number` of them."""
 
         def found() -> list[ReceivedSpan]:
-            return [span for span in self._spans if condition(span)]
+            return [span for span in self._decode() if condition(span)]
 
         with self._changed:
             assert self._changed.wait_for(lambda: len(found()) >= number, PATIENCE), self._spans
             return found()
 
     def _take(self, body: bytes) -> None:
-        found = list(_decoded(ExportTraceServiceRequest.FromString(body)))
         with self._changed:
-            self._spans += found
+            self._bodies.append(body)
             self._changed.notify_all()
+
+    def _decode(self) -> list[ReceivedSpan]:
+        """All spans: a body is decoded once it is asked for, not while a server is measured. Under the lock."""
+        while self._bodies:
+            self._spans += _decoded(ExportTraceServiceRequest.FromString(self._bodies.popleft()))
+        return list(self._spans)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         collector = self

@@ -38,7 +38,7 @@ class StageTimes:
         self._trace_stage("decode", now - start, now)
 
     def _trace_stage(self, stage: str, seconds: float, end: float) -> None:
-        if self.trace is not None:
+        if self.trace is not None and self.trace.is_recorded:
             self.trace.add_event(f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, end)
 
     def add(self, **seconds: float) -> None:

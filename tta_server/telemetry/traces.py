@@ -24,11 +24,11 @@ from tta_server.telemetry.observer import AnswerSent, ErrorSent, Event, ImageAns
 from tta_server.telemetry.span_export import SpanExport
 from tta_server.telemetry.tracing import (
     Attribute,
+    ClientTrace,
     Headers,
     RequestTrace,
     TraceContext,
     TracedView,
-    client_trace,
     read_traceparent,
 )
 
@@ -55,7 +55,7 @@ class Traces:
         span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
         if span.get_span_context().trace_flags.sampled:
             return RecordedTrace(span, name)
-        return client_trace(traceparent)
+        return ClientTrace(parent.trace_id) if parent is not None else None
 
     def begin_batch(self, model: tuple[str, str], views: Sequence[TracedView]) -> "RecordedBatch":
         """A child of the first request's span, so that it is sampled as that is, with a link to every request."""
