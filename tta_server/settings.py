@@ -83,11 +83,6 @@ class Settings(BaseModel):
     grpc_port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 picks a free one.")
     drain_seconds: float = Field(10.0, ge=0, description="Seconds that a shutdown waits for admitted requests.")
 
-    traces: bool = Field(
-        False,
-        description="Send traces to an OpenTelemetry collector, as the OTEL_* variables say; needs the extra otel.",
-    )
-
     keys: Path | None = Field(None, description="File of bearer keys, one a line; without it requests need no key.")
     tls_cert: Path | None = Field(None, description="PEM certificate; with it both ports speak TLS.")
     tls_key: Path | None = Field(None, description="PEM private key of the certificate.")
@@ -108,6 +103,11 @@ class Settings(BaseModel):
     max_connections: int = Field(1024, ge=1, description="HTTP connections, and gRPC calls, open at once.")
     api_bound: bool = Field(True, description="Refuse requests at once while the event loop is too far behind.")
     receive_seconds: float = Field(30.0, gt=0, description="Seconds within which a request must arrive in full.")
+
+    traces: bool = Field(
+        False,
+        description="Send traces to an OpenTelemetry collector, as the OTEL_* variables say; needs the extra otel.",
+    )
 
     @property
     def limits(self) -> Limits:

@@ -50,6 +50,7 @@ class Collector:
         self.gate.set()
         self.entered = threading.Event()
         self.refuses = False
+        self._has_ended = False
         self._spans: list[ReceivedSpan] = []
         self._bodies: deque[bytes] = deque()
         self._changed = threading.Condition()
@@ -107,6 +108,7 @@ class Collector:
                 self.send_response(400 if collector.refuses else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+                self.close_connection = collector._has_ended
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -117,6 +119,7 @@ class Collector:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._has_ended = True
         self.gate.set()
         self._server.shutdown()
         self._server.server_close()

@@ -56,6 +56,7 @@ class Recorder:
         return self._memory.get_finished_spans()
 
     def clear(self) -> None:
+        self.spans()
         self._memory.clear()
 
 
@@ -164,6 +165,18 @@ def test_a_request_that_is_not_sampled_has_no_span_and_keeps_the_clients_trace(r
     assert trace.trace_id
     assert trace.span_id == ""
     assert recorder.spans() == ()
+
+
+@given(st.text(), st.one_of(st.text(), st.from_regex(r"\A([a-z]{1,4}=[a-z]{1,4},?){1,3}\Z")))
+def test_any_headers_begin_a_span(recorder: Recorder, traceparent: str, tracestate: str) -> None:
+    recorder.clear()
+    parent = "4bf92f3577b34da6a3ce929d0e0e4736"
+    for header, expected in ((traceparent, None), (f"00-{parent}-00f067aa0ba902b7-01", parent)):
+        trace = recorder.tracer.begin("GET", {}, header, tracestate)
+        assert trace is not None
+        assert trace.is_recorded
+        assert expected is None or trace.trace_id == expected
+        trace.end(200)
 
 
 def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:

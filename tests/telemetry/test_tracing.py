@@ -81,6 +81,7 @@ def test_off_it_names_the_clients_trace() -> None:
     assert (trace.trace_id, trace.span_id, trace.is_recorded) == (TRACE, "", False)
     trace.add_event("nothing", {})
     trace.end(200)
+    assert NO_TRACER.dropped() == 0
 
 
 def test_off_by_the_setting_or_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:

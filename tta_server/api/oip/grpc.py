@@ -117,6 +117,14 @@ class InferenceService:
         self._handler.record_error(_info(call, model), error, GRPC_STATUS[error.code].name)
         return error
 
+    def _refuse(self, call: Call, error: TTAError) -> TTAError:
+        """Log the error of a stream as a whole, with a span of its own."""
+        traced = call.traced(self._application.tracer, SERVICE)
+        try:
+            return self._record_error(traced, None, error)
+        finally:
+            traced.end_trace()
+
     # ---- infer ----
 
     async def _infer(self, call: Call, request: Message) -> Message:
@@ -149,7 +157,7 @@ class InferenceService:
         try:
             self._check_key(call)
         except TTAError as error:
-            await abort(context, self._record_error(call, None, error))
+            await abort(context, self._refuse(call, error))
         unreadable = False
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -159,7 +167,7 @@ class InferenceService:
             except DecodeError:  # the requests before it are answered first
                 unreadable = True
         if unreadable:
-            await abort(context, self._record_error(call, None, InvalidInput(UNREADABLE_MESSAGE)))
+            await abort(context, self._refuse(call, InvalidInput(UNREADABLE_MESSAGE)))
 
     async def _serve_streamed(self, call: Call, request: Message, write: Callable[[Message], Awaitable[None]]) -> None:
         """Write the responses to one request of a stream; an error ends this request only."""
