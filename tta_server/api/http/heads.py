@@ -68,7 +68,7 @@ class HeadBound:
         info = RequestInfo(_request_id(headers), path, model, trace)
         self._handler.record_error(info, error, HTTP_STATUS[error.code])
         if trace is not None:
-            trace.end(HTTP_STATUS[error.code], _route(found))
+            trace.end(HTTP_STATUS[error.code], route_of(found))
         return _response(info, error)
 
     def _has_key(self, headers: Headers) -> bool:
@@ -95,10 +95,11 @@ def _response(info: RequestInfo, error: Overloaded) -> bytes:
     return "\r\n".join((*lines, "", "")).encode() + body
 
 
-def _route(found: re.Match[bytes]) -> str:
+def route_of(found: re.Match[bytes]) -> str:
     """The route of a target, as the application names it."""
-    route = found["path"].replace(found["v1"] or found["v2"], b"{name}", 1)
-    return re.sub(r"(?<=/versions/)[^/]+", "{version}", route.decode("latin-1"))
+    start, end = found.span("v1" if found["v1"] else "v2")
+    rest = re.sub(rb"(?<=^/versions/)[^/]+", b"{version}", found["path"][end:])
+    return (found["path"][:start] + b"{name}" + rest).decode("latin-1")
 
 
 def _request_id(headers: Headers) -> str:

@@ -21,7 +21,6 @@ from tta_server.api.oip.grpc_calls import (
     Messages,
     abort,
     call_of,
-    name_trace,
     receive_one,
 )
 from tta_server.api.oip.grpc_codec import FINAL_RESPONSE, Parameter, read_request, write_failure, write_response
@@ -84,7 +83,7 @@ class InferenceService:
         call = call_of(method, context)
         if method not in OPEN_METHODS:
             call = call.traced(self._application.tracer, SERVICE)
-            name_trace(call)
+            call.name_trace()
         try:
             return await self._answer(call, messages)
         finally:

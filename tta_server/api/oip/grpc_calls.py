@@ -58,6 +58,11 @@ class Call:
         trace = tracer.begin(method, attributes, *self.parent)
         return self if trace is None else replace(self, trace=trace)
 
+    def name_trace(self) -> None:
+        """Names the span of a recorded call in its trailing metadata."""
+        if self.trace is not None and self.trace.is_recorded:
+            self.context.set_trailing_metadata(((TRACERESPONSE, traceresponse(self.trace)),))
+
     def end_trace(self) -> None:
         """Ends the trace, as OK if no error was recorded."""
         if self.trace is not None:
@@ -74,12 +79,6 @@ def call_of(method: str, context: Context) -> Call:
         context,
         parent=(metadata.get("traceparent", ""), metadata.get("tracestate", "")),
     )
-
-
-def name_trace(call: Call) -> None:
-    """Names the span of a recorded call in its trailing metadata."""
-    if call.trace is not None and call.trace.is_recorded:
-        call.context.set_trailing_metadata(((TRACERESPONSE, traceresponse(call.trace)),))
 
 
 async def receive_one(messages: Messages, seconds: float) -> Message:
