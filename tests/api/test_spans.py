@@ -382,6 +382,20 @@ def test_an_exemplar_leads_to_the_span(client: httpx.Client, trace: Trace) -> No
     assert trace.request().attributes["tta.model"] == "cifar10"
 
 
+def test_the_last_spans_are_sent_at_shutdown(tmp_path: Path, collector: Collector, trace: Trace) -> None:
+    """They would have waited for a minute."""
+    variables = os.environ | collector.variables | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    folder = models_folder(tmp_path, "cifar10")
+    with Server("--port", "0", "--slots", "1", "--models", str(folder), env=variables) as server:
+        with server.client() as client:
+            response = client.post(CIFAR, content=sample("cifar10"), params=ALL, headers=trace.headers)
+        assert response.status_code == 200
+        assert not [span for span in collector.spans if span.trace_id == trace.id]
+        server.process.terminate()
+        assert server.exit_status() == 0
+    assert trace.request().attributes["tta.model"] == "cifar10"
+
+
 # ---- without a collector ----
 
 
