@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode, format_span_id
+from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode, format_span_id, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tests.support.jobs import RECORDER
 from tests.support.references import MODELS
@@ -243,3 +244,19 @@ def test_a_batch_is_linked_to_each_recorded_request_of_it(recorder: Recorder) ->
     assert views == [["plain", "hflip"], ["hflip"]]
     assert dict(abort.headers)["traceparent"].split("-")[2] == format_span_id(batch.context.span_id)
     model.retire()
+
+
+@pytest.mark.parametrize("state", ["", "vendor=1,other=2"])
+def test_the_context_of_a_batch_is_as_opentelemetry_writes_it(recorder: Recorder, state: str) -> None:
+    recorder.clear()
+    trace = recorder.tracer.begin("POST", {}, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", state)
+    assert trace is not None
+    batch = recorder.tracer.begin_batch(KEY, [TracedView(trace, "plain", tile=3)])
+    recorder.tracer.notify(ViewsRan(KEY, 0.1, 0.2, 0.3, [StageTimes(0.0, trace)], batch))
+    trace.end(200)
+    request, ended = sorted(recorder.spans(), key=lambda span: span.name)
+    expected: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(expected, set_span_in_context(NonRecordingSpan(ended.context)))
+    assert dict(batch.headers) == expected
+    assert ("tracestate" in expected) == bool(state)
+    assert [event.attributes["tta.view.tile"] for event in request.events if event.name == "tta.view"] == [3]

@@ -18,7 +18,6 @@ from opentelemetry.trace import (
     format_trace_id,
     set_span_in_context,
 )
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tta_server.telemetry.observer import AnswerSent, ErrorSent, Event, ImageAnswered, ViewsRan
 from tta_server.telemetry.span_export import SpanExport
@@ -35,7 +34,6 @@ from tta_server.telemetry.tracing import (
 ROOT = Context()
 FAILURES = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
 """gRPC statuses that the conventions call errors of the server."""
-PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Traces:
@@ -145,9 +143,10 @@ class RecordedBatch:
 
     @property
     def headers(self) -> Headers:
-        carrier: dict[str, str] = {}
-        PROPAGATOR.inject(carrier, set_span_in_context(self._span, ROOT))
-        return list(carrier.items())
+        context = self._span.get_span_context()
+        ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+        state = [("tracestate", context.trace_state.to_header())] if context.trace_state else []
+        return [("traceparent", f"00-{ids}-{context.trace_flags:02x}"), *state]
 
     def ran(self, event: ViewsRan) -> None:
         """Adds the batch's stages, and to each request's span its views; ends the span."""
