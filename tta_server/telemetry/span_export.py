@@ -46,7 +46,7 @@ class SpanExport:
 
 
 class _CountingExporter(SpanExporter):
-    """Counts the spans that its exporter does not get rid of; `waiting` has those that are not with it yet."""
+    """Counts the spans that wait for its exporter, and drops those that this one does not get rid of."""
 
     def __init__(self, exporter: SpanExporter, export: SpanExport) -> None:
         self._exporter = exporter

@@ -61,7 +61,9 @@ class Traces:
         attributes = {"tta.model": model[0], "tta.model.version": model[1]}
         links = [Link(trace.span.get_span_context()) for trace in traces]
         context = set_span_in_context(traces[0].span, ROOT)
-        return RecordedBatch(self._tracer.start_span("batch", context, attributes=attributes, links=links), views)
+        start = traces[0].time_ns()
+        span = self._tracer.start_span("batch", context, attributes=attributes, links=links, start_time=start)
+        return RecordedBatch(span, traces[0], views)
 
     def dropped(self) -> int:
         return self._export.dropped
@@ -92,18 +94,20 @@ class RecordedTrace:
         self._name = name
         context = span.get_span_context()
         self.trace_id, self.span_id = format_trace_id(context.trace_id), format_span_id(context.span_id)
-        self._epoch = time.time_ns() - time.monotonic_ns()
-        """What is added to the monotonic clock: all times of one span come from it, so that none is out of order."""
+        self._epoch = -time.monotonic_ns() + time.time_ns()  # in this order: no event precedes the span's start
         self._lock = threading.Lock()
         self._answers: list[AnswerSent] = []
         self._error: ErrorSent | None = None
         self._has_ended = False
 
+    def time_ns(self, at: float | None = None) -> int:
+        """Nanoseconds since 1970 of `at`, in seconds of the monotonic clock, so that no two times are out of order."""
+        return self._epoch + (time.monotonic_ns() if at is None else round(at * 1e9))
+
     def add_event(self, name: str, attributes: Mapping[str, Attribute], at: float | None = None) -> None:
-        now = time.monotonic_ns() if at is None else round(at * 1e9)
         with self._lock:
             if not self._has_ended:
-                self.span.add_event(name, attributes, self._epoch + now)
+                self.span.add_event(name, attributes, self.time_ns(at))
 
     def answered(self, event: AnswerSent) -> None:
         """One of the request's images was answered."""
@@ -130,16 +134,16 @@ class RecordedTrace:
         if _is_failure(status):
             self.span.set_attribute("error.type", str(status))
             self.span.set_status(StatusCode.ERROR, error.error if error else None)
-        self.span.end(self._epoch + time.monotonic_ns())
+        self.span.end(self.time_ns())
 
 
 class RecordedBatch:
-    """The span of a batch."""
+    """The span of a batch; its times are by the clock of its parent's."""
 
-    def __init__(self, span: Span, views: Sequence[TracedView]) -> None:
+    def __init__(self, span: Span, parent: RecordedTrace, views: Sequence[TracedView]) -> None:
         self._span = span
         self._views = views
-        self._epoch = time.time_ns() - time.monotonic_ns()
+        self._time_ns = parent.time_ns
 
     @property
     def headers(self) -> Headers:
@@ -157,12 +161,10 @@ class RecordedBatch:
         at = end - event.prepare - event.infer - event.merge
         for stage in ("prepare", "infer", "merge"):
             at += (seconds := getattr(event, stage))
-            self._span.add_event(
-                f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, self._epoch + round(at * 1e9)
-            )
+            self._span.add_event(f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, self._time_ns(at))
         for view in self._views:
             view.trace.add_event("tta.view", {**self._view(view), "tta.batch.size": len(event.images)}, end)
-        self._span.end(self._epoch + round(end * 1e9))
+        self._span.end(self._time_ns(end))
 
     def _view(self, view: TracedView) -> dict[str, Attribute]:
         context = self._span.get_span_context()
@@ -178,7 +180,7 @@ class RecordedBatch:
             return
         self._span.set_attribute("error.type", type(error).__name__)
         self._span.set_status(StatusCode.ERROR, str(error))
-        self._span.end(self._epoch + time.monotonic_ns())
+        self._span.end(self._time_ns())
 
 
 def _as_context(parent: TraceContext, tracestate: str) -> Context:
