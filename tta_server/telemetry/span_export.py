@@ -46,7 +46,7 @@ class SpanExport:
 
 
 class _CountingExporter(SpanExporter):
-    """Counts the spans that wait for its exporter, and drops those that this one does not get rid of."""
+    """Counts the spans that wait for its exporter, and those that this one could not deliver."""
 
     def __init__(self, exporter: SpanExporter, export: SpanExport) -> None:
         self._exporter = exporter
