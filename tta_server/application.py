@@ -32,6 +32,7 @@ from tta_server.serving.retries import LoadRetries
 from tta_server.serving.runner import ImageRunner
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.cache_metrics import CacheMetrics
 from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
@@ -82,7 +83,10 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
+        cache_metrics = CacheMetrics(self.metrics.registry)
+        self.observer = Observers(
+            self.metrics, cache_metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog()
+        )
         self._runner = ImageRunner(ModelExecutor(), self.observer)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
@@ -90,7 +94,9 @@ class Application:
         self.on_fatal: Callable[[str], None] = lambda reason: None
         sizes = self._pool_sizes([*(model.backend for model in models), *absent])
         self.pools = Pools({device: self._make_pool(size) for device, size in sizes.items()})
-        self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
+        self.predictor = Predictor(
+            self.models, self.pools, settings.limits, self.observer, self.health, settings.cache_mb * 1_000_000
+        )
         self._probe = ModelProbe(self.predictor, self.health)
         self._retries = LoadRetries(self.load_model, lambda name: name in self.health.load_failures)
         self._add_gauges()
@@ -123,6 +129,7 @@ class Application:
         gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        gauge("tta_cache_bytes", "Memory of the stored answers", lambda: self.predictor.cached_bytes)
         for name in self.models:
             self._add_model_gauge(name)
 
@@ -248,7 +255,7 @@ class Application:
             self._runners[name] = self._runner
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
-                previous.retire()
+                self.predictor.retire(previous)
             self.statistics.forget(model.key)
             self.health.loaded(name)
             self._add_model_gauge(name)
@@ -274,7 +281,7 @@ class Application:
                 return
             model = self.predictor.model(name)
             del self.models[name]
-            model.retire()
+            self.predictor.retire(model)
 
     def stop_admitting(self) -> None:
         """Admits no more requests."""

@@ -23,7 +23,7 @@ from tta_server.serving.caller import Caller, Listener
 from tta_server.serving.image import Image
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.telemetry.observer import AnswerSent, ErrorSent
 from tta_server.views.geometry import Size
 
@@ -57,6 +57,11 @@ def has_slow_header(images: Sequence[object]) -> bool:
     """
     files = [image for image in images if isinstance(image, bytes)]
     return not all(file.startswith(b"\xff\xd8") for file in files) or sum(map(len, files)) > LARGE_JPEG_BYTES
+
+
+def total_bytes(images: Sequence[Image]) -> int:
+    """What hashing the images reads."""
+    return sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,22 +172,29 @@ class RequestHandler:
         return RESERVE_FACTOR * self._send_seconds.estimate(time.monotonic())
 
     async def submit(
-        self, command: PredictCommand, request_id: str, received: float, listener: Listener | None = None
+        self,
+        command: PredictCommand,
+        request_id: str,
+        received: float,
+        listener: Listener | None = None,
+        access: bytes = b"",
     ) -> list[Ticket]:
         """A ticket for each image; raises as `Predictor.submit_all` does.
 
         `received` is when the whole request had arrived, in seconds of the monotonic clock. The listener is only used
-        for a request of one image.
+        for a request of one image. `access` is the digest of the client's key.
         """
         behind = self.bound.behind()
         listener = listener if len(command.images) == 1 else None
-        caller = Caller(request_id, listener, self.reserve_seconds(), received - behind)
+        caller = Caller(request_id, listener, self.reserve_seconds(), received - behind, access)
         plan = await self._plan(command.model, command.options)
         submit = partial(self._submit, command, caller, plan, behind)
-        header_is_slow = has_slow_header(command.images)
-        if not header_is_slow and lays_out_quickly(plan):
+        reads_long = has_slow_header(command.images) or (
+            self._predictor.shares(command.options) and total_bytes(command.images) > LARGE_BYTES
+        )
+        if not reads_long and lays_out_quickly(plan):
             return submit()
-        executor = None if header_is_slow else self.planner
+        executor = None if reads_long else self.planner
         admission = _Admission(submit, self._predictor.cancel)
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, admission.run)
@@ -263,6 +275,7 @@ class RequestHandler:
                 receipt.budget_ms,
                 receipt.elapsed_ms,
                 receipt.stages_ms,
+                receipt.cached,
             )
         )
 

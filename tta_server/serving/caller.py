@@ -12,10 +12,12 @@ class Caller:
     """The caller's side of a request.
 
     `listener` is called after each batch of views but the last. The protocol needs `reserve` seconds of the budget to
-    send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now.
+    send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now. Only
+    callers of equal `access`, the digest of their bearer key, may get each other's answers.
     """
 
     request_id: str
     listener: Listener | None = None
     reserve: float = 0.0
     received: float | None = None
+    access: bytes = b""

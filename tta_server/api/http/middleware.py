@@ -18,6 +18,7 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "TTA-Views",
     "TTA-Stop-Reason",
+    "TTA-Cached",
     "Inference-Header-Content-Length",
 )
 """Response headers that scripts of another origin may read."""
@@ -36,7 +37,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         request_id = choose_request_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, access=b"")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -105,7 +106,7 @@ class InternalErrors:
 
 
 class AuthMiddleware:
-    """Refuses requests without a valid key, except health checks."""
+    """Refuses requests without a valid key, except health checks; others get the key's digest as their `access`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, handler: RequestHandler) -> None:
         self._app = app
@@ -115,7 +116,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                self._keys.check(Headers(scope=scope).get("authorization", ""))
+                scope["state"]["access"] = self._keys.check(Headers(scope=scope).get("authorization", ""))
             except Unauthenticated as error:
                 info = RequestInfo(scope["state"]["request_id"], scope["path"])
                 self._handler.record_error(info, error, HTTP_STATUS[error.code])

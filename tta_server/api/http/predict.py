@@ -19,7 +19,7 @@ from tta_server.application import Application
 from tta_server.errors import InvalidInput
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.render.rendering import DRAWING
 
@@ -70,7 +70,8 @@ class PredictRoutes:
             if wants_picture and progress is None:
                 options = replace(options, format=ResponseFormat.PNG)
             command = PredictCommand(model, [upload.image], options)
-            (ticket,) = await self._handler.submit(command, request.state.request_id, received, progress)
+            state = request.state
+            (ticket,) = await self._handler.submit(command, state.request_id, received, progress, state.access)
         return ticket
 
     async def quote(self, request: Request) -> Response:
@@ -91,6 +92,7 @@ def _check_picture(model: Model) -> None:
 def _picture(answer: Answer) -> Response:
     receipt = answer.receipt
     headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": str(receipt.stop_reason)}
+    headers |= {"TTA-Cached": "true"} if receipt.cached else {}
     return Response(answer.picture, media_type="image/png", headers=_timing(answer) | headers)
 
 

@@ -41,7 +41,7 @@ from tta_server.application import Application
 from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Listener
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class InferenceService:
         """The response of one method; an error aborts the call."""
         call, request = call_of(method, context), None
         try:
-            self._check_key(call)
+            call = self._check_key(call)
             if method == "ModelInfer":
                 self._handler.bound.accept("", lambda: call.received_now().seconds)
             request = await receive_one(messages, self._application.settings.receive_seconds)
@@ -93,9 +93,11 @@ class InferenceService:
         except Exception as error:  # noqa: BLE001 - sent and logged
             await abort(context, self._record_error(call, request, error))
 
-    def _check_key(self, call: Call) -> None:
-        if self._keys is not None and call.method not in OPEN_METHODS:
-            self._keys.check(call.authorization)
+    def _check_key(self, call: Call) -> Call:
+        """The call with its access. Raises Unauthenticated."""
+        if self._keys is None or call.method in OPEN_METHODS:
+            return call
+        return replace(call, access=self._keys.check(call.authorization))
 
     def _record_error(self, call: Call, request: Message, error: Exception) -> TTAError:
         """Log the error; return the one to send."""
@@ -136,7 +138,7 @@ class InferenceService:
                 running.release()
 
         try:
-            self._check_key(call)
+            call = self._check_key(call)
         except TTAError as error:
             await abort(context, self._record_error(call, None, error))
         unreadable = False
@@ -197,7 +199,7 @@ class InferenceService:
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
             with command.client_option_names():
-                tickets = await self._handler.submit(command, call.request_id, call.received, listener)
+                tickets = await self._handler.submit(command, call.request_id, call.received, listener, call.access)
         return replace(command, images=(), model=tickets[0].model), tickets
 
     async def _write_response(

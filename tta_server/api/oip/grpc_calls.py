@@ -29,7 +29,7 @@ class Call:
     """One request over gRPC.
 
     `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is what was left of
-    the client's deadline then, None without one.
+    the client's deadline then, None without one. `access` is the digest of the client's key.
     """
 
     method: str
@@ -38,6 +38,7 @@ class Call:
     context: Context
     received: float = 0.0
     seconds: float | None = None
+    access: bytes = b""
 
     def received_now(self) -> "Call":
         """The call when its message has arrived."""

@@ -39,7 +39,7 @@ from tta_server.api.requests import RequestHandler, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import NotReady
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
@@ -107,7 +107,8 @@ class ProtocolRoutes:
             received = time.monotonic()
             envelope, command = await offload_if_large(len(body), lambda: self._parse(request, body))
             with command.client_option_names():
-                tickets = await self._handler.submit(command, request.state.request_id, received)
+                state = request.state
+                tickets = await self._handler.submit(command, state.request_id, received, access=state.access)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
         return envelope, replace(command, images=(), model=tickets[0].model), tickets
 
