@@ -188,15 +188,30 @@ def main() -> int:
     return report(
         [
             ("a hit over a run of 8 views, p50", f"{hit:.2f} / {run:.2f} ms", f"{HIT_SHARE}", hit / run <= HIT_SHARE),
-            (f"{AT_ONCE} equal requests at once", str(one), "one miss, 8 views", (grown["cache_miss"], grown["views"]) == (1, 8)),
+            (
+                f"{AT_ONCE} equal requests at once",
+                str(one),
+                "one miss, 8 views",
+                (grown["cache_miss"], grown["views"]) == (1, 8),
+            ),
             (
                 "CPU time without a hit, with over without the cache",
                 f"{overhead:.4f} ({min(ratios):.3f} to {max(ratios):.3f})",
                 f"{OVERHEAD}",
                 overhead <= OVERHEAD,
             ),
-            (f"{args.images} images, largest tta_cache_bytes", f"{largest:.1f} MB", f"{CACHE_MB} MB", largest <= CACHE_MB),
-            (f"resident memory, {evicted:.0f} answers dropped", f"{taken:.1f} MB", f"{CACHE_MB} MB", taken <= CACHE_MB * MEMORY_SHARE),
+            (
+                f"{args.images} images, largest tta_cache_bytes",
+                f"{largest:.1f} MB",
+                f"{CACHE_MB} MB",
+                largest <= CACHE_MB,
+            ),
+            (
+                f"resident memory, {evicted:.0f} answers dropped",
+                f"{taken:.1f} MB",
+                f"{CACHE_MB} MB",
+                taken <= CACHE_MB * MEMORY_SHARE,
+            ),
         ]
     )
 

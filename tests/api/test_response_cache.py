@@ -1,4 +1,4 @@
-"""`--cache-mb`: equal requests get one answer over every protocol, counted as Triton counts it, and only with one key."""
+"""`--cache-mb`: equal requests of one key get one answer over every protocol, counted as Triton counts it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -272,7 +272,7 @@ def test_a_follower_that_leaves_as_it_takes_over_ends_its_run(shared: Shared, wh
         follower.cancel()
     shared.takeovers.pop(0)()
     if when == "after":
-        follower.cancel()
+        assert follower.cancel()
     assert shared.runs[1].future.cancelled()
     shared.take_over()
     shared.runs[2].answer()
@@ -308,9 +308,7 @@ class History(RuleBasedStateMachine):
         self.shared.refuses = is_refused
         try:
             ticket = self.shared.one(name, budget_ms, image, access=access)
-        except Overloaded as error:
-            assert is_refused
-            assert str(error) == f"no room for {name}"
+        except Overloaded:
             return
         finally:
             self.shared.refuses = False
@@ -323,7 +321,7 @@ class History(RuleBasedStateMachine):
         return [run for run in self.shared.runs if not run.future.done()]
 
     @precondition(lambda self: self.under_way())
-    @rule(data=st.data(), how=st.sampled_from(["complete", "cut", "fails", "invalid", "cancelled"]))
+    @rule(data=st.data(), how=st.sampled_from(["complete", "cut", "fails", "invalid"]))
     def end(self, data: st.DataObject, how: str) -> None:
         run = data.draw(st.sampled_from(self.under_way()))
         if how == "complete":
@@ -333,10 +331,8 @@ class History(RuleBasedStateMachine):
             run.answer(data.draw(st.integers(1, 7)), CUT)
         elif how == "fails":
             run.future.set_exception(BackendFailed(run.caller.request_id))
-        elif how == "invalid":
-            run.future.set_exception(InvalidInput(run.content))
         else:
-            run.cancel()
+            run.future.set_exception(InvalidInput(run.content))
 
     @precondition(lambda self: self.shared.takeovers)
     @rule(is_refused=st.booleans())
@@ -384,9 +380,7 @@ class History(RuleBasedStateMachine):
             for run in self.under_way():
                 run.future.set_exception(BackendFailed(run.caller.request_id))
         assert all(ticket.future.done() for ticket, _, _ in self.tickets)
-        cancelled = {id(ticket) for ticket, _, _ in self.tickets if ticket.future.cancelled()}
-        runs = {id(run) for run in self.shared.runs}
-        assert cancelled - runs <= self.left
+        assert {id(ticket) for ticket, _, _ in self.tickets if ticket.future.cancelled()} <= self.left
         assert len(self.shared.sharing._flights) == 0
 
 

@@ -187,9 +187,10 @@ class AnswerSharing:
             self._flights.leave(ticket.flight, ticket)
             first, ticket.has_left = not ticket.has_left, True
             run = ticket.run
+        is_cancelled = ticket.future.cancel()  # before its run's, which would settle it
         if run is not None:
             run.cancel()
-        return ticket.future.cancel() and first
+        return is_cancelled and first
 
     # ---- the end of a run ----
 
