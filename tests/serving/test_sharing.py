@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.examples import times
 from tests.support.shared_runs import Run, Shared, waits
 from tests.support.toys import faulty_model
-from tta_server.errors import BackendFailed, InvalidInput, Overloaded
+from tta_server.errors import BackendFailed, BudgetTooSmall, DeadlineExceeded, InvalidInput, Overloaded
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
@@ -254,6 +254,25 @@ def test_an_answer_cut_short_is_for_those_who_get_no_better(shared: Shared) -> N
     shared.runs[2].answer(6, CUT)
     assert (len(more.future.result(0).receipt.views), more.future.result(0).receipt.cached) == (6, False)
     assert shared.sharing.nbytes == 0
+
+
+def test_a_complete_answer_of_fewer_views_is_better_than_one_cut_short(shared: Shared) -> None:
+    shared.one("first")
+    heir, last = shared.one("second"), shared.one("third")
+    shared.runs[0].answer(5, CUT)
+    shared.take_over()
+    shared.runs[1].answer(3, StopReason.CERTAIN)
+    for ticket in (heir, last):
+        assert ticket.future.result(0).receipt.stop_reason == StopReason.CERTAIN
+
+
+def test_too_little_time_for_a_run_of_its_own_is_no_small_budget(shared: Shared) -> None:
+    leader, follower = shared.one("first"), shared.one("second")
+    leader.cancel()
+    shared.refuses = BudgetTooSmall("give a larger budget")
+    shared.take_over()
+    with pytest.raises(DeadlineExceeded, match="the budget ended"):
+        follower.future.result(0)
 
 
 def test_a_follower_that_leaves_is_not_run(shared: Shared) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tta_server.errors import Overloaded
+from tta_server.errors import Overloaded, TTAError
 from tta_server.repository.model import Model
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.answer import Answer, Receipt
@@ -67,14 +67,17 @@ class Run:
 
 
 class Shared:
-    """Shared answers over such runs. `refuses` makes admission fail; takeovers wait in `takeovers`."""
+    """Shared answers over such runs. `refuses` makes admission fail, with this error if it is one.
+
+    Takeovers wait in `takeovers`.
+    """
 
     def __init__(self, model: Model, capacity: int = 100_000) -> None:
         self.model = model
         self.runs: list[Run] = []
         self.events: list[Event] = []
         self.takeovers: list[Callable[[], None]] = []
-        self.refuses = False
+        self.refuses: bool | TTAError = False
         self.sharing = AnswerSharing(
             capacity, self._admit, self, lambda model: model is self.model, self.takeovers.append
         )
@@ -83,6 +86,8 @@ class Shared:
         self.events.append(event)
 
     def _admit(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Run]:
+        if isinstance(self.refuses, TTAError):
+            raise self.refuses
         if self.refuses:
             raise Overloaded(f"no room for {caller.request_id}", 1.0)
         runs = [Run(self.model, image, caller) for image in images]

@@ -27,6 +27,13 @@ def is_complete(answer: Answer) -> bool:
     return receipt.stop_reason != StopReason.ALL_VIEWS or len(receipt.views) == receipt.planned
 
 
+def is_better(one: Answer, other: Answer) -> bool:
+    """Whether one of two answers to equal requests was cut short less: a complete one is, however many views it has."""
+    if is_complete(other) or is_complete(one):
+        return not is_complete(other)
+    return len(one.receipt.views) > len(other.receipt.views)
+
+
 def size_of(answer: Answer) -> int:
     """Bytes that a stored answer takes, rather too many than too few."""
     arrays = sum(tensor.nbytes + sys.getsizeof(tensor) for tensor in answer.tensors.values())

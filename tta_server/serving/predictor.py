@@ -89,6 +89,11 @@ class Predictor:
             self._check_healthy(model.name)
             submit = self._share if self.shares(options) else self._run
             tickets = submit(plan or make_plan(model, options), images, options, caller)
+        except BudgetTooSmall as error:
+            self._observer.notify(Refused(model.name, "budget"))
+            self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
+            self._health.request_reprice(model.name)
+            raise _with_default(error, model, options) from None
         except TTAError:
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise
@@ -124,10 +129,7 @@ class Predictor:
     def _run(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
         """Admits a job for each image."""
         jobs = self._jobs_on_open_model(plan, images, options, caller)
-        try:
-            self._admit(plan.model.name, jobs)
-        except BudgetTooSmall as error:
-            raise _with_default(error, plan.model, options) from None
+        self._admit(plan.model.name, jobs)
         return [RunTicket(job.payload.future, job, self._pools) for job in jobs]
 
     def _jobs_on_open_model(
@@ -174,9 +176,6 @@ class Predictor:
             _release_backends(jobs)
             if isinstance(error, Overloaded):
                 self._observer.notify(Refused(name, error.reason))
-            if isinstance(error, BudgetTooSmall):
-                self._observer.notify(Refused(name, "budget"))
-                self._health.request_reprice(name)
             raise
 
     def _check_healthy(self, name: str) -> None:

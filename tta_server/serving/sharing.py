@@ -8,12 +8,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from tta_server.errors import InvalidInput, TooLarge, UnsupportedMedia
+from tta_server.errors import BudgetTooSmall, DeadlineExceeded, InvalidInput, TooLarge, UnsupportedMedia
 from tta_server.repository.cache import ByteCache
 from tta_server.repository.model import Model
 from tta_server.scheduling.flights import Flights, Role
 from tta_server.serving.answer import Answer
-from tta_server.serving.answer_copies import frozen, is_complete, readdressed, size_of
+from tta_server.serving.answer_copies import frozen, is_better, is_complete, readdressed, size_of
 from tta_server.serving.caller import Caller
 from tta_server.serving.deadline import Deadline
 from tta_server.serving.image import Image
@@ -28,6 +28,8 @@ When requests arrived, and what sending takes, is not known better: of equal req
 """
 OWN_FAULTS = (InvalidInput, UnsupportedMedia, TooLarge)
 """Errors that equal images with equal options always get."""
+TOO_LATE = "the budget ended: this request waited for the run of an equal one, which got no answer"
+"""When too little time is left to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class SharedTicket:
 
     def offer(self, answer: Answer) -> None:
         """An answer that was cut short, of a run of an equal request."""
-        if self.best is None or len(answer.receipt.views) > len(self.best.receipt.views):
+        if self.best is None or is_better(answer, self.best):
             self.best = answer
 
     def settle(self, outcome: Answer | BaseException) -> None:
@@ -164,7 +166,7 @@ class AnswerSharing:
             if role is Role.FOLLOWS:  # equal by digest: no second copy is held
                 ticket.image = self._flights.leader(ticket.flight).image
         if answer is not None:
-            self._answer(ticket, answer, waited=0.0)
+            self._answer(ticket, answer, is_shared=False)
         return ticket, role
 
     def _run(self, request: SharedRequest, tickets: Sequence[SharedTicket]) -> Sequence[Ticket]:
@@ -201,32 +203,37 @@ class AnswerSharing:
     def _ended(self, ticket: SharedTicket, run: Ticket, leads: bool, future: Future[Answer]) -> None:
         """Stores the answer of a run if it is complete, and answers the followers, or lets another one lead."""
         outcome = _outcome_of(future)
-        if isinstance(outcome, Answer):
-            is_last = is_complete(outcome)
-            outcome = frozen(outcome) if is_last or leads else outcome
-        else:
-            is_last = isinstance(outcome, OWN_FAULTS)
-        followers = list[SharedTicket]()
-        with self._lock:
-            if is_last and isinstance(outcome, Answer) and run.model is ticket.model:
-                self._store(ticket, outcome)
-            if is_last and leads:
-                followers = self._flights.land(ticket.flight)
-        for follower in followers:
-            self._conclude(follower, outcome)
-        if leads and not is_last:
+        if isinstance(outcome, Answer) and is_complete(outcome):
+            outcome = frozen(outcome)
+            for follower in self._land(ticket, outcome if run.model is ticket.model else None, leads):
+                self._answer(follower, outcome)
+        elif isinstance(outcome, OWN_FAULTS):
+            for follower in self._land(ticket, None, leads):
+                follower.settle(type(outcome)(str(outcome)))  # a client's own: raising it writes its traceback
+        elif leads:
             self._pass_on(ticket, outcome)
 
-    def _store(self, ticket: SharedTicket, answer: Answer) -> None:
-        """Under the lock, so that `forget` misses no answer of a model that was replaced."""
-        if self._is_loaded(ticket.model):
-            self._observer.notify(CacheEvicted(self._answers.put(ticket.key, answer, size_of(answer))))
+    def _land(self, ticket: SharedTicket, answer: Answer | None, leads: bool) -> Sequence[SharedTicket]:
+        """Stores the answer, if any, and returns those who waited for it.
+
+        Under one lock, so that no equal request finds neither, and `forget` misses no answer of a replaced model.
+        """
+        nbytes, evicted = size_of(answer) if answer else 0, 0
+        with self._lock:
+            if answer and self._is_loaded(ticket.model):
+                evicted = self._answers.put(ticket.key, answer, nbytes)
+            followers = self._flights.land(ticket.flight) if leads else ()
+        if evicted:
+            self._observer.notify(CacheEvicted(evicted))
+        return followers
 
     def _pass_on(self, leader: SharedTicket, outcome: Answer | BaseException | None = None) -> None:
         """Lets the next follower lead, if any; an answer that was cut short is for those who get no better one."""
         with self._lock:
-            if isinstance(outcome, Answer):
-                for follower in self._flights.followers(leader.flight):
+            followers = self._flights.followers(leader.flight)
+            if isinstance(outcome, Answer) and followers:
+                outcome = frozen(outcome)
+                for follower in followers:
                     follower.offer(outcome)
             heir = self._flights.pass_on(leader.flight)
         if heir is not None:
@@ -237,33 +244,29 @@ class AnswerSharing:
         try:
             (run,) = self._run(heir.request, [heir])
         except Exception as error:  # noqa: BLE001 - raised to the client that waits
-            self._conclude(heir, error)
+            self._conclude(heir, DeadlineExceeded(TOO_LATE) if isinstance(error, BudgetTooSmall) else error)
             self._pass_on(heir)
             return
         with self._lock:
             heir.run, has_left = run, heir.has_left
-        run.future.add_done_callback(lambda future: self._conclude(heir, _outcome_of(future)))
         self._watch(heir, run, leads=True)
+        run.future.add_done_callback(lambda future: self._conclude(heir, _outcome_of(future)))
         if has_left:
             run.cancel()
 
-    def _conclude(self, ticket: SharedTicket, outcome: Answer | BaseException) -> None:
-        """Settles a ticket with its own run's outcome, or another run's, or the answer that it had before if better."""
-        if ticket.run is None and isinstance(outcome, Answer):
-            ticket.offer(outcome)
-        views = len(outcome.receipt.views) if isinstance(outcome, Answer) and ticket.run else 0
-        if ticket.best is not None and len(ticket.best.receipt.views) > views:
-            self._answer(ticket, ticket.best, time.monotonic() - ticket.since)
-        elif isinstance(outcome, OWN_FAULTS):
-            ticket.settle(type(outcome)(str(outcome)))  # each client's own: its traceback is written when it is raised
+    def _conclude(self, heir: SharedTicket, outcome: Answer | BaseException) -> None:
+        """Settles a ticket with its own run's outcome, or with an earlier answer that was cut short if that is better."""
+        if heir.best and not (isinstance(outcome, Answer) and is_better(outcome, heir.best)):
+            self._answer(heir, heir.best)
         else:
-            ticket.settle(outcome)
+            heir.settle(outcome)
 
-    def _answer(self, ticket: SharedTicket, answer: Answer, waited: float) -> None:
+    def _answer(self, ticket: SharedTicket, answer: Answer, is_shared: bool = True) -> None:
         """Settles a ticket with an answer that another request's run has made."""
+        waited = time.monotonic() - ticket.since if is_shared else 0.0
         own = readdressed(answer, ticket.request.caller.request_id, ticket.request.deadline, waited)
         receipt, seconds = own.receipt, time.monotonic() - ticket.since
-        self._observer.notify(CacheHit(ticket.model.key, seconds, is_shared=waited > 0))
+        self._observer.notify(CacheHit(ticket.model.key, seconds, is_shared))
         self._observer.notify(
             ImageAnswered(own.model, str(receipt.stop_reason), len(receipt.views), receipt.elapsed_ms / 1e3, {})
         )
