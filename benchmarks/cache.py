@@ -25,9 +25,11 @@ MODEL = "clothing"
 PATH = f"/v1/models/{MODEL}/predict?stop=all&min_views=all&budget_ms=10000"
 AT_ONCE = 64
 CACHE_MB = 20
-HIT_SHARE, OVERHEAD, MEMORY_SHARE = 0.2, 1.01, 1.0
-"""Targets: latency of a hit over that of a run; CPU time of a request without a hit over that without the cache; memory
-that the process takes over what it counts."""
+VIEWS = 8
+HIT_SHARE, OVERHEAD = 0.2, 1.01
+"""Targets: latency of a hit over that of a run; CPU time of a request without a hit over that without the cache."""
+ATTEMPTS = 20
+"""Of a request that is refused, or whose run is aborted: both happen when the machine stalls."""
 WARM_REQUESTS = 300
 numbers = count()
 
@@ -45,12 +47,14 @@ class Client:
         self._link = http.client.HTTPConnection(*endpoints.http, timeout=120)
 
     def _answer(self, method: str, path: str, body: bytes = b"") -> bytes:
-        self._link.request(method, path, body)
-        reply = self._link.getresponse()
-        found = reply.read()
-        if reply.status != 200:
-            raise SystemExit(f"the server answered {reply.status}: {found[:200]!r}")
-        return found
+        for attempt in range(ATTEMPTS):
+            self._link.request(method, path, body)
+            reply = self._link.getresponse()
+            found = reply.read()
+            if reply.status == 200:
+                return found
+            time.sleep(0.1 * attempt)
+        raise SystemExit(f"the server answered {reply.status}: {found[:200]!r}")
 
     def predict(self, image: bytes, query: str = "") -> bool:
         """Whether the answer was cached."""
@@ -160,60 +164,64 @@ def memory(image: bytes, images: int) -> tuple[float, float, float]:
     return largest, evicted, grown[1] - grown[0]
 
 
-def report(rows: list[tuple[str, str, str, bool]]) -> int:
-    table = Table(title="Response cache")
-    for column in ("what", "figure", "target"):
-        table.add_column(column)
-    for what, figure, target, is_met in rows:
-        table.add_row(what, figure, target if is_met else f"{target}: missed")
-    Console().print(table)
-    return 0 if all(row[3] for row in rows) else 1
+Row = tuple[str, str, str, bool]
+"""What was measured, the figure, its target, and whether that is met."""
+
+
+def hits(image: bytes, args: argparse.Namespace) -> list[Row]:
+    with served("--cache-mb", str(CACHE_MB), "--no-api-bound") as endpoints:
+        with connected(endpoints) as client:
+            run, hit = latencies(client, image)
+        grown = runs_at_once(endpoints, image)
+    figure = ", ".join(f"{grown[key]} {key}" for key in ("success", "cache_miss", "cache_hit", "views"))
+    is_one_run = (grown["success"], grown["cache_miss"], grown["views"]) == (AT_ONCE, 1, VIEWS)
+    return [
+        (
+            f"a hit over a run of {VIEWS} views, p50",
+            f"{hit:.2f} / {run:.2f} ms",
+            f"{HIT_SHARE}",
+            hit / run <= HIT_SHARE,
+        ),
+        (f"{AT_ONCE} equal requests at once", figure, f"1 cache_miss, {VIEWS} views", is_one_run),
+    ]
+
+
+def overhead(image: bytes, args: argparse.Namespace) -> list[Row]:
+    ratios = overheads(image, args.rounds, args.requests)
+    median, low, high = statistics.median(ratios), min(ratios), max(ratios)
+    figure = f"{median:.4f} ({low:.3f} to {high:.3f}, {len(ratios)} rounds)"
+    return [("CPU time without a hit, with over without the cache", figure, f"{OVERHEAD}", median <= OVERHEAD)]
+
+
+def bounds(image: bytes, args: argparse.Namespace) -> list[Row]:
+    largest, evicted, taken = memory(image, args.images)
+    what = f"{args.images} images, {evicted:.0f} answers dropped"
+    return [
+        (f"{what}: largest tta_cache_bytes", f"{largest:.1f} MB", f"{CACHE_MB} MB", largest <= CACHE_MB),
+        (f"{what}: resident memory", f"{taken:.1f} MB", f"{CACHE_MB} MB", taken <= CACHE_MB),
+    ]
+
+
+PARTS = {"hits": hits, "overhead": overhead, "memory": bounds}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
     parser.add_argument("--rounds", type=int, default=60, help="of the overhead")
     parser.add_argument("--requests", type=int, default=30, help="of a round")
     parser.add_argument("--images", type=int, default=10_000, help="distinct ones, for the memory")
     args = parser.parse_args()
     image = next(Path(MODELS / MODEL).glob("sample.*")).read_bytes()
-    with served("--cache-mb", str(CACHE_MB), "--no-api-bound") as endpoints:
-        with connected(endpoints) as client:
-            run, hit = latencies(client, image)
-        grown = runs_at_once(endpoints, image)
-    ratios = overheads(image, args.rounds, args.requests)
-    overhead = statistics.median(ratios)
-    largest, evicted, taken = memory(image, args.images)
-    one = {key: grown[key] for key in ("success", "cache_miss", "cache_hit", "views")}
-    return report(
-        [
-            ("a hit over a run of 8 views, p50", f"{hit:.2f} / {run:.2f} ms", f"{HIT_SHARE}", hit / run <= HIT_SHARE),
-            (
-                f"{AT_ONCE} equal requests at once",
-                str(one),
-                "one miss, 8 views",
-                (grown["cache_miss"], grown["views"]) == (1, 8),
-            ),
-            (
-                "CPU time without a hit, with over without the cache",
-                f"{overhead:.4f} ({min(ratios):.3f} to {max(ratios):.3f})",
-                f"{OVERHEAD}",
-                overhead <= OVERHEAD,
-            ),
-            (
-                f"{args.images} images, largest tta_cache_bytes",
-                f"{largest:.1f} MB",
-                f"{CACHE_MB} MB",
-                largest <= CACHE_MB,
-            ),
-            (
-                f"resident memory, {evicted:.0f} answers dropped",
-                f"{taken:.1f} MB",
-                f"{CACHE_MB} MB",
-                taken <= CACHE_MB * MEMORY_SHARE,
-            ),
-        ]
-    )
+    table, is_met = Table(title="Response cache"), True
+    for column in ("what", "figure", "target"):
+        table.add_column(column)
+    for part in args.parts or PARTS:
+        for what, figure, target, met in PARTS[part](image, args):
+            table.add_row(what, figure, target if met else f"{target}: missed")
+            is_met &= met
+    Console().print(table)
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":

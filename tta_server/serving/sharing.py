@@ -255,8 +255,8 @@ class AnswerSharing:
             run.cancel()
 
     def _conclude(self, heir: SharedTicket, outcome: Answer | BaseException) -> None:
-        """Settles a ticket with its own run's outcome, or with an earlier answer that was cut short if that is better."""
-        if heir.best and not (isinstance(outcome, Answer) and is_better(outcome, heir.best)):
+        """Settles a ticket with its own run's outcome, or with the answer that was cut short before, if better."""
+        if heir.best and (not isinstance(outcome, Answer) or is_better(heir.best, outcome)):
             self._answer(heir, heir.best)
         else:
             heir.settle(outcome)
