@@ -133,7 +133,7 @@ def overheads(image: bytes, rounds: int, requests: int) -> list[float]:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(served("--cache-mb", size)) for size in ("0", str(CACHE_MB))]
         for endpoints in servers:
-            cpu_ms(endpoints, image, WARM_REQUESTS)
+            cpu_ms(endpoints, image, requests)
         ratios = []
         for number in range(rounds):
             turns = servers if number % 2 else servers[::-1]
