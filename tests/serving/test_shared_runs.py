@@ -1,5 +1,7 @@
 """Shared answers in a running application: under overload, of leaders that leave, of models that are not well."""
 
+import gc
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +136,25 @@ def test_a_stored_answer_equals_a_run(toy: tuple[Application, Switchable]) -> No
         plain.close()
     for answer in answers:
         assert np.array_equal(answer.tensors["PROBABILITIES"], own.tensors["PROBABILITIES"])
+
+
+@pytest.mark.parametrize("options", [{}, {"include": frozenset({"views"})}, {"tensors": frozenset({"PROBABILITIES"})}])
+def test_stored_answers_take_no_more_than_they_count(
+    toy: tuple[Application, Switchable], options: dict[str, object]
+) -> None:
+    application, _ = toy
+    submit(application, picture(1000), **options)[0].future.result(PATIENCE)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        counted, taken = application.predictor.cached_bytes, tracemalloc.get_traced_memory()[0]
+        for seed in range(50):
+            submit(application, picture(seed), **options)[0].future.result(PATIENCE)
+        gc.collect()
+        counted, taken = application.predictor.cached_bytes - counted, tracemalloc.get_traced_memory()[0] - taken
+    finally:
+        tracemalloc.stop()
+    assert taken <= counted <= 3 * taken
 
 
 def _folder(application: Application) -> Path:

@@ -16,7 +16,7 @@ from tta_server.telemetry.timings import STAGES
 
 CUT_SHORT = frozenset({StopReason.DEADLINE, StopReason.CAPACITY, StopReason.BACKEND_FAILED})
 ENTRY_BYTES = 2000
-"""Memory of a stored answer beside its receipt and its content: key, objects, the table's entry; measured."""
+"""Memory of a stored answer beside views and content: key, objects, the entry of the table; measured with tracemalloc."""
 
 
 def is_complete(answer: Answer) -> bool:
@@ -38,14 +38,15 @@ def size_of(answer: Answer) -> int:
     """Bytes that a stored answer takes, rather too many than too few."""
     arrays = sum(tensor.nbytes + sys.getsizeof(tensor) for tensor in answer.tensors.values())
     picture = len(answer.picture or b"")
-    return ENTRY_BYTES + arrays + picture + _deep_size(answer.prediction) + _deep_size(answer.receipt.to_dict())
+    receipt = _deep_size(answer.receipt.views) + _deep_size(answer.receipt.uncertainty)
+    return ENTRY_BYTES + arrays + picture + receipt + _deep_size(answer.prediction)
 
 
 def _deep_size(value: Any) -> int:
-    """Bytes of a value and all that it holds, each part as if nothing else held it."""
+    """Bytes of a value and all that it holds, each part but the keys of dicts as if nothing else held it."""
     own = sys.getsizeof(value)
     if isinstance(value, Mapping):
-        return own + sum(sys.getsizeof(key) + _deep_size(part) for key, part in value.items())
+        return own + sum(map(_deep_size, value.values()))
     if isinstance(value, list | tuple):
         return own + sum(map(_deep_size, value))
     return own
