@@ -16,7 +16,7 @@ from tta_server.telemetry.timings import STAGES
 
 CUT_SHORT = frozenset({StopReason.DEADLINE, StopReason.CAPACITY, StopReason.BACKEND_FAILED})
 ENTRY_BYTES = 2000
-"""Memory of a stored answer beside views and content: key, objects, the entry of the table; measured with tracemalloc."""
+"""Memory of a stored answer beside views and content: key, objects, the entry of the table; by tracemalloc."""
 
 
 def is_complete(answer: Answer) -> bool:
