@@ -24,7 +24,7 @@ from tta_server.scoring.scorer import Scorer, score
 from tta_server.serving.answer import Answer, Receipt
 from tta_server.serving.caller import Caller
 from tta_server.serving.options import as_query, read_options
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
 

@@ -32,6 +32,7 @@ from tta_server.serving.retries import LoadRetries
 from tta_server.serving.runner import ImageRunner
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.cache_metrics import CacheMetrics
 from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
@@ -87,7 +88,8 @@ class Application:
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        sinks = (self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
+        cache_metrics = CacheMetrics(self.metrics.registry)
+        sinks = (self.metrics, cache_metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
         self.observer = Observers(*sinks, tracer) if tracer.is_on else Observers(*sinks)
         self._runner = ImageRunner(ModelExecutor(), self.observer, tracer)
         self._runners = dict.fromkeys(self.models, self._runner)
@@ -96,7 +98,9 @@ class Application:
         self.on_fatal: Callable[[str], None] = lambda reason: None
         sizes = self._pool_sizes([*(model.backend for model in models), *absent])
         self.pools = Pools({device: self._make_pool(size) for device, size in sizes.items()})
-        self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
+        self.predictor = Predictor(
+            self.models, self.pools, settings.limits, self.observer, self.health, settings.cache_mb * 1_000_000
+        )
         self._probe = ModelProbe(self.predictor, self.health)
         self._retries = LoadRetries(self.load_model, lambda name: name in self.health.load_failures)
         self._add_gauges()
@@ -131,6 +135,7 @@ class Application:
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
         if self.tracer.is_on:
             self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
+        gauge("tta_cache_bytes", "Memory of the stored answers", lambda: self.predictor.cached_bytes)
         for name in self.models:
             self._add_model_gauge(name)
 
@@ -257,7 +262,7 @@ class Application:
             self._runners[name] = self._runner
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
-                previous.retire()
+                self.predictor.retire(previous)
             self.statistics.forget(model.key)
             self.health.loaded(name)
             self._add_model_gauge(name)
@@ -283,7 +288,7 @@ class Application:
                 return
             model = self.predictor.model(name)
             del self.models[name]
-            model.retire()
+            self.predictor.retire(model)
 
     def stop_admitting(self) -> None:
         """Admits no more requests."""

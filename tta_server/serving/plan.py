@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -54,6 +55,13 @@ class Plan:
     stop: StopSpec
     rule: StopRule
     wanted: ResponseSpec
+
+    @cached_property
+    def answer_key(self) -> Hashable:
+        """Equal for plans of one loaded model with which an image gets the same answer and receipt."""
+        policy, names = self.policy, tuple(view.name for view in self.policy.views)
+        spelled = policy.digest, policy.name, policy.version, names
+        return spelled, len(self.views), self.mandatory, self.merge, self.stop, self.wanted
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -19,7 +19,7 @@ from tta_server.application import Application
 from tta_server.errors import InvalidInput
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.render.rendering import DRAWING
 
@@ -90,6 +90,7 @@ def _check_picture(model: Model) -> None:
 def _picture(answer: Answer) -> Response:
     receipt = answer.receipt
     headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": str(receipt.stop_reason)}
+    headers |= {"TTA-Cached": "true"} if receipt.cached else {}
     return Response(answer.picture, media_type="image/png", headers=_timing(answer) | headers)
 
 

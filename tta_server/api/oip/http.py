@@ -45,7 +45,7 @@ from tta_server.api.requests import RequestHandler, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import NotReady
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
