@@ -86,7 +86,7 @@ def test_a_limit_of_failures_ends_with_3_and_what_is_done(model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--format", "xml"], "--format takes parquet, jsonl, not xml"),
+        (["--format", "xml"], "--format takes parquet, jsonl, csv, coco, yolo, not xml"),
         (["--max-failures", "some"], "--max-failures takes a number of images, or a share"),
         (["--merge", "median"], "unknown merge 'median'"),
         (["--min-views", "most"], "min_views takes a whole number of at least 1, or 'all'"),
