@@ -177,8 +177,7 @@ def _run(task: Task, batch: int, how: How) -> None:
             stack.enter_context(serve_metrics(ScoreMetrics(progress, run.entries), how.metrics))
         interrupted = stack.enter_context(_interruptible(run))
         run.run(how.threads)
-    if len(run.entries) == task.shards:
-        task.write_summaries(run.entries)
+    task.finish(run.entries)
     err.print(summary(run.entries.values(), task, progress))
     if interrupted:
         note("stopped; the same command goes on from here")

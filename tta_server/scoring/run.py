@@ -64,8 +64,10 @@ class Task:
         """The content of a shard."""
         return self.format.encode(self.schema, shard * self.shard, rows)
 
-    def write_summaries(self, entries: Mapping[int, ShardEntry]) -> None:
-        """Write the format's files of a whole run, from its shards. Raises ConfigError."""
+    def finish(self, entries: Mapping[int, ShardEntry]) -> None:
+        """Write the format's files of a whole run, from its shards, once all are written. Raises ConfigError."""
+        if len(entries) < self.shards:
+            return
         shards = [self.output.path(entries[shard]) for shard in sorted(entries)]
         for name, chunks in self.format.summaries(self.schema, shards):
             self.output.write_file(name, chunks)
