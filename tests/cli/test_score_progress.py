@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.support.scoring import BROKEN, color_image, toy, write_images
+from tests.support.scoring import BROKEN, color_image, run_scoring, toy, write_images
 from tta_server.cli import score_progress
 from tta_server.cli.console import PlainConsole
 from tta_server.cli.score_progress import ScoreProgress, forecast, summary
@@ -132,7 +132,7 @@ def test_a_forecast_is_of_all_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, each: str, whole: str
 ) -> None:
     """Of 20 images 16 are scored in so long, after one of them as a warm-up; all would be by two threads."""
-    task, times = made_task(tmp_path, 20, [1]), iter([10.0, 10.0 + seconds])
+    task, times = made_task(tmp_path, 20, [1]), iter([0.0, seconds])
     monkeypatch.setattr(score_progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
     found = printed(forecast(task, 4, 2))
     task.plan.model.retire()
@@ -141,4 +141,8 @@ def test_a_forecast_is_of_all_images(
         f"an image  {each} ms on one core, by 16 of them, of which 1 failed",
         f"all       {whole} with 2 threads",
     ]
-    assert found[3].startswith("results   about ")
+    run_scoring(tmp_path / "toy", tmp_path / "photos", tmp_path / "out", shard=256)
+    written = sum(path.stat().st_size for path in (tmp_path / "out" / "results").iterdir())
+    number, unit = found[3].removeprefix("results   about ").split()
+    assert unit == "kB"
+    assert float(number) * 1e3 == pytest.approx(written, rel=0.1)

@@ -68,6 +68,21 @@ def test_points_are_counted_from_the_centre_of_the_first_pixel(tmp_path: Path) -
     assert found["categories"] == [{"id": 1, "name": "toy", "keypoints": ["red", "green", "blue"], "skeleton": []}]
 
 
+def test_a_point_that_is_not_visible(tmp_path: Path) -> None:
+    """Heat maps of 0.2, 0.4 and 0.8, of which the first is not enough: COCO's 1 and 2."""
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[4:8, 4:8] = [51, 102, 204]
+    (one,) = dataset("heat maps", tmp_path, image)["annotations"]
+    assert one["keypoints"][2::3] == [1, 2, 2]
+    assert one["score"] == pytest.approx((0.2 + 0.4 + 0.8) / 3, abs=1e-5)
+
+
+def test_a_mask_has_the_confidence_of_the_answer(tmp_path: Path) -> None:
+    """Each pixel's largest probability is 0.8."""
+    (one,) = dataset("segmentation", tmp_path, np.zeros((4, 4, 3), np.uint8) + np.uint8([204, 0, 51]))["annotations"]
+    assert (one["category_id"], one["area"], one["score"]) == (1, 16, pytest.approx(0.8, abs=1e-6))
+
+
 @pytest.mark.parametrize("task", ["segmentation", "masks"])
 def test_a_mask_for_each_label_that_occurs(tmp_path: Path, task: str) -> None:
     image = np.zeros((2, 5, 3), np.uint8)

@@ -22,10 +22,12 @@ from tests.support.toys import trap_model
 from tests.tasks.test_every_task import TINY
 from tta_server.errors import DeviceLost
 from tta_server.imaging.decoding import Limits
+from tta_server.scheduling.jobs import Job
 from tta_server.scoring.batch_size import SIZES, measure_batch
 from tta_server.scoring.batches import BatchScorer, InputImage, Scored
 from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
 from tta_server.serving.answer import Answer
+from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Plan
 
 SHIFTS: list[Any] = [{"shift": [x, y]} for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1))]
@@ -105,18 +107,41 @@ def test_an_image_that_is_too_large_for_the_model_is_a_row(tmp_path: Path) -> No
     assert backend.runs == [1]
 
 
-def test_jobs_that_are_given_up_let_the_model_be_closed(tmp_path: Path) -> None:
-    """The device is lost after a first round: two images have begun, and none has an answer."""
-    closed = list[bool]()
+def test_every_job_is_settled_also_those_that_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is lost after a first round: of three images one has its answer."""
+    jobs = list[Job[ImageJob]]()
+
+    def keep(*made_of: Any) -> Job[ImageJob]:
+        jobs.append(make_job(*made_of))
+        return jobs[-1]
+
+    monkeypatch.setattr("tta_server.scoring.batches.make_job", keep)
+    images = [color_image(color) for color in ((100, 99, 98), (200, 9, 9), (90, 91, 92))]
     with noted(toy(tmp_path), policy=EIGHT, stop="certain") as (plan, backend):
         backend.error, backend.fails_at = DeviceLost("gone"), 1
-        backend.close = lambda: closed.append(True)  # type: ignore[method-assign]
-        model = replace(plan.model)
         with pytest.raises(DeviceLost, match="gone"):
-            scored(replace(plan, model=model), 16, [color_image((100, 99, 98))] * 2)
-        assert len(backend.runs) == 2
-        model.retire()
-    assert closed == [True]
+            scored(plan, 16, images)
+        assert backend.runs == [15, 6]
+    assert [job.progress.settled for job in jobs] == [True] * 3
+    failures = [job.payload.future.exception(timeout=0) for job in jobs]
+    assert [str(failure) for failure in failures] == ["scoring was stopped", "None", "scoring was stopped"]
+
+
+def test_a_receipt_states_what_is_open_as_in_an_answer(tmp_path: Path) -> None:
+    """Of 20 columns 14 are decided once more than half of the views agree; the others stay open."""
+    network, config = TINY["segmentation"]
+    folder = write_model(tmp_path / "toy", network, {**config, "policy": "d4"})
+    pixels = np.zeros((16, 20, 3), np.uint8)
+    pixels[:, :14], pixels[:, 14:] = [255, 0, 0], [128, 127, 0]
+    image, options = pictures.encoded(pixels), {"stop": {"open": 0.5}}
+    with Scorer(folder, **options) as scorer:
+        (one,) = scorer([image])
+    with tta_server.load(folder, 1) as model:
+        served = model.predict(image, budget_ms=60_000, **options).receipt
+    found = answer_of(one).receipt
+    assert found.stop_reason == served.stop_reason == "settled"
+    assert len(found.views) == len(served.views) < 8
+    assert found.open == served.open == pytest.approx(6 / 20)
 
 
 # ---- a stop rule with a promise ----
