@@ -1,6 +1,6 @@
 """Draws docs/scoring.svg: the bar of a real run of `tta-server score` over a folder of images, when half of it is done.
 
-    python benchmarks/progress_picture.py PHOTOS [--model clothing] [--picture docs/scoring.svg]
+python benchmarks/progress_picture.py PHOTOS [--model clothing] [--picture docs/scoring.svg]
 """
 
 import argparse

@@ -126,7 +126,12 @@ def test_a_summary_names_the_first_failures(
 
 @pytest.mark.parametrize(
     ("seconds", "each", "whole"),
-    [(8.0, "500.0", "0:00:05"), (0.8, "50.0", "under a second"), (1.6, "100.0", "0:00:01"), (5958.4, "372400.0", "1:02:04")],
+    [
+        (8, "500.0", "0:00:05"),
+        (0.8, "50.0", "under a second"),
+        (1.6, "100.0", "0:00:01"),
+        (5958.4, "372400.0", "1:02:04"),
+    ],
 )
 def test_a_forecast_is_of_all_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, each: str, whole: str

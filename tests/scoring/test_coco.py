@@ -79,7 +79,7 @@ def test_a_point_that_is_not_visible(tmp_path: Path) -> None:
 
 def test_a_mask_has_the_confidence_of_the_answer(tmp_path: Path) -> None:
     """Each pixel's largest probability is 0.8."""
-    (one,) = dataset("segmentation", tmp_path, np.zeros((4, 4, 3), np.uint8) + np.uint8([204, 0, 51]))["annotations"]
+    (one,) = dataset("segmentation", tmp_path, np.full((4, 4, 3), [204, 0, 51], np.uint8))["annotations"]
     assert (one["category_id"], one["area"], one["score"]) == (1, 16, pytest.approx(0.8, abs=1e-6))
 
 
