@@ -210,6 +210,26 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(model: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timing
+def test_kills_leave_the_files_of_a_whole_run_as_they_would_be(tmp_path: Path) -> None:
+    photos = write_scenes(tmp_path / "photos", *(f"{number:04d}.png" for number in range(2000)))
+    bright, source, out = tiny("detection", tmp_path), random.Random(18), tmp_path / "out"
+    more = ["--format", "coco", "--batch", "8"]
+    assert run(*words(photos, bright, tmp_path / "whole", *more)).returncode == 0
+    for _ in range(4):
+        process = start(words(photos, bright, out, *more))
+        until(lambda process=process: started(out, process))
+        try:
+            process.wait(source.uniform(0, 0.6))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
+    assert run(*words(photos, bright, out, *more)).returncode == 0
+    assert content_of(out) == content_of(tmp_path / "whole")
+    assert len(json.loads((out / "results.json").read_text())) == 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timing
 def test_ten_kills_leave_what_an_uninterrupted_run_leaves(model: Path, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 5000, range(100, 5000, 411))
     assert run(*words(photos, model, tmp_path / "whole", "--batch", "8")).returncode == 0

@@ -115,3 +115,10 @@ def test_a_shard_that_was_changed_leaves_no_half_of_a_list(
     shard.unlink()
     run_scoring(model, images, out, format_name="coco", masks="rle")
     assert content_of(out) == content_of(whole["coco"])
+
+
+def test_a_stopped_run_has_no_list_of_all_results_yet(model: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = run_scoring(model, images, out, threads=1, stop_at_first=True, format_name="coco", masks="rle")
+    assert 0 < len(run.entries) < 3
+    assert not names_beside(out)
