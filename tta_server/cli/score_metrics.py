@@ -85,7 +85,8 @@ def serve_metrics(metrics: ScoreMetrics, endpoint: Endpoint) -> Iterator[None]:
             "choose another with --metrics-host and --metrics-port"
         ) from None
     try:
-        note(f"metrics at http://{endpoint.host}:{server.server_port}/metrics")
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        note(f"metrics at http://{host}:{server.server_port}/metrics")
         yield
     finally:
         server.shutdown()

@@ -47,7 +47,9 @@ MetricsPortOption = Annotated[
     int | None,
     typer.Option(min=0, max=65535, help="Serve metrics for Prometheus at /metrics while it runs; 0: any free port."),
 ]
-MetricsHostOption = Annotated[str, typer.Option(help="Address of --metrics-port; 0.0.0.0 or ::: from other machines.")]
+MetricsHostOption = Annotated[
+    str, typer.Option(help="Address of --metrics-port; with 0.0.0.0 other machines read them too.")
+]
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
 ]

@@ -66,20 +66,20 @@ def _extent(left: float, top: float, right: float, bottom: float) -> Entry:
 
 
 def coco_row(schema: Schema, scored: Scored) -> Entry:
-    """An image or its failure, and its annotations, without numbers."""
+    """The entry of an image in `images` or in `failures`, and its annotations, without numbers."""
     if isinstance(scored.outcome, str):
-        return {"failure": {"file_name": scored.id, "error": scored.outcome}, "annotations": []}
+        return {"failures": {"file_name": scored.id, "error": scored.outcome}, "annotations": []}
     found = scored.outcome.prediction
     image = {"file_name": scored.id, "width": found["width"], "height": found["height"]}
-    return {"image": image, "annotations": list(ANNOTATIONS[schema.task](scored.outcome))}
+    return {"images": image, "annotations": list(ANNOTATIONS[schema.task](scored.outcome))}
 
 
 def encode_coco(schema: Schema, first: int, rows: Sequence[Entry]) -> bytes:
     """A data set: images, failures, annotations and categories; an image's id is its place in the input, from 0."""
     content: dict[str, list[Entry]] = {"images": [], "failures": [], "annotations": []}
     for image_id, row in enumerate(rows, first):
-        key = "images" if "image" in row else "failures"
-        content[key].append({"id": image_id, **row["image" if "image" in row else "failure"]})
+        key = "images" if "images" in row else "failures"
+        content[key].append({"id": image_id, **row[key]})
         for number, entry in enumerate(row["annotations"], image_id * ANNOTATIONS_AN_IMAGE + 1):
             content["annotations"].append({"id": number, "image_id": image_id, **entry, "iscrowd": 0})
     return _json({**content, "categories": categories(schema)}) + b"\n"
