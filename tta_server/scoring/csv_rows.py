@@ -19,34 +19,35 @@ BOX = ("box", "label", "index", "score", "left", "top", "right", "bottom", "foun
 POINT = ("label", "x", "y", "score", "visible", "visible_in", "spread")
 
 
-def _classification(answer: Answer) -> Iterable[Cells]:
+def _classification(schema: Schema, answer: Answer) -> Iterable[Cells]:
     result = answer.result
-    yield {"label": result.label, "index": result.index} | _named("probability", result.labels, result.probabilities)
+    yield {"label": result.label, "index": result.index} | _named("probability", schema.labels, result.probabilities)
 
 
-def _multilabel(answer: Answer) -> Iterable[Cells]:
-    result = answer.result
-    present = _named("present", result.labels, result.present.astype(int))
-    yield _named("probability", result.labels, result.probabilities) | present
+def _multilabel(schema: Schema, answer: Answer) -> Iterable[Cells]:
+    present = [int(label in answer.prediction["labels"]) for label in schema.labels]
+    probabilities = _named("probability", schema.labels, answer.result.probabilities)
+    yield probabilities | _named("present", schema.labels, present)
 
 
-def _regression(answer: Answer) -> Iterable[Cells]:
-    yield _named("value", answer.result.labels, answer.result.values)
+def _regression(schema: Schema, answer: Answer) -> Iterable[Cells]:
+    values = answer.prediction["values"]
+    yield _named("value", values.keys(), list(values.values()))
 
 
-def _embedding(answer: Answer) -> Iterable[Cells]:
-    vector = answer.result.vector
+def _embedding(schema: Schema, answer: Answer) -> Iterable[Cells]:
+    vector = np.array(answer.prediction["embedding"], np.float32)
     yield _named("embedding", range(len(vector)), vector)
 
 
-def _segmentation(answer: Answer) -> Iterable[Cells]:
+def _segmentation(schema: Schema, answer: Answer) -> Iterable[Cells]:
     found = answer.prediction
     areas = {f"area_{label}": area for label, area in found["area"].items()}
     masks = {f"rle_{label}": mask["counts"] for label, mask in found["masks"].items()}
     yield {"height": found["height"], "width": found["width"], **areas, **masks}
 
 
-def _detection(answer: Answer) -> Iterable[Cells]:
+def _detection(schema: Schema, answer: Answer) -> Iterable[Cells]:
     """A row a box, or one row for an image without any."""
     found = answer.prediction
     size = {"height": found["height"], "width": found["width"]}
@@ -59,7 +60,7 @@ def _detection(answer: Answer) -> Iterable[Cells]:
         yield size
 
 
-def _keypoints(answer: Answer) -> Iterable[Cells]:
+def _keypoints(schema: Schema, answer: Answer) -> Iterable[Cells]:
     """A row a point."""
     found = answer.prediction
     size = {"height": found["height"], "width": found["width"]}
@@ -69,7 +70,7 @@ def _keypoints(answer: Answer) -> Iterable[Cells]:
         yield {**size, **of_point, "score": point["confidence"], **visible}
 
 
-CELLS: Mapping[str, Callable[[Answer], Iterable[Cells]]] = {
+CELLS: Mapping[str, Callable[[Schema, Answer], Iterable[Cells]]] = {
     "classification": _classification,
     "multilabel": _multilabel,
     "regression": _regression,
@@ -99,7 +100,7 @@ def csv_rows(schema: Schema, scored: Scored) -> Sequence[Cells]:
     receipt = scored.outcome.receipt
     before = {"id": scored.id, "status": "ok"}
     after = {"views": len(receipt.views), "confidence": receipt.confidence, "stop_reason": str(receipt.stop_reason)}
-    return [{**before, **cells, **after} for cells in CELLS[schema.task](scored.outcome)]
+    return [{**before, **cells, **after} for cells in CELLS[schema.task](schema, scored.outcome)]
 
 
 def encode_csv(schema: Schema, first: int, rows: Sequence[Sequence[Cells]]) -> bytes:
