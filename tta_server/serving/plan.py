@@ -27,7 +27,8 @@ class Options:
     """What a request may override, under the same names in every protocol; None means the model's own value.
 
     `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
-    the answer is these and no prediction; else `format` says what is made of the result at once.
+    the answer is these and no prediction; else `format` says what is made of the result at once. `masks` is 'png' or
+    'rle', which only scoring sets.
     """
 
     budget_ms: float | None = None
@@ -41,6 +42,7 @@ class Options:
     include: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
     format: ResponseFormat = ResponseFormat.JSON
+    masks: str = "png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,7 @@ def _plan(model: Model, options: Options) -> Plan:
             _count("top_k", options.top_k, max(1, len(config.labels))),
             options.tensors,
             options.format,
+            options.masks,
         ),
     )
 
