@@ -123,6 +123,8 @@ class Application:
         gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        for device, slots in self.pools.slots.items():
+            gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
             self._add_model_gauge(name)
 

@@ -248,8 +248,10 @@ class ImageJob:
         start = time.monotonic()
         answer = self._builder.answer(self._snapshot(progress), reason, start)
         receipt = answer.receipt
+        views = len(receipt.views)
+        wanted = receipt.planned if reason.is_lack_of_time else views
         self._observer.notify(
-            ImageAnswered(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+            ImageAnswered(answer.model, reason, views, receipt.elapsed_ms / 1e3, receipt.stages_ms, wanted)
         )
         return answer
 
