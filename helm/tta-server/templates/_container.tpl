@@ -52,7 +52,6 @@
 {{- end }}
 
 {{- define "tta.environment" -}}
-- {name: TTA_HOST, value: 0.0.0.0}
 - {name: TTA_PORT, value: "8000"}
 - {name: TTA_GRPC_PORT, value: "8001"}
 {{- with include "tta.modelsPath" . }}
