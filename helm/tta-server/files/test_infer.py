@@ -1,12 +1,11 @@
 """Asks a server for one inference over HTTP and one over gRPC, with an image made here, and checks the answers.
 
-Exits with 0, or with 1 and a sentence. TTA_KEY holds the bearer key, if requests need one.
+Exits with 0, or with 1 and a sentence.
 """
 
 import argparse
 import io
 import json
-import os
 import ssl
 import sys
 import urllib.error
@@ -120,8 +119,9 @@ def main() -> None:
     parser.add_argument("--model", help="default: the first that is ready")
     parser.add_argument("--budget-ms", type=int, default=10_000)
     parser.add_argument("--tls-folder", type=Path, help="with ca.crt or tls.crt")
+    parser.add_argument("--key-file", type=Path, help="with the bearer key, if requests need one")
     options = parser.parse_args()
-    key = os.environ.get("TTA_KEY", "").strip() or None
+    key = options.key_file.read_text().strip() if options.key_file else None
     try:
         authority = authority_in(options.tls_folder) if options.tls_folder else None
         http = Http(options.url, key, authority)

@@ -17,6 +17,7 @@ scaleDown:
   metadata:
     serverAddress: {{ $keda.prometheusAddress | quote }}
     threshold: {{ index . 2 | quote }}
+    ignoreNullValues: "false" # without figures the number of pods stays as it is
     query: |-
       {{- index . 3 | nindent 6 }}
   {{- with $keda.authenticationRef }}
@@ -32,7 +33,7 @@ sum(tta_backlog_seconds{ {{- $labels -}} })
 
 {{/*
 Slot seconds a second that all wanted views would take, over the slots: each model's batches times views wanted over
-views run, and on cores decoding, which a slot does too. It goes on rising where K shrinks.
+views run, and on cores decoding, which a slot does too. It goes on rising where K shrinks. Without requests it is 0.
 */}}
 {{- define "tta.demandQuery" -}}
 {{- $labels := include "tta.promSelector" . -}}
@@ -47,5 +48,5 @@ views run, and on cores decoding, which a slot does too. It goes on rising where
   {{- end }}
 )
 / sum(tta_slots{ {{- $labels -}} ,device="{{ .Values.autoscaling.keda.device }}"})
-or vector(0)
+or 0 * sum(tta_slots{ {{- $labels -}} })
 {{- end }}

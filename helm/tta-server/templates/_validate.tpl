@@ -15,8 +15,8 @@
 {{- if and (hasPrefix "http://" $v.models.fetch.url) (not $v.models.fetch.sha256) }}
 {{- fail "models.fetch.url is not encrypted, so its archive may have been changed on the way: set models.fetch.sha256, or take https://" }}
 {{- end }}
-{{- if and $v.auth.keys.secretName (not $v.auth.client.secretName) $v.metrics.serviceMonitor.enabled }}
-{{- fail "auth.keys needs a key for each request, also for /metrics: set auth.client.secretName for the ServiceMonitor" }}
+{{- if and $v.auth.keys.secretName (not $v.auth.client.secretName) }}
+{{- fail "auth.keys needs a key for each request, also of helm test and the ServiceMonitor: set auth.client.secretName, with one key" }}
 {{- end }}
 {{- if and (eq $v.autoscaling.kind "keda") (not $v.autoscaling.keda.prometheusAddress) }}
 {{- fail "autoscaling.kind is keda, which needs autoscaling.keda.prometheusAddress, as http://prometheus-operated.monitoring:9090" }}
