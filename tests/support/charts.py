@@ -1,7 +1,10 @@
 """Renders the Helm chart, and checks what it renders: core objects, those of operators, routes, queries."""
 
+import copy
+import functools
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "tta-server"
 HELM = ROOT / "build" / "helm" / "helm"
-VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
+VALUE_SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = "1.31"
 RELEASE, NAMESPACE = "e", "vision"
 
@@ -42,7 +45,25 @@ def template(*arguments: str | Path, chart: Path = CHART) -> subprocess.Complete
 def render(*arguments: str | Path, chart: Path = CHART) -> list[Manifest]:
     done = template(*arguments, chart=chart)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each]
+
+
+@functools.cache
+def _rendered(name: str) -> list[Manifest]:
+    return render("--values", CHART / "ci" / f"{name}-values.yaml")
+
+
+def render_set(name: str) -> list[Manifest]:
+    """The objects of a set of values of `ci/`."""
+    return copy.deepcopy(_rendered(name))
+
+
+def notes(*arguments: str | Path, folder: Path) -> str:
+    """NOTES.txt; Helm would print it of a cluster alone, so a copy of the chart in `folder` has it as an object."""
+    chart = shutil.copytree(CHART, folder / "tta-server")
+    shown = 'text: {{ include (print .Template.BasePath "/NOTES.txt") . | toJson }}'
+    (chart / "templates" / "notes.yaml").write_text(f"kind: Notes\nmetadata: {{name: notes}}\n{shown}\n")
+    return str(one(render(*arguments, chart=chart), "Notes")["text"])
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -59,7 +80,7 @@ def one(manifests: Iterable[Manifest], kind: str, name: str | None = None) -> Ma
     return found
 
 
-def server(manifests: Iterable[Manifest]) -> Manifest:
+def server_container(manifests: Iterable[Manifest]) -> Manifest:
     """The server's container."""
     containers = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     return next(each for each in containers if each["name"] == "server")
