@@ -38,6 +38,7 @@ from tests.support.serving import PATIENCE, Server
 from tests.support.wrong_values import WRONG_VALUES
 from tta_server import __version__
 from tta_server.cli.sources import read_settings, unknown_variables
+from tta_server.repository.loader import find_models, load_model
 from tta_server.settings import Settings, public_name
 
 pytestmark = [
@@ -143,7 +144,9 @@ def test_every_pod_is_restricted(values: str) -> None:
 def test_every_mount_has_its_volume(values: str) -> None:
     pod = one(render_set(values), "Deployment")["spec"]["template"]["spec"]
     volumes = [each["name"] for each in pod["volumes"]]
-    mounts = {m["name"] for c in [*pod["containers"], *pod.get("initContainers", [])] for m in c.get("volumeMounts", [])}
+    mounts = {
+        m["name"] for c in [*pod["containers"], *pod.get("initContainers", [])] for m in c.get("volumeMounts", [])
+    }
     assert len(volumes) == len(set(volumes))
     assert mounts == set(volumes)
 
@@ -157,7 +160,9 @@ def test_selectors_find_the_server_and_not_the_test(values: str) -> None:
     selectors = [deployment["selector"]["matchLabels"]]
     selectors += [each["spec"]["selector"] for each in manifests if each["kind"] == "Service"]
     selectors += [each["spec"]["podSelector"]["matchLabels"] for each in manifests if each["kind"] == "NetworkPolicy"]
-    selectors += [each["spec"]["selector"]["matchLabels"] for each in manifests if each["kind"] == "PodDisruptionBudget"]
+    selectors += [
+        each["spec"]["selector"]["matchLabels"] for each in manifests if each["kind"] == "PodDisruptionBudget"
+    ]
     for selector in selectors:
         assert selector.items() <= labels.items()
         assert not selector.items() <= test_labels.items()
@@ -317,6 +322,30 @@ def test_what_is_fetched_from_is_admitted_by_the_policy() -> None:
     assert {"ports": [{"port": 8080, "protocol": "TCP"}]} in policy["spec"]["egress"]
     policy = one(render_set("fetch-s3"), "NetworkPolicy")
     assert {"ports": [{"port": 443, "protocol": "TCP"}]} in policy["spec"]["egress"]
+
+
+def test_a_store_that_speaks_s3_is_reached() -> None:
+    store = ("models.fetch.url=s3://bucket/folder", "models.fetch.s3Endpoint=http://minio.storage:9000")
+    made = render("--set", ",".join(["models.source=fetch", *store]))
+    assert {"ports": [{"port": 9000, "protocol": "TCP"}]} in one(made, "NetworkPolicy")["spec"]["egress"]
+    (fetch,) = one(made, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    variables = environment(fetch)
+    assert (variables["RCLONE_S3_PROVIDER"], variables["RCLONE_S3_ENDPOINT"]) == ("Other", "http://minio.storage:9000")
+    assert fetch["args"][-2:] == [":s3,env_auth=true:bucket/folder", "/models"]
+
+
+def test_models_of_config_maps_are_found(tmp_path: Path) -> None:
+    """As the kubelet mounts them: links to links, beside a folder with two dots."""
+    config = tmp_path / "..2026_11_28" / "cifar10"
+    (config / "1").mkdir(parents=True)
+    for name in ("tta.yaml", "1/model.onnx"):
+        (config / name).write_bytes((ROOT / "models" / "cifar10" / name).read_bytes())
+    (tmp_path / "..data").symlink_to("..2026_11_28")
+    (tmp_path / "cifar10").symlink_to("..data/cifar10")
+    (found,) = find_models(tmp_path)
+    model = load_model(found)
+    assert model.name == "cifar10"
+    model.retire()
 
 
 def test_secrets_are_mounted_without_more_than_is_needed() -> None:

@@ -17,7 +17,10 @@ WRONG_VALUES: list[tuple[str, str]] = [
     ("models.hostPath.path=/srv", "models.hostPath.path is set, but models.source is image"),
     ("models.source=hostPath,models.hostPath.path=srv/models", 'takes a whole path like /models, not "srv/models"'),
     ("models.source=fetch,models.fetch.url=ftp://host/models", "models.fetch.url takes s3://BUCKET/FOLDER, gs://"),
-    ("models.source=fetch,models.fetch.url=http://host/m.tar", "is not encrypted, so its archive may have been changed"),
+    (
+        "models.source=fetch,models.fetch.url=http://host/m.tar",
+        "is not encrypted, so its archive may have been changed",
+    ),
     ("resources.limits.cpu=two", 'resources.limits.cpu takes an amount like 2, 500m or 2Gi, not "two"'),
     ("gpu.count=0", "gpu.count: Must be greater than or equal to 1"),
     ("gpu.resource=gpu", "gpu.resource takes the resource of a device plugin, like nvidia.com/gpu"),

@@ -101,11 +101,17 @@
     - copy
     - --config=/dev/null
     - --retries=5
-    - {{ printf ":%s,env_auth=true:%s%s" (ternary "s3,provider=AWS" "gcs" (eq $url.scheme "s3")) $url.host $url.path | quote }}
+    - {{ printf ":%s,env_auth=true:%s%s" (ternary "s3" "gcs" (eq $url.scheme "s3")) $url.host $url.path | quote }}
     - /models
   {{- end }}
   env:
     - {name: HOME, value: /tmp}
+    {{- if eq $url.scheme "s3" }}
+    - {name: RCLONE_S3_PROVIDER, value: {{ ternary "Other" "AWS" (ne $fetch.s3Endpoint "") }}}
+    {{- with $fetch.s3Endpoint }}
+    - {name: RCLONE_S3_ENDPOINT, value: {{ . | quote }}}
+    {{- end }}
+    {{- end }}
     {{- with $fetch.env }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

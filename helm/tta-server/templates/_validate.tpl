@@ -59,6 +59,7 @@
   (concat (list "models.pvc.claimName" $v.models.pvc.claimName) $name)
   (list "models.pvc.subPath" $v.models.pvc.subPath "^$|^[^/]" "a path inside of the claim, which does not begin with /")
   (list "models.fetch.url" $v.models.fetch.url "^$|^(s3|gs|https?)://[^/ ]+" "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or https://HOST/ARCHIVE")
+  (list "models.fetch.s3Endpoint" $v.models.fetch.s3Endpoint "^$|^https?://[^/ ]+$" "an address like http://minio.storage:9000")
   (list "models.fetch.sha256" $v.models.fetch.sha256 "^$|^[0-9a-fA-F]{64}$" "64 hexadecimal digits")
   (concat (list "models.fetch.envSecret" $v.models.fetch.envSecret) $name)
   (concat (list "models.fetch.sizeLimit" $v.models.fetch.sizeLimit) $size)
