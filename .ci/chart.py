@@ -12,7 +12,7 @@ import yaml
 from tta_server.settings import Settings, public_name
 
 CHART = Path(__file__).parents[1] / "helm" / "tta-server"
-OWN_KEYS = frozenset({"models", "port", "grpc", "grpc_port", "keys", "tls_cert", "tls_key"})
+OWN_KEYS = frozenset({"models", "model", "port", "grpc", "grpc_port", "keys", "tls_cert", "tls_key"})
 """Settings that other keys of the chart make."""
 BEGIN, END = "<!-- values: written by make chart -->", "<!-- end of values -->"
 LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z0-9]+):")
@@ -20,9 +20,10 @@ LINE = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z0-9]+):")
 
 def settings_schema() -> dict[str, Any]:
     """The JSON schema of the chart's key `settings`."""
-    found = Settings.model_json_schema(by_alias=True)["properties"]
+    schema = Settings.model_json_schema(by_alias=True)
+    found, definitions = schema["properties"], schema.get("$defs", {})
     fields = {public_name(field): field for field in Settings.model_fields}
-    kept = {name: _plain(found[name]) for name, field in fields.items() if field not in OWN_KEYS}
+    kept = {name: _plain(found[name], definitions) for name, field in fields.items() if field not in OWN_KEYS}
     return {
         "type": "object",
         "description": "Settings of `tta-server serve`, by name.",
@@ -32,11 +33,13 @@ def settings_schema() -> dict[str, Any]:
     }
 
 
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+def _plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """Without titles and defaults, which depend on the machine; what may be null may be left out instead."""
     for choice in schema.get("anyOf", []):
         if choice != {"type": "null"}:
             schema = {"description": schema["description"]} | choice
+    if reference := schema.get("$ref"):
+        schema = definitions[reference.rpartition("/")[2]] | {"description": schema["description"]}
     return {key: value for key, value in schema.items() if key not in ("title", "default", "format")}
 
 

@@ -116,9 +116,9 @@ def _validate_by_model(kind: str, manifest: Manifest) -> None:
     from cloudcoil.models.keda.v1alpha1 import ScaledObject
     from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-    model = {"ScaledObject": ScaledObject, "PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}[kind]
+    models: dict[str, Any] = {"ScaledObject": ScaledObject, "PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}
     try:
-        known = model.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True)
+        known = models[kind].model_validate(manifest).model_dump(by_alias=True, exclude_unset=True)
     except ValueError as error:
         raise Invalid(f"{kind}: {error}") from error
     if unknown := sorted(keys(manifest) - keys(known)):

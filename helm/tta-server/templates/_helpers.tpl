@@ -58,7 +58,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "tta.gracePeriod" -}}
-{{- $needed := add (ceil .Values.settings.drain_seconds) .Values.preStopSeconds 5 -}}
+{{- $needed := add (ceil .Values.settings.drain_seconds) (ceil (.Values.settings.shutdown_delay_seconds | default 0)) .Values.preStopSeconds 5 -}}
 {{- with .Values.terminationGracePeriodSeconds }}
 {{- if lt (int64 .) $needed }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds, settings.drain_seconds and 5 s for the end take %d: raise it, or leave it out" (int64 .) $needed) }}
