@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 import httpx
@@ -76,7 +77,7 @@ async def open_loop(url: str, arrivals: list[float], backlogs: list[float]) -> N
         async def sample() -> None:
             while True:
                 page = (await client.get("/metrics")).text
-                backlogs.append(float(dict((n, v) for n, _, v in METRIC.findall(page))["tta_backlog_seconds"]))
+                backlogs.append(float({n: v for n, _, v in METRIC.findall(page)}["tta_backlog_seconds"]))
                 await asyncio.sleep(0.5)
 
         sampling = asyncio.create_task(sample())
@@ -133,7 +134,7 @@ def main() -> None:
             f"{row.refused:.1%}",
         )  # fmt: skip
     Console(width=120).print(table)
-    rises = all(later.demand > 1.1 * row.demand for row, later in zip(rows, rows[1:], strict=False))
+    rises = all(later.demand > 1.1 * row.demand for row, later in pairwise(rows))
     print(f"demand rises with each load (by a tenth at least): {'yes' if rises else 'missed'}")
     sys.exit(not rises)
 

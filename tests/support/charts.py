@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib.util
 import json
 import re
 import shutil
@@ -10,7 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from tta_server.cli.sources import read_settings, unknown_variables
+from tta_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "tta-server"
@@ -116,7 +121,11 @@ def _validate_by_model(kind: str, manifest: Manifest) -> None:
     from cloudcoil.models.keda.v1alpha1 import ScaledObject
     from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-    models: dict[str, Any] = {"ScaledObject": ScaledObject, "PrometheusRule": PrometheusRule, "ServiceMonitor": ServiceMonitor}
+    models: dict[str, Any] = {
+        "ScaledObject": ScaledObject,
+        "PrometheusRule": PrometheusRule,
+        "ServiceMonitor": ServiceMonitor,
+    }
     try:
         known = models[kind].model_validate(manifest).model_dump(by_alias=True, exclude_unset=True)
     except ValueError as error:
@@ -161,3 +170,20 @@ def metrics_in(query: str) -> set[str]:
 
     promql_parser.parse(query)
     return set(re.findall(r"\btta_\w+", query))
+
+
+def chart_script() -> Any:
+    spec = importlib.util.spec_from_file_location("chart", ROOT / ".ci" / "chart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def settings_of(container: Manifest, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the server reads of the container's variables; fails on one that it would not know."""
+    variables = environment(container)
+    assert not list(unknown_variables(variables))
+    with monkeypatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        return read_settings(None, **dict.fromkeys(Settings.model_fields))
