@@ -188,11 +188,13 @@ def test_queries_parse_and_name_metrics_that_the_server_has(client: httpx.Client
             assert f"\n# TYPE {metric.removesuffix('_sum')} " in page, f"{name} names {metric}"
 
 
-def test_the_rules_are_those_of_the_dashboards() -> None:
-    shared = ROOT / "dashboards" / "alerts.yaml"
-    if not shared.is_file():
-        pytest.skip("there is no dashboards/alerts.yaml")
-    assert (CHART / "files" / "alerts.yaml").read_text() == shared.read_text()
+@pytest.mark.parametrize(("own", "shared"), [("alerts.yaml", "alerts.yaml"), ("dashboard.json", "tta-server.json")])
+def test_rules_and_dashboard_are_those_of_the_folder_dashboards(own: str, shared: str) -> None:
+    """A chart can't refer to files outside of it."""
+    path = ROOT / "dashboards" / shared
+    if not path.is_file():
+        pytest.skip(f"there is no dashboards/{shared}")
+    assert (CHART / "files" / own).read_text() == path.read_text()
 
 
 def test_the_chart_has_a_dashboard_where_it_has_the_file(tmp_path: Path) -> None:
