@@ -136,6 +136,8 @@ class Application:
         if self.tracer.is_on:
             self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
         gauge("tta_cache_bytes", "Memory of the stored answers", lambda: self.predictor.cached_bytes)
+        for device, slots in self.pools.slots.items():
+            gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
             self._add_model_gauge(name)
 

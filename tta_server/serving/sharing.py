@@ -266,9 +266,10 @@ class AnswerSharing:
         waited = time.monotonic() - ticket.since if is_shared else 0.0
         own = readdressed(answer, ticket.request.caller.request_id, ticket.request.deadline, waited)
         receipt, seconds = own.receipt, time.monotonic() - ticket.since
+        views = len(receipt.views)
         self._observer.notify(CacheHit(ticket.model.key, seconds, is_shared))
         self._observer.notify(
-            ImageAnswered(own.model, str(receipt.stop_reason), len(receipt.views), receipt.elapsed_ms / 1e3, {})
+            ImageAnswered(own.model, str(receipt.stop_reason), views, receipt.elapsed_ms / 1e3, {}, wanted=views)
         )
         ticket.settle(own)
 

@@ -77,7 +77,8 @@ class DeclarationDoubted:
 class ImageAnswered:
     """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage.
 
-    No stages if another request's run made it.
+    `wanted` is the number of views that it would have had with time for all: `views` unless lack of time ended it.
+    An answer that was shared has no stages.
     """
 
     model: str
@@ -85,6 +86,7 @@ class ImageAnswered:
     views: int
     seconds: float
     stages_ms: Mapping[str, float]
+    wanted: int
     trace: RequestTrace | None = None
 
 
