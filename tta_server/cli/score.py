@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ from tta_server.cli.score_options import (
     VerifyOption,
 )
 from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.score_remote import ServerOptions, read_server, remote_plan, takes_server
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
 from tta_server.repository.described import is_described
@@ -45,6 +46,7 @@ from tta_server.scoring.formats import choose_format
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
 from tta_server.scoring.output import OutputFolder
+from tta_server.scoring.remote import RemotePlan
 from tta_server.scoring.run import Run, Task
 from tta_server.scoring.scorer import open_plan, read_scoring_options
 from tta_server.serving.cores import available_cores
@@ -56,13 +58,15 @@ TOO_MANY_FAILED, INTERRUPTED = 3, 130
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """Options of a run that are none of the model's."""
+    """Options of a run that are none of the model's; `where` is the model's folder, or the server that has it."""
 
+    where: Path | ServerOptions
     batch: int | None
-    threads: int
+    threads: int | None
     limit: FailureLimit | None
 
 
+@takes_server
 def score(
     source: InputArgument,
     model: ModelOption,
@@ -84,25 +88,25 @@ def score(
     max_pixels: MaxPixelsOption = None,
     plan_only: PlanOption = False,
     verify_only: VerifyOption = False,
+    **server: Any,
 ) -> None:
-    """Score many images on this machine, each exactly once; images that fail are rows too.
+    """Score many images, here or with a running server, each exactly once; images that fail are rows too.
 
     A run that was stopped goes on with the same command, and its results are the same to the byte.
 
     Example: tta-server score photos --model clothing --out scores
     """
-    output, how = OutputFolder(to), How(batch, threads or available_cores(), read_limit(max_failures))
     if verify_only:
-        _verify(output)
-        return
+        return _verify(OutputFolder(to))
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
     options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
-    inputs, stored = _listed(source, column), choose_format(format_name)
-    with _loaded(folder, options) as plan:
-        task = Task(plan, inputs, settings.limits, output, stored)
-        _forecast(task, how) if plan_only else _score(task, folder, how)
+    where = read_server(server, threads, models, batch, max_pixels) or _folder(settings.models, model)
+    how, stored = How(where, batch, threads, read_limit(max_failures)), choose_format(format_name)
+    inputs = _listed(source, column)
+    run = _forecast if plan_only else _score
+    with _opened(where, model, options) as plan:
+        run(Task(plan, inputs, settings.limits, OutputFolder(to), stored), how)
 
 
 def _listed(source: str, column: str | None) -> Inputs:
@@ -111,6 +115,17 @@ def _listed(source: str, column: str | None) -> Inputs:
     for each in inputs.notes:
         warn(each)
     return inputs
+
+
+def _folder(models: Path, model: str) -> Path:
+    """Of a model by its name in a folder of models, or by its own folder."""
+    return Path(model) if is_described(Path(model)) else model_folder(models, model)
+
+
+def _opened(
+    where: Path | ServerOptions, model: str, options: dict[str, Any]
+) -> AbstractContextManager[Plan | RemotePlan]:
+    return _loaded(where, options) if isinstance(where, Path) else remote_plan(where, model, options)
 
 
 @contextmanager
@@ -125,17 +140,34 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
 
 def _forecast(task: Task, how: How) -> None:
     with loading("scoring a few images ..."):
-        found = forecast(task, how.batch or measure_batch(task.plan), how.threads)
+        found = forecast(task, _batch(task, how), _threads(task, how))
     out.print(found)
 
 
-def _score(task: Task, folder: Path, how: How) -> None:
+def _score(task: Task, how: How) -> None:
     with task.output.locked():
         with loading("measuring ..."):
-            batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
-            made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
-            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
-        _run(task, batch, how.threads, how.limit)
+            batch = _batch(task, how)
+            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **_made_of(task, how, batch)})
+        _run(task, batch, _threads(task, how), how.limit)
+
+
+def _made_of(task: Task, how: How, batch: int) -> Mapping[str, Any]:
+    if isinstance(task.plan, RemotePlan):
+        return task.plan.fingerprint(task.format.name, task.limits)
+    assert isinstance(how.where, Path)
+    return fingerprint(task.plan, how.where, batch, task.format.name, task.limits)
+
+
+def _batch(task: Task, how: How) -> int:
+    """The given size, that of the run that is resumed, or the one measured; requests have one image each."""
+    if isinstance(task.plan, RemotePlan):
+        return 1
+    return how.batch or _batch_before(task.output) or measure_batch(task.plan)
+
+
+def _threads(task: Task, how: How) -> int:
+    return task.plan.most if isinstance(task.plan, RemotePlan) else how.threads or available_cores()
 
 
 def _run(task: Task, batch: int, threads: int, limit: FailureLimit | None) -> None:

@@ -14,6 +14,7 @@ from tta_server.scoring.batches import BatchScorer, InputImage, Scored
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, Shard, ShardEntry
+from tta_server.scoring.remote import RemotePlan, RemoteScorer
 from tta_server.scoring.rows import times_of
 from tta_server.serving.answer import Answer
 from tta_server.serving.plan import Plan
@@ -26,7 +27,7 @@ SHARD = 256
 class Task:
     """What is scored, how, and where it is written."""
 
-    plan: Plan
+    plan: Plan | RemotePlan
     inputs: Inputs
     limits: Limits
     output: OutputFolder
@@ -41,7 +42,10 @@ class Task:
     def shards(self) -> int:
         return -(-self.images // self.shard)
 
-    def scorer(self, batch: int) -> BatchScorer:
+    def scorer(self, batch: int) -> BatchScorer | RemoteScorer:
+        """What several threads use at once; a server is asked for one image at a time by each."""
+        if isinstance(self.plan, RemotePlan):
+            return self.plan.scorer()
         return BatchScorer(self.plan, batch, self.limits)
 
     def shard_images(self, shard: int) -> Iterator[InputImage]:
@@ -51,9 +55,14 @@ class Task:
         return min(self.shard, self.images - shard * self.shard)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a server elsewhere scores."""
+        return isinstance(self.plan, RemotePlan)
+
+    @property
     def name(self) -> str:
         """Of what the model does, such as detection."""
-        return self.plan.model.task.name
+        return self.plan.task if isinstance(self.plan, RemotePlan) else self.plan.model.task.name
 
     def row(self, scored: Scored) -> Any:
         """What is stored of an image."""

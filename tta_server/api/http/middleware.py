@@ -18,6 +18,7 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "TTA-Views",
     "TTA-Stop-Reason",
+    "TTA-Model-Digest",
     "Inference-Header-Content-Length",
 )
 """Response headers that scripts of another origin may read."""
