@@ -97,16 +97,16 @@ def score(
     Example: tta-server score photos --model clothing --out scores
     """
     if verify_only:
-        return _verify(OutputFolder(to))
+        _verify(OutputFolder(to))
+        return
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
     options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
     where = read_server(server, threads, models, batch, max_pixels) or _folder(settings.models, model)
     how, stored = How(where, batch, threads, read_limit(max_failures)), choose_format(format_name)
     inputs = _listed(source, column)
-    run = _forecast if plan_only else _score
     with _opened(where, model, options) as plan:
-        run(Task(plan, inputs, settings.limits, OutputFolder(to), stored), how)
+        (_forecast if plan_only else _score)(Task(plan, inputs, settings.limits, OutputFolder(to), stored), how)
 
 
 def _listed(source: str, column: str | None) -> Inputs:

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.25, 5.0
 """Seconds before a lost connection is tried again: doubled each time, of which a random half to all is waited."""
 TRIES = 5
 """Of a failure that may pass, before it is the image's."""
+Clock = Callable[[], float]
+Wait = Callable[[float], bool]
+"""Waits that many seconds; true if the run has ended meanwhile."""
 LIBRARIES = ("tta-server", "pyarrow")
 ON_FROM_THERE = "what is done is kept, and the same command goes on from there"
 
@@ -156,11 +159,13 @@ class Passage:
 class RemoteScorer:
     """Scores images, each by a request; as many threads as may be under way use it."""
 
-    def __init__(self, plan: RemotePlan) -> None:
+    def __init__(self, plan: RemotePlan, clock: Clock = time.monotonic, wait: Wait | None = None) -> None:
         self.plan = plan
+        self._clock = clock
         self._gate = Gate(plan.most)
-        self._last_answer = time.monotonic()
+        self._last_answer = clock()
         self._ended = threading.Event()
+        self._wait = wait or self._ended.wait
         self._address = plan.client.address(self._path, plan.query)
         self._seconds = plan.about["budget"]["max_ms"] / 1e3
         self._includes_probabilities = PROBABILITIES in str(plan.options.get("include", "")).split(",")
@@ -229,7 +234,7 @@ class RemoteScorer:
             answer = read_answer(reply.body, self._includes_probabilities)
         except (KeyError, TypeError, IndexError):
             raise ConfigError(f"{url}: sent no answer of tta-server; {ON_FROM_THERE}") from None
-        self._last_answer = time.monotonic()
+        self._last_answer = self._clock()
         return answer
 
     def _ask(self, address: Any, content: bytes) -> Reply:
@@ -249,8 +254,8 @@ class RemoteScorer:
 
     def _pause(self, seconds: float, why: str) -> None:
         """Raises BackendUnavailable where no image was answered for too long."""
-        waited = time.monotonic() - self._last_answer
-        if waited > self.plan.give_up_after or self._ended.wait(min(seconds, self.plan.give_up_after)):
+        waited = self._clock() - self._last_answer
+        if waited > self.plan.give_up_after or self._wait(min(seconds, self.plan.give_up_after)):
             raise BackendUnavailable(
                 f"{self.plan.client.url}: answered no image for {waited:.0f} s ({why}); {ON_FROM_THERE}"
             )
