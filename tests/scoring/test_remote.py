@@ -141,7 +141,7 @@ def test_answers_between_failures_keep_a_run_going() -> None:
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, "invalid_input"), (413, "too_large"), (415, "unsupported_media"), (502, "backend_failed")],
+    [(400, "invalid_input"), (413, "too_large"), (415, "unsupported_media")],
 )
 def test_what_is_wrong_with_an_image_is_its_row(status: int, code: str) -> None:
     client = ScriptedClient([refused(status, code), answered()])
@@ -150,7 +150,7 @@ def test_what_is_wrong_with_an_image_is_its_row(status: int, code: str) -> None:
     assert not client.waits
 
 
-@pytest.mark.parametrize(("status", "code"), [(504, "deadline_exceeded"), (500, "internal")])
+@pytest.mark.parametrize(("status", "code"), [(504, "deadline_exceeded"), (500, "internal"), (502, "backend_failed")])
 def test_a_failure_that_may_pass_is_tried_some_times(status: int, code: str) -> None:
     client = ScriptedClient([refused(status, code)] * (TRIES - 1) + [answered()])
     assert isinstance(client.score(b"")[0].outcome, Answer)
@@ -252,3 +252,18 @@ def test_an_address_or_key_that_can_not_be_used_is_not_shown(url: str, key: str 
     with pytest.raises(ConfigError, match=sentence) as raised:
         ServerClient(url, key)
     assert "cret" not in str(raised.value)
+
+
+def test_all_threads_end_with_the_first_error() -> None:
+    """One that waits for a server that is busy ends as soon as another has found that the model has changed."""
+    client = ScriptedClient([refused(429, "overloaded", 1.0), answered(digest="sha256:2")])
+    plan = open_remote(client, "toy", {}, 4)  # type: ignore[arg-type]
+
+    def wait(seconds: float) -> bool:
+        with pytest.raises(ConfigError, match="has changed during the run"):
+            list(scorer.score([InputImage("b", lambda: b"b")]))
+        return True
+
+    scorer = RemoteScorer(plan, lambda: client.now, wait)
+    with pytest.raises(ConfigError, match="has changed during the run"):
+        list(scorer.score([InputImage("a", lambda: b"a")]))

@@ -144,6 +144,16 @@ def test_no_more_is_read_than_the_limit(server: FileServer) -> None:
     assert server.sent < 20_000_000  # what sockets and clients buffer
 
 
+def test_a_file_is_one_request_and_tried_again_where_a_server_is_busy(server: FileServer) -> None:
+    server.failures = 2
+    assert contents(open_inputs(f"{server.url}/b.png")) == [("b.png", b"b.png")]
+    assert server.requests == ["GET /b.png"] * 3
+    server.failures = 3
+    (image,) = open_inputs(f"{server.url}/b.png").images(0, 1, Limits())
+    with pytest.raises(InvalidInput, match="can't be read: 503"):
+        image.read()
+
+
 def test_what_vanishes_or_is_refused_is_a_row(server: FileServer, photos: Path, tmp_path: Path) -> None:
     write_images(photos, 1)
     urls = [f"{server.url}/{name}" for name in ("000.png", "gone.png", SECRET)] + ["memory://nowhere/x.png"]
@@ -152,7 +162,8 @@ def test_what_vanishes_or_is_refused_is_a_row(server: FileServer, photos: Path, 
     found = {row["id"]: row.get("error", "ok") for row in rows_of(tmp_path / "out")}
     assert found[urls[0]] == "ok"
     assert found[urls[1]] == found[urls[3]] == "can't be read: No such file or directory"
-    assert found[urls[2]].startswith("can't be read: ")
+    assert found[urls[2]].startswith("can't be read: 403")
+    assert server.requests.count(f"GET /{SECRET}") == 1
 
 
 @pytest.mark.parametrize(

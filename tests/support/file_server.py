@@ -14,12 +14,16 @@ SECRET = "secret.png"
 
 
 class FileServer:
-    """`url` names the folder; `sent` is the number of bytes of ENDLESS that left, `requests` are lines like GET /a."""
+    """`url` names the folder; `sent` is the number of bytes of ENDLESS that left, `requests` are lines like GET /a.
+
+    As many of the next requests as `failures` says are answered with 503.
+    """
 
     def __init__(self) -> None:
         self.url = ""
         self.sent = 0
         self.requests: list[str] = []
+        self.failures = 0
 
 
 @contextmanager
@@ -32,19 +36,15 @@ def serve_folder(folder: Path) -> Iterator[FileServer]:
 
         def do_GET(self) -> None:
             found.requests.append(f"{self.command} {self.path}")
-            if self.path.endswith(SECRET):
+            if found.failures:
+                found.failures -= 1
+                self.send_error(503, "Slow down")
+            elif self.path.endswith(SECRET):
                 self.send_error(403, "Forbidden")
             elif self.path.endswith(ENDLESS):
                 self._send_for_ever()
             else:
                 super().do_GET()
-
-        def do_HEAD(self) -> None:
-            if self.path.endswith(ENDLESS):
-                self.send_response(200)
-                self.end_headers()
-            else:
-                super().do_HEAD()
 
         def _send_for_ever(self) -> None:
             self.send_response(200)

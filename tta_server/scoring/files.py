@@ -19,6 +19,9 @@ STREAMED = ("http", "https")
 """Read as one response: a server need not send parts of a file, and `?` is no pattern there."""
 UNCACHED = {"cache_type": "none"}
 """What is not asked for is not read ahead."""
+STREAM = {"block_size": 0, "size": 1}
+"""One response; any size spares a request for it."""
+BUSY = (408, 429)
 RETRIES = (0.2, 1.0)
 """Seconds after which a file that could not be read is tried again; object stores refuse some requests under load."""
 
@@ -103,14 +106,20 @@ def read_image(path: str, limits: Limits) -> bytes:
         try:
             return _read_url(path, limits.max_bytes)
         except InvalidInput as error:
-            if isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            if _is_final(error.__cause__):
                 raise
         time.sleep(seconds)
     return _read_url(path, limits.max_bytes)
 
 
+def _is_final(cause: BaseException | None) -> bool:
+    """True if the file is not there, or not for us; aiohttp has a status for it."""
+    status = getattr(cause, "status", 0)
+    return isinstance(cause, FileNotFoundError | PermissionError) or (400 <= status < 500 and status not in BUSY)
+
+
 def _read_url(url: str, max_bytes: int) -> bytes:
-    with _explained(), _open(url, **({"block_size": 0} if url.startswith(STREAMED) else UNCACHED)) as file:
+    with _explained(), _open(url, **(STREAM if url.startswith(STREAMED) else UNCACHED)) as file:
         parts, left = list[bytes](), max_bytes + 1
         while left and (part := file.read(min(CHUNK_BYTES, left))):
             parts.append(bytes(part))

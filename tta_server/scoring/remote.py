@@ -165,6 +165,7 @@ class RemoteScorer:
         self._gate = Gate(plan.most)
         self._last_answer = clock()
         self._ended = threading.Event()
+        self._failure: TTAError | None = None
         self._wait = wait or self._ended.wait
         self._address = plan.client.address(self._path, plan.query)
         self._seconds = plan.about["budget"]["max_ms"] / 1e3
@@ -182,9 +183,14 @@ class RemoteScorer:
         for image in images:
             try:
                 yield Scored(image.id, self._score(image))
-            except (BackendUnavailable, ConfigError):
-                self._ended.set()
-                raise
+            except (BackendUnavailable, ConfigError) as error:
+                raise self._end(error) from None
+
+    def _end(self, error: TTAError) -> TTAError:
+        """End the waits of all threads; the first error of any of them."""
+        self._failure = self._failure or error
+        self._ended.set()
+        return self._failure
 
     def _score(self, image: InputImage) -> Answer | str:
         try:

@@ -17,11 +17,11 @@ DIGEST = "TTA-Model-Digest"
 """The header that names the model of an answer."""
 
 
-IMAGE_CODES = frozenset([Code.INVALID_INPUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA, Code.BACKEND_FAILED])
-"""What is wrong with an image, or what the model made of it."""
+IMAGE_CODES = frozenset([Code.INVALID_INPUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA])
+"""What is wrong with an image."""
 BUSY_CODES = frozenset([Code.OVERLOADED, Code.NOT_READY])
-PASSING_CODES = frozenset([Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.CANCELLED])
-"""Failures that may pass when the same is asked again."""
+PASSING_CODES = frozenset([Code.BACKEND_FAILED, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.CANCELLED])
+"""Failures that may pass when the same is asked again: a batch that took too long fails for all images in it."""
 TOO_SLOW = 408
 """The server's status for a request that did not arrive in time."""
 PROXY_STATUSES = (502, 503, 504)
