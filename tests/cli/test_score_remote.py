@@ -75,6 +75,20 @@ def _rows(out: Path, kind: str) -> list[dict[str, Any]]:
     return [row | {name: json.loads(row[name]) for name in ("receipt", "included")} for row in rows]
 
 
+def test_a_file_that_is_too_large_for_the_server_is_a_row(server: Server, tmp_path: Path) -> None:
+    """The server refuses it by its length, and does not read it."""
+    photos = write_images(tmp_path / "photos", 3)
+    (photos / "001.png").write_bytes(bytes(15_000_000))
+    done = run(*words(photos, server.url, tmp_path / "out", "--model", "cifar10", "--give-up-after", 60))
+    assert done.returncode == 0, done.stderr
+    found = {row["id"]: row.get("error", "ok") for row in rows_of(tmp_path / "out")}
+    assert found == {
+        "000.png": "ok",
+        "001.png": "the body has 15000000 bytes; the limit is 2000000 (--max-bytes)",
+        "002.png": "ok",
+    }
+
+
 def test_failures_are_rows_with_the_servers_sentence_and_a_run_is_resumed(
     toys: Server, models: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tta_server.errors import BackendUnavailable, ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.batches import InputImage, Scored
-from tta_server.scoring.remote import TRIES, RemotePlan, RemoteScorer, open_remote
+from tta_server.scoring.remote import TRIES, Gate, RemotePlan, RemoteScorer, open_remote
 from tta_server.scoring.server_client import ConnectionLost, Reply, ServerClient
 from tta_server.serving.answer import Answer
 
@@ -150,12 +150,52 @@ def test_what_is_wrong_with_an_image_is_its_row(status: int, code: str) -> None:
     assert not client.waits
 
 
-@pytest.mark.parametrize(("status", "code"), [(504, "deadline_exceeded"), (500, "internal"), (502, "backend_failed")])
+@pytest.mark.parametrize(("status", "code"), [(500, "internal"), (502, "backend_failed")])
 def test_a_failure_that_may_pass_is_tried_some_times(status: int, code: str) -> None:
     client = ScriptedClient([refused(status, code)] * (TRIES - 1) + [answered()])
     assert isinstance(client.score(b"")[0].outcome, Answer)
     client = ScriptedClient([refused(status, code)] * TRIES)
     assert client.score(b"")[0].outcome == f"sentence {status}"
+
+
+NO_ANSWER = [refused(504, "deadline_exceeded"), ConnectionLost("broken pipe")]
+
+
+@pytest.mark.parametrize("reply", NO_ANSWER)
+def test_where_no_image_is_answered_in_time_the_run_waits_and_ends(reply: Reply | ConnectionLost) -> None:
+    client = ScriptedClient([reply] * 3 * TRIES + [answered()])
+    assert isinstance(client.score(b"")[0].outcome, Answer)
+    client = ScriptedClient(iter(lambda: reply, None))
+    with pytest.raises(BackendUnavailable, match="answered no image"):
+        client.score(b"", give_up_after=60)
+
+
+@pytest.mark.parametrize(("reply", "sentence"), [(NO_ANSWER[0], "sentence 504"), (NO_ANSWER[1], "broken pipe")])
+def test_where_others_are_answered_it_is_the_image(reply: Reply | ConnectionLost, sentence: str) -> None:
+    """So that one image, at which a connection breaks each time, does not keep all others from being scored."""
+    client = ScriptedClient([reply, answered()] * TRIES + [reply])
+
+    def wait(seconds: float) -> bool:
+        list(scorer.score([InputImage("other", lambda: b"light")]))
+        return client.wait(seconds)
+
+    scorer = RemoteScorer(open_remote(client, "toy", {}, 4), lambda: client.now, wait)  # type: ignore[arg-type]
+    (scored,) = scorer.score([InputImage("heavy", lambda: b"heavy")])
+    assert scored.outcome == sentence
+
+
+def test_quick_refusals_of_broken_images_leave_the_window_as_it_is() -> None:
+    gate = Gate(8)
+    for _ in range(100):
+        with gate.request():
+            pass
+    assert gate.size == 1
+    with gate.request() as passage:
+        passage.is_answered = True
+    assert gate.size == 2
+    with gate.request() as passage:
+        passage.is_refused = True
+    assert gate.size == 1
 
 
 def test_an_answer_that_was_cut_short_is_asked_again_with_one_view_more() -> None:

@@ -128,6 +128,10 @@ class Gate:
         self._changed = threading.Condition()
         self._under_way = 0
 
+    @property
+    def size(self) -> int:
+        return self._window.size
+
     @contextmanager
     def request(self) -> Iterator["Passage"]:
         """Wait until a request may be sent; what the passage says at the end of it counts for the window."""
@@ -140,20 +144,24 @@ class Gate:
         finally:
             with self._changed:
                 self._under_way -= 1
-                if passage.refused:
+                if passage.is_refused:
                     self._window.refused(passage.round)
-                else:
+                elif passage.is_answered:
                     self._window.answered(passage.round, time.monotonic() - passage.start)
                 self._changed.notify_all()
 
 
 @dataclass(slots=True)
 class Passage:
-    """A request under way: the window's round in which it was sent, and when."""
+    """A request under way: the window's round in which it was sent, when, and how it ended.
+
+    What the server says of a broken image comes at once, and says nothing of its load.
+    """
 
     round: int
     start: float
-    refused: bool = False
+    is_refused: bool = False
+    is_answered: bool = False
 
 
 class RemoteScorer:
@@ -204,17 +212,15 @@ class RemoteScorer:
         return self._answer(content)
 
     def _answer(self, content: bytes) -> Answer | str:
-        """Ask until the answer has every view that it would have without a deadline."""
-        address, failures, sentence = self._address, 0, ""
+        """Ask until the answer has every view that it would have without a deadline.
+
+        A lost connection or a missed deadline is the image's own only where others were answered meanwhile.
+        """
+        address, failures, waits, sentence = self._address, 0, 0, ""
+        last_answer = self._last_answer
         while failures < TRIES:
             reply = self._ask(address, content)
-            if reply.status != 200:
-                if reply.code in IMAGE_CODES:
-                    return reply.sentence
-                if reply.code not in PASSING_CODES:
-                    raise ConfigError(f"{self.plan.client.url}: {_refusal(reply)}; {ON_FROM_THERE}")
-                sentence = reply.sentence
-            else:
+            if reply.status == 200:
                 answer = self._read(reply)
                 if not is_cut(answer):
                     return answer
@@ -224,9 +230,22 @@ class RemoteScorer:
                 if answer.receipt.stop_reason != StopReason.BACKEND_FAILED:
                     continue
                 sentence = "the model failed on a view of this image"
-            failures += 1
-            self._pause(_backoff(failures), sentence)
+            elif reply.code in IMAGE_CODES:
+                return reply.sentence
+            else:
+                sentence = self._passing(reply)
+            waits += 1
+            failures += not reply.is_late or self._last_answer != last_answer
+            last_answer = self._last_answer
+            if failures < TRIES:
+                self._pause(_backoff(waits), sentence)
         return sentence
+
+    def _passing(self, reply: Reply) -> str:
+        """The sentence of a failure that may pass. Raises ConfigError for any other."""
+        if reply.is_late or reply.code in PASSING_CODES:
+            return reply.sentence
+        raise ConfigError(f"{self.plan.client.url}: {_refusal(reply)}; {ON_FROM_THERE}")
 
     def _read(self, reply: Reply) -> Answer:
         """Raises ConfigError for the answer of another model, or of something that is no tta-server."""
@@ -238,25 +257,26 @@ class RemoteScorer:
             )
         try:
             answer = read_answer(reply.body, self._includes_probabilities)
-        except (KeyError, TypeError, IndexError):
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise ConfigError(f"{url}: sent no answer of tta-server; {ON_FROM_THERE}") from None
         self._last_answer = self._clock()
         return answer
 
     def _ask(self, address: Any, content: bytes) -> Reply:
-        """The reply to a request that the server took; wait and ask again where it is busy or not there."""
-        lost = 0
+        """The reply to a request that the server did not refuse; after a refusal wait as it says, and ask again."""
+        refusals = 0
         while True:
             with self._gate.request() as passage:
                 try:
                     reply = self.plan.client.post(address, content, self._seconds)
                 except ConnectionLost as error:
                     reply = Reply(0, {"error": str(error)}, "", None)
-                passage.refused = reply.code in BUSY_CODES or reply.is_lost
-            if not passage.refused:
+                is_busy = reply.code in BUSY_CODES
+                passage.is_refused, passage.is_answered = is_busy or reply.is_late, reply.status == 200
+            if not is_busy:
                 return reply
-            lost, asked = lost + 1, reply.retry_after
-            self._pause(_backoff(lost) if asked is None else asked * random.uniform(1, 1.25), reply.sentence)
+            refusals, asked = refusals + 1, reply.retry_after
+            self._pause(_backoff(refusals) if asked is None else asked * random.uniform(1, 1.25), reply.sentence)
 
     def _pause(self, seconds: float, why: str) -> None:
         """Raises BackendUnavailable where no image was answered for too long."""

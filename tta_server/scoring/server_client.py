@@ -20,7 +20,7 @@ DIGEST = "TTA-Model-Digest"
 IMAGE_CODES = frozenset([Code.INVALID_INPUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA])
 """What is wrong with an image."""
 BUSY_CODES = frozenset([Code.OVERLOADED, Code.NOT_READY])
-PASSING_CODES = frozenset([Code.BACKEND_FAILED, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.CANCELLED])
+PASSING_CODES = frozenset([Code.BACKEND_FAILED, Code.INTERNAL, Code.CANCELLED])
 """Failures that may pass when the same is asked again: a batch that took too long fails for all images in it."""
 TOO_SLOW = 408
 """The server's status for a request that did not arrive in time."""
@@ -49,9 +49,11 @@ class Reply:
         return str(self.body.get("code", ""))
 
     @property
-    def is_lost(self) -> bool:
-        """True if the request did not reach the server, or its answer not us."""
-        return self.status in (0, TOO_SLOW) or (self.status in PROXY_STATUSES and not self.code)
+    def is_late(self) -> bool:
+        """True if the request did not reach the server, or no answer came in time."""
+        if self.status in PROXY_STATUSES and not self.code:
+            return True
+        return self.status in (0, TOO_SLOW) or self.code == Code.DEADLINE_EXCEEDED
 
     @property
     def sentence(self) -> str:
