@@ -267,14 +267,19 @@ def check_memory(folder: Path, images: int, paths: int) -> bool:
     peaks = [peak_mb(run_peak(photos, folder / f"out-{photos.name}")) for photos in (short, long)]
     ratio = peaks[1] / peaks[0]
     print(f"peak memory: {peaks[0]:.0f} MB at 1000 images, {peaks[1]:.0f} MB at {images}: {ratio:.3f} (target {FLAT})")
-    listed = folder / "list.txt"
-    listed.write_text("".join(f"some/folder/of/photos/{number:09d}.jpg\n" for number in range(paths)))
+    listing = [listed_mb(folder / "list.txt", place, paths) for place in ("some/folder/of/photos", "memory://a/folder")]
+    print(f"{paths} paths are listed in {listing[0]:.0f} MB, URLs in {listing[1]:.0f} MB (target {MOST_MB})")
+    return ratio <= FLAT and max(listing) <= MOST_MB
+
+
+def listed_mb(listed: Path, place: str, paths: int) -> float:
+    """Memory in MB that a list of images takes."""
+    listed.write_text("".join(f"{place}/{number:09d}.jpg\n" for number in range(paths)))
     script = "import sys; from benchmarks.scoring import resident_mb\nbefore = resident_mb('self')\n"
     script += "from tta_server.scoring.inputs import open_inputs\nfound = open_inputs(sys.argv[1])\n"
     script += "assert sum(1 for _ in found.marks()) == len(found)\nprint(resident_mb('self') - before)"
     done = subprocess.run([sys.executable, "-c", script, str(listed)], check=True, capture_output=True, text=True)
-    print(f"{paths} paths are listed in {float(done.stdout):.0f} MB (target {MOST_MB})")
-    return ratio <= FLAT and float(done.stdout) <= MOST_MB
+    return float(done.stdout)
 
 
 def run_peak(photos: Path, out: Path) -> list[str]:

@@ -92,7 +92,7 @@ def score(
 ) -> None:
     """Score many images, here or with a running server, each exactly once; images that fail are rows too.
 
-    A run that was stopped goes on with the same command, and its results are the same to the byte.
+    A run that was stopped goes on with the same command; its results are the same to the byte, with --url within 1e-6.
 
     Example: tta-server score photos --model clothing --out scores
     """
