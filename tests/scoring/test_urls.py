@@ -118,6 +118,13 @@ def test_a_local_list_may_mix_paths_and_urls(memory: str, photos: Path) -> None:
     assert list(found.marks()) == ["b.png\x005", f"{memory}/r.png\x00"]
 
 
+def test_names_with_colons_are_files_and_chains_are_urls(memory: str, tmp_path: Path) -> None:
+    fsspec.filesystem("memory").pipe(f"{memory}/r.png", b"remote")
+    (tmp_path / "a::b.png").write_bytes(b"local")
+    (tmp_path / "list.txt").write_text(f"a::b.png\nsimplecache::{memory}/r.png\n")
+    assert [content for _, content in contents(open_inputs(str(tmp_path / "list.txt")))] == [b"local", b"remote"]
+
+
 def test_marks_tell_another_version_of_a_file(memory: str) -> None:
     store = fsspec.filesystem("memory")
     store.pipe(f"{memory}/a.png", b"1")

@@ -13,7 +13,8 @@ from tta_server.errors import ConfigError, InvalidInput, TooLarge, TTAError
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import CHUNK_BYTES, read_file
 
-URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:::|://)")
+URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*::)*[A-Za-z][A-Za-z0-9+.-]*://")
+"""Also a chain, such as simplecache::s3://bucket/a.png."""
 LOCAL = "file://"
 STREAMED = ("http", "https")
 """Read as one response: a server need not send parts of a file, and `?` is no pattern there."""
