@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,8 +40,10 @@ from tta_server.cli.score_options import (
     VerifyOption,
 )
 from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.score_remote import ServerOptions, read_server, remote_plan, takes_server
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
+from tta_server.imaging.decoding import Limits
 from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
 from tta_server.scoring.failures import FailureLimit, read_limit
@@ -49,12 +51,11 @@ from tta_server.scoring.formats import Format, check_fits, choose_format, choose
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
 from tta_server.scoring.output import OutputFolder
+from tta_server.scoring.remote import RemotePlan
 from tta_server.scoring.run import Run, Task
-from tta_server.scoring.schema import schema_of
 from tta_server.scoring.scorer import open_plan, read_scoring_options
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
-from tta_server.settings import Settings
 
 TOO_MANY_FAILED, INTERRUPTED = 3, 130
 """Exit statuses."""
@@ -73,14 +74,16 @@ class What:
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """Options of a run that are none of the model's."""
+    """Options of a run that are none of the model's; `where` is the model's folder, or the server that has it."""
 
+    where: Path | ServerOptions
     batch: int | None
-    threads: int
+    threads: int | None
     limit: FailureLimit | None
     metrics: Endpoint | None
 
 
+@takes_server
 def score(
     source: InputArgument,
     model: ModelOption,
@@ -105,10 +108,11 @@ def score(
     max_pixels: MaxPixelsOption = None,
     plan_only: PlanOption = False,
     verify_only: VerifyOption = False,
+    **server: Any,
 ) -> None:
-    """Score many images on this machine, each exactly once; images that fail are rows too.
+    """Score many images, here or with a running server, each exactly once; images that fail are rows too.
 
-    A run that was stopped goes on with the same command, and its results are the same to the byte.
+    A run that was stopped goes on with the same command; its results are the same to the byte, with --url within 1e-6.
 
     Example: tta-server score photos --model clothing --out scores
     """
@@ -116,21 +120,21 @@ def score(
         _verify(OutputFolder(to))
         return
     what = What(source, column, model, OutputFolder(to), choose_format(format_name))
-    how = How(batch, threads or available_cores(), read_limit(max_failures), endpoint(metrics_host, metrics_port))
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options |= {"include": include, "min_views": _min_views(min_views), "masks": masks}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    _start(what, options, settings, how, plan_only)
+    where = read_server(server, threads, models, batch, max_pixels) or _folder(settings.models, model)
+    how = How(where, batch, threads, read_limit(max_failures), endpoint(metrics_host, metrics_port))
+    _start(what, options, settings.limits, how, plan_only)
 
 
-def _start(what: What, options: dict[str, Any], settings: Settings, how: How, plan_only: bool) -> None:
+def _start(what: What, options: dict[str, Any], limits: Limits, how: How, plan_only: bool) -> None:
     masks = choose_masks(what.format, options["masks"])
-    folder = Path(what.model) if is_described(Path(what.model)) else model_folder(settings.models, what.model)
     inputs = _listed(what)
-    with _loaded(folder, options | {"masks": masks}) as plan:
-        check_fits(what.format, schema_of(plan), options["masks"])
-        task = Task(plan, inputs, settings.limits, what.output, what.format)
-        _forecast(task, how) if plan_only else _score(task, folder, how)
+    with _opened(how.where, what.model, options | {"masks": masks}) as plan:
+        task = Task(plan, inputs, limits, what.output, what.format)
+        check_fits(what.format, task.schema, options["masks"])
+        (_forecast if plan_only else _score)(task, how)
 
 
 def _listed(what: What) -> Inputs:
@@ -140,6 +144,17 @@ def _listed(what: What) -> Inputs:
     for each in inputs.notes:
         warn(each)
     return inputs
+
+
+def _folder(models: Path, model: str) -> Path:
+    """Of a model by its name in a folder of models, or by its own folder."""
+    return Path(model) if is_described(Path(model)) else model_folder(models, model)
+
+
+def _opened(
+    where: Path | ServerOptions, model: str, options: dict[str, Any]
+) -> AbstractContextManager[Plan | RemotePlan]:
+    return _loaded(where, options) if isinstance(where, Path) else remote_plan(where, model, options)
 
 
 @contextmanager
@@ -154,17 +169,34 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
 
 def _forecast(task: Task, how: How) -> None:
     with loading("scoring a few images ..."):
-        found = forecast(task, how.batch or measure_batch(task.plan), how.threads)
+        found = forecast(task, _batch(task, how), _threads(task, how))
     out.print(found)
 
 
-def _score(task: Task, folder: Path, how: How) -> None:
+def _score(task: Task, how: How) -> None:
     with task.output.locked():
         with loading("measuring ..."):
-            batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
-            made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
-            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
+            batch = _batch(task, how)
+            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **_made_of(task, how, batch)})
         _run(task, batch, how)
+
+
+def _made_of(task: Task, how: How, batch: int) -> Mapping[str, Any]:
+    if isinstance(task.plan, RemotePlan):
+        return task.plan.fingerprint(task.format.name, task.limits)
+    assert isinstance(how.where, Path)
+    return fingerprint(task.plan, how.where, batch, task.format.name, task.limits)
+
+
+def _batch(task: Task, how: How) -> int:
+    """The given size, that of the run that is resumed, or the one measured; requests have one image each."""
+    if isinstance(task.plan, RemotePlan):
+        return 1
+    return how.batch or _batch_before(task.output) or measure_batch(task.plan)
+
+
+def _threads(task: Task, how: How) -> int:
+    return task.plan.most if isinstance(task.plan, RemotePlan) else how.threads or available_cores()
 
 
 def _run(task: Task, batch: int, how: How) -> None:
@@ -176,7 +208,7 @@ def _run(task: Task, batch: int, how: How) -> None:
         if how.metrics:
             stack.enter_context(serve_metrics(ScoreMetrics(progress, run.entries), how.metrics))
         interrupted = stack.enter_context(_interruptible(run))
-        run.run(how.threads)
+        run.run(_threads(task, how))
     task.finish(run.entries)
     err.print(summary(run.entries.values(), task, progress))
     if interrupted:

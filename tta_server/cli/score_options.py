@@ -5,11 +5,17 @@ from typing import Annotated
 
 import typer
 
+UNDER_WAY = 64
+"""Requests to a server at once, at most."""
+SERVER = "A running server"
+"""Heading in the help."""
+
 InputArgument = Annotated[
     str,
     typer.Argument(
         help="A folder, a pattern in quotes like 'photos/*.jpg', a list of paths (.txt), a column of paths or of "
-        "images' bytes in a table (.csv, .parquet), or an archive (.tar).",
+        "images' bytes in a table (.csv, .parquet), or an archive (.tar); all of them also at a URL like "
+        "s3://bucket/photos.",
         show_default=False,
     ),
 ]
@@ -38,7 +44,37 @@ BatchOption = Annotated[
     int | None,
     typer.Option("--batch", "-b", min=1, max=1024, help="Views of a batch; default: measured at the first start."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: one a core.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1024, help=f"Default: one a core; with --url the most requests under way at once, {UNDER_WAY}."
+    ),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Score with a running tta-server, such as http://host:8000, as priority=batch; --model is a name there.",
+        rich_help_panel=SERVER,
+    ),
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", help="File with the server's key; or the key itself in TTA_KEY.", rich_help_panel=SERVER),
+]
+CacertOption = Annotated[
+    Path | None,
+    typer.Option(help="PEM file of the authority of an https server's certificate.", rich_help_panel=SERVER),
+]
+GiveUpOption = Annotated[
+    float,
+    typer.Option(
+        "--give-up-after",
+        min=1,
+        help="Seconds without an answered image after which the run ends; it can be resumed.",
+        rich_help_panel=SERVER,
+    ),
+]
 MaxFailuresOption = Annotated[
     str | None,
     typer.Option(help="End with status 3 once more images than this number, or share as in 1%, have failed."),

@@ -144,8 +144,12 @@ def forecast(task: Task, batch: int, threads: int) -> Table:
     failed = sum(isinstance(row.outcome, str) for row in rows)
     table = Table.grid(padding=(0, 2))
     table.add_row("images", f"{task.images}, in shards of {task.shard}")
-    table.add_row("an image", f"{each * 1e3:.1f} ms on one core, by {len(images)} of them, of which {failed} failed")
-    table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
+    alone = "one at a time" if task.is_remote else "on one core"
+    table.add_row("an image", f"{each * 1e3:.1f} ms {alone}, by {len(images)} of them, of which {failed} failed")
+    if task.is_remote:
+        table.add_row("all", f"{_duration(each * task.images)} one at a time; less where the server takes more at once")
+    else:
+        table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
     table.add_row("results", f"about {decimal(round(nbytes * task.images))}")
     return table
 

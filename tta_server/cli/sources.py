@@ -16,7 +16,7 @@ from tta_server.errors.validation import explain
 from tta_server.settings import Settings, public_name
 
 PREFIX = "TTA_"
-OTHER_VARIABLES = ("TTA_CONFIG", "TTA_MODEL")
+OTHER_VARIABLES = ("TTA_CONFIG", "TTA_MODEL", "TTA_KEY")
 """Variables of options that are no settings."""
 FIELDS = {public_name(field): field for field in Settings.model_fields}
 

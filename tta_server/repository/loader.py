@@ -3,6 +3,7 @@
 A model file may have the text of its tta.yaml in its metadata instead.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,13 +52,22 @@ def load_model(folder: Path) -> Model:
     Raise BackendUnavailable if it runs in a server elsewhere, which is not ready.
     """
     model = load_uncalibrated(folder)
+    digest = model_digest(folder, model)
     if (folder / FILE).is_file():
-        model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
+        model = replace(model, calibration=read_calibration(folder, digest, model.policy.digest))
+    model = replace(model, digest=_whole_digest(digest, model))
     try:
         model.stop_rule(model.config.stop, model.policy, model.merge)
     except InvalidInput as mistake:
         raise ConfigError(f"{config_place(folder)}: stop: {mistake}") from None
     return model
+
+
+def _whole_digest(digest: str, model: Model) -> str:
+    """Of the model file's digest, and all else in its folder that answers depend on."""
+    calibration = model.calibration.model_dump_json() if model.calibration else ""
+    parts = (digest, model.policy.digest, model.config.model_dump_json(warnings=False), calibration)
+    return f"sha256:{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}"
 
 
 def model_digest(folder: Path, model: Model) -> str:

@@ -101,5 +101,5 @@ def check_fits(stored: Format, schema: Schema, masks: str | None) -> None:
         raise ConfigError(f"--masks is for segmentation, and {schema.model} does {schema.task}; leave --masks out")
     if stored.name == "csv" and schema.task == "embedding" and schema.dimensions is None:
         raise ConfigError(
-            f"--format csv needs the length of the vectors, which {schema.model}'s file leaves open; use parquet"
+            f"--format csv needs the length of the vectors, which {schema.model} does not state; use parquet"
         )

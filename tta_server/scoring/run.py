@@ -15,6 +15,7 @@ from tta_server.scoring.batches import BatchScorer, InputImage, Scored
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, Shard, ShardEntry
+from tta_server.scoring.remote import RemotePlan, RemoteScorer
 from tta_server.scoring.rows import times_of
 from tta_server.scoring.schema import Schema, schema_of
 from tta_server.serving.answer import Answer
@@ -28,7 +29,7 @@ SHARD = 256
 class Task:
     """What is scored, how, and where it is written."""
 
-    plan: Plan
+    plan: Plan | RemotePlan
     inputs: Inputs
     limits: Limits
     output: OutputFolder
@@ -43,7 +44,10 @@ class Task:
     def shards(self) -> int:
         return -(-self.images // self.shard)
 
-    def scorer(self, batch: int) -> BatchScorer:
+    def scorer(self, batch: int) -> BatchScorer | RemoteScorer:
+        """What several threads use at once; a server is asked for one image at a time by each."""
+        if isinstance(self.plan, RemotePlan):
+            return self.plan.scorer()
         return BatchScorer(self.plan, batch, self.limits)
 
     def shard_images(self, shard: int) -> Iterator[InputImage]:
@@ -52,9 +56,14 @@ class Task:
     def images_of(self, shard: int) -> int:
         return min(self.shard, self.images - shard * self.shard)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server elsewhere scores."""
+        return isinstance(self.plan, RemotePlan)
+
     @cached_property
     def schema(self) -> Schema:
-        return schema_of(self.plan)
+        return self.plan.schema if isinstance(self.plan, RemotePlan) else schema_of(self.plan)
 
     def row(self, scored: Scored) -> Any:
         """What is stored of an image."""

@@ -11,6 +11,15 @@ from tta_server.views.view import Policy, View
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyKey:
+    """What a receipt has of a policy, where its views are not known."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """How an answer was made.
 
@@ -36,7 +45,7 @@ class Receipt:
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
-    policy: Policy
+    policy: Policy | PolicyKey
     request_id: str
     open: float | None = None
     tiles: int = 1

@@ -20,6 +20,7 @@ EXPOSED_HEADERS = (
     "TTA-Views",
     "TTA-Stop-Reason",
     "TTA-Cached",
+    "TTA-Model-Digest",
     "Inference-Header-Content-Length",
     "Traceresponse",
 )
