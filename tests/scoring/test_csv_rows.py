@@ -116,7 +116,7 @@ def test_cells_are_quoted_as_rfc_4180_says() -> None:
 
 
 def test_vectors_whose_length_is_open_are_refused() -> None:
-    with pytest.raises(ConfigError, match="needs the length of the vectors, which toy's file leaves open; use parquet"):
+    with pytest.raises(ConfigError, match="needs the length of the vectors, which toy does not state; use parquet"):
         check_fits(FORMATS["csv"], Schema("embedding", "toy"), None)
     check_fits(FORMATS["csv"], Schema("embedding", "toy", dimensions=3), None)
     check_fits(FORMATS["parquet"], Schema("embedding", "toy"), None)
