@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import cv2
 from PIL import Image
@@ -14,7 +13,8 @@ from PIL import Image
 from tta_server.backends import CPU, Backend
 from tta_server.errors import BackendUnavailable, ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
-from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.folders import ModelFolders
+from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
 from tta_server.scheduling.devices.ladder import LADDER
@@ -52,9 +52,18 @@ def configure_libraries() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _prepare(folder: Path, pools: Pools) -> tuple[Model, CostModel]:
+def _load(folders: ModelFolders, name: str) -> Model:
+    """Raises ConfigError and BackendUnavailable."""
+    if name not in folders.named:
+        return load_model(folders.of(name))
+    from tta_server.onboarding.undescribed import load_folder  # readers of many formats, for single models only
+
+    return load_folder(folders.of(name), name)
+
+
+def _prepare(folders: ModelFolders, name: str, pools: Pools) -> tuple[Model, CostModel]:
     """Loads a model and measures its costs. Raises ConfigError."""
-    model, costs = load_model(folder), CostModel()
+    model, costs = _load(folders, name), CostModel()
     try:
         warm_up_beside_requests(model, costs, _ladder(model, pools.of(model)))
     except BaseException:
@@ -77,6 +86,7 @@ class Application:
     def __init__(self, settings: Settings, models: Sequence[Model], absent: Sequence[BackendUnavailable] = ()) -> None:
         """`absent` are the errors of models that are loaded later: their servers' pools are made now."""
         self.settings = settings
+        self.folders = ModelFolders(settings.repository, settings.named_folders)
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
@@ -146,19 +156,20 @@ class Application:
 
     @classmethod
     def load(cls, settings: Settings) -> "Application":
-        """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
+        """Loads all models; those that can't be loaded are in `health.load_failures`.
 
         Those whose servers are not ready are loaded once they are. Raises ConfigError if there is none, none can be
         loaded, or, with `strict`, one can't.
         """
         loaded, errors = [], dict[str, Exception]()
-        for folder in find_models(settings.models):
+        folders = ModelFolders(settings.repository, settings.named_folders)
+        for name in folders.find():
             try:
-                loaded.append(load_model(folder))
+                loaded.append(_load(folders, name))
             except Exception as error:
                 if settings.strict:
                     raise
-                errors[folder.name] = error
+                errors[name] = error
         application = cls(settings, loaded, [each for each in errors.values() if isinstance(each, BackendUnavailable)])
         for name, failure in errors.items():
             application._set_failed(name, failure)
@@ -167,7 +178,7 @@ class Application:
 
     def _set_failed(self, name: str, error: Exception) -> None:
         """Goes on without a model that can't be served."""
-        failure = explain_failure(name, error, self.settings.models)
+        failure = explain_failure(name, error, self.folders.roots)
         if isinstance(error, BackendUnavailable):
             failure = failure.retried
             self._retries.add(name)
@@ -223,15 +234,11 @@ class Application:
             raise NotReady(NOT_READY)
 
     def model_names(self) -> list[str]:
-        """Of the models in the folder, loaded or not, and of those that are not there any more."""
-        try:
-            found = {path.name for path in find_models(self.settings.models)}
-        except ConfigError:
-            found = set()
-        return sorted(found | set(self.models) | set(self.health.load_failures))
+        """Of the models in their folders, loaded or not, and of those that are not there any more."""
+        return sorted(self.folders.names() | set(self.models) | set(self.health.load_failures))
 
     def load_model(self, name: str) -> Model:
-        """Loads or reloads a model of the folder and returns it; a loaded version serves until the new one is warm.
+        """Loads or reloads a model and returns it; a loaded version serves until the new one is warm.
 
         Raises UnknownModel, ConfigError, and Overloaded while another model is loaded; then nothing has changed, but if
         no version of the model is loaded, `health.load_failures` has why.
@@ -240,7 +247,7 @@ class Application:
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
         with self._exclusive_loading():
             with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
-                preparing = thread.submit(_prepare, self.settings.models / name, self.pools)
+                preparing = thread.submit(_prepare, self.folders, name, self.pools)
             if name not in self.models and isinstance(failure := preparing.exception(), Exception):
                 self._set_failed(name, failure)
             model, costs = preparing.result()

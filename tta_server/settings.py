@@ -48,6 +48,33 @@ def _split_words(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
 
+NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
+
+
+def _check_named(text: str) -> str:
+    """Raises ValueError."""
+    if NAMED.fullmatch(text) is None:
+        raise ValueError(
+            f"{shown(text)} is not NAME=DIR; NAME has letters, digits, '_', '-' and '.', the first a letter or a "
+            "digit, and DIR is the folder of one model, like clothing=/mnt/models"
+        )
+    return text
+
+
+def _check_names(stated: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError."""
+    names = [text.partition("=")[0] for text in stated]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the name {twice[0]} is given twice; each model needs a name of its own")
+    return stated
+
+
+NamedFolders = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_named)], ...],
+    BeforeValidator(_split_words),
+    AfterValidator(_check_names),
+]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(read_origin)], ...], BeforeValidator(_split_words)]
 
 
@@ -61,6 +88,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
     models: Path = Field(BUNDLED, description="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
+    model: NamedFolders = Field(
+        (),
+        description="NAME=DIR: serve the model in the folder DIR as NAME. DIR holds tta.yaml and 1/model.onnx, Triton's "
+        "config.pbtxt and 1/model.onnx, or one ONNX file whose metadata describes it. Repeat the flag for several, "
+        "separate them by spaces in the variable. --models is then served only if it is given too.",
+    )
     slots: int = Field(
         default_factory=available_cores,
         ge=1,
@@ -103,6 +136,17 @@ class Settings(BaseModel):
     max_connections: int = Field(1024, ge=1, description="HTTP connections, and gRPC calls, open at once.")
     api_bound: bool = Field(True, description="Refuse requests at once while the event loop is too far behind.")
     receive_seconds: float = Field(30.0, gt=0, description="Seconds within which a request must arrive in full.")
+
+    @property
+    def named_folders(self) -> dict[str, Path]:
+        """Folders of single models by the names under which they are served."""
+        pairs = (text.partition("=") for text in self.model)
+        return {name: Path(folder) for name, _, folder in pairs}
+
+    @property
+    def repository(self) -> Path | None:
+        """The folder of models; None if it is not stated and single models are."""
+        return None if self.model and "models" not in self.model_fields_set else self.models
 
     @property
     def limits(self) -> Limits:

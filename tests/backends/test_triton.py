@@ -358,7 +358,7 @@ def test_a_missing_model_or_version_is_named_with_what_there_is(file: Path) -> N
     assert str(unlisted) == f"backend.model: {server.url} has no model x that is ready"
     for error in (missing, version, unlisted):
         assert isinstance(error, ConfigError)
-        assert public_sentence(error, Path()).partition(": ")[2] == SEE_LOG
+        assert public_sentence(error, [Path()]).partition(": ")[2] == SEE_LOG
 
 
 def test_inputs_other_than_one_image_are_named(file: Path, server: RemoteServer, tmp_path: Path) -> None:

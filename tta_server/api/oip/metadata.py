@@ -112,7 +112,7 @@ def load_model(application: Application, name: str) -> None:
         model = application.load_model(name)
     except ConfigError as error:
         log.error("%s is not loaded: %s", name, error)
-        raise InvalidInput(public_sentence(error, application.settings.models)) from None
+        raise InvalidInput(public_sentence(error, application.folders.roots)) from None
     for note in model_notes(model):
         log.warning("model %s: %s", name, note)
 
