@@ -63,4 +63,6 @@ def test_a_servers_address_and_text_are_no_clients_business() -> None:
     assert failure.public == "its Triton server is not ready"
     assert failure.retried.public == "its Triton server is not ready; it is tried again every second"
     wrong = ConfigError("backend.url: the servers grpcs://gpu:8001, grpc://[::1]:80 serve different models m")
-    assert public_sentence(wrong, [Path()]) == "backend.url: the servers its server, its server serve different models m"
+    assert (
+        public_sentence(wrong, [Path()]) == "backend.url: the servers its server, its server serve different models m"
+    )

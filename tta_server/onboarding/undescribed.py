@@ -3,6 +3,7 @@
 Triton's layout (config.pbtxt and 1/model.onnx), or a folder with one ONNX file and what lies beside it.
 """
 
+import logging
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tta_server.repository.config import ModelConfig, parse_config
 from tta_server.repository.described import ENDING, FILE, MODEL, find_file, is_described
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
+
+log = logging.getLogger(__name__)
 
 
 def load_folder(folder: Path, name: str) -> Model:
@@ -43,6 +46,8 @@ def _conclude_config(folder: Path, name: str) -> ModelConfig:
             f"{path}: nothing states {missing}; run `tta-server init {shlex.quote(str(path))} --name {name} --models "
             f"FOLDER` to write a model folder, fill in what it leaves open, and serve --model {name}=FOLDER/{name}"
         )
+    for each in concluded.notes:
+        log.warning("model %s: %s", name, each)
     return parse_config(embeddable(concluded).text, str(path), folder)
 
 
