@@ -90,9 +90,9 @@ class Settings(BaseModel):
     models: Path = Field(BUNDLED, description="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
     model: NamedFolders = Field(
         (),
-        description="NAME=DIR: serve the model in the folder DIR as NAME. DIR holds tta.yaml and 1/model.onnx, Triton's "
-        "config.pbtxt and 1/model.onnx, or one ONNX file whose metadata describes it. Repeat the flag for several, "
-        "separate them by spaces in the variable. --models is then served only if it is given too.",
+        description="NAME=DIR: serve the model in the folder DIR as NAME. DIR holds tta.yaml and 1/model.onnx, or "
+        "Triton's config.pbtxt and 1/model.onnx, or one ONNX file whose metadata describes it. Repeat the flag for "
+        "several, separate them by spaces in the variable. --models is then served only if it is given too.",
     )
     slots: int = Field(
         default_factory=available_cores,
@@ -114,6 +114,12 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65_535, description="HTTP port; 0 picks a free one.")
     grpc: bool = Field(True, description="Serve gRPC too.")
     grpc_port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 picks a free one.")
+    shutdown_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which the server is not ready but admits requests, until load balancers "
+        "have noticed; Ctrl-C and a second signal skip them.",
+    )
     drain_seconds: float = Field(10.0, ge=0, description="Seconds that a shutdown waits for admitted requests.")
 
     keys: Path | None = Field(None, description="File of bearer keys, one a line; without it requests need no key.")

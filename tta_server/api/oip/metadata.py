@@ -124,7 +124,7 @@ def unload_model(application: Application, name: str) -> None:
 
 
 def _check_control(application: Application) -> None:
-    application.check_ready()
+    application.check_admitting()
     if not application.settings.model_control:
         raise Disabled("loading and unloading models is disabled; the operator can enable it with --model-control")
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tta_server.errors import ConfigError
-from tta_server.repository.loader import find_models
+from tta_server.repository.loader import find_models, load_model
+from tta_server.repository.model import Model
 
 
 class ModelFolders:
@@ -24,6 +25,14 @@ class ModelFolders:
         if name in self.named or self._repository is None:
             return self.named[name]
         return self._repository / name
+
+    def load(self, name: str) -> Model:
+        """Raises ConfigError and BackendUnavailable."""
+        if name not in self.named:
+            return load_model(self.of(name))
+        from tta_server.onboarding.undescribed import load_folder  # readers of many formats, for single models only
+
+        return load_folder(self.of(name), name)
 
     def find(self) -> list[str]:
         """Names of all models. Raises ConfigError for a name of two models, and for a repository without models."""

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.folders import GOOD, write_folder
 from tta_server.errors import ConfigError
-from tta_server.repository.folders import ModelFolders
+from tta_server.serving.folders import ModelFolders
 
 
 def test_a_single_model_has_its_name_and_the_others_those_of_their_folders(tmp_path: Path) -> None:
