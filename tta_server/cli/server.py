@@ -130,10 +130,7 @@ class Server(uvicorn.Server):
         stops = await super().on_tick(counter)
         if self._application.leaving:
             self._end_keep_alive()
-        if time.monotonic() < self._drain_at:
-            return stops
-        self._application.stop_admitting()
-        return True
+        return stops or time.monotonic() >= self._drain_at
 
     def _end_keep_alive(self) -> None:
         """Clients open a new connection for their next request, which load balancers lead to another server."""
@@ -149,12 +146,13 @@ class Server(uvicorn.Server):
 
         So a request not answered when the drain ends gets an error response before uvicorn closes its connection.
         """
-        if self._warmed:
-            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
         stopping = None
         if self._grpc:
             grace = self._application.settings.drain_seconds + 1
             stopping = asyncio.create_task(self._grpc.server.stop(grace))
+            await asyncio.sleep(0)  # refuses new calls, which clients send elsewhere, before they are not admitted
+        if self._warmed:
+            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
         await super().shutdown(sockets)
         if stopping:
             await stopping
