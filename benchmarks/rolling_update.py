@@ -1,7 +1,7 @@
 """A rolling update, and a crash, under open-loop load: two servers behind a load balancer that asks for readiness.
 
-Load is 0.3 of the closed loop's rate (8 connections, all views, both servers), which is measured first. Meanwhile each of
-the two servers is replaced: a new one starts and becomes ready, the old one gets SIGTERM and ends after its
+Load is 0.3 of the closed loop's rate (8 connections, all views, both servers), which is measured first. Meanwhile each
+of the two servers is replaced: a new one starts and becomes ready, the old one gets SIGTERM and ends after its
 `--shutdown-delay-seconds` with its requests answered. Then one of two is killed (-9). Targets: no answer but 200 during
 the update, which ends before the load does, and exit status 0 of both; of the crash only requests that were sent to the
 killed server fail. Exits with 1 if one is missed.
