@@ -40,8 +40,10 @@ class Target:
             return None
         try:
             return ssl.create_default_context(cafile=self.cacert)
+        except ssl.SSLError:
+            raise SystemExit(f"--cacert {self.cacert}: is no PEM file of certificates") from None
         except OSError as error:
-            raise SystemExit(f"--cacert {self.cacert}: {error.strerror or 'is no PEM file of certificates'}") from None
+            raise SystemExit(f"--cacert {self.cacert}: {error.strerror}") from None
 
     @property
     def headers(self) -> dict[str, str]:

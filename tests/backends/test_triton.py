@@ -1,8 +1,5 @@
 """A remote model gives what its file gives; every failure of its server is the error that clients should get."""
 
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from tests.support.onnx_models import classifier, graph
 from tests.support.references import MODELS
 from tests.support.remote import RemoteServer
 from tests.support.serving import PATIENCE, until
+from tests.support.tls import make_certificate
 from tta_server.backends.cancel import Abort
 from tta_server.backends.onnxruntime import OnnxRuntimeBackend
 from tta_server.backends.triton import Target, Tls
@@ -133,13 +131,7 @@ def test_as_many_batches_as_threads_are_in_flight_together(server: RemoteServer,
 
 
 def test_tls_trusts_the_stated_authority(file: Path, tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(made, check=True, capture_output=True, timeout=PATIENCE, env={**os.environ, "OPENSSL_CONF": ""})
+    cert, key = make_certificate(tmp_path)
     pair = [(key.read_bytes(), cert.read_bytes())]
     with RemoteServer({"m": file}, certificate=grpc.ssl_server_credentials(pair)) as server:
         remote = TritonBackend(Target((server.url,), "m", tls=Tls(ca=cert.read_bytes())))

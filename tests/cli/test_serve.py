@@ -165,7 +165,7 @@ def test_single_models_are_served_under_their_given_names_everywhere(tmp_path: P
 def infer(client: triton.InferenceServerClient, name: str) -> None:
     image = triton.InferInput("IMAGE", [1, 1], "BYTES")
     image.set_data_from_numpy(np.array([[pictures.png()]], np.object_))
-    answer = client.infer(name, [image], parameters={"budget_ms": 8000})
+    answer = client.infer(name, [image], timeout=8_000_000)
     assert answer.get_response().model_name == name
 
 

@@ -81,7 +81,7 @@ def infer_request() -> pb.ModelInferRequest:
     tensor = pb.ModelInferRequest.InferInputTensor(name="IMAGE", datatype="BYTES", shape=[1, 1])
     tensor.contents.bytes_contents.append(IMAGE)
     request = pb.ModelInferRequest(model_name="mine", inputs=[tensor])
-    request.parameters["budget_ms"].int64_param = 8000
+    request.parameters["timeout"].int64_param = 8_000_000
     return request
 
 
