@@ -94,6 +94,7 @@ def test_single_models_are_words_of_a_variable_and_a_list_of_a_file(
     settings = read_settings(toml(tmp_path, 'model = ["a=zoo/a", "b=/srv/b"]\n'), **ALL)
     assert settings.named_folders == {"a": tmp_path / "zoo" / "a", "b": Path("/srv/b")}
     assert settings.repository is None
+    assert read_settings(toml(tmp_path, 'model = "a=zoo/a"\n')).named_folders == {"a": tmp_path / "zoo" / "a"}
     monkeypatch.setenv("TTA_MODEL", " a=zoo/a  b=x=y ")
     assert read_settings(**ALL).named_folders == {"a": Path("zoo/a"), "b": Path("x=y")}
     assert read_settings(**ALL | {"models": Path("zoo")}).repository == Path("zoo")

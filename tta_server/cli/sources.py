@@ -86,8 +86,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _relative(folder: Path, field: str, value: Any) -> Any:
     annotation = Settings.model_fields[field].annotation
     is_path = Path in (annotation, *get_args(annotation))
-    if field == "model" and isinstance(value, list):
-        return [_relative_named(folder, each) for each in value]
+    if field == "model" and isinstance(value, list | str):
+        return [_relative_named(folder, each) for each in (value.split() if isinstance(value, str) else value)]
     return folder / value if is_path and isinstance(value, str) else value
 
 
