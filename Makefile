@@ -13,7 +13,7 @@
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
-# make load           half a minute of mixed users (locust) against a server of its own
+# make load           half a minute of mixed users (locust, HTTP and gRPC); ARGS="--url https://..." for a deployed server
 # make openloop       goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
 PYTHON ?= python3

@@ -75,7 +75,8 @@ class Routes:
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, Any]:
-        self._application.check_ready()
+        if not self._application.ready:
+            raise NotReady(NOT_READY)
         problems = self._application.health.problems()
         if not self._application.is_serving:
             raise NotReady("; ".join(problems.values()) or "no model is loaded")

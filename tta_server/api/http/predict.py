@@ -43,7 +43,7 @@ class PredictRoutes:
 
     async def predict(self, request: Request) -> Response:
         """JSON, `image/png` or `text/event-stream`, as the Accept header says."""
-        self._application.check_ready()
+        self._application.check_admitting()
         model = self._predictor.model(request.path_params["name"])
         accept = request.headers.get("accept", "")
         wants_picture = "image/png" in accept
@@ -76,7 +76,7 @@ class PredictRoutes:
         return ticket
 
     async def quote(self, request: Request) -> Response:
-        self._application.check_ready()
+        self._application.check_admitting()
         name = request.path_params["name"]
         self._predictor.model(name)
         size, options = read_quote(request)

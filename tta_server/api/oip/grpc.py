@@ -208,7 +208,7 @@ class InferenceService:
         self, call: Call, request: Message, listener: Listener | None = None
     ) -> tuple[InferCommand, list[Ticket]]:
         """The command without images, and a ticket for each image; only the jobs hold the images then."""
-        self._application.check_ready()
+        self._application.check_admitting()
         self._handler.bound.check(request.model_name, lambda: call.seconds)
         with self._handler.byte_budget.reserve() as reservation:
             size = request.ByteSize()
