@@ -4,6 +4,8 @@ ARG BASE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# hadolint ignore=DL3008: strip of any version will do
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements/ requirements/
 RUN python -m pip install --require-hashes --requirement requirements/build.txt
@@ -15,10 +17,10 @@ RUN echo "${REVISION}" > tta_server/_commit \
 COPY docker/install.sh docker/install.sh
 
 FROM build AS build-cpu
-RUN docker/install.sh run
+RUN docker/install.sh run otel
 
 FROM build AS build-gpu
-RUN docker/install.sh compile gpu
+RUN docker/install.sh compile otel gpu
 
 FROM build AS build-score
 RUN docker/install.sh ray

@@ -13,5 +13,9 @@ done
 pip install --no-deps --no-index /dist/*.whl
 # Not needed to run: the packages' own tests, types, headers and models of faces.
 find "$venv" -depth \( -type d \( -name tests -o -name include \) -o -path '*/cv2/data/*.xml' -o -name '*.pyi' \) -exec rm -rf {} +
+# Symbols for debuggers: 40 MB. Files without them stay as their authors linked them.
+find "$venv" -name '*.so' | while read -r file; do
+    if readelf --section-headers "$file" | grep -q '\.debug_info'; then strip --strip-debug "$file"; fi
+done
 # The root file system is read-only at run time, and a health check starts Python every 10 seconds.
 python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$venv/lib"
