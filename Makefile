@@ -149,6 +149,8 @@ triton: .venv-triton/installed
 	@touch $@
 
 # Without torch: which build of it fits depends on the GPU, and its CUDA libraries would be in every lock.
+# The groups are what the image is made with: tools of its build, and ONNX Runtime for GPUs.
+GROUPS := build gpu
 EXTRAS := compile deploy dev fsspec heif load otel plots ray score
 
 lock: | $(BIN)/python
@@ -159,6 +161,10 @@ lock: | $(BIN)/python
 	for extra in $(EXTRAS); do \
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
+	done
+	for group in $(GROUPS); do \
+		$(filter-out pyproject.toml,$(LOCK)) --generate-hashes --constraint constraints.txt --group $$group \
+			--output-file requirements/$$group.txt || exit 1; \
 	done
 
 ptx: | $(BIN)/python

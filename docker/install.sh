@@ -11,6 +11,7 @@ for lock in "$@"; do
     pip install --require-hashes --requirement "requirements/$lock.txt"
 done
 pip install --no-deps --no-index /dist/*.whl
+cyclonedx-py environment --output-reproducible --output-file "$venv/sbom.cdx.json" "$venv/bin/python"
 # Not needed to run: the packages' own tests, types, headers and models of faces.
 find "$venv" -depth \( -type d \( -name tests -o -name include \) -o -path '*/cv2/data/*.xml' -o -name '*.pyi' \) -exec rm -rf {} +
 # Symbols for debuggers: 40 MB. Files without them stay as their authors linked them.
