@@ -9,6 +9,9 @@
 # make triton         a real Triton 2.51 (CPU) in .venv-triton, for the tests marked triton; make test-all tries it too
 # make hooks          run `make check` before each commit (pre-commit)
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
+# make image          the container image, by docker or buildah; TARGET=demo, gpu, score; ARGS for more options
+# make packages       wheels and sdists of the server and of its models, in dist/
+# make sbom           dist/sbom.cdx.json: what `pip install tta-server` installs (CycloneDX)
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
 # make load           half a minute of mixed users (locust) against a server of its own
@@ -22,7 +25,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
 	check-types check-layers check-sizes hooks format lock ptx triton bench load openloop \
-	clean
+	image packages sbom clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
@@ -167,8 +170,37 @@ lock: | $(BIN)/python
 			--output-file requirements/$$group.txt || exit 1; \
 	done
 
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tta_server/__init__.py)
+TARGET ?= cpu
+
+image:
+	@if docker info >/dev/null 2>&1; then build="docker build"; \
+	elif command -v buildah >/dev/null; then build="buildah bud --format docker"; \
+	else echo "make image needs a running docker, or buildah"; exit 1; fi; \
+	$$build --target $(TARGET) --tag tta-server:$(VERSION)$(patsubst %,-%,$(filter-out cpu,$(TARGET))) \
+		--build-arg VERSION=$(VERSION) \
+		--build-arg REVISION="$$(git describe --always --abbrev=40 --exclude='*' --dirty)" $(ARGS) .
+
+# What makes wheels and SBOMs, at the versions that the image is made with.
+$(VENV)-build/installed: requirements/build.txt
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	@touch $@
+
+packages: $(VENV)-build/installed
+	$(VENV)-build/bin/hatchling build -d dist
+	cd models && ../$(VENV)-build/bin/hatchling build -d ../dist
+
+sbom: $(VENV)-build/installed
+	rm -rf build/sbom
+	$(PYTHON) -m venv --without-pip build/sbom
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --require-hashes -r requirements/run.txt
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps --no-build-isolation .
+	mkdir -p dist
+	$(VENV)-build/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json build/sbom/bin/python
+
 ptx: | $(BIN)/python
 	$(BIN)/python .ci/ptx.py
 
 clean:
-	rm -rf $(VENV) .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-build .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
