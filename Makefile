@@ -191,12 +191,11 @@ packages: $(VENV)-build/installed
 	$(VENV)-build/bin/hatchling build -d dist
 	cd models && ../$(VENV)-build/bin/hatchling build -d ../dist
 
-sbom: $(VENV)-build/installed
+sbom: packages
 	rm -rf build/sbom
 	$(PYTHON) -m venv --without-pip build/sbom
 	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --require-hashes -r requirements/run.txt
-	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps --no-build-isolation .
-	mkdir -p dist
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps dist/tta_server-$(VERSION)-*.whl
 	$(VENV)-build/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json build/sbom/bin/python
 
 ptx: | $(BIN)/python
