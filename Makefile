@@ -195,7 +195,8 @@ sbom: packages
 	rm -rf build/sbom
 	$(PYTHON) -m venv --without-pip build/sbom
 	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --require-hashes -r requirements/run.txt
-	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps dist/tta_server-$(VERSION)-*.whl
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps --no-index --find-links dist \
+		tta-server==$(VERSION)
 	$(VENV)-build/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json build/sbom/bin/python
 
 ptx: | $(BIN)/python

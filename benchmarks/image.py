@@ -210,16 +210,17 @@ def check_running(report: Report, container: Container) -> None:
         report.add(f"ends at {container.config['StopSignal']}", f"exit status {status}", "0", status == 0)
 
 
-def check_contents(report: Report, container: Container, commit: str) -> None:
+def check_contents(report: Report, container: Container, target: str, commit: str) -> None:
     probe = container.output("/opt/tta-server/bin/python", "-c", PROBE)
     report.add("user, shell, writing", probe, "10001 False Read-only", probe.startswith("10001 False Read-only"))
-    version = container.output("tta-server", "--version")
+    version = container.output(*container.config["Entrypoint"], "--version")
     report.add("tta-server --version", version, "version and commit", version.endswith(f", commit {commit}"))
-    without = container.output(*container.config["Entrypoint"], "serve").splitlines()[-1]
-    report.add("serve without models", without, "one sentence", without.startswith("error: /models"))
+    without = container.output(*container.config["Entrypoint"], "serve", TTA_MODELS="/none").splitlines()[-1]
+    report.add("serve without models", without, "one sentence", without.startswith("error: /none: no such folder"))
     listed = json.loads((container.root / "opt/tta-server/sbom.cdx.json").read_text())["components"]
     names = {each["name"] for each in listed}
-    report.add("SBOM", f"{len(names)} packages", "with onnxruntime", {"onnxruntime", "tta-server", "numpy"} <= names)
+    expected = {"tta-server", "numpy", "onnxruntime-gpu" if target == "gpu" else "onnxruntime"}
+    report.add("SBOM", f"{len(names)} packages", f"with {', '.join(sorted(expected))}", expected <= names)
 
 
 def build(buildah: Buildah, scratch: Path, options: argparse.Namespace, report: Report) -> str:
@@ -254,7 +255,7 @@ def main() -> None:
                 f"{options.target} above its base", f"{above:.0f} MB", f"{most or 'no'} MB", above <= (most or above)
             )
             container = Container(root, buildah.config(options.tag))
-            check_contents(report, container, commit)
+            check_contents(report, container, options.target, commit)
             check_running(report, container)
     Console(width=150).print(report.table)
     sys.exit(not report.met)

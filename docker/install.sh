@@ -10,7 +10,7 @@ for lock in "$@"; do
     if [ "$lock" = gpu ]; then pip uninstall --yes onnxruntime; fi
     pip install --require-hashes --requirement "requirements/$lock.txt"
 done
-pip install --no-deps --no-index /dist/*.whl
+pip install --no-deps --no-index --find-links /dist tta-server
 cyclonedx-py environment --output-reproducible --output-file "$venv/sbom.cdx.json" "$venv/bin/python"
 # Not needed to run: the packages' own tests, types, headers and models of faces.
 find "$venv" -depth \( -type d \( -name tests -o -name include \) -o -path '*/cv2/data/*.xml' -o -name '*.pyi' \) -exec rm -rf {} +
