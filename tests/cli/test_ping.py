@@ -115,6 +115,12 @@ def test_what_is_no_url_is_a_mistake(url: str) -> None:
     assert sentence == f"error: --url takes http://host:port or https://host:port, not {url!r}"
 
 
+def test_a_host_that_can_be_no_name_does_not_answer() -> None:
+    done = run("ping", "--url", "http://.example")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no server answers at http://.example: ")
+
+
 def test_a_missing_file_of_an_authority_is_a_mistake(tmp_path: Path) -> None:
     sentence = check_mistake(run("ping", "--url", "https://127.0.0.1:1", "--ca-file", str(tmp_path / "none.pem")))
     assert sentence.endswith("none.pem can't be read: No such file or directory")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.commands import run
 from tests.support.serving import PATIENCE, ROOT
 from tta_server import __version__
 from tta_server.cli.version import describe_checkout
@@ -60,6 +61,11 @@ def test_the_commit_of_a_folder_that_is_no_checkout_is_empty(tmp_path: Path) -> 
     assert describe_checkout(tmp_path) == ""
     (tmp_path / ".git").mkdir()
     assert describe_checkout(tmp_path) == ""
+
+
+def test_a_checkout_prints_its_commit() -> None:
+    commit = describe_checkout(ROOT)
+    assert run("--version").stdout == f"tta-server {__version__}" + (f", commit {commit}\n" if commit else "\n")
 
 
 def test_the_commit_of_a_checkout_says_whether_it_was_changed(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def ping(
         status, text = _get(connection, urlsplit(base).path.rstrip("/") + ("/readyz" if ready else "/livez"))
     except TTAError as mistake:
         _end(str(mistake), 2)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last: a host that is no name
         _end(f"no server answers at {base}: {_reason(error)}", 1)
     wanted = "ready" if ready else "alive"
     if status != 200:
