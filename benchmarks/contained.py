@@ -1,8 +1,8 @@
 """Runs a command as a container would, on a root file system that is mounted somewhere: used by image.py, needs root.
 
-The root is read-only and /tmp a tmpfs; models are mounted read-only; the user is the image's, without capabilities and
-without a way to get any; the shells of the image can't be run; the environment is the image's alone. The network is the
-host's. The command is process 1 of its own namespace.
+The root is read-only, /tmp and /dev/shm are writable; models are mounted read-only; the user is the image's, without
+capabilities and without a way to get any; the shells of the image can't be run; the environment is the image's alone.
+The network is the host's. The command is process 1 of its own namespace.
 """
 
 import ctypes
@@ -31,6 +31,8 @@ def mount_all(root: Path, models: str | None) -> None:
     for name in DEVICES:
         (root / "dev" / name).touch()
         mount("--bind", Path("/dev") / name, root / "dev" / name)
+    (root / "dev/shm").mkdir()
+    mount("-t", "tmpfs", "-o", "mode=1777,nosuid,nodev", "tmpfs", root / "dev/shm")
     for name in SHELLS:
         if (root / name).exists():
             mount("--bind", "/dev/null", root / name)
