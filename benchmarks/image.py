@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.server import MODELS, ROOT
@@ -57,7 +58,7 @@ class Report:
 
     def add(self, name: str, found: Any, target: str, is_met: bool) -> None:
         self.met &= is_met
-        self.table.add_row(name, str(found), target, "yes" if is_met else "[red]missed")
+        self.table.add_row(name, escape(str(found)), target, "yes" if is_met else "[red]missed")
 
 
 class Buildah:
