@@ -1,9 +1,9 @@
 """What installing this checkout takes, without and with an extra, each in a fresh virtual environment.
 
-Measures the size of the installed packages, the processor time of `from tta_server import load` and of `tta-server --help`, and
-whether the bundled classifier answers the same, with the extra `compile` also where graphs make its views. `--against
-COMMIT` installs that commit too: the default install should not have grown. Needs a package index. Exits with 1 if a
-target is missed.
+Measures the size of the installed packages, the processor time of `from tta_server import load` and of `tta-server
+--help`, and whether the bundled classifier answers the same, with the extra `compile` also where graphs make its views.
+`--against COMMIT` installs that commit too: the default install should not have grown. Needs a package index. Exits
+with 1 if a target is missed.
 """
 
 import argparse
