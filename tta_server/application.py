@@ -32,11 +32,14 @@ from tta_server.serving.retries import LoadRetries
 from tta_server.serving.runner import ImageRunner
 from tta_server.serving.warmup import warm_up, warm_up_beside_requests
 from tta_server.settings import Settings
+from tta_server.telemetry.cache_metrics import CacheMetrics
 from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
 from tta_server.telemetry.statistics import Statistics
+from tta_server.telemetry.tracing import NO_TRACER, Tracer
 
+Absent = Sequence[BackendUnavailable]
 log = logging.getLogger(__name__)
 
 NOT_READY = "the server is not ready: models are being warmed, or it is shutting down"
@@ -74,23 +77,30 @@ class Application:
     `on_fatal` is called with a sentence when only a new process can serve again.
     """
 
-    def __init__(self, settings: Settings, models: Sequence[Model], absent: Sequence[BackendUnavailable] = ()) -> None:
+    def __init__(
+        self, settings: Settings, models: Sequence[Model], absent: Absent = (), tracer: Tracer = NO_TRACER
+    ) -> None:
         """`absent` are the errors of models that are loaded later: their servers' pools are made now."""
         self.settings = settings
+        self.tracer = tracer
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        self.observer = Observers(self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
-        self._runner = ImageRunner(ModelExecutor(), self.observer)
+        cache_metrics = CacheMetrics(self.metrics.registry)
+        sinks = (self.metrics, cache_metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
+        self.observer = Observers(*sinks, tracer) if tracer.is_on else Observers(*sinks)
+        self._runner = ImageRunner(ModelExecutor(), self.observer, tracer)
         self._runners = dict.fromkeys(self.models, self._runner)
         self._loading = threading.Lock()
         self.health = Health()
         self.on_fatal: Callable[[str], None] = lambda reason: None
         sizes = self._pool_sizes([*(model.backend for model in models), *absent])
         self.pools = Pools({device: self._make_pool(size) for device, size in sizes.items()})
-        self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
+        self.predictor = Predictor(
+            self.models, self.pools, settings.limits, self.observer, self.health, settings.cache_mb * 1_000_000
+        )
         self._probe = ModelProbe(self.predictor, self.health)
         self._retries = LoadRetries(self.load_model, lambda name: name in self.health.load_failures)
         self._add_gauges()
@@ -123,6 +133,11 @@ class Application:
         gauge("tta_jobs", "Images admitted and not yet answered", lambda: backlog().jobs)
         gauge("tta_backlog_seconds", "Mandatory work that waits, in seconds of one slot", lambda: backlog().seconds)
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
+        if self.tracer.is_on:
+            self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
+        gauge("tta_cache_bytes", "Memory of the stored answers", lambda: self.predictor.cached_bytes)
+        for device, slots in self.pools.slots.items():
+            gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
             self._add_model_gauge(name)
 
@@ -145,7 +160,7 @@ class Application:
         return any(states) and (all(states) or not self.settings.strict)
 
     @classmethod
-    def load(cls, settings: Settings) -> "Application":
+    def load(cls, settings: Settings, tracer: Tracer = NO_TRACER) -> "Application":
         """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
 
         Those whose servers are not ready are loaded once they are. Raises ConfigError if there is none, none can be
@@ -159,7 +174,8 @@ class Application:
                 if settings.strict:
                     raise
                 errors[folder.name] = error
-        application = cls(settings, loaded, [each for each in errors.values() if isinstance(each, BackendUnavailable)])
+        absent = [each for each in errors.values() if isinstance(each, BackendUnavailable)]
+        application = cls(settings, loaded, absent, tracer)
         for name, failure in errors.items():
             application._set_failed(name, failure)
         application._check_any_left(errors.values())
@@ -248,7 +264,7 @@ class Application:
             self._runners[name] = self._runner
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
-                previous.retire()
+                self.predictor.retire(previous)
             self.statistics.forget(model.key)
             self.health.loaded(name)
             self._add_model_gauge(name)
@@ -274,7 +290,7 @@ class Application:
                 return
             model = self.predictor.model(name)
             del self.models[name]
-            model.retire()
+            self.predictor.retire(model)
 
     def stop_admitting(self) -> None:
         """Admits no more requests."""

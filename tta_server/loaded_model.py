@@ -22,7 +22,7 @@ from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Caller
 from tta_server.serving.options import as_query, read_options
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.settings import Settings
 from tta_server.tasks import ResponseFormat
 

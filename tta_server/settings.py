@@ -105,12 +105,23 @@ class Settings(BaseModel):
     max_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_waiting: int = Field(1024, ge=1, description="Images that may wait; further requests get 429.")
     max_waiting_mb: int = Field(1000, ge=1, description="Memory that waiting images may take, in MB.")
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Memory for answers, in MB, that equal requests get; they also share a run. 0: no cache.",
+    )
     max_images_per_request: int = Field(
         64, ge=1, validation_alias="max_batch", description="Images that a v2 request may hold."
     )
     max_connections: int = Field(1024, ge=1, description="HTTP connections, and gRPC calls, open at once.")
     api_bound: bool = Field(True, description="Refuse requests at once while the event loop is too far behind.")
     receive_seconds: float = Field(30.0, gt=0, description="Seconds within which a request must arrive in full.")
+
+    traces: bool = Field(
+        False,
+        description="Send traces to an OpenTelemetry collector, as the OTEL_* variables say; needs the extra otel.",
+    )
 
     @property
     def limits(self) -> Limits:

@@ -276,7 +276,9 @@ def test_tls_needs_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+    """A self-signed certificate of 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    return make_certificate(folder / "cert.pem", folder / "key.pem")
 
 
 @pytest.fixture(scope="module")

@@ -262,5 +262,5 @@ def test_images_of_a_batch_that_run_one_after_another_keep_their_budgets(applica
     receipt = Receipt([], 1, 1, 0, "", "all", None, None, 1, 1, {}, preset("plain", crops=False), "test")
     for _ in range(50):
         now = time.monotonic()
-        handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)])
+        handler.record_sent([Answer("m", "1", "t", receipt, Rendered(), now - late) for late in (9, 5, 0)], None)
     assert handler.reserve_seconds() < 1

@@ -12,11 +12,11 @@ import pytest
 from tests.support import pictures
 from tests.support.serving import PATIENCE, until
 from tests.support.toys import Switchable, switchable, trap_image, trap_model
-from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHandler, has_slow_header
+from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHandler, RequestInfo, has_slow_header
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.settings import Settings
 
 LEFT = "tta_left_total"
@@ -73,7 +73,9 @@ def submission(
     application: Application, *images: bytes, listener: Callable[[], None] | None = None
 ) -> asyncio.Task[list[Ticket]]:
     asked = PredictCommand(application.models["toy"], images, OPTIONS)
-    return asyncio.ensure_future(RequestHandler(application).submit(asked, "one", time.monotonic(), listener))
+    return asyncio.ensure_future(
+        RequestHandler(application).submit(asked, RequestInfo("one", "/"), time.monotonic(), listener)
+    )
 
 
 async def off_loop(wait: Callable[[], object]) -> None:

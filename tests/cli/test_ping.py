@@ -29,7 +29,8 @@ except SystemExit as end:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
+    folder = tmp_path_factory.mktemp("tls")
+    return make_certificate(folder / "cert.pem", folder / "key.pem")
 
 
 @pytest.fixture(scope="module")

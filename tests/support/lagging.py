@@ -15,6 +15,7 @@ from tta_server.api.auth import read_access
 from tta_server.application import Application
 from tta_server.cli.server import Server as WebServer
 from tta_server.settings import Settings
+from tta_server.telemetry.tracing import open_tracer
 
 PASS_SECONDS = 0.25
 """Of each pass of the loop while it is slow."""
@@ -24,10 +25,10 @@ IDLE_SECONDS = 0.001
 class LaggingServer(Server):
     """Serves the models of a folder over HTTP and gRPC. After `slow_down` each pass of its event loop takes long."""
 
-    def __init__(self, models: Path, **settings: object) -> None:
+    def __init__(self, models: Path, env: dict[str, str] | None = None, **settings: object) -> None:
         self._slow = models / "slow"
         settings_json = json.dumps({"models": str(models), "port": 0, "grpc_port": 0, **settings})
-        super().__init__(settings_json, str(self._slow), program=("tests.support.lagging",))
+        super().__init__(settings_json, str(self._slow), env=env, program=("tests.support.lagging",))
 
     def slow_down(self, **options: Any) -> None:
         """Returns when the server has measured it; the options are those of a client."""
@@ -61,7 +62,8 @@ def main(settings_json: str, slow: str) -> None:
     log = logging.getLogger("tta_server.requests")
     log.setLevel(logging.INFO)
     log.addHandler(logging.StreamHandler(sys.stdout))
-    application = Application.load(Settings(**json.loads(settings_json)))
+    settings = Settings(**json.loads(settings_json))
+    application = Application.load(settings, open_tracer(settings.traces))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = SlowLoop(application, listener, Path(slow))
         server.run(sockets=[listener])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import pictures
@@ -76,6 +77,7 @@ def test_an_answer_is_counted_with_its_views_and_batches(client: httpx.Client) -
     assert post(client).status_code == 200
     added = counts.added()
     assert added["tta_answers_total toy all_views"] == 1
+    assert added["tta_wanted_views_total toy"] == 2
     assert added["tta_views_count toy"] == added["tta_answer_seconds_count toy"] == 1
     assert (
         added["tta_batch_seconds_count toy"] == added["tta_cost_ratio_count toy"] == added["tta_batch_size_count toy"]
@@ -112,6 +114,15 @@ def test_a_job_that_is_not_answered_in_time_has_expired(client: httpx.Client) ->
         assert post(client, "endless", budget_ms="200", max_views="1").status_code == 504
         assert metric(client, expired) == before + 1
     assert metric(client, 'tta_errors_total{code="deadline_exceeded",model="toy"}') >= 1
+
+
+def test_views_that_time_did_not_allow_were_wanted(client: httpx.Client) -> None:
+    counts = Counts(client)
+    with expect_ended_runs(client, "toy", 1):
+        assert post(client, None, "endless", budget_ms="300").json()["receipt"]["stop_reason"] == "deadline"
+    added = counts.added()
+    assert (added["tta_views_count toy"], added["tta_wanted_views_total toy"]) == (1, 2)
+    assert metric(client, 'tta_views_sum{model="toy"}') < metric(client, 'tta_wanted_views_total{model="toy"}')
 
 
 def test_a_cancelled_job_is_counted_once(client: httpx.Client) -> None:
@@ -178,6 +189,10 @@ def test_a_model_is_ready_when_it_is(client: httpx.Client) -> None:
     assert metric(client, 'tta_model_ready{model="toy"}') == 1
 
 
+def test_slots_are_counted_by_device(client: httpx.Client) -> None:
+    assert metric(client, 'tta_slots{device="cpu"}') == 1
+
+
 def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Client) -> None:
     post(client)
     families = list(text_string_to_metric_families(client.get("/metrics").text))
@@ -187,7 +202,9 @@ def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Clien
         "tta_answers", "tta_errors", "tta_refusals", "tta_expired", "tta_left", "tta_faults", "tta_risks",
         "tta_dropped_views", "tta_answer_seconds", "tta_stage_seconds", "tta_views", "tta_batch_size",
         "tta_batch_seconds", "tta_cost_ratio",
-        "tta_jobs", "tta_backlog_seconds", "tta_backlog_bytes", "tta_model_ready",
+        "tta_cache_hits", "tta_cache_misses", "tta_cache_evictions", "tta_cache_bytes",
+        "tta_jobs", "tta_backlog_seconds", "tta_backlog_bytes", "tta_model_ready", "tta_slots",
+        "tta_wanted_views",
     } <= set(names)  # fmt: skip
     assert all(family.documentation for family in families)
 
@@ -236,3 +253,23 @@ def test_two_models_are_counted_apart(tmp_path: Path) -> None:
         assert metric(client, 'tta_views_count{model="one"}') == 1
         assert metric(client, 'tta_views_count{model="two"}') == 0
         assert metric(client, 'tta_model_ready{model="two"}') == 1
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/plain", "text/plain;version=1.0.0;q=0.5, */*", "text/html"])
+def test_the_page_is_text_unless_openmetrics_is_named(client: httpx.Client, accept: str | None) -> None:
+    page = client.get("/metrics", headers={} if accept is None else {"Accept": accept})
+    assert page.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# EOF" not in page.text
+
+
+PROMETHEUS = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5"
+"""What Prometheus 3 sends, shortened."""
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS, "application/openmetrics-text"])
+def test_openmetrics_has_the_same_samples(client: httpx.Client, accept: str) -> None:
+    page = client.get("/metrics", headers={"Accept": accept})
+    assert page.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    open_names = {s.name for f in openmetrics.text_string_to_metric_families(page.text) for s in f.samples}
+    names = {s.name for f in text_string_to_metric_families(client.get("/metrics").text) for s in f.samples}
+    assert open_names == names

@@ -6,13 +6,19 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from tta_server.api.requests import Reservation
+from tta_server.api.requests import RequestInfo, Reservation
 from tta_server.errors import Cancelled, InvalidInput, TooLarge, UnsupportedMedia, printable
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 
 WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 """zlib's window bits for each Content-Encoding; `deflate` accepts a gzip header too, which some clients send."""
+
+
+def request_info(request: Request) -> RequestInfo:
+    state = request.state
+    model = request.path_params.get("name", "")
+    return RequestInfo(state.request_id, request.scope["path"], model, state.trace, state.access)
 
 
 async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:

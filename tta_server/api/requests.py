@@ -23,8 +23,9 @@ from tta_server.serving.caller import Caller, Listener
 from tta_server.serving.image import Image
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.telemetry.observer import AnswerSent, ErrorSent
+from tta_server.telemetry.tracing import RequestTrace
 from tta_server.views.geometry import Size
 
 FIRST_SEND_SECONDS = 0.0005
@@ -59,13 +60,23 @@ def has_slow_header(images: Sequence[object]) -> bool:
     return not all(file.startswith(b"\xff\xd8") for file in files) or sum(map(len, files)) > LARGE_JPEG_BYTES
 
 
+def total_bytes(images: Sequence[Image]) -> int:
+    """What hashing the images reads."""
+    return sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What the log says of a request; `path` is the HTTP path or the gRPC method."""
+    """Who asks for what, for log, trace and cache.
+
+    `path` is the HTTP path or the gRPC method, `access` the digest of the client's key.
+    """
 
     request_id: str
     path: str
     model: str = ""
+    trace: RequestTrace | None = None
+    access: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,7 @@ class RequestHandler:
         return RESERVE_FACTOR * self._send_seconds.estimate(time.monotonic())
 
     async def submit(
-        self, command: PredictCommand, request_id: str, received: float, listener: Listener | None = None
+        self, command: PredictCommand, info: RequestInfo, received: float, listener: Listener | None = None
     ) -> list[Ticket]:
         """A ticket for each image; raises as `Predictor.submit_all` does.
 
@@ -176,13 +187,17 @@ class RequestHandler:
         """
         behind = self.bound.behind()
         listener = listener if len(command.images) == 1 else None
-        caller = Caller(request_id, listener, self.reserve_seconds(), received - behind)
+        caller = Caller(info.request_id, listener, self.reserve_seconds(), received - behind, info.trace, info.access)
+        if info.trace is not None:
+            info.trace.add_event("tta.received", {}, received)
         plan = await self._plan(command.model, command.options)
         submit = partial(self._submit, command, caller, plan, behind)
-        header_is_slow = has_slow_header(command.images)
-        if not header_is_slow and lays_out_quickly(plan):
+        reads_long = has_slow_header(command.images) or (
+            self._predictor.shares(command.options) and total_bytes(command.images) > LARGE_BYTES
+        )
+        if not reads_long and lays_out_quickly(plan):
             return submit()
-        executor = None if header_is_slow else self.planner
+        executor = None if reads_long else self.planner
         admission = _Admission(submit, self._predictor.cancel)
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, admission.run)
@@ -244,14 +259,14 @@ class RequestHandler:
             if not ticket.future.done() or ticket.future.cancelled():
                 asyncio.get_running_loop().run_in_executor(None, self._predictor.cancel, ticket)
 
-    def record_sent(self, answers: Sequence[Answer]) -> None:
+    def record_sent(self, answers: Sequence[Answer], trace: RequestTrace | None) -> None:
         """Report the answers whose response has just been made, and measure how long that took."""
         now = time.monotonic()
         self._send_seconds.observe(now - max(answer.made_at for answer in answers), now)
         for answer in answers:
-            self.record_answer(answer)
+            self.record_answer(answer, trace)
 
-    def record_answer(self, answer: Answer) -> None:
+    def record_answer(self, answer: Answer, trace: RequestTrace | None) -> None:
         receipt = answer.receipt
         self._application.observer.notify(
             AnswerSent(
@@ -263,14 +278,20 @@ class RequestHandler:
                 receipt.budget_ms,
                 receipt.elapsed_ms,
                 receipt.stages_ms,
+                trace,
+                receipt.cached,
             )
         )
 
     def record_error(self, info: RequestInfo, error: TTAError, status: int | str) -> None:
         """Report an error that was answered; `status` is that of the protocol."""
         known = info.model if self._application.knows(info.model) else ""
-        self._application.observer.notify(ErrorSent(info.request_id, info.path, known, status, error.code, str(error)))
+        self._notify(info, known, status, error.code, str(error))
 
     def record_refusal(self, info: RequestInfo, status: int | str, code: str, sentence: str) -> None:
         """Report an error that concerns no model."""
-        self._application.observer.notify(ErrorSent(info.request_id, info.path, None, status, code, sentence))
+        self._notify(info, None, status, code, sentence)
+
+    def _notify(self, info: RequestInfo, model: str | None, status: int | str, code: str, sentence: str) -> None:
+        event = ErrorSent(info.request_id, info.path, model, status, code, sentence, info.trace)
+        self._application.observer.notify(event)

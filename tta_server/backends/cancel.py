@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -12,11 +12,13 @@ class Abort:
     """A request to abort one run: the run registers a callback, another thread requests the abort. Thread-safe.
 
     `deadline`, in monotonic seconds, is when the run is of no use any more, whether somebody requests the abort or not.
+    `headers` are for a backend that calls another server: the trace context of the run.
     `is_unwanted` is true if the run is aborted because all its clients have left, which is no fault of the model.
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
         self.deadline = deadline
+        self.headers: Sequence[tuple[str, str]] = ()
         self._lock = threading.Lock()
         self._callback: Callable[[], object] | None = None
         self.requested = False

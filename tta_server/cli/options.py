@@ -17,7 +17,7 @@ from tta_server.errors.validation import allowed, limits_of
 from tta_server.serving.options import PredictQuery
 from tta_server.settings import Settings
 
-PANELS = {"models": "Models", "host": "Network", "keys": "Access", "max_bytes": "Limits"}
+PANELS = {"models": "Models", "host": "Network", "keys": "Access", "max_bytes": "Limits", "traces": "Observability"}
 """Headings in the help of `serve`, by the field with which each panel begins."""
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,12 +22,16 @@ from tta_server.cli.options import (
     PolicyOption,
 )
 from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
+from tta_server.cli.score_metrics import Endpoint, ScoreMetrics, endpoint, serve_metrics
 from tta_server.cli.score_options import (
     BatchOption,
     ColumnOption,
     FormatOption,
     InputArgument,
+    MasksOption,
     MaxFailuresOption,
+    MetricsHostOption,
+    MetricsPortOption,
     MinViewsOption,
     OutOption,
     PlanOption,
@@ -41,17 +45,30 @@ from tta_server.errors import ConfigError
 from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
 from tta_server.scoring.failures import FailureLimit, read_limit
-from tta_server.scoring.formats import choose_format
+from tta_server.scoring.formats import Format, check_fits, choose_format, choose_masks
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
 from tta_server.scoring.output import OutputFolder
 from tta_server.scoring.run import Run, Task
+from tta_server.scoring.schema import schema_of
 from tta_server.scoring.scorer import open_plan, read_scoring_options
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
+from tta_server.settings import Settings
 
 TOO_MANY_FAILED, INTERRUPTED = 3, 130
 """Exit statuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """Which images go through which model (a name, or a folder), and where to."""
+
+    source: str
+    column: str | None
+    model: str
+    output: OutputFolder
+    format: Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,7 @@ class How:
     batch: int | None
     threads: int
     limit: FailureLimit | None
+    metrics: Endpoint | None
 
 
 def score(
@@ -70,6 +88,7 @@ def score(
     models: ModelsOption = None,
     column: ColumnOption = None,
     format_name: FormatOption = None,
+    masks: MasksOption = None,
     policy: PolicyOption = None,
     max_views: MaxViewsOption = None,
     min_views: MinViewsOption = None,
@@ -80,6 +99,8 @@ def score(
     batch: BatchOption = None,
     threads: ThreadsOption = None,
     max_failures: MaxFailuresOption = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     max_bytes: MaxBytesOption = None,
     max_pixels: MaxPixelsOption = None,
     plan_only: PlanOption = False,
@@ -91,23 +112,31 @@ def score(
 
     Example: tta-server score photos --model clothing --out scores
     """
-    output, how = OutputFolder(to), How(batch, threads or available_cores(), read_limit(max_failures))
     if verify_only:
-        _verify(output)
+        _verify(OutputFolder(to))
         return
-    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
-    options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
+    what = What(source, column, model, OutputFolder(to), choose_format(format_name))
+    how = How(batch, threads or available_cores(), read_limit(max_failures), endpoint(metrics_host, metrics_port))
+    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
+    options |= {"include": include, "min_views": _min_views(min_views), "masks": masks}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
-    inputs, stored = _listed(source, column), choose_format(format_name)
-    with _loaded(folder, options) as plan:
-        task = Task(plan, inputs, settings.limits, output, stored)
+    _start(what, options, settings, how, plan_only)
+
+
+def _start(what: What, options: dict[str, Any], settings: Settings, how: How, plan_only: bool) -> None:
+    masks = choose_masks(what.format, options["masks"])
+    folder = Path(what.model) if is_described(Path(what.model)) else model_folder(settings.models, what.model)
+    inputs = _listed(what)
+    with _loaded(folder, options | {"masks": masks}) as plan:
+        check_fits(what.format, schema_of(plan), options["masks"])
+        task = Task(plan, inputs, settings.limits, what.output, what.format)
         _forecast(task, how) if plan_only else _score(task, folder, how)
 
 
-def _listed(source: str, column: str | None) -> Inputs:
-    with loading(f"listing {source} ..."):
-        inputs = open_inputs(source, column)
+def _listed(what: What) -> Inputs:
+    with loading(f"listing {what.source} ..."):
+        inputs = open_inputs(what.source, what.column)
+        what.format.check_ids(inputs.ids)
     for each in inputs.notes:
         warn(each)
     return inputs
@@ -135,16 +164,20 @@ def _score(task: Task, folder: Path, how: How) -> None:
             batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
             made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
             task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
-        _run(task, batch, how.threads, how.limit)
+        _run(task, batch, how)
 
 
-def _run(task: Task, batch: int, threads: int, limit: FailureLimit | None) -> None:
-    done, total = task.output.entries(), task.images
-    with ScoreProgress(total, done.values()) as progress:
+def _run(task: Task, batch: int, how: How) -> None:
+    done, total, limit = task.output.entries(), task.images, how.limit
+    with ExitStack() as stack:
+        progress = stack.enter_context(ScoreProgress(total, done.values()))
         run = Run(task, batch, done, progress.add)
         progress.on_failure(lambda failed: run.stop() if limit and limit.is_passed(failed, total) else None)
-        with _interruptible(run) as interrupted:
-            run.run(threads)
+        if how.metrics:
+            stack.enter_context(serve_metrics(ScoreMetrics(progress, run.entries), how.metrics))
+        interrupted = stack.enter_context(_interruptible(run))
+        run.run(how.threads)
+    task.finish(run.entries)
     err.print(summary(run.entries.values(), task, progress))
     if interrupted:
         note("stopped; the same command goes on from here")

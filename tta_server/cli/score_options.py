@@ -18,7 +18,17 @@ OutOption = Annotated[
 ]
 ColumnOption = Annotated[str | None, typer.Option(help="Column of a table that holds the images.")]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", "-f", help="parquet or jsonl; default: parquet where pyarrow is installed.")
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="parquet, jsonl, csv (a row an image, box or point), coco (boxes, points, masks) or yolo (boxes); "
+        "default: parquet where pyarrow is installed, else jsonl.",
+    ),
+]
+MasksOption = Annotated[
+    str | None,
+    typer.Option(help="Masks in parquet and jsonl: png or rle (COCO's run lengths, for pycocotools); default: png."),
 ]
 MinViewsOption = Annotated[
     str | None, typer.Option(help="Run at least this many views, or fail; `all`: every planned view.")
@@ -32,6 +42,13 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Defaul
 MaxFailuresOption = Annotated[
     str | None,
     typer.Option(help="End with status 3 once more images than this number, or share as in 1%, have failed."),
+]
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve metrics for Prometheus at /metrics while it runs; 0: any free port."),
+]
+MetricsHostOption = Annotated[
+    str, typer.Option(help="Address of --metrics-port; with 0.0.0.0 other machines read them too.")
 ]
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")

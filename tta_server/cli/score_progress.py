@@ -30,11 +30,11 @@ SAMPLE = 16
 class ScoreProgress:
     """A bar on a terminal, elsewhere a line of JSON every 10 s; both on stderr. Thread-safe.
 
-    `failed` counts images of earlier runs too; `failures` are the first of this run.
+    `total` and `failed` count images of earlier runs too; `failures` are the first of this run.
     """
 
     def __init__(self, total: int, done: Collection[ShardEntry]) -> None:
-        self._total = total
+        self.total = total
         self._lock = threading.Lock()
         self._started = self._last = time.monotonic()
         self._scored = self._answered = self._views = 0
@@ -42,6 +42,7 @@ class ScoreProgress:
         self.failed = sum(entry.failed for entry in done)
         self.failures: list[Scored] = []
         self._on_failure: Callable[[int], None] = _ignore
+        self._listeners: list[Callable[[Scored], None]] = []
         self._bar = Progress(
             TextColumn("scoring"),
             BarColumn(),
@@ -58,7 +59,13 @@ class ScoreProgress:
         """`listener` is called with the number of failed images after each."""
         self._on_failure = listener
 
+    def on_image(self, listener: Callable[[Scored], None]) -> None:
+        """`listener` is called with each image that `add` gets."""
+        self._listeners.append(listener)
+
     def add(self, scored: Scored) -> None:
+        for listener in self._listeners:
+            listener(scored)
         with self._lock:
             self._scored += 1
             if isinstance(scored.outcome, Answer):
@@ -77,6 +84,12 @@ class ScoreProgress:
         return self._scored / max(1e-9, time.monotonic() - self._started)
 
     @property
+    def seconds_left(self) -> float | None:
+        """Until all images are scored at this rate; None before the first one."""
+        left = self.total - self._before - self._scored
+        return left / self.rate if self._scored else None
+
+    @property
     def mean_views(self) -> float:
         return self._views / max(1, self._answered)
 
@@ -86,10 +99,9 @@ class ScoreProgress:
             self._bar.update(self._task, advance=1, rate=f"{self.rate:.1f}/s", counts=counts)
         elif (now := time.monotonic()) - self._last >= EVERY_SECONDS:
             self._last = now
-            left = self._total - self._before - self._scored
-            line = {"images": self._before + self._scored, "of": self._total, "failed": self.failed}
+            line = {"images": self._before + self._scored, "of": self.total, "failed": self.failed}
             figures = {"rate": round(self.rate, 2), "views": round(self.mean_views, 2)}
-            typer.echo(json.dumps({**line, **figures, "left_s": round(left / max(self.rate, 1e-9))}), err=True)
+            typer.echo(json.dumps({**line, **figures, "left_s": round(self.seconds_left or 0)}), err=True)
 
     def __enter__(self) -> "ScoreProgress":
         self._bar.start()
@@ -128,7 +140,7 @@ def forecast(task: Task, batch: int, threads: int) -> Table:
     start = time.monotonic()
     rows = list(scorer.score(images))
     each = (time.monotonic() - start) / len(images)
-    nbytes = len(task.format.encode(task.name, [task.row(row) for row in rows])) / len(images)
+    nbytes = len(task.encode(0, [task.row(row) for row in rows])) / len(images)
     failed = sum(isinstance(row.outcome, str) for row in rows)
     table = Table.grid(padding=(0, 2))
     table.add_row("images", f"{task.images}, in shards of {task.shard}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tta_server.api.auth import read_access
+from tta_server.api.auth import Access, read_access
 from tta_server.application import Application
 from tta_server.cli.console import err, warn
 from tta_server.cli.notes import print_failures
@@ -20,6 +20,7 @@ from tta_server.cli.server import Server
 from tta_server.cli.sources import read_settings, unknown_variables
 from tta_server.errors import ConfigError
 from tta_server.settings import Settings, public_name
+from tta_server.telemetry.tracing import Tracer, open_tracer
 
 MOST_FILES = 65_536
 
@@ -47,7 +48,12 @@ def serve(config: ConfigOption = None, **flags: Any) -> None:
     _configure_logging()
     _raise_file_limit()
     _print_settings(settings)
-    application = Application.load(settings)
+    with contextlib.closing(open_tracer(settings.traces)) as tracer:
+        _serve(settings, access, tracer)
+
+
+def _serve(settings: Settings, access: Access, tracer: Tracer) -> None:
+    application = Application.load(settings, tracer)
     print_failures(application.health.load_failures)
     with _listen(settings) as listener:
         server = Server(application, listener, access)

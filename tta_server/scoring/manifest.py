@@ -38,6 +38,7 @@ def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str, limits: 
         "stop": plan.stop.to_json(),
         "include": sorted(wanted.include),
         "top_k": wanted.top_k,
+        "masks": wanted.masks,
         "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels},
         "batch": batch,
         "device": model.backend.device,

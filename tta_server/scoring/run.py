@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, Shard, ShardEntry
 from tta_server.scoring.rows import times_of
+from tta_server.scoring.schema import Schema, schema_of
 from tta_server.serving.answer import Answer
 from tta_server.serving.plan import Plan
 
@@ -22,7 +24,7 @@ SHARD = 256
 """Images of a shard."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Task:
     """What is scored, how, and where it is written."""
 
@@ -50,14 +52,25 @@ class Task:
     def images_of(self, shard: int) -> int:
         return min(self.shard, self.images - shard * self.shard)
 
-    @property
-    def name(self) -> str:
-        """Of what the model does, such as detection."""
-        return self.plan.model.task.name
+    @cached_property
+    def schema(self) -> Schema:
+        return schema_of(self.plan)
 
     def row(self, scored: Scored) -> Any:
         """What is stored of an image."""
-        return self.format.row(self.name, scored)
+        return self.format.row(self.schema, scored)
+
+    def encode(self, shard: int, rows: Sequence[Any]) -> bytes:
+        """The content of a shard."""
+        return self.format.encode(self.schema, shard * self.shard, rows)
+
+    def finish(self, entries: Mapping[int, ShardEntry]) -> None:
+        """Write the format's files of a whole run, from its shards, once all are written. Raises ConfigError."""
+        if len(entries) < self.shards:
+            return
+        shards = [self.output.path(entries[shard]) for shard in sorted(entries)]
+        for name, chunks in self.format.summaries(self.schema, shards):
+            self.output.write_file(name, chunks)
 
 
 Listener = Callable[[Scored], None]
@@ -134,7 +147,7 @@ class Run:
             return
         rows, self._rows = self._rows, []
         times = b"".join(json.dumps(row.times).encode() + b"\n" for row in rows)
-        content = self._task.format.encode(self._task.name, [row.stored for row in rows])
+        content = self._task.encode(shard, [row.stored for row in rows])
         self.entries[shard] = self._task.output.write(
             Shard(shard, self._task.format.suffix, content, times, _counts(rows))
         )

@@ -21,7 +21,8 @@ class Receipt:
     `uncertainty` says how the views differ, empty unless included. `tiles` is the number of parts that each view is cut
     into. `levels` (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were
     applied. `warnings` say where the model's output is not what its tta.yaml states. `stages_ms` sums the work of all
-    slots, so it may exceed `elapsed_ms`.
+    slots, so it may exceed `elapsed_ms`. `cached`: another request's run made the answer; then the views are those of
+    that run, while budget, times and id are this request's.
     """
 
     views: Sequence[dict[str, Any]]
@@ -42,6 +43,7 @@ class Receipt:
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[float, float] | None = None
     warnings: Sequence[str] = ()
+    cached: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -58,6 +60,7 @@ class Receipt:
             **({} if self.tiles == 1 else {"tiles": self.tiles}),
             **({} if self.levels is None else {"levels": list(self.levels)}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
+            **({"cached": True} if self.cached else {}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -110,6 +110,10 @@ class ImageViews:
         """The view that an entry belongs to."""
         return self.plan.views[entry // self.layout.tiles]
 
+    def tile(self, entry: int) -> int | None:
+        """The number of the tile that an entry is; None for an image that is not cut into tiles."""
+        return entry % self.layout.tiles if self.layout.tiles > 1 else None
+
     def input_size(self, entry: int) -> Size:
         """The size of an entry as model input, in pixels."""
         return self.layout.placements[entry].tensor

@@ -52,7 +52,7 @@ class ImageJob:
         self.views = views
         self.plan = plan = views.plan
         self.model = plan.model
-        self.times = StageTimes(deadline.start)
+        self.times = StageTimes(deadline.start, caller.trace)
         self._source: Source | None = source
         self._builder = AnswerBuilder(plan, views.layout, views.frame, deadline, caller.request_id)
         self._observer = observer
@@ -248,8 +248,12 @@ class ImageJob:
         start = time.monotonic()
         answer = self._builder.answer(self._snapshot(progress), reason, start)
         receipt = answer.receipt
+        views = len(receipt.views)
+        wanted = receipt.planned if reason.is_lack_of_time else views
         self._observer.notify(
-            ImageAnswered(answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms)
+            ImageAnswered(
+                answer.model, reason, views, receipt.elapsed_ms / 1e3, receipt.stages_ms, wanted, self.times.trace
+            )
         )
         return answer
 

@@ -14,6 +14,7 @@ from tta_server.serving.recorder import Recorder
 from tta_server.serving.slot_thread import Call, call_here
 from tta_server.tasks.sums import Sums
 from tta_server.telemetry.observer import Observer, ViewsRan
+from tta_server.telemetry.tracing import NO_TRACER, BatchTrace, TracedView, Tracer
 
 Items = Sequence[tuple[Job[ImageJob], int]]
 Outcomes = dict[Job[ImageJob], Outcome]
@@ -23,8 +24,9 @@ NO_SUMS: Mapping[ImageViews, Sums] = {}
 class ImageRunner:
     """Runs batches of a pool, each on the calling thread."""
 
-    def __init__(self, executor: Executor, observer: Observer) -> None:
+    def __init__(self, executor: Executor, observer: Observer, tracer: Tracer = NO_TRACER) -> None:
         self._executor = executor
+        self._tracer = tracer
         self._observer = observer
 
     def run(self, items: Items, recorder: Recorder, abort: Abort | None = None, call: Call = call_here) -> Outcomes:
@@ -56,12 +58,30 @@ class ImageRunner:
         lifetime = items[0][0].payload.model.lifetime
         if not lifetime.begin():  # unloaded, so all of these jobs are settled already
             return {job: MERGED for job, _ in items}
+        trace = self._begin_trace(items) if self._tracer.is_on else None
+        if trace is not None and abort is not None:
+            abort.headers = trace.headers
         try:
-            return self._run_on_open_model(items, recorder, abort, call)
+            return self._run_on_open_model(items, recorder, abort, call, trace)
+        except BaseException as error:
+            if trace is not None:
+                trace.failed(error)
+            raise
         finally:
             lifetime.end()
 
-    def _run_on_open_model(self, items: Items, recorder: Recorder, abort: Abort | None, call: Call) -> Outcomes:
+    def _begin_trace(self, items: Items) -> BatchTrace | None:
+        """The span of a batch with views of recorded requests; None without."""
+        views = [
+            TracedView(trace, job.payload.views.view(entry).name, job.payload.views.tile(entry))
+            for job, entry in items
+            if (trace := job.payload.times.trace) is not None and trace.is_recorded
+        ]
+        return self._tracer.begin_batch(items[0][0].payload.model.key, views) if views else None
+
+    def _run_on_open_model(
+        self, items: Items, recorder: Recorder, abort: Abort | None, call: Call, trace: BatchTrace | None
+    ) -> Outcomes:
         for job, _ in items:
             job.payload.times.mark_dequeued()
         batch = self._executor.run([(job.payload.views, view) for job, view in items], abort, call)
@@ -69,7 +89,7 @@ class ImageRunner:
         outcomes = _merge(items, batch.predictions, recorder, batch.sums)
         merging = batch.read + time.monotonic() - start
         key, times = items[0][0].payload.model.key, [job.payload.times for job, _ in items]
-        self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times))
+        self._observer.notify(ViewsRan(key, batch.prepare, batch.infer, merging, times, trace))
         return outcomes
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from tta_server.telemetry.observer import AnswerSent, DeclarationDoubted, ErrorSent, Event
+from tta_server.telemetry.tracing import RequestTrace
 
 log = logging.getLogger("tta_server.requests")
 warnings = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ class RequestLog:
                     budget_ms=event.budget_ms,
                     elapsed_ms=event.elapsed_ms,
                     stages_ms=event.stages_ms,
+                    **({"cached": True} if event.cached else {}),
+                    **_ids(event.trace),
                 )
             case ErrorSent():
                 _write(
@@ -39,6 +42,7 @@ class RequestLog:
                     status=event.status,
                     code=event.code,
                     error=event.error,
+                    **_ids(event.trace),
                 )
 
 
@@ -62,6 +66,13 @@ class DoubtLog:
                 return
             self._logged[key] = now
         warnings.warning("model %s: %s (check %s)", event.model, event.sentence, event.check)
+
+
+def _ids(trace: RequestTrace | None) -> dict[str, str]:
+    """The ids of the request's trace, and of its span if one is recorded."""
+    if trace is None:
+        return {}
+    return {"trace_id": trace.trace_id} | ({"span_id": trace.span_id} if trace.span_id else {})
 
 
 def _write(**entry: Any) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tta_server.telemetry.timings import StageTimes
+from tta_server.telemetry.tracing import BatchTrace, RequestTrace
 
 ModelKey = tuple[str, str]
 """A model's name and version."""
@@ -26,6 +27,7 @@ class ViewsRan:
     """A slot ran views of one model as a batch.
 
     `prepare`, `infer` and `merge` are seconds of the whole batch; `images` has each view's image's stage times.
+    `batch` is the batch's span if one is recorded.
     """
 
     model: ModelKey
@@ -33,6 +35,7 @@ class ViewsRan:
     infer: float
     merge: float
     images: Sequence[StageTimes]
+    batch: BatchTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,46 @@ class DeclarationDoubted:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnswered:
-    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage."""
+    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage.
+
+    `wanted` is the number of views that it would have had with time for all: `views` unless lack of time ended it.
+    An answer that was shared has no stages.
+    """
 
     model: str
     reason: str
     views: int
     seconds: float
     stages_ms: Mapping[str, float]
+    wanted: int
+    trace: RequestTrace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """An image was answered without a run of its own, `seconds` after it was looked up.
+
+    `is_shared` if it waited for the run of an equal request; else the answer was stored.
+    """
+
+    model: ModelKey
+    seconds: float
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss:
+    """An image was admitted, `seconds` after it was looked up, for no answer was stored or is under way."""
+
+    model: ModelKey
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEvicted:
+    """Stored answers, this many, were dropped for another one."""
+
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +133,10 @@ class ClientLeft:
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images."""
+    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images.
+
+    Empty if runs of other requests made all answers.
+    """
 
     model: ModelKey
     seconds: float
@@ -124,6 +163,8 @@ class AnswerSent:
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
+    trace: RequestTrace | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +181,7 @@ class ErrorSent:
     status: int | str
     code: str
     error: str
+    trace: RequestTrace | None = None
 
 
 Event = (
@@ -150,6 +192,9 @@ Event = (
     | ViewDropped
     | DeclarationDoubted
     | ImageAnswered
+    | CacheHit
+    | CacheMiss
+    | CacheEvicted
     | Expired
     | ClientLeft
     | RequestAnswered

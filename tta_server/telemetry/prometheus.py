@@ -1,10 +1,13 @@
 """The server's metrics, for Prometheus."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from tta_server.telemetry.observer import (
     ClientLeft,
@@ -20,6 +23,7 @@ from tta_server.telemetry.observer import (
 )
 from tta_server.telemetry.timings import STAGES
 
+TEXT = "text/plain; version=0.0.4"
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
@@ -28,6 +32,7 @@ RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 @dataclass(frozen=True, slots=True)
 class _ModelMetrics:
     views: Histogram
+    wanted: Counter
     elapsed: Histogram
     stages: Mapping[str, Histogram]
     batch_size: Histogram
@@ -69,6 +74,9 @@ class Metrics:
             Histogram, "tta_stage_seconds", "Seconds per stage of an answer", "model", "stage", buckets=SECONDS
         )
         self._views = self._new(Histogram, "tta_views", "Views per answer", "model", buckets=COUNTS)
+        self._wanted = self._new(
+            Counter, "tta_wanted_views", "Views of answers, or those planned where lack of time ended them", "model"
+        )
         self._batch_size = self._new(Histogram, "tta_batch_size", "Views per batch", "model", buckets=COUNTS)
         self._batch_seconds = self._new(Histogram, "tta_batch_seconds", "Seconds per batch", "model", buckets=SECONDS)
         self._cost_ratio = self._new(
@@ -86,6 +94,10 @@ class Metrics:
         if gauge is None:
             gauge = self._gauges[name] = Gauge(name, description, list(labels), registry=self.registry)
         (gauge.labels(**labels) if labels else gauge).set_function(read)
+
+    def counter(self, name: str, description: str, read: Callable[[], int]) -> None:
+        """Adds a counter whose value `read` returns at each scrape; its name gets the ending `_total`."""
+        self.registry.register(_ReadCounter(name, description, read))
 
     def notify(self, event: Event) -> None:
         match event:
@@ -111,10 +123,13 @@ class Metrics:
     def _image_answered(self, event: ImageAnswered) -> None:
         self._answers.labels(event.model, event.reason).inc()
         bound = self._of(event.model)
-        bound.views.observe(event.views)
-        bound.elapsed.observe(event.seconds)
+        exemplar = {"trace_id": event.trace.trace_id} if event.trace and event.trace.is_recorded else None
+        if event.stages_ms:  # a shared answer took no views
+            bound.views.observe(event.views)
+            bound.wanted.inc(event.wanted)
+        bound.elapsed.observe(event.seconds, exemplar)
         for stage, milliseconds in event.stages_ms.items():
-            bound.stages[stage].observe(milliseconds / 1e3)
+            bound.stages[stage].observe(milliseconds / 1e3, exemplar)
 
     def _step_finished(self, event: StepFinished) -> None:
         bound = self._of(event.model)
@@ -129,6 +144,7 @@ class Metrics:
         if model not in self._bound:
             self._bound[model] = _ModelMetrics(
                 views=self._views.labels(model),
+                wanted=self._wanted.labels(model),
                 elapsed=self._elapsed.labels(model),
                 stages={stage: self._stages.labels(model, stage) for stage in STAGES},
                 batch_size=self._batch_size.labels(model),
@@ -140,3 +156,20 @@ class Metrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """All metrics, and their media type: OpenMetrics, with exemplars, if the Accept header names it."""
+        if "application/openmetrics-text" not in accept:
+            return self.text(), TEXT
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+
+class _ReadCounter(Collector):
+    """A counter that is read at each scrape."""
+
+    def __init__(self, name: str, description: str, read: Callable[[], int]) -> None:
+        self._name, self._description, self._read = name, description, read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._description, value=self._read())

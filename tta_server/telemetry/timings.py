@@ -3,6 +3,8 @@
 import threading
 import time
 
+from tta_server.telemetry.tracing import RequestTrace
+
 STAGES = ("decode", "prepare", "queue", "infer", "merge")
 """The stages of an answer."""
 
@@ -10,8 +12,9 @@ STAGES = ("decode", "prepare", "queue", "infer", "merge")
 class StageTimes:
     """Seconds by stage, summed over all threads that work on an image; thread-safe."""
 
-    def __init__(self, queued_since: float) -> None:
-        """The image waits for a slot since `queued_since`, in seconds of the monotonic clock."""
+    def __init__(self, queued_since: float, trace: RequestTrace | None = None) -> None:
+        """The image of `trace`'s request waits for a slot since `queued_since`, in seconds of the monotonic clock."""
+        self.trace = trace
         self._lock = threading.Lock()
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._queued_since: float | None = queued_since
@@ -20,16 +23,23 @@ class StageTimes:
         """Ends the wait for a slot, if the image waits: for its decoding, or for its first view. Returns the time."""
         now = time.monotonic()
         with self._lock:
-            if self._queued_since is not None:
-                self._seconds["queue"] += now - self._queued_since
-                self._queued_since = None
+            since, self._queued_since = self._queued_since, None
+            if since is not None:
+                self._seconds["queue"] += now - since
+        if since is not None:
+            self._trace_stage("queue", now - since, now)
         return now
 
     def mark_decoded(self, start: float) -> None:
         """The image was decoded from `start` until now, and waits for its first view."""
         with self._lock:
-            self._queued_since = time.monotonic()
-            self._seconds["decode"] += self._queued_since - start
+            self._queued_since = now = time.monotonic()
+            self._seconds["decode"] += now - start
+        self._trace_stage("decode", now - start, now)
+
+    def _trace_stage(self, stage: str, seconds: float, end: float) -> None:
+        if self.trace is not None and self.trace.is_recorded:
+            self.trace.add_event(f"tta.{stage}", {"tta.duration_ms": round(seconds * 1e3, 3)}, end)
 
     def add(self, **seconds: float) -> None:
         """Adds seconds to stages by name."""

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tta_server.api.http.heads import TARGET, budget_seconds
+from tta_server.api.http.heads import TARGET, budget_seconds, route_of
+from tta_server.api.http.predict import PREDICT
+from tta_server.api.oip.http import MODEL, VERSION
 from tta_server.serving.deadline import largest_lag, largest_work
 
 
@@ -32,6 +34,23 @@ def test_targets_of_predictions(target: bytes) -> None:
 )
 def test_targets_of_control_requests(target: bytes) -> None:
     assert TARGET.fullmatch(target) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        (b"/v1/models/m/predict?x", "/v1/models/{name}/predict"),
+        (b"/v1/models/v1/predict", "/v1/models/{name}/predict"),
+        (b"/v2/models/models/infer", "/v2/models/{name}/infer"),
+        (b"/v2/models/m/versions/m/infer", "/v2/models/{name}/versions/{version}/infer"),
+        (b"/v2/models/versions/versions/1/infer", "/v2/models/{name}/versions/{version}/infer"),
+    ],
+)
+def test_routes_are_those_of_the_application(target: bytes, route: str) -> None:
+    found = TARGET.fullmatch(target)
+    assert found
+    assert route_of(found) == route
+    assert route in {PREDICT, f"{MODEL}/infer", f"{VERSION}/infer"}
 
 
 @pytest.mark.parametrize(

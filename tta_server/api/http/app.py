@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -15,6 +16,7 @@ from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.middleware import AuthMiddleware, CrossOrigin, InternalErrors, RequestIds
 from tta_server.api.http.openapi import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS
 from tta_server.api.http.predict import PREDICT, QUOTE, PredictRoutes
+from tta_server.api.http.spans import RequestSpans
 from tta_server.api.oip.http import ProtocolRoutes
 from tta_server.api.oip.openapi import PROTOCOL_DOCS
 from tta_server.api.openapi import error_docs
@@ -31,7 +33,7 @@ def create_app(application: Application, handler: RequestHandler | None = None, 
     errors = ErrorHandlers(handler)
     app.add_exception_handler(TTAError, errors.respond)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, errors.respond_unrouted)  # type: ignore[arg-type]
-    _add_middleware(app, handler, keys, application.settings.cors_origin)
+    _add_middleware(app, handler, keys, application)
     _add_routes(app, Routes(application))
     app.router.routes[:0] = PredictRoutes(application, handler, errors).routes()  # the most requested come first
     app.router.routes.extend(ProtocolRoutes(application, handler).routes())
@@ -78,17 +80,20 @@ class Routes:
             raise NotReady("; ".join(problems.values()) or "no model is loaded")
         return {"status": "ready", "not_ready": [{"name": name, "reason": why} for name, why in problems.items()]}
 
-    async def metrics(self) -> Response:
-        return Response(self._application.metrics.text(), media_type="text/plain; version=0.0.4")
+    async def metrics(self, request: Request) -> Response:
+        body, media_type = self._application.metrics.exposition(request.headers.get("accept", ""))
+        return Response(body, media_type=media_type)
 
 
-def _add_middleware(app: FastAPI, handler: RequestHandler, keys: Keys | None, origins: tuple[str, ...]) -> None:
+def _add_middleware(app: FastAPI, handler: RequestHandler, keys: Keys | None, application: Application) -> None:
     """The last one added is the outermost."""
     if keys is not None:
         app.add_middleware(AuthMiddleware, keys=keys, handler=handler)
     app.add_middleware(InternalErrors, handler=handler)
-    if origins:
+    if origins := application.settings.cors_origin:
         app.add_middleware(CrossOrigin, origins=origins)
+    if application.tracer.is_on:
+        app.add_middleware(RequestSpans, tracer=application.tracer)
     app.add_middleware(RequestIds)
 
 

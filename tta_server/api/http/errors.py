@@ -5,7 +5,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tta_server.api.errors import HTTP_STATUS, error_response, status_response
-from tta_server.api.requests import RequestHandler, RequestInfo
+from tta_server.api.http_request import request_info
+from tta_server.api.requests import RequestHandler
 from tta_server.errors import TTAError
 
 
@@ -21,7 +22,7 @@ class ErrorHandlers:
 
     def record(self, request: Request, error: TTAError) -> None:
         """Count and log the error of a request."""
-        self._handler.record_error(_info(request), error, HTTP_STATUS[error.code])
+        self._handler.record_error(request_info(request), error, HTTP_STATUS[error.code])
 
     async def respond_unrouted(self, request: Request, error: HTTPException) -> Response:
         """For an unknown path or a method that the path does not have; OPTIONS lists the methods that it has."""
@@ -32,11 +33,7 @@ class ErrorHandlers:
         path = request.url.path[:128]
         sentence = f"{path} does not take {request.method}" if error.status_code == 405 else f"unknown path {path}"
         sentence += "; see /docs"
-        self._handler.record_refusal(_info(request), error.status_code, "refused", sentence)
+        self._handler.record_refusal(request_info(request), error.status_code, "refused", sentence)
         response = status_response(error.status_code, sentence)
         response.headers.update(error.headers or {})
         return response
-
-
-def _info(request: Request) -> RequestInfo:
-    return RequestInfo(request.state.request_id, request.url.path, request.path_params.get("name", ""))

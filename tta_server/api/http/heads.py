@@ -9,8 +9,10 @@ from urllib.parse import parse_qsl
 
 from tta_server.api.auth import Keys
 from tta_server.api.errors import HTTP_STATUS, error_body
+from tta_server.api.http.spans import begin_http
 from tta_server.api.http_request import TIMEOUT_HEADER
 from tta_server.api.requests import RequestHandler, RequestInfo, choose_request_id
+from tta_server.api.spans import TRACERESPONSE, traceresponse
 from tta_server.application import Application
 from tta_server.errors import Overloaded, Unauthenticated
 
@@ -56,8 +58,18 @@ class HeadBound:
         try:
             self._handler.bound.accept(name, lambda: budget_seconds(query, headers))
         except Overloaded as error:
-            return self._refused(RequestInfo(_request_id(headers), found["path"].decode("latin-1"), name), error)
+            return self._refuse(found, name, headers, error)
         return None
+
+    def _refuse(self, found: re.Match[bytes], model: str, headers: Headers, error: Overloaded) -> bytes:
+        """Records the refusal, with a span of its own; returns the response."""
+        path = found["path"].decode("latin-1")
+        trace = begin_http(self._application.tracer, "POST", path, dict(reversed(headers)))
+        info = RequestInfo(_request_id(headers), path, model, trace)
+        self._handler.record_error(info, error, HTTP_STATUS[error.code])
+        if trace is not None:
+            trace.end(HTTP_STATUS[error.code], route_of(found))
+        return _response(info, error)
 
     def _has_key(self, headers: Headers) -> bool:
         if self._keys is None:
@@ -68,18 +80,26 @@ class HeadBound:
             return False
         return True
 
-    def _refused(self, info: RequestInfo, error: Overloaded) -> bytes:
-        status = HTTP_STATUS[error.code]
-        self._handler.record_error(info, error, status)
-        body = json.dumps(error_body(error)).encode()
-        lines = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            f"retry-after: {max(1, ceil(error.retry_after))}",
-            f"x-request-id: {info.request_id}",
-        )
-        return "\r\n".join((*lines, "", "")).encode() + body
+
+def _response(info: RequestInfo, error: Overloaded) -> bytes:
+    status = HTTP_STATUS[error.code]
+    body = json.dumps(error_body(error)).encode()
+    lines = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"retry-after: {max(1, ceil(error.retry_after))}",
+        f"x-request-id: {info.request_id}",
+        *([f"{TRACERESPONSE}: {traceresponse(info.trace)}"] if info.trace and info.trace.is_recorded else []),
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def route_of(found: re.Match[bytes]) -> str:
+    """The route of a target, as the application names it."""
+    start, end = found.span("v1" if found["v1"] else "v2")
+    rest = re.sub(rb"(?<=^/versions/)[^/]+", b"{version}", found["path"][end:])
+    return (found["path"][:start] + b"{name}" + rest).decode("latin-1")
 
 
 def _request_id(headers: Headers) -> str:

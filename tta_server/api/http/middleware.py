@@ -11,6 +11,7 @@ from tta_server.api.auth import OPEN_PATHS, Keys
 from tta_server.api.errors import HTTP_STATUS, INTERNAL_ERROR, error_response, status_response
 from tta_server.api.requests import RequestHandler, RequestInfo, choose_request_id
 from tta_server.errors import Unauthenticated
+from tta_server.telemetry.tracing import client_trace
 
 EXPOSED_HEADERS = (
     "X-Request-Id",
@@ -18,7 +19,9 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "TTA-Views",
     "TTA-Stop-Reason",
+    "TTA-Cached",
     "Inference-Header-Content-Length",
+    "Traceresponse",
 )
 """Response headers that scripts of another origin may read."""
 PREFLIGHT_SECONDS = 600
@@ -26,7 +29,7 @@ PREFLIGHT_SECONDS = 600
 
 
 class RequestIds:
-    """Gives every response the client's `X-Request-Id` if that is valid, else a new one."""
+    """Gives every response the client's `X-Request-Id` if that is valid, else a new one; names the client's trace."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -35,8 +38,10 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = choose_request_id(Headers(scope=scope).get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
+        request_id = choose_request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        trace = client_trace(headers.get(b"traceparent", b"").decode("latin-1"))
+        scope.setdefault("state", {}).update(request_id=request_id, trace=trace, access=b"")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -98,14 +103,14 @@ class InternalErrors:
         except Exception as error:
             if scope["type"] == "http" and not started:
                 model = scope.get("path_params", {}).get("name", "")
-                info = RequestInfo(scope["state"]["request_id"], scope["path"], model)
+                info = RequestInfo(scope["state"]["request_id"], scope["path"], model, scope["state"]["trace"])
                 self._handler.record_refusal(info, 500, "internal", repr(error))
                 await status_response(500, INTERNAL_ERROR)(scope, receive, send)
             raise
 
 
 class AuthMiddleware:
-    """Refuses requests without a valid key, except health checks."""
+    """Refuses requests without a valid key, except health checks; others get the key's digest as their `access`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, handler: RequestHandler) -> None:
         self._app = app
@@ -115,9 +120,9 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                self._keys.check(Headers(scope=scope).get("authorization", ""))
+                scope["state"]["access"] = self._keys.check(Headers(scope=scope).get("authorization", ""))
             except Unauthenticated as error:
-                info = RequestInfo(scope["state"]["request_id"], scope["path"])
+                info = RequestInfo(scope["state"]["request_id"], scope["path"], trace=scope["state"]["trace"])
                 self._handler.record_error(info, error, HTTP_STATUS[error.code])
                 await error_response(error)(scope, receive, send)
                 return

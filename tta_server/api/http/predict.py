@@ -12,14 +12,14 @@ from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.form import read_upload
 from tta_server.api.http.query import read_query, read_quote
 from tta_server.api.http.sse import stream_answers
-from tta_server.api.http_request import wait_for_disconnect
+from tta_server.api.http_request import request_info, wait_for_disconnect
 from tta_server.api.progress import Progress
 from tta_server.api.requests import PredictCommand, RequestHandler
 from tta_server.application import Application
 from tta_server.errors import InvalidInput
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.render.rendering import DRAWING
 
@@ -49,12 +49,11 @@ class PredictRoutes:
         ticket = await self._submit(request, model, wants_picture, progress)
         if progress is not None:
             cancel = partial(self._predictor.cancel, ticket)
-            return await stream_answers(
-                request, ticket, progress, cancel, self._handler.record_answer, self._errors.record
-            )
+            record_answer = partial(self._handler.record_answer, trace=request.state.trace)
+            return await stream_answers(request, ticket, progress, cancel, record_answer, self._errors.record)
         (answer,) = await self._handler.wait_for_answers([ticket], wait_for_disconnect(request))
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_timing(answer))
-        self._handler.record_sent([answer])
+        self._handler.record_sent([answer], request.state.trace)
         return response
 
     async def _submit(self, request: Request, model: Model, wants_picture: bool, progress: Progress | None) -> Ticket:
@@ -70,7 +69,7 @@ class PredictRoutes:
             if wants_picture and progress is None:
                 options = replace(options, format=ResponseFormat.PNG)
             command = PredictCommand(model, [upload.image], options)
-            (ticket,) = await self._handler.submit(command, request.state.request_id, received, progress)
+            (ticket,) = await self._handler.submit(command, request_info(request), received, progress)
         return ticket
 
     async def quote(self, request: Request) -> Response:
@@ -91,6 +90,7 @@ def _check_picture(model: Model) -> None:
 def _picture(answer: Answer) -> Response:
     receipt = answer.receipt
     headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": str(receipt.stop_reason)}
+    headers |= {"TTA-Cached": "true"} if receipt.cached else {}
     return Response(answer.picture, media_type="image/png", headers=_timing(answer) | headers)
 
 

@@ -41,7 +41,7 @@ from tta_server.application import Application
 from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Listener
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +80,19 @@ class InferenceService:
 
     async def answer(self, method: str, messages: Messages, context: Context) -> Message:
         """The response of one method; an error aborts the call."""
-        call, request = call_of(method, context), None
+        call = call_of(method, context)
+        if method not in OPEN_METHODS:
+            call = call.traced(self._application.tracer, SERVICE)
+            call.name_trace()
         try:
-            self._check_key(call)
+            return await self._answer(call, messages)
+        finally:
+            call.end_trace()
+
+    async def _answer(self, call: Call, messages: Messages) -> Message:
+        method, request = call.method, None
+        try:
+            call = self._check_key(call)
             if method == "ModelInfer":
                 self._handler.bound.accept("", lambda: call.received_now().seconds)
             request = await receive_one(messages, self._application.settings.receive_seconds)
@@ -91,11 +101,13 @@ class InferenceService:
             self._record_error(call, request, Cancelled("the client disconnected"))
             raise
         except Exception as error:  # noqa: BLE001 - sent and logged
-            await abort(context, self._record_error(call, request, error))
+            await abort(call.context, self._record_error(call, request, error))
 
-    def _check_key(self, call: Call) -> None:
-        if self._keys is not None and call.method not in OPEN_METHODS:
-            self._keys.check(call.authorization)
+    def _check_key(self, call: Call) -> Call:
+        """The call with its access. Raises Unauthenticated."""
+        if self._keys is None or call.method in OPEN_METHODS:
+            return call
+        return replace(call, access=self._keys.check(call.authorization))
 
     def _record_error(self, call: Call, request: Message, error: Exception) -> TTAError:
         """Log the error; return the one to send."""
@@ -103,9 +115,16 @@ class InferenceService:
         if not isinstance(error, TTAError):
             log.error("%s failed", call.method, exc_info=error)
             error = TTAError(INTERNAL_ERROR)
-        info = RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model)
-        self._handler.record_error(info, error, GRPC_STATUS[error.code].name)
+        self._handler.record_error(_info(call, model), error, GRPC_STATUS[error.code].name)
         return error
+
+    def _refuse(self, call: Call, error: TTAError) -> TTAError:
+        """Log the error of a stream as a whole, with a span of its own."""
+        traced = call.traced(self._application.tracer, SERVICE)
+        try:
+            return self._record_error(traced, None, error)
+        finally:
+            traced.end_trace()
 
     # ---- infer ----
 
@@ -113,7 +132,7 @@ class InferenceService:
         command, tickets = await self._submit(call, request)
         answers = await self._handler.wait_for_answers(tickets)
         response = await self._write_response(command, request, answers)
-        self._handler.record_sent(answers)
+        self._handler.record_sent(answers, call.trace)
         return response
 
     async def stream(self, messages: Messages, context: Context) -> None:
@@ -130,15 +149,16 @@ class InferenceService:
 
         async def serve(request: Message) -> None:
             try:
-                one = replace(call, request_id=choose_request_id(request.id)).received_now()
+                one = replace(call, request_id=choose_request_id(request.id))
+                one = one.traced(self._application.tracer, SERVICE).received_now()
                 await self._serve_streamed(one, request, write)
             finally:
                 running.release()
 
         try:
-            self._check_key(call)
+            call = self._check_key(call)
         except TTAError as error:
-            await abort(context, self._record_error(call, None, error))
+            await abort(context, self._refuse(call, error))
         unreadable = False
         async with asyncio.TaskGroup() as tasks:
             try:
@@ -148,7 +168,7 @@ class InferenceService:
             except DecodeError:  # the requests before it are answered first
                 unreadable = True
         if unreadable:
-            await abort(context, self._record_error(call, None, InvalidInput(UNREADABLE_MESSAGE)))
+            await abort(context, self._refuse(call, InvalidInput(UNREADABLE_MESSAGE)))
 
     async def _serve_streamed(self, call: Call, request: Message, write: Callable[[Message], Awaitable[None]]) -> None:
         """Write the responses to one request of a stream; an error ends this request only."""
@@ -163,6 +183,8 @@ class InferenceService:
             self._record_error(call, request, error)
         except Exception as error:  # noqa: BLE001 - sent and logged
             await write(write_failure(request, self._record_error(call, request, error)))
+        finally:
+            call.end_trace()
 
     async def _responses(self, call: Call, request: Message) -> AsyncGenerator[Message, None]:
         progress = Progress()
@@ -179,7 +201,7 @@ class InferenceService:
             waiting.cancel()
             self._handler.cancel(tickets)  # `waiting` may have been cancelled before it started
         response = await self._write_response(command, request, answers, {FINAL_RESPONSE: True})
-        self._handler.record_sent(answers)
+        self._handler.record_sent(answers, call.trace)
         yield response
 
     async def _submit(
@@ -197,7 +219,7 @@ class InferenceService:
             request.ClearField("raw_input_contents")
             request.ClearField("inputs")
             with command.client_option_names():
-                tickets = await self._handler.submit(command, call.request_id, call.received, listener)
+                tickets = await self._handler.submit(command, _info(call, command.model.name), call.received, listener)
         return replace(command, images=(), model=tickets[0].model), tickets
 
     async def _write_response(
@@ -251,3 +273,7 @@ class InferenceService:
     async def _unload(self, call: Call, request: Message) -> Message:
         await asyncio.to_thread(unload_model, self._application, request.model_name)
         return pb.RepositoryModelUnloadResponse()
+
+
+def _info(call: Call, model: str) -> RequestInfo:
+    return RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model, call.trace, call.access)

@@ -12,7 +12,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tta_server.api.http_request import query_values, read_body, read_timeout, wait_for_disconnect
+from tta_server.api.http_request import (
+    query_values,
+    read_body,
+    read_timeout,
+    request_info,
+    wait_for_disconnect,
+)
 from tta_server.api.oip.http_codec import (
     HEADER_LENGTH,
     Envelope,
@@ -39,7 +45,7 @@ from tta_server.api.requests import RequestHandler, offload_if_large
 from tta_server.application import Application
 from tta_server.errors import NotReady
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
@@ -97,7 +103,7 @@ class ProtocolRoutes:
         answers = await self._handler.wait_for_answers(tickets, wait_for_disconnect(request))
         size = sum(answer.nbytes for answer in answers)
         response = await offload_if_large(size, lambda: _write_response(request, envelope, command, answers))
-        self._handler.record_sent(answers)
+        self._handler.record_sent(answers, request.state.trace)
         return response
 
     async def _submit(self, request: Request) -> tuple[Envelope, InferCommand, list[Ticket]]:
@@ -107,7 +113,7 @@ class ProtocolRoutes:
             received = time.monotonic()
             envelope, command = await offload_if_large(len(body), lambda: self._parse(request, body))
             with command.client_option_names():
-                tickets = await self._handler.submit(command, request.state.request_id, received)
+                tickets = await self._handler.submit(command, request_info(request), received)
         envelope = replace(envelope, request=replace(envelope.request, inputs=()))
         return envelope, replace(command, images=(), model=tickets[0].model), tickets
 

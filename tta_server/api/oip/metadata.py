@@ -81,6 +81,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
         "instance_group": [_instance_group(application, model)],
         "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
         "model_transaction_policy": {"decoupled": False},
+        "response_cache": {"enable": application.settings.cache_mb > 0},
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
 

@@ -96,7 +96,7 @@ class TritonBackend:
         if deadline <= now:
             raise DeadlineExceeded(LATE)
         request = write_request(model, inputs, names, deadline - now)
-        call = self._servers.submit(self._servers.infer(request, deadline))
+        call = self._servers.submit(self._servers.infer(request, deadline, abort.headers if abort is not None else ()))
         if abort is not None:
             abort.on_request(call.cancel)
         try:

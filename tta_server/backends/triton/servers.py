@@ -18,6 +18,7 @@ from tta_server.backends.triton import Target
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Headers = Sequence[tuple[str, str]]
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 OPTIONS = (
@@ -58,9 +59,10 @@ class Server:
         self._infer: Any = self._channel.unary_unary(INFER)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
-    async def infer(self, request: bytes, seconds: float) -> bytes:
+    async def infer(self, request: bytes, seconds: float, headers: Headers) -> bytes:
         """Raises RemoteError."""
-        return await self._call(self._infer(request, timeout=seconds, metadata=self._metadata))
+        metadata = (*(self._metadata or ()), *headers) or None
+        return await self._call(self._infer(request, timeout=seconds, metadata=metadata))
 
     async def call(self, method: str, request: Any, seconds: float) -> Any:
         """Any other call of the protocol. Raises RemoteError."""
@@ -111,11 +113,14 @@ class Servers:
         """Starts a coroutine on the event loop; cancelling the future cancels its calls."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def infer(self, request: bytes, deadline: float) -> bytes:
-        """One server's response, of those that are ready in turn, else of any. Raises RemoteError of the last."""
+    async def infer(self, request: bytes, deadline: float, headers: Headers = ()) -> bytes:
+        """One server's response, of those that are ready in turn, else of any. Raises RemoteError of the last.
+
+        `headers` are sent beside those of the target.
+        """
         for server in (order := self._in_turn()):
             try:
-                return await server.infer(request, max(1e-3, deadline - time.monotonic()))
+                return await server.infer(request, max(1e-3, deadline - time.monotonic()), headers)
             except RemoteError as error:
                 if error.status in LOST or error.status is grpc.StatusCode.DEADLINE_EXCEEDED:
                     self._watch(server)
