@@ -1,6 +1,7 @@
 """What a deployment may set; each field is one setting, with its bounds and its description."""
 
 import re
+from importlib.util import find_spec
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,17 @@ from tta_server.errors import shown
 from tta_server.imaging.decoding import Limits
 from tta_server.serving.cores import available_cores
 
-PACKAGE = Path(__file__).parent
-BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
-"""The models that come with the package, or with a checkout."""
 
+def _bundled() -> Path:
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "models"
+    found = find_spec("tta_server_models")
+    return Path(found.origin).parent if found and found.origin else Path("models")
+
+
+BUNDLED = _bundled()
+"""The models of a checkout, or of the package tta-server-models; without both `models` in the working directory."""
 
 ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[(?P<ipv6>[0-9a-f:.]+)\])(?::(?P<port>[1-9][0-9]{0,4}))?"

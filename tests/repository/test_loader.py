@@ -243,7 +243,7 @@ def test_a_missing_config_is_named(tmp_path):
 def test_the_error_for_a_folder_without_models_names_what_is_expected(tmp_path):
     with pytest.raises(ConfigError, match=r"no model found; expected .*/<name>/tta\.yaml"):
         find_models(tmp_path)
-    with pytest.raises(ConfigError, match="no such folder; give a folder that holds"):
+    with pytest.raises(ConfigError, match="no such folder; give --models a folder that holds"):
         find_models(tmp_path / "nowhere")
 
 

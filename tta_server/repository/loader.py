@@ -35,8 +35,7 @@ from tta_server.views.view import Policy, Symmetries
 
 def find_models(folder: Path) -> list[Path]:
     """Return the model folders in a repository, sorted by name; raise ConfigError if there are none."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give a folder that holds <name>/tta.yaml for each model")
+    check_repository(folder)
     found = sorted(path for path in folder.iterdir() if path.is_dir() and is_described(path))
     if not found:
         raise ConfigError(
@@ -44,6 +43,15 @@ def find_models(folder: Path) -> list[Path]:
             "with the text of a tta.yaml in its metadata (`tta-server init --embed`)"
         )
     return found
+
+
+def check_repository(folder: Path) -> None:
+    """Raise ConfigError if there is no such folder: that of the default, where the package has no models with it."""
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder}: no such folder; give --models a folder that holds <name>/tta.yaml for each model, or try the "
+            "bundled ones: pip install 'tta-server[models]'"
+        )
 
 
 def load_model(folder: Path, name: str | None = None, config: ModelConfig | None = None) -> Model:
