@@ -1,10 +1,13 @@
 """What a run asks a server, and how often: by a client that replies from a script, in virtual time."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.support.serving import PATIENCE
 from tta_server.errors import BackendUnavailable, ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.batches import InputImage, Scored
@@ -283,6 +286,9 @@ def test_a_model_that_can_not_be_used_is_said_at_the_start(about: Mapping[str, A
     [
         ("server:8000", None, "takes the address of a tta-server like http://host:8000"),
         ("ftp://server", None, "takes the address"),
+        ("http://[::1", None, "takes the address"),
+        ("http://server:port", None, "takes the address"),
+        ("http://server:99999", None, "takes the address"),
         ("http://server/?a=1", None, "without a query"),
         ("http://me:secret@server", None, "takes no user and password"),
         ("http://server", "two words", "one word of printable ASCII"),
@@ -308,3 +314,67 @@ def test_all_threads_end_with_the_first_error() -> None:
     scorer = RemoteScorer(plan, lambda: client.now, wait)
     with pytest.raises(ConfigError, match="has changed during the run"):
         list(scorer.score([InputImage("a", lambda: b"a")]))
+
+
+def test_after_the_end_no_thread_sends_another_request() -> None:
+    """Those that wait at the gate would each find out by themselves that the server hangs, one after the other."""
+    under_way, more = threading.Event(), threading.Event()
+
+    class HangingClient(ScriptedClient):
+        def post(self, address: tuple[str, Mapping[str, Any]], content: bytes, seconds: float) -> Reply:
+            under_way.set()
+            more.wait(PATIENCE)
+            return super().post(address, content, seconds)
+
+    client = HangingClient([answered(digest="sha256:2")])
+    plan = open_remote(client, "toy", {}, 1)  # type: ignore[arg-type]
+    scorer = RemoteScorer(plan)
+
+    def score(number: int) -> str:
+        with pytest.raises(ConfigError) as raised:
+            list(scorer.score([InputImage(str(number), lambda: b"")]))
+        return str(raised.value)
+
+    with ThreadPoolExecutor(8) as pool:
+        works = [pool.submit(score, number) for number in range(8)]
+        under_way.wait(PATIENCE)
+        more.set()
+        assert {"has changed during the run" in work.result(PATIENCE) for work in works} == {True}
+    assert len(client.asked) == 1
+
+
+def test_a_proxy_before_the_server_is_understood() -> None:
+    """Its statuses have no code: 413 is the image's, and 429 is obeyed."""
+    client = ScriptedClient([Reply(429, {}, "", 2.0), Reply(413, {}, "", None), answered()])
+    first, second = client.score(b"large", b"small")
+    assert first.outcome == "the server answered with status 413"
+    assert isinstance(second.outcome, Answer)
+    (wait,) = client.waits
+    assert 2.0 <= wait <= 2.5
+
+
+def test_the_order_of_what_is_included_is_no_other_run() -> None:
+    def of(include: str) -> Mapping[str, Any]:
+        plan: RemotePlan = open_remote(ScriptedClient([]), "toy", {"include": include}, 4)  # type: ignore[arg-type]
+        return plan.fingerprint("jsonl", Limits())
+
+    assert of("views,agreement") == of("agreement,views")
+    assert of("views") != of("agreement,views")
+
+
+def test_a_name_with_signs_of_a_url_is_one_name() -> None:
+    asked = []
+
+    class NotingClient(ScriptedClient):
+        def get(self, path: str, query: Mapping[str, Any] | None = None) -> Reply:
+            asked.append(path)
+            return super().get(path, query)
+
+    open_remote(NotingClient([]), "a/b?c#d", {}, 4)  # type: ignore[arg-type]
+    assert asked[0] == "/v1/models/a%2Fb%3Fc%23d"
+
+
+@pytest.mark.parametrize("url", ["http://a..b", f"http://{'x' * 70}.com"])
+def test_a_host_that_has_no_name_can_not_be_reached(url: str) -> None:
+    with pytest.raises(ConfigError, match="can't be reached"):
+        open_remote(ServerClient(url), "toy", {}, 4)

@@ -4,23 +4,30 @@ import io
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.scoring.test_inputs import contents
 from tests.support.file_server import ENDLESS, SECRET, FileServer, serve_folder
 from tests.support.scoring import rows_of, run_scoring, toy, write_images
+from tests.support.serving import until
 from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
+from tta_server.scoring.files import _is_final
 from tta_server.scoring.inputs import open_inputs
+from tta_server.scoring.read_ahead import HELD
 
 names = st.text("ab.é %#[", min_size=1, max_size=6).filter(lambda name: name.strip(". ") and "[" not in name[:1])
 trees = st.dictionaries(
@@ -227,3 +234,65 @@ def test_an_error_while_a_table_is_read_is_a_sentence(memory: str) -> None:
     fsspec.filesystem("memory").pipe(f"{memory}/bytes.parquet", b"")
     with pytest.raises((ConfigError, InvalidInput)):
         open_inputs(f"{memory}/bytes.parquet")
+
+
+def test_an_image_in_an_archive_is_tried_again_where_a_store_is_busy(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, failures = fsspec.filesystem("memory"), ["busy", "busy"]
+    with store.open(f"{memory}/t.tar", "wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    (image,) = open_inputs(f"{memory}/t.tar").images(0, 1, Limits())
+    whole = type(store)._open
+
+    def busy(self: Any, *arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise OSError(failures.pop())
+        return whole(self, *arguments, **options)
+
+    monkeypatch.setattr(type(store), "_open", busy)
+    assert image.read() == b"abc"
+    assert not failures
+
+
+def test_a_status_that_is_no_number_is_tried_again() -> None:
+    """Each file system has errors of its own."""
+    error = OSError("busy")
+    error.status = "slow down"  # type: ignore[attr-defined]
+    assert not _is_final(error)
+    error.status = 404  # type: ignore[attr-defined]
+    assert _is_final(error)
+
+
+class CountingStore(MemoryFileSystem):
+    """Knows how many files were read."""
+
+    protocol = "counting"
+    reads: ClassVar[list[str]] = []
+
+    def _open(self, path: str, *arguments: Any, **options: Any) -> Any:
+        self.reads.append(path)
+        return super()._open(path, *arguments, **options)
+
+
+def test_few_images_are_read_before_they_are_asked_for(tmp_path: Path) -> None:
+    """Of a chunk of 200 no more than HELD; all of them are read, once each, by one thread or by many."""
+    fsspec.register_implementation("counting", CountingStore, clobber=True)
+    store = CountingStore()
+    store.store.clear()
+    urls = [f"counting:///{number}.png" for number in range(200)]
+    for number, url in enumerate(urls):
+        store.pipe(url, str(number).encode())
+    (tmp_path / "list.txt").write_text("\n".join(urls))
+    found = open_inputs(str(tmp_path / "list.txt"))
+    CountingStore.reads.clear()
+    images = list(found.images(0, 200, Limits()))
+    until(lambda: len(CountingStore.reads) == HELD)
+    assert images[0].read() == images[0].read() == b"0"
+    assert images[150].read() == b"150"
+    with ThreadPoolExecutor(7) as pool:
+        assert list(pool.map(lambda image: image.read(), images)) == [str(n).encode() for n in range(200)]
+    assert len(CountingStore.reads) == len(set(CountingStore.reads)) + 1  # the one that was asked for early, again
+    until(lambda: not any(thread.name.startswith("read") for thread in threading.enumerate()))

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
@@ -94,29 +94,38 @@ def _open(path: str, **how: Any) -> Any:
 
 def read_part(path: str, first: int, length: int) -> bytes:
     """At most `length` bytes from byte `first` on. Raises InvalidInput or OSError."""
-    with _explained() if is_url(path) else nullcontext(), _open(path, **UNCACHED) as file:
-        file.seek(first)
-        return bytes(file.read(length))
+
+    def read() -> bytes:
+        with _explained() if is_url(path) else nullcontext(), _open(path, **UNCACHED) as file:
+            file.seek(first)
+            return bytes(file.read(length))
+
+    return _retried(read) if is_url(path) else read()
 
 
 def read_image(path: str, limits: Limits) -> bytes:
     """A file of at most `max_bytes`, of which no more is read. Raises InvalidInput, TooLarge or OSError."""
-    if not is_url(path):
-        return read_file(path, limits)
+    if is_url(path):
+        return _retried(lambda: _read_url(path, limits.max_bytes))
+    return read_file(path, limits)
+
+
+def _retried(read: Callable[[], bytes]) -> bytes:
     for seconds in RETRIES:
         try:
-            return _read_url(path, limits.max_bytes)
+            return read()
         except InvalidInput as error:
             if _is_final(error.__cause__):
                 raise
         time.sleep(seconds)
-    return _read_url(path, limits.max_bytes)
+    return read()
 
 
 def _is_final(cause: BaseException | None) -> bool:
     """True if the file is not there, or not for us; aiohttp has a status for it."""
-    status = getattr(cause, "status", 0)
-    return isinstance(cause, FileNotFoundError | PermissionError) or (400 <= status < 500 and status not in BUSY)
+    status = getattr(cause, "status", None)
+    is_refused = isinstance(status, int) and 400 <= status < 500 and status not in BUSY
+    return is_refused or isinstance(cause, FileNotFoundError | PermissionError)
 
 
 def _read_url(url: str, max_bytes: int) -> bytes:

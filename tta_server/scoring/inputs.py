@@ -3,7 +3,7 @@
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -14,13 +14,12 @@ from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
 from tta_server.scoring.files import STREAMED, check_schemes, is_url, join, local_path, parent, read_image
+from tta_server.scoring.read_ahead import ReadAhead
 from tta_server.scoring.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, read_csv, read_list, read_parquet
 from tta_server.scoring.tar import TAR_SUFFIXES, read_tar
 from tta_server.scoring.url_listing import Listed, list_folder, list_pattern
 
 LIST_SUFFIXES = (".txt", ".lst")
-READERS = 16
-"""Files at URLs that are read at once."""
 KINDS = (
     "a folder, a pattern like 'photos/*.jpg', a list (.txt), a table (.csv, .parquet), an archive (.tar) or an image, "
     "on this machine or at a URL"
@@ -74,14 +73,11 @@ class Files:
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         """What is at URLs is read from here on, several at a time."""
-        pool = ThreadPoolExecutor(READERS, "read")  # starts no thread before there is a URL
-        try:
+        with closing(ReadAhead()) as ahead:
             for name in self.names[start:stop]:
                 path = join(self.folder, name)
                 read = partial(read_image, path, limits)
-                yield InputImage(_as_text(name), pool.submit(read).result if is_url(path) else read)
-        finally:
-            pool.shutdown(wait=False)
+                yield InputImage(_as_text(name), ahead.add(read) if is_url(path) else read)
 
 
 def _length(path: str) -> int | str:

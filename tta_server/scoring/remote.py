@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from tta_server.errors import BackendUnavailable, ConfigError, TTAError, shown
 from tta_server.imaging.decoding import Limits
@@ -16,14 +17,7 @@ from tta_server.scoring.gate import Gate
 from tta_server.scoring.manifest import versions
 from tta_server.scoring.schema import Schema
 from tta_server.scoring.served_answers import PROBABILITIES, WITH_PROBABILITIES, is_cut, read_answer, views_done
-from tta_server.scoring.server_client import (
-    BUSY_CODES,
-    IMAGE_CODES,
-    PASSING_CODES,
-    ConnectionLost,
-    Reply,
-    ServerClient,
-)
+from tta_server.scoring.server_client import PASSING_CODES, ConnectionLost, Reply, ServerClient
 from tta_server.serving.answer import Answer
 
 GIVE_UP_SECONDS = 300.0
@@ -44,6 +38,7 @@ class RemotePlan:
 
     `about` is what the server states of the model, `server` its version. At most `most` requests are under way at once;
     the run ends where no image was answered for `give_up_after` seconds. `masks` says how rows have masks: png, or rle.
+    `dimensions` is the length of embeddings, None where the server states none.
     """
 
     client: ServerClient
@@ -53,6 +48,7 @@ class RemotePlan:
     most: int
     give_up_after: float
     masks: str = "png"
+    dimensions: int | None = None
 
     @property
     def task(self) -> str:
@@ -60,7 +56,7 @@ class RemotePlan:
 
     @property
     def schema(self) -> Schema:
-        return Schema(self.task, self.about["name"], tuple(self.about["labels"]), self.masks)
+        return Schema(self.task, self.about["name"], tuple(self.about["labels"]), self.masks, self.dimensions)
 
     @property
     def rle_of(self) -> Sequence[str]:
@@ -102,7 +98,8 @@ def open_remote(
     client: ServerClient, model: str, options: Mapping[str, Any], most: int, give_up_after: float = GIVE_UP_SECONDS
 ) -> RemotePlan:
     """Ask what the server states of the model, and whether it takes the options. Raises ConfigError."""
-    about = _stated(client, f"/v1/models/{model}")
+    path = f"/v1/models/{quote(model, safe='')}"
+    about = _stated(client, path)
     if about.get("state") == "failed":
         raise ConfigError(f"{client.url}: model {model} is not loaded: {about.get('reason')}")
     if not about.get("digest"):
@@ -110,9 +107,19 @@ def open_remote(
     version = str(_stated(client, "/v2").get("version"))
     options = dict(options)
     masks = options.pop("masks", "png")
-    plan = RemotePlan(client, about, version, options, most, give_up_after, masks)
-    _stated(client, f"/v1/models/{model}/quote", plan.query)
+    if "include" in options:
+        options["include"] = ",".join(sorted(set(options["include"].split(","))))
+    dimensions = _dimensions(client, about["name"]) if about["task"] == "embedding" else None
+    plan = RemotePlan(client, about, version, options, most, give_up_after, masks, dimensions)
+    _stated(client, f"{path}/quote", plan.query)
     return plan
+
+
+def _dimensions(client: ServerClient, model: str) -> int | None:
+    """The length of a model's embeddings, None where its file leaves it open."""
+    outputs = _stated(client, f"/v2/models/{quote(model, safe='')}").get("outputs", [])
+    lengths = [output["shape"][-1] for output in outputs if output["name"] == "EMBEDDING"]
+    return next((length for length in lengths if length > 0), None)
 
 
 def _stated(client: ServerClient, path: str, query: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
@@ -150,7 +157,7 @@ class RemoteScorer:
 
     @property
     def _path(self) -> str:
-        return f"/v1/models/{self.plan.about['name']}/predict"
+        return f"/v1/models/{quote(self.plan.about['name'], safe='')}/predict"
 
     def score(self, images: Iterable[InputImage]) -> Iterator[Scored]:
         """Each image's outcome, in their order. Raises BackendUnavailable where the server is gone for too long.
@@ -199,7 +206,7 @@ class RemoteScorer:
                 if answer.receipt.stop_reason != StopReason.BACKEND_FAILED:
                     continue
                 sentence = "the model failed on a view of this image"
-            elif reply.code in IMAGE_CODES:
+            elif reply.is_of_image:
                 return reply.sentence
             else:
                 sentence = self._passing(reply)
@@ -236,13 +243,14 @@ class RemoteScorer:
         refusals = 0
         while True:
             with self._gate.request() as passage:
+                if self._failure:
+                    raise self._failure
                 try:
                     reply = self.plan.client.post(address, content, self._seconds)
                 except ConnectionLost as error:
                     reply = Reply(0, {"error": str(error)}, "", None)
-                is_busy = reply.code in BUSY_CODES
-                passage.is_refused, passage.is_answered = is_busy or reply.is_late, reply.status == 200
-            if not is_busy:
+                passage.is_refused, passage.is_answered = reply.is_busy or reply.is_late, reply.status == 200
+            if not reply.is_busy:
                 return reply
             refusals, asked = refusals + 1, reply.retry_after
             self._pause(_backoff(refusals) if asked is None else asked * random.uniform(1, 1.25), reply.sentence)

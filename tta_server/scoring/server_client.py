@@ -22,6 +22,8 @@ IMAGE_CODES = frozenset([Code.INVALID_INPUT, Code.TOO_LARGE, Code.UNSUPPORTED_ME
 BUSY_CODES = frozenset([Code.OVERLOADED, Code.NOT_READY])
 PASSING_CODES = frozenset([Code.BACKEND_FAILED, Code.INTERNAL, Code.CANCELLED])
 """Failures that may pass when the same is asked again: a batch that took too long fails for all images in it."""
+TOO_LARGE, TOO_MANY = 413, 429
+"""Statuses that a proxy uses too, without a code: the body is too large for it, or requests are too many."""
 TOO_SLOW = 408
 """The server's status for a request that did not arrive in time."""
 PROXY_STATUSES = (502, 503, 504)
@@ -47,6 +49,16 @@ class Reply:
     @property
     def code(self) -> str:
         return str(self.body.get("code", ""))
+
+    @property
+    def is_of_image(self) -> bool:
+        """True if it says what is wrong with the image."""
+        return self.code in IMAGE_CODES or (self.status == TOO_LARGE and not self.code)
+
+    @property
+    def is_busy(self) -> bool:
+        """True if the request was refused, and may be sent again later."""
+        return self.code in BUSY_CODES or (self.status == TOO_MANY and not self.code)
 
     @property
     def is_late(self) -> bool:
@@ -96,7 +108,7 @@ class ServerClient:
             return _reply(self._client.request(method, address, content=content, timeout=timeout))
         except self._httpx.TimeoutException:
             raise ConnectionLost(f"no answer within {seconds:g} s") from None
-        except self._httpx.TransportError as error:
+        except (self._httpx.RequestError, UnicodeError) as error:  # UnicodeError: a host name that none can have
             raise ConnectionLost(str(error) or type(error).__name__) from None
 
     def close(self) -> None:
@@ -123,9 +135,14 @@ def _retry_after(body: Mapping[str, Any], headers: Mapping[str, str]) -> float |
 
 def _check_url(url: str) -> str:
     """Without a `/` at its end."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigError("--url takes the address of a tta-server like http://host:8000, without a query")
+    wrong = ConfigError("--url takes the address of a tta-server like http://host:8000, without a query")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise wrong
     if parts.username is not None or parts.password is not None:
         raise ConfigError("--url takes no user and password; give the server's key by --key or TTA_KEY")
     return url.rstrip("/")

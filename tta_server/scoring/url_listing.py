@@ -55,7 +55,7 @@ def list_pattern(url: str) -> Listed:
 
 
 def stamp(url: str) -> bytes:
-    """The digest of a file's length and version; of what is not there, of nothing. Raises ConfigError."""
+    """The digest of a file's length and version. Raises ConfigError."""
     fs, path = file_system(url)
     try:
         return _stamp(fs.info(path))
