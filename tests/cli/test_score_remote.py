@@ -106,6 +106,23 @@ def test_failures_are_rows_with_the_servers_sentence_and_a_run_is_resumed(
     assert "was begun with options" in check_mistake(run(*words(photos, toys.url, out, "--merge", "vote")))
 
 
+@pytest.mark.parametrize(("limit", "status"), [("3", 0), ("2", 3), ("20%", 3)])
+def test_a_limit_of_failures_holds_with_a_server(toys: Server, tmp_path: Path, limit: str, status: int) -> None:
+    photos, out = write_images(tmp_path / "photos", 10, [2, 5, 6]), tmp_path / "out"
+    done = run(*words(photos, toys.url, out, "--max-failures", limit))
+    assert done.returncode == status, done.stderr
+    assert len(rows_of(out)) == 10
+
+
+def test_a_folder_of_a_local_run_is_not_gone_on_with_by_a_server(toys: Server, models: Path, tmp_path: Path) -> None:
+    photos, out = write_images(tmp_path / "photos", 2), tmp_path / "out"
+    local = ("score", photos, "--model", models / "toy", "--out", out, "--format", "jsonl")
+    assert run(*local).returncode == 0
+    assert "was begun without a server" in check_mistake(run(*words(photos, toys.url, out)))
+    assert run(*words(photos, toys.url, tmp_path / "other")).returncode == 0
+    assert "was begun with a server" in check_mistake(run(*local, "--out", tmp_path / "other"))
+
+
 def test_a_stop_rule_is_warned_of(toys: Server, tmp_path: Path) -> None:
     done = run(*words(write_images(tmp_path / "photos", 3), toys.url, tmp_path / "out", "--stop", "certain"))
     assert done.returncode == 0, done.stderr

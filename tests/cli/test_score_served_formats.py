@@ -1,4 +1,4 @@
-"""`tta-server score --url` in every format: for each task the files of a local run, also where the server keeps answers."""
+"""`tta-server score --url`: for each task, in every format, the files of a local run; also from a cache."""
 
 import csv
 import json

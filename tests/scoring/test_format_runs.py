@@ -1,15 +1,19 @@
 """Runs in every format that are cut anywhere end as one that is not, files of the whole run too."""
 
 import json
+import os
 import shutil
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scoring.test_coco import GREEN, RED, lit, tiny
+from tests.scoring.test_csv_rows import rows as csv_rows
 from tests.scoring.test_run import CutInputs, Killed
 from tests.support import pictures
 from tests.support.scoring import BROKEN, content_of, run_scoring
@@ -122,3 +126,66 @@ def test_a_stopped_run_has_no_list_of_all_results_yet(model: Path, images: Path,
     run = run_scoring(model, images, out, threads=1, stop_at_first=True, format_name="coco", masks="rle")
     assert 0 < len(run.entries) < 3
     assert not names_beside(out)
+
+
+@pytest.mark.parametrize("name", [*WHOLE_RUN, "jsonl"])
+def test_shards_without_any_answer(model: Path, tmp_path: Path, name: str) -> None:
+    """The second shard has only failures, the last one image; readers take each file."""
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(9):
+        (photos / f"{number}.png").write_bytes(BROKEN if 4 <= number < 8 else pictures.encoded(lit(RED)))
+    run = run_scoring(model, photos, out, format_name=name, masks="rle" if name == "coco" else "png")
+    assert [(entry.images, entry.failed) for entry in run.entries.values()] == [(4, 0), (4, 4), (1, 0)]
+    files = sorted((out / RESULTS).iterdir())
+    assert IDS[name](files) == [f"{number}.png" for number in range(9)]
+
+
+def _ids_of_archives(files: list[Path]) -> list[str]:
+    found = []
+    for path in files:
+        with tarfile.open(path) as archive:
+            (status,) = [name for name in archive.getnames() if name.startswith("status/")]
+            found += [json.loads(line)["id"] for line in archive.extractfile(status)]  # type: ignore[union-attr]
+    return found
+
+
+def _ids_of_datasets(files: list[Path]) -> list[str]:
+    datasets = [json.loads(path.read_bytes()) for path in files]
+    entries = [entry for one in datasets for entry in [*one["images"], *one["failures"]]]
+    return [entry["file_name"] for entry in sorted(entries, key=lambda entry: entry["id"])]
+
+
+IDS = {
+    "parquet": lambda files: pq.read_table(files).column("id").to_pylist(),
+    "csv": lambda files: [row["id"] for path in files for row in csv_rows(path.read_bytes())],
+    "jsonl": lambda files: [json.loads(line)["id"] for path in files for line in path.read_bytes().splitlines()],
+    "coco": _ids_of_datasets,
+    "yolo": _ids_of_archives,
+}
+"""The ids in a format's shards, in order."""
+
+ODD = [
+    'a "quoted", name.png',
+    "=1+1.png",
+    "line\nbreak\r.png",
+    "\u00fc \u2028.png",
+    "-" + "x" * 200 + ".png",
+    "a\\b.png",
+]
+
+
+@pytest.mark.parametrize("name", [*WHOLE_RUN, "jsonl"])
+def test_odd_names_come_back_as_they_are(model: Path, tmp_path: Path, name: str) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for each in ODD:
+        (photos / each).write_bytes(pictures.encoded(lit(RED)))
+    (photos / os.fsdecode(b"\xff.png")).write_bytes(BROKEN)
+    run_scoring(model, photos, out, shard=256, format_name=name, masks="rle" if name == "coco" else "png")
+    assert sorted(IDS[name](sorted((out / RESULTS).iterdir()))) == sorted([*ODD, "\\xff.png"])
+    if name == "yolo":
+        with tarfile.open(out / RESULTS / "part-00000.tar") as archive:
+            archive.extractall(tmp_path / "dataset", filter="data")
+        found = sorted(path.name for path in (tmp_path / "dataset" / "labels").iterdir())
+        assert found == sorted(each.removesuffix(".png") + ".txt" for each in ODD)
