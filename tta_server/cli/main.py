@@ -5,7 +5,6 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.export_triton import export_triton
@@ -19,6 +18,7 @@ from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
 from tta_server.cli.views import views
 from tta_server.errors import BackendUnavailable, TTAError
+from tta_server.imaging.libraries import configure_libraries
 
 cli = typer.Typer(
     name="tta-server",
