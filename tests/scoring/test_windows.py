@@ -158,7 +158,7 @@ def test_a_run_has_batches_of_one_shard_each(
     task = Task(plan, listed, Limits(), OutputFolder(tmp_path / "out"), FORMATS["jsonl"], 4)
     assert task.shards == shards
     with task.output.locked():
-        Run(task, 3, {}, lambda scored: None).run(1)
+        Run(task, 3, 1, {}, lambda scored: None).run()
     full, rest = divmod(images, 4)
     assert backend.runs == [3, 3, 2] * full + {0: [], 1: [2]}[rest]
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [f"{number:03d}.png" for number in range(images)]

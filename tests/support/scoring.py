@@ -59,8 +59,9 @@ def run_scoring(
         with task.output.locked():
             made_of = fingerprint(plan, model, batch, "jsonl", limits)
             task.output.begin({"inputs": digest_inputs(listed.marks()), **made_of})
-            run = Run(task, batch, task.output.entries(), lambda scored: run.stop() if stop_at_first else None)
-            run.run(threads)
+            done = task.output.entries()
+            run = Run(task, batch, threads, done, lambda scored: run.stop() if stop_at_first else None)
+            run.run()
     finally:
         plan.model.retire()
     return run

@@ -14,6 +14,7 @@ from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.options import Command
 from tta_server.cli.predict import predict
 from tta_server.cli.score import score
+from tta_server.cli.score_options import ScoreCommand
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
 from tta_server.cli.views import views
@@ -36,7 +37,7 @@ cli.command(cls=Command)(serve)
 cli.command(cls=Command)(init)
 cli.command(cls=Command)(inspect)
 cli.command(cls=Command)(predict)
-cli.command(cls=Command)(score)
+cli.command(cls=ScoreCommand)(score)
 cli.command(cls=Command)(views)
 cli.command(cls=Command)(calibrate)
 cli.command(cls=Command)(simulate)

@@ -1,17 +1,11 @@
 """`tta-server score`: scores many images into a folder, each exactly once."""
 
-import os
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import typer
-
-from tta_server.cli.console import err, loading, note, out, problem, warn
+from tta_server.cli.console import loading, out, warn
 from tta_server.cli.files import model_folder
 from tta_server.cli.options import (
     MaxBytesOption,
@@ -31,36 +25,31 @@ from tta_server.cli.score_options import (
     MinViewsOption,
     OutOption,
     PlanOption,
+    RayActorsOption,
+    RayGpusOption,
+    RayOption,
     ThreadsOption,
     TopKOption,
     VerifyOption,
 )
-from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.score_progress import ScoreProgress, forecast
+from tta_server.cli.score_ray import score_on_ray
+from tta_server.cli.score_run import How, batch_before, run_to_end
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError
 from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
-from tta_server.scoring.failures import FailureLimit, read_limit
+from tta_server.scoring.cluster.options import read_cluster
+from tta_server.scoring.failures import read_limit
 from tta_server.scoring.formats import choose_format
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
-from tta_server.scoring.output import OutputFolder
+from tta_server.scoring.output import OutputFolder, ShardEntry
 from tta_server.scoring.run import Run, Task
 from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.shards import Shards
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
-
-TOO_MANY_FAILED, INTERRUPTED = 3, 130
-"""Exit statuses."""
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """Options of a run that are none of the model's."""
-
-    batch: int | None
-    threads: int
-    limit: FailureLimit | None
 
 
 def score(
@@ -84,25 +73,29 @@ def score(
     max_pixels: MaxPixelsOption = None,
     plan_only: PlanOption = False,
     verify_only: VerifyOption = False,
+    ray: RayOption = None,
+    ray_actors: RayActorsOption = None,
+    ray_gpus: RayGpusOption = None,
 ) -> None:
-    """Score many images on this machine, each exactly once; images that fail are rows too.
+    """Score many images on this machine, or on a Ray cluster, each exactly once; images that fail are rows too.
 
     A run that was stopped goes on with the same command, and its results are the same to the byte.
-
     Example: tta-server score photos --model clothing --out scores
     """
-    output, how = OutputFolder(to), How(batch, threads or available_cores(), read_limit(max_failures))
+    cluster = read_cluster(ray, ray_actors, ray_gpus)
     if verify_only:
-        _verify(output)
+        _verify(OutputFolder(to))
         return
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
     options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
-    inputs, stored = _listed(source, column), choose_format(format_name)
-    with _loaded(folder, options) as plan:
-        task = Task(plan, inputs, settings.limits, output, stored)
-        _forecast(task, how) if plan_only else _score(task, folder, how)
+    shards = Shards(_listed(source, column), settings.limits, OutputFolder(to), choose_format(format_name))
+    folder, how = _folder(settings.models, model), How(batch, threads, read_limit(max_failures), cluster)
+    _forecast(shards, folder, options, how) if plan_only else _score(shards, folder, options, how)
+
+
+def _folder(models: Path, model: str) -> Path:
+    return Path(model) if is_described(Path(model)) else model_folder(models, model)
 
 
 def _listed(source: str, column: str | None) -> Inputs:
@@ -123,65 +116,34 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
         yield plan
 
 
-def _forecast(task: Task, how: How) -> None:
-    with loading("scoring a few images ..."):
-        found = forecast(task, how.batch or measure_batch(task.plan), how.threads)
+def _forecast(shards: Shards, folder: Path, options: dict[str, Any], how: How) -> None:
+    with _loaded(folder, options) as plan, loading("scoring a few images ..."):
+        found = forecast(_task(plan, shards), how.batch or measure_batch(plan), how.threads or available_cores())
     out.print(found)
 
 
-def _score(task: Task, folder: Path, how: How) -> None:
-    with task.output.locked():
+def _score(shards: Shards, folder: Path, options: dict[str, Any], how: How) -> None:
+    if how.cluster:
+        score_on_ray(how.cluster, shards, folder, read_scoring_options(options), how)
+        return
+    with _loaded(folder, options) as plan, shards.output.locked():
         with loading("measuring ..."):
-            batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
-            made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
-            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
-        _run(task, batch, how.threads, how.limit)
+            batch = how.batch or batch_before(shards.output) or measure_batch(plan)
+            made_of = fingerprint(plan, folder, batch, shards.format.name, shards.limits)
+            shards.output.begin({"inputs": digest_inputs(shards.inputs.marks()), **made_of})
+
+        def make(done: Mapping[int, ShardEntry], progress: ScoreProgress) -> Run:
+            return Run(_task(plan, shards), batch, how.threads or available_cores(), done, progress.add)
+
+        run_to_end(make, shards.output, shards.images, how.limit)
 
 
-def _run(task: Task, batch: int, threads: int, limit: FailureLimit | None) -> None:
-    done, total = task.output.entries(), task.images
-    with ScoreProgress(total, done.values()) as progress:
-        run = Run(task, batch, done, progress.add)
-        progress.on_failure(lambda failed: run.stop() if limit and limit.is_passed(failed, total) else None)
-        with _interruptible(run) as interrupted:
-            run.run(threads)
-    err.print(summary(run.entries.values(), task, progress))
-    if interrupted:
-        note("stopped; the same command goes on from here")
-        raise typer.Exit(INTERRUPTED)
-    if limit and limit.is_passed(progress.failed, total):
-        problem(f"more images failed than --max-failures {limit.text} allows")
-        raise typer.Exit(TOO_MANY_FAILED)
-
-
-@contextmanager
-def _interruptible(run: Run) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM ends the run after the shard under way, the second at once."""
-    received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(INTERRUPTED)
-        received.append(number)
-        run.stop()
-        note("ending after the shard under way; once more ends at once")
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _task(plan: Plan, shards: Shards) -> Task:
+    return Task(plan, shards.inputs, shards.limits, shards.output, shards.format)
 
 
 def _min_views(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
-
-
-def _batch_before(output: OutputFolder) -> int | None:
-    """The batch size of the run that is resumed."""
-    found = (output.read_manifest() or {}).get("batch")
-    return found if isinstance(found, int) else None
 
 
 def _verify(output: OutputFolder) -> None:

@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 
 import typer
@@ -34,7 +35,7 @@ class ScoreProgress:
     """
 
     def __init__(self, total: int, done: Collection[ShardEntry]) -> None:
-        self._total = total
+        self.total = total
         self._lock = threading.Lock()
         self._started = self._last = time.monotonic()
         self._scored = self._answered = self._views = 0
@@ -59,17 +60,22 @@ class ScoreProgress:
         self._on_failure = listener
 
     def add(self, scored: Scored) -> None:
+        if isinstance(scored.outcome, Answer):
+            self.add_images(1, len(scored.outcome.receipt.views), 0, [])
+        else:
+            self.add_images(1, 0, 1, [scored])
+
+    def add_images(self, images: int, views: int, failed: int, failures: Sequence[Scored]) -> None:
+        """Add images of which `failed` have failed, the first of them `failures`; `views` were run for the others."""
         with self._lock:
-            self._scored += 1
-            if isinstance(scored.outcome, Answer):
-                self._answered += 1
-                self._views += len(scored.outcome.receipt.views)
-            else:
-                self.failed += 1
-                if len(self.failures) < MOST_NAMED:
-                    self.failures.append(scored)
+            self._scored += images
+            self._answered += images - failed
+            self._views += views
+            self.failed += failed
+            self.failures += failures[: MOST_NAMED - len(self.failures)]
+            if failed:
                 self._on_failure(self.failed)
-            self._show()
+            self._show(images)
 
     @property
     def rate(self) -> float:
@@ -80,14 +86,14 @@ class ScoreProgress:
     def mean_views(self) -> float:
         return self._views / max(1, self._answered)
 
-    def _show(self) -> None:
+    def _show(self, images: int) -> None:
         counts = f"{self.failed} failed, {self.mean_views:.1f} views" if self.failed else f"{self.mean_views:.1f} views"
         if err.is_terminal:
-            self._bar.update(self._task, advance=1, rate=f"{self.rate:.1f}/s", counts=counts)
+            self._bar.update(self._task, advance=images, rate=f"{self.rate:.1f}/s", counts=counts)
         elif (now := time.monotonic()) - self._last >= EVERY_SECONDS:
             self._last = now
-            left = self._total - self._before - self._scored
-            line = {"images": self._before + self._scored, "of": self._total, "failed": self.failed}
+            left = self.total - self._before - self._scored
+            line = {"images": self._before + self._scored, "of": self.total, "failed": self.failed}
             figures = {"rate": round(self.rate, 2), "views": round(self.mean_views, 2)}
             typer.echo(json.dumps({**line, **figures, "left_s": round(left / max(self.rate, 1e-9))}), err=True)
 
@@ -105,15 +111,15 @@ def _ignore(failed: int) -> None:
     pass
 
 
-def summary(entries: Collection[ShardEntry], task: Task, progress: ScoreProgress) -> Table:
+def summary(entries: Collection[ShardEntry], progress: ScoreProgress, folder: Path) -> Table:
     """What the folder holds, and the first failures of this run."""
     images, failed = sum(entry.images for entry in entries), sum(entry.failed for entry in entries)
     views = sum(entry.views for entry in entries) / max(1, images - failed)
     table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{images} of {task.images}, {failed} failed")
+    table.add_row("images", f"{images} of {progress.total}, {failed} failed")
     table.add_row("views", f"{views:.2f} a scored image")
     table.add_row("rate", f"{progress.rate:.1f} images/s in this run")
-    table.add_row("results", str(task.output.folder))
+    table.add_row("results", str(folder))
     for scored in progress.failures:
         table.add_row("failed", f"{scored.id}: {scored.outcome}")
     if failed > len(progress.failures) > 0:

@@ -39,6 +39,9 @@ class Inputs(Protocol):
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         """Those from number `start` up to `stop`."""
 
+    def part(self, start: int, stop: int) -> "Inputs":
+        """The same images alone, for another machine that sees the same files: paths are absolute, and it is small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -64,6 +67,9 @@ class Files:
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         for name in self.names[start:stop]:
             yield InputImage(_as_text(name), _reader(os.path.join(self.folder, name), limits))
+
+    def part(self, start: int, stop: int) -> "Files":
+        return Files(os.path.abspath(self.folder), self.names[start:stop])
 
 
 def _length(path: str) -> int:

@@ -1,25 +1,22 @@
 """A run: shards of images, each scored and written whole, until all are there."""
 
-import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.batches import BatchScorer, InputImage, Scored
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
-from tta_server.scoring.output import OutputFolder, Shard, ShardEntry
-from tta_server.scoring.rows import times_of
-from tta_server.serving.answer import Answer
+from tta_server.scoring.output import OutputFolder, ShardEntry
+from tta_server.scoring.shards import SHARD, Listener, Row, ShardScorer
 from tta_server.serving.plan import Plan
 
-SHARD = 256
-"""Images of a shard."""
+AHEAD = 2
+"""Chunks of images for each thread that are under way or wait to be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +57,33 @@ class Task:
         return self.format.row(self.name, scored)
 
 
-Listener = Callable[[Scored], None]
-"""Called for each image once it is scored, on any thread."""
-AHEAD = 2
-"""Chunks of images for each thread that are under way or wait to be stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What is stored of an image: its row, its times, and how many views ran, None if it failed."""
-
-    stored: Any
-    times: Mapping[str, Any]
-    views: int | None
-
-
 class Run:
     """Scores the shards that are not written yet, in their order; of each, several chunks of images at a time.
 
     `stop` ends it after the shard under way.
     """
 
-    def __init__(self, task: Task, batch: int, done: Mapping[int, ShardEntry], listener: Listener) -> None:
+    def __init__(
+        self, task: Task, batch: int, threads: int, done: Mapping[int, ShardEntry], listener: Listener
+    ) -> None:
         self._task = task
-        self._scorer = task.scorer(batch)
-        self._chunk = batch
-        self._listener = listener
+        self._scorer = ShardScorer(task.scorer(batch), batch, task.format, listener)
+        self._threads = threads
         self._stopped = threading.Event()
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self.entries = dict(done)
 
     def stop(self) -> None:
         self._stopped.set()
 
-    def run(self, threads: int) -> None:
+    def run(self) -> None:
         """Return when all shards are written, or after `stop`. Raises ConfigError, BackendUnavailable, DeviceLost."""
-        works: deque[tuple[int, Future[Sequence[_Row]]]] = deque()
-        with ThreadPoolExecutor(threads, thread_name_prefix="score") as pool:
+        works: deque[tuple[int, Future[Sequence[Row]]]] = deque()
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="score") as pool:
             try:
                 for shard, images in self._chunks():
-                    works.append((shard, pool.submit(self._score, images)))
-                    if len(works) >= AHEAD * threads:
+                    works.append((shard, pool.submit(self._scorer.rows, images)))
+                    if len(works) >= AHEAD * self._threads:
                         self._store(*works.popleft())
                 while works:
                     self._store(*works.popleft())
@@ -110,40 +93,18 @@ class Run:
         self._task.output.sort_ledger(self.entries)
 
     def _chunks(self) -> Iterator[tuple[int, Sequence[InputImage]]]:
-        """The images of each shard, as many at a time as a batch has rows; a chunk is of one shard."""
+        """The chunks of each shard; a chunk is of one shard."""
         for shard in range(self._task.shards):
             if self._stopped.is_set():
                 return
             if shard not in self.entries:
-                images = self._task.shard_images(shard)
-                while chunk := list(islice(images, self._chunk)):
+                for chunk in self._scorer.chunks(self._task.shard_images(shard)):
                     yield shard, chunk
 
-    def _score(self, images: Sequence[InputImage]) -> Sequence[_Row]:
-        """The rows of these images; their answers, with masks and maps, are not kept."""
-        rows = []
-        for scored in self._scorer.score(images):
-            rows.append(_Row(self._task.row(scored), times_of(scored), _views(scored)))
-            self._listener(scored)
-        return rows
-
-    def _store(self, shard: int, work: Future[Sequence[_Row]]) -> None:
+    def _store(self, shard: int, work: Future[Sequence[Row]]) -> None:
         """Keep the rows of a chunk; write the shard with its last one."""
         self._rows += work.result()
         if len(self._rows) < self._task.images_of(shard):
             return
         rows, self._rows = self._rows, []
-        times = b"".join(json.dumps(row.times).encode() + b"\n" for row in rows)
-        content = self._task.format.encode(self._task.name, [row.stored for row in rows])
-        self.entries[shard] = self._task.output.write(
-            Shard(shard, self._task.format.suffix, content, times, _counts(rows))
-        )
-
-
-def _counts(rows: Sequence[_Row]) -> Mapping[str, int]:
-    failed = sum(row.views is None for row in rows)
-    return {"images": len(rows), "failed": failed, "views": sum(row.views or 0 for row in rows)}
-
-
-def _views(scored: Scored) -> int | None:
-    return len(scored.outcome.receipt.views) if isinstance(scored.outcome, Answer) else None
+        self.entries[shard] = self._task.output.write(self._scorer.shard(shard, rows))

@@ -33,6 +33,9 @@ class TarImages:
         for name, place in zip(self.ids[start:stop], self.places[start:stop], strict=True):
             yield InputImage(name, self._reader(place, limits))
 
+    def part(self, start: int, stop: int) -> "TarImages":
+        return TarImages(os.path.abspath(self.path), self.ids[start:stop], self.places[start:stop])
+
     def _reader(self, place: tuple[int, int], limits: Limits) -> Callable[[], bytes]:
         def read() -> bytes:
             first, length = place
