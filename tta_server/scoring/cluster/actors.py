@@ -63,6 +63,7 @@ class Actors:
         try:
             found: Opened | Refused = self.ray.get(seat.opening)
         except self.ray.exceptions.RayError as error:
+            self.end(seat)
             self._lost_start(error)
             return None
         if isinstance(found, Refused):
@@ -88,7 +89,7 @@ class Actors:
 
 
 class Patience:
-    """Says once that no actor is ready, and what each needs."""
+    """Says what an actor needs where none is ready for long."""
 
     def __init__(self, actors: Actors) -> None:
         self._actors = actors

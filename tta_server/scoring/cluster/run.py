@@ -121,8 +121,8 @@ class ClusterRun:
         if self._attempts[shard] == ATTEMPTS:
             ids = self._shards.part(shard).ids
             raise BackendFailed(
-                f"images {shown(ids[0])} to {shown(ids[-1])} ended {ATTEMPTS} actors ({reason(error)}); what is done is "
-                "kept, and the same command goes on from there"
+                f"images {shown(ids[0])} to {shown(ids[-1])} ended {ATTEMPTS} actors ({reason(error)}); what is done "
+                "is kept, and the same command goes on from there"
             )
 
     def _check_read(self, shard: int, result: ShardResult) -> None:
