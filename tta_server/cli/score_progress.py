@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,8 @@ MOST_NAMED = 5
 """Failures that are listed at the end."""
 SAMPLE = 16
 """Images of a forecast."""
+NODES = (2, 4, 12, 40)
+"""Nodes of a cluster that a forecast is made for."""
 
 
 class ScoreProgress:
@@ -140,8 +142,19 @@ def forecast(task: Task, batch: int, threads: int) -> Table:
     table.add_row("images", f"{task.images}, in shards of {task.shard}")
     table.add_row("an image", f"{each * 1e3:.1f} ms on one core, by {len(images)} of them, of which {failed} failed")
     table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
+    if nodes := times_on_nodes(each * task.shard, task.shards, threads):
+        times = ", ".join(f"{count}: {_duration(seconds)}" for count, seconds in nodes.items())
+        table.add_row("on nodes", f"{times} (--ray, {threads} actors a node like this machine)")
     table.add_row("results", f"about {decimal(round(nbytes * task.images))}")
     return table
+
+
+def times_on_nodes(seconds: float, shards: int, actors: int) -> Mapping[int, float]:
+    """How long a run takes on some numbers of nodes: each actor scores a shard, of `seconds`, at a time.
+
+    Numbers of nodes that have more actors than there are shards are left out.
+    """
+    return {nodes: seconds * -(-shards // (nodes * actors)) for nodes in NODES if nodes * actors <= shards}
 
 
 def _duration(seconds: float) -> str:

@@ -3,8 +3,8 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,15 +56,13 @@ def out(tmp_path: Path) -> Path:
 
 
 class Run:
-    """The command on the cluster, once its first shard is written."""
+    """The command on the cluster, once it has written a shard."""
 
     def __init__(self, cluster: TwoNodes, photos: Path, model: Path, out: Path) -> None:
+        before = shards_in(out)
         arguments = command(*words(photos, model, out, "--ray", cluster.address, "--ray-actors", "2"))
         self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=os.environ | TERMINAL)
-        ledger = out / "ledger.jsonl"
-        until(
-            lambda: time.sleep(0.02) or self.process.poll() is not None or (ledger.exists() and ledger.stat().st_size)
-        )
+        until(lambda: _ended(self.process) or shards_in(out) > before)
         assert self.process.poll() is None, self.process.communicate()
 
     def end(self) -> tuple[int, str]:
@@ -73,8 +71,17 @@ class Run:
         return self.process.returncode, stderr
 
 
+def _ended(process: "subprocess.Popen[str]") -> bool:
+    """Leaves the cores to it for a moment."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.02)
+    return process.returncode is not None
+
+
 def shards_in(out: Path) -> int:
-    return len((out / "ledger.jsonl").read_bytes().splitlines())
+    """Those that are in the ledger."""
+    ledger = out / "ledger.jsonl"
+    return len(ledger.read_bytes().splitlines()) if ledger.exists() else 0
 
 
 def test_a_killed_actor_costs_nothing(cluster, photos, model, out, whole) -> None:
@@ -110,7 +117,7 @@ def test_a_killed_command_and_a_stopped_one_go_on_here(cluster, photos, model, o
     assert status == 130, stderr
     assert "stopped; the same command goes on from here" in stderr
     assert "Traceback" not in stderr
-    assert before <= shards_in(out) < SHARDS
+    assert before < shards_in(out)
     assert run(*words(photos, model, out)).returncode == 0
     assert content_of(out) == whole
 
