@@ -3,10 +3,13 @@
     python benchmarks/ray_scoring.py kills [--commands 10] [--actors 10] [--nodes 3] [--images 5000]
     python benchmarks/ray_scoring.py rate [--rounds 5] [--images 8000] [--model clothing]
     python benchmarks/ray_scoring.py threads [--rounds 3] [--images 2000] [--model clothing]
+    python benchmarks/ray_scoring.py data
 
 `kills` kills (-9) the command, an actor, or a node with its actors at random instants, and compares what is left at the
 end with an uninterrupted run without Ray, to the byte. `rate` runs the same images without Ray (a thread a core) and
 with it (an actor a core), in turns. `threads` runs an actor with a thread a core in turns with actors of one thread.
+`data` shows why Ray Data is not used: what its `map_batches` has run when its reader stops, and how often it runs a
+batch that ends its actor.
 Ray listens on all addresses, so that all of it runs in a network namespace of its own.
 """
 
@@ -182,6 +185,51 @@ def in_turns(
     return found
 
 
+# ---- Ray Data ----
+
+BATCHES = """
+import os, sys, time, ray.data
+log, deadly = sys.argv[1], int(sys.argv[2])
+
+class Note:
+    def __call__(self, batch):
+        number = int(batch["id"][0])
+        with open(log, "a") as file:
+            file.write(f"{number}\\n")
+        if number == deadly:
+            os._exit(1)
+        time.sleep(0.2)
+        return batch
+
+ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+pool = ray.data.ActorPoolStrategy(size=2)
+rows = ray.data.range(200, override_num_blocks=200).map_batches(Note, batch_size=1, compute=pool).iter_rows()
+for _ in zip(range(6 if deadly < 0 else 200), rows):
+    time.sleep(2 if deadly < 0 else 0)
+"""
+
+
+def check_data(folder: Path, seconds: float) -> bool:
+    """Says what happens; there is no target."""
+    run = batches_run(folder / "stopped", -1, 10 * seconds)
+    print(f"map_batches: its reader stopped after 6 rows, {len(run)} of 200 had run")
+    run = batches_run(folder / "deadly", 3, seconds)
+    print(f"map_batches: a batch that ends its actor was run {run.count('3')} times in {seconds:.0f} s")
+    return True
+
+
+def batches_run(log: Path, deadly: int, seconds: float) -> Sequence[str]:
+    """The numbers of the batches that were run within a time; number `deadly` ends its actor."""
+    log.touch()
+    process = subprocess.Popen([sys.executable, "-c", BATCHES, str(log), str(deadly)], stderr=subprocess.DEVNULL)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    return log.read_text().split()
+
+
 def report(what: str, found: Sequence[tuple[float, ...]], target: float) -> bool:
     ratios = [second / first for first, second in found]
     ratio = statistics.median(ratios)
@@ -191,7 +239,7 @@ def report(what: str, found: Sequence[tuple[float, ...]], target: float) -> bool
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("check", choices=["kills", "rate", "threads"])
+    parser.add_argument("check", choices=["kills", "rate", "threads", "data"])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--commands", type=int, default=10)
     parser.add_argument("--actors", type=int, default=10)
@@ -199,6 +247,7 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--model", default="clothing")
+    parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
     enter_namespace()
     kills = {"command": args.commands, "actor": args.actors, "node": args.nodes}
@@ -208,6 +257,7 @@ def main() -> None:
             "kills": lambda: check_kills(folder, kills, args.images or 5000),
             "rate": lambda: check_rate(folder, *given, args.rounds or 5, args.images or 8000),
             "threads": lambda: check_threads(folder, *given, args.rounds or 3, args.images or 2000),
+            "data": lambda: check_data(folder, args.seconds),
         }
         met = checks[args.check]()
     raise SystemExit(0 if met else 1)

@@ -12,11 +12,8 @@ from tta_server.scoring.batches import BatchScorer, InputImage, Scored
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, ShardEntry
-from tta_server.scoring.shards import SHARD, Listener, Row, ShardScorer
+from tta_server.scoring.shards import AHEAD, SHARD, Listener, Row, ShardScorer
 from tta_server.serving.plan import Plan
-
-AHEAD = 2
-"""Chunks of images for each thread that are under way or wait to be stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from tta_server.serving.answer import Answer
 
 SHARD = 256
 """Images of a shard."""
+AHEAD = 2
+"""Chunks of images for each thread that are under way or wait to be stored."""
 Listener = Callable[[Scored], None]
 """Called for each image once it is scored, on any thread."""
 

@@ -12,7 +12,7 @@ from tta_server.scoring.cluster.worker import Refused, ShardResult
 from tta_server.scoring.output import ShardEntry
 from tta_server.scoring.shards import Shards
 
-AHEAD = 2
+SHARDS_AHEAD = 2
 """Shards that an actor has or that wait for it."""
 TICK_SECONDS = 1.0
 """Between two looks whether the run is to stop."""
@@ -73,7 +73,7 @@ class ClusterRun:
         """Give shards to the actors that are ready; each has one before any has two."""
         ready = self._ready()
         self._begun = self._begun or len(ready) >= min(self._size.least, len(self._seats))
-        for depth in range(AHEAD if self._begun else 0):
+        for depth in range(SHARDS_AHEAD if self._begun else 0):
             for seat in ready:
                 if self._todo and len(seat.work) == depth:
                     shard = self._todo.popleft()

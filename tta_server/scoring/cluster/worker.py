@@ -3,8 +3,9 @@
 import io
 import platform
 import tarfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.manifest import fingerprint
 from tta_server.scoring.output import Shard
 from tta_server.scoring.scorer import open_plan
-from tta_server.scoring.shards import ShardScorer
+from tta_server.scoring.shards import AHEAD, Row, ShardScorer
 from tta_server.serving.image import Image
 from tta_server.serving.plan import Options
 
@@ -107,14 +108,22 @@ class ShardWorker:
         """Score the images of `part`, which are shard `number`."""
         self._failures = []
         unread: list[int] = []
+        images = part.images(0, len(part), self._setup.limits)
         try:
-            images = list(part.images(0, len(part), self._setup.limits))
+            rows = self._rows(_watched(image, n, unread) for n, image in enumerate(images))
         except OSError as error:
             return Refused(f"node {self._node}: {error.filename or 'the images'}: {unreadable(error)}")
-        watched = [_watched(image, n, unread) for n, image in enumerate(images)]
-        chunks = self._threads.map(self._shards.rows, self._shards.chunks(watched))
-        shard = self._shards.shard(number, [row for rows in chunks for row in rows])
-        return ShardResult(self._node, shard, self._failures[:MOST_NAMED], sorted(unread))
+        return ShardResult(self._node, self._shards.shard(number, rows), self._failures[:MOST_NAMED], sorted(unread))
+
+    def _rows(self, images: Iterable[InputImage]) -> Sequence[Row]:
+        """The rows of a shard; images are opened a few chunks ahead of those that are scored."""
+        works: deque[Future[Sequence[Row]]] = deque()
+        rows: list[Row] = []
+        for chunk in self._shards.chunks(images):
+            works.append(self._threads.submit(self._shards.rows, chunk))
+            if len(works) >= AHEAD * self._setup.threads:
+                rows += works.popleft().result()
+        return rows + [row for work in works for row in work.result()]
 
     def _note(self, scored: Scored) -> None:
         if isinstance(scored.outcome, str):
