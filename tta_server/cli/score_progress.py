@@ -143,8 +143,8 @@ def forecast(task: Task, batch: int, threads: int) -> Table:
     table.add_row("an image", f"{each * 1e3:.1f} ms on one core, by {len(images)} of them, of which {failed} failed")
     table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
     if nodes := times_on_nodes(each * task.shard, task.shards, threads):
-        times = ", ".join(f"{count}: {_duration(seconds)}" for count, seconds in nodes.items())
-        table.add_row("on nodes", f"{times} (--ray, {threads} actors a node like this machine)")
+        times = ", ".join(f"{_duration(seconds)} on {count}" for count, seconds in nodes.items())
+        table.add_row("--ray", f"{times} such machines")
     table.add_row("results", f"about {decimal(round(nbytes * task.images))}")
     return table
 

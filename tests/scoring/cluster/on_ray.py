@@ -122,7 +122,7 @@ def test_a_killed_command_and_a_stopped_one_go_on_here(cluster, photos, model, o
     assert content_of(out) == whole
 
 
-def test_failures_are_bounded_and_a_cluster_that_is_not_there_is_one_sentence(cluster, model, tmp_path) -> None:
+def test_failures_are_bounded(cluster, model, tmp_path) -> None:
     folder = write_images(tmp_path / "photos", 10, [2, 5, 6])
     (folder / "007.png").write_bytes(BROKEN)
     done = subprocess.run(

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError, InvalidInput, TTAError
 from tta_server.scoring.cluster.options import Cluster, PoolSize, Share, read_cluster, read_pool_size
 from tta_server.scoring.cluster.session import connected
 
@@ -55,10 +55,19 @@ def test_an_address_is_kept() -> None:
 
 
 @pytest.mark.ray
-def test_a_client_outside_of_the_cluster_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("ray://host:10001", "results are written where the command runs; run it in the cluster with `ray job submit`"),
+        ("host", "--ray takes an address like head:6379, not 'host'"),
+        (":6379", "--ray takes an address like head:6379"),
+        ("127.0.0.1:1", "nothing answers at 127.0.0.1:1: .*Connection refused"),
+    ],
+)
+def test_an_address_without_a_cluster_is_one_sentence(address: str, sentence: str) -> None:
     pytest.importorskip("ray")
-    with pytest.raises(InvalidInput, match="results are written where the command runs, so run it in the cluster"):
-        connected("ray://host:10001").__enter__()
+    with pytest.raises(TTAError, match=sentence):
+        connected(address).__enter__()
 
 
 def test_ray_is_not_imported_before_it_is_used() -> None:
