@@ -40,6 +40,10 @@ def test_options_of_a_cluster_need_one() -> None:
         read_cluster(None, "4", None)
     with pytest.raises(InvalidInput, match="--ray-gpus is for --ray"):
         read_cluster(None, None, 0.5)
+    with pytest.raises(
+        InvalidInput, match=r"--ray-gpus takes a whole number, or a share of one GPU like 0\.5, not 1\.5"
+    ):
+        read_cluster("", None, 1.5)
 
 
 def test_without_ray_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

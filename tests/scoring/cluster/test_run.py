@@ -1,5 +1,6 @@
 """Whichever actors die, each image is stored once, in order, as an uninterrupted run on one machine stores it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,14 @@ def test_what_an_actor_raises_is_named(model: Path, images: Path, tmp_path: Path
         run_on(FakeRay(fails=raises), model, images, tmp_path / "out")
 
 
-def test_a_model_that_a_node_cannot_load_is_its_sentence(model: Path, images: Path, tmp_path: Path) -> None:
-    ray = FakeRay()
-    broken = replace(setup_of(model, merge="vote"), format="xml")
-    with pytest.raises(ConfigError, match=r"node .+: --format takes .*, not xml"):
-        Actors(ray, broken, pack_folder(model), Share(1, 0), print).first()
+def test_a_model_that_a_node_cannot_load_is_its_sentence(model: Path, tmp_path: Path) -> None:
+    """Its path is that within the model's folder: the node has it in another place."""
+    broken = shutil.copytree(model, tmp_path / "toy")
+    (broken / "1" / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match=r"^node [^/]+: toy/1/model.onnx: "):
+        Actors(FakeRay(), setup_of(model), pack_folder(broken), Share(1, 0), print).first()
+    with pytest.raises(ConfigError, match=r"^node .+: --format takes .*, not xml"):
+        Actors(FakeRay(), replace(setup_of(model), format="xml"), pack_folder(model), Share(1, 0), print).first()
 
 
 def test_a_node_with_other_versions_is_refused(model: Path, images: Path, tmp_path: Path, monkeypatch) -> None:

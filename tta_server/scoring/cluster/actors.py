@@ -12,6 +12,8 @@ from tta_server.scoring.cluster.worker import Opened, Refused, Setup, ShardWorke
 
 ATTEMPTS = 5
 """Actors that a shard, or the start of one, may end before the run ends."""
+TICK_SECONDS = 0.25
+"""Between two looks whether the run is to stop."""
 NOTE_SECONDS = 15.0
 """Without an actor that is ready, after which this is said."""
 Notify = Callable[[str], None]
@@ -52,7 +54,7 @@ class Actors:
         """The first actor, ready; all others must have its batch size, model, device and versions."""
         seat, patience, opened = self.start(), Patience(self), None
         while opened is None:
-            if self.ray.wait([seat.opening], timeout=1.0)[0] and (opened := self.opened(seat)) is None:
+            if self.ray.wait([seat.opening], timeout=TICK_SECONDS)[0] and (opened := self.opened(seat)) is None:
                 seat = self.start()
             patience.look(is_ready=False)
         self._setup, self._expected = replace(self._setup, batch=opened.batch), opened.fingerprint

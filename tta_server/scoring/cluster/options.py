@@ -58,6 +58,8 @@ class Cluster:
 def read_cluster(address: str | None, actors: str | None, gpus: float | None) -> Cluster | None:
     """None without an address. Raises InvalidInput, and ConfigError without Ray."""
     size = read_pool_size(actors)
+    if gpus is not None and gpus > 1 and gpus % 1:
+        raise InvalidInput(f"--ray-gpus takes a whole number, or a share of one GPU like 0.5, not {gpus:g}")
     if address is not None:
         import_ray()
         return Cluster(address, size, gpus)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from tta_server.errors import BackendFailed, ConfigError, shown
-from tta_server.scoring.cluster.actors import ATTEMPTS, Actors, Patience, Seat
+from tta_server.scoring.cluster.actors import ATTEMPTS, TICK_SECONDS, Actors, Patience, Seat
 from tta_server.scoring.cluster.options import PoolSize
 from tta_server.scoring.cluster.session import reason
 from tta_server.scoring.cluster.worker import Refused, ShardResult
@@ -14,8 +14,6 @@ from tta_server.scoring.shards import Shards
 
 SHARDS_AHEAD = 2
 """Shards that an actor has or that wait for it."""
-TICK_SECONDS = 1.0
-"""Between two looks whether the run is to stop."""
 Listener = Callable[[ShardResult], None]
 
 

@@ -85,14 +85,14 @@ class ShardWorker:
         """Load the model; its files are on this node only meanwhile."""
         configure_libraries()
         self._setup, self._node = setup, platform.node()
-        try:
-            with TemporaryDirectory(prefix="tta-server-") as place:
-                with tarfile.open(fileobj=io.BytesIO(model)) as archive:
-                    archive.extractall(place, filter="data")
+        with TemporaryDirectory(prefix="tta-server-") as place:
+            with tarfile.open(fileobj=io.BytesIO(model)) as archive:
+                archive.extractall(place, filter="data")
+            try:
                 return self._open(Path(place) / setup.model)
-        except TTAError as error:
-            reason = error.reason if isinstance(error, BackendUnavailable) else str(error)
-            return Refused(f"node {self._node}: {reason}")
+            except TTAError as error:
+                reason = error.reason if isinstance(error, BackendUnavailable) else str(error)
+                return Refused(f"node {self._node}: {reason.replace(place + '/', '')}")
 
     def _open(self, folder: Path) -> Opened:
         setup, form = self._setup, choose_format(self._setup.format)
