@@ -9,17 +9,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from tests.support.serving import until
 
 CPUS = 2
 """Of a node; they are only counted."""
-STARTS = 4
 UNSHARE = ["unshare", "--net", "bash", "-c", 'ip link set lo up; exec "$@"', "bash"]
 
 
@@ -39,6 +42,7 @@ def ray_environment() -> Iterator[dict[str, str]]:
     """Variables with a folder of its own for Ray, whose path is short enough for sockets; nothing is reported."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    quiet |= {"RAY_worker_niceness": "0"}  # by default 15: on a busy machine actors would hardly run
     try:
         yield {**quiet, "RAY_TMPDIR": folder, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     finally:
@@ -78,13 +82,13 @@ class TwoNodes:
         return pids
 
     def _add_node(self) -> Any:
-        """Ray gives up a node that takes over 30 s to start, which a busy machine may need."""
-        for _ in range(STARTS - 1):
-            try:
-                return self._cluster.add_node(num_cpus=CPUS, include_dashboard=False)
-            except Exception:  # noqa: BLE001, S110 - Ray raises no other
-                pass
-        return self._cluster.add_node(num_cpus=CPUS, include_dashboard=False)
+        """Ray gives up a node that takes over 30 s to start, which a busy machine may need: its clock stands still."""
+        import ray._private.node as starting
+
+        clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: 0.0})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(starting, "time", clock)
+            return self._cluster.add_node(num_cpus=CPUS, include_dashboard=False)
 
     def __enter__(self) -> "TwoNodes":
         return self
