@@ -141,7 +141,7 @@ def test_another_runs_folder_is_refused_with_what_differs(model: Path, images: P
 def test_another_model_or_other_images_are_another_run(model: Path, images: Path, whole: Path, tmp_path: Path) -> None:
     more = shutil.copytree(images, tmp_path / "more")
     (more / "zzz.png").write_bytes(BROKEN)
-    with pytest.raises(ConfigError, match=r"was begun with inputs .*19"):
+    with pytest.raises(ConfigError, match=r"was begun with inputs.images 19, now it is 20"):
         run_scoring(model, more, whole)
     longer = shutil.copytree(images, tmp_path / "longer")
     (longer / "003.png").write_bytes(BROKEN + b"s")

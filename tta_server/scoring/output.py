@@ -144,12 +144,10 @@ class OutputFolder:
                     raise ConfigError(f"{self.folder / RESULTS}: holds files without a manifest; give another --out")
                 write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=2).encode() + b"\n")
             return
-        for key in {**before, **manifest}:
-            if before.get(key) != manifest.get(key):
-                raise ConfigError(
-                    f"{self.folder}: was begun with {key} {shown(before.get(key))}, now it is "
-                    f"{shown(manifest.get(key))}; results of both do not belong together: give another --out"
-                )
+        if difference := _difference(before, manifest):
+            raise ConfigError(
+                f"{self.folder}: was begun {difference}; results of both do not belong together: give another --out"
+            )
 
     def damaged(self) -> Iterator[Path]:
         """The shards that are missing, or whose content is not what the ledger says."""
@@ -185,6 +183,25 @@ class OutputFolder:
                 f"{error.filename or self.folder}: can't be written: {error.strerror or error}; what is done is kept, "
                 "and the same command goes on from there"
             ) from error
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first difference of two manifests, None if they are equal."""
+    if ("server" in before) != ("server" in now):
+        return "with a server (--url), now it is without" if "server" in before else "without a server, now it has one"
+    first, second = _flat(before), _flat(now)
+    for key in {**first, **second}:
+        if first.get(key) != second.get(key):
+            return f"with {key} {shown(first.get(key))}, now it is {shown(second.get(key))}"
+    return None
+
+
+def _flat(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values by name, those of a group as `model.digest`."""
+    found: dict[str, Any] = {}
+    for key, value in manifest.items():
+        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+    return found
 
 
 def _digest(path: Path) -> str:
