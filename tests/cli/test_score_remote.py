@@ -220,6 +220,25 @@ def test_a_server_that_hangs_is_killed_and_comes_back_loses_nothing(models: Path
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_ends_at_once_while_the_server_hangs(models: Path, tmp_path: Path) -> None:
+    photos, out = write_images(tmp_path / "photos", MANY), tmp_path / "out"
+    with Server("--port", "0", "--slots", "1", "--models", str(models)) as running:
+        process = start(words(photos, running.url, out))
+        until(lambda: started(out, process))
+        running.send_signal(signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            assert process.stderr
+            until(lambda: "once more ends at once" in process.stderr.readline())  # type: ignore[union-attr]
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=PATIENCE)
+        finally:
+            running.send_signal(signal.SIGCONT)
+    assert process.returncode == 130, stderr
+    assert len(rows_of(out)) % 256 == 0
+
+
+@pytest.mark.slow
 def test_a_run_gives_up_and_goes_on_later_but_not_with_another_model(models: Path, tmp_path: Path) -> None:
     photos, out, port = write_images(tmp_path / "photos", MANY), tmp_path / "out", str(free_port())
     own = Path(shutil.copytree(models, tmp_path / "models"))

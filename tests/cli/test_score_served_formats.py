@@ -19,6 +19,8 @@ from tests.support.commands import run
 from tests.support.rle import decoded
 from tests.support.scoring import BROKEN
 from tests.support.serving import Server
+from tests.tasks.test_every_task import TINY
+from tta_server.tasks import TASKS
 
 KINDS = ("classification", "multilabel", "regression", "embedding", "detection", "points")
 SEGMENTERS = ("segmentation", "masks", "class numbers")
@@ -129,6 +131,32 @@ def test_a_server_gives_the_files_of_a_local_run(
         found = re.search(f'tta_cache_hits_total{{kind="stored",model="{name}"}} (\\S+)', client.get("/metrics").text)
     assert found
     assert float(found[1]) > 0
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_all_that_may_be_included_is_the_same(
+    caching: Server, models: Path, photos: Path, task: str, tmp_path: Path
+) -> None:
+    includes = {*TASKS[TINY[task][1]["task"] if task in TINY else task].includes} - (
+        {"views"} if task == "masks" else set()
+    )
+    more = ["--include", ",".join(includes), "--policy", "hflip", "--format", "jsonl"]
+    expected = score(photos, models / name_of(task), tmp_path / "local", *more)
+    assert (
+        distance(score(photos, Path(name_of(task)), tmp_path / "remote", "--url", caching.url, *more), expected)
+        <= CLOSE
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS["detection"])
+def test_a_plan_and_a_check_of_what_a_server_scored(caching: Server, photos: Path, kind: str, tmp_path: Path) -> None:
+    words = ["score", photos, "--model", "detection", "--out", tmp_path / "out", "--url", caching.url, "--format", kind]
+    planned = run(*words, "--plan")
+    assert planned.returncode == 0, planned.stderr
+    assert "by 3 of them, of which 1 failed" in planned.stdout
+    assert not (tmp_path / "out").exists()
+    assert run(*words).returncode == 0
+    assert run(*words, "--verify").stdout == "1 shards are as written: 3 of 3 images\n"
 
 
 def test_pixels_of_no_class_are_in_no_mask(caching: Server, photos: Path, tmp_path: Path) -> None:

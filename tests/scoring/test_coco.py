@@ -54,7 +54,8 @@ def test_boxes(tmp_path: Path) -> None:
         {"image_id": 515, "category_id": 2, "bbox": [10, 4, 2, 8], "score": 0.8},
     ]
     assert [each["area"] for each in found["annotations"]] == [30, 16, 16]
-    assert len({each["id"] for each in found["annotations"]}) == 3
+    assert [each["id"] for each in found["annotations"]] == [51200001, 51200002, 51500001]
+    assert {each["iscrowd"] for each in found["annotations"]} == {0}
     assert found["categories"] == [{"id": n, "name": name} for n, name in enumerate(CONFIG["labels"], 1)]
 
 
@@ -71,8 +72,10 @@ def test_points_are_counted_from_the_centre_of_the_first_pixel(tmp_path: Path) -
 def test_a_point_that_is_not_visible(tmp_path: Path) -> None:
     """Heat maps of 0.2, 0.4 and 0.8, of which the first is not enough: COCO's 1 and 2."""
     image = np.zeros((16, 16, 3), np.uint8)
-    image[4:8, 4:8] = [51, 102, 204]
+    image[4:8, 8:12] = [51, 102, 204]
     (one,) = dataset("heat maps", tmp_path, image)["annotations"]
+    assert one["keypoints"][0] == one["keypoints"][1] + 4
+    assert one["bbox"] == [*one["keypoints"][:2], 0, 0]
     assert one["keypoints"][2::3] == [1, 2, 2]
     assert one["score"] == pytest.approx((0.2 + 0.4 + 0.8) / 3, abs=1e-5)
 
@@ -83,7 +86,7 @@ def test_a_mask_has_the_confidence_of_the_answer(tmp_path: Path) -> None:
     assert (one["category_id"], one["area"], one["score"]) == (1, 16, pytest.approx(0.8, abs=1e-6))
 
 
-@pytest.mark.parametrize("task", ["segmentation", "masks"])
+@pytest.mark.parametrize("task", ["segmentation", "masks", "class numbers"])
 def test_a_mask_for_each_label_that_occurs(tmp_path: Path, task: str) -> None:
     image = np.zeros((2, 5, 3), np.uint8)
     image[:, :2, 0] = image[:, 2:, 2] = 255
@@ -127,6 +130,15 @@ def test_the_files_of_a_whole_run_are_its_shards_together(tmp_path: Path) -> Non
     assert found["images.json"]["annotations"] == []
     assert [each["name"] for each in found["images.json"]["categories"]] == ["bolt", "nut", "screw"]
     assert summaries(Schema("detection", "toy"), shards[2])["results.json"] == []
+
+
+@pytest.mark.parametrize(("task", "kind"), [("points", "keypoints"), ("masks", "segmentation")])
+def test_the_list_of_results_has_what_a_task_needs(tmp_path: Path, task: str, kind: str) -> None:
+    (tmp_path / "0.json").write_bytes(shard_of("coco", tiny(task, tmp_path), [np.full((4, 4, 3), 204, np.uint8)]))
+    shard = json.loads((tmp_path / "0.json").read_bytes())["annotations"]
+    found = summaries(Schema(kind, "toy", ("red", "green", "blue")), tmp_path / "0.json")["results.json"]
+    assert found == [{key: each[key] for key in ("image_id", "category_id", kind, "score")} for each in shard]
+    assert found
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"\xff"])

@@ -87,5 +87,8 @@ def test_a_run_with_other_limits_is_not_resumed(model: Path, tmp_path: Path) -> 
     photos = write_images(tmp_path / "photos", 1)
     run_scoring(model, photos, tmp_path / "out", limits=Limits(max_pixels=10))
     assert [row["status"] for row in rows_of(tmp_path / "out")] == ["failed"]
-    with pytest.raises(ConfigError, match=r"was begun with limits.max_pixels 10, now it is 25000000; results of both do not belong together"):
+    with pytest.raises(
+        ConfigError,
+        match=r"was begun with limits.max_pixels 10, now it is 25000000; results of both do not belong together",
+    ):
         run_scoring(model, photos, tmp_path / "out")
