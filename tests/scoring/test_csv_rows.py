@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from tests.scoring.test_coco import lit, tiny
+from tests.scoring.test_remote import BODY
 from tests.support.rle import decoded
 from tests.support.scoring import BROKEN, shard_of
 from tests.tasks.test_every_task import TINY
 from tta_server.errors import ConfigError
+from tta_server.scoring.batches import Scored
 from tta_server.scoring.csv_rows import CELLS, COLUMNS
 from tta_server.scoring.formats import FORMATS, check_fits
 from tta_server.scoring.schema import Schema
+from tta_server.scoring.served_answers import read_answer
 from tta_server.tasks import TASKS
 
 COLOR = np.zeros((8, 8, 3), np.uint8) + np.array([51, 102, 255], np.uint8)
@@ -104,6 +107,43 @@ def test_a_row_a_point(tmp_path: Path) -> None:
     assert [(row["id"], row["label"]) for row in found] == [("0", label) for label in ("red", "green", "blue")]
     assert [float(row["x"]) for row in found] == pytest.approx([1.6, 3.2, 8], abs=1e-3)
     assert [row["visible"] for row in found] == ["1"] * 3
+
+
+def cells_of(task: str, **prediction: Any) -> list[dict[str, str]]:
+    """Of an answer as a server sends it."""
+    answer = read_answer({**BODY, "task": task, "prediction": {"height": 9, "width": 7, **prediction}}, False)
+    stored, schema = FORMATS["csv"], Schema(task, "any")
+    return rows(stored.encode(schema, 0, [stored.row(schema, Scored("a.png", answer))]))
+
+
+AFTER = {"views": "2", "confidence": "0.75", "stop_reason": "all_views"}
+
+
+def test_each_value_of_a_box_has_its_own_column() -> None:
+    box = {"label": "nut", "index": 3, "score": 0.25, "box": [1.5, 2.5, 3.5, 4.5], "views": 2, "of": 4, "spread": 0.125}
+    (row,) = cells_of("detection", boxes=[box])
+    assert row == {
+        "id": "a.png", "status": "ok", "error": "", "height": "9", "width": "7", "box": "0", "label": "nut",
+        "index": "3", "score": "0.25", "left": "1.5", "top": "2.5", "right": "3.5", "bottom": "4.5",
+        "found_by": "2", "visible_in": "4", "spread": "0.125", **AFTER,
+    }  # fmt: skip
+
+
+def test_each_value_of_a_point_has_its_own_column() -> None:
+    point = {"label": "nose", "x": 1.5, "y": 2.5, "confidence": 0.25, "visible": False, "spread": 0.125, "views": 4}
+    (row,) = cells_of("keypoints", keypoints=[point])
+    assert row == {
+        "id": "a.png", "status": "ok", "error": "", "height": "9", "width": "7", "label": "nose", "x": "1.5",
+        "y": "2.5", "score": "0.25", "visible": "0", "visible_in": "4", "spread": "0.125", **AFTER,
+    }  # fmt: skip
+
+
+def test_vectors_of_a_server_are_float32_too() -> None:
+    """As JSON has it, with all digits of the double that is nearest to a float32."""
+    answer = read_answer({**BODY, "task": "embedding", "prediction": {"embedding": [0.20000000298023224]}}, False)
+    stored, schema = FORMATS["csv"], Schema("embedding", "any", dimensions=1)
+    (row,) = rows(stored.encode(schema, 0, [stored.row(schema, Scored("a.png", answer))]))
+    assert row["embedding_0"] == "0.2"
 
 
 def test_cells_are_quoted_as_rfc_4180_says() -> None:

@@ -46,11 +46,10 @@ def _points(answer: Answer) -> Iterable[Entry]:
 
 def _masks(answer: Answer) -> Iterable[Entry]:
     """A mask for each label that occurs; its score is the answer's confidence."""
-    found, confidence = answer.prediction, answer.receipt.confidence
+    found = answer.prediction
     for number, (label, mask) in enumerate(found["masks"].items(), 1):
         if area := found["area"][label]:
-            score = 1.0 if confidence is None else confidence
-            yield {"category_id": number, "segmentation": mask, "area": area, "score": score}
+            yield {"category_id": number, "segmentation": mask, "area": area, "score": answer.receipt.confidence}
 
 
 ANNOTATIONS: Mapping[str, Callable[[Answer], Iterable[Entry]]] = {
