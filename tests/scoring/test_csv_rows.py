@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.scoring.test_coco import lit, tiny
 from tests.scoring.test_remote import BODY
@@ -153,6 +155,13 @@ def test_cells_are_quoted_as_rfc_4180_says() -> None:
     assert header == b'id,status,error,label,index,"probability_a ""b"", c",views,confidence,stop_reason'
     assert row == 'sub/ü, "1"\n.jpg'.replace('"', '""').join('""').encode() + b",failed,x,,,,,,"
     assert rest == b""
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.text(min_size=1).map(ascii))
+def test_any_name_comes_back(image: str, error: str) -> None:
+    stored, row = FORMATS["csv"], {"id": image, "status": "failed", "error": error}
+    (found,) = rows(stored.encode(Schema("detection", "any"), 0, [[row]]))
+    assert {key: value for key, value in found.items() if value} == row
 
 
 def test_vectors_whose_length_is_open_are_refused() -> None:

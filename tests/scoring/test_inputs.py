@@ -233,3 +233,9 @@ def test_a_part_has_the_same_images_alone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir("/")
     assert [contents(part) for part in parts] == expected
     assert [list(part.ids) for part in parts] == [list(whole.ids[3:6]) for whole in wholes]
+
+
+def test_a_table_without_columns_says_so(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"t\.csv: its first line is empty; it takes the names of the columns"):
+        open_inputs(str(tmp_path / "t.csv"))

@@ -158,6 +158,14 @@ def test_no_more_is_read_than_the_limit(server: FileServer) -> None:
     assert server.sent < 20_000_000  # what sockets and clients buffer
 
 
+def test_a_file_may_be_as_long_as_the_limit(server: FileServer) -> None:
+    (image,) = open_inputs(f"{server.url}/b.png").images(0, 1, Limits(max_bytes=5))
+    assert image.read() == b"b.png"
+    (image,) = open_inputs(f"{server.url}/b.png").images(0, 1, Limits(max_bytes=4))
+    with pytest.raises(TooLarge, match="more than 4 bytes"):
+        image.read()
+
+
 def test_a_file_is_one_request_and_tried_again_where_a_server_is_busy(server: FileServer) -> None:
     server.failures = 2
     assert contents(open_inputs(f"{server.url}/b.png")) == [("b.png", b"b.png")]
@@ -262,8 +270,11 @@ def test_a_status_that_is_no_number_is_tried_again() -> None:
     error = OSError("busy")
     error.status = "slow down"  # type: ignore[attr-defined]
     assert not _is_final(error)
-    error.status = 404  # type: ignore[attr-defined]
-    assert _is_final(error)
+    finals = {}
+    for status in (403, 404, 408, 429, 500, 503):
+        error.status = status  # type: ignore[attr-defined]
+        finals[status] = _is_final(error)
+    assert finals == {403: True, 404: True, 408: False, 429: False, 500: False, 503: False}
 
 
 class CountingStore(MemoryFileSystem):
@@ -296,3 +307,20 @@ def test_few_images_are_read_before_they_are_asked_for(tmp_path: Path) -> None:
         assert list(pool.map(lambda image: image.read(), images)) == [str(n).encode() for n in range(200)]
     assert len(CountingStore.reads) == len(set(CountingStore.reads)) + 1  # the one that was asked for early, again
     until(lambda: not any(thread.name.startswith("read") for thread in threading.enumerate()))
+
+
+class BucketStore(MemoryFileSystem):
+    """Lists the mark of each folder as a file without a name, as object stores do."""
+
+    protocol = "bucket"
+
+    def walk(self, path: str, **options: Any) -> Iterator[Any]:
+        for folder, folders, files in super().walk(path, **options):
+            yield folder, folders, {"": {"name": f"{folder}/", "size": 0, "type": "file"}, **files}
+
+
+def test_the_mark_of_a_folder_is_no_file(memory: str) -> None:
+    fsspec.register_implementation("bucket", BucketStore, clobber=True)
+    fsspec.filesystem("memory").pipe(f"{memory}/a.png", b"a")
+    found = open_inputs(memory.replace("memory", "bucket"))
+    assert (list(found.ids), list(found.notes)) == (["a.png"], [])

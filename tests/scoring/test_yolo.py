@@ -14,7 +14,7 @@ from tests.scoring.test_coco import GREEN, RED, lit, tiny
 from tests.support.scoring import BROKEN, shard_of
 from tta_server.errors import ConfigError
 from tta_server.scoring.schema import Schema
-from tta_server.scoring.yolo import check_label_paths, label_path, yolo_summaries
+from tta_server.scoring.yolo import check_label_paths, encode_yolo, label_path, yolo_summaries
 
 
 def files_of(content: bytes) -> dict[str, str]:
@@ -57,6 +57,19 @@ def test_no_label_file_leaves_its_folder(parts: list[str], name: str) -> None:
     found = label_path("/".join([*parts, name])).split("/")
     assert found[0] == "labels"
     assert not {"", ".", ".."} & set(found)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=120))
+def test_any_name_comes_back_from_the_archive(image: str) -> None:
+    row = {"id": image, "status": "ok", "labels": label_path(image), "boxes": 1, "lines": ["0 1 1 1 1 1\n"]}
+    found = files_of(encode_yolo(Schema("detection", "toy"), 0, [row]))
+    assert found[label_path(image)] == "0 1 1 1 1 1\n"
+    assert json.loads(found["status/000000000.jsonl"])["id"] == image
+
+
+def test_a_name_with_a_null_byte_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no label file can have this name; rename it, or use --format coco"):
+        check_label_paths(["a.jpg", "b\0.jpg"])
 
 
 def test_images_with_one_label_file_are_refused() -> None:

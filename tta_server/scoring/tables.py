@@ -45,6 +45,8 @@ def read_csv(path: str, column: str | None) -> Sequence[str]:
         with open_file(path) as file, _text(file, newline="") as lines:
             rows = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(rows, [])
+            if not header:
+                raise ConfigError(f"{path}: its first line is empty; it takes the names of the columns")
             index = header.index(check_column(column, header, path, PATH_COLUMNS))
             return [row[index] if len(row) > index else "" for row in rows if row]
     except csv.Error as error:

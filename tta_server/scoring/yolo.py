@@ -25,10 +25,12 @@ def label_path(image_id: str) -> str:
 
 
 def check_label_paths(ids: Sequence[str]) -> None:
-    """Raises ConfigError where two images would have one file."""
+    """Raises ConfigError where two images would have one file, or one has a name that no file can have."""
     seen: dict[str, str] = {}
     for each in ids:
         path = label_path(each)
+        if "\0" in path:
+            raise ConfigError(f"{shown(each)}: no label file can have this name; rename it, or use --format coco")
         if path in seen:
             raise ConfigError(
                 f"{shown(seen[path])} and {shown(each)} would both be {path}; rename one of them, or use --format coco"
