@@ -28,6 +28,7 @@ from tta_server.imaging.decoding import Limits
 from tta_server.scoring.files import _is_final
 from tta_server.scoring.inputs import open_inputs
 from tta_server.scoring.read_ahead import HELD
+from tta_server.scoring.url_listing import _stamp
 
 names = st.text("ab.é %#[", min_size=1, max_size=6).filter(lambda name: name.strip(". ") and "[" not in name[:1])
 trees = st.dictionaries(
@@ -83,7 +84,7 @@ def test_a_tree_has_the_same_images_by_any_way(
 
 def test_a_pattern_a_single_image_and_an_archive(memory: str) -> None:
     store = fsspec.filesystem("memory")
-    for name in ("b.png", "a.png", "deep/c.png"):
+    for name in ("b.png", "a.png", "deep/c.png", "folder.png/readme"):
         store.pipe(f"{memory}/{name}", name.encode())
     root = memory.removeprefix("memory://")
     assert contents(open_inputs(f"{memory}/*.png")) == [
@@ -140,6 +141,12 @@ def test_marks_tell_another_version_of_a_file(memory: str) -> None:
     assert before == list(open_inputs(memory).marks())
     store.pipe(f"{memory}/a.png", b"2")
     assert before != list(open_inputs(memory).marks())
+
+
+def test_the_stamp_of_a_file_is_its_length_and_its_first_known_version() -> None:
+    stamps = [{"size": 1}, {"size": 2}, {"size": 1, "ETag": "a"}, {"size": 1, "ETag": "b"}, {"size": 1, "mtime": 1.5}]
+    assert len({_stamp(each) for each in stamps}) == len(stamps)
+    assert _stamp({"size": 1, "ETag": "a", "mtime": 1.5}) == _stamp({"size": 1, "ETag": "a", "mtime": 2.5})
 
 
 def test_over_http(server: FileServer, photos: Path) -> None:
@@ -319,8 +326,9 @@ class BucketStore(MemoryFileSystem):
             yield folder, folders, {"": {"name": f"{folder}/", "size": 0, "type": "file"}, **files}
 
 
-def test_the_mark_of_a_folder_is_no_file(memory: str) -> None:
+def test_the_mark_of_a_folder_is_no_file() -> None:
     fsspec.register_implementation("bucket", BucketStore, clobber=True)
-    fsspec.filesystem("memory").pipe(f"{memory}/a.png", b"a")
-    found = open_inputs(memory.replace("memory", "bucket"))
+    url = f"bucket://{uuid4().hex}"
+    BucketStore().pipe(f"{url}/a.png", b"a")
+    found = open_inputs(url)
     assert (list(found.ids), list(found.notes)) == (["a.png"], [])
