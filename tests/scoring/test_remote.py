@@ -188,6 +188,20 @@ def test_where_others_are_answered_it_is_the_image(reply: Reply | ConnectionLost
     assert scored.outcome == sentence
 
 
+def test_answers_before_the_last_failure_do_not_count_against_an_image() -> None:
+    """Another image was answered once, then none: the server is gone, and this image is not to blame."""
+    client = ScriptedClient([NO_ANSWER[1], answered(), *[NO_ANSWER[1]] * 2 * TRIES, answered()])
+
+    def wait(seconds: float) -> bool:
+        if not client.waits:
+            list(scorer.score([InputImage("other", lambda: b"light")]))
+        return client.wait(seconds)
+
+    scorer = RemoteScorer(open_remote(client, "toy", {}, 4), lambda: client.now, wait)  # type: ignore[arg-type]
+    (scored,) = scorer.score([InputImage("heavy", lambda: b"heavy")])
+    assert isinstance(scored.outcome, Answer)
+
+
 def test_quick_refusals_of_broken_images_leave_the_window_as_it_is() -> None:
     gate = Gate(8)
     for _ in range(100):
@@ -230,6 +244,7 @@ def test_a_model_that_fails_on_a_view_again_and_again_is_a_row() -> None:
         (refused(307), "a redirection"),
         (refused(418), "is no tta-server: status 418"),
         (Reply(200, {"hello": 1}, DIGEST, None), "sent no answer of tta-server"),
+        (answered(digest=""), r"model toy has changed"),
         (answered(digest="sha256:2"), r"model toy has changed .*'sha256:1', now 'sha256:2'.*give another --out"),
     ],
 )
