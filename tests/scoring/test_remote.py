@@ -280,6 +280,12 @@ def test_a_fingerprint_has_what_the_server_states_and_not_where_it_is() -> None:
     assert of(merge="vote", top_k=5) == of(url="http://b", top_k=5, merge="vote")
     assert of()["server"] == "9.9"
     assert of() != of(top_k=5)
+    assert of() != of(masks="rle")
+    plan: RemotePlan = open_remote(ScriptedClient([]), "toy", {}, 4)  # type: ignore[arg-type]
+    assert (
+        len({str(plan.fingerprint(*each)) for each in (("csv", Limits()), ("jsonl", Limits()), ("csv", Limits(1000)))})
+        == 3
+    )
     assert of() != of({**ABOUT, "digest": "sha256:2"})
     assert of() != of({**ABOUT, "policy": {**ABOUT["policy"], "digest": "sha256:q"}})
 
