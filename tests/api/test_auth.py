@@ -1,9 +1,6 @@
 """Keys (`--keys`) and TLS (`--tls-cert`, `--tls-key`): the same on both ports."""
 
-import os
-import shutil
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.support import pictures
+from tests.support.certificates import make_certificate
 from tests.support.serving import PATIENCE, Server, models_folder, until
 from tests.support.triton import CLIENTS, Triton, sample
 from tta_server.api.auth import Keys, read_tls
@@ -279,15 +277,8 @@ def test_tls_needs_a_certificate_and_its_key(certificate: tuple[Path, Path], tmp
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate of 127.0.0.1, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(made, check=True, capture_output=True, timeout=PATIENCE, env={**os.environ, "OPENSSL_CONF": ""})
-    return cert, key
+    return make_certificate(folder / "cert.pem", folder / "key.pem")
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ def test_an_answer_is_counted_with_its_views_and_batches(client: httpx.Client) -
     assert post(client).status_code == 200
     added = counts.added()
     assert added["tta_answers_total toy all_views"] == 1
+    assert added["tta_wanted_views_total toy"] == 2
     assert added["tta_views_count toy"] == added["tta_answer_seconds_count toy"] == 1
     assert (
         added["tta_batch_seconds_count toy"] == added["tta_cost_ratio_count toy"] == added["tta_batch_size_count toy"]
@@ -113,6 +114,15 @@ def test_a_job_that_is_not_answered_in_time_has_expired(client: httpx.Client) ->
         assert post(client, "endless", budget_ms="200", max_views="1").status_code == 504
         assert metric(client, expired) == before + 1
     assert metric(client, 'tta_errors_total{code="deadline_exceeded",model="toy"}') >= 1
+
+
+def test_views_that_time_did_not_allow_were_wanted(client: httpx.Client) -> None:
+    counts = Counts(client)
+    with expect_ended_runs(client, "toy", 1):
+        assert post(client, None, "endless", budget_ms="300").json()["receipt"]["stop_reason"] == "deadline"
+    added = counts.added()
+    assert (added["tta_views_count toy"], added["tta_wanted_views_total toy"]) == (1, 2)
+    assert metric(client, 'tta_views_sum{model="toy"}') < metric(client, 'tta_wanted_views_total{model="toy"}')
 
 
 def test_a_cancelled_job_is_counted_once(client: httpx.Client) -> None:
@@ -179,6 +189,10 @@ def test_a_model_is_ready_when_it_is(client: httpx.Client) -> None:
     assert metric(client, 'tta_model_ready{model="toy"}') == 1
 
 
+def test_slots_are_counted_by_device(client: httpx.Client) -> None:
+    assert metric(client, 'tta_slots{device="cpu"}') == 1
+
+
 def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Client) -> None:
     post(client)
     families = list(text_string_to_metric_families(client.get("/metrics").text))
@@ -188,7 +202,8 @@ def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Clien
         "tta_answers", "tta_errors", "tta_refusals", "tta_expired", "tta_left", "tta_faults", "tta_risks",
         "tta_dropped_views", "tta_answer_seconds", "tta_stage_seconds", "tta_views", "tta_batch_size",
         "tta_batch_seconds", "tta_cost_ratio",
-        "tta_jobs", "tta_backlog_seconds", "tta_backlog_bytes", "tta_model_ready",
+        "tta_jobs", "tta_backlog_seconds", "tta_backlog_bytes", "tta_model_ready", "tta_slots",
+        "tta_wanted_views",
     } <= set(names)  # fmt: skip
     assert all(family.documentation for family in families)
 

@@ -138,7 +138,7 @@ def happen(recorder: Recorder, action: str, trace: RequestTrace) -> None:
         case "stage":
             StageTimes(0.0, trace).mark_dequeued()
         case "answered":
-            recorder.tracer.notify(ImageAnswered("m", "settled", 2, 0.1, STAGES_MS, trace))
+            recorder.tracer.notify(ImageAnswered("m", "settled", 2, 0.1, STAGES_MS, 2, trace))
         case "sent":
             recorder.tracer.notify(sent(trace))
         case "failed":

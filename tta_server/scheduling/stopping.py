@@ -25,6 +25,11 @@ class StopReason(StrEnum):
     CAPACITY = "capacity"
     BACKEND_FAILED = "backend_failed"
 
+    @property
+    def is_lack_of_time(self) -> bool:
+        """True if more time or more slots would have brought more views."""
+        return self in (StopReason.DEADLINE, StopReason.CAPACITY)
+
 
 class Evidence(Protocol):
     """Figures of the merged views that rules decide by; each is computed on demand."""

@@ -248,9 +248,11 @@ class ImageJob:
         start = time.monotonic()
         answer = self._builder.answer(self._snapshot(progress), reason, start)
         receipt = answer.receipt
+        views = len(receipt.views)
+        wanted = receipt.planned if reason.is_lack_of_time else views
         self._observer.notify(
             ImageAnswered(
-                answer.model, reason, len(receipt.views), receipt.elapsed_ms / 1e3, receipt.stages_ms, self.times.trace
+                answer.model, reason, views, receipt.elapsed_ms / 1e3, receipt.stages_ms, wanted, self.times.trace
             )
         )
         return answer

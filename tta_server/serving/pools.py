@@ -105,6 +105,11 @@ class Pools:
         """What this job would get now. Raises as `Engine.quote`."""
         return self._engine(job).quote(job)
 
+    @property
+    def slots(self) -> dict[str, int]:
+        """The number of slots by device."""
+        return {device: pool.size.slots for device, pool in self._pools.items()}
+
     def backlog(self) -> Backlog:
         """The live jobs of all pools."""
         found = [pool.engine.backlog() for pool in self._pools.values()]

@@ -75,13 +75,17 @@ class DeclarationDoubted:
 
 @dataclass(frozen=True, slots=True)
 class ImageAnswered:
-    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage."""
+    """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage.
+
+    `wanted` is the number of views that it would have had with time for all: `views` unless lack of time ended it.
+    """
 
     model: str
     reason: str
     views: int
     seconds: float
     stages_ms: Mapping[str, float]
+    wanted: int
     trace: RequestTrace | None = None
 
 

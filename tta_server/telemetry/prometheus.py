@@ -32,6 +32,7 @@ RATIOS = (0.25, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 @dataclass(frozen=True, slots=True)
 class _ModelMetrics:
     views: Histogram
+    wanted: Counter
     elapsed: Histogram
     stages: Mapping[str, Histogram]
     batch_size: Histogram
@@ -73,6 +74,9 @@ class Metrics:
             Histogram, "tta_stage_seconds", "Seconds per stage of an answer", "model", "stage", buckets=SECONDS
         )
         self._views = self._new(Histogram, "tta_views", "Views per answer", "model", buckets=COUNTS)
+        self._wanted = self._new(
+            Counter, "tta_wanted_views", "Views of answers, or those planned where lack of time ended them", "model"
+        )
         self._batch_size = self._new(Histogram, "tta_batch_size", "Views per batch", "model", buckets=COUNTS)
         self._batch_seconds = self._new(Histogram, "tta_batch_seconds", "Seconds per batch", "model", buckets=SECONDS)
         self._cost_ratio = self._new(
@@ -121,6 +125,7 @@ class Metrics:
         bound = self._of(event.model)
         exemplar = {"trace_id": event.trace.trace_id} if event.trace and event.trace.is_recorded else None
         bound.views.observe(event.views)
+        bound.wanted.inc(event.wanted)
         bound.elapsed.observe(event.seconds, exemplar)
         for stage, milliseconds in event.stages_ms.items():
             bound.stages[stage].observe(milliseconds / 1e3, exemplar)
@@ -138,6 +143,7 @@ class Metrics:
         if model not in self._bound:
             self._bound[model] = _ModelMetrics(
                 views=self._views.labels(model),
+                wanted=self._wanted.labels(model),
                 elapsed=self._elapsed.labels(model),
                 stages={stage: self._stages.labels(model, stage) for stage in STAGES},
                 batch_size=self._batch_size.labels(model),
