@@ -137,6 +137,7 @@ class Application:
             self._add_model_gauge(name)
 
     def _add_model_gauge(self, name: str) -> None:
+        self.metrics.add_model(name)
         about = "1 while the model works, 0 when it is unhealthy or not loaded"
         self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
 
