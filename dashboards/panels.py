@@ -69,9 +69,9 @@ IN_TIME = [
     ),
     Panel(
         "Views over wanted",
-        "Views of answers over those that they would have had with time for all. 100 %: load takes no view. Near 1 / K: "
-        "only mandatory views are left, and the next load is refused. Add slots or servers, raise budgets, or plan "
-        "fewer views.",
+        "Views of answers over those that they would have had with time for all. 100 %: load takes no view. Near "
+        "1 / K: only mandatory views are left, and the next load is refused. Add slots or servers, raise budgets, or "
+        "plan fewer views.",
         "percentunit",
         [(f"{rate('tta_views_sum')} / {rate('tta_wanted_views_total')}", "{{model}}")],
         (0.8, 0.5),
@@ -90,7 +90,10 @@ IN_TIME = [
         "As the server measures it. If clients measure more, the time goes to the network, or before the request is "
         "read: see the lag of the event loop.",
         "s",
-        [(quantile(0.5, "tta_answer_seconds"), "{{model}}: p50"), (quantile(0.99, "tta_answer_seconds"), "{{model}}: p99")],
+        [
+            (quantile(0.5, "tta_answer_seconds"), "{{model}}: p50"),
+            (quantile(0.99, "tta_answer_seconds"), "{{model}}: p99"),
+        ],
         has_exemplars=True,
     ),
 ]
@@ -99,7 +102,7 @@ LOAD = [
     Panel(
         "Refusals by reason",
         "time: mandatory work would be late; add slots. jobs, bytes: --max-waiting, --max-waiting-mb. api: the event "
-        "loop is behind; add servers. budget: the client's budget is below what one view takes; the client must change.",
+        "loop is behind; add servers. budget: the client's budget is below what one view takes; clients must change.",
         "reqps",
         [(rate("tta_refusals_total", "reason"), "{{reason}}")],
     ),
@@ -131,8 +134,8 @@ LOAD = [
     ),
     Panel(
         "Lag of the event loop",
-        "How late HTTP and gRPC are served. Over some 50 ms requests are refused for reason api: the bytes of many "
-        "requests need more than one core. Add servers, or send several images a request.",
+        "How late HTTP and gRPC are served. Requests whose budget it uses up are refused for reason api: reading "
+        "and writing so many needs more than one core. Add servers, or send several images a request.",
         "s",
         [(f"max by (instance) (tta_event_loop_lag_seconds{SERVER})", "{{instance}}")],
         (0.02, 0.05),
@@ -156,8 +159,8 @@ TIME = [
     ),
     Panel(
         "Cost-model error",
-        "Time of a batch over its estimate. Estimates follow slowly changing costs, so a mean that stays over 1.25 is a "
-        "neighbour on the same cores, or throttling: set CPU requests equal to limits, or fewer --slots.",
+        "Time of a batch over its estimate. Estimates follow slowly changing costs, so a mean that stays over 1.25 "
+        "is a neighbour on the same cores, or throttling: set CPU requests equal to limits, or fewer --slots.",
         "short",
         [(mean("tta_cost_ratio"), "{{model}}: mean"), (quantile(0.9, "tta_cost_ratio"), "{{model}}: p90")],
         (1.25, 2),
@@ -227,8 +230,8 @@ ERRORS = [
     ),
     Panel(
         "Doubts about tta.yaml",
-        "Views a second whose output is not what tta.yaml states, by check. The log has a sentence with the key and the "
-        "value that would fit.",
+        "Views a second whose output is not what tta.yaml states, by check. The log has a sentence with the key and "
+        "the value that would fit.",
         "ops",
         [(rate("tta_declaration_doubts_total", "model, check"), "{{model}}: {{check}}")],
     ),

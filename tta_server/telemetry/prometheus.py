@@ -92,14 +92,18 @@ class Metrics:
         )
         self._bound: dict[str, _ModelMetrics] = {}
         self._gauges: dict[str, Gauge] = {}
-        self._refusals.labels("", "api")
+        self._by_model = {Expired: self._expired, ClientLeft: self._left, ViewDropped: self._dropped}
 
     def _new(self, kind: type[M], name: str, description: str, *labels: str, **options: Any) -> M:
         return kind(name, description, labels, registry=self.registry, **options)
 
-    def add_model(self, name: str) -> None:
-        """Shows the model's counters as 0 before their first event, which `rate` and `increase` would miss."""
+    def add_model(self, name: str, is_ready: Callable[[], bool]) -> None:
+        """Adds the gauge of the model, and its counters as 0: `rate` and `increase` miss a counter's first value."""
+        self.gauge(
+            "tta_model_ready", "1 while the model works, 0 when it is unhealthy or not loaded", is_ready, model=name
+        )
         self._of(name)
+        self._refusals.labels("", "api")  # before the model of a request is known
         for counter in (self._late, self._expired, self._left, self._risks, self._dropped):
             counter.labels(name)
         for counter, values in ((self._refusals, REASONS), (self._faults, KINDS), (self._errors, FAILURES)):
@@ -127,16 +131,12 @@ class Metrics:
                 self._late.labels(event.model).inc(event.elapsed_ms > event.budget_ms)
             case Refused(model, reason):
                 self._refusals.labels(model, reason).inc()
-            case Expired(model):
-                self._expired.labels(model).inc()
-            case ClientLeft(model):
-                self._left.labels(model).inc()
+            case Expired() | ClientLeft() | ViewDropped():
+                self._by_model[type(event)].labels(event.model).inc()
             case StepFailed(model, kind):
                 self._faults.labels(model, kind).inc()
             case ErrorSent(model=str(model), code=code):
                 self._errors.labels(model, code).inc()
-            case ViewDropped(model):
-                self._dropped.labels(model).inc()
             case DeclarationDoubted(model, check):
                 self._doubts.labels(model, check).inc()
 
