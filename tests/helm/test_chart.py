@@ -1,5 +1,6 @@
 """What the chart renders for each set of values: valid objects, restricted pods, a server that takes its settings."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -175,11 +176,11 @@ def test_probes_ask_for_paths_that_need_no_key(client: httpx.Client) -> None:
     }
 
 
-def test_queries_parse_and_name_metrics_that_the_server_has(client: httpx.Client) -> None:
+def test_triggers_parse_and_name_metrics_that_the_server_has(client: httpx.Client) -> None:
     pytest.importorskip("promql_parser", reason="needs the extra deploy")
     assert client.post("/v1/models/clothing/predict", content=SAMPLE.read_bytes()).status_code == 200
     page = client.get("/metrics").text
-    asked = queries(render_set("keda"))
+    asked = queries(each for each in render_set("keda") if each["kind"] == "ScaledObject")
     assert {"backlog", "demand"} < set(asked)
     for name, query in asked.items():
         named = metrics_in(query)
@@ -188,14 +189,16 @@ def test_queries_parse_and_name_metrics_that_the_server_has(client: httpx.Client
             assert f"\n# TYPE {metric.removesuffix('_sum')} " in page, f"{name} names {metric}"
 
 
-def test_the_rules_are_those_of_the_dashboards() -> None:
-    shared = ROOT / "dashboards" / "alerts.yaml"
-    if not shared.is_file():
-        pytest.skip("there is no dashboards/alerts.yaml")
-    assert (CHART / "files" / "alerts.yaml").read_text() == shared.read_text()
+def test_rules_and_dashboard_are_installed() -> None:
+    enabled = ("--set", "metrics.prometheusRule.enabled=true", "--set", "metrics.dashboard.enabled=true")
+    made = render(*enabled)
+    rules = one(made, "PrometheusRule", f"{RELEASE}-tta-server")["spec"]
+    assert rules == yaml.safe_load((ROOT / "dashboards" / "alerts.yaml").read_text())
+    config = one(made, "ConfigMap", f"{RELEASE}-tta-server-dashboard")["data"]["tta-server.json"]
+    assert json.loads(config) == json.loads((ROOT / "dashboards" / "tta-server.json").read_text())
 
 
-def test_the_chart_has_a_dashboard_where_it_has_the_file(tmp_path: Path) -> None:
+def test_the_dashboard_is_no_template(tmp_path: Path) -> None:
     copy = shutil.copytree(CHART, tmp_path / "tta-server")
     (copy / "files" / "dashboard.json").write_text('{"title": "{{ label }}"}')
     made = render("--set", "metrics.dashboard.enabled=true", chart=copy)
