@@ -10,7 +10,7 @@
 # make hooks          run `make check` before each commit (pre-commit)
 # make helm           Helm, and what checks routes, in build/helm, for the tests of the chart; make test-all tries it too
 # make chart          write the table of values and the schema of settings of the chart, after a change of either
-# make prometheus     Prometheus and promtool of Debian in build/prometheus, for the tests of alerts; make test-all tries it too
+# make prometheus     Prometheus of Debian in build/prometheus, for the tests of alerts; make test-all tries it too
 # make dashboards     write the dashboard, and the chart's copies of it and of the alert rules
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
@@ -25,8 +25,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
-	check-types check-layers check-sizes hooks format lock ptx helm chart prometheus dashboards triton bench load openloop \
-	clean
+	check-types check-layers check-sizes hooks format lock ptx helm chart prometheus dashboards triton \
+	bench load openloop clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve

@@ -88,7 +88,8 @@ def generate() -> str:
         built.with_row(dashboard.Row(title).id(next(numbers)))
         for each in panels:
             built.with_panel(panel(each, next(numbers)))
-    return JSONEncoder(sort_keys=True, indent=2).encode(built.build()) + "\n"
+    text: str = JSONEncoder(sort_keys=True, indent=2).encode(built.build())
+    return text + "\n"
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def metrics_in(expression: str) -> set[str]:
     return set(re.findall(r"\btta_\w+", expression))
 
 
+@pytest.mark.deploy
 def test_the_dashboard_is_what_the_code_makes() -> None:
     pytest.importorskip("grafana_foundation_sdk", reason="needs the extra deploy")
     from dashboards.generate import generate
@@ -59,6 +60,7 @@ def test_the_chart_has_the_same_files(name: str) -> None:
     assert (CHART / name).read_text() == (FOLDER / source).read_text(), "run make dashboards"
 
 
+@pytest.mark.deploy
 def test_expressions_are_promql() -> None:
     promql_parser = pytest.importorskip("promql_parser", reason="needs the extra deploy")
     for expression in [*dashboard_expressions(), *rule_expressions()]:
@@ -84,7 +86,7 @@ def test_a_panel_says_what_it_means(panel: Panel) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A model with traps that has had an answer, a failed one, and one whose outputs are not what tta.yaml states."""
+    """A model with traps; no collector takes its spans."""
     folder = tmp_path_factory.mktemp("models")
     trap_model(folder / "toy")
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_TRACES_SAMPLER": "always_off"}
@@ -99,11 +101,11 @@ def test_a_server_has_every_metric_from_the_start(server: httpx.Client) -> None:
     samples = {re.split(r"[{ ]", line)[0] for line in page.splitlines() if not line.startswith("#")}
     named = set().union(*map(metrics_in, [*dashboard_expressions(), *rule_expressions()]))
     assert named - samples == AT_FIRST_EVENT
-    assert named - AT_FIRST_EVENT <= samples
     assert all(f"# HELP {name}" in page for name in AT_FIRST_EVENT)
     assert 'tta_faults_total{kind="ended",model="toy"} 0.0' in page
 
 
+@pytest.mark.deploy
 @pytest.mark.timing
 def test_the_page_is_as_promtool_wants_it(server: httpx.Client) -> None:
     if not PROMTOOL.is_file():
