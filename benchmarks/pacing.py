@@ -26,7 +26,7 @@ from loadtest.cases import Case
 from loadtest.generator import open_loop, poisson
 from loadtest.openloop import PATIENCE_S
 from loadtest.report import Point, Row, outcome, row
-from loadtest.server import address
+from loadtest.target import Target
 
 MODEL, WORKERS = "cifar10", 2
 VIEWS = 6
@@ -77,7 +77,7 @@ def real(port: int, point: Point, seed: int) -> Row:
     times = poisson(point.per_s, point.seconds, Random(f"{seed} {point.load:g}"))
     patience = point.case.budget_ms / 1e3 + PATIENCE_S
     requests = point.case.requests(point.mode)
-    shots = uvloop.run(open_loop(address(f"http://127.0.0.1:{port}"), requests, times, patience))
+    shots = uvloop.run(open_loop(Target(f"http://127.0.0.1:{port}").address, requests, times, patience))
     return row(point, [outcome(shot) for shot in shots])
 
 

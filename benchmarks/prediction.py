@@ -26,7 +26,8 @@ from loadtest.cases import BUDGETS_MS, DATA, IMAGES, MODELS, Case
 from loadtest.generator import closed_loop, open_loop, poisson
 from loadtest.openloop import PATIENCE_S
 from loadtest.report import Point, Row, outcome, quantile, row
-from loadtest.server import address, max_budget_ms, served
+from loadtest.server import served
+from loadtest.target import Target
 from tta_server.serving.cores import available_cores
 from tta_server.simulation.forecast import Forecast
 from tta_server.simulation.profiles import profile_model
@@ -54,7 +55,7 @@ class Loop:
 
     @classmethod
     def of(cls, url: str, requests: list[bytes], seconds: float) -> "Loop":
-        shots = uvloop.run(closed_loop(address(url), requests, seconds))
+        shots = uvloop.run(closed_loop(Target(url).address, requests, seconds))
         receipts = [json.loads(shot.answer.partition(b"\r\n\r\n")[2])["receipt"] for shot in shots]
         taken = max(shot.ended for shot in shots) - min(shot.sent for shot in shots)
         latencies = [(shot.ended - shot.sent) * 1e3 for shot in shots]
@@ -121,7 +122,7 @@ def _sigma(values: Sequence[float]) -> float:
 
 def measured(url: str, case: Case, seconds: float) -> tuple[Costs, float]:
     """Costs, and answers per second with all views."""
-    budget = max_budget_ms(url, case.model)
+    budget = Target(url).max_budget_ms(case.model)
     one, whole = replace(case, views=1).requests("fixed", budget), case.requests("fixed", budget)
     loops = Loop.of(url, one, seconds), Loop.of(url, whole, seconds)
     return Costs.of(*loops, case.views, available_cores()), loops[1].per_s
@@ -130,7 +131,7 @@ def measured(url: str, case: Case, seconds: float) -> tuple[Costs, float]:
 def real(url: str, point: Point, seed: int) -> Row:
     times = poisson(point.per_s, point.seconds, Random(f"{seed} {point.load:g}"))
     patience = point.case.budget_ms / 1e3 + PATIENCE_S
-    shots = uvloop.run(open_loop(address(url), point.case.requests(point.mode), times, patience))
+    shots = uvloop.run(open_loop(Target(url).address, point.case.requests(point.mode), times, patience))
     return row(point, [outcome(shot) for shot in shots])
 
 
@@ -148,7 +149,7 @@ def simulated(scenario: dict[str, object], slots: int | None = None) -> Row:
 
 def compared(url: str, case: Case, options: argparse.Namespace, console: Console) -> Iterator[tuple[Row, Row]]:
     """For each load the real and the predicted row."""
-    Loop.of(url, case.requests("fixed", max_budget_ms(url, case.model)), WARM_S)
+    Loop.of(url, case.requests("fixed", Target(url).max_budget_ms(case.model)), WARM_S)
     closed_per_s = None
     for load in map(float, options.loads.split(",")):
         before, per_s = measured(url, case, options.cost_seconds)
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="labelled images; without them: the drawn sample")
     options, console = parser.parse_args(), Console()
     case = Case(MODEL, tuple(IMAGES[MODEL](options.data, MODELS)), BUDGETS_MS[MODEL], 8)
-    with served(MODELS) as url:
+    with served(MODELS) as (url, _):
         points = list(compared(url, case, options, console))
     console.print(table(points))
     worst = max(

@@ -1,14 +1,18 @@
-"""Offline scoring: kills, answers against the server's, rate, memory. Each exits with 1 where its target is missed.
+"""Offline scoring: kills, answers against the server's, rate, memory, --url, oddities; exits with 1 on a miss.
 
     python benchmarks/scoring.py kills [--kills 100] [--images 5000]
     python benchmarks/scoring.py server [--images 200]
     python benchmarks/scoring.py rate [--rounds 5] [--seconds 6]
     python benchmarks/scoring.py memory [--images 100000] [--paths 1000000]
+    python benchmarks/scoring.py remote [--images 600] [--rounds 3]
+    python benchmarks/scoring.py odd
 
 `kills` kills (-9) a run at random instants, and compares what is left at the end with an uninterrupted run, to the
 byte. `server` scores the labelled images and asks a server for the same. `rate` runs in turns with a bare loop of
 decoding, resizing and model (threads, one a core), and for clothing with a script of `multiprocessing.Pool`. `memory`
-compares the peak memory of a short and a long run, and lists paths.
+compares the peak memory of a short and a long run, and lists paths. `remote` scores with a server on this machine, in
+turns with a local run, and beside an interactive client (`scoring_remote.py`). `odd` has full disks, inputs that
+vanish, broken and doubled images, and odd names (`scoring_odd.py`).
 """
 
 import argparse
@@ -263,14 +267,19 @@ def check_memory(folder: Path, images: int, paths: int) -> bool:
     peaks = [peak_mb(run_peak(photos, folder / f"out-{photos.name}")) for photos in (short, long)]
     ratio = peaks[1] / peaks[0]
     print(f"peak memory: {peaks[0]:.0f} MB at 1000 images, {peaks[1]:.0f} MB at {images}: {ratio:.3f} (target {FLAT})")
-    listed = folder / "list.txt"
-    listed.write_text("".join(f"some/folder/of/photos/{number:09d}.jpg\n" for number in range(paths)))
+    listing = [listed_mb(folder / "list.txt", place, paths) for place in ("some/folder/of/photos", "memory://a/folder")]
+    print(f"{paths} paths are listed in {listing[0]:.0f} MB, URLs in {listing[1]:.0f} MB (target {MOST_MB})")
+    return ratio <= FLAT and max(listing) <= MOST_MB
+
+
+def listed_mb(listed: Path, place: str, paths: int) -> float:
+    """Memory in MB that a list of images takes."""
+    listed.write_text("".join(f"{place}/{number:09d}.jpg\n" for number in range(paths)))
     script = "import sys; from benchmarks.scoring import resident_mb\nbefore = resident_mb('self')\n"
     script += "from tta_server.scoring.inputs import open_inputs\nfound = open_inputs(sys.argv[1])\n"
     script += "assert sum(1 for _ in found.marks()) == len(found)\nprint(resident_mb('self') - before)"
     done = subprocess.run([sys.executable, "-c", script, str(listed)], check=True, capture_output=True, text=True)
-    print(f"{paths} paths are listed in {float(done.stdout):.0f} MB (target {MOST_MB})")
-    return ratio <= FLAT and float(done.stdout) <= MOST_MB
+    return float(done.stdout)
 
 
 def run_peak(photos: Path, out: Path) -> list[str]:
@@ -296,8 +305,11 @@ def resident_mb(process: int | str) -> float:
 
 
 def main() -> None:
+    from benchmarks.scoring_odd import check_odd
+    from benchmarks.scoring_remote import check_remote
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("check", choices=["kills", "server", "rate", "memory"])
+    parser.add_argument("check", choices=["kills", "server", "rate", "memory", "remote", "odd"])
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--images", type=int)
@@ -312,6 +324,8 @@ def main() -> None:
             "server": lambda: check_server(args.data, args.images or 200),
             "rate": lambda: check_rates(args.data, args.rounds, args.seconds, args.only),
             "memory": lambda: check_memory(Path(folder), args.images or 100_000, args.paths),
+            "remote": lambda: check_remote(args.data, Path(folder), args.images or 600, args.rounds),
+            "odd": check_odd,
         }
         met = checks[args.check]()
     raise SystemExit(0 if met else 1)

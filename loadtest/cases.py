@@ -1,6 +1,6 @@
 """What a load test requests: a model, its images, a budget and K; and the bytes of the HTTP requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -10,6 +10,8 @@ from PIL import Image
 HERE = Path(__file__).parent
 MODELS = HERE.parent / "models"
 DATA = HERE.parent.parent / "shared" / "data"
+
+LOCAL_HEADERS = {"Host": "loadtest"}
 
 MODES: dict[str, dict[str, str]] = {
     "adaptive": {},
@@ -28,16 +30,19 @@ class Case:
     views: int
     stop: str = "all"
 
-    def requests(self, mode: str, budget_ms: float | None = None) -> list[bytes]:
+    def requests(
+        self, mode: str, budget_ms: float | None = None, headers: Mapping[str, str] = LOCAL_HEADERS
+    ) -> list[bytes]:
         """An HTTP request, head and body, for each image; `budget_ms` replaces the case's own."""
         budget = self.budget_ms if budget_ms is None else budget_ms
         query = {"budget_ms": f"{budget:g}", "max_views": str(self.views), "stop": self.stop} | MODES[mode]
         path = f"/v1/models/{self.model}/predict?{urlencode(query)}"
-        return [_request(path, image.read_bytes()) for image in self.images]
+        return [_request(path, image.read_bytes(), headers) for image in self.images]
 
 
-def _request(path: str, image: bytes) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: loadtest", f"Content-Length: {len(image)}", "", "")
+def _request(path: str, image: bytes, headers: Mapping[str, str]) -> bytes:
+    fields = [f"{name}: {value}" for name, value in headers.items()]
+    lines = (f"POST {path} HTTP/1.1", *fields, f"Content-Length: {len(image)}", "", "")
     return "\r\n".join(lines).encode() + image
 
 

@@ -7,6 +7,7 @@ is charged for all requests that were due meanwhile. Answers are parsed after th
 import asyncio
 import math
 import os
+import ssl
 import threading
 import time
 from collections import deque
@@ -109,9 +110,13 @@ class Connection(asyncio.Protocol):
         if pending is None or pending.done.done():
             return
         pending.shot.ended, pending.shot.answer = time.perf_counter(), bytes(self._got)
+        closes = b"\r\nconnection: close\r\n" in self._got.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
         self._got, self._expected = bytearray(), 0
         pending.done.set_result(None)
-        self._pool.release(self)
+        if closes:
+            self._transport.close()
+        else:
+            self._pool.release(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._pending:
@@ -122,8 +127,10 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Keep-alive connections to one address, opened as needed up to `limit`; beyond it requests are queued."""
 
-    def __init__(self, address: tuple[str, int], limit: int = MAX_CONNECTIONS) -> None:
-        self._address, self._limit = address, limit
+    def __init__(
+        self, address: tuple[str, int], limit: int = MAX_CONNECTIONS, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._address, self._limit, self._tls = address, limit, tls
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._queue: deque[Pending] = deque()
@@ -142,7 +149,7 @@ class Pool:
     async def _connect(self) -> None:
         """If connecting fails, the request stays queued and counts as lost when its patience is over."""
         with suppress(OSError):
-            await asyncio.get_running_loop().create_connection(lambda: Connection(self), *self._address)
+            await asyncio.get_running_loop().create_connection(lambda: Connection(self), *self._address, ssl=self._tls)
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)
@@ -181,13 +188,17 @@ def _pending(intended: float, request: bytes) -> Pending:
 
 
 async def open_loop(
-    address: tuple[str, int], requests: Sequence[bytes], times: Sequence[float], patience: float
+    address: tuple[str, int],
+    requests: Sequence[bytes],
+    times: Sequence[float],
+    patience: float,
+    tls: ssl.SSLContext | None = None,
 ) -> list[Shot]:
     """Send one request at each of `times` (seconds from now), whether or not earlier ones are answered.
 
     A request without an answer `patience` seconds after its intended time is lost, and its connection closed.
     """
-    pool, start, stop = Pool(address), time.perf_counter() + 0.1, threading.Event()
+    pool, start, stop = Pool(address, tls=tls), time.perf_counter() + 0.1, threading.Event()
     queue = [_pending(start + at, requests[i % len(requests)]) for i, at in enumerate(times)]
     loop = asyncio.get_running_loop()
     threading.Thread(target=_send_on_time, args=(queue, pool, loop, stop), daemon=True).start()
@@ -216,10 +227,14 @@ async def _settled(pending: Pending, patience: float) -> None:
 
 
 async def closed_loop(
-    address: tuple[str, int], requests: Sequence[bytes], seconds: float, connections: int = 8
+    address: tuple[str, int],
+    requests: Sequence[bytes],
+    seconds: float,
+    connections: int = 8,
+    tls: ssl.SSLContext | None = None,
 ) -> list[Shot]:
     """Each connection sends its next request when it has the answer to the last, for `seconds`."""
-    pool, end = Pool(address, connections), time.perf_counter() + seconds
+    pool, end = Pool(address, connections, tls), time.perf_counter() + seconds
     chains = [_chain(pool, requests, number * 7, end) for number in range(connections)]
     shots = await asyncio.gather(*chains)
     pool.close()

@@ -1,93 +1,120 @@
-"""Users for locust: two models, three budgets, two priorities, real images.
+"""Users for locust: two models, three budgets, two priorities, real images, over HTTP and gRPC.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
 
-and then http://127.0.0.1:8089; `make load` runs them without a browser, against a server of its own.
-
-A refusal (429) is no failure: an overloaded server should refuse, and it is listed as "predict ... (refused)"; the user
-then waits for `retry_after_ms`. An answer whose receipt exceeds its budget is a failure, and so is every other error.
-The exit status is 1 if more than 5 % of the requests that were not refused fail.
+and then http://127.0.0.1:8089; `make load` runs them without a browser. loadtest/README.md explains the tables.
 
 | variable | what it is | default |
 |---|---|---|
 | TTA_LOAD_DATA | folder with clothing/test/*/*.jpg and nuclei/images/*.png | shared/data beside the repository |
 | TTA_LOAD_MODELS | folder of models, whose samples are sent where there is no data | models |
 | TTA_LOAD_VIEWS | most views an answer may have | 8 |
+| TTA_LOAD_GRPC | address of the gRPC port, like 127.0.0.1:8001; without it there are no gRPC users | |
+| TTA_LOAD_CACERT | PEM file of the authorities of the server's certificate | the system's |
+| TTA_KEY | the key to send | none |
 """
 
 import os
-import random
+import sys
 import time
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
-from locust import FastHttpUser, between, events, task
+from gevent import ssl
+from grpc.experimental import gevent
+from locust import FastHttpUser, User, between, events, task
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 
-from loadtest.cases import BUDGETS_MS, DATA, IMAGES, MODELS
+from loadtest.grpc_client import GrpcClient
+from loadtest.mix import VIEWS, Ask, Reply, Views, draw, exit_status, read_bodies
+from loadtest.target import KEY
 
-BODIES = {
-    model: [
-        path.read_bytes()
-        for path in find(
-            Path(os.environ.get("TTA_LOAD_DATA", DATA)),
-            Path(os.environ.get("TTA_LOAD_MODELS", MODELS)),
-        )
-    ]
-    for model, find in IMAGES.items()
-}
-VIEWS = int(os.environ.get("TTA_LOAD_VIEWS", "8"))
-BUDGETS = {"short": 0.5, "normal": 1.0, "long": 5.0}
-"""Multiples of the model's budget in `cases`."""
-PRIORITIES = {"interactive": 3, "batch": 1}
-"""With relative frequencies."""
-REFUSED = "(refused)"
-MOST_FAILURES = 0.05
-"""Share of the requests that were not refused."""
+gevent.init_gevent()
+BODIES = read_bodies()
+SEEN = Views()
+CACERT = os.environ.get("TTA_LOAD_CACERT") or None
+GRPC = os.environ.get("TTA_LOAD_GRPC", "")
+PAUSE = between(0.02, 0.2)
 
 
-class Client(FastHttpUser):
-    """Pauses, then sends an image with a short, normal or long budget."""
+class HttpUser(FastHttpUser):
+    """Pauses, then sends an image with a short, normal or long budget; waits after a refusal as long as it says."""
 
-    wait_time = between(0.02, 0.2)
+    wait_time = PAUSE
+    insecure = False
+    ssl_context_factory = staticmethod(lambda: ssl.create_default_context(cafile=CACERT))
+    default_headers = {"Authorization": f"Bearer {os.environ[KEY]}"} if os.environ.get(KEY) else {}
 
-    @task(6)
-    def clothing(self) -> None:
-        self._ask("clothing")
-
-    @task(1)
-    def nuclei(self) -> None:
-        self._ask("nuclei")
-
-    def _ask(self, model: str) -> None:
-        budget = random.choice(list(BUDGETS))
-        budget_ms = BUDGETS_MS[model] * BUDGETS[budget]
-        query = {"budget_ms": f"{budget_ms:g}", "max_views": VIEWS, "stop": "all"}
-        query["priority"] = random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
-        path, body = f"/v1/models/{model}/predict?{urlencode(query)}", random.choice(BODIES[model])
-        name = f"predict {model} ({budget})"
-        with self.client.post(path, data=body, name=name, catch_response=True) as response:
-            judge(response, f"predict {model} {REFUSED}", budget_ms)
-        if response.status_code == 429:
-            time.sleep(response.json()["retry_after_ms"] / 1e3)  # locust makes this a switch to another user
+    @task
+    def predict(self) -> None:
+        ask = draw(BODIES)
+        query = {"budget_ms": f"{ask.budget_ms:g}", "max_views": VIEWS, "stop": "all", "priority": ask.priority}
+        path = f"/v1/models/{ask.model}/predict?{urlencode(query)}"
+        with self.client.post(path, data=ask.image, name=ask.name, catch_response=True) as response:
+            reply = http_reply(response)
+            if reply.retry_after_ms is not None:
+                response.request_meta["name"] = ask.refused
+            failure = reply.failure(ask)
+            if failure:
+                response.failure(failure)
+            else:
+                response.success()
+        finish("POST", ask, reply)
 
 
-def judge(response: ResponseContextManager, refused: str, budget_ms: float) -> None:
-    """Record success, failure, or a refusal as success under the name `refused`."""
+def http_reply(response: ResponseContextManager) -> Reply:
     if response.status_code == 429:
-        response.request_meta["name"] = refused
-        response.success()
-    elif response.status_code != 200:
-        response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
-    elif response.json()["receipt"]["elapsed_ms"] > budget_ms:
-        response.failure(f"the receipt's elapsed_ms exceeds the budget of {budget_ms:g} ms")
-    else:
-        response.success()
+        return Reply(retry_after_ms=response.json()["retry_after_ms"])
+    if response.status_code != 200:
+        return Reply(error=f"{response.status_code}: {(response.text or '')[:200]}")
+    receipt = response.json()["receipt"]
+    return Reply(len(receipt["views"]), receipt["elapsed_ms"])
+
+
+class GrpcUser(User):
+    """The same over gRPC: one request in two as a stream, whose time is that of the last response."""
+
+    wait_time = PAUSE
+    abstract = not GRPC
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        tls = str(environment.host or self.host or "").startswith("https:")
+        self._client = GrpcClient(GRPC, os.environ.get(KEY, ""), tls, CACERT)
+
+    @task
+    def unary(self) -> None:
+        self._predict("gRPC", self._client.infer)
+
+    @task
+    def streamed(self) -> None:
+        self._predict("gRPC stream", self._client.stream)
+
+    def _predict(self, protocol: str, call: Any) -> None:
+        ask, start = draw(BODIES), time.perf_counter()
+        reply: Reply = call(ask)
+        failure = reply.failure(ask)
+        self.environment.events.request.fire(
+            request_type=protocol,
+            name=ask.name if reply.retry_after_ms is None else ask.refused,
+            response_time=(time.perf_counter() - start) * 1e3,
+            response_length=0,
+            exception=RuntimeError(failure) if failure else None,
+            context={},
+        )
+        finish(protocol, ask, reply)
+
+
+def finish(protocol: str, ask: Ask, reply: Reply) -> None:
+    SEEN.add(protocol, ask, reply)
+    if reply.retry_after_ms is not None:
+        time.sleep(reply.retry_after_ms / 1e3)  # locust makes this a switch to another user
 
 
 @events.quitting.add_listener
-def exit_status(environment: Environment, **_: object) -> None:
-    admitted = [entry for entry in environment.stats.entries.values() if not entry.name.endswith(REFUSED)]
-    failed = sum(entry.num_failures for entry in admitted)
-    environment.process_exit_code = int(failed > MOST_FAILURES * sum(entry.num_requests for entry in admitted))
+def quitting(environment: Environment, **_: object) -> None:
+    entries = environment.stats.entries.items()
+    counts = {f"{method} {name}": (each.num_requests, each.num_failures) for (name, method), each in entries}
+    environment.process_exit_code = exit_status(counts)
+    sys.stdout.write("\n".join(["", "Views of the answers", *SEEN.lines(), ""]))

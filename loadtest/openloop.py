@@ -24,7 +24,8 @@ from loadtest.burst import Burst, Window, recovery_s, windows, write_windows
 from loadtest.cases import BUDGETS_MS, DATA, HERE, IMAGES, MODELS, MODES, Case
 from loadtest.generator import closed_loop, open_loop, poisson, real_time_priority
 from loadtest.report import COLUMNS, LATE_MS, Outcome, Point, Row, outcome, row, sentence, table, write_csv
-from loadtest.server import address, max_budget_ms, served
+from loadtest.server import Started, served
+from loadtest.target import Target, add_arguments, target_of
 
 PATIENCE_S = 2.0
 """Beyond the budget, before a request counts as lost."""
@@ -39,6 +40,7 @@ examples:
   python -m loadtest.openloop --only clothing --seconds 3 --loads 0.5,1,2 --no-until-refusals
   python -m loadtest.openloop --only clothing --burst         0.5x, 3x, 0.5x: how soon K recovers
   python -m loadtest.openloop --url http://127.0.0.1:8000     a server that is running already
+  python -m loadtest.openloop --url https://tta.example.org --key-file key.txt --cacert ca.pem
 
 It writes openloop.csv (burst.csv) and a PNG for each model into --out. Columns of the CSV:
 """
@@ -48,7 +50,7 @@ It writes openloop.csv (burst.csv) and a PNG for each model into --out. Columns 
 class Session:
     """One run against one server; each point adds a row to `rows` and rewrites the CSV."""
 
-    url: str
+    target: Target
     options: argparse.Namespace
     csv: Path
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
@@ -57,11 +59,12 @@ class Session:
 
     def closed_per_s(self, case: Case) -> float:
         """Answers per second with all K views, after a short run that warms caches and the server's estimates."""
-        requests = case.requests("fixed", max_budget_ms(self.url, case.model))
+        target = self.target
+        requests = case.requests("fixed", target.max_budget_ms(case.model), target.headers)
         seconds = min(CLOSED_S, self.options.seconds)
         self.console.print(f"{case.model}: closed loop, 8 connections, K = {case.views}, {seconds:g} s ...")
-        uvloop.run(closed_loop(address(self.url), requests, min(1.5, seconds)))
-        shots = uvloop.run(closed_loop(address(self.url), requests, seconds))
+        uvloop.run(closed_loop(target.address, requests, min(1.5, seconds), tls=target.tls))
+        shots = uvloop.run(closed_loop(target.address, requests, seconds, tls=target.tls))
         failed = [shot for shot in shots if outcome(shot).status != 200]
         if failed:
             raise SystemExit(f"the closed loop got an error: {failed[0].answer[-300:].decode(errors='replace')}")
@@ -72,9 +75,10 @@ class Session:
     def measure(self, point: Point, times: Sequence[float]) -> list[Outcome]:
         """Send a request at each of `times` (seconds); returns the outcome of each."""
         self.console.print(f"  {point.mode} {point.load:.3g}x: {point.per_s:.1f}/s for {point.seconds:g} s ...", end="")
-        patience, requests = point.case.budget_ms / 1e3 + PATIENCE_S, point.case.requests(point.mode)
+        target, patience = self.target, point.case.budget_ms / 1e3 + PATIENCE_S
+        requests = point.case.requests(point.mode, headers=target.headers)
         with real_time_priority() as self.real_time:
-            shots = uvloop.run(open_loop(address(self.url), requests, times, patience))
+            shots = uvloop.run(open_loop(target.address, requests, times, patience, target.tls))
         time.sleep(PAUSE_S)
         return [outcome(shot) for shot in shots]
 
@@ -187,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--base", type=float, default=0.5, metavar="LOAD", help="load before and after a burst (0.5)")
     load.add_argument("--burst-seconds", type=float, default=5, help="length of a burst (5)")
     server = made.add_argument_group("server")
-    server.add_argument("--url", help="a running server; default: start one on a free port, and end it")
+    add_arguments(server)
     server.add_argument("--models", type=Path, default=MODELS, help="folder of models for the server that is started")
     server.add_argument("--slots", type=int, help="its slots; default: one for each core")
     made.add_argument("--out", type=Path, default=HERE / "results", help="folder for CSV and plots (loadtest/results)")
@@ -200,8 +204,8 @@ def main() -> None:
     picked = [name for name in IMAGES if options.only in (None, name)]
     cases = [_case(name, options) for name in picked]
     kind, run = ("burst", burst) if options.burst else ("openloop", sweep)
-    with nullcontext(options.url) if options.url else served(options.models, options.slots) as url:
-        session = Session(url.rstrip("/"), options, options.out / f"{kind}.csv")
+    with nullcontext(Started(options.url, "")) if options.url else served(options.models, options.slots) as started:
+        session = Session(target_of(options, started.url), options, options.out / f"{kind}.csv")
         try:
             for case in cases:
                 run(session, case)

@@ -28,7 +28,7 @@ def blocks(language: str, page: str) -> list[str]:
 
 README, USAGE, PROTOCOL = "README.md", "docs/usage.md", "docs/protocol.md"
 PAGES = [
-    *(ROOT / page for page in (README, "CHANGELOG.md", "benchmarks/README.md")),
+    *(ROOT / page for page in (README, "CHANGELOG.md", "benchmarks/README.md", "loadtest/README.md")),
     *(page for folder in ("docs", "models") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 TOO_LATE = ('"deadline_exceeded"', '"overloaded"', "give a budget of at least")

@@ -1,5 +1,5 @@
 """`python -m tta_server`."""
 
-from tta_server.cli.main import app
+from tta_server.cli.entry import main
 
-app()
+main()

@@ -3,35 +3,30 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-
-import cv2
-from PIL import Image
 
 from tta_server.backends import CPU, Backend
 from tta_server.errors import BackendUnavailable, ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
-from tta_server.repository.loader import find_models, load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.costs import CostModel
-from tta_server.scheduling.devices.ladder import LADDER
 from tta_server.scheduling.jobs import Bounds
 from tta_server.serving.cores import available_cores
 from tta_server.serving.engine import Engine
+from tta_server.serving.folders import ModelFolders
 from tta_server.serving.graph_executor import ModelExecutor
 from tta_server.serving.health import Health
 from tta_server.serving.job import ImageJob
-from tta_server.serving.niceness import PREPARATION_NICENESS, lower_priority
 from tta_server.serving.pools import Pools, PoolSize, ServingPool, make_scheduler, pool_sizes
 from tta_server.serving.predictor import Predictor
+from tta_server.serving.preparation import batch_ladder, prepare
 from tta_server.serving.probe import ModelProbe
 from tta_server.serving.retries import LoadRetries
 from tta_server.serving.runner import ImageRunner
-from tta_server.serving.warmup import warm_up, warm_up_beside_requests
+from tta_server.serving.warmup import warm_up
 from tta_server.settings import Settings
+from tta_server.telemetry.cache_metrics import CacheMetrics
 from tta_server.telemetry.logs import DoubtLog, RequestLog
 from tta_server.telemetry.observer import Observers, ReceiptTimings
 from tta_server.telemetry.prometheus import Metrics
@@ -42,32 +37,6 @@ Absent = Sequence[BackendUnavailable]
 log = logging.getLogger(__name__)
 
 NOT_READY = "the server is not ready: models are being warmed, or it is shutting down"
-
-
-def configure_libraries() -> None:
-    """Sets process-wide options of OpenCV and Pillow: no threads, limits or messages beside our own.
-
-    For the commands; a program that uses the package as a library keeps its own options.
-    """
-    Image.MAX_IMAGE_PIXELS = None
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def _prepare(folder: Path, pools: Pools) -> tuple[Model, CostModel]:
-    """Loads a model and measures its costs. Raises ConfigError."""
-    model, costs = load_model(folder), CostModel()
-    try:
-        warm_up_beside_requests(model, costs, _ladder(model, pools.of(model)))
-    except BaseException:
-        model.retire()
-        raise
-    return model, costs
-
-
-def _ladder(model: Model, pool: ServingPool) -> Sequence[int]:
-    """The batch sizes to measure one after the other; empty without workers, where slots run few views at a time."""
-    return (model.backend.ladder or LADDER) if pool.size.workers else ()
 
 
 class Application:
@@ -82,12 +51,14 @@ class Application:
         """`absent` are the errors of models that are loaded later: their servers' pools are made now."""
         self.settings = settings
         self.tracer = tracer
+        self.folders = ModelFolders(settings.repository, settings.named_folders)
         self.metrics = Metrics()
         self.statistics = Statistics()
         self.models = {model.name: model for model in models}
         for model in models:
             model.open()
-        sinks = (self.metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
+        cache_metrics = CacheMetrics(self.metrics.registry)
+        sinks = (self.metrics, cache_metrics, self.statistics, ReceiptTimings(), RequestLog(), DoubtLog())
         self.observer = Observers(*sinks, tracer) if tracer.is_on else Observers(*sinks)
         self._runner = ImageRunner(ModelExecutor(), self.observer, tracer)
         self._runners = dict.fromkeys(self.models, self._runner)
@@ -96,11 +67,14 @@ class Application:
         self.on_fatal: Callable[[str], None] = lambda reason: None
         sizes = self._pool_sizes([*(model.backend for model in models), *absent])
         self.pools = Pools({device: self._make_pool(size) for device, size in sizes.items()})
-        self.predictor = Predictor(self.models, self.pools, settings.limits, self.observer, self.health)
+        self.predictor = Predictor(
+            self.models, self.pools, settings.limits, self.observer, self.health, settings.cache_mb * 1_000_000
+        )
         self._probe = ModelProbe(self.predictor, self.health)
         self._retries = LoadRetries(self.load_model, lambda name: name in self.health.load_failures)
         self._add_gauges()
         self._warmed = False
+        self.leaving = False
         self.closing = False
 
     def _pool_sizes(self, backends: Iterable[Backend | BackendUnavailable]) -> dict[str, PoolSize]:
@@ -131,6 +105,7 @@ class Application:
         gauge("tta_backlog_bytes", "Memory set aside for images not yet answered", lambda: backlog().nbytes)
         if self.tracer.is_on:
             self.metrics.counter("tta_dropped_spans", "Spans that no collector took", self.tracer.dropped)
+        gauge("tta_cache_bytes", "Memory of the stored answers", lambda: self.predictor.cached_bytes)
         for device, slots in self.pools.slots.items():
             gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
@@ -144,30 +119,35 @@ class Application:
         return name in self.models or name in self.health.load_failures
 
     def is_ready(self, name: str) -> bool:
+        """True if clients should send the model's requests to this server."""
+        return not self.leaving and self.admits(name)
+
+    def admits(self, name: str) -> bool:
         """True if the model's requests are admitted."""
-        return self.ready and name in self.models and name not in self.health.unhealthy
+        return self.admitting and name in self.models and name not in self.health.unhealthy
 
     @property
     def is_serving(self) -> bool:
-        """True if requests of at least one model are admitted; with `strict`, of every loaded model."""
+        """True if at least one model is ready; with `strict`, of every loaded model."""
         states = [self.is_ready(name) for name in list(self.models)]
         return any(states) and (all(states) or not self.settings.strict)
 
     @classmethod
     def load(cls, settings: Settings, tracer: Tracer = NO_TRACER) -> "Application":
-        """Loads the models of the folder; those that can't be loaded are in `health.load_failures`.
+        """Loads all models; those that can't be loaded are in `health.load_failures`.
 
         Those whose servers are not ready are loaded once they are. Raises ConfigError if there is none, none can be
         loaded, or, with `strict`, one can't.
         """
         loaded, errors = [], dict[str, Exception]()
-        for folder in find_models(settings.models):
+        folders = ModelFolders(settings.repository, settings.named_folders)
+        for name in folders.find():
             try:
-                loaded.append(load_model(folder))
+                loaded.append(folders.load(name))
             except Exception as error:
                 if settings.strict:
                     raise
-                errors[folder.name] = error
+                errors[name] = error
         absent = [each for each in errors.values() if isinstance(each, BackendUnavailable)]
         application = cls(settings, loaded, absent, tracer)
         for name, failure in errors.items():
@@ -177,7 +157,7 @@ class Application:
 
     def _set_failed(self, name: str, error: Exception) -> None:
         """Goes on without a model that can't be served."""
-        failure = explain_failure(name, error, self.settings.models)
+        failure = explain_failure(name, error, self.folders.roots)
         if isinstance(error, BackendUnavailable):
             failure = failure.retried
             self._retries.add(name)
@@ -208,7 +188,7 @@ class Application:
         for model in list(self.models.values()):
             try:
                 pool = self.pools.of(model)
-                warm_up(model, pool.costs, pool.size.slots, ladder=_ladder(model, pool))
+                warm_up(model, pool.costs, pool.size.slots, ladder=batch_ladder(model, pool))
             except Exception as error:
                 if self.settings.strict:
                     raise
@@ -223,25 +203,26 @@ class Application:
         self._warmed = True
 
     @property
-    def ready(self) -> bool:
+    def admitting(self) -> bool:
         """True if requests are admitted."""
         return self._warmed and not self.closing
 
-    def check_ready(self) -> None:
+    @property
+    def ready(self) -> bool:
+        """True if requests are admitted, and clients should send them to this server."""
+        return self.admitting and not self.leaving
+
+    def check_admitting(self) -> None:
         """Raises NotReady."""
-        if not self.ready:
+        if not self.admitting:
             raise NotReady(NOT_READY)
 
     def model_names(self) -> list[str]:
-        """Of the models in the folder, loaded or not, and of those that are not there any more."""
-        try:
-            found = {path.name for path in find_models(self.settings.models)}
-        except ConfigError:
-            found = set()
-        return sorted(found | set(self.models) | set(self.health.load_failures))
+        """Of the models in their folders, loaded or not, and of those that are not there any more."""
+        return sorted(self.folders.names() | set(self.models) | set(self.health.load_failures))
 
     def load_model(self, name: str) -> Model:
-        """Loads or reloads a model of the folder and returns it; a loaded version serves until the new one is warm.
+        """Loads or reloads a model and returns it; a loaded version serves until the new one is warm.
 
         Raises UnknownModel, ConfigError, and Overloaded while another model is loaded; then nothing has changed, but if
         no version of the model is loaded, `health.load_failures` has why.
@@ -249,8 +230,7 @@ class Application:
         if name not in self.model_names():
             raise UnknownModel(f"there is no model {name[:64]!r} to load; there are {', '.join(self.model_names())}")
         with self._exclusive_loading():
-            with ThreadPoolExecutor(1, "preparation", lower_priority, (PREPARATION_NICENESS,)) as thread:
-                preparing = thread.submit(_prepare, self.settings.models / name, self.pools)
+            preparing = prepare(self.folders, name, self.pools)
             if name not in self.models and isinstance(failure := preparing.exception(), Exception):
                 self._set_failed(name, failure)
             model, costs = preparing.result()
@@ -258,7 +238,7 @@ class Application:
             self._runners[name] = self._runner
             previous, self.models[name] = self.models.get(name), model
             if previous is not None:
-                previous.retire()
+                self.predictor.retire(previous)
             self.statistics.forget(model.key)
             self.health.loaded(name)
             self._add_model_metrics(name)
@@ -284,7 +264,11 @@ class Application:
                 return
             model = self.predictor.model(name)
             del self.models[name]
-            model.retire()
+            self.predictor.retire(model)
+
+    def leave(self) -> None:
+        """Is not ready from now on, so that load balancers choose another server; still admits requests."""
+        self.leaving = True
 
     def stop_admitting(self) -> None:
         """Admits no more requests."""

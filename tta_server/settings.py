@@ -1,6 +1,7 @@
 """What a deployment may set; each field is one setting, with its bounds and its description."""
 
 import re
+from importlib.util import find_spec
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,17 @@ from tta_server.errors import shown
 from tta_server.imaging.decoding import Limits
 from tta_server.serving.cores import available_cores
 
-PACKAGE = Path(__file__).parent
-BUNDLED = next((p for p in (PACKAGE / "models", PACKAGE.parent / "models") if p.is_dir()), Path("models"))
-"""The models that come with the package, or with a checkout."""
 
+def _bundled() -> Path:
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / "models"
+    found = find_spec("tta_server_models")
+    return Path(found.origin).parent if found and found.origin else Path("models")
+
+
+BUNDLED = _bundled()
+"""The models of a checkout, or of the package tta-server-models; without both `models` in the working directory."""
 
 ORIGIN = re.compile(
     r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[(?P<ipv6>[0-9a-f:.]+)\])(?::(?P<port>[1-9][0-9]{0,4}))?"
@@ -48,6 +56,33 @@ def _split_words(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
 
+NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)=(?P<folder>.+)")
+
+
+def _check_named(text: str) -> str:
+    """Raises ValueError."""
+    if NAMED.fullmatch(text) is None:
+        raise ValueError(
+            f"{shown(text)} is not NAME=DIR; NAME has letters, digits, '_', '-' and '.', the first a letter or a "
+            "digit, and DIR is the folder of one model, like clothing=/mnt/models"
+        )
+    return text
+
+
+def _check_names(stated: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError."""
+    names = [text.partition("=")[0] for text in stated]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"the name {twice[0]} is given twice; each model needs a name of its own")
+    return stated
+
+
+NamedFolders = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_named)], ...],
+    BeforeValidator(_split_words),
+    AfterValidator(_check_names),
+]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(read_origin)], ...], BeforeValidator(_split_words)]
 
 
@@ -61,6 +96,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
 
     models: Path = Field(BUNDLED, description="Folder of models: <name>/tta.yaml and <name>/1/model.onnx.")
+    model: NamedFolders = Field(
+        (),
+        description="NAME=DIR: serve the model in the folder DIR as NAME. DIR holds tta.yaml and 1/model.onnx, or "
+        "Triton's config.pbtxt and 1/model.onnx, or one ONNX file whose metadata describes it. Repeat the flag for "
+        "several, separate them by spaces in the variable. --models is then served only if it is given too.",
+    )
     slots: int = Field(
         default_factory=available_cores,
         ge=1,
@@ -81,6 +122,12 @@ class Settings(BaseModel):
     port: int = Field(8000, ge=0, le=65_535, description="HTTP port; 0 picks a free one.")
     grpc: bool = Field(True, description="Serve gRPC too.")
     grpc_port: int = Field(8001, ge=0, le=65_535, description="gRPC port; 0 picks a free one.")
+    shutdown_delay_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which the server is not ready but admits requests, until load balancers "
+        "have noticed; Ctrl-C and a second signal skip them.",
+    )
     drain_seconds: float = Field(10.0, ge=0, description="Seconds that a shutdown waits for admitted requests.")
 
     keys: Path | None = Field(None, description="File of bearer keys, one a line; without it requests need no key.")
@@ -97,6 +144,12 @@ class Settings(BaseModel):
     max_pixels: int = Field(25_000_000, ge=1, description="Largest image accepted, in pixels.")
     max_waiting: int = Field(1024, ge=1, description="Images that may wait; further requests get 429.")
     max_waiting_mb: int = Field(1000, ge=1, description="Memory that waiting images may take, in MB.")
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Memory for answers, in MB, that equal requests get; they also share a run. 0: no cache.",
+    )
     max_images_per_request: int = Field(
         64, ge=1, validation_alias="max_batch", description="Images that a v2 request may hold."
     )
@@ -108,6 +161,17 @@ class Settings(BaseModel):
         False,
         description="Send traces to an OpenTelemetry collector, as the OTEL_* variables say; needs the extra otel.",
     )
+
+    @property
+    def named_folders(self) -> dict[str, Path]:
+        """Folders of single models by the names under which they are served."""
+        pairs = (text.partition("=") for text in self.model)
+        return {name: Path(folder) for name, _, folder in pairs}
+
+    @property
+    def repository(self) -> Path | None:
+        """The folder of models; None if it is not stated and single models are."""
+        return None if self.model and "models" not in self.model_fields_set else self.models
 
     @property
     def limits(self) -> Limits:

@@ -16,7 +16,7 @@ from tta_server.api.requests import LARGE_JPEG_BYTES, PredictCommand, RequestHan
 from tta_server.application import Application
 from tta_server.repository.loader import load_model
 from tta_server.serving.plan import Options
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.settings import Settings
 
 LEFT = "tta_left_total"

@@ -1,8 +1,5 @@
 """A remote model gives what its file gives; every failure of its server is the error that clients should get."""
 
-import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.support.certificates import make_certificate
 from tests.support.onnx_models import classifier, graph
 from tests.support.references import MODELS
 from tests.support.remote import RemoteServer
@@ -133,13 +131,7 @@ def test_as_many_batches_as_threads_are_in_flight_together(server: RemoteServer,
 
 
 def test_tls_trusts_the_stated_authority(file: Path, tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl to make a certificate")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(made, check=True, capture_output=True, timeout=PATIENCE, env={**os.environ, "OPENSSL_CONF": ""})
+    cert, key = make_certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
     pair = [(key.read_bytes(), cert.read_bytes())]
     with RemoteServer({"m": file}, certificate=grpc.ssl_server_credentials(pair)) as server:
         remote = TritonBackend(Target((server.url,), "m", tls=Tls(ca=cert.read_bytes())))
@@ -358,7 +350,7 @@ def test_a_missing_model_or_version_is_named_with_what_there_is(file: Path) -> N
     assert str(unlisted) == f"backend.model: {server.url} has no model x that is ready"
     for error in (missing, version, unlisted):
         assert isinstance(error, ConfigError)
-        assert public_sentence(error, Path()).partition(": ")[2] == SEE_LOG
+        assert public_sentence(error, [Path()]).partition(": ")[2] == SEE_LOG
 
 
 def test_inputs_other_than_one_image_are_named(file: Path, server: RemoteServer, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from tta_server import __version__
 from tta_server.cli.main import cli
 
-COMMANDS = ["serve", "predict", "views", "calibrate", "simulate", "export-triton", "models", "policies"]
+COMMANDS = ["serve", "predict", "views", "calibrate", "simulate", "ping", "export-triton", "models", "policies"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

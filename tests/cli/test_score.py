@@ -6,14 +6,19 @@ import random
 import resource
 import signal
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 
+from tests.scoring.test_coco import RED, lit, tiny
+from tests.support import pictures
 from tests.support.commands import TERMINAL, check_mistake, run, run_process
-from tests.support.scoring import content_of, rows_of, toy, write_images
+from tests.support.scoring import BROKEN, content_of, rows_of, toy, write_images
 from tests.support.serving import PATIENCE, command, until
+from tta_server.cli.score_options import RayOption, ScoreCommand
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +91,64 @@ def test_a_limit_of_failures_ends_with_3_and_what_is_done(model: Path, tmp_path:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--format", "xml"], "--format takes parquet, jsonl, not xml"),
+        (["--format", "xml"], "--format takes parquet, jsonl, csv, coco, yolo, not xml"),
         (["--max-failures", "some"], "--max-failures takes a number of images, or a share"),
         (["--merge", "median"], "unknown merge 'median'"),
         (["--min-views", "most"], "min_views takes a whole number of at least 1, or 'all'"),
         (["--batch", "0"], "--batch takes a whole number"),
+        (["--format", "coco"], "--format coco does not hold classification; for toy use parquet, jsonl, csv"),
+        (["--masks", "rle"], "--masks is for segmentation, and toy does classification; leave --masks out"),
+        (["--format", "csv", "--masks", "png"], "--format csv holds masks as rle, not png; leave --masks out"),
+        (["--metrics-port", "70000"], "--metrics-port takes a whole number"),
         (["--verify"], "holds no run; give --out the folder of one"),
     ],
 )
 def test_a_mistake_is_one_sentence(model: Path, tmp_path: Path, more: list[str], sentence: str) -> None:
     photos = write_images(tmp_path / "photos", 1)
     assert sentence in check_mistake(run(*words(photos, model, tmp_path / "out", *more)))
+
+
+def write_scenes(folder: Path, *names: str) -> Path:
+    """Images of 20 by 16 pixels with a red box each."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(pictures.encoded(lit(RED)))
+    return folder
+
+
+def test_coco_is_whole_once_all_shards_are(tmp_path: Path) -> None:
+    photos, bright = write_scenes(tmp_path / "photos", "a.png", "sub/b.png"), tiny("detection", tmp_path)
+    (photos / "c.jpg").write_bytes(BROKEN)
+    arguments = words(photos, bright, tmp_path / "out", "--format", "coco")
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    before = content_of(tmp_path / "out")
+    listed = json.loads(before["images.json"])
+    assert {each["id"]: each["file_name"] for each in listed["images"]} == {0: "a.png", 2: "sub/b.png"}
+    assert [each["file_name"] for each in listed["failures"]] == ["c.jpg"]
+    assert [each["image_id"] for each in json.loads(before["results.json"])] == [0, 2]
+    (tmp_path / "out" / "results.json").unlink()
+    assert run(*arguments).returncode == 0
+    assert content_of(tmp_path / "out") == before
+    assert run(*arguments, "--verify").stdout == "1 shards are as written: 3 of 3 images\n"
+
+
+def test_the_archives_of_yolo_unpack_to_a_data_set(tmp_path: Path) -> None:
+    photos, out = write_scenes(tmp_path / "photos", "a.png", "sub/b.png"), tmp_path / "out"
+    done = run(*words(photos, tiny("detection", tmp_path), out, "--format", "yolo"))
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(out / "results" / "part-00000.tar") as archive:
+        archive.extractall(tmp_path / "dataset", filter="data")
+    for name in ("a.txt", "sub/b.txt"):
+        assert (tmp_path / "dataset" / "labels" / name).read_text() == "0 0.3 0.28125 0.3 0.3125 1\n"
+    assert (out / "classes.txt").read_text() == "red\ngreen\nblue\n"
+
+
+def test_images_with_one_label_file_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    photos = write_scenes(tmp_path / "photos", "sub/a.png", "sub/a.jpg")
+    done = run(*words(photos, tiny("detection", tmp_path), tmp_path / "out", "--format", "yolo"))
+    assert "'sub/a.jpg' and 'sub/a.png' would both be labels/sub/a.txt" in check_mistake(done)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_shard_is_named(model: Path, tmp_path: Path) -> None:
@@ -160,6 +212,26 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(model: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timing
+def test_kills_leave_the_files_of_a_whole_run_as_they_would_be(tmp_path: Path) -> None:
+    photos = write_scenes(tmp_path / "photos", *(f"{number:04d}.png" for number in range(2000)))
+    bright, source, out = tiny("detection", tmp_path), random.Random(18), tmp_path / "out"
+    more = ["--format", "coco", "--batch", "8"]
+    assert run(*words(photos, bright, tmp_path / "whole", *more)).returncode == 0
+    for _ in range(4):
+        process = start(words(photos, bright, out, *more))
+        until(lambda process=process: started(out, process))
+        try:
+            process.wait(source.uniform(0, 0.6))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
+    assert run(*words(photos, bright, out, *more)).returncode == 0
+    assert content_of(out) == content_of(tmp_path / "whole")
+    assert len(json.loads((out / "results.json").read_text())) == 2000
+
+
+@pytest.mark.slow
+@pytest.mark.timing
 def test_ten_kills_leave_what_an_uninterrupted_run_leaves(model: Path, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 5000, range(100, 5000, 411))
     assert run(*words(photos, model, tmp_path / "whole", "--batch", "8")).returncode == 0
@@ -175,3 +247,25 @@ def test_ten_kills_leave_what_an_uninterrupted_run_leaves(model: Path, tmp_path:
     assert run(*words(photos, model, out, "--batch", "8")).returncode == 0
     assert content_of(out) == content_of(tmp_path / "whole")
     assert sum(row["status"] == "failed" for row in rows_of(out)) == 12
+
+
+def test_options_of_a_cluster_are_for_one(model: Path, tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 1)
+    assert "--ray-actors is for --ray" in check_mistake(
+        run(*words(photos, model, tmp_path / "out", "--ray-actors", "2"))
+    )
+
+
+@pytest.mark.parametrize("words", [["--ray"], ["--ray", "--batch", "2"], ["--ray="]])
+def test_ray_may_stand_without_an_address(words: list[str]) -> None:
+    given: dict[str, object] = {}
+
+    def score(ray: RayOption = None, batch: int = 1) -> None:
+        given.update(ray=ray, batch=batch)
+
+    app = typer.Typer()
+    app.command(cls=ScoreCommand)(score)
+    app(words, standalone_mode=False)
+    assert given == {"ray": "", "batch": 2 if "--batch" in words else 1}
+    app(["--ray", "host:6379"], standalone_mode=False)
+    assert given["ray"] == "host:6379"

@@ -6,12 +6,15 @@ import socket
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from typer.testing import CliRunner
 
 from tests.support import pictures
 from tests.support.commands import check_mistake, run, run_process
 from tests.support.folders import CONFIG, FAILED, GARBAGE, GOOD, NO_RUN, NO_YAML, write_folder
+from tests.support.named import LAYOUTS, bare_triton, embedded
 from tests.support.references import MODELS
 from tests.support.serving import Server, models_folder
 from tta_server.cli.main import cli
@@ -130,6 +133,58 @@ def test_a_model_file_that_is_none_is_a_mistake(tmp_path: Path) -> None:
 )
 def test_a_setting_out_of_range_is_a_mistake_that_names_it(arguments: list[str]) -> None:
     assert arguments[0] in check_mistake(run("serve", *arguments))
+
+
+def test_single_models_are_served_under_their_given_names_everywhere(tmp_path: Path) -> None:
+    """As KServe starts it: the folder is always /mnt/models; the bundled models are not served."""
+    folders = {name: layout(tmp_path / f"{name}-files") for name, layout in LAYOUTS.items()}
+    flags = [part for name, folder in folders.items() for part in ("--model", f"{name}={folder}")]
+    with (
+        Server("--port", "0", "--slots", "1", "--model-control", *flags) as server,
+        server.client() as client,
+        triton.InferenceServerClient(server.grpc) as grpc,
+    ):
+        assert [model["name"] for model in client.get("/v1/models").json()["models"]] == list(folders)
+        for name in folders:
+            answer = client.post(f"/v1/models/{name}/predict?budget_ms=8000", content=pictures.png())
+            assert (answer.status_code, answer.json()["model"]) == (200, name), answer.text
+            assert client.get(f"/v2/models/{name}").json()["name"] == name
+            assert grpc.is_model_ready(name)
+            infer(grpc, name)
+        assert client.post("/v2/repository/models/own/load").status_code == 200
+        metrics = client.get("/metrics").text
+        assert {f'tta_model_ready{{model="{name}"}} 1.0' for name in folders} <= set(metrics.splitlines())
+        (folders["own"] / "tta.yaml").write_text("task: [\n")
+        refused = client.post("/v2/repository/models/own/load")
+        assert refused.json()["error"] == "tta.yaml: is not valid YAML in line 2, column 1"
+        index = client.post("/v2/repository/index").json()
+        assert sorted((each["name"], each["state"]) for each in index) == [(name, "READY") for name in sorted(folders)]
+        server.wait_for('"model": "ultralytics"', "stdout")
+
+
+def infer(client: triton.InferenceServerClient, name: str) -> None:
+    image = triton.InferInput("IMAGE", [1, 1], "BYTES")
+    image.set_data_from_numpy(np.array([[pictures.png()]], np.object_))
+    answer = client.infer(name, [image], timeout=8_000_000)
+    assert answer.get_response().model_name == name
+
+
+def test_a_single_model_beside_a_folder_of_models(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "zoo", GOOD)
+    single = embedded(tmp_path / "mine")
+    common = ("--port", "0", "--slots", "1", "--models", str(folder))
+    with Server(*common, env={**os.environ, "TTA_MODEL": f"mine={single}"}) as server:
+        ready = server.wait_for(r"serves (.*) \(docs").group(1)
+    assert ready == f"mine, {GOOD}"
+    sentence = check_mistake(run("serve", *common, "--model", f"{GOOD}={single}"))
+    assert sentence == f"error: --model {GOOD}={single}: {folder} has a model of that name; give another name"
+
+
+def test_a_single_model_that_nothing_describes_ends_the_command_with_what_to_run(tmp_path: Path) -> None:
+    folder = bare_triton(tmp_path / "models")
+    sentence = check_mistake(run("serve", "--port", "0", "--grpc-port", "0", "--model", f"m={folder}"))
+    assert f"{folder}/1/model.onnx: nothing states task" in sentence
+    assert "run `tta-server init" in sentence
 
 
 def test_grpc_may_be_switched_off_by_its_variable(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ SOURCES = {
     "host": ("a", "b", "c", "127.0.0.1"),
     "grpc": (False, False, False, True),
     "model_control": (True, True, True, False),
+    "model": (("a=x",), ("a=y", "b=z"), (), ()),
     "cors_origin": (("https://a.org",), ("https://b.org",), ("https://c.org",), ()),
 }
 """A value for each source by field: flag, variable, file, default."""
@@ -87,6 +88,18 @@ def test_paths_of_a_file_are_relative_to_its_folder(tmp_path: Path, monkeypatch:
     assert read_settings(config, **ALL).models == Path("zoo")
 
 
+def test_single_models_are_words_of_a_variable_and_a_list_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read_settings(toml(tmp_path, 'model = ["a=zoo/a", "b=/srv/b"]\n'), **ALL)
+    assert settings.named_folders == {"a": tmp_path / "zoo" / "a", "b": Path("/srv/b")}
+    assert settings.repository is None
+    assert read_settings(toml(tmp_path, 'model = "a=zoo/a"\n')).named_folders == {"a": tmp_path / "zoo" / "a"}
+    monkeypatch.setenv("TTA_MODEL", " a=zoo/a  b=x=y ")
+    assert read_settings(**ALL).named_folders == {"a": Path("zoo/a"), "b": Path("x=y")}
+    assert read_settings(**ALL | {"models": Path("zoo")}).repository == Path("zoo")
+
+
 def test_a_command_reads_only_the_variables_of_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTA_PORT", "tcp://10.0.0.1:8000")
     monkeypatch.setenv("TTA_MAX_BYTES", "5000")
@@ -111,6 +124,10 @@ def test_public_names_outlive_the_names_of_fields() -> None:
         ("grpc = 'maybe'", {}, {}, "server.toml: grpc takes true or false, not 'maybe'"),
         ("keys = 5", {}, {}, "server.toml: keys takes a path, not 5"),
         ("cors_origin = ['a.org']", {}, {}, "server.toml: cors_origin: 'a.org' is no origin; it takes scheme://host"),
+        ("model = ['a']", {}, {}, "server.toml: model: 'a' is not NAME=DIR; NAME has letters, digits,"),
+        ("", {"TTA_MODEL": "clothing"}, {}, "TTA_MODEL: 'clothing' is not NAME=DIR;"),
+        ("", {}, {"model": ["a b=c"]}, "--model: 'a b=c' is not NAME=DIR;"),
+        ("", {}, {"model": ["a=b", "c=b", "a=c"]}, "--model: the name a is given twice; each model needs"),
         ("", {"TTA_PORT": "x"}, {}, "TTA_PORT takes a whole number from 0 to 65535, not 'x'"),
         ("port = 'y'", {"TTA_PORT": "x"}, {}, "TTA_PORT takes a whole number from 0 to 65535, not 'x'"),
         ("", {"TTA_MAX_BATCH": "0"}, {}, "TTA_MAX_BATCH takes a whole number of at least 1, not '0'"),
@@ -121,7 +138,12 @@ def test_public_names_outlive_the_names_of_fields() -> None:
         ("prot = 5", {}, {}, "server.toml: unknown key prot; did you mean port?"),
         ("max-bytes = 5", {}, {}, "server.toml: unknown key max-bytes; did you mean max_bytes?"),
         ("max_images_per_request = 5", {}, {}, "server.toml: unknown key max_images_per_request"),
-        ("[qqq]\nport = 5", {}, {}, "server.toml: unknown key qqq; known: models, slots, workers, strict, host, port"),
+        (
+            "[qqq]\nport = 5",
+            {},
+            {},
+            "server.toml: unknown key qqq; known: models, model, slots, workers, strict, host, port",
+        ),
         ("port = 1\nport = 2\n", {}, {}, "server.toml: is not valid TOML at line 2, column "),
         ("port =", {}, {}, "server.toml: is not valid TOML at "),
     ],

@@ -66,4 +66,6 @@ def test_the_server_knows_the_command_line() -> None:
     assert flags == ["--model", "--host", "--port", "--grpc-port"]
     known = flags if "--model " in listed else flags[1:]
     assert all(f"{flag} " in listed for flag in known)
-    assert not list(unknown_variables({each["name"]: each["value"] for each in container["env"]}))
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    assert not list(unknown_variables(variables))
+    assert variables["TTA_MODELS"] == ""  # the image states a folder, which would be served beside the model

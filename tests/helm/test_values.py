@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.charts import (
@@ -21,6 +21,7 @@ from tests.support.charts import (
     server_container,
     settings_of,
 )
+from tests.support.examples import times
 from tests.support.wrong_values import WRONG_VALUES
 from tta_server.repository.loader import find_models, load_model
 from tta_server.settings import Settings, public_name
@@ -70,13 +71,14 @@ OPTIONAL = {name: values_of(schema) for name, schema in NUMBERS.items() if name 
 }
 
 
+@settings(max_examples=times(20))
 @given(st.fixed_dictionaries({"drain_seconds": st.integers(0, 300) | st.floats(0, 300)}, optional=OPTIONAL))
 def test_settings_arrive_as_they_were_given(tmp_path_factory: pytest.TempPathFactory, given: dict[str, Any]) -> None:
     values = tmp_path_factory.mktemp("values") / "values.yaml"
     values.write_text(yaml.safe_dump({"settings": given, "terminationGracePeriodSeconds": 10**7}))
     with pytest.MonkeyPatch.context() as patch:
-        settings = settings_of(server_container(render("--values", values)), patch)
-    found = {public_name(field): value for field, value in settings}
+        read = settings_of(server_container(render("--values", values)), patch)
+    found = {public_name(field): value for field, value in read}
     assert {name: found[name] for name in given} == {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }

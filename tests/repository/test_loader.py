@@ -243,5 +243,27 @@ def test_a_missing_config_is_named(tmp_path):
 def test_the_error_for_a_folder_without_models_names_what_is_expected(tmp_path):
     with pytest.raises(ConfigError, match=r"no model found; expected .*/<name>/tta\.yaml"):
         find_models(tmp_path)
-    with pytest.raises(ConfigError, match="no such folder; give a folder that holds"):
+    with pytest.raises(ConfigError, match="no such folder; give --models a folder that holds"):
         find_models(tmp_path / "nowhere")
+
+
+def test_a_digest_changes_with_anything_in_the_folder_that_answers_depend_on(tmp_path):
+    """The model file, tta.yaml, the file of its policy; the same folder has the same digest under any name."""
+
+    def digest() -> str:
+        model = load_model(folder)
+        model.retire()
+        return model.digest
+
+    folder = tmp_path / "one"
+    config = changed(CLASSIFICATION, policy="views.yaml")
+    write_model(folder, classifier(), config)
+    (folder / "views.yaml").write_text("[identity, hflip]")
+    found = [digest()]
+    (folder / "views.yaml").write_text("[identity]")
+    found.append(digest())
+    (folder / "tta.yaml").write_text(yaml.safe_dump(config | {"description": "another"}))
+    found.append(digest())
+    folder = folder.rename(tmp_path / "two")
+    assert digest() == found[-1]
+    assert len({*found}) == 3

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from tta_server.scoring.formats import FORMATS
+from tta_server.scoring.schema import schema_of
 from tta_server.scoring.scorer import Scorer
 
 INPUT = "input: {size: [8, 8], scale: 1, mean: [4.0], std: [1.0]}\npolicy: hflip\nsymmetries: [hflip]\n"
@@ -37,13 +38,13 @@ def colors_model(folder: Path, config: str, node: str) -> Path:
     return folder
 
 
-def columns_of(folder: Path, image: np.ndarray) -> dict[str, Any]:
+def columns_of(folder: Path, image: np.ndarray, **options: Any) -> dict[str, Any]:
     """The row of Parquet of an image."""
     parquet = FORMATS["parquet"]
-    with Scorer(folder) as scorer:
+    with Scorer(folder, **options) as scorer:
         (found,) = scorer([image])
-        task = scorer.plan.model.task.name
-    content = parquet.encode(task, [parquet.row(task, found)])
+        schema = schema_of(scorer.plan)
+    content = parquet.encode(schema, 0, [parquet.row(schema, found)])
     (row,) = pq.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
     return dict(row)
 

@@ -37,6 +37,7 @@ def found(folder: Path, batch: int = 2, name: str = "jsonl", limits: Limits | No
         ("limits", {"limits": Limits(max_bytes=100)}),
         ("limits", {"limits": Limits(max_pixels=100)}),
         ("top_k", {"top_k": 2}),
+        ("masks", {"masks": "rle"}),
         ("include", {"include": ["views"]}),
         ("min_views", {"min_views": "all"}),
         ("stop", {"stop": "certain"}),

@@ -37,7 +37,7 @@ def whole(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-class _Cut(BaseException):
+class Killed(BaseException):
     """As a kill."""
 
 
@@ -60,7 +60,7 @@ class CutInputs:
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[object]:
         for number, image in enumerate(self._inputs.images(start, stop, limits), start):
             if number == self._at:
-                raise _Cut
+                raise Killed
             yield image
 
 
@@ -82,7 +82,7 @@ def test_runs_that_are_cut_anywhere_end_as_one(
 ) -> None:
     out = tmp_path_factory.mktemp("cut") / "out"
     for at in cuts:
-        with suppress(_Cut):
+        with suppress(Killed):
             run_scoring(model, CutInputs(open_inputs(str(images)), at), out, threads=threads)
     run_scoring(model, images, out, threads=threads)
     assert content_of(out) == content_of(whole)

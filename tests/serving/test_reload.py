@@ -146,7 +146,7 @@ def test_a_request_that_arrived_before_the_model_was_closed_is_answered_by_the_n
     application.load_model("moody")
     (ticket,) = application.predictor.submit_all(old, [IMAGE], options, Caller("test"), plan)
     assert ticket.future.result(PATIENCE).receipt.views
-    assert ticket.job.payload.model is application.models["moody"]
+    assert ticket.model is application.models["moody"]
     application.unload_model("moody")
     with pytest.raises(UnknownModel):
         application.predictor.submit_all(old, [IMAGE], options, Caller("test"), plan)

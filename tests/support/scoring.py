@@ -13,9 +13,10 @@ from tta_server.imaging.decoding import Limits
 from tta_server.scoring.formats import FORMATS
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
-from tta_server.scoring.output import LEDGER, MANIFEST, RESULTS, OutputFolder
+from tta_server.scoring.output import RESULTS, OutputFolder
 from tta_server.scoring.run import Run, Task
-from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.schema import schema_of
+from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
 
 BROKEN = b"no image"
 BLACK = (0, 0, 0)
@@ -49,18 +50,21 @@ def run_scoring(
     threads: int = 2,
     stop_at_first: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    format_name: str = "jsonl",
     **options: Any,
 ) -> Run:
     """Score as the command does, with small shards."""
     listed = open_inputs(str(inputs)) if isinstance(inputs, Path) else inputs
     plan = open_plan(model, read_scoring_options(options))
     try:
-        task = Task(plan, listed, limits, OutputFolder(out), FORMATS["jsonl"], shard)
+        task = Task(plan, listed, limits, OutputFolder(out), FORMATS[format_name], shard)
         with task.output.locked():
-            made_of = fingerprint(plan, model, batch, "jsonl", limits)
+            made_of = fingerprint(plan, model, batch, format_name, limits)
             task.output.begin({"inputs": digest_inputs(listed.marks()), **made_of})
-            run = Run(task, batch, task.output.entries(), lambda scored: run.stop() if stop_at_first else None)
-            run.run(threads)
+            done = task.output.entries()
+            run = Run(task, batch, threads, done, lambda scored: run.stop() if stop_at_first else None)
+            run.run()
+            task.finish(run.entries)
     finally:
         plan.model.retire()
     return run
@@ -72,6 +76,14 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def content_of(out: Path) -> dict[str, bytes]:
-    """All that must be the same in every run: results, ledger and manifest."""
-    files = [*(out / RESULTS).iterdir(), out / LEDGER, out / MANIFEST]
+    """All that must be the same in every run: everything but times."""
+    files = [*(out / RESULTS).iterdir(), *(path for path in out.iterdir() if path.is_file() and path.name != ".lock")]
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def shard_of(name: str, model: Path, images: Sequence[Any], first: int = 0, **options: Any) -> bytes:
+    """The content of a shard in the named format, whose first image has the number `first`."""
+    stored = FORMATS[name]
+    with Scorer(model, **{"masks": stored.masks[0]} | options) as scorer:
+        found, schema = scorer(images), schema_of(scorer.plan)
+    return stored.encode(schema, first, [stored.row(schema, one) for one in found])

@@ -212,6 +212,7 @@ def test_the_metrics_page_parses_and_names_every_metric_once(client: httpx.Clien
         "tta_answers", "tta_errors", "tta_refusals", "tta_expired", "tta_left", "tta_faults", "tta_risks",
         "tta_dropped_views", "tta_answer_seconds", "tta_stage_seconds", "tta_views", "tta_batch_size",
         "tta_batch_seconds", "tta_cost_ratio",
+        "tta_cache_hits", "tta_cache_misses", "tta_cache_evictions", "tta_cache_bytes",
         "tta_jobs", "tta_backlog_seconds", "tta_backlog_bytes", "tta_model_ready", "tta_slots",
         "tta_wanted_views",
     } <= set(names)  # fmt: skip

@@ -21,7 +21,7 @@ from tta_server.repository.loader import load_model
 from tta_server.serving.caller import Caller
 from tta_server.serving.plan import Options
 from tta_server.settings import Settings
-from tta_server.telemetry.observer import RequestAnswered, RequestFailed, ViewsRan
+from tta_server.telemetry.observer import CacheHit, CacheMiss, RequestAnswered, RequestFailed, ViewsRan
 from tta_server.telemetry.statistics import Statistics
 from tta_server.telemetry.timings import StageTimes
 from tta_server.views.geometry import Size
@@ -85,6 +85,24 @@ def test_a_failure_by_hand() -> None:
     counted = statistics.of(KEY)["inference_stats"]
     assert counted["fail"] == {"count": 1, "ns": 250_000_000}
     assert all(entry["count"] == 0 for stage, entry in counted.items() if stage != "fail")
+
+
+def test_the_cache_by_hand() -> None:
+    """A request of two stored images, and one of an image that had to run."""
+    statistics = Statistics()
+    for event in (
+        CacheHit(KEY, 0.001, is_shared=False),
+        CacheHit(KEY, 0.003, is_shared=True),
+        RequestAnswered(KEY, 0.004, {}),
+        CacheMiss(KEY, 0.002),
+        RequestAnswered(KEY, 0.5, STAGES_MS),
+    ):
+        statistics.notify(event)
+    counted = statistics.of(KEY)["inference_stats"]
+    assert counted["cache_hit"] == {"count": 2, "ns": 4_000_000}
+    assert counted["cache_miss"] == {"count": 1, "ns": 2_000_000}
+    assert counted["success"] == {"count": 2, "ns": 504_000_000}
+    assert {counted[stage]["count"] for stage in ("queue", "compute_input", "compute_infer", "compute_output")} == {1}
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), *[st.integers(0, 1000)] * 3), max_size=20))

@@ -32,8 +32,8 @@ class Keys:
         self._stamp = self._read_stamp()
         self._digests = _read_digests(path)
 
-    def check(self, authorization: str) -> None:
-        """Accepts `Bearer <key>`; raises Unauthenticated."""
+    def check(self, authorization: str) -> bytes:
+        """The digest of the key of `Bearer <key>`; raises Unauthenticated."""
         self._reload_if_changed()
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
@@ -41,6 +41,7 @@ class Keys:
         digest = _digest(key.strip())
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419 - constant time
             raise Unauthenticated("unknown key; ask the operator of this server for a valid one")
+        return digest
 
     def _reload_if_changed(self) -> None:
         now = time.monotonic()

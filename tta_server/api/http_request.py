@@ -17,7 +17,8 @@ WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS | 32}
 
 def request_info(request: Request) -> RequestInfo:
     state = request.state
-    return RequestInfo(state.request_id, request.scope["path"], request.path_params.get("name", ""), state.trace)
+    model = request.path_params.get("name", "")
+    return RequestInfo(state.request_id, request.scope["path"], model, state.trace, state.access)
 
 
 async def read_body(request: Request, limit: int, reservation: Reservation) -> bytes:

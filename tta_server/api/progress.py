@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 
 class Progress:

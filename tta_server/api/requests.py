@@ -23,7 +23,7 @@ from tta_server.serving.caller import Caller, Listener
 from tta_server.serving.image import Image
 from tta_server.serving.layout import lays_out_quickly
 from tta_server.serving.plan import Options, Plan, is_quick
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.telemetry.observer import AnswerSent, ErrorSent
 from tta_server.telemetry.tracing import RequestTrace
 from tta_server.views.geometry import Size
@@ -60,14 +60,23 @@ def has_slow_header(images: Sequence[object]) -> bool:
     return not all(file.startswith(b"\xff\xd8") for file in files) or sum(map(len, files)) > LARGE_JPEG_BYTES
 
 
+def total_bytes(images: Sequence[Image]) -> int:
+    """What hashing the images reads."""
+    return sum(len(image) if isinstance(image, bytes) else image.nbytes for image in images)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What log and trace say of a request; `path` is the HTTP path or the gRPC method."""
+    """Who asks for what, for log, trace and cache.
+
+    `path` is the HTTP path or the gRPC method, `access` the digest of the client's key.
+    """
 
     request_id: str
     path: str
     model: str = ""
     trace: RequestTrace | None = None
+    access: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +187,17 @@ class RequestHandler:
         """
         behind = self.bound.behind()
         listener = listener if len(command.images) == 1 else None
-        caller = Caller(info.request_id, listener, self.reserve_seconds(), received - behind, info.trace)
+        caller = Caller(info.request_id, listener, self.reserve_seconds(), received - behind, info.trace, info.access)
         if info.trace is not None:
             info.trace.add_event("tta.received", {}, received)
         plan = await self._plan(command.model, command.options)
         submit = partial(self._submit, command, caller, plan, behind)
-        header_is_slow = has_slow_header(command.images)
-        if not header_is_slow and lays_out_quickly(plan):
+        reads_long = has_slow_header(command.images) or (
+            self._predictor.shares(command.options) and total_bytes(command.images) > LARGE_BYTES
+        )
+        if not reads_long and lays_out_quickly(plan):
             return submit()
-        executor = None if header_is_slow else self.planner
+        executor = None if reads_long else self.planner
         admission = _Admission(submit, self._predictor.cancel)
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, admission.run)
@@ -268,6 +279,7 @@ class RequestHandler:
                 receipt.elapsed_ms,
                 receipt.stages_ms,
                 trace,
+                receipt.cached,
             )
         )
 

@@ -9,6 +9,7 @@ from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import SUFFIXES, read_file, unreadable
 from tta_server.repository.described import is_described
+from tta_server.repository.loader import check_repository
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tiff")
 
@@ -31,8 +32,7 @@ def find_images(data: Path, limit: int | None = None) -> list[Path]:
 
 def model_folder(models: Path, name: str) -> Path:
     """Raises ConfigError that lists the models of the folder."""
-    if not models.is_dir():
-        raise ConfigError(f"{models}: no such folder; give a folder that holds <name>/tta.yaml for each model")
+    check_repository(models)
     if not is_described(models / name):
         known = ", ".join(sorted(path.name for path in models.iterdir() if is_described(path))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")

@@ -48,7 +48,7 @@ def _load_all(folder: Path) -> tuple[list[Model], dict[str, LoadFailure]]:
         try:
             loaded.append(load_model(path))
         except (ConfigError, BackendUnavailable) as error:
-            failures[path.name] = explain_failure(path.name, error, folder)
+            failures[path.name] = explain_failure(path.name, error, [folder])
     return loaded, failures
 
 

@@ -5,7 +5,6 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.export_triton import export_triton
@@ -13,12 +12,16 @@ from tta_server.cli.init import init
 from tta_server.cli.inspect import inspect
 from tta_server.cli.listing import list_models, list_policies
 from tta_server.cli.options import Command
+from tta_server.cli.ping import ping
 from tta_server.cli.predict import predict
 from tta_server.cli.score import score
+from tta_server.cli.score_options import ScoreCommand
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
+from tta_server.cli.version import read_commit
 from tta_server.cli.views import views
 from tta_server.errors import BackendUnavailable, TTAError
+from tta_server.imaging.libraries import configure_libraries
 
 cli = typer.Typer(
     name="tta-server",
@@ -36,10 +39,11 @@ cli.command(cls=Command)(serve)
 cli.command(cls=Command)(init)
 cli.command(cls=Command)(inspect)
 cli.command(cls=Command)(predict)
-cli.command(cls=Command)(score)
+cli.command(cls=ScoreCommand)(score)
 cli.command(cls=Command)(views)
 cli.command(cls=Command)(calibrate)
 cli.command(cls=Command)(simulate)
+cli.command(cls=Command)(ping)
 cli.command("export-triton", cls=Command)(export_triton)
 cli.command("models", cls=Command)(list_models)
 cli.command("policies", cls=Command)(list_policies)
@@ -47,14 +51,15 @@ cli.command("policies", cls=Command)(list_policies)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"tta-server {__version__}")
+        commit = read_commit()
+        typer.echo(f"tta-server {__version__}" + (f", commit {commit}" if commit else ""))
         raise typer.Exit
 
 
 @cli.callback()
 def common(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        False, "--version", callback=_version, is_eager=True, help="Print version and commit, and exit."
     ),
 ) -> None:
     configure_libraries()

@@ -10,15 +10,12 @@ import yaml
 
 from tta_server.errors import InvalidInput, shown
 from tta_server.errors.validation import explain_yaml
-from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude
+from tta_server.onboarding.conclusions import FLAG, Conclusion, Given, conclude_measured
 from tta_server.onboarding.documents import documents_beside, documents_in, read_labels
 from tta_server.onboarding.draft import SECTIONS
 from tta_server.onboarding.evidence import Fact
-from tta_server.onboarding.measured.heads import measure_head
-from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.repository.config import all_keys
-from tta_server.repository.described import KEY
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An ONNX file.")]
 FromOption = Annotated[
@@ -57,11 +54,7 @@ def concluded(file: ModelFile, source: Path | None, labels: Path | None, stated:
         documents_in(source) if source else (),
         [read_labels(labels)] if labels else (),
     )
-    found = conclude(file, given, documents_beside(file.path))
-    if not found.refusals and KEY not in file.metadata:
-        for measure in (measure_head, measure_kind):
-            found.extend(measure(file, found.values), file)
-    return found
+    return conclude_measured(file, given, documents_beside(file.path))
 
 
 def _fact(text: str) -> Fact:

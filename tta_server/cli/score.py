@@ -1,17 +1,12 @@
 """`tta-server score`: scores many images into a folder, each exactly once."""
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import typer
-
-from tta_server.cli.console import err, loading, note, out, problem, warn
+from tta_server.cli.console import loading, out, warn
 from tta_server.cli.files import model_folder
 from tta_server.cli.options import (
     MaxBytesOption,
@@ -22,47 +17,61 @@ from tta_server.cli.options import (
     PolicyOption,
 )
 from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
+from tta_server.cli.score_metrics import endpoint
 from tta_server.cli.score_options import (
     BatchOption,
     ColumnOption,
     FormatOption,
     InputArgument,
+    MasksOption,
     MaxFailuresOption,
+    MetricsHostOption,
+    MetricsPortOption,
     MinViewsOption,
     OutOption,
     PlanOption,
+    RayActorsOption,
+    RayGpusOption,
+    RayOption,
     ThreadsOption,
     TopKOption,
     VerifyOption,
 )
-from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.score_progress import ScoreProgress, forecast
+from tta_server.cli.score_ray import score_on_ray
+from tta_server.cli.score_remote import ServerOptions, read_server, remote_plan, takes_server
+from tta_server.cli.score_run import How, batch_before, run_to_end
 from tta_server.cli.sources import read_settings
-from tta_server.errors import ConfigError
+from tta_server.errors import ConfigError, InvalidInput
+from tta_server.imaging.decoding import Limits
 from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
-from tta_server.scoring.failures import FailureLimit, read_limit
-from tta_server.scoring.formats import choose_format
+from tta_server.scoring.cluster.options import read_cluster
+from tta_server.scoring.failures import read_limit
+from tta_server.scoring.formats import Format, check_fits, choose_format, choose_masks
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
-from tta_server.scoring.output import OutputFolder
+from tta_server.scoring.output import OutputFolder, ShardEntry
+from tta_server.scoring.remote import RemotePlan
 from tta_server.scoring.run import Run, Task
 from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.shards import Shards
 from tta_server.serving.cores import available_cores
 from tta_server.serving.plan import Plan
 
-TOO_MANY_FAILED, INTERRUPTED = 3, 130
-"""Exit statuses."""
-
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """Options of a run that are none of the model's."""
+class What:
+    """Which images go through which model, a name or a folder, and where to."""
 
-    batch: int | None
-    threads: int
-    limit: FailureLimit | None
+    source: str
+    column: str | None
+    model: str
+    output: OutputFolder
+    format: Format
 
 
+@takes_server
 def score(
     source: InputArgument,
     model: ModelOption,
@@ -70,6 +79,7 @@ def score(
     models: ModelsOption = None,
     column: ColumnOption = None,
     format_name: FormatOption = None,
+    masks: MasksOption = None,
     policy: PolicyOption = None,
     max_views: MaxViewsOption = None,
     min_views: MinViewsOption = None,
@@ -80,37 +90,70 @@ def score(
     batch: BatchOption = None,
     threads: ThreadsOption = None,
     max_failures: MaxFailuresOption = None,
+    metrics_port: MetricsPortOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
     max_bytes: MaxBytesOption = None,
     max_pixels: MaxPixelsOption = None,
     plan_only: PlanOption = False,
     verify_only: VerifyOption = False,
+    ray: RayOption = None,
+    ray_actors: RayActorsOption = None,
+    ray_gpus: RayGpusOption = None,
+    **server: Any,
 ) -> None:
-    """Score many images on this machine, each exactly once; images that fail are rows too.
+    """Score many images here, on a Ray cluster or with a running server, each exactly once; failures are rows too.
 
-    A run that was stopped goes on with the same command, and its results are the same to the byte.
+    A run that was stopped goes on with the same command; its results are the same to the byte, with --url within 1e-6.
 
     Example: tta-server score photos --model clothing --out scores
     """
-    output, how = OutputFolder(to), How(batch, threads or available_cores(), read_limit(max_failures))
+    cluster = read_cluster(ray, ray_actors, ray_gpus)
     if verify_only:
-        _verify(output)
+        _verify(OutputFolder(to))
         return
-    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop}
-    options |= {"top_k": top_k, "include": include, "min_views": _min_views(min_views)}
+    what = What(source, column, model, OutputFolder(to), choose_format(format_name))
+    options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
+    options |= {"include": include, "min_views": _min_views(min_views), "masks": masks}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    folder = Path(model) if is_described(Path(model)) else model_folder(settings.models, model)
-    inputs, stored = _listed(source, column), choose_format(format_name)
-    with _loaded(folder, options) as plan:
-        task = Task(plan, inputs, settings.limits, output, stored)
-        _forecast(task, how) if plan_only else _score(task, folder, how)
+    where = read_server(server, threads, models, batch, max_pixels) or _folder(settings.models, model)
+    how = How(where, batch, threads, read_limit(max_failures), endpoint(metrics_host, metrics_port), cluster)
+    _start(what, options, settings.limits, how, plan_only)
 
 
-def _listed(source: str, column: str | None) -> Inputs:
-    with loading(f"listing {source} ..."):
-        inputs = open_inputs(source, column)
+def _start(what: What, options: dict[str, Any], limits: Limits, how: How, plan_only: bool) -> None:
+    given = options["masks"]
+    options |= {"masks": choose_masks(what.format, given)}
+    if how.cluster and not isinstance(how.where, Path):
+        raise InvalidInput("--ray and --url are two ways to score; leave one of them out")
+    inputs = _listed(what)
+    if how.cluster and isinstance(how.where, Path) and not plan_only:
+        shards = Shards(inputs, limits, what.output, what.format)
+        score_on_ray(how.cluster, how.where, shards, read_scoring_options(options), how, given)
+        return
+    with _opened(how.where, what.model, options) as plan:
+        task = Task(plan, inputs, limits, what.output, what.format)
+        check_fits(what.format, task.schema, given)
+        (_forecast if plan_only else _score)(task, how)
+
+
+def _listed(what: What) -> Inputs:
+    with loading(f"listing {what.source} ..."):
+        inputs = open_inputs(what.source, what.column)
+        what.format.check_ids(inputs.ids)
     for each in inputs.notes:
         warn(each)
     return inputs
+
+
+def _folder(models: Path, model: str) -> Path:
+    """Of a model by its name in a folder of models, or by its own folder."""
+    return Path(model) if is_described(Path(model)) else model_folder(models, model)
+
+
+def _opened(
+    where: Path | ServerOptions, model: str, options: dict[str, Any]
+) -> AbstractContextManager[Plan | RemotePlan]:
+    return _loaded(where, options) if isinstance(where, Path) else remote_plan(where, model, options)
 
 
 @contextmanager
@@ -125,63 +168,42 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
 
 def _forecast(task: Task, how: How) -> None:
     with loading("scoring a few images ..."):
-        found = forecast(task, how.batch or measure_batch(task.plan), how.threads)
+        found = forecast(task, _batch(task, how), _threads(task, how))
     out.print(found)
 
 
-def _score(task: Task, folder: Path, how: How) -> None:
+def _score(task: Task, how: How) -> None:
     with task.output.locked():
         with loading("measuring ..."):
-            batch = how.batch or _batch_before(task.output) or measure_batch(task.plan)
-            made_of = fingerprint(task.plan, folder, batch, task.format.name, task.limits)
-            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
-        _run(task, batch, how.threads, how.limit)
+            batch = _batch(task, how)
+            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **_made_of(task, how, batch)})
+
+        def make(done: Mapping[int, ShardEntry], progress: ScoreProgress) -> Run:
+            return Run(task, batch, _threads(task, how), done, progress.add)
+
+        run_to_end(make, task.shards, how, task.schema)
 
 
-def _run(task: Task, batch: int, threads: int, limit: FailureLimit | None) -> None:
-    done, total = task.output.entries(), task.images
-    with ScoreProgress(total, done.values()) as progress:
-        run = Run(task, batch, done, progress.add)
-        progress.on_failure(lambda failed: run.stop() if limit and limit.is_passed(failed, total) else None)
-        with _interruptible(run) as interrupted:
-            run.run(threads)
-    err.print(summary(run.entries.values(), task, progress))
-    if interrupted:
-        note("stopped; the same command goes on from here")
-        raise typer.Exit(INTERRUPTED)
-    if limit and limit.is_passed(progress.failed, total):
-        problem(f"more images failed than --max-failures {limit.text} allows")
-        raise typer.Exit(TOO_MANY_FAILED)
+def _made_of(task: Task, how: How, batch: int) -> Mapping[str, Any]:
+    if isinstance(task.plan, RemotePlan):
+        return task.plan.fingerprint(task.format.name, task.limits)
+    assert isinstance(how.where, Path)
+    return fingerprint(task.plan, how.where, batch, task.format.name, task.limits)
 
 
-@contextmanager
-def _interruptible(run: Run) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM ends the run after the shard under way, the second at once."""
-    received: list[int] = []
+def _batch(task: Task, how: How) -> int:
+    """The given size, that of the run that is resumed, or the one measured; requests have one image each."""
+    if isinstance(task.plan, RemotePlan):
+        return 1
+    return how.batch or batch_before(task.output) or measure_batch(task.plan)
 
-    def receive(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(INTERRUPTED)
-        received.append(number)
-        run.stop()
-        note("ending after the shard under way; once more ends at once")
 
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _threads(task: Task, how: How) -> int:
+    return task.plan.most if isinstance(task.plan, RemotePlan) else how.threads or available_cores()
 
 
 def _min_views(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isdecimal() else text
-
-
-def _batch_before(output: OutputFolder) -> int | None:
-    """The batch size of the run that is resumed."""
-    found = (output.read_manifest() or {}).get("batch")
-    return found if isinstance(found, int) else None
 
 
 def _verify(output: OutputFolder) -> None:

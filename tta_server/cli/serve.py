@@ -35,7 +35,7 @@ ConfigOption = Annotated[
 
 @takes_settings
 def serve(config: ConfigOption = None, **flags: Any) -> None:
-    """Serve the models of a folder over HTTP and gRPC until Ctrl-C.
+    """Serve the models of a folder, or single ones (--model), over HTTP and gRPC until Ctrl-C.
 
     Send it an image: curl --data-binary @photo.jpg http://127.0.0.1:8000/v1/models/clothing/predict
 
@@ -96,6 +96,8 @@ def _configure_logging() -> None:
 def _print_settings(settings: Settings) -> None:
     table = Table("setting", "value", title="tta-server", title_justify="left")
     for field, value in settings:
+        if field == "models" and settings.repository is None:
+            continue
         table.add_row(public_name(field).replace("_", "-"), _text(value))
     err.print(table)
 

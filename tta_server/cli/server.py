@@ -6,8 +6,9 @@ import gc
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
-from math import ceil
+from math import ceil, inf
 from types import FrameType
 
 import uvicorn
@@ -16,7 +17,7 @@ from fastapi import FastAPI
 from tta_server.api.auth import OPEN_ACCESS, Access
 from tta_server.api.http.app import create_app
 from tta_server.api.http.heads import HeadBound
-from tta_server.api.http.limits import limited_protocol
+from tta_server.api.http.limits import LimitedProtocol, limited_protocol
 from tta_server.api.oip.grpc_server import BoundServer, create_server
 from tta_server.api.requests import RequestHandler
 from tta_server.application import Application
@@ -24,11 +25,14 @@ from tta_server.cli.console import err
 from tta_server.cli.notes import print_failures, print_notes, served
 from tta_server.errors import ConfigError, InternalError
 
+CLOSE = (b"connection", b"close")
+
 
 class Server(uvicorn.Server):
     """Listens at once, warms the models in the background and is ready after that.
 
-    The first signal drains, a second one quits. `failure` is why it stopped, where that was an error.
+    The first signal drains, a second one quits. SIGTERM with a delay first makes the server not ready; the next signal
+    drains. `failure` is why it stopped, where that was an error.
     """
 
     def __init__(self, application: Application, listener: socket.socket, access: Access = OPEN_ACCESS) -> None:
@@ -37,6 +41,7 @@ class Server(uvicorn.Server):
         self._address = listener.getsockname()[:2]
         self.failure: Exception | None = None
         self._warmed = False
+        self._drain_at = inf
         application.on_fatal = self._fail
         self._handler = RequestHandler(application)
         self._access = access
@@ -90,7 +95,7 @@ class Server(uvicorn.Server):
             self.failure = error
             self.should_exit = True
             return
-        if not application.ready:
+        if not application.admitting:
             return
         self._warmed = True
         failures = application.health.load_failures
@@ -112,20 +117,42 @@ class Server(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        delay = self._application.settings.shutdown_delay_seconds
+        if sig == signal.SIGTERM and delay and self._application.ready:
+            self._application.leave()
+            self._drain_at = time.monotonic() + delay
+            return
         self._application.stop_admitting()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """As uvicorn's, ten times a second; while the server leaves, each response ends its connection."""
+        stops = await super().on_tick(counter)
+        if self._application.leaving:
+            self._end_keep_alive()
+        return stops or time.monotonic() >= self._drain_at
+
+    def _end_keep_alive(self) -> None:
+        """Clients open a new connection for their next request, which load balancers lead to another server."""
+        state = self.server_state
+        if CLOSE not in state.default_headers:
+            state.default_headers = [*state.default_headers, CLOSE]
+        for connection in list(state.connections):
+            if isinstance(connection, LimitedProtocol):
+                connection.end_keep_alive()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains while uvicorn waits for the connections.
 
         So a request not answered when the drain ends gets an error response before uvicorn closes its connection.
         """
-        if self._warmed:
-            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
         stopping = None
         if self._grpc:
             grace = self._application.settings.drain_seconds + 1
             stopping = asyncio.create_task(self._grpc.server.stop(grace))
+            await asyncio.sleep(0)  # refuses new calls, which clients send elsewhere, before they are not admitted
+        if self._warmed:
+            threading.Thread(target=self._application.close, name="drain", daemon=True).start()
         await super().shutdown(sockets)
         if stopping:
             await stopping

@@ -16,7 +16,7 @@ from tta_server.errors.validation import explain
 from tta_server.settings import Settings, public_name
 
 PREFIX = "TTA_"
-OTHER_VARIABLES = ("TTA_CONFIG", "TTA_MODEL")
+OTHER_VARIABLES = ("TTA_CONFIG", "TTA_KEY")
 """Variables of options that are no settings."""
 FIELDS = {public_name(field): field for field in Settings.model_fields}
 
@@ -86,7 +86,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _relative(folder: Path, field: str, value: Any) -> Any:
     annotation = Settings.model_fields[field].annotation
     is_path = Path in (annotation, *get_args(annotation))
+    if field == "model" and isinstance(value, list | str):
+        return [_relative_named(folder, each) for each in (value.split() if isinstance(value, str) else value)]
     return folder / value if is_path and isinstance(value, str) else value
+
+
+def _relative_named(folder: Path, named: Any) -> Any:
+    """NAME=DIR; anything else is left to the settings."""
+    name, equals, path = str(named).partition("=")
+    return f"{name}={folder / path}" if equals and path else named
 
 
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> Iterator[str]:

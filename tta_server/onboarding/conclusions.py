@@ -7,6 +7,8 @@ from tta_server.errors import ConfigError, shown
 from tta_server.onboarding.choices import Choice, Values, find_choices
 from tta_server.onboarding.derived import derived
 from tta_server.onboarding.evidence import Document, Evidence, Fact, Finding, Note, Reads, Refusal
+from tta_server.onboarding.measured.heads import measure_head
+from tta_server.onboarding.measured.kinds import measure_kind
 from tta_server.onboarding.model_file import ModelFile
 from tta_server.onboarding.readers import READERS
 from tta_server.repository.described import KEY
@@ -93,6 +95,15 @@ def conclude(file: ModelFile, given: Given, beside: Sequence[Document]) -> Concl
     if found.refusals:
         return found
     found.extend((), file)
+    return found
+
+
+def conclude_measured(file: ModelFile, given: Given, beside: Sequence[Document]) -> Conclusion:
+    """As `conclude`, with what test tensors show where nothing states it."""
+    found = conclude(file, given, beside)
+    if not found.refusals and KEY not in file.metadata:
+        for measure in (measure_head, measure_kind):
+            found.extend(measure(file, found.values), file)
     return found
 
 

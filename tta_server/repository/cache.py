@@ -32,18 +32,45 @@ class ByteCache:
         made = make()
         return self._store(key, made, nbytes(made))
 
+    def find(self, key: Hashable) -> Any | None:
+        """Return the value of a key, None if it is missing."""
+        with self._lock:
+            if key not in self._entries:
+                return None
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+
+    def put(self, key: Hashable, value: Any, nbytes: int) -> int:
+        """Store a value of that size unless the key has one; return how many others were evicted for it."""
+        with self._lock:
+            return self._insert(key, value, nbytes)
+
+    def discard(self, is_unwanted: Callable[[Any], bool]) -> None:
+        """Release the entries whose keys are unwanted."""
+        with self._lock:
+            for key in [key for key in self._entries if is_unwanted(key)]:
+                self._nbytes -= self._entries.pop(key)[1]
+
     def _store(self, key: Hashable, made: V, size: int) -> V:
         """Store a value unless the key has one, evict others, and return the stored value."""
         with self._lock:
             if size > self._capacity:
                 return made
-            stored: V = self._entries.setdefault(key, (made, size))[0]
-            if stored is made:
-                self._nbytes += size
-            while self._nbytes > self._capacity:
-                _, (_, freed) = self._entries.popitem(last=False)
-                self._nbytes -= freed
-        return stored
+            self._insert(key, made, size)
+            stored: V = self._entries[key][0]
+            return stored
+
+    def _insert(self, key: Hashable, made: Any, size: int) -> int:
+        """Under the lock; nothing happens if the key has a value or the size is over the capacity."""
+        if size > self._capacity or key in self._entries:
+            return 0
+        self._entries[key] = made, size
+        self._nbytes += size
+        before = len(self._entries)
+        while self._nbytes > self._capacity:
+            _, (_, freed) = self._entries.popitem(last=False)
+            self._nbytes -= freed
+        return before - len(self._entries)
 
     def close(self) -> None:
         """Release all entries; nothing is stored from now on."""

@@ -9,7 +9,7 @@ from tta_server.repository.config import ModelConfig, parse_config, read_config
 FILE = "tta.yaml"
 KEY = "tta.yaml"
 """Of a model file's metadata, with the text of a tta.yaml."""
-MODEL = "model.onnx"
+MODEL, ENDING = "model.onnx", ".onnx"
 
 
 def is_described(folder: Path) -> bool:
@@ -18,9 +18,11 @@ def is_described(folder: Path) -> bool:
 
 
 def config_place(folder: Path) -> str:
-    """What an error names as the place of a model's configuration."""
-    newest = None if (folder / FILE).exists() else newest_version(folder, MODEL)
-    return f"{folder / newest / MODEL}: metadata {KEY}" if newest else str(folder / FILE)
+    """What an error names as the place of a model's configuration; the model file if that and others describe it."""
+    found = None if (folder / FILE).exists() else find_file(folder, MODEL)
+    if found is None:
+        return str(folder / FILE)
+    return f"{found[0]}: metadata {KEY}" if KEY in read_metadata(found[0]) else str(found[0])
 
 
 def read_folder_config(folder: Path) -> ModelConfig:
@@ -30,13 +32,25 @@ def read_folder_config(folder: Path) -> ModelConfig:
     text = _embedded(folder)
     if text is not None:
         return parse_config(text, config_place(folder), folder)
-    newest = newest_version(folder, MODEL)
-    if newest is None:
+    found = find_file(folder, MODEL)
+    if found is None:
         return read_config(folder / FILE)  # which says that there is none
     raise ConfigError(
-        f"{folder / FILE}: there is no such file, and {newest}/{MODEL} has no metadata {KEY}; `tta-server init` writes "
-        "either (--embed)"
+        f"{folder / FILE}: there is no such file, and {found[0].relative_to(folder)} has no metadata {KEY}; "
+        "`tta-server init` writes either (--embed)"
     )
+
+
+def find_file(folder: Path, file: str) -> tuple[Path, str] | None:
+    """A model's file and its version: the newest <version>/<file>; else the only ONNX file of the folder, version 1.
+
+    None if there is neither.
+    """
+    newest = newest_version(folder, file)
+    if newest is not None:
+        return folder / newest / file, newest
+    alone = list(folder.glob(f"*{ENDING}")) if file.endswith(ENDING) else []
+    return (alone[0], "1") if len(alone) == 1 else None
 
 
 def newest_version(folder: Path, file: str) -> str | None:
@@ -46,5 +60,5 @@ def newest_version(folder: Path, file: str) -> str | None:
 
 
 def _embedded(folder: Path) -> str | None:
-    newest = newest_version(folder, MODEL)
-    return read_metadata(folder / newest / MODEL).get(KEY) if newest else None
+    found = find_file(folder, MODEL)
+    return read_metadata(found[0]).get(KEY) if found else None

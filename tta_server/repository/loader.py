@@ -3,6 +3,7 @@
 A model file may have the text of its tta.yaml in its metadata instead.
 """
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from tta_server.repository.backend_config import BackendConfig
 from tta_server.repository.calibration import FILE, digest_of, read_calibration, remote_digest
 from tta_server.repository.checks import check_input_name, check_min_views, check_signature
 from tta_server.repository.config import ModelConfig
-from tta_server.repository.described import config_place, is_described, newest_version, read_folder_config
+from tta_server.repository.described import config_place, find_file, is_described, read_folder_config
 from tta_server.repository.graphs import GraphPipeline
 from tta_server.repository.input_config import InputConfig
 from tta_server.repository.model import Model
@@ -34,8 +35,7 @@ from tta_server.views.view import Policy, Symmetries
 
 def find_models(folder: Path) -> list[Path]:
     """Return the model folders in a repository, sorted by name; raise ConfigError if there are none."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; give a folder that holds <name>/tta.yaml for each model")
+    check_repository(folder)
     found = sorted(path for path in folder.iterdir() if path.is_dir() and is_described(path))
     if not found:
         raise ConfigError(
@@ -45,14 +45,26 @@ def find_models(folder: Path) -> list[Path]:
     return found
 
 
-def load_model(folder: Path) -> Model:
+def check_repository(folder: Path) -> None:
+    """Raise ConfigError if there is no such folder: that of the default, where the package has no models with it."""
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder}: no such folder; give --models a folder that holds <name>/tta.yaml for each model, or try the "
+            "bundled ones: pip install 'tta-server[models]'"
+        )
+
+
+def load_model(folder: Path, name: str | None = None, config: ModelConfig | None = None) -> Model:
     """Load a model and its calibration, if any; raise ConfigError naming file, key, found and allowed values.
 
-    Raise BackendUnavailable if it runs in a server elsewhere, which is not ready.
+    The model has the folder's name and the configuration in it unless they are given. Raise BackendUnavailable if it
+    runs in a server elsewhere, which is not ready.
     """
-    model = load_uncalibrated(folder)
+    model = load_uncalibrated(folder, name, config)
+    digest = model_digest(folder, model)
     if (folder / FILE).is_file():
-        model = replace(model, calibration=read_calibration(folder, model_digest(folder, model), model.policy.digest))
+        model = replace(model, calibration=read_calibration(folder, digest, model.policy.digest))
+    model = replace(model, digest=_whole_digest(digest, model))
     try:
         model.stop_rule(model.config.stop, model.policy, model.merge)
     except InvalidInput as mistake:
@@ -60,23 +72,30 @@ def load_model(folder: Path) -> Model:
     return model
 
 
+def _whole_digest(digest: str, model: Model) -> str:
+    """Of the model file's digest, and all else in its folder that answers depend on."""
+    calibration = model.calibration.model_dump_json() if model.calibration else ""
+    parts = (digest, model.policy.digest, model.config.model_dump_json(warnings=False), calibration)
+    return f"sha256:{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()}"
+
+
 def model_digest(folder: Path, model: Model) -> str:
     """Return the digest that a calibration must match, besides the policy's."""
     backend = model.config.backend
     if isinstance(backend, TritonConfig):
         return remote_digest((backend.model, model.version, model.backend.signature), model.config)
-    return digest_of(folder / model.version / FILES[backend.name], model.config)
+    return digest_of(_find_file(folder, FILES[backend.name])[0], model.config)
 
 
-def load_uncalibrated(folder: Path) -> Model:
+def load_uncalibrated(folder: Path, name: str | None = None, config: ModelConfig | None = None) -> Model:
     """Load a model as `load_model` does, but ignore its calibration."""
-    config = read_folder_config(folder)
+    config = config or read_folder_config(folder)
     backend, version = _open_backend(folder, config)
     try:
         check_input_name(config.input, backend.signature)
         preprocessing = make_preprocessing(config.input, backend.signature, TASKS[config.task].can_tile)
         model = Model(
-            name=folder.absolute().name,
+            name=name or folder.absolute().name,
             version=version,
             config=config,
             task=_task(config, backend.signature),
@@ -103,10 +122,9 @@ def load_uncalibrated(folder: Path) -> Model:
 def _open_backend(folder: Path, config: ModelConfig) -> tuple[Backend, str]:
     """The backend of the newest file, or of a server, and its version. Raises ConfigError, BackendUnavailable."""
     if not isinstance(config.backend, TritonConfig):
-        file = FILES[config.backend.name]
-        version = _latest_version(folder, file)
+        file, version = _find_file(folder, FILES[config.backend.name])
         options = replace(config.backend.options, inputs=config.input.names)
-        return BACKENDS[config.backend.name](folder / version / file, options), version
+        return BACKENDS[config.backend.name](file, options), version
     try:
         remote = REMOTE_BACKENDS[config.backend.name](config.backend.target(folder))
     except ConfigError as mistake:
@@ -145,11 +163,12 @@ def _task(config: ModelConfig, signature: Signature) -> Task[Any, Any]:
         raise ConfigError("; ".join(filter(None, [str(mistake), signature.advice]))) from None
 
 
-def _latest_version(folder: Path, file: str) -> str:
-    newest = newest_version(folder, file)
-    if newest is None:
+def _find_file(folder: Path, file: str) -> tuple[Path, str]:
+    """The model's file and version. Raises ConfigError."""
+    found = find_file(folder, file)
+    if found is None:
         raise ConfigError(f"{folder}: no model file; expected {folder}/1/{file}")
-    return newest
+    return found
 
 
 def _policy(spec: str | list[Any] | dict[str, Any], folder: Path, crops: bool) -> Policy:

@@ -43,6 +43,7 @@ class Model:
     `cache` holds values derived from the model for requests, so that they do not outlive it. `lifetime` counts the uses
     of `backend`: admitted jobs and running batches. `observed` is set once test images were run. `pipeline`
     makes its views where it runs, `ensemble` in the server that runs it; with neither they are made one by one.
+    `digest` is that of its files, tta.yaml, policy and calibration; empty unless `load_model` made it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Model:
     calibration: Calibration | None = None
     pipeline: Pipeline | None = None
     ensemble: Ensemble | None = None
+    digest: str = ""
     observed: Observed = field(default=Observed(), init=False, repr=False)
     cache: ByteCache = field(init=False, repr=False)
     lifetime: Lifetime = field(init=False, repr=False)

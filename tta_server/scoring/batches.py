@@ -100,7 +100,7 @@ class BatchScorer:
                 live = [job for job in live if not _settle(job, outcomes[job])]
         finally:
             for job in live:
-                job.payload.settle(BackendFailed("scoring was stopped"), job)
+                _end(job, BackendFailed("scoring was stopped"))
         for opened in window:
             yield opened.scored
 
@@ -161,11 +161,14 @@ def _settle(job: Job[ImageJob], outcome: Outcome) -> bool:
     job.progress = job.progress.end_run(job.running).set_open_share(outcome.open_share)
     job.expected = outcome.expected
     if outcome.error and job.is_mandatory(outcome.lost):
-        end: StopReason | TTAError = outcome.error
+        _end(job, outcome.error)
     elif outcome.stop or job.all_dispatched:
-        end = outcome.stop or StopReason.ALL_VIEWS
+        _end(job, outcome.stop or StopReason.ALL_VIEWS)
     else:
         return False
+    return True
+
+
+def _end(job: Job[ImageJob], end: StopReason | TTAError) -> None:
     job.progress = job.progress.settle()
     job.payload.settle(end, job)
-    return True

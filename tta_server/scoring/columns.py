@@ -9,6 +9,7 @@ from typing import Any
 from tta_server.scoring.arrow import pyarrow, pyarrow_parquet
 from tta_server.scoring.batches import Scored
 from tta_server.scoring.rows import receipt_of
+from tta_server.scoring.schema import Schema
 from tta_server.serving.answer import Answer
 
 Columns = Mapping[str, tuple[Any, Callable[[Answer], Any]]]
@@ -45,11 +46,21 @@ def _size(pa: Any) -> Columns:
 def _segmentation(pa: Any) -> Columns:
     masks = pa.map_(pa.string(), pa.binary())
     return {
-        **_size(pa),
-        "area": (pa.map_(pa.string(), pa.int64()), lambda answer: list(answer.prediction["area"].items())),
+        **_areas(pa),
         "mask": (pa.binary(), lambda answer: _png(answer.prediction.get("mask"))),
         "masks": (masks, lambda answer: [(k, _png(v)) for k, v in answer.prediction.get("masks", {}).items()]),
     }
+
+
+def _segmentation_rle(pa: Any) -> Columns:
+    rle = pa.struct({"size": pa.list_(pa.int32(), 2), "counts": pa.string()})
+    masks = pa.map_(pa.string(), rle)
+    return {**_areas(pa), "masks": (masks, lambda answer: list(answer.prediction["masks"].items()))}
+
+
+def _areas(pa: Any) -> Columns:
+    areas = pa.map_(pa.string(), pa.int64())
+    return {**_size(pa), "area": (areas, lambda answer: list(answer.prediction["area"].items()))}
 
 
 def _detection(pa: Any) -> Columns:
@@ -76,10 +87,11 @@ TASKS: Mapping[str, Callable[[Any], Columns]] = {
 }
 
 
-def _columns(task: str) -> Columns:
+def _columns(schema: Schema) -> Columns:
     """All columns of an answer; what has none of its own is JSON in `included`."""
     pa = pyarrow()
-    typed = TASKS[task](pa)
+    is_rle = schema.task == "segmentation" and schema.masks == "rle"
+    typed = _segmentation_rle(pa) if is_rle else TASKS[schema.task](pa)
     return {
         **typed,
         "views": (pa.int32(), lambda answer: len(answer.receipt.views)),
@@ -90,20 +102,20 @@ def _columns(task: str) -> Columns:
     }
 
 
-def parquet_row(task: str, scored: Scored) -> Mapping[str, Any]:
+def parquet_row(schema: Schema, scored: Scored) -> Mapping[str, Any]:
     """The values of an image, by column; of one that failed only its error."""
     if isinstance(scored.outcome, str):
         return {"id": scored.id, "status": "failed", "error": scored.outcome}
     answer = scored.outcome
-    values = {name: value(answer) for name, (_, value) in _columns(task).items()}
+    values = {name: value(answer) for name, (_, value) in _columns(schema).items()}
     return {"id": scored.id, "status": "ok", **values}
 
 
-def encode_parquet(task: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+def encode_parquet(schema: Schema, first: int, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The rows as one row group."""
     pa, file = pyarrow(), io.BytesIO()
     kinds = dict.fromkeys(("id", "status", "error"), pa.string())
-    kinds |= {name: kind for name, (kind, _) in _columns(task).items()}
+    kinds |= {name: kind for name, (kind, _) in _columns(schema).items()}
     table = pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
     pyarrow_parquet().write_table(table, file, compression="zstd")
     return file.getvalue()

@@ -2,22 +2,28 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from tta_server.errors import ConfigError, shown
 from tta_server.imaging.decoding import Limits
-from tta_server.imaging.inputs import SUFFIXES, read_file
+from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
+from tta_server.scoring.files import STREAMED, absolute, check_schemes, is_url, join, local_path, parent, read_image
 from tta_server.scoring.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, read_csv, read_list, read_parquet
 from tta_server.scoring.tar import TAR_SUFFIXES, read_tar
+from tta_server.scoring.url_listing import Listed, list_folder, list_pattern
 
 LIST_SUFFIXES = (".txt", ".lst")
+READERS = 16
+"""Files at URLs that are read at once."""
 KINDS = (
-    "a folder, a pattern like 'photos/*.jpg', a list (.txt), a table (.csv, .parquet), an archive (.tar) or an image"
+    "a folder, a pattern like 'photos/*.jpg', a list (.txt), a table (.csv, .parquet), an archive (.tar) or an image, "
+    "on this machine or at a URL"
 )
 
 
@@ -39,14 +45,21 @@ class Inputs(Protocol):
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         """Those from number `start` up to `stop`."""
 
+    def part(self, start: int, stop: int) -> "Inputs":
+        """The same images alone, for another machine that sees the same files: paths are absolute, and it is small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Files of this machine; `names` are relative to `folder`, as the system has them."""
+    """Files of this machine and at URLs; `names` are relative to `folder`, as the system has them.
+
+    `stamps` are digests of each file's length and version, where the listing of a URL states them.
+    """
 
     folder: str
     names: Sequence[str]
     notes: Sequence[str] = ()
+    stamps: Sequence[bytes] = ()
 
     @property
     def ids(self) -> Sequence[str]:
@@ -57,24 +70,33 @@ class Files:
         return len(self.names)
 
     def marks(self) -> Iterator[str]:
-        """A file that is not there has the length -1."""
-        for name in self.names:
-            yield f"{_as_text(name)}\0{_length(os.path.join(self.folder, name))}"
+        """A file that is not there has the length -1; of a URL in a list nothing is asked."""
+        for number, name in enumerate(self.names):
+            known = self.stamps[number].hex() if self.stamps else _length(join(self.folder, name))
+            yield f"{_as_text(name)}\0{known}"
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
-        for name in self.names[start:stop]:
-            yield InputImage(_as_text(name), _reader(os.path.join(self.folder, name), limits))
+        """What is at URLs is read from here on, several at a time."""
+        pool = ThreadPoolExecutor(READERS, "read")  # starts no thread before there is a URL
+        try:
+            for name in self.names[start:stop]:
+                path = join(self.folder, name)
+                read = partial(read_image, path, limits)
+                yield InputImage(_as_text(name), pool.submit(read).result if is_url(path) else read)
+        finally:
+            pool.shutdown(wait=False)
+
+    def part(self, start: int, stop: int) -> "Files":
+        return Files(absolute(self.folder), self.names[start:stop])
 
 
-def _length(path: str) -> int:
+def _length(path: str) -> int | str:
+    if is_url(path):
+        return ""
     try:
         return os.stat(path).st_size
     except (OSError, ValueError):
         return -1
-
-
-def _reader(path: str, limits: Limits) -> Callable[[], bytes]:
-    return lambda: read_file(path, limits)
 
 
 def _as_text(name: str) -> str:
@@ -92,20 +114,50 @@ def open_inputs(source: str, column: str | None = None) -> Inputs:
 
 
 def _open(source: str, column: str | None) -> Inputs:
-    suffix = Path(source).suffix.lower()
+    source = local_path(source)
+    if is_url(source):
+        return _url(source, column)
     if os.path.isdir(source):
         return _folder(source)
     if not os.path.exists(source):
         return _pattern(source)
+    return _file(source, os.path.splitext(source)[1].lower(), column)
+
+
+def _url(url: str, column: str | None) -> Inputs:
+    """What a URL names is known by its end: asking whether it is a folder would read a whole file over HTTP."""
+    is_streamed = url.startswith(STREAMED)
+    if any(sign in url for sign in ("*[" if is_streamed else "*?[")):
+        return _listed("", list_pattern(url), url)
+    suffix = os.path.splitext(urlsplit(url).path if is_streamed else url)[1].lower()
+    if suffix in (*LIST_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES, *TAR_SUFFIXES, *SUFFIXES):
+        return _file(url, suffix, column)
+    return _listed(url, list_folder(url), url)
+
+
+def _listed(folder: str, found: Listed, source: str) -> Files:
+    notes = [f"{source}: left out, without the suffix of an image: {found.others}"] if found.others else []
+    return Files(folder, found.names, notes, found.stamps)
+
+
+def _file(source: str, suffix: str, column: str | None) -> Inputs:
     if suffix in LIST_SUFFIXES:
-        return Files(os.path.dirname(source), read_list(source))
+        return _named(source, read_list(source))
     if suffix in CSV_SUFFIXES:
         return _column(source, read_csv(source, column))
     if suffix in PARQUET_SUFFIXES:
         return read_parquet(source, column, partial(_column, source))
     if suffix in TAR_SUFFIXES:
         return read_tar(source)
-    return Files(os.path.dirname(source), [os.path.basename(source)])
+    name = source.rpartition("/")[2] if is_url(source) else os.path.basename(source)
+    check_schemes([source])
+    return Files(parent(source), [name])
+
+
+def _named(source: str, names: Sequence[str], notes: Sequence[str] = ()) -> Files:
+    """The files that a list or table names. Raises ConfigError for URLs that nothing here reads."""
+    check_schemes(names)
+    return Files(parent(source), names, notes)
 
 
 def _column(source: str, cells: Sequence[str | None]) -> Files:
@@ -113,7 +165,7 @@ def _column(source: str, cells: Sequence[str | None]) -> Files:
     names = [cell for cell in cells if cell]
     left_out = len(cells) - len(names)
     notes = [f"{source}: {left_out} rows without a path are left out"] if left_out else []
-    return Files(os.path.dirname(source), names, notes)
+    return _named(source, names, notes)
 
 
 def _pattern(source: str) -> Inputs:

@@ -38,11 +38,12 @@ def fingerprint(plan: Plan, folder: Path, batch: int, format_name: str, limits: 
         "stop": plan.stop.to_json(),
         "include": sorted(wanted.include),
         "top_k": wanted.top_k,
+        "masks": wanted.masks,
         "limits": {"max_bytes": limits.max_bytes, "max_pixels": limits.max_pixels},
         "batch": batch,
         "device": model.backend.device,
         "format": format_name,
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": versions(LIBRARIES),
     }
 
 
@@ -53,6 +54,11 @@ def digest_inputs(marks: Iterable[str]) -> Mapping[str, Any]:
         digest.update(mark.encode() + b"\n")
         count += 1
     return {"images": count, "sha256": digest.hexdigest()}
+
+
+def versions(names: Iterable[str]) -> Mapping[str, str | None]:
+    """Of installed distributions; None for those that are not."""
+    return {name: _version(name) for name in names}
 
 
 def _digest(text: str) -> str:

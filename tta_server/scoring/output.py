@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +89,11 @@ class OutputFolder:
                 file.flush()
                 os.fsync(file.fileno())
         return entry
+
+    def write_file(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write a file beside the ledger. Raises ConfigError if the disk does not take it."""
+        with self._explained():
+            write_chunks(self.folder / name, chunks)
 
     def entries(self) -> dict[int, ShardEntry]:
         """The shards that are written, by number: lines of the ledger whose files are there. Raises ConfigError."""
@@ -193,14 +198,19 @@ def _line(entry: ShardEntry) -> bytes:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file at once: after a crash it has its old content or its new. Raises OSError."""
+    write_chunks(path, [content])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """The same for content that comes in chunks."""
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
         with unfinished.open("wb") as file:
-            file.write(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             unfinished.unlink()
         raise

@@ -6,7 +6,7 @@ from typing import Any
 from tta_server.scoring.batches import Scored
 from tta_server.serving.answer import Answer
 
-TIMES = ("budget_ms", "elapsed_ms", "stages_ms", "request_id")
+TIMES = ("budget_ms", "elapsed_ms", "stages_ms", "request_id", "cached")
 """Of a receipt: what differs from run to run, or counts for requests only."""
 
 

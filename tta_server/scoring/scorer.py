@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tta_server.errors import InvalidInput
+from tta_server.errors import InvalidInput, shown
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import ImageLike, copy_image
 from tta_server.repository.loader import load_model
@@ -21,14 +21,20 @@ BATCH = 8
 """Rows of a batch where nothing else is said."""
 OF_REQUESTS = ("budget_ms", "priority")
 """Options that mean nothing without a deadline."""
+MASKS = ("png", "rle")
+"""How masks are stored."""
 
 
 def read_scoring_options(options: dict[str, Any]) -> Options:
-    """Python values of the options of `predict`. Raises InvalidInput."""
+    """Python values of the options of `predict`, and `masks`. Raises InvalidInput."""
     for name in OF_REQUESTS:
         if options.get(name) is not None:
             raise InvalidInput(f"{name} is for requests; scoring has no deadline")
-    return replace(read_options(as_query(options)), format=ResponseFormat.ARRAYS)
+    masks = options.get("masks") or MASKS[0]
+    if masks not in MASKS:
+        raise InvalidInput(f"masks takes {' or '.join(MASKS)}, not {shown(masks)}")
+    others = {key: value for key, value in options.items() if key != "masks"}
+    return replace(read_options(as_query(others)), format=ResponseFormat.ARRAYS, masks=masks)
 
 
 def open_plan(folder: Path, options: Options) -> Plan:
@@ -47,7 +53,7 @@ class Scorer:
     """Scores lists of images with one model, which is loaded at the first call.
 
     It can be pickled, unloaded, so it is a function for the `map` of a process pool or of Ray. `options` are those of
-    `LoadedModel.predict` but budget_ms.
+    `LoadedModel.predict` but budget_ms, and `masks`: how JSON has masks, `png` or `rle` (COCO's).
     """
 
     def __init__(self, folder: str | os.PathLike[str], batch: int = BATCH, **options: Any) -> None:

@@ -3,14 +3,19 @@
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from io import TextIOWrapper
+from itertools import accumulate
+from typing import IO, TYPE_CHECKING, Any
 
 from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.arrow import pyarrow_parquet
 from tta_server.scoring.batches import InputImage
+from tta_server.scoring.files import absolute, is_url, open_file
+from tta_server.scoring.url_listing import stamp
 
 if TYPE_CHECKING:
     from tta_server.scoring.inputs import Files
@@ -24,25 +29,24 @@ ID_COLUMNS = ("id", "key", "path", "name")
 
 
 def read_list(path: str) -> Sequence[str]:
-    """The lines of a text file that are not empty: paths, relative to the file's folder. Raises ConfigError."""
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            return [name for line in file if (name := line.rstrip("\r\n"))]
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from None
+    """The lines of a text file that are not empty: URLs, or paths relative to the file's folder. Raises ConfigError."""
+    with open_file(path) as file, _text(file) as lines:
+        return [name for line in lines if (name := line.rstrip("\r\n"))]
+
+
+def _text(file: IO[bytes], newline: str | None = None) -> TextIOWrapper:
+    return TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 def read_csv(path: str, column: str | None) -> Sequence[str]:
     """The cells of a column of a CSV file, or of a table with tabs (.tsv). Raises ConfigError or InvalidInput."""
     delimiter = "\t" if path.lower().endswith(".tsv") else ","
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
+        with open_file(path) as file, _text(file, newline="") as lines:
+            rows = csv.reader(lines, delimiter=delimiter, strict=True)
             header = next(rows, [])
             index = header.index(check_column(column, header, path, PATH_COLUMNS))
             return [row[index] if len(row) > index else "" for row in rows if row]
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror or error}") from None
     except csv.Error as error:
         raise ConfigError(f"{path}: is not a valid CSV file: {error}") from None
 
@@ -59,31 +63,53 @@ def check_column(column: str | None, columns: Sequence[str], path: str, usual: S
 
 @dataclass(frozen=True, slots=True)
 class ParquetBytes:
-    """A column of images' bytes, read a row group at a time; `ends` are the numbers of rows up to each group's end."""
+    """A column of images' bytes, read a row group at a time; `ends` are the numbers of rows up to each group's end.
+
+    `skip` rows of the file come before the first.
+    """
 
     path: str
     column: str
     ids: Sequence[str]
     ends: Sequence[int]
     notes: Sequence[str] = ()
+    skip: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def marks(self) -> Iterator[str]:
-        """The length is that of the whole file."""
-        length = os.stat(self.path).st_size
+        """The length, or a URL's digest of it, is that of the whole file."""
+        known = stamp(self.path).hex() if is_url(self.path) else os.stat(self.path).st_size
         for one in self.ids:
-            yield f"{one}\0{length}"
+            yield f"{one}\0{known}"
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
-        table, first = pyarrow_parquet().ParquetFile(self.path), 0
-        for group, end in enumerate(self.ends):
-            if first < stop and start < end:
-                values = table.read_row_group(group, columns=[self.column]).column(0)
-                for row in range(max(start, first), min(stop, end)):
-                    yield InputImage(self.ids[row], partial(_bytes_of, values[row - first]))
-            first = end
+        with _parquet(self.path) as table:
+            first = -self.skip
+            for group, end in enumerate(each - self.skip for each in self.ends):
+                if first < stop and start < end:
+                    values = table.read_row_group(group, columns=[self.column]).column(0)
+                    for row in range(max(start, first), min(stop, end)):
+                        yield InputImage(self.ids[row], partial(_bytes_of, values[row - first]))
+                first = end
+
+    def part(self, start: int, stop: int) -> "ParquetBytes":
+        path, skip = absolute(self.path), self.skip + start
+        return ParquetBytes(path, self.column, self.ids[start:stop], self.ends, skip=skip)
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[Any]:
+    """A Parquet file, open. Raises ConfigError."""
+    parquet = pyarrow_parquet()
+    with open_file(path) if is_url(path) else nullcontext(path) as source:
+        try:
+            table = parquet.ParquetFile(source)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: is not a valid Parquet file: {str(error).splitlines()[0]}") from None
+        with table:
+            yield table
 
 
 def _bytes_of(value: Any) -> bytes:
@@ -100,25 +126,18 @@ def read_parquet(
     path: str, column: str | None, files: "Callable[[Sequence[str | None]], Files]"
 ) -> "Files | ParquetBytes":
     """The images of a column of paths or of bytes. Raises ConfigError or InvalidInput."""
-    parquet = pyarrow_parquet()
-    try:
-        table = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: is not a valid Parquet file: {str(error).splitlines()[0]}") from None
-    names = table.schema_arrow.names
-    chosen = check_column(column, names, path, BYTES_COLUMNS)
-    kind = str(table.schema_arrow.field(chosen).type)
-    if kind in ("string", "large_string"):
-        return files(table.read(columns=[chosen]).column(0).to_pylist())
-    if "binary" not in kind:
-        raise InvalidInput(f"{path}: column {chosen} holds {kind}; it takes paths or the bytes of images")
-    key = next((name for name in ID_COLUMNS if name in names and name != chosen), None)
-    rows = table.metadata.num_rows
-    ids = [f"{os.path.basename(path)}:{row}" for row in range(rows)]
-    if key is not None:
-        ids = [str(value) for value in table.read(columns=[key]).column(0).to_pylist()]
-    ends, end = list[int](), 0
-    for group in range(table.metadata.num_row_groups):
-        end += table.metadata.row_group(group).num_rows
-        ends.append(end)
-    return ParquetBytes(path, chosen, ids, ends)
+    with _parquet(path) as table:
+        names = table.schema_arrow.names
+        chosen = check_column(column, names, path, BYTES_COLUMNS)
+        kind = str(table.schema_arrow.field(chosen).type)
+        if kind in ("string", "large_string"):
+            return files(table.read(columns=[chosen]).column(0).to_pylist())
+        if "binary" not in kind:
+            raise InvalidInput(f"{path}: column {chosen} holds {kind}; it takes paths or the bytes of images")
+        key = next((name for name in ID_COLUMNS if name in names and name != chosen), None)
+        ids = [f"{os.path.basename(path)}:{row}" for row in range(table.metadata.num_rows)]
+        if key is not None:
+            ids = [str(value) for value in table.read(columns=[key]).column(0).to_pylist()]
+        groups = range(table.metadata.num_row_groups)
+        ends = accumulate(table.metadata.row_group(group).num_rows for group in groups)
+        return ParquetBytes(path, chosen, ids, list(ends))

@@ -9,6 +9,8 @@ from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
+from tta_server.scoring.files import absolute, is_url, open_file, read_part
+from tta_server.scoring.url_listing import stamp
 
 TAR_SUFFIXES = (".tar",)
 
@@ -26,21 +28,23 @@ class TarImages:
         return len(self.ids)
 
     def marks(self) -> Iterator[str]:
+        version = stamp(self.path).hex() if is_url(self.path) else ""
         for name, (_, length) in zip(self.ids, self.places, strict=True):
-            yield f"{name}\0{length}"
+            yield f"{name}\0{length}{version}"
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         for name, place in zip(self.ids[start:stop], self.places[start:stop], strict=True):
             yield InputImage(name, self._reader(place, limits))
+
+    def part(self, start: int, stop: int) -> "TarImages":
+        return TarImages(absolute(self.path), self.ids[start:stop], self.places[start:stop])
 
     def _reader(self, place: tuple[int, int], limits: Limits) -> Callable[[], bytes]:
         def read() -> bytes:
             first, length = place
             if length > limits.max_bytes:
                 raise TooLarge(f"the file has more than {limits.max_bytes} bytes, the limit for an image (--max-bytes)")
-            with open(self.path, "rb") as file:
-                file.seek(first)
-                data = file.read(length)
+            data = read_part(self.path, first, length)
             if len(data) < length:
                 raise InvalidInput(f"the archive ends after {len(data)} of its {length} bytes")
             return data
@@ -52,7 +56,7 @@ def read_tar(path: str) -> TarImages:
     """The images of an archive, in its order. Raises ConfigError."""
     ids, places, others = list[str](), list[tuple[int, int]](), 0
     try:
-        with tarfile.open(path, "r:", errors="backslashreplace") as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -62,7 +66,7 @@ def read_tar(path: str) -> TarImages:
                 else:
                     others += 1
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-    except (OSError, tarfile.TarError) as error:
+    except tarfile.TarError as error:
         raise ConfigError(f"{path}: is not an archive that can be read: {error}") from None
     notes = [f"{path}: left out, without the suffix of an image: {others}"] if others else []
     return TarImages(path, ids, places, notes)

@@ -11,6 +11,15 @@ from tta_server.views.view import Policy, View
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyKey:
+    """What a receipt has of a policy, where its views are not known."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """How an answer was made.
 
@@ -21,7 +30,8 @@ class Receipt:
     `uncertainty` says how the views differ, empty unless included. `tiles` is the number of parts that each view is cut
     into. `levels` (low, high) are the values of a file of more than 8 bits that became 0 and 255, None where none were
     applied. `warnings` say where the model's output is not what its tta.yaml states. `stages_ms` sums the work of all
-    slots, so it may exceed `elapsed_ms`.
+    slots, so it may exceed `elapsed_ms`. `cached`: another request's run made the answer; then the views are those of
+    that run, while budget, times and id are this request's.
     """
 
     views: Sequence[dict[str, Any]]
@@ -35,13 +45,14 @@ class Receipt:
     budget_ms: float
     elapsed_ms: float
     stages_ms: Mapping[str, float]
-    policy: Policy
+    policy: Policy | PolicyKey
     request_id: str
     open: float | None = None
     tiles: int = 1
     uncertainty: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[float, float] | None = None
     warnings: Sequence[str] = ()
+    cached: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -58,6 +69,7 @@ class Receipt:
             **({} if self.tiles == 1 else {"tiles": self.tiles}),
             **({} if self.levels is None else {"levels": list(self.levels)}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
+            **({"cached": True} if self.cached else {}),
             "budget_ms": self.budget_ms,
             "elapsed_ms": self.elapsed_ms,
             "stages_ms": dict(self.stages_ms),

@@ -15,7 +15,8 @@ class Caller:
 
     `listener` is called after each batch of views but the last. The protocol needs `reserve` seconds of the budget to
     send the answer. The budget counts from `received`, in seconds of the monotonic clock, by default from now. `trace`
-    is None where the request has none.
+    is None where the request has none. Only callers of equal `access`, the digest of their bearer key, may get each
+    other's answers.
     """
 
     request_id: str
@@ -23,3 +24,4 @@ class Caller:
     reserve: float = 0.0
     received: float | None = None
     trace: RequestTrace | None = None
+    access: bytes = b""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +27,8 @@ class Options:
     """What a request may override, under the same names in every protocol; None means the model's own value.
 
     `policy` is a preset's name, or JSON: a list of views. `min_views` is a number or 'all'. Where `tensors` are named,
-    the answer is these and no prediction; else `format` says what is made of the result at once.
+    the answer is these and no prediction; else `format` says what is made of the result at once. `masks` is 'png' or
+    'rle', which only scoring sets.
     """
 
     budget_ms: float | None = None
@@ -40,6 +42,7 @@ class Options:
     include: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
     format: ResponseFormat = ResponseFormat.JSON
+    masks: str = "png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,13 @@ class Plan:
     stop: StopSpec
     rule: StopRule
     wanted: ResponseSpec
+
+    @cached_property
+    def answer_key(self) -> Hashable:
+        """Equal for plans of one loaded model with which an image gets the same answer and receipt."""
+        policy, names = self.policy, tuple(view.name for view in self.policy.views)
+        spelled = policy.digest, policy.name, policy.version, names
+        return spelled, len(self.views), self.mandatory, self.merge, self.stop, self.wanted
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -125,6 +135,7 @@ def _plan(model: Model, options: Options) -> Plan:
             _count("top_k", options.top_k, max(1, len(config.labels))),
             options.tensors,
             options.format,
+            options.masks,
         ),
     )
 

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.imaging.decoding import Limits
@@ -19,6 +18,9 @@ from tta_server.serving.image import Image, Source, read_source
 from tta_server.serving.job import ImageJob, make_job
 from tta_server.serving.plan import Options, Plan, budget_ms, make_plan
 from tta_server.serving.pools import Pools
+from tta_server.serving.sharing import AnswerSharing, SharedRequest
+from tta_server.serving.ticket import RunTicket, Ticket
+from tta_server.tasks import ResponseFormat
 from tta_server.telemetry.observer import (
     ClientLeft,
     Observer,
@@ -27,24 +29,7 @@ from tta_server.telemetry.observer import (
     RequestAnswered,
     RequestFailed,
 )
-from tta_server.telemetry.timings import STAGES
 from tta_server.views.geometry import Size
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """An admitted image; `future` has its answer or raises its TTAError."""
-
-    future: Future[Answer]
-    job: Job[ImageJob]
-
-    @property
-    def model(self) -> Model:
-        return self.job.payload.model
-
-    def partial(self, seen: int) -> tuple[int, Answer] | None:
-        """The number of merged entries and the answer from them, if more than `seen` are merged, else None."""
-        return self.job.payload.partial(self.job, seen)
 
 
 class Predictor:
@@ -57,12 +42,15 @@ class Predictor:
         limits: Limits,
         observer: Observer,
         health: Health,
+        cache_bytes: int = 0,
     ) -> None:
+        """Of `cache_bytes` the answers are stored that equal requests get; 0: each request runs."""
         self.models = models
         self.limits = limits
         self._pools = pools
         self._observer = observer
         self._health = health
+        self._sharing = AnswerSharing(cache_bytes, self._run, observer, self._is_loaded) if cache_bytes else None
 
     def model(self, name: str) -> Model:
         """The model of that name. Raises NotReady if it failed to load, UnknownModel, which names the loaded ones."""
@@ -99,16 +87,50 @@ class Predictor:
         started = time.monotonic()
         try:
             self._check_healthy(model.name)
-            jobs = self._jobs_on_open_model(plan or make_plan(model, options), images, options, caller)
-            self._admit(model.name, jobs)
+            submit = self._share if self.shares(options) else self._run
+            tickets = submit(plan or make_plan(model, options), images, options, caller)
         except BudgetTooSmall as error:
+            self._observer.notify(Refused(model.name, "budget"))
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
+            self._health.request_reprice(model.name)
             raise _with_default(error, model, options) from None
         except TTAError:
             self._observer.notify(RequestFailed(model.key, time.monotonic() - started))
             raise
-        _RequestReporter(self._observer, model, jobs, started)
-        return [Ticket(job.payload.future, job) for job in jobs]
+        _RequestReporter(self._observer, model, [ticket.future for ticket in tickets], started)
+        return tickets
+
+    def shares(self, options: Options) -> bool:
+        """Whether equal requests with these options share answers, for which their images are hashed."""
+        return self._sharing is not None and options.format is not ResponseFormat.ARRAYS
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the stored answers."""
+        return self._sharing.nbytes if self._sharing else 0
+
+    def retire(self, model: Model) -> None:
+        """Retires a model that is not among `models` any more, and drops its stored answers."""
+        model.retire()
+        if self._sharing:
+            self._sharing.forget(model)
+
+    def _is_loaded(self, model: Model) -> bool:
+        return self.models.get(model.name) is model
+
+    def _share(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
+        """Raises as `_run` does, for sizes that do not fit together whether or not there are answers."""
+        assert self._sharing is not None
+        deadline = self._deadline(plan, options, caller)
+        if len(images) > 1:
+            self._sources(plan, images)
+        return self._sharing.submit(SharedRequest(plan, options, caller, deadline), images)
+
+    def _run(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
+        """Admits a job for each image."""
+        jobs = self._jobs_on_open_model(plan, images, options, caller)
+        self._admit(plan.model.name, jobs)
+        return [RunTicket(job.payload.future, job, self._pools) for job in jobs]
 
     def _jobs_on_open_model(
         self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller
@@ -131,12 +153,21 @@ class Predictor:
             plan = make_plan(model, options)
 
     def _jobs(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Job[ImageJob]]:
-        deadline = Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
+        deadline = self._deadline(plan, options, caller)
+        sources = self._sources(plan, images)
+        return [make_job(plan, source, deadline, caller, self._observer, options.priority) for source in sources]
+
+    def _deadline(self, plan: Plan, options: Options, caller: Caller) -> Deadline:
+        """Raises InvalidInput for a budget that is none."""
+        return Deadline.after(budget_ms(plan.model, options.budget_ms), caller.reserve, caller.received)
+
+    def _sources(self, plan: Plan, images: Sequence[Image]) -> list[Source]:
+        """The images, with their headers checked. Raises InvalidInput, UnsupportedMedia or TooLarge."""
         sources = [read_source(image, self.limits, plan.model.preprocessing.rendering) for image in images]
         for source in sources:
             plan.model.preprocessing.check(plan.views, source.size, self.limits)
         _check_sizes(plan, sources)
-        return [make_job(plan, source, deadline, caller, self._observer, options.priority) for source in sources]
+        return sources
 
     def _admit(self, name: str, jobs: Sequence[Job[ImageJob]]) -> None:
         try:
@@ -145,9 +176,6 @@ class Predictor:
             _release_backends(jobs)
             if isinstance(error, Overloaded):
                 self._observer.notify(Refused(name, error.reason))
-            if isinstance(error, BudgetTooSmall):
-                self._observer.notify(Refused(name, "budget"))
-                self._health.request_reprice(name)
             raise
 
     def _check_healthy(self, name: str) -> None:
@@ -188,9 +216,9 @@ class Predictor:
         job.payload.future.result()
 
     def cancel(self, ticket: Ticket) -> None:
-        """Cancels the job of a client that has left."""
-        if self._pools.cancel(ticket.job):
-            self._observer.notify(ClientLeft(ticket.job.model))
+        """Cancels the work for a client that has left."""
+        if ticket.cancel():
+            self._observer.notify(ClientLeft(ticket.model.name))
 
 
 def _release_backends(jobs: Sequence[Job[ImageJob]]) -> None:
@@ -213,25 +241,25 @@ def _with_default(error: BudgetTooSmall, model: Model, options: Options) -> Budg
 class _RequestReporter:
     """Notifies the observer once the last image of a request is settled."""
 
-    def __init__(self, observer: Observer, model: Model, jobs: Sequence[Job[ImageJob]], started: float) -> None:
+    def __init__(self, observer: Observer, model: Model, futures: Sequence[Future[Answer]], started: float) -> None:
         self._observer = observer
         self._key = model.key
         self._started = started
         self._lock = threading.Lock()
-        self._unsettled = len(jobs)
-        self._stages = dict.fromkeys(STAGES, 0.0)
+        self._unsettled = len(futures)
+        self._stages = dict[str, float]()
         self._failed = False
-        for job in jobs:
-            job.payload.future.add_done_callback(self._settled)
+        for future in futures:
+            future.add_done_callback(self._settled)
 
     def _settled(self, future: Future[Answer]) -> None:
         with self._lock:
             self._unsettled -= 1
             if future.cancelled() or future.exception():
                 self._failed = True
-            else:
-                for stage, spent in future.result().receipt.stages_ms.items():
-                    self._stages[stage] += spent
+            elif not (receipt := future.result().receipt).cached:
+                for stage, spent in receipt.stages_ms.items():
+                    self._stages[stage] = self._stages.get(stage, 0.0) + spent
             if self._unsettled:
                 return
         seconds = time.monotonic() - self._started

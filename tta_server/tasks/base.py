@@ -58,13 +58,14 @@ class ResponseSpec:
     """What a request wants of its answer beyond the merged prediction.
 
     `include` names parts that are left out by default, `top_k` is how many classes the JSON lists. If `tensors` has
-    names, the answer is these tensors, whatever `format` says.
+    names, the answer is these tensors, whatever `format` says. Masks in JSON are PNG (`png`) or COCO's RLE (`rle`).
     """
 
     include: frozenset[str] = frozenset()
     top_k: int = 5
     tensors: frozenset[str] = frozenset()
     format: ResponseFormat = ResponseFormat.JSON
+    masks: str = "png"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ class RequestLog:
                     budget_ms=event.budget_ms,
                     elapsed_ms=event.elapsed_ms,
                     stages_ms=event.stages_ms,
+                    **({"cached": True} if event.cached else {}),
                     **_ids(event.trace),
                 )
             case ErrorSent():

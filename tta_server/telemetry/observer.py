@@ -78,6 +78,7 @@ class ImageAnswered:
     """An image's answer was made `seconds` after its request arrived; `stages_ms` has the ms of each stage.
 
     `wanted` is the number of views that it would have had with time for all: `views` unless lack of time ended it.
+    An answer that was shared has no stages.
     """
 
     model: str
@@ -87,6 +88,33 @@ class ImageAnswered:
     stages_ms: Mapping[str, float]
     wanted: int
     trace: RequestTrace | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """An image was answered without a run of its own, `seconds` after it was looked up.
+
+    `is_shared` if it waited for the run of an equal request; else the answer was stored.
+    """
+
+    model: ModelKey
+    seconds: float
+    is_shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss:
+    """An image was admitted, `seconds` after it was looked up, for no answer was stored or is under way."""
+
+    model: ModelKey
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEvicted:
+    """Stored answers, this many, were dropped for another one."""
+
+    answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +133,10 @@ class ClientLeft:
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images."""
+    """All images of a request were answered, `seconds` after it arrived; `stages_ms` are sums over its images.
+
+    Empty if runs of other requests made all answers.
+    """
 
     model: ModelKey
     seconds: float
@@ -133,6 +164,7 @@ class AnswerSent:
     elapsed_ms: float
     stages_ms: Mapping[str, float]
     trace: RequestTrace | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +192,9 @@ Event = (
     | ViewDropped
     | DeclarationDoubted
     | ImageAnswered
+    | CacheHit
+    | CacheMiss
+    | CacheEvicted
     | Expired
     | ClientLeft
     | RequestAnswered

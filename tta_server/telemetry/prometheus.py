@@ -144,8 +144,9 @@ class Metrics:
         self._answers.labels(event.model, event.reason).inc()
         bound = self._of(event.model)
         exemplar = {"trace_id": event.trace.trace_id} if event.trace and event.trace.is_recorded else None
-        bound.views.observe(event.views)
-        bound.wanted.inc(event.wanted)
+        if event.stages_ms:  # a shared answer took no views
+            bound.views.observe(event.views)
+            bound.wanted.inc(event.wanted)
         bound.elapsed.observe(event.seconds, exemplar)
         for stage, milliseconds in event.stages_ms.items():
             bound.stages[stage].observe(milliseconds / 1e3, exemplar)

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from tta_server.telemetry.observer import Event, RequestAnswered, RequestFailed, ViewsRan
+from tta_server.telemetry.observer import CacheHit, CacheMiss, Event, ModelKey, RequestAnswered, RequestFailed, ViewsRan
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Duration:
 REQUEST_STAGES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
 BATCH_STAGES = ("compute_input", "compute_infer", "compute_output")
 CACHE = ("cache_hit", "cache_miss")
-"""Nothing is cached: these stay 0."""
+"""Counted by image; without `--cache-mb` these stay 0."""
 
 
 def _durations(*names: str) -> dict[str, Duration]:
@@ -56,8 +56,15 @@ class Statistics:
             case RequestAnswered():
                 self._request_answered(event)
             case RequestFailed(model, seconds):
-                with self._lock:
-                    self._of(model).stages["fail"].add(seconds)
+                self._add(model, "fail", seconds)
+            case CacheHit(model, seconds):
+                self._add(model, "cache_hit", seconds)
+            case CacheMiss(model, seconds):
+                self._add(model, "cache_miss", seconds)
+
+    def _add(self, model: ModelKey, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._of(model).stages[stage].add(seconds)
 
     def _views_ran(self, event: ViewsRan) -> None:
         views = len(event.images)
@@ -74,6 +81,9 @@ class Statistics:
 
     def _request_answered(self, event: RequestAnswered) -> None:
         stages_ms = event.stages_ms
+        if not stages_ms:
+            self._add(event.model, "success", event.seconds)
+            return
         spent = {
             "success": event.seconds,
             "queue": stages_ms["queue"] / 1e3,

@@ -243,6 +243,14 @@ def test_unknown_model_names_do_not_become_metric_labels(client: httpx.Client) -
     assert "made-up-name" not in client.get("/metrics").text
 
 
+def test_an_answer_names_its_model_as_the_description_does(client: httpx.Client) -> None:
+    response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
+    digest = client.get("/v1/models/clothing").json()["digest"]
+    assert response.headers["TTA-Model-Digest"] == digest
+    assert digest.startswith("sha256:")
+    assert client.get("/v1/models/cifar10").json()["digest"] != digest
+
+
 def test_server_timing_agrees_with_the_receipt(client: httpx.Client) -> None:
     response = client.post(CLOTHING, content=pictures.jpeg(), params=PATIENT)
     timing = dict(re.findall(r"(\w+);dur=([\d.e-]+)", response.headers["Server-Timing"]))

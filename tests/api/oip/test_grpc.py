@@ -170,6 +170,7 @@ def test_an_error_of_a_stream_names_its_request(stub: Any) -> None:
     assert "unknown model 'nothing'" in response.error_message
     assert response.infer_response.id == "mine"
     assert response.infer_response.parameters["triton_final_response"].bool_param
+    assert response.infer_response.parameters["tta_code"].string_param == "unknown_model"
 
 
 def test_several_images_of_a_stream_s_request_have_one_answer(triton: Triton) -> None:

@@ -15,7 +15,7 @@ from tta_server.api.describe import describe_failed, describe_model, describe_po
 from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.middleware import AuthMiddleware, CrossOrigin, InternalErrors, RequestIds
 from tta_server.api.http.openapi import DESCRIPTION, PREDICT_DOCS, QUOTE_DOCS
-from tta_server.api.http.predict import PREDICT, QUOTE, PredictRoutes
+from tta_server.api.http.predict import PREDICT, QUOTE, PredictRoutes, answers_digest
 from tta_server.api.http.spans import RequestSpans
 from tta_server.api.oip.http import ProtocolRoutes
 from tta_server.api.oip.openapi import PROTOCOL_DOCS
@@ -62,11 +62,12 @@ class Routes:
         return self._describe(self._predictor.model(name))
 
     def _describe(self, model: Model) -> dict[str, Any]:
-        """With its `state`, and the `reason` if its requests are refused."""
+        """With its `digest`, its `state`, and the `reason` if its requests are refused."""
+        about = describe_model(model) | {"digest": answers_digest(model)}
         if self._application.is_ready(model.name):
-            return describe_model(model) | {"state": "ready", "reason": ""}
+            return about | {"state": "ready", "reason": ""}
         reason = self._application.health.problems().get(model.name, NOT_READY)
-        return describe_model(model) | {"state": "not_ready", "reason": reason}
+        return about | {"state": "not_ready", "reason": reason}
 
     async def live(self) -> dict[str, str]:
         if reason := self._application.health.fatal:
@@ -74,7 +75,8 @@ class Routes:
         return {"status": "alive"}
 
     async def ready(self) -> dict[str, Any]:
-        self._application.check_ready()
+        if not self._application.ready:
+            raise NotReady(NOT_READY)
         problems = self._application.health.problems()
         if not self._application.is_serving:
             raise NotReady("; ".join(problems.values()) or "no model is loaded")

@@ -53,7 +53,7 @@ class HeadBound:
             return None
         name = (found["v1"] or found["v2"]).decode("latin-1")
         query = (found["query"] or b"").decode("latin-1") if found["v1"] else ""
-        if not self._application.is_ready(name) or not self._has_key(headers):
+        if not self._application.admits(name) or not self._has_key(headers):
             return None
         try:
             self._handler.bound.accept(name, lambda: budget_seconds(query, headers))

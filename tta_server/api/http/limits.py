@@ -169,6 +169,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():  # the client still has to read the buffered response
             self._start_abort_timer()
 
+    def end_keep_alive(self) -> None:
+        """Close the connection after the response to the request under way, if there is one."""
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "the request is not valid HTTP/1.1")
 

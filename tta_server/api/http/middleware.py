@@ -19,6 +19,8 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "TTA-Views",
     "TTA-Stop-Reason",
+    "TTA-Cached",
+    "TTA-Model-Digest",
     "Inference-Header-Content-Length",
     "Traceresponse",
 )
@@ -40,7 +42,7 @@ class RequestIds:
         headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
         request_id = choose_request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
         trace = client_trace(headers.get(b"traceparent", b"").decode("latin-1"))
-        scope.setdefault("state", {}).update(request_id=request_id, trace=trace)
+        scope.setdefault("state", {}).update(request_id=request_id, trace=trace, access=b"")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -109,7 +111,7 @@ class InternalErrors:
 
 
 class AuthMiddleware:
-    """Refuses requests without a valid key, except health checks."""
+    """Refuses requests without a valid key, except health checks; others get the key's digest as their `access`."""
 
     def __init__(self, app: ASGIApp, keys: Keys, handler: RequestHandler) -> None:
         self._app = app
@@ -119,7 +121,7 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                self._keys.check(Headers(scope=scope).get("authorization", ""))
+                scope["state"]["access"] = self._keys.check(Headers(scope=scope).get("authorization", ""))
             except Unauthenticated as error:
                 info = RequestInfo(scope["state"]["request_id"], scope["path"], trace=scope["state"]["trace"])
                 self._handler.record_error(info, error, HTTP_STATUS[error.code])

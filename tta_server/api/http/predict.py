@@ -1,5 +1,6 @@
 """`/v1/models/{name}/predict` and `/v1/models/{name}/quote`."""
 
+import hashlib
 import time
 from dataclasses import replace
 from functools import partial
@@ -8,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tta_server import __version__
 from tta_server.api.http.errors import ErrorHandlers
 from tta_server.api.http.form import read_upload
 from tta_server.api.http.query import read_query, read_quote
@@ -19,7 +21,7 @@ from tta_server.application import Application
 from tta_server.errors import InvalidInput
 from tta_server.repository.model import Model
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 from tta_server.tasks import ResponseFormat
 from tta_server.tasks.render.rendering import DRAWING
 
@@ -41,7 +43,7 @@ class PredictRoutes:
 
     async def predict(self, request: Request) -> Response:
         """JSON, `image/png` or `text/event-stream`, as the Accept header says."""
-        self._application.check_ready()
+        self._application.check_admitting()
         model = self._predictor.model(request.path_params["name"])
         accept = request.headers.get("accept", "")
         wants_picture = "image/png" in accept
@@ -53,6 +55,7 @@ class PredictRoutes:
             return await stream_answers(request, ticket, progress, cancel, record_answer, self._errors.record)
         (answer,) = await self._handler.wait_for_answers([ticket], wait_for_disconnect(request))
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_timing(answer))
+        response.headers["TTA-Model-Digest"] = answers_digest(model)
         self._handler.record_sent([answer], request.state.trace)
         return response
 
@@ -73,11 +76,16 @@ class PredictRoutes:
         return ticket
 
     async def quote(self, request: Request) -> Response:
-        self._application.check_ready()
+        self._application.check_admitting()
         name = request.path_params["name"]
         self._predictor.model(name)
         size, options = read_quote(request)
         return JSONResponse(await self._handler.quote(name, size, options, request.state.request_id))
+
+
+def answers_digest(model: Model) -> str:
+    """Of the model and this version of tta-server: what the answers to equal requests depend on."""
+    return f"sha256:{hashlib.sha256(f'{model.digest} {__version__}'.encode()).hexdigest()}"
 
 
 def _check_picture(model: Model) -> None:
@@ -90,6 +98,7 @@ def _check_picture(model: Model) -> None:
 def _picture(answer: Answer) -> Response:
     receipt = answer.receipt
     headers = {"TTA-Views": str(len(receipt.views)), "TTA-Stop-Reason": str(receipt.stop_reason)}
+    headers |= {"TTA-Cached": "true"} if receipt.cached else {}
     return Response(answer.picture, media_type="image/png", headers=_timing(answer) | headers)
 
 

@@ -15,7 +15,7 @@ from tta_server.api.http_request import wait_for_disconnect
 from tta_server.api.progress import Progress, ignore_exception, partial_answers
 from tta_server.errors import Cancelled, TTAError
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Keep proxies from buffering events."""

@@ -41,7 +41,7 @@ from tta_server.application import Application
 from tta_server.errors import Cancelled, InvalidInput, TTAError
 from tta_server.serving.answer import Answer
 from tta_server.serving.caller import Listener
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class InferenceService:
     async def _answer(self, call: Call, messages: Messages) -> Message:
         method, request = call.method, None
         try:
-            self._check_key(call)
+            call = self._check_key(call)
             if method == "ModelInfer":
                 self._handler.bound.accept("", lambda: call.received_now().seconds)
             request = await receive_one(messages, self._application.settings.receive_seconds)
@@ -103,9 +103,11 @@ class InferenceService:
         except Exception as error:  # noqa: BLE001 - sent and logged
             await abort(call.context, self._record_error(call, request, error))
 
-    def _check_key(self, call: Call) -> None:
-        if self._keys is not None and call.method not in OPEN_METHODS:
-            self._keys.check(call.authorization)
+    def _check_key(self, call: Call) -> Call:
+        """The call with its access. Raises Unauthenticated."""
+        if self._keys is None or call.method in OPEN_METHODS:
+            return call
+        return replace(call, access=self._keys.check(call.authorization))
 
     def _record_error(self, call: Call, request: Message, error: Exception) -> TTAError:
         """Log the error; return the one to send."""
@@ -154,7 +156,7 @@ class InferenceService:
                 running.release()
 
         try:
-            self._check_key(call)
+            call = self._check_key(call)
         except TTAError as error:
             await abort(context, self._refuse(call, error))
         unreadable = False
@@ -206,7 +208,7 @@ class InferenceService:
         self, call: Call, request: Message, listener: Listener | None = None
     ) -> tuple[InferCommand, list[Ticket]]:
         """The command without images, and a ticket for each image; only the jobs hold the images then."""
-        self._application.check_ready()
+        self._application.check_admitting()
         self._handler.bound.check(request.model_name, lambda: call.seconds)
         with self._handler.byte_budget.reserve() as reservation:
             size = request.ByteSize()
@@ -274,4 +276,4 @@ class InferenceService:
 
 
 def _info(call: Call, model: str) -> RequestInfo:
-    return RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model, call.trace)
+    return RequestInfo(call.request_id, f"/{SERVICE}/{call.method}", model, call.trace, call.access)

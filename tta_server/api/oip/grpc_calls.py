@@ -33,6 +33,7 @@ class Call:
 
     `received` is when its whole message had arrived, in seconds of the monotonic clock; `seconds` is what was left of
     the client's deadline then, None without one. `parent` are the client's `traceparent` and `tracestate`.
+    `access` is the digest of the client's key.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Call:
     seconds: float | None = None
     parent: tuple[str, str] = ("", "")
     trace: RequestTrace | None = None
+    access: bytes = b""
 
     def received_now(self) -> "Call":
         """The call when its message has arrived."""

@@ -1,13 +1,14 @@
 """Infer requests and responses as gRPC messages."""
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
 from tta_server.api.oip.semantics import InferCommand, InferRequest, build_response, reject_unsupported
 from tta_server.api.oip.tensors import MAX_LISTED_VALUES, InputTensor, read_shape
-from tta_server.errors import InvalidInput, TTAError
+from tta_server.errors import InvalidInput, Overloaded, TTAError
 from tta_server.serving.answer import Answer
 
 FINAL_RESPONSE = "triton_final_response"
@@ -68,9 +69,12 @@ def write_response(command: InferCommand, request: Any, answers: Sequence[Answer
 
 
 def write_failure(request: Any, error: TTAError) -> Any:
-    """The final response to a failed request of a stream."""
+    """The final response to a failed request of a stream; parameters hold the error's code, and when to retry."""
     response = pb.ModelInferResponse(id=request.id, model_name=request.model_name)
-    _set(response.parameters, {FINAL_RESPONSE: True})
+    parameters: dict[str, Parameter] = {FINAL_RESPONSE: True, "tta_code": error.code.value}
+    if isinstance(error, Overloaded):
+        parameters["tta_retry_after_ms"] = ceil(error.retry_after * 1e3)
+    _set(response.parameters, parameters)
     return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)
 
 

@@ -42,10 +42,10 @@ from tta_server.api.oip.metadata import (
 )
 from tta_server.api.oip.semantics import InferCommand, build_response, parse_request
 from tta_server.api.requests import RequestHandler, offload_if_large
-from tta_server.application import Application
+from tta_server.application import NOT_READY, Application
 from tta_server.errors import NotReady
 from tta_server.serving.answer import Answer
-from tta_server.serving.predictor import Ticket
+from tta_server.serving.ticket import Ticket
 
 MODEL = "/v2/models/{name}"
 VERSION = MODEL + "/versions/{version}"
@@ -96,7 +96,7 @@ class ProtocolRoutes:
     # ---- infer ----
 
     async def infer(self, request: Request) -> Response:
-        self._application.check_ready()
+        self._application.check_admitting()
         name, version = _model_of(request)
         find_model(self._application, name, version)
         envelope, command, tickets = await self._submit(request)
@@ -138,7 +138,8 @@ class ProtocolRoutes:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        self._application.check_ready()
+        if not self._application.ready:
+            raise NotReady(NOT_READY)
         return JSONResponse({"ready": True})
 
     async def metadata(self, request: Request) -> Response:

@@ -81,6 +81,7 @@ def describe_config(model: Model, application: Application) -> dict[str, Any]:
         "instance_group": [_instance_group(application, model)],
         "dynamic_batching": {"priority_levels": 2, "default_priority_level": 1},
         "model_transaction_policy": {"decoupled": False},
+        "response_cache": {"enable": application.settings.cache_mb > 0},
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
     }
 
@@ -112,7 +113,7 @@ def load_model(application: Application, name: str) -> None:
         model = application.load_model(name)
     except ConfigError as error:
         log.error("%s is not loaded: %s", name, error)
-        raise InvalidInput(public_sentence(error, application.settings.models)) from None
+        raise InvalidInput(public_sentence(error, application.folders.roots)) from None
     for note in model_notes(model):
         log.warning("model %s: %s", name, note)
 
@@ -124,7 +125,7 @@ def unload_model(application: Application, name: str) -> None:
 
 
 def _check_control(application: Application) -> None:
-    application.check_ready()
+    application.check_admitting()
     if not application.settings.model_control:
         raise Disabled("loading and unloading models is disabled; the operator can enable it with --model-control")
 

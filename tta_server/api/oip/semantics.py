@@ -172,7 +172,10 @@ def _whole_number(parameters: Parameters, key: str) -> int:
 def build_response(
     command: InferCommand, answers: Sequence[Answer]
 ) -> tuple[list[OutputTensor], dict[str, bool | int | float | str]]:
-    """The tensors, and as parameters the receipt of the image with the fewest views, with the longest time."""
+    """The tensors, and as parameters the receipt of the image with the fewest views, with the longest time.
+
+    `tta_cached` where other requests' runs made all answers.
+    """
     receipts = [answer.receipt for answer in answers]
     least = min(receipts, key=lambda receipt: len(receipt.views))
     parameters: dict[str, bool | int | float | str] = {
@@ -185,4 +188,6 @@ def build_response(
         "tta_elapsed_ms": max(receipt.elapsed_ms for receipt in receipts),
         "tta_request_id": least.request_id,
     }
+    if all(receipt.cached for receipt in receipts):
+        parameters["tta_cached"] = True
     return write_tensors(command.specs, answers), parameters

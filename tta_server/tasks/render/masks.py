@@ -1,9 +1,10 @@
 """Results of segmentation, rendered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tta_server.imaging.decoding import Pixels
@@ -17,11 +18,18 @@ from tta_server.tasks.masks.results import (
 from tta_server.tasks.render.palette import blended, color_of, grey, palette_image
 from tta_server.tasks.render.png import to_base64, to_png
 from tta_server.tasks.render.renderer import Renderer
+from tta_server.tasks.render.rle import Rle, encode_classes, encode_mask
 
 
 class SegmentationRenderer(Renderer[SegmentationResult]):
     def prediction(self, result: SegmentationResult, spec: ResponseSpec) -> dict[str, Any]:
-        return _header(result, result.mask.shape) | {"mask": to_base64(self.picture(result))} | _included(result, spec)
+        return _header(result, result.mask.shape) | self._masks(result, spec) | _included(result, spec)
+
+    def _masks(self, result: SegmentationResult, spec: ResponseSpec) -> dict[str, Any]:
+        if spec.masks == "png":
+            return {"mask": to_base64(self.picture(result))}
+        encoded = encode_classes(result.mask, range(len(result.labels)))
+        return {"masks": dict(zip(result.labels, encoded, strict=True))}
 
     def views(self, result: SegmentationResult) -> list[dict[str, Any]]:
         return [{"agreement": share} for share in result.view_agreements]
@@ -45,10 +53,8 @@ class SegmentationRenderer(Renderer[SegmentationResult]):
 
 class MultilabelSegmentationRenderer(Renderer[MultilabelSegmentationResult]):
     def prediction(self, result: MultilabelSegmentationResult, spec: ResponseSpec) -> dict[str, Any]:
-        masks = {
-            label: to_base64(to_png(Image.fromarray(mask)))
-            for label, mask in zip(result.labels, result.masks, strict=True)
-        }
+        encode: Callable[[NDArray[np.bool_]], str | Rle] = _png if spec.masks == "png" else encode_mask
+        masks = {label: encode(mask) for label, mask in zip(result.labels, result.masks, strict=True)}
         return _header(result, result.masks.shape[1:]) | {"masks": masks} | _included(result, spec)
 
     def views(self, result: MultilabelSegmentationResult) -> list[dict[str, Any]]:
@@ -65,6 +71,10 @@ class MultilabelSegmentationRenderer(Renderer[MultilabelSegmentationResult]):
         for index, mask in enumerate(result.masks, start=1):
             pixels = np.where(mask[..., None], blended(pixels, np.array(color_of(index), np.uint8)), pixels)
         return pixels
+
+
+def _png(mask: NDArray[np.bool_]) -> str:
+    return to_base64(to_png(Image.fromarray(mask)))
 
 
 def _header(result: MaskResult, shape: Sequence[int]) -> dict[str, Any]:

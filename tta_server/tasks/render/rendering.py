@@ -50,15 +50,12 @@ def lines_of(result: Result, top_k: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What was made of a result that is not kept."""
+    """What was made of a result; `result` is None unless it is kept."""
 
     prediction: dict[str, Any] = field(default_factory=dict)
     picture: bytes | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-
-    @property
-    def result(self) -> None:
-        return None
+    result: Any = None
 
 
 @dataclass(frozen=True, eq=False)
