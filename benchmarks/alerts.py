@@ -28,7 +28,7 @@ from dashboards.panels import ROWS
 from loadtest.cases import Case
 from loadtest.generator import Shot, closed_loop, open_loop, poisson
 from loadtest.report import outcome
-from loadtest.server import max_budget_ms
+from loadtest.target import Target
 from tests.support.prometheus import PROMETHEUS, prometheus
 from tests.support.remote import free_port
 
@@ -156,7 +156,7 @@ def watched(binary: str, folder: Path) -> Iterator[tuple[tuple[str, int], Watch]
 
 
 def closed_rate(address: tuple[str, int], case: Case, seconds: float) -> float:
-    budget_ms = max_budget_ms("http://{}:{}".format(*address), case.model)
+    budget_ms = Target("http://{}:{}".format(*address)).max_budget_ms(case.model)
     shots = asyncio.run(closed_loop(address, case.requests("fixed", budget_ms), seconds))
     if failed := [shot for shot in shots if outcome(shot).status != 200]:
         raise SystemExit(f"the closed loop got an error: {failed[0].answer[-300:].decode(errors='replace')}")
