@@ -216,6 +216,21 @@ def test_quick_refusals_of_broken_images_leave_the_window_as_it_is() -> None:
     assert gate.size == 1
 
 
+def test_answers_that_take_longer_make_the_window_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, seconds = Gate(8), iter([0.0, 1.0, 1.0, 11.0, 11.0, 21.0])
+
+    class Clock:
+        monotonic = staticmethod(lambda: next(seconds))
+
+    monkeypatch.setattr("tta_server.scoring.gate.time", Clock)
+    sizes = []
+    for _ in range(3):
+        with gate.request() as passage:
+            passage.is_answered = True
+        sizes.append(gate.size)
+    assert sizes == [2, 2, 1]
+
+
 def test_an_answer_that_was_cut_short_is_asked_again_with_one_view_more() -> None:
     views = BODY["receipt"]["views"]
     script = [
