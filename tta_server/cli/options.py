@@ -61,7 +61,10 @@ MaxBytesOption = Annotated[int | None, setting("max_bytes")]
 MaxPixelsOption = Annotated[int | None, setting("max_pixels")]
 MaxWaitingMbOption = Annotated[int | None, setting("max_waiting_mb")]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", envvar="TTA_MODEL", help="Name of a model in the folder of models.")
+    str,
+    typer.Option(
+        "--model", "-m", envvar="TTA_MODEL", help="Name of a model in the folder of models, or the folder of one model."
+    ),
 ]
 PolicyOption = Annotated[
     str | None,

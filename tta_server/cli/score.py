@@ -260,4 +260,5 @@ def _verify(output: OutputFolder) -> None:
         )
     entries, images = output.ledger().values(), manifest["inputs"]["images"]
     scored = sum(entry.images for entry in entries)
-    out.print(f"{len(entries)} shards are as written: {scored} of {images} images")
+    shards = "1 shard is" if len(entries) == 1 else f"{len(entries)} shards are"
+    out.print(f"{shards} as written: {scored} of {images} images")

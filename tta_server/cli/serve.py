@@ -68,8 +68,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what follows is the address again
         raise ConfigError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host and --port"
+            f"can't listen on {settings.host}:{settings.port}: {reason}; choose another with --host and --port"
         ) from error
 
 
@@ -94,10 +95,13 @@ def _configure_logging() -> None:
 
 
 def _print_settings(settings: Settings) -> None:
-    table = Table("setting", "value", title="tta-server", title_justify="left")
-    for field, value in settings:
-        if field == "models" and settings.repository is None:
-            continue
+    """Those that differ from their defaults, which `serve --help` lists."""
+    defaults = Settings()
+    changed = {field: value for field, value in settings if value != getattr(defaults, field)}
+    if not changed:
+        return
+    table = Table("setting", "value", title="tta-server, settings other than the defaults", title_justify="left")
+    for field, value in changed.items():
         table.add_row(public_name(field).replace("_", "-"), _text(value))
     err.print(table)
 
