@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.server import MODELS
-from tta_server.application import Application, configure_libraries
+from tta_server.application import Application
 from tta_server.backends import Backend, Outputs, Tensor
 from tta_server.backends.cancel import Abort
 from tta_server.cli.server import Server
+from tta_server.imaging.libraries import configure_libraries
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.costs import MARGIN, Bucket
 from tta_server.settings import Settings

@@ -23,9 +23,9 @@ from rich.table import Table
 from benchmarks.replays import replayed
 from benchmarks.stopping import EIGHT, cifar10, clothing, run_all_views
 from tta_server import load
-from tta_server.application import configure_libraries
 from tta_server.calibration.fit import Runs, fit_calibration
 from tta_server.calibration.runs import full_plan, merge_views
+from tta_server.imaging.libraries import configure_libraries
 from tta_server.repository.calibration import FILE, write_calibration
 from tta_server.repository.loader import load_model, model_digest
 from tta_server.scheduling.stopping import Certain, Confident, StopRule

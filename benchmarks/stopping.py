@@ -20,9 +20,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.replays import BOUNDED, SEED, WEIGHTS, Progress, Stopped, replayed, simulated
-from tta_server.application import configure_libraries
 from tta_server.calibration.fit import Runs, apply_threshold, select_threshold
 from tta_server.calibration.runs import merge_views, predict_views
+from tta_server.imaging.libraries import configure_libraries
 from tta_server.repository.loader import load_model
 from tta_server.scheduling.stopping import Certain, Confident, Settled, StopRule
 from tta_server.serving.cores import available_cores

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import cv2
-from PIL import Image
-
 from tta_server.backends import CPU, Backend
 from tta_server.errors import BackendUnavailable, ConfigError, NotReady, Overloaded, UnknownModel
 from tta_server.repository.failure import explain_failure
@@ -40,16 +37,6 @@ Absent = Sequence[BackendUnavailable]
 log = logging.getLogger(__name__)
 
 NOT_READY = "the server is not ready: models are being warmed, or it is shutting down"
-
-
-def configure_libraries() -> None:
-    """Sets process-wide options of OpenCV and Pillow: no threads, limits or messages beside our own.
-
-    For the commands; a program that uses the package as a library keeps its own options.
-    """
-    Image.MAX_IMAGE_PIXELS = None
-    cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class Application:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 from tests.scoring.test_coco import RED, lit, tiny
 from tests.support import pictures
 from tests.support.commands import TERMINAL, check_mistake, run, run_process
 from tests.support.scoring import BROKEN, content_of, rows_of, toy, write_images
 from tests.support.serving import PATIENCE, command, until
+from tta_server.cli.score_options import RayOption, ScoreCommand
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +247,25 @@ def test_ten_kills_leave_what_an_uninterrupted_run_leaves(model: Path, tmp_path:
     assert run(*words(photos, model, out, "--batch", "8")).returncode == 0
     assert content_of(out) == content_of(tmp_path / "whole")
     assert sum(row["status"] == "failed" for row in rows_of(out)) == 12
+
+
+def test_options_of_a_cluster_are_for_one(model: Path, tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 1)
+    assert "--ray-actors is for --ray" in check_mistake(
+        run(*words(photos, model, tmp_path / "out", "--ray-actors", "2"))
+    )
+
+
+@pytest.mark.parametrize("words", [["--ray"], ["--ray", "--batch", "2"], ["--ray="]])
+def test_ray_may_stand_without_an_address(words: list[str]) -> None:
+    given: dict[str, object] = {}
+
+    def score(ray: RayOption = None, batch: int = 1) -> None:
+        given.update(ray=ray, batch=batch)
+
+    app = typer.Typer()
+    app.command(cls=ScoreCommand)(score)
+    app(words, standalone_mode=False)
+    assert given == {"ray": "", "batch": 2 if "--batch" in words else 1}
+    app(["--ray", "host:6379"], standalone_mode=False)
+    assert given["ray"] == "host:6379"

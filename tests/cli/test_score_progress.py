@@ -10,7 +10,7 @@ import pytest
 from tests.support.scoring import BROKEN, color_image, run_scoring, toy, write_images
 from tta_server.cli import score_progress
 from tta_server.cli.console import PlainConsole
-from tta_server.cli.score_progress import ScoreProgress, forecast, summary
+from tta_server.cli.score_progress import ScoreProgress, forecast, summary, times_on_nodes
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.batches import Scored
 from tta_server.scoring.formats import FORMATS
@@ -107,13 +107,12 @@ def test_a_summary_names_the_first_failures(
     tmp_path: Path, clock: Clock, found: list[Scored], failures: int, named: int
 ) -> None:
     """Of 20 images: 10 failed in a run before, the others now, with 2 views each that was scored."""
-    task, progress = made_task(tmp_path, 20, []), ScoreProgress(20, [])
-    task.plan.model.retire()
+    progress = ScoreProgress(20, [])
     clock.now += 5
     for number in range(10):
         progress.add(Scored(str(number), found[1].outcome) if number < failures else found[0])
     entries = [ShardEntry(0, "part", 10, failures, 20 - 2 * failures, 1, "")]
-    lines = printed(summary(entries, task, progress))
+    lines = printed(summary(entries, progress, tmp_path))
     assert lines[:3] == [
         f"images   10 of 20, {failures} failed",
         "views    2.00 a scored image",
@@ -122,6 +121,11 @@ def test_a_summary_names_the_first_failures(
     assert [line.split()[1] for line in lines if line.startswith("failed")] == [f"{n}:" for n in range(named)]
     more = [line.split()[1] for line in lines if "more: rows with status failed" in line]
     assert more == ([str(failures - named)] if failures > named else [])
+
+
+def test_a_run_in_which_nothing_was_left_to_score_has_no_rate(tmp_path: Path) -> None:
+    lines = printed(summary([ShardEntry(0, "part", 10, 0, 20, 1, "")], ScoreProgress(10, []), tmp_path))
+    assert [line.split()[0] for line in lines] == ["images", "views", "results"]
 
 
 @pytest.mark.parametrize(
@@ -151,3 +155,13 @@ def test_a_forecast_is_of_all_images(
     number, unit = found[3].removeprefix("results   about ").split()
     assert unit == "kB"
     assert float(number) * 1e3 == pytest.approx(written, rel=0.1)
+
+
+def test_a_forecast_for_nodes_counts_whole_shards() -> None:
+    """A million images are 3907 shards: with 2 actors on each of 12 nodes, 163 of 10 s one after the other."""
+    assert times_on_nodes(10.0, 3907, 2) == {2: 9770.0, 4: 4890.0, 12: 1630.0, 40: 490.0}
+
+
+def test_more_actors_than_shards_are_left_out() -> None:
+    assert times_on_nodes(10.0, 8, 2) == {2: 20.0, 4: 10.0}
+    assert times_on_nodes(10.0, 1, 2) == {}

@@ -143,7 +143,9 @@ def test_a_mistake_is_one_sentence(toys: Server, tmp_path: Path, more: list[str]
 def test_what_is_no_server_or_no_model_there_is_said(toys: Server, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 1)
     nowhere = f"http://127.0.0.1:{free_port()}"
-    assert f"{nowhere}: can't be reached: Connection refused" in check_mistake(run(*words(photos, nowhere, tmp_path / "out")))
+    assert f"{nowhere}: can't be reached: Connection refused" in check_mistake(
+        run(*words(photos, nowhere, tmp_path / "out"))
+    )
     other = run(*words(photos, toys.url, tmp_path / "out", "--model", "other"))
     assert f"{toys.url}: unknown model 'other'" in check_mistake(other)
     by_folder = run(*words(photos, toys.url, tmp_path / "out", "--model", "models/toy"))

@@ -184,7 +184,7 @@ def test_a_single_model_beside_a_folder_of_models(tmp_path: Path) -> None:
     single = embedded(tmp_path / "mine")
     common = ("--port", "0", "--slots", "1", "--models", str(folder))
     with Server(*common, env={**os.environ, "TTA_MODEL": f"mine={single}"}) as server:
-        ready = server.wait_for(r"serves (.*) \(docs").group(1)
+        ready = server.wait_for(r"serves? (.*) \(docs").group(1)
     assert ready == f"mine, {GOOD}"
     sentence = check_mistake(run("serve", *common, "--model", f"{GOOD}={single}"))
     assert sentence == f"error: --model {GOOD}={single}: {folder} has a model of that name; give another name"

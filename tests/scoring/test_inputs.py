@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +216,20 @@ def test_marks_tell_other_images(photos: Path, change: Callable[[Path], object])
     assert before == list(open_inputs(str(photos)).marks())
     change(photos)
     assert before != list(open_inputs(str(photos)).marks())
+
+
+def test_a_part_has_the_same_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is pickled, as on its way to another machine, and read in another folder than the whole."""
+    names = sorted(path.name for path in write_images(tmp_path / "photos", 7).iterdir())
+    (tmp_path / "list.txt").write_text("".join(f"photos/{name}\n" for name in names))
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(tmp_path / "photos", "photos")
+    images = [(tmp_path / "photos" / name).read_bytes() for name in names]
+    pq.write_table(pa.table({"id": names, "image": images}), tmp_path / "all.parquet", row_group_size=2)
+    monkeypatch.chdir(tmp_path)
+    wholes = [open_inputs(source) for source in ("photos", "photos/*.png", "list.txt", "all.tar", "all.parquet")]
+    expected = [contents(whole)[3:6] for whole in wholes]
+    parts = [pickle.loads(pickle.dumps(whole.part(2, 6).part(1, 4))) for whole in wholes]
+    monkeypatch.chdir("/")
+    assert [contents(part) for part in parts] == expected
+    assert [list(part.ids) for part in parts] == [list(whole.ids[3:6]) for whole in wholes]

@@ -156,9 +156,9 @@ def test_a_run_has_batches_of_one_shard_each(
     """Of each 4 images first 3 with 6 rows, then 1 with 2 rows."""
     listed = open_inputs(str(write_images(tmp_path / "photos", images)))
     task = Task(plan, listed, Limits(), OutputFolder(tmp_path / "out"), FORMATS["jsonl"], 4)
-    assert task.shards == shards
+    assert task.shards.count == shards
     with task.output.locked():
-        Run(task, 3, {}, lambda scored: None).run(1)
+        Run(task, 3, 1, {}, lambda scored: None).run()
     full, rest = divmod(images, 4)
     assert backend.runs == [3, 3, 2] * full + {0: [], 1: [2]}[rest]
     assert [row["id"] for row in rows_of(tmp_path / "out")] == [f"{number:03d}.png" for number in range(images)]

@@ -61,8 +61,9 @@ def run_scoring(
         with task.output.locked():
             made_of = fingerprint(plan, model, batch, format_name, limits)
             task.output.begin({"inputs": digest_inputs(listed.marks()), **made_of})
-            run = Run(task, batch, task.output.entries(), lambda scored: run.stop() if stop_at_first else None)
-            run.run(threads)
+            done = task.output.entries()
+            run = Run(task, batch, threads, done, lambda scored: run.stop() if stop_at_first else None)
+            run.run()
             task.finish(run.entries)
     finally:
         plan.model.retire()

@@ -5,7 +5,6 @@ import sys
 import typer
 
 from tta_server import __version__
-from tta_server.application import configure_libraries
 from tta_server.cli.calibrate import calibrate
 from tta_server.cli.console import problem
 from tta_server.cli.export_triton import export_triton
@@ -16,11 +15,13 @@ from tta_server.cli.options import Command
 from tta_server.cli.ping import ping
 from tta_server.cli.predict import predict
 from tta_server.cli.score import score
+from tta_server.cli.score_options import ScoreCommand
 from tta_server.cli.serve import serve
 from tta_server.cli.simulate import simulate
 from tta_server.cli.version import read_commit
 from tta_server.cli.views import views
 from tta_server.errors import BackendUnavailable, TTAError
+from tta_server.imaging.libraries import configure_libraries
 
 cli = typer.Typer(
     name="tta-server",
@@ -38,7 +39,7 @@ cli.command(cls=Command)(serve)
 cli.command(cls=Command)(init)
 cli.command(cls=Command)(inspect)
 cli.command(cls=Command)(predict)
-cli.command(cls=Command)(score)
+cli.command(cls=ScoreCommand)(score)
 cli.command(cls=Command)(views)
 cli.command(cls=Command)(calibrate)
 cli.command(cls=Command)(simulate)

@@ -43,9 +43,7 @@ class ScoreMetrics:
             "tta_score_stage_seconds", "Seconds by stage, of all threads", ["stage"], registry=registry
         )
         for entry in entries.values():
-            self._images["ok"].inc(entry.images - entry.failed)
-            self._images["failed"].inc(entry.failed)
-            self._views.inc(entry.views)
+            self._add(entry.images, entry.views, entry.failed)
         gauges: Mapping[str, tuple[str, Callable[[], float]]] = {
             "tta_score_input_images": ("Images of the input", lambda: progress.total),
             "tta_score_written_shards": ("Shards that are written", lambda: len(entries)),
@@ -56,14 +54,17 @@ class ScoreMetrics:
         }  # fmt: skip
         for name, (description, read) in gauges.items():
             Gauge(name, description, registry=registry).set_function(read)
-        progress.on_image(self._add)
+        progress.on_images(self._add)
+        progress.on_image(self._add_stages)
 
-    def _add(self, scored: Scored) -> None:
+    def _add(self, images: int, views: int, failed: int) -> None:
+        self._images["ok"].inc(images - failed)
+        self._images["failed"].inc(failed)
+        self._views.inc(views)
+
+    def _add_stages(self, scored: Scored) -> None:
         if not isinstance(scored.outcome, Answer):
-            self._images["failed"].inc()
             return
-        self._images["ok"].inc()
-        self._views.inc(len(scored.outcome.receipt.views))
         for stage, milliseconds in scored.outcome.receipt.stages_ms.items():
             self._stages.labels(stage).inc(milliseconds / 1e3)
 

@@ -1,9 +1,11 @@
 """The options of `tta-server score` that no other command has."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from tta_server.cli.options import Command
 
 UNDER_WAY = 64
 """Requests to a server at once, at most."""
@@ -47,7 +49,10 @@ BatchOption = Annotated[
 ThreadsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=1024, help=f"Default: one a core; with --url the most requests under way at once, {UNDER_WAY}."
+        min=1,
+        max=1024,
+        help=f"Default: one a core; with --url the most requests under way at once, {UNDER_WAY}; with --ray the CPUs "
+        "of an actor, by default 1.",
     ),
 ]
 UrlOption = Annotated[
@@ -92,3 +97,32 @@ PlanOption = Annotated[
     bool, typer.Option("--plan", help="Score a few images and print the time and bytes that all would take.")
 ]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Compare each shard with its digest in the ledger.")]
+RAY = "--ray"
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        RAY,
+        metavar="[ADDRESS]",
+        help="Score on a Ray cluster: host:port, or without a value that of RAY_ADDRESS, else one on this machine.",
+    ),
+]
+RayActorsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MIN[:MAX]", help="Actors on the cluster, each with the model loaded; default: as many as fit its CPUs."
+    ),
+]
+RayGpusOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=8, help="GPUs of an actor; default: 1 if tta.yaml has `device: cuda`, else none."),
+]
+
+
+class ScoreCommand(Command):
+    """`--ray` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = []
+        for word, following in zip(args, [*args[1:], "-"], strict=True):
+            given += [word, ""] if word == RAY and following.startswith("-") else [word]
+        return super().parse_args(ctx, given)

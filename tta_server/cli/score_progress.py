@@ -3,9 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 
 import typer
@@ -25,6 +26,8 @@ MOST_NAMED = 5
 """Failures that are listed at the end."""
 SAMPLE = 16
 """Images of a forecast."""
+NODES = (2, 4, 12, 40)
+"""Nodes of a cluster that a forecast is made for."""
 
 
 class ScoreProgress:
@@ -42,7 +45,8 @@ class ScoreProgress:
         self.failed = sum(entry.failed for entry in done)
         self.failures: list[Scored] = []
         self._on_failure: Callable[[int], None] = _ignore
-        self._listeners: list[Callable[[Scored], None]] = []
+        self._image_listeners: list[Callable[[Scored], None]] = []
+        self._listeners: list[Callable[[int, int, int], None]] = []
         self._bar = Progress(
             TextColumn("scoring"),
             BarColumn(),
@@ -61,22 +65,33 @@ class ScoreProgress:
 
     def on_image(self, listener: Callable[[Scored], None]) -> None:
         """`listener` is called with each image that `add` gets."""
+        self._image_listeners.append(listener)
+
+    def on_images(self, listener: Callable[[int, int, int], None]) -> None:
+        """`listener` is called with the numbers of images, views and failed images of each call of `add_images`."""
         self._listeners.append(listener)
 
     def add(self, scored: Scored) -> None:
-        for listener in self._listeners:
+        for listener in self._image_listeners:
             listener(scored)
+        if isinstance(scored.outcome, Answer):
+            self.add_images(1, len(scored.outcome.receipt.views), 0, [])
+        else:
+            self.add_images(1, 0, 1, [scored])
+
+    def add_images(self, images: int, views: int, failed: int, failures: Sequence[Scored]) -> None:
+        """Add images of which `failed` have failed, the first of them `failures`; `views` were run for the others."""
+        for listener in self._listeners:
+            listener(images, views, failed)
         with self._lock:
-            self._scored += 1
-            if isinstance(scored.outcome, Answer):
-                self._answered += 1
-                self._views += len(scored.outcome.receipt.views)
-            else:
-                self.failed += 1
-                if len(self.failures) < MOST_NAMED:
-                    self.failures.append(scored)
+            self._scored += images
+            self._answered += images - failed
+            self._views += views
+            self.failed += failed
+            self.failures += failures[: MOST_NAMED - len(self.failures)]
+            if failed:
                 self._on_failure(self.failed)
-            self._show()
+            self._show(images)
 
     @property
     def rate(self) -> float:
@@ -93,10 +108,10 @@ class ScoreProgress:
     def mean_views(self) -> float:
         return self._views / max(1, self._answered)
 
-    def _show(self) -> None:
+    def _show(self, images: int) -> None:
         counts = f"{self.failed} failed, {self.mean_views:.1f} views" if self.failed else f"{self.mean_views:.1f} views"
         if err.is_terminal:
-            self._bar.update(self._task, advance=1, rate=f"{self.rate:.1f}/s", counts=counts)
+            self._bar.update(self._task, advance=images, rate=f"{self.rate:.1f}/s", counts=counts)
         elif (now := time.monotonic()) - self._last >= EVERY_SECONDS:
             self._last = now
             line = {"images": self._before + self._scored, "of": self.total, "failed": self.failed}
@@ -117,16 +132,16 @@ def _ignore(failed: int) -> None:
     pass
 
 
-def summary(entries: Collection[ShardEntry], task: Task, progress: ScoreProgress) -> Table:
+def summary(entries: Collection[ShardEntry], progress: ScoreProgress, folder: Path) -> Table:
     """What the folder holds, and the first failures of this run."""
     images, failed = sum(entry.images for entry in entries), sum(entry.failed for entry in entries)
     views = sum(entry.views for entry in entries) / max(1, images - failed)
     table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{images} of {task.images}, {failed} failed")
+    table.add_row("images", f"{images} of {progress.total}, {failed} failed")
     table.add_row("views", f"{views:.2f} a scored image")
     if progress.rate:
         table.add_row("rate", f"{progress.rate:.1f} images/s in this run")
-    table.add_row("results", str(task.output.folder))
+    table.add_row("results", str(folder))
     for scored in progress.failures:
         table.add_row("failed", f"{scored.id}: {scored.outcome}")
     if failed > len(progress.failures) > 0:
@@ -136,23 +151,36 @@ def summary(entries: Collection[ShardEntry], task: Task, progress: ScoreProgress
 
 def forecast(task: Task, batch: int, threads: int) -> Table:
     """Time and bytes of a whole run, from its first images on one thread."""
-    images, scorer = list(islice(task.shard_images(0), SAMPLE)), task.scorer(batch)
-    list(scorer.score(images[:1]))  # does lazy initialisation
+    shards, scorer = task.shards, task.shard_scorer(batch, lambda scored: None)
+    images = list(islice(shards.images_of(0), SAMPLE))
+    scorer.rows(images[:1])  # does lazy initialisation
     start = time.monotonic()
-    rows = list(scorer.score(images))
+    rows = scorer.rows(images)
     each = (time.monotonic() - start) / len(images)
-    nbytes = len(task.encode(0, [task.row(row) for row in rows])) / len(images)
-    failed = sum(isinstance(row.outcome, str) for row in rows)
+    nbytes = len(scorer.shard(0, rows).content) / len(images)
+    failed = sum(row.views is None for row in rows)
     table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{task.images}, in shards of {task.shard}")
+    table.add_row("images", f"{shards.images}, in shards of {shards.size}")
     alone = "one at a time" if task.is_remote else "on one core"
     table.add_row("an image", f"{each * 1e3:.1f} ms {alone}, by {len(images)} of them, of which {failed} failed")
     if task.is_remote:
-        table.add_row("all", f"{_duration(each * task.images)} one at a time; less where the server takes more at once")
+        alone = _duration(each * shards.images)
+        table.add_row("all", f"{alone} one at a time; less where the server takes more at once")
     else:
-        table.add_row("all", f"{_duration(each * task.images / threads)} with {threads} threads")
-    table.add_row("results", f"about {decimal(round(nbytes * task.images))}")
+        table.add_row("all", f"{_duration(each * shards.images / threads)} with {threads} threads")
+        if nodes := times_on_nodes(each * shards.size, shards.count, threads):
+            times = ", ".join(f"{_duration(seconds)} on {count}" for count, seconds in nodes.items())
+            table.add_row("--ray", f"{times} such machines")
+    table.add_row("results", f"about {decimal(round(nbytes * shards.images))}")
     return table
+
+
+def times_on_nodes(seconds: float, shards: int, actors: int) -> Mapping[int, float]:
+    """How long a run takes on some numbers of nodes: each actor scores a shard, of `seconds`, at a time.
+
+    Numbers of nodes that have more actors than there are shards are left out.
+    """
+    return {nodes: seconds * -(-shards // (nodes * actors)) for nodes in NODES if nodes * actors <= shards}
 
 
 def _duration(seconds: float) -> str:

@@ -44,6 +44,11 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) and not name.startswith("/") else os.path.join(folder, name)
 
 
+def absolute(path: str) -> str:
+    """A URL, or a path as a process elsewhere has it."""
+    return path if is_url(path) else os.path.abspath(path)
+
+
 def parent(path: str) -> str:
     """The folder of a file, without a `/` at its end."""
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)

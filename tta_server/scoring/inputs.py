@@ -13,7 +13,7 @@ from tta_server.errors import ConfigError, shown
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
-from tta_server.scoring.files import STREAMED, check_schemes, is_url, join, local_path, parent, read_image
+from tta_server.scoring.files import STREAMED, absolute, check_schemes, is_url, join, local_path, parent, read_image
 from tta_server.scoring.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, read_csv, read_list, read_parquet
 from tta_server.scoring.tar import TAR_SUFFIXES, read_tar
 from tta_server.scoring.url_listing import Listed, list_folder, list_pattern
@@ -44,6 +44,9 @@ class Inputs(Protocol):
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         """Those from number `start` up to `stop`."""
+
+    def part(self, start: int, stop: int) -> "Inputs":
+        """The same images alone, for another machine that sees the same files: paths are absolute, and it is small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,9 @@ class Files:
                 yield InputImage(_as_text(name), pool.submit(read).result if is_url(path) else read)
         finally:
             pool.shutdown(wait=False)
+
+    def part(self, start: int, stop: int) -> "Files":
+        return Files(absolute(self.folder), self.names[start:stop])
 
 
 def _length(path: str) -> int | str:

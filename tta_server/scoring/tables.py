@@ -14,7 +14,7 @@ from tta_server.errors import ConfigError, InvalidInput, shown
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.arrow import pyarrow_parquet
 from tta_server.scoring.batches import InputImage
-from tta_server.scoring.files import is_url, open_file
+from tta_server.scoring.files import absolute, is_url, open_file
 from tta_server.scoring.url_listing import stamp
 
 if TYPE_CHECKING:
@@ -63,13 +63,17 @@ def check_column(column: str | None, columns: Sequence[str], path: str, usual: S
 
 @dataclass(frozen=True, slots=True)
 class ParquetBytes:
-    """A column of images' bytes, read a row group at a time; `ends` are the numbers of rows up to each group's end."""
+    """A column of images' bytes, read a row group at a time; `ends` are the numbers of rows up to each group's end.
+
+    `skip` rows of the file come before the first.
+    """
 
     path: str
     column: str
     ids: Sequence[str]
     ends: Sequence[int]
     notes: Sequence[str] = ()
+    skip: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,13 +86,17 @@ class ParquetBytes:
 
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         with _parquet(self.path) as table:
-            first = 0
-            for group, end in enumerate(self.ends):
+            first = -self.skip
+            for group, end in enumerate(each - self.skip for each in self.ends):
                 if first < stop and start < end:
                     values = table.read_row_group(group, columns=[self.column]).column(0)
                     for row in range(max(start, first), min(stop, end)):
                         yield InputImage(self.ids[row], partial(_bytes_of, values[row - first]))
                 first = end
+
+    def part(self, start: int, stop: int) -> "ParquetBytes":
+        path, skip = absolute(self.path), self.skip + start
+        return ParquetBytes(path, self.column, self.ids[start:stop], self.ends, skip=skip)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tta_server.errors import ConfigError, InvalidInput, TooLarge
 from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import SUFFIXES
 from tta_server.scoring.batches import InputImage
-from tta_server.scoring.files import is_url, open_file, read_part
+from tta_server.scoring.files import absolute, is_url, open_file, read_part
 from tta_server.scoring.url_listing import stamp
 
 TAR_SUFFIXES = (".tar",)
@@ -35,6 +35,9 @@ class TarImages:
     def images(self, start: int, stop: int, limits: Limits) -> Iterator[InputImage]:
         for name, place in zip(self.ids[start:stop], self.places[start:stop], strict=True):
             yield InputImage(name, self._reader(place, limits))
+
+    def part(self, start: int, stop: int) -> "TarImages":
+        return TarImages(absolute(self.path), self.ids[start:stop], self.places[start:stop])
 
     def _reader(self, place: tuple[int, int], limits: Limits) -> Callable[[], bytes]:
         def read() -> bytes:

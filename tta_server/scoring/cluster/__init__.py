@@ -1,0 +1,1 @@
+"""Shards scored by the actors of a Ray cluster; this process writes them."""
