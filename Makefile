@@ -10,6 +10,8 @@
 # make hooks          run `make check` before each commit (pre-commit)
 # make helm           Helm, and what checks routes, in build/helm, for the tests of the chart; make test-all tries it too
 # make chart          write the table of values and the schema of settings of the chart, after a change of either
+# make prometheus     Prometheus of Debian in build/prometheus, for the tests of alerts; make test-all tries it too
+# make dashboards     write the dashboard, and the chart's copies of it and of the alert rules
 # make ptx            compile the CUDA kernels to the PTX in the package; needs nvcc, after a change of them only
 # make image          the container image, by docker or buildah; TARGET=demo, gpu, score; ARGS for more options
 # make packages       wheels and sdists of the server and of its models, in dist/
@@ -26,8 +28,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
 
 .PHONY: run test-fast test test-all test-timing coverage mutation check check-format check-lint \
-	check-types check-layers check-sizes hooks format lock ptx helm chart triton bench load openloop \
-	image packages sbom clean
+	check-types check-layers check-sizes hooks format lock ptx helm chart prometheus dashboards triton \
+	bench load openloop image packages sbom clean
 
 run: $(VENV)/installed
 	$(BIN)/tta-server serve
@@ -47,6 +49,7 @@ test: $(VENV)/installed-dev
 test-all: $(VENV)/installed-dev
 	-@$(MAKE) --no-print-directory triton || echo "the tests marked triton are skipped"
 	-@$(MAKE) --no-print-directory helm || echo "the tests of the chart are skipped"
+	-@$(MAKE) --no-print-directory prometheus || echo "the tests with promtool are skipped"
 	-@$(MAKE) --no-print-directory $(VENV)/installed-all || echo "the tests of Ray, the chart and the image are skipped"
 	$(PYTEST) --hypothesis-profile all $(ARGS)
 
@@ -217,6 +220,16 @@ build/helm/helm:
 
 chart: $(VENV)/installed-dev
 	$(BIN)/python .ci/chart.py
+
+prometheus: build/prometheus/usr/bin/prometheus
+
+build/prometheus/usr/bin/prometheus:
+	mkdir -p build/prometheus
+	cd build/prometheus && apt-get download -q prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+	test -x $@
+
+dashboards: $(VENV)/installed-all
+	$(BIN)/python -m dashboards.generate
 
 ptx: | $(BIN)/python
 	$(BIN)/python .ci/ptx.py

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks.server import MODELS, Endpoints, cpu_seconds, served
 from tests.support.collector import Collector
+from tests.support.prometheus import prometheus
 from tests.support.remote import free_port
 from tta_server.api.http.middleware import RequestIds
 from tta_server.api.http.spans import RequestSpans
@@ -185,29 +186,6 @@ def ratio(found: Mapping[str, list[tuple[float, float, float]]], name: str) -> t
 
 
 # ---- exemplars ----
-
-
-@contextlib.contextmanager
-def prometheus(binary: str, target: str, folder: Path) -> Iterator[str]:
-    """A Prometheus that scrapes the target every half second; its address."""
-    port = free_port()
-    job = {"job_name": "tta", "static_configs": [{"targets": [target]}]}
-    config = {"global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"}, "scrape_configs": [job]}
-    (folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [
-        binary,
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage",
-        "--log.level=error",
-    ]
-    process = subprocess.Popen(command)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def ask(client: httpx.Client, model: str, query: str) -> float:

@@ -109,11 +109,10 @@ class Application:
         for device, slots in self.pools.slots.items():
             gauge("tta_slots", "Slots, which run batches", partial(float, slots), device=device)
         for name in self.models:
-            self._add_model_gauge(name)
+            self._add_model_metrics(name)
 
-    def _add_model_gauge(self, name: str) -> None:
-        about = "1 while the model works, 0 when it is unhealthy or not loaded"
-        self.metrics.gauge("tta_model_ready", about, partial(self.is_ready, name), model=name)
+    def _add_model_metrics(self, name: str) -> None:
+        self.metrics.add_model(name, partial(self.is_ready, name))
 
     def knows(self, name: str) -> bool:
         """True if the model is loaded or failed to load."""
@@ -167,7 +166,7 @@ class Application:
         self.health.failed_to_load(name, failure)
         if (model := self.models.pop(name, None)) is not None:
             model.retire()
-        self._add_model_gauge(name)
+        self._add_model_metrics(name)
 
     def _check_any_left(self, errors: Iterable[Exception]) -> None:
         """Raises the error of the only model, or ConfigError with the reasons, if every model failed for good."""
@@ -242,7 +241,7 @@ class Application:
                 self.predictor.retire(previous)
             self.statistics.forget(model.key)
             self.health.loaded(name)
-            self._add_model_gauge(name)
+            self._add_model_metrics(name)
             return model
 
     @contextmanager

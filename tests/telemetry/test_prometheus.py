@@ -15,6 +15,8 @@ from tests.support.serving import Server, until
 from tests.support.toys import expect_ended_runs, metric, serving, switchable, trap_image, trap_model
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
+from tta_server.telemetry.observer import AnswerSent
+from tta_server.telemetry.prometheus import Metrics
 
 pytestmark = pytest.mark.timing
 
@@ -78,6 +80,7 @@ def test_an_answer_is_counted_with_its_views_and_batches(client: httpx.Client) -
     added = counts.added()
     assert added["tta_answers_total toy all_views"] == 1
     assert added["tta_wanted_views_total toy"] == 2
+    assert metric(client, 'tta_late_answers_total{model="toy"}') == 0
     assert added["tta_views_count toy"] == added["tta_answer_seconds_count toy"] == 1
     assert (
         added["tta_batch_seconds_count toy"] == added["tta_cost_ratio_count toy"] == added["tta_batch_size_count toy"]
@@ -139,6 +142,13 @@ def test_a_cancelled_job_is_counted_once(client: httpx.Client) -> None:
             )
         until(lambda: metric(client, "tta_jobs") == 0)
     assert (metric(client, left), metric(client, cancelled)) == (before[0] + 1, before[1] + 1)
+
+
+def test_an_answer_after_its_budget_is_late() -> None:
+    metrics = Metrics()
+    for elapsed in (99.9, 100.0, 100.1, 250.0):
+        metrics.notify(AnswerSent("id", "m", 1, 1, "all_views", 100.0, elapsed, {}))
+    assert b'tta_late_answers_total{model="m"} 2.0' in metrics.text()
 
 
 # ---- refusals ----

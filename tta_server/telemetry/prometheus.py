@@ -9,7 +9,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from tta_server.errors import Code
 from tta_server.telemetry.observer import (
+    AnswerSent,
     ClientLeft,
     DeclarationDoubted,
     ErrorSent,
@@ -42,6 +44,11 @@ class _ModelMetrics:
 
 M = TypeVar("M", Counter, Histogram)
 
+REASONS = ("time", "jobs", "bytes", "api", "budget")
+KINDS = ("failed", "ended")
+FAILURES = (Code.BACKEND_FAILED, Code.INTERNAL, Code.NOT_READY)
+"""Errors that count against an objective; refusals and expired images are counted by themselves."""
+
 
 class Metrics:
     """An observer that counts events in a registry of its own, so that one process may run several applications."""
@@ -53,6 +60,7 @@ class Metrics:
         self._refusals = self._new(
             Counter, "tta_refusals", "Images refused for lack of time, jobs, bytes, api or budget", "model", "reason"
         )
+        self._late = self._new(Counter, "tta_late_answers", "Answers made after their budget", "model")
         self._expired = self._new(Counter, "tta_expired", "Admitted images that were not answered in time", "model")
         self._left = self._new(Counter, "tta_left", "Clients that left before their answer", "model")
         self._faults = self._new(
@@ -84,9 +92,23 @@ class Metrics:
         )
         self._bound: dict[str, _ModelMetrics] = {}
         self._gauges: dict[str, Gauge] = {}
+        self._by_model = {Expired: self._expired, ClientLeft: self._left, ViewDropped: self._dropped}
 
     def _new(self, kind: type[M], name: str, description: str, *labels: str, **options: Any) -> M:
         return kind(name, description, labels, registry=self.registry, **options)
+
+    def add_model(self, name: str, is_ready: Callable[[], bool]) -> None:
+        """Adds the gauge of the model, and its counters as 0: `rate` and `increase` miss a counter's first value."""
+        self.gauge(
+            "tta_model_ready", "1 while the model works, 0 when it is unhealthy or not loaded", is_ready, model=name
+        )
+        self._of(name)
+        self._refusals.labels("", "api")  # before the model of a request is known
+        for counter in (self._late, self._expired, self._left, self._risks, self._dropped):
+            counter.labels(name)
+        for counter, values in ((self._refusals, REASONS), (self._faults, KINDS), (self._errors, FAILURES)):
+            for value in values:
+                counter.labels(name, value)
 
     def gauge(self, name: str, description: str, read: Callable[[], float], **labels: str) -> None:
         """Adds a gauge whose value `read` returns at each scrape."""
@@ -105,18 +127,16 @@ class Metrics:
                 self._step_finished(event)
             case ImageAnswered():
                 self._image_answered(event)
+            case AnswerSent():
+                self._late.labels(event.model).inc(event.elapsed_ms > event.budget_ms)
             case Refused(model, reason):
                 self._refusals.labels(model, reason).inc()
-            case Expired(model):
-                self._expired.labels(model).inc()
-            case ClientLeft(model):
-                self._left.labels(model).inc()
+            case Expired() | ClientLeft() | ViewDropped():
+                self._by_model[type(event)].labels(event.model).inc()
             case StepFailed(model, kind):
                 self._faults.labels(model, kind).inc()
             case ErrorSent(model=str(model), code=code):
                 self._errors.labels(model, code).inc()
-            case ViewDropped(model):
-                self._dropped.labels(model).inc()
             case DeclarationDoubted(model, check):
                 self._doubts.labels(model, check).inc()
 
