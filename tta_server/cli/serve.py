@@ -53,6 +53,7 @@ def serve(config: ConfigOption = None, **flags: Any) -> None:
 
 
 def _serve(settings: Settings, access: Access, tracer: Tracer) -> None:
+    err.print("loading models ...")
     application = Application.load(settings, tracer)
     print_failures(application.health.load_failures)
     with _listen(settings) as listener:
@@ -100,7 +101,7 @@ def _print_settings(settings: Settings) -> None:
     changed = {field: value for field, value in settings if value != getattr(defaults, field)}
     if not changed:
         return
-    table = Table("setting", "value", title="tta-server, settings other than the defaults", title_justify="left")
+    table = Table("changed setting", "value")
     for field, value in changed.items():
         table.add_row(public_name(field).replace("_", "-"), _text(value))
     err.print(table)
