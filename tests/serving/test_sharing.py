@@ -20,7 +20,8 @@ from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.sharing import digest_of
 from tta_server.serving.ticket import Ticket
-from tta_server.telemetry.observer import CacheEvicted, CacheHit, CacheMiss
+from tta_server.telemetry.observer import CacheEvicted, CacheHit, CacheMiss, ImageAnswered
+from tta_server.telemetry.tracing import ClientTrace
 
 CUT = StopReason.DEADLINE
 
@@ -296,6 +297,67 @@ def test_a_follower_that_leaves_as_it_takes_over_ends_its_run(shared: Shared, wh
     shared.take_over()
     shared.runs[2].answer()
     assert last.future.done()
+
+
+# ---- what observers are told ----
+
+
+def answered(shared: Shared) -> list[ImageAnswered]:
+    """Of answers that other requests' runs have made: runs of these tests report none."""
+    return [event for event in shared.events if isinstance(event, ImageAnswered)]
+
+
+def test_an_answer_without_a_run_has_the_trace_of_its_request(shared: Shared) -> None:
+    traces = [ClientTrace(letter * 32) for letter in "abc"]
+    tickets = [shared.one(name, trace=trace) for name, trace in zip(("leader", "follower"), traces, strict=False)]
+    shared.runs[0].answer()
+    tickets.append(shared.one("later", trace=traces[2]))
+    assert all(ticket.future.done() for ticket in tickets)
+    assert [event.trace for event in answered(shared)] == traces[1:]
+
+
+def test_a_refused_request_counts_no_answer_of_its_stored_images(shared: Shared) -> None:
+    shared.one(image=b"cat")
+    shared.runs[0].answer()
+    shared.refuses = True
+    with pytest.raises(Overloaded):
+        shared.ask(b"cat", b"dog")
+    assert not answered(shared)
+    assert not [event for event in shared.events if isinstance(event, CacheHit)]
+
+
+def test_a_follower_that_has_left_counts_no_answer(shared: Shared) -> None:
+    """Its client has left, but the thread that cancels the ticket has not run yet."""
+    shared.one()
+    follower = shared.one()
+    follower.future.cancel()
+    shared.runs[0].answer()
+    assert not answered(shared)
+
+
+def test_an_image_whose_own_run_was_answered_is_counted_once(shared: Shared) -> None:
+    """By that run, also if it gets an earlier answer that was cut short less."""
+    shared.one("first")
+    heir = shared.one("second")
+    shared.runs[0].answer(5, CUT)
+    shared.take_over()
+    shared.runs[1].answer(2, CUT)
+    assert len(heir.future.result(0).receipt.views) == 5
+    assert heir.future.result(0).receipt.request_id == "second"
+    assert not answered(shared)
+
+
+def test_followers_name_the_model_that_answered(shared: Shared, toy: Model, tmp_path: Path) -> None:
+    """The plan's was replaced, and closed, before the leader's run."""
+    shared.admitted = load_model(faulty_model(tmp_path / "toy"))
+    shared.one("leader")
+    followers = [shared.one("follower"), shared.one("heir")]
+    shared.runs[0].answer(5, CUT)
+    shared.model = shared.admitted
+    shared.take_over()
+    shared.runs[1].answer()
+    assert shared.sharing.nbytes == 0
+    assert [follower.model is shared.admitted for follower in followers] == [True, True]
 
 
 # ---- whatever comes in whatever order ----
