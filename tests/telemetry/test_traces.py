@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -199,6 +200,17 @@ def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:
     assert span.name == "POST /v1/{name}"
 
 
+def test_a_span_says_how_many_of_its_images_were_cached(recorder: Recorder) -> None:
+    for cached in ((), (True,), (False, True, True), (False,)):
+        recorder.clear()
+        trace = recorder.begin()
+        for is_cached in cached:
+            recorder.tracer.notify(replace(sent(trace), cached=is_cached))
+        trace.end(200)
+        (span,) = recorder.spans()
+        assert span.attributes.get("tta.cached", 0) == sum(cached)
+
+
 @pytest.mark.parametrize(
     ("status", "is_error"),
     [
@@ -243,6 +255,8 @@ def test_a_batch_is_linked_to_each_recorded_request_of_it(recorder: Recorder) ->
     views = [[e.attributes["tta.view.name"] for e in s.events if e.name == "tta.view"] for s in (first, second)]
     assert views == [["plain", "hflip"], ["hflip"]]
     assert dict(abort.headers)["traceparent"].split("-")[2] == format_span_id(batch.context.span_id)
+    ImageRunner(ModelExecutor(), observers, recorder.tracer).run([(jobs[2], 1)], RECORDER, abort)
+    assert not abort.headers
     model.retire()
 
 
