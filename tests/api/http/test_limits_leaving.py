@@ -51,7 +51,8 @@ class Paused:
         (connection,) = self._server.server_state.connections
         assert isinstance(connection, LimitedProtocol)
         done = threading.Event()
-        connection.loop.call_soon_threadsafe(lambda: (connection.end_keep_alive(), done.set()))
+        connection.loop.call_soon_threadsafe(connection.end_keep_alive)
+        connection.loop.call_soon_threadsafe(done.set)
         assert done.wait(PATIENCE)
 
     def client(self) -> HTTPConnection:
