@@ -13,7 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.examples import times
 from tests.support.shared_runs import Run, Shared, waits
 from tests.support.toys import faulty_model
-from tta_server.errors import BackendFailed, BudgetTooSmall, DeadlineExceeded, InvalidInput, Overloaded
+from tta_server.errors import (
+    BackendFailed,
+    BudgetTooSmall,
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    TooLarge,
+    TTAError,
+    UnsupportedMedia,
+)
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
@@ -230,11 +239,13 @@ def test_a_refused_request_leaves_nothing_behind(shared: Shared) -> None:
     assert first.future.done()
 
 
-def test_what_is_wrong_with_the_image_is_so_for_all(shared: Shared) -> None:
+@pytest.mark.parametrize("kind", [InvalidInput, UnsupportedMedia, TooLarge])
+def test_what_is_wrong_with_the_image_is_so_for_all(shared: Shared, kind: type[TTAError]) -> None:
     tickets = [shared.one() for _ in range(3)]
-    shared.runs[0].future.set_exception(InvalidInput("not an image"))
+    shared.runs[0].future.set_exception(kind("not an image"))
     errors = [ticket.future.exception(0) for ticket in tickets]
     assert [str(error) for error in errors] == ["not an image"] * 3
+    assert {type(error) for error in errors} == {kind}
     assert len({id(error) for error in errors}) == 3
     assert len(shared.runs) == 1
 
@@ -257,6 +268,17 @@ def test_an_answer_cut_short_is_for_those_who_get_no_better(shared: Shared) -> N
     assert shared.sharing.nbytes == 0
 
 
+def test_of_answers_cut_short_the_one_of_most_views_is_kept(shared: Shared) -> None:
+    shared.one("first")
+    shared.one("second", 1100.0)
+    last = shared.one("third", 1200.0)
+    for run, views in enumerate((5, 2)):
+        shared.runs[run].answer(views, CUT)
+        shared.take_over()
+    shared.runs[2].future.set_exception(BackendFailed("one bad batch"))
+    assert len(last.future.result(0).receipt.views) == 5
+
+
 def test_a_complete_answer_of_fewer_views_is_better_than_one_cut_short(shared: Shared) -> None:
     shared.one("first")
     heir, last = shared.one("second"), shared.one("third")
@@ -274,6 +296,17 @@ def test_too_little_time_for_a_run_of_its_own_is_no_small_budget(shared: Shared)
     shared.take_over()
     with pytest.raises(DeadlineExceeded, match="the budget ended"):
         follower.future.result(0)
+
+
+def test_after_their_deadline_followers_are_not_run(shared: Shared) -> None:
+    shared.start = 0.0
+    leader, follower, last = shared.one("first"), shared.one("second"), shared.one("third")
+    leader.cancel()
+    shared.take_over()
+    assert len(shared.runs) == 1
+    for ticket in (follower, last):
+        with pytest.raises(DeadlineExceeded, match="the budget ended"):
+            ticket.future.result(0)
 
 
 def test_a_follower_that_leaves_is_not_run(shared: Shared) -> None:

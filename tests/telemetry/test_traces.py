@@ -185,7 +185,7 @@ def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:
     recorder.clear()
     trace = recorder.begin()
     for views, reason in ((2, "settled"), (4, "all_views"), (4, "all_views")):
-        recorder.tracer.notify(sent(trace, views, reason))
+        recorder.tracer.notify(replace(sent(trace, views, reason), elapsed_ms=10.0 - views))
     trace.end(200, "/v1/{name}")
     (span,) = recorder.spans()
     expected = {
@@ -193,11 +193,23 @@ def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:
         "tta.views": 10,
         "tta.planned": 12,
         "tta.stop_reason": "all_views,settled",
+        "tta.elapsed_ms": 8.0,
         "tta.stage.infer_ms": 6.0,
         "http.route": "/v1/{name}",
     }
     assert {key: span.attributes[key] for key in expected} == expected
     assert span.name == "POST /v1/{name}"
+
+
+def test_an_answer_that_is_made_is_an_event(recorder: Recorder) -> None:
+    recorder.clear()
+    trace = recorder.begin()
+    recorder.tracer.notify(ImageAnswered("m", "settled", 2, 0.1, STAGES_MS, 2, trace))
+    trace.end(200)
+    ((event,),) = [span.events for span in recorder.spans()]
+    stages = {"tta.stage.infer_ms": 2.0, "tta.stage.merge_ms": 1.0}
+    assert event.name == "tta.answer"
+    assert event.attributes == {"tta.views": 2, "tta.stop_reason": "settled", "tta.duration_ms": 100.0, **stages}
 
 
 def test_a_span_says_how_many_of_its_images_were_cached(recorder: Recorder) -> None:
@@ -227,6 +239,15 @@ def test_only_the_servers_failures_are_errors(recorder: Recorder, status: int | 
     assert span.status.status_code is (StatusCode.ERROR if is_error else StatusCode.UNSET)
     assert span.attributes.get("error.type") == (str(status) if is_error else None)
     assert status in span.attributes.values()
+
+
+def test_an_error_in_a_stream_leaves_the_status_of_its_response(recorder: Recorder) -> None:
+    recorder.clear()
+    trace = recorder.begin()
+    recorder.tracer.notify(failed(trace, 504))
+    trace.end(200)
+    (span,) = recorder.spans()
+    assert (span.attributes["http.response.status_code"], span.attributes["tta.error.code"]) == (200, "code")
 
 
 def test_a_batch_is_linked_to_each_recorded_request_of_it(recorder: Recorder) -> None:
@@ -273,4 +294,6 @@ def test_the_context_of_a_batch_is_as_opentelemetry_writes_it(recorder: Recorder
     TraceContextTextMapPropagator().inject(expected, set_span_in_context(NonRecordingSpan(ended.context)))
     assert dict(batch.headers) == expected
     assert ("tracestate" in expected) == bool(state)
+    before_end = [(event.name, round((ended.end_time - event.timestamp) / 1e9, 3)) for event in ended.events]
+    assert before_end == [("tta.prepare", 0.5), ("tta.infer", 0.3), ("tta.merge", 0.0)]
     assert [event.attributes["tta.view.tile"] for event in request.events if event.name == "tta.view"] == [3]

@@ -211,7 +211,7 @@ class AnswerSharing:
         outcome = _outcome_of(future)
         if isinstance(outcome, Answer) and is_complete(outcome):
             outcome = frozen(outcome)
-            for follower in self._land(ticket, outcome if run.model is ticket.request.plan.model else None, leads):
+            for follower in self._land(ticket, outcome, leads):
                 follower.model = run.model
                 self._answer(follower, outcome)
         elif isinstance(outcome, OWN_FAULTS):
@@ -248,9 +248,9 @@ class AnswerSharing:
     def _take_over(self, heir: SharedTicket) -> None:
         """Runs a follower's own request, for itself and those that wait with it."""
         try:
-            (run,) = self._run(heir.request, [heir])
+            run = self._run_late(heir)
         except Exception as error:  # noqa: BLE001 - raised to the client that waits
-            self._conclude(heir, DeadlineExceeded(TOO_LATE) if isinstance(error, BudgetTooSmall) else error)
+            self._conclude(heir, error)
             self._pass_on(heir)
             return
         with self._lock:
@@ -259,6 +259,16 @@ class AnswerSharing:
         run.future.add_done_callback(lambda future: self._conclude(heir, _outcome_of(future)))
         if has_left:
             run.cancel()
+
+    def _run_late(self, heir: SharedTicket) -> Ticket:
+        """Raises DeadlineExceeded, at once after the deadline, for many others may wait; else as `admit` does."""
+        if heir.request.deadline.at <= time.monotonic():
+            raise DeadlineExceeded(TOO_LATE)
+        try:
+            (run,) = self._run(heir.request, [heir])
+        except BudgetTooSmall:
+            raise DeadlineExceeded(TOO_LATE) from None
+        return run
 
     def _conclude(self, heir: SharedTicket, outcome: Answer | BaseException) -> None:
         """Settles a ticket with its own run's outcome, or with the answer that was cut short before, if better."""
