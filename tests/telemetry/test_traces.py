@@ -237,6 +237,7 @@ def test_only_the_servers_failures_are_errors(recorder: Recorder, status: int | 
     trace.end(status if isinstance(status, int) else "OK")
     (span,) = recorder.spans()
     assert span.status.status_code is (StatusCode.ERROR if is_error else StatusCode.UNSET)
+    assert span.status.description == ("a sentence" if is_error else None)
     assert span.attributes.get("error.type") == (str(status) if is_error else None)
     assert status in span.attributes.values()
 
@@ -294,6 +295,7 @@ def test_the_context_of_a_batch_is_as_opentelemetry_writes_it(recorder: Recorder
     TraceContextTextMapPropagator().inject(expected, set_span_in_context(NonRecordingSpan(ended.context)))
     assert dict(batch.headers) == expected
     assert ("tracestate" in expected) == bool(state)
+    assert ended.end_time is not None
     before_end = [(event.name, round((ended.end_time - event.timestamp) / 1e9, 3)) for event in ended.events]
     assert before_end == [("tta.prepare", 0.5), ("tta.infer", 0.3), ("tta.merge", 0.0)]
     assert [event.attributes["tta.view.tile"] for event in request.events if event.name == "tta.view"] == [3]
