@@ -93,7 +93,7 @@ def read_key(path: Path) -> str:
     try:
         lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"--key-file {path}: can't be read: {error}") from None
+        raise SystemExit(f"--key-file {path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     key = next(filter(None, lines), "")
     if not key:
         raise SystemExit(f"--key-file {path}: holds no key; it has one a line")

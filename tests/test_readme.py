@@ -31,6 +31,7 @@ PAGES = [
     *(ROOT / page for page in (README, "CHANGELOG.md", "benchmarks/README.md", "loadtest/README.md")),
     *(page for folder in ("docs", "models") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "helm").rglob("*.md"))]
 TOO_LATE = ('"deadline_exceeded"', '"overloaded"', "give a budget of at least")
 
 
@@ -171,22 +172,33 @@ def test_the_docs_name_every_primitive_and_merge() -> None:
     assert not [name for name in (*PRIMITIVES, *MERGES) if f"`{name}`" not in text]
 
 
-def test_links_lead_to_files() -> None:
-    dead = [
-        (page.name, link)
-        for page in PAGES
-        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
-        if "://" not in link and not (page.parent / link).exists()
-    ]
+def without_code(page: Path) -> str:
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    dead = []
+    for page in LINKED:
+        for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+            name, _, anchor = link.partition("#")
+            target = page.parent / name if name else page
+            if "://" not in link and not (target.exists() and (not anchor or anchor in anchors(target))):
+                dead.append((page.name, link))
     assert not dead
 
 
 def test_paths_in_the_docs_exist() -> None:
     """Those in code style that begin with a folder of this repository; <name> stands for any name."""
-    folders = "tta_server|tests|benchmarks|loadtest|models|docs"
+    folders = "tta_server|tests|benchmarks|loadtest|models|docs|dashboards|helm|docker|compose|requirements"
     found = [
         (page.name, path)
-        for page in PAGES
+        for page in LINKED
         for path in re.findall(rf"`((?:{folders})/[\w/.-]*)`", page.read_text())
         if not (ROOT / path).exists()
     ]

@@ -162,7 +162,7 @@ def test_the_terminal_has_a_line_for_each_and_counts_them_at_the_end(mixed: Serv
     for name in FAILED:
         assert sum(line.startswith(f"error: model {name} failed to load: ") for line in lines) == 1
     (ready,) = [line for line in lines if line.startswith("ready: ")]
-    assert f" serves {GOOD} ({', '.join(FAILED)} failed, see above) " in ready
+    assert f" serve {GOOD} ({', '.join(FAILED)} failed, see above) " in ready
 
 
 # ---- loading it again ----

@@ -258,6 +258,25 @@ def test_nor_over_v2(locked: Server, kind: str, image: bytes) -> None:
     assert [is_cached(key) for key in (ALICE, ALICE, BOB)] == [False, True, False]
 
 
+def test_nor_over_a_grpc_stream(locked: Server, image: bytes) -> None:
+    tensor = Triton("grpc", locked).images(image)
+
+    def is_cached(key: str) -> bool:
+        answers: SimpleQueue[Any] = SimpleQueue()
+        with tritonclient.grpc.InferenceServerClient(locked.grpc) as stream:
+            headers = {"authorization": f"Bearer {key}"}
+            stream.start_stream(lambda result, error: answers.put((result, error)), headers=headers)
+            timeout = BUDGET_SECONDS * 1_000_000
+            stream.async_stream_infer("cifar10", [tensor], timeout=timeout, parameters=ALL_VIEWS)
+            while True:
+                result, error = answers.get(timeout=PATIENCE)
+                assert error is None
+                if (parameters := result.get_response().parameters)["triton_final_response"].bool_param:
+                    return "tta_cached" in parameters
+
+    assert [is_cached(key) for key in (ALICE, ALICE, BOB)] == [False, True, False]
+
+
 def test_a_stored_answer_needs_a_key(locked: Server, image: bytes) -> None:
     with locked.client(headers={"authorization": f"Bearer {ALICE}"}) as client:
         ask(client, image)

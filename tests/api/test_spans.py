@@ -213,6 +213,19 @@ def test_calls_of_requests_without_a_span_carry_nothing(
     assert not [headers for headers in remote.headers[before:] if "traceparent" in headers]
 
 
+def test_a_cached_answer_is_a_span_without_views(tmp_path: Path, trace: Trace, collector: Collector) -> None:
+    folder = models_folder(tmp_path, "cifar10")
+    flags = ("--port", "0", "--slots", "1", "--models", str(folder), "--cache-mb", "5")
+    with Server(*flags, env=os.environ | collector.variables) as caching, caching.client() as http:
+        for _ in range(2):
+            assert http.post(CIFAR, content=sample("cifar10"), params=ALL, headers=trace.headers).status_code == 200
+        run, hit = sorted(trace.requests(2), key=lambda span: span.start)
+    check_views(trace, run, VIEWS)
+    assert [event.name for event in hit.events] == ["tta.received", "tta.answer"]
+    assert (run.attributes.get("tta.cached"), hit.attributes["tta.cached"]) == (None, 1)
+    assert hit.attributes["tta.views"] == run.attributes["tta.views"] == VIEWS
+
+
 # ---- errors ----
 
 

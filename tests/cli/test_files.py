@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.commands import check_mistake, run
 from tests.support.references import MODELS
+from tta_server.cli.files import model_folder
+from tta_server.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["m[/b]", "m[bold]", ":smile:"])
@@ -46,3 +48,14 @@ def test_a_place_where_no_picture_can_be_is_a_mistake(
     sentence = check_mistake(run(name, str(photo), "--model", "nuclei", option, str(tmp_path / place)))
     assert str(tmp_path / place) in sentence
     assert words in sentence
+
+
+def test_a_model_is_named_or_given_by_its_folder(tmp_path: Path) -> None:
+    """A name in the folder of models counts first."""
+    folder = tmp_path / "mine"
+    folder.symlink_to(MODELS / "cifar10")
+    assert model_folder(MODELS, "clothing") == MODELS / "clothing"
+    assert model_folder(MODELS, str(folder)) == folder
+    assert model_folder(tmp_path / "no models", str(folder)) == folder
+    with pytest.raises(ConfigError, match="there is no model 'coats' in"):
+        model_folder(MODELS, "coats")

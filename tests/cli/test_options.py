@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.support import pictures
 from tests.support.commands import check_mistake, run
+from tta_server.cli.main import cli
 
 
 @pytest.mark.parametrize(
@@ -68,3 +70,12 @@ def test_commands_that_read_images_take_the_bounds_of_serve(
         assert done.returncode in (1, 2), done.stderr
         assert named in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_paragraph_of_the_help_is_as_wide_as_the_terminal() -> None:
+    printed = CliRunner().invoke(cli, ["models", "--help"], env={"COLUMNS": "200"}).stdout
+    lines = [line.strip() for line in printed.splitlines()]
+    assert (
+        "No model is run: what test images show to be wrong in a tta.yaml, `serve` and `predict` print. "
+        "Ends with exit status 2 if a model can't be loaded." in lines
+    )

@@ -107,7 +107,7 @@ def test_the_certificate_of_a_url_is_verified(secure: str, certificate: tuple[Pa
     done = ping("--url", url)
     assert done.returncode == 1
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
-    check(ping("--url", url, "--ca-file", str(certificate[0])), 0, f"{url} is alive")
+    check(ping("--url", url, "--cacert", str(certificate[0])), 0, f"{url} is alive")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://[", "http://host:99999"])
@@ -123,7 +123,7 @@ def test_a_host_that_can_be_no_name_does_not_answer() -> None:
 
 
 def test_a_missing_file_of_an_authority_is_a_mistake(tmp_path: Path) -> None:
-    sentence = check_mistake(run("ping", "--url", "https://127.0.0.1:1", "--ca-file", str(tmp_path / "none.pem")))
+    sentence = check_mistake(run("ping", "--url", "https://127.0.0.1:1", "--cacert", str(tmp_path / "none.pem")))
     assert sentence.endswith("none.pem can't be read: No such file or directory")
 
 
@@ -157,4 +157,4 @@ def test_it_imports_nothing_that_runs_models_or_serves() -> None:
 
 
 def test_its_help_names_its_options() -> None:
-    assert all(option in ping("--help").stdout for option in ("--url", "--port", "--ready", "--ca-file", "--timeout"))
+    assert all(option in ping("--help").stdout for option in ("--url", "--port", "--ready", "--cacert", "--timeout"))

@@ -130,7 +130,7 @@ def test_coco_is_whole_once_all_shards_are(tmp_path: Path) -> None:
     (tmp_path / "out" / "results.json").unlink()
     assert run(*arguments).returncode == 0
     assert content_of(tmp_path / "out") == before
-    assert run(*arguments, "--verify").stdout == "1 shards are as written: 3 of 3 images\n"
+    assert run(*arguments, "--verify").stdout == "1 shard is as written: 3 of 3 images\n"
 
 
 def test_the_archives_of_yolo_unpack_to_a_data_set(tmp_path: Path) -> None:

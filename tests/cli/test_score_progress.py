@@ -123,6 +123,11 @@ def test_a_summary_names_the_first_failures(
     assert more == ([str(failures - named)] if failures > named else [])
 
 
+def test_a_run_in_which_nothing_was_left_to_score_has_no_rate(tmp_path: Path) -> None:
+    lines = printed(summary([ShardEntry(0, "part", 10, 0, 20, 1, "")], ScoreProgress(10, []), tmp_path))
+    assert [line.split()[0] for line in lines] == ["images", "views", "results"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "each", "whole"),
     [

@@ -147,7 +147,7 @@ def free_port() -> int:
         (["--max-pixels", "9"], "--max-pixels is up to the server"),
         (["--merge", "median"], "unknown merge 'median'; toy knows"),
         (["--policy", "rotate"], "unknown policy 'rotate'"),
-        (["--key", "nowhere"], "--key nowhere: can't be read: No such file or directory"),
+        (["--key-file", "nowhere"], "--key-file nowhere: can't be read: No such file or directory"),
         (["--cacert", "nowhere"], "--cacert nowhere: can't be used: No such file or directory"),
     ],
 )
@@ -160,10 +160,14 @@ def test_a_mistake_is_one_sentence(toys: Server, tmp_path: Path, more: list[str]
 def test_what_is_no_server_or_no_model_there_is_said(toys: Server, tmp_path: Path) -> None:
     photos = write_images(tmp_path / "photos", 1)
     nowhere = f"http://127.0.0.1:{free_port()}"
-    assert f"{nowhere}: can't be reached:" in check_mistake(run(*words(photos, nowhere, tmp_path / "out")))
+    assert f"{nowhere}: can't be reached: Connection refused" in check_mistake(
+        run(*words(photos, nowhere, tmp_path / "out"))
+    )
     other = run(*words(photos, toys.url, tmp_path / "out", "--model", "other"))
     assert f"{toys.url}: unknown model 'other'" in check_mistake(other)
-    keyless = run("score", photos, "--model", toys, "--out", tmp_path / "out", "--key", "file")
+    by_folder = run(*words(photos, toys.url, tmp_path / "out", "--model", "models/toy"))
+    assert "--model models/toy: with --url it is the name of a model of the server" in check_mistake(by_folder)
+    keyless = run("score", photos, "--model", toys, "--out", tmp_path / "out", "--key-file", "file")
     assert "are for a server; give its address by --url" in check_mistake(keyless)
 
 
@@ -186,11 +190,11 @@ def test_a_server_with_keys_and_a_certificate(models: Path, tmp_path: Path) -> N
         assert "certificate" in check_mistake(score())
         without = check_mistake(score("--cacert", certificate))
         assert "this server requires a key" in without
-        assert "(--key FILE, or TTA_KEY)" in without
+        assert "(--key-file FILE, or TTA_KEY)" in without
         wrong = score("--cacert", certificate, TTA_KEY="another-key-of-many")
         assert "unknown key" in check_mistake(wrong)
         assert "another-key" not in wrong.stderr + wrong.stdout
-        done = score("--cacert", certificate, "--key", tmp_path / "keys")
+        done = score("--cacert", certificate, "--key-file", tmp_path / "keys")
         assert done.returncode == 0, done.stderr
         again = score("--cacert", certificate, TTA_KEY=KEY)
         assert again.returncode == 0, again.stderr

@@ -156,7 +156,7 @@ def test_a_plan_and_a_check_of_what_a_server_scored(caching: Server, photos: Pat
     assert "by 3 of them, of which 1 failed" in planned.stdout
     assert not (tmp_path / "out").exists()
     assert run(*words).returncode == 0
-    assert run(*words, "--verify").stdout == "1 shards are as written: 3 of 3 images\n"
+    assert run(*words, "--verify").stdout == "1 shard is as written: 3 of 3 images\n"
 
 
 def test_pixels_of_no_class_are_in_no_mask(caching: Server, photos: Path, tmp_path: Path) -> None:

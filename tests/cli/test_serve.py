@@ -1,6 +1,7 @@
 """`tta-server serve`: its settings, and mistakes that it names before it serves."""
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.named import LAYOUTS, bare_triton, embedded
 from tests.support.references import MODELS
 from tests.support.serving import Server, models_folder
 from tta_server.cli.main import cli
+from tta_server.cli.serve import _print_settings
 from tta_server.cli.sources import flag, variable
 from tta_server.settings import Settings
 
@@ -64,8 +66,16 @@ def test_a_port_in_use_is_a_mistake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         sentence = check_mistake(run_process("serve", "--port", port, "--models", str(MODELS)))
-    assert port in sentence
-    assert "--port" in sentence
+    where = f"127.0.0.1:{port}"
+    assert sentence == f"error: can't listen on {where}: Address already in use; choose another with --host and --port"
+
+
+def test_settings_that_differ_from_the_defaults_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_settings(Settings())
+    assert capsys.readouterr().err == ""
+    _print_settings(Settings(port=0, grpc=False, cors_origin=("https://example.org",), max_bytes=20_000_000))
+    rows = re.findall(r"^│ (\S+) +│ (\S+) +│$", capsys.readouterr().err, re.MULTILINE)
+    assert rows == [("port", "0"), ("grpc", "False"), ("cors-origin", "https://example.org")]
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -174,7 +184,7 @@ def test_a_single_model_beside_a_folder_of_models(tmp_path: Path) -> None:
     single = embedded(tmp_path / "mine")
     common = ("--port", "0", "--slots", "1", "--models", str(folder))
     with Server(*common, env={**os.environ, "TTA_MODEL": f"mine={single}"}) as server:
-        ready = server.wait_for(r"serves (.*) \(docs").group(1)
+        ready = server.wait_for(r"serves? (.*) \(docs").group(1)
     assert ready == f"mine, {GOOD}"
     sentence = check_mistake(run("serve", *common, "--model", f"{GOOD}={single}"))
     assert sentence == f"error: --model {GOOD}={single}: {folder} has a model of that name; give another name"

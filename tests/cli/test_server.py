@@ -20,6 +20,7 @@ from tests.support.balancer import Address, Balancer
 from tests.support.gated import GatedServer
 from tests.support.named import own
 from tests.support.serving import PATIENCE, Server, until
+from tests.support.toys import metric
 
 IMAGE = pictures.png(8, 8)
 PREDICT = "/v1/models/mine/predict?budget_ms=8000"
@@ -75,6 +76,25 @@ def test_the_delay_ends_by_itself_and_is_not_waited_for_after_ctrl_c(folder: Pat
         server.send_signal(number)
         assert server.exit_status() == 0
         assert "Traceback" not in "".join(server.lines["stderr"])
+
+
+def test_a_request_under_way_at_sigterm_ends_its_connection_too(folder: Path) -> None:
+    with (
+        GatedServer(folder, slots=1, shutdown_delay_seconds=PATIENCE) as server,
+        server.client() as client,
+        server.client() as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server.close_gate()
+        under_way = pool.submit(client.post, PREDICT, content=IMAGE)
+        until(lambda: metric(other, "tta_jobs") == 1)
+        server.send_signal(signal.SIGTERM)
+        until(lambda: other.get("/livez").headers.get("connection") == "close")
+        server.open_gate()
+        answer = under_way.result(PATIENCE)
+        assert (answer.status_code, answer.headers.get("connection")) == (200, "close")
+        server.send_signal(signal.SIGTERM)
+        assert server.exit_status() == 0
 
 
 def infer_request() -> pb.ModelInferRequest:

@@ -253,7 +253,7 @@ def test_a_model_that_fails_on_a_view_again_and_again_is_a_row() -> None:
 @pytest.mark.parametrize(
     ("reply", "sentence"),
     [
-        (refused(401, "unauthenticated"), r"sentence 401 \(--key FILE, or TTA_KEY\); what is done is kept"),
+        (refused(401, "unauthenticated"), r"sentence 401 \(--key-file FILE, or TTA_KEY\); what is done is kept"),
         (refused(403, "disabled"), "sentence 403; what is done is kept"),
         (refused(404, "unknown_model"), "sentence 404"),
         (refused(307), "a redirection"),

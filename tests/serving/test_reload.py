@@ -172,12 +172,12 @@ def test_a_model_that_can_t_be_warmed_is_closed_and_the_old_one_serves(
 ) -> None:
     made: list[Model] = []
 
-    def load_and_fail(path: Path) -> Model:
-        made.append(watched(load_model(path)))
+    def load_and_fail(path: Path, *given: Any) -> Model:
+        made.append(watched(load_model(path, *given)))
         made[0].backend.mode = "fails"  # type: ignore[attr-defined]
         return made[0]
 
-    monkeypatch.setattr("tta_server.application.load_model", load_and_fail)
+    monkeypatch.setattr("tta_server.serving.folders.load_model", load_and_fail)
     with pytest.raises(ConfigError):
         application.load_model("moody")
     assert made[0].backend.closed == [0]  # type: ignore[attr-defined]

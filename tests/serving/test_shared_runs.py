@@ -1,6 +1,7 @@
 """Shared answers in a running application: under overload, of leaders that leave, of models that are not well."""
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,35 @@ def test_the_follower_of_a_failed_run_gets_its_own(toy: tuple[Application, Switc
         leader.future.result(PATIENCE)
     assert not follower.future.result(PATIENCE).receipt.cached
     assert submit(application, picture())[0].future.result(0).receipt.cached
+
+
+def test_a_follower_that_runs_after_all_keeps_its_own_deadline(toy: tuple[Application, Switchable]) -> None:
+    application, switch = toy
+    switch.mode = "stuck"
+    (leader,) = submit(application, picture())
+    assert switch.entered.wait(PATIENCE)
+    (follower,) = submit(application, picture())
+    started = time.monotonic()
+    application.predictor.cancel(leader)
+    until(lambda: follower.run is not None)  # type: ignore[attr-defined]
+    waited = time.monotonic() - started
+    switch.mode = "works"
+    switch.release.set()
+    assert follower.future.result(PATIENCE).receipt.elapsed_ms >= waited * 1e3
+    assert follower.run.job.deadline == follower.request.deadline.at  # type: ignore[attr-defined]
+
+
+def test_a_follower_is_not_run_on_an_unhealthy_model(toy: tuple[Application, Switchable]) -> None:
+    application, switch = toy
+    switch.mode = "stuck"
+    (leader,) = submit(application, picture())
+    assert switch.entered.wait(PATIENCE)
+    (follower,) = submit(application, picture())
+    application.health.failed("toy")
+    application.health.mark_unhealthy("toy")
+    application.predictor.cancel(leader)
+    with pytest.raises(NotReady, match="toy is unhealthy"):
+        follower.future.result(PATIENCE)
 
 
 def test_clients_that_leave_are_counted_once(toy: tuple[Application, Switchable]) -> None:

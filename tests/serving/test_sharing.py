@@ -13,14 +13,24 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.examples import times
 from tests.support.shared_runs import Run, Shared, waits
 from tests.support.toys import faulty_model
-from tta_server.errors import BackendFailed, BudgetTooSmall, DeadlineExceeded, InvalidInput, Overloaded
+from tta_server.errors import (
+    BackendFailed,
+    BudgetTooSmall,
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    TooLarge,
+    TTAError,
+    UnsupportedMedia,
+)
 from tta_server.repository.loader import load_model
 from tta_server.repository.model import Model
 from tta_server.scheduling.jobs import Priority
 from tta_server.scheduling.stopping import StopReason
 from tta_server.serving.sharing import digest_of
 from tta_server.serving.ticket import Ticket
-from tta_server.telemetry.observer import CacheEvicted, CacheHit, CacheMiss
+from tta_server.telemetry.observer import CacheEvicted, CacheHit, CacheMiss, ImageAnswered
+from tta_server.telemetry.tracing import ClientTrace
 
 CUT = StopReason.DEADLINE
 
@@ -229,11 +239,13 @@ def test_a_refused_request_leaves_nothing_behind(shared: Shared) -> None:
     assert first.future.done()
 
 
-def test_what_is_wrong_with_the_image_is_so_for_all(shared: Shared) -> None:
+@pytest.mark.parametrize("kind", [InvalidInput, UnsupportedMedia, TooLarge])
+def test_what_is_wrong_with_the_image_is_so_for_all(shared: Shared, kind: type[TTAError]) -> None:
     tickets = [shared.one() for _ in range(3)]
-    shared.runs[0].future.set_exception(InvalidInput("not an image"))
+    shared.runs[0].future.set_exception(kind("not an image"))
     errors = [ticket.future.exception(0) for ticket in tickets]
     assert [str(error) for error in errors] == ["not an image"] * 3
+    assert {type(error) for error in errors} == {kind}
     assert len({id(error) for error in errors}) == 3
     assert len(shared.runs) == 1
 
@@ -256,6 +268,17 @@ def test_an_answer_cut_short_is_for_those_who_get_no_better(shared: Shared) -> N
     assert shared.sharing.nbytes == 0
 
 
+def test_of_answers_cut_short_the_one_of_most_views_is_kept(shared: Shared) -> None:
+    shared.one("first")
+    shared.one("second", 1100.0)
+    last = shared.one("third", 1200.0)
+    for run, views in enumerate((5, 2)):
+        shared.runs[run].answer(views, CUT)
+        shared.take_over()
+    shared.runs[2].future.set_exception(BackendFailed("one bad batch"))
+    assert len(last.future.result(0).receipt.views) == 5
+
+
 def test_a_complete_answer_of_fewer_views_is_better_than_one_cut_short(shared: Shared) -> None:
     shared.one("first")
     heir, last = shared.one("second"), shared.one("third")
@@ -273,6 +296,17 @@ def test_too_little_time_for_a_run_of_its_own_is_no_small_budget(shared: Shared)
     shared.take_over()
     with pytest.raises(DeadlineExceeded, match="the budget ended"):
         follower.future.result(0)
+
+
+def test_after_their_deadline_followers_are_not_run(shared: Shared) -> None:
+    shared.start = 0.0
+    leader, follower, last = shared.one("first"), shared.one("second"), shared.one("third")
+    leader.cancel()
+    shared.take_over()
+    assert len(shared.runs) == 1
+    for ticket in (follower, last):
+        with pytest.raises(DeadlineExceeded, match="the budget ended"):
+            ticket.future.result(0)
 
 
 def test_a_follower_that_leaves_is_not_run(shared: Shared) -> None:
@@ -296,6 +330,67 @@ def test_a_follower_that_leaves_as_it_takes_over_ends_its_run(shared: Shared, wh
     shared.take_over()
     shared.runs[2].answer()
     assert last.future.done()
+
+
+# ---- what observers are told ----
+
+
+def answered(shared: Shared) -> list[ImageAnswered]:
+    """Of answers that other requests' runs have made: runs of these tests report none."""
+    return [event for event in shared.events if isinstance(event, ImageAnswered)]
+
+
+def test_an_answer_without_a_run_has_the_trace_of_its_request(shared: Shared) -> None:
+    traces = [ClientTrace(letter * 32) for letter in "abc"]
+    tickets = [shared.one(name, trace=trace) for name, trace in zip(("leader", "follower"), traces, strict=False)]
+    shared.runs[0].answer()
+    tickets.append(shared.one("later", trace=traces[2]))
+    assert all(ticket.future.done() for ticket in tickets)
+    assert [event.trace for event in answered(shared)] == traces[1:]
+
+
+def test_a_refused_request_counts_no_answer_of_its_stored_images(shared: Shared) -> None:
+    shared.one(image=b"cat")
+    shared.runs[0].answer()
+    shared.refuses = True
+    with pytest.raises(Overloaded):
+        shared.ask(b"cat", b"dog")
+    assert not answered(shared)
+    assert not [event for event in shared.events if isinstance(event, CacheHit)]
+
+
+def test_a_follower_that_has_left_counts_no_answer(shared: Shared) -> None:
+    """Its client has left, but the thread that cancels the ticket has not run yet."""
+    shared.one()
+    follower = shared.one()
+    follower.future.cancel()
+    shared.runs[0].answer()
+    assert not answered(shared)
+
+
+def test_an_image_whose_own_run_was_answered_is_counted_once(shared: Shared) -> None:
+    """By that run, also if it gets an earlier answer that was cut short less."""
+    shared.one("first")
+    heir = shared.one("second")
+    shared.runs[0].answer(5, CUT)
+    shared.take_over()
+    shared.runs[1].answer(2, CUT)
+    assert len(heir.future.result(0).receipt.views) == 5
+    assert heir.future.result(0).receipt.request_id == "second"
+    assert not answered(shared)
+
+
+def test_followers_name_the_model_that_answered(shared: Shared, toy: Model, tmp_path: Path) -> None:
+    """The plan's was replaced, and closed, before the leader's run."""
+    shared.admitted = load_model(faulty_model(tmp_path / "toy"))
+    shared.one("leader")
+    followers = [shared.one("follower"), shared.one("heir")]
+    shared.runs[0].answer(5, CUT)
+    shared.model = shared.admitted
+    shared.take_over()
+    shared.runs[1].answer()
+    assert shared.sharing.nbytes == 0
+    assert [follower.model is shared.admitted for follower in followers] == [True, True]
 
 
 # ---- whatever comes in whatever order ----

@@ -1,5 +1,6 @@
 """Runs that a test ends by hand, in place of the scheduler behind shared answers."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tta_server.serving.sharing import AnswerSharing, SharedRequest, SharedTicke
 from tta_server.serving.ticket import Ticket
 from tta_server.tasks.render.rendering import Rendered
 from tta_server.telemetry.observer import Event
+from tta_server.telemetry.tracing import RequestTrace
 
 
 def answer_of(model: Model, content: str, views: int = 8, reason: StopReason | None = StopReason.ALL_VIEWS) -> Answer:
@@ -69,7 +71,8 @@ class Run:
 class Shared:
     """Shared answers over such runs. `refuses` makes admission fail, with this error if it is one.
 
-    Takeovers wait in `takeovers`.
+    Takeovers wait in `takeovers`. Requests arrive at `start`, an hour from now, so that no deadline passes. Runs are of
+    the model `admitted` if that is set.
     """
 
     def __init__(self, model: Model, capacity: int = 100_000) -> None:
@@ -78,6 +81,8 @@ class Shared:
         self.events: list[Event] = []
         self.takeovers: list[Callable[[], None]] = []
         self.refuses: bool | TTAError = False
+        self.admitted: Model | None = None
+        self.start = time.monotonic() + 3600.0
         self.sharing = AnswerSharing(
             capacity, self._admit, self, lambda model: model is self.model, self.takeovers.append
         )
@@ -90,16 +95,23 @@ class Shared:
             raise self.refuses
         if self.refuses:
             raise Overloaded(f"no room for {caller.request_id}", 1.0)
-        runs = [Run(self.model, image, caller) for image in images]
+        runs = [Run(self.admitted or self.model, image, caller) for image in images]
         self.runs += runs
         return runs
 
-    def ask(self, *images: bytes, name: str = "one", budget_ms: float = 1000.0, **options: object) -> list[Ticket]:
-        """Tickets of a request at time 0."""
-        access = str(options.pop("access", "all"))
+    def ask(
+        self,
+        *images: bytes,
+        name: str = "one",
+        budget_ms: float = 1000.0,
+        access: str = "all",
+        trace: RequestTrace | None = None,
+        **options: object,
+    ) -> list[Ticket]:
+        """Tickets of a request at `start`."""
         asked = Options(budget_ms=budget_ms, **options)
-        caller = Caller(name, received=0.0, access=access.encode())
-        request = SharedRequest(make_plan(self.model, asked), asked, caller, Deadline(0.0, budget_ms))
+        caller = Caller(name, received=self.start, trace=trace, access=access.encode())
+        request = SharedRequest(make_plan(self.model, asked), asked, caller, Deadline(self.start, budget_ms))
         return self.sharing.submit(request, images)
 
     def one(self, name: str = "one", budget_ms: float = 1000.0, image: bytes = b"cat", **options: object) -> Ticket:

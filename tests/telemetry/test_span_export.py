@@ -4,9 +4,11 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from tests.support.collector import Collector
 from tests.support.serving import PATIENCE
 from tta_server.telemetry import span_export
 from tta_server.telemetry.span_export import SpanExport, open_export
@@ -59,6 +61,25 @@ def test_what_the_collector_does_not_take_is_counted(exporter: Exporter) -> None
     end_spans(export, 7)
     export.close()
     assert export.dropped == 7
+
+
+def test_a_collector_that_takes_nothing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With the library's reason, not for each batch; and again when it takes spans."""
+    with Collector() as collector:
+        export = SpanExport(OTLPSpanExporter(endpoint=f"{collector.url}/v1/traces"))
+        for refuses in (True, True, True, False, False, True):
+            collector.refuses = refuses
+            end_spans(export, 1)
+            export.provider.force_flush()
+        export.close()
+    assert export.dropped == 4
+    assert [message.partition(":")[0].partition(";")[0] for message in caplog.messages] == [
+        "Failed to export spans batch code",
+        "the collector takes no spans",
+        "the collector takes spans again",
+        "Failed to export spans batch code",
+        "the collector takes no spans",
+    ]
 
 
 def test_closing_does_not_wait_for_a_collector_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

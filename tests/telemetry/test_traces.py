@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -184,7 +185,7 @@ def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:
     recorder.clear()
     trace = recorder.begin()
     for views, reason in ((2, "settled"), (4, "all_views"), (4, "all_views")):
-        recorder.tracer.notify(sent(trace, views, reason))
+        recorder.tracer.notify(replace(sent(trace, views, reason), elapsed_ms=10.0 - views))
     trace.end(200, "/v1/{name}")
     (span,) = recorder.spans()
     expected = {
@@ -192,11 +193,34 @@ def test_answers_of_several_images_are_summed(recorder: Recorder) -> None:
         "tta.views": 10,
         "tta.planned": 12,
         "tta.stop_reason": "all_views,settled",
+        "tta.elapsed_ms": 8.0,
         "tta.stage.infer_ms": 6.0,
         "http.route": "/v1/{name}",
     }
     assert {key: span.attributes[key] for key in expected} == expected
     assert span.name == "POST /v1/{name}"
+
+
+def test_an_answer_that_is_made_is_an_event(recorder: Recorder) -> None:
+    recorder.clear()
+    trace = recorder.begin()
+    recorder.tracer.notify(ImageAnswered("m", "settled", 2, 0.1, STAGES_MS, 2, trace))
+    trace.end(200)
+    ((event,),) = [span.events for span in recorder.spans()]
+    stages = {"tta.stage.infer_ms": 2.0, "tta.stage.merge_ms": 1.0}
+    assert event.name == "tta.answer"
+    assert event.attributes == {"tta.views": 2, "tta.stop_reason": "settled", "tta.duration_ms": 100.0, **stages}
+
+
+def test_a_span_says_how_many_of_its_images_were_cached(recorder: Recorder) -> None:
+    for cached in ((), (True,), (False, True, True), (False,)):
+        recorder.clear()
+        trace = recorder.begin()
+        for is_cached in cached:
+            recorder.tracer.notify(replace(sent(trace), cached=is_cached))
+        trace.end(200)
+        (span,) = recorder.spans()
+        assert span.attributes.get("tta.cached", 0) == sum(cached)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +237,18 @@ def test_only_the_servers_failures_are_errors(recorder: Recorder, status: int | 
     trace.end(status if isinstance(status, int) else "OK")
     (span,) = recorder.spans()
     assert span.status.status_code is (StatusCode.ERROR if is_error else StatusCode.UNSET)
+    assert span.status.description == ("a sentence" if is_error else None)
     assert span.attributes.get("error.type") == (str(status) if is_error else None)
     assert status in span.attributes.values()
+
+
+def test_an_error_in_a_stream_leaves_the_status_of_its_response(recorder: Recorder) -> None:
+    recorder.clear()
+    trace = recorder.begin()
+    recorder.tracer.notify(failed(trace, 504))
+    trace.end(200)
+    (span,) = recorder.spans()
+    assert (span.attributes["http.response.status_code"], span.attributes["tta.error.code"]) == (200, "code")
 
 
 def test_a_batch_is_linked_to_each_recorded_request_of_it(recorder: Recorder) -> None:
@@ -243,6 +277,8 @@ def test_a_batch_is_linked_to_each_recorded_request_of_it(recorder: Recorder) ->
     views = [[e.attributes["tta.view.name"] for e in s.events if e.name == "tta.view"] for s in (first, second)]
     assert views == [["plain", "hflip"], ["hflip"]]
     assert dict(abort.headers)["traceparent"].split("-")[2] == format_span_id(batch.context.span_id)
+    ImageRunner(ModelExecutor(), observers, recorder.tracer).run([(jobs[2], 1)], RECORDER, abort)
+    assert not abort.headers
     model.retire()
 
 
@@ -259,4 +295,7 @@ def test_the_context_of_a_batch_is_as_opentelemetry_writes_it(recorder: Recorder
     TraceContextTextMapPropagator().inject(expected, set_span_in_context(NonRecordingSpan(ended.context)))
     assert dict(batch.headers) == expected
     assert ("tracestate" in expected) == bool(state)
+    assert ended.end_time is not None
+    before_end = [(event.name, round((ended.end_time - event.timestamp) / 1e9, 3)) for event in ended.events]
+    assert before_end == [("tta.prepare", 0.5), ("tta.infer", 0.3), ("tta.merge", 0.0)]
     assert [event.attributes["tta.view.tile"] for event in request.events if event.name == "tta.view"] == [3]

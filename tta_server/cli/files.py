@@ -31,12 +31,14 @@ def find_images(data: Path, limit: int | None = None) -> list[Path]:
 
 
 def model_folder(models: Path, name: str) -> Path:
-    """Raises ConfigError that lists the models of the folder."""
-    check_repository(models)
-    if not is_described(models / name):
+    """Of a model by its name in a folder of models, else by its own folder. Raises ConfigError that lists the names."""
+    if is_described(models / name):
+        return models / name
+    if not is_described(Path(name)):
+        check_repository(models)
         known = ", ".join(sorted(path.name for path in models.iterdir() if is_described(path))) or "none"
         raise ConfigError(f"there is no model {name!r} in {models}; found: {known}")
-    return models / name
+    return Path(name)
 
 
 def read_image(path: Path, limits: Limits) -> bytes:

@@ -1,6 +1,7 @@
 """Options that commands share; those of settings are made from the fields of Settings."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_origin
@@ -61,7 +62,10 @@ MaxBytesOption = Annotated[int | None, setting("max_bytes")]
 MaxPixelsOption = Annotated[int | None, setting("max_pixels")]
 MaxWaitingMbOption = Annotated[int | None, setting("max_waiting_mb")]
 ModelOption = Annotated[
-    str, typer.Option("--model", "-m", envvar="TTA_MODEL", help="Name of a model in the folder of models.")
+    str,
+    typer.Option(
+        "--model", "-m", envvar="TTA_MODEL", help="Name of a model in the folder of models, or the folder of one model."
+    ),
 ]
 PolicyOption = Annotated[
     str | None,
@@ -82,6 +86,10 @@ MergeOption = Annotated[
 
 class Command(TyperCommand):
     """A command whose mistakes in options are sentences of our own instead of the parser's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help or "")  # else lines of the source end lines of the help
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Raises InvalidInput for a value of the wrong kind or out of range."""

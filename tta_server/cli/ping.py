@@ -26,7 +26,7 @@ PortOption = Annotated[
     int | None, typer.Option(min=1, max=65_535, help="HTTP port of a server on this host, instead of its settings'.")
 ]
 ReadyOption = Annotated[bool, typer.Option("--ready", help="Ask whether it takes requests, not just whether it lives.")]
-CaOption = Annotated[
+CacertOption = Annotated[
     Path | None,
     typer.Option(help="PEM file of the authority that signed the certificate of --url, if not the system's."),
 ]
@@ -37,17 +37,18 @@ def ping(
     url: UrlOption = None,
     port: PortOption = None,
     ready: ReadyOption = False,
-    ca_file: CaOption = None,
+    cacert: CacertOption = None,
     timeout: TimeoutOption = 3.0,
 ) -> None:
     """Ask a server whether it is alive, or with --ready whether it takes requests.
 
-    Exit status: 0 if so; 1 if not, or if no server answers; 2 for a mistake in an option. Needs no key. Without --url
-    the certificate is not verified: it names the service, not this host.
+    Exit status: 0 if so; 1 if not, or if no server answers; 2 for a mistake in an option. It needs no key.
+
+    Without --url the certificate is not verified: it names the service, not this host.
     """
     try:
         base = url or local_url(port, os.environ)
-        connection = _connection(base, ca_file, url is not None, timeout)
+        connection = _connection(base, cacert, url is not None, timeout)
         status, text = _get(connection, urlsplit(base).path.rstrip("/") + ("/readyz" if ready else "/livez"))
     except TTAError as mistake:
         _end(str(mistake), 2)
@@ -84,7 +85,7 @@ def _read_toml(name: str) -> dict[str, Any]:
         raise ConfigError(f"TTA_CONFIG={name} can't be read: {_reason(error)}") from error
 
 
-def _connection(base: str, ca_file: Path | None, is_verified: bool, timeout: float) -> http.client.HTTPConnection:
+def _connection(base: str, cacert: Path | None, is_verified: bool, timeout: float) -> http.client.HTTPConnection:
     """Not open yet. Raises InvalidInput."""
     try:
         parts = urlsplit(base)
@@ -96,9 +97,9 @@ def _connection(base: str, ca_file: Path | None, is_verified: bool, timeout: flo
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=cacert)
     except OSError as error:
-        raise InvalidInput(f"--ca-file {ca_file} can't be read: {_reason(error)}") from error
+        raise InvalidInput(f"--cacert {cacert} can't be read: {_reason(error)}") from error
     if not is_verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

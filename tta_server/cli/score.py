@@ -44,7 +44,6 @@ from tta_server.cli.score_run import How, batch_before, run_to_end
 from tta_server.cli.sources import read_settings
 from tta_server.errors import ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
-from tta_server.repository.described import is_described
 from tta_server.scoring.batch_size import measure_batch
 from tta_server.scoring.cluster.options import read_cluster
 from tta_server.scoring.failures import read_limit
@@ -115,7 +114,7 @@ def score(
     options: dict[str, Any] = {"policy": policy, "max_views": max_views, "merge": merge, "stop": stop, "top_k": top_k}
     options |= {"include": include, "min_views": _min_views(min_views), "masks": masks}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
-    where = read_server(server, threads, models, batch, max_pixels) or _folder(settings.models, model)
+    where = read_server(server, threads, models, batch, max_pixels) or model_folder(settings.models, model)
     how = How(where, batch, threads, read_limit(max_failures), endpoint(metrics_host, metrics_port), cluster)
     _start(what, options, settings.limits, how, plan_only)
 
@@ -143,11 +142,6 @@ def _listed(what: What) -> Inputs:
     for each in inputs.notes:
         warn(each)
     return inputs
-
-
-def _folder(models: Path, model: str) -> Path:
-    """Of a model by its name in a folder of models, or by its own folder."""
-    return Path(model) if is_described(Path(model)) else model_folder(models, model)
 
 
 def _opened(
@@ -217,4 +211,5 @@ def _verify(output: OutputFolder) -> None:
         )
     entries, images = output.ledger().values(), manifest["inputs"]["images"]
     scored = sum(entry.images for entry in entries)
-    out.print(f"{len(entries)} shards are as written: {scored} of {images} images")
+    shards = "1 shard is" if len(entries) == 1 else f"{len(entries)} shards are"
+    out.print(f"{shards} as written: {scored} of {images} images")

@@ -65,7 +65,9 @@ UrlOption = Annotated[
 ]
 KeyOption = Annotated[
     Path | None,
-    typer.Option("--key", help="File with the server's key; or the key itself in TTA_KEY.", rich_help_panel=SERVER),
+    typer.Option(
+        "--key-file", help="File with the server's key; or the key itself in TTA_KEY.", rich_help_panel=SERVER
+    ),
 ]
 CacertOption = Annotated[
     Path | None,

@@ -139,7 +139,8 @@ def summary(entries: Collection[ShardEntry], progress: ScoreProgress, folder: Pa
     table = Table.grid(padding=(0, 2))
     table.add_row("images", f"{images} of {progress.total}, {failed} failed")
     table.add_row("views", f"{views:.2f} a scored image")
-    table.add_row("rate", f"{progress.rate:.1f} images/s in this run")
+    if progress.rate:
+        table.add_row("rate", f"{progress.rate:.1f} images/s in this run")
     table.add_row("results", str(folder))
     for scored in progress.failures:
         table.add_row("failed", f"{scored.id}: {scored.outcome}")

@@ -56,7 +56,7 @@ def read_server(
     """None without --url. Raises ConfigError for the last three, which are up to the server."""
     if given["url"] is None:
         if given["key"] or given["cacert"]:
-            raise ConfigError("--key and --cacert are for a server; give its address by --url")
+            raise ConfigError("--key-file and --cacert are for a server; give its address by --url")
         return None
     local = {"--models": models, "--batch": batch, "--max-pixels": max_pixels}
     if wrong := next((name for name, value in local.items() if value is not None), None):
@@ -68,6 +68,8 @@ def read_server(
 def remote_plan(server: ServerOptions, model: str, options: dict[str, Any]) -> Iterator[RemotePlan]:
     """The server's model with these options of `predict`. Raises ConfigError or InvalidInput."""
     read_scoring_options(options)
+    if "/" in model:
+        raise ConfigError(f"--model {model}: with --url it is the name of a model of the server, not a folder")
     query = {name: value for name, value in as_query(options).items() if value != ""}
     client = ServerClient(server.url, _key(server.key), str(server.cacert) if server.cacert else None)
     try:
@@ -93,8 +95,8 @@ def _key(file: Path | None) -> str | None:
         lines = [line.partition("#")[0].strip() for line in file.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise ConfigError(f"--key {file}: can't be read: {reason}") from None
+        raise ConfigError(f"--key-file {file}: can't be read: {reason}") from None
     keys = [line for line in lines if line]
     if not keys:
-        raise ConfigError(f"--key {file}: holds no key; write one in a line")
+        raise ConfigError(f"--key-file {file}: holds no key; write one in a line")
     return keys[0]

@@ -53,6 +53,7 @@ def serve(config: ConfigOption = None, **flags: Any) -> None:
 
 
 def _serve(settings: Settings, access: Access, tracer: Tracer) -> None:
+    err.print("loading models ...")
     application = Application.load(settings, tracer)
     print_failures(application.health.load_failures)
     with _listen(settings) as listener:
@@ -68,8 +69,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # what follows is the address again
         raise ConfigError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --host and --port"
+            f"can't listen on {settings.host}:{settings.port}: {reason}; choose another with --host and --port"
         ) from error
 
 
@@ -94,10 +96,13 @@ def _configure_logging() -> None:
 
 
 def _print_settings(settings: Settings) -> None:
-    table = Table("setting", "value", title="tta-server", title_justify="left")
-    for field, value in settings:
-        if field == "models" and settings.repository is None:
-            continue
+    """Those that differ from their defaults, which `serve --help` lists."""
+    defaults = Settings()
+    changed = {field: value for field, value in settings if value != getattr(defaults, field)}
+    if not changed:
+        return
+    table = Table("changed setting", "value")
+    for field, value in changed.items():
         table.add_row(public_name(field).replace("_", "-"), _text(value))
     err.print(table)
 

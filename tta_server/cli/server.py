@@ -110,9 +110,10 @@ class Server(uvicorn.Server):
         host, port = self._address
         scheme = "https" if self._access.tls else "http"
         grpc = f" and gRPC on port {self._grpc.port}" if self._grpc else ""
+        verb = "serve" if self._grpc else "serves"
         names = served(self._application.models, self._application.health.load_failures)
         err.print(
-            f"ready: {scheme}://{host}:{port}{grpc} serves {names} (docs at /docs; Ctrl-C stops)",
+            f"ready: {scheme}://{host}:{port}{grpc} {verb} {names} (docs at /docs; Ctrl-C stops)",
             soft_wrap=True,
         )
 

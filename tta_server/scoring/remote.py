@@ -134,7 +134,7 @@ def _stated(client: ServerClient, path: str, query: Mapping[str, Any] | None = N
 
 def _refusal(reply: Reply) -> str:
     if reply.status == 401:
-        return f"{reply.sentence} (--key FILE, or TTA_KEY)"
+        return f"{reply.sentence} (--key-file FILE, or TTA_KEY)"
     if 300 <= reply.status < 400:
         return f"answers with a redirection (status {reply.status}); give the address that it leads to"
     return reply.sentence if reply.body.get("error") else f"is no tta-server: status {reply.status}"

@@ -1,5 +1,6 @@
 """A tta-server over HTTP, as scoring asks it: httpx, of the extra `score`."""
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ class ServerClient:
         except self._httpx.TimeoutException:
             raise ConnectionLost(f"no answer within {seconds:g} s") from None
         except (self._httpx.RequestError, UnicodeError) as error:  # UnicodeError: a host name that none can have
-            raise ConnectionLost(str(error) or type(error).__name__) from None
+            text = re.sub(r"^\[Errno \d+\] ", "", str(error))
+            raise ConnectionLost(text or type(error).__name__) from None
 
     def close(self) -> None:
         self._client.close()
@@ -144,7 +146,7 @@ def _check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
         raise wrong
     if parts.username is not None or parts.password is not None:
-        raise ConfigError("--url takes no user and password; give the server's key by --key or TTA_KEY")
+        raise ConfigError("--url takes no user and password; give the server's key by --key-file or TTA_KEY")
     return url.rstrip("/")
 
 

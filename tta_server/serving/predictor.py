@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from tta_server.errors import BudgetTooSmall, InvalidInput, NotReady, Overloaded, TTAError, UnknownModel
 from tta_server.imaging.decoding import Limits
@@ -50,7 +51,7 @@ class Predictor:
         self._pools = pools
         self._observer = observer
         self._health = health
-        self._sharing = AnswerSharing(cache_bytes, self._run, observer, self._is_loaded) if cache_bytes else None
+        self._sharing = AnswerSharing(cache_bytes, self._run_shared, observer, self._is_loaded) if cache_bytes else None
 
     def model(self, name: str) -> Model:
         """The model of that name. Raises NotReady if it failed to load, UnknownModel, which names the loaded ones."""
@@ -124,7 +125,13 @@ class Predictor:
         deadline = self._deadline(plan, options, caller)
         if len(images) > 1:
             self._sources(plan, images)
+        caller = replace(caller, received=deadline.start)  # a run that starts later has the same deadline
         return self._sharing.submit(SharedRequest(plan, options, caller, deadline), images)
+
+    def _run_shared(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
+        """Raises NotReady too if the model became unhealthy while the request waited for the run of another."""
+        self._check_healthy(plan.model.name)
+        return self._run(plan, images, options, caller)
 
     def _run(self, plan: Plan, images: Sequence[Image], options: Options, caller: Caller) -> list[Ticket]:
         """Admits a job for each image."""

@@ -59,8 +59,8 @@ class ImageRunner:
         if not lifetime.begin():  # unloaded, so all of these jobs are settled already
             return {job: MERGED for job, _ in items}
         trace = self._begin_trace(items) if self._tracer.is_on else None
-        if trace is not None and abort is not None:
-            abort.headers = trace.headers
+        if self._tracer.is_on and abort is not None:
+            abort.headers = trace.headers if trace is not None else ()
         try:
             return self._run_on_open_model(items, recorder, abort, call, trace)
         except BaseException as error:

@@ -26,6 +26,8 @@ EARLIER_SHARE = 0.05
 
 When requests arrived, and what sending takes, is not known better: of equal requests at once each would run alone.
 """
+RUNS = (Role.LEADS, Role.ALONE)
+"""Roles of requests that run at once."""
 OWN_FAULTS = (InvalidInput, UnsupportedMedia, TooLarge)
 """Errors that equal images with equal options always get."""
 TOO_LATE = "the budget ended: this request waited for the run of an equal one, which got no answer"
@@ -69,11 +71,9 @@ class SharedTicket:
         self.best: Answer | None = None
         self.run: Ticket | None = None
         self.has_left = False
+        self.model = request.plan.model
+        """The loaded model that the answer is of; another one if the plan's was replaced before its run."""
         self._leave = leave
-
-    @property
-    def model(self) -> Model:
-        return self.request.plan.model
 
     def partial(self, seen: int) -> tuple[int, Answer] | None:
         return None if self.run is None else self.run.partial(seen)
@@ -85,6 +85,11 @@ class SharedTicket:
         """An answer that was cut short, of a run of an equal request."""
         if self.best is None or is_better(answer, self.best):
             self.best = answer
+
+    def own(self, answer: Answer, is_shared: bool = True) -> Answer:
+        """The answer of another request's run, with the id, budget and times of this one."""
+        waited = time.monotonic() - self.since if is_shared else 0.0
+        return readdressed(answer, self.request.caller.request_id, self.request.deadline, waited)
 
     def settle(self, outcome: Answer | BaseException) -> None:
         """Resolves the future, unless the client has left."""
@@ -133,20 +138,21 @@ class AnswerSharing:
     def submit(self, request: SharedRequest, images: Sequence[Image]) -> list[Ticket]:
         """A ticket for each image. Raises as `admit` does; then no image is accepted."""
         entered = [self._enter(SharedTicket(request, image, self._leave)) for image in images]
-        to_run = [(ticket, role) for ticket, role in entered if role in (Role.LEADS, Role.ALONE)]
         try:
-            runs = iter(self._run(request, [ticket for ticket, _ in to_run]))
+            runs = iter(self._run(request, [ticket for ticket, found in entered if found in RUNS]))
         except BaseException:
             self._withdraw(entered)
             raise
         tickets: list[Ticket] = []
-        for ticket, role in entered:
-            if role in (Role.LEADS, Role.ALONE):
+        for ticket, found in entered:
+            if found in RUNS:
                 run = next(runs)
-                self._watch(ticket, run, role is Role.LEADS)
+                self._watch(ticket, run, found is Role.LEADS)
                 tickets.append(run)
             else:
                 tickets.append(ticket)
+            if isinstance(found, Answer):
+                self._answer(ticket, found, is_shared=False)
         return tickets
 
     def forget(self, model: Model) -> None:
@@ -156,17 +162,17 @@ class AnswerSharing:
 
     # ---- entering and leaving ----
 
-    def _enter(self, ticket: SharedTicket) -> tuple[SharedTicket, Role | None]:
-        """The ticket and its role, None if its answer was stored: then it is answered."""
+    def _enter(self, ticket: SharedTicket) -> tuple[SharedTicket, Answer | Role]:
+        """The ticket, and its stored answer or else its role."""
         deadline = ticket.request.deadline
         slack = EARLIER_SHARE * deadline.budget_ms / 1e3
         with self._lock:
-            answer = self._answers.find(ticket.key)
-            role = self._flights.enter(ticket.flight, ticket, deadline.at, slack) if answer is None else None
+            answer: Answer | None = self._answers.find(ticket.key)
+            if answer is not None:
+                return ticket, answer
+            role = self._flights.enter(ticket.flight, ticket, deadline.at, slack)
             if role is Role.FOLLOWS:  # equal by digest: no second copy is held
                 ticket.image = self._flights.leader(ticket.flight).image
-        if answer is not None:
-            self._answer(ticket, answer, is_shared=False)
         return ticket, role
 
     def _run(self, request: SharedRequest, tickets: Sequence[SharedTicket]) -> Sequence[Ticket]:
@@ -174,13 +180,13 @@ class AnswerSharing:
             return ()
         return self._admit(request.plan, [ticket.image for ticket in tickets], request.options, request.caller)
 
-    def _withdraw(self, entered: Sequence[tuple[SharedTicket, Role | None]]) -> None:
+    def _withdraw(self, entered: Sequence[tuple[SharedTicket, Answer | Role]]) -> None:
         """The request was refused: none of its images waits any more, and others lead where it led."""
-        for ticket, role in entered:
-            if role is Role.FOLLOWS:
+        for ticket, found in entered:
+            if found is Role.FOLLOWS:
                 self._leave(ticket)
-        for ticket, role in entered:
-            if role is Role.LEADS:
+        for ticket, found in entered:
+            if found is Role.LEADS:
                 self._pass_on(ticket)
 
     def _leave(self, ticket: SharedTicket) -> bool:
@@ -205,7 +211,8 @@ class AnswerSharing:
         outcome = _outcome_of(future)
         if isinstance(outcome, Answer) and is_complete(outcome):
             outcome = frozen(outcome)
-            for follower in self._land(ticket, outcome if run.model is ticket.model else None, leads):
+            for follower in self._land(ticket, outcome, leads):
+                follower.model = run.model
                 self._answer(follower, outcome)
         elif isinstance(outcome, OWN_FAULTS):
             for follower in self._land(ticket, None, leads):
@@ -220,7 +227,7 @@ class AnswerSharing:
         """
         nbytes, evicted = size_of(answer) if answer else 0, 0
         with self._lock:
-            if answer and self._is_loaded(ticket.model):
+            if answer and self._is_loaded(ticket.request.plan.model):
                 evicted = self._answers.put(ticket.key, answer, nbytes)
             followers = self._flights.land(ticket.flight) if leads else ()
         if evicted:
@@ -229,12 +236,11 @@ class AnswerSharing:
 
     def _pass_on(self, leader: SharedTicket, outcome: Answer | BaseException | None = None) -> None:
         """Lets the next follower lead, if any; an answer that was cut short is for those who get no better one."""
+        cut_short = frozen(outcome) if isinstance(outcome, Answer) else None
         with self._lock:
-            followers = self._flights.followers(leader.flight)
-            if isinstance(outcome, Answer) and followers:
-                outcome = frozen(outcome)
-                for follower in followers:
-                    follower.offer(outcome)
+            if cut_short is not None:
+                for follower in self._flights.followers(leader.flight):
+                    follower.offer(cut_short)
             heir = self._flights.pass_on(leader.flight)
         if heir is not None:
             self._start(partial(self._take_over, heir))
@@ -242,35 +248,47 @@ class AnswerSharing:
     def _take_over(self, heir: SharedTicket) -> None:
         """Runs a follower's own request, for itself and those that wait with it."""
         try:
-            (run,) = self._run(heir.request, [heir])
+            run = self._run_late(heir)
         except Exception as error:  # noqa: BLE001 - raised to the client that waits
-            self._conclude(heir, DeadlineExceeded(TOO_LATE) if isinstance(error, BudgetTooSmall) else error)
+            self._conclude(heir, error)
             self._pass_on(heir)
             return
         with self._lock:
-            heir.run, has_left = run, heir.has_left
+            heir.run, heir.model, has_left = run, run.model, heir.has_left
         self._watch(heir, run, leads=True)
         run.future.add_done_callback(lambda future: self._conclude(heir, _outcome_of(future)))
         if has_left:
             run.cancel()
 
+    def _run_late(self, heir: SharedTicket) -> Ticket:
+        """Raises DeadlineExceeded, at once after the deadline, for many others may wait; else as `admit` does."""
+        if heir.request.deadline.at <= time.monotonic():
+            raise DeadlineExceeded(TOO_LATE)
+        try:
+            (run,) = self._run(heir.request, [heir])
+        except BudgetTooSmall:
+            raise DeadlineExceeded(TOO_LATE) from None
+        return run
+
     def _conclude(self, heir: SharedTicket, outcome: Answer | BaseException) -> None:
         """Settles a ticket with its own run's outcome, or with the answer that was cut short before, if better."""
-        if heir.best and (not isinstance(outcome, Answer) or is_better(heir.best, outcome)):
-            self._answer(heir, heir.best)
-        else:
+        best = heir.best
+        if isinstance(outcome, Answer):  # the run has counted the image
+            heir.settle(outcome if best is None or not is_better(best, outcome) else heir.own(best))
+        elif best is None:
             heir.settle(outcome)
+        else:
+            self._answer(heir, best)
 
     def _answer(self, ticket: SharedTicket, answer: Answer, is_shared: bool = True) -> None:
-        """Settles a ticket with an answer that another request's run has made."""
-        waited = time.monotonic() - ticket.since if is_shared else 0.0
-        own = readdressed(answer, ticket.request.caller.request_id, ticket.request.deadline, waited)
-        receipt, seconds = own.receipt, time.monotonic() - ticket.since
-        views = len(receipt.views)
-        self._observer.notify(CacheHit(ticket.model.key, seconds, is_shared))
-        self._observer.notify(
-            ImageAnswered(own.model, str(receipt.stop_reason), views, receipt.elapsed_ms / 1e3, {}, wanted=views)
-        )
+        """Settles a ticket with an answer that another request's run has made, unless its client has left."""
+        if ticket.future.cancelled():
+            return
+        own = ticket.own(answer, is_shared)
+        receipt, views = own.receipt, len(own.receipt.views)
+        reason, seconds, trace = str(receipt.stop_reason), receipt.elapsed_ms / 1e3, ticket.request.caller.trace
+        self._observer.notify(CacheHit(ticket.model.key, time.monotonic() - ticket.since, is_shared))
+        self._observer.notify(ImageAnswered(own.model, reason, views, seconds, {}, views, trace))
         ticket.settle(own)
 
 

@@ -1,5 +1,6 @@
 """Where spans go: set by OpenTelemetry's own variables, in batches on a thread of their own, with a bounded queue."""
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -15,7 +16,10 @@ CLOSE_SECONDS = 3.0
 """The longest that a shutdown waits for the collector."""
 MAX_QUEUE = 2048
 """OpenTelemetry's default of OTEL_BSP_MAX_QUEUE_SIZE."""
+LIBRARY_LOGGER = logging.getLogger(OTLPSpanExporter.__module__)
 EXPORTERS = {"otlp": OTLPSpanExporter, "console": ConsoleSpanExporter}
+
+logger = logging.getLogger(__name__)
 
 
 class SpanExport:
@@ -24,6 +28,11 @@ class SpanExport:
     def __init__(self, exporter: SpanExporter, max_queue: int = MAX_QUEUE) -> None:
         self._lock = threading.Lock()
         self._dropped = 0
+        self._is_failing = False
+        self._reasons = (
+            _FirstRecord()
+        )  # the library logs each attempt: four lines every ten seconds without a collector
+        LIBRARY_LOGGER.addFilter(self._reasons)
         # Not ended by the interpreter's exit, which would wait up to 30 s for a collector that hangs.
         self.provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self.provider.add_span_processor(_BoundedProcessor(_CountingExporter(exporter, self), max_queue))
@@ -38,11 +47,39 @@ class SpanExport:
         with self._lock:
             self._dropped += number
 
+    def note(self, is_taken: bool) -> None:
+        """Logs when the collector begins to refuse spans, and when it takes them again."""
+        if is_taken:
+            self._reasons.reset()
+            if self._is_failing:
+                logger.warning("the collector takes spans again; tta_dropped_spans_total counts those lost")
+        elif not self._is_failing:
+            logger.warning("the collector takes no spans: they are dropped until it does, requests go on")
+        self._is_failing = not is_taken
+
     def close(self) -> None:
         """Exports what waits, for at most CLOSE_SECONDS."""
         closing = threading.Thread(target=self.provider.shutdown, name="traces", daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
+        LIBRARY_LOGGER.removeFilter(self._reasons)
+
+
+class _FirstRecord(logging.Filter):
+    """Passes one record, then none until `reset`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_spent = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """The record is passed."""
+        is_spent, self._is_spent = self._is_spent, True
+        return not is_spent
+
+    def reset(self) -> None:
+        """Passes the next one."""
+        self._is_spent = False
 
 
 class _CountingExporter(SpanExporter):
@@ -70,7 +107,9 @@ class _CountingExporter(SpanExporter):
         try:
             result = self._exporter.export(spans)
         finally:
-            if result is not SpanExportResult.SUCCESS:
+            is_taken = result is SpanExportResult.SUCCESS
+            self._export.note(is_taken)
+            if not is_taken:
                 self._export.drop(len(spans))
         return result
 

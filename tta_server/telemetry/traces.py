@@ -209,7 +209,7 @@ def _answers(answers: Sequence[AnswerSent]) -> dict[str, Attribute]:
     """What the answers of a request's images are together: sums, and the reasons that occur."""
     if not answers:
         return {}
-    first = answers[0]
+    first, cached = answers[0], sum(each.cached for each in answers)
     stages = {stage: sum(each.stages_ms.get(stage, 0.0) for each in answers) for stage in first.stages_ms}
     return {
         "tta.request_id": first.request_id,
@@ -220,6 +220,7 @@ def _answers(answers: Sequence[AnswerSent]) -> dict[str, Attribute]:
         "tta.stop_reason": ",".join(sorted({str(each.stop_reason) for each in answers})),
         "tta.budget_ms": first.budget_ms,
         "tta.elapsed_ms": max(each.elapsed_ms for each in answers),
+        **({"tta.cached": cached} if cached else {}),
         **_stages(stages),
     }
 

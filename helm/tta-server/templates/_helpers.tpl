@@ -61,7 +61,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $needed := add (ceil .Values.settings.drain_seconds) (ceil (.Values.settings.shutdown_delay_seconds | default 0)) .Values.preStopSeconds 5 -}}
 {{- with .Values.terminationGracePeriodSeconds }}
 {{- if lt (int64 .) $needed }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds, settings.drain_seconds and 5 s for the end take %d: raise it, or leave it out" (int64 .) $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds, settings.shutdown_delay_seconds, settings.drain_seconds and 5 s for the end take %d: raise it, or leave it out" (int64 .) $needed) }}
 {{- end }}
 {{- end }}
 {{- .Values.terminationGracePeriodSeconds | default $needed | int64 }}

@@ -88,13 +88,13 @@ def test_a_client_that_closes_after_its_answer_is_logged_as_answered(traps: Serv
 
 
 def disconnect(server: Server, image: bytes, name: str, read: float) -> list[str]:
-    """Read events for `read` seconds, then disconnect."""
+    """Read events until none comes for `read` seconds, or to the end, then disconnect."""
     events = []
     headers, timeout = {**STREAM, "X-Request-Id": name}, httpx.Timeout(60, read=read)
     query = {"budget_ms": "9000", "min_views": "all"}
     path = f"{server.url}/v1/models/toy/predict"
     with (
-        pytest.raises(httpx.ReadTimeout),
+        contextlib.suppress(httpx.ReadTimeout),
         httpx.stream("POST", path, content=image, params=query, headers=headers, timeout=timeout) as response,
     ):
         events.extend(event.name for event in events_of(response, 0))

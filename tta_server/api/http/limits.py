@@ -170,8 +170,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_abort_timer()
 
     def end_keep_alive(self) -> None:
-        """Close the connection after the response to the request under way, if there is one."""
-        if self.cycle and not self.cycle.response_complete:
+        """Close the connection after the response under way, if that can still say so: the client may send another."""
+        if self.cycle and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:

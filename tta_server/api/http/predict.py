@@ -55,7 +55,7 @@ class PredictRoutes:
             return await stream_answers(request, ticket, progress, cancel, record_answer, self._errors.record)
         (answer,) = await self._handler.wait_for_answers([ticket], wait_for_disconnect(request))
         response = _picture(answer) if wants_picture else JSONResponse(answer.to_dict(), headers=_timing(answer))
-        response.headers["TTA-Model-Digest"] = answers_digest(model)
+        response.headers["TTA-Model-Digest"] = answers_digest(ticket.model)
         self._handler.record_sent([answer], request.state.trace)
         return response
 
