@@ -135,7 +135,7 @@ LOAD = [
     Panel(
         "Lag of the event loop",
         "How late HTTP and gRPC are served. Requests whose budget it uses up are refused for reason api: reading "
-        "and writing so many needs more than one core. Add servers, or send several images a request.",
+        "and writing all of them needs more than one core. Add servers, or send several images a request.",
         "s",
         [(f"max by (instance) (tta_event_loop_lag_seconds{SERVER})", "{{instance}}")],
         (0.02, 0.05),

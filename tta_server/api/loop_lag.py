@@ -59,7 +59,7 @@ class WorkMeter:
 
     @property
     def is_known(self) -> bool:
-        """True if so many requests come that their cost is known."""
+        """True if enough requests came for their cost to be known."""
         return self._requests >= KNOWN_REQUESTS
 
     def ahead(self) -> float:

@@ -17,7 +17,7 @@ CHANGE_SECONDS = 0.05
 As many observations that are as far below the mean are a change at once.
 """
 LAST = 8
-"""So many observations on one side of the mean before, by more than chance, are a change of the cost too."""
+"""A run of this many observations on one side of the mean, by more than chance, is a change of the cost too."""
 CHANCE = 3.0
 """Standard deviations by which means differ by chance."""
 

@@ -233,7 +233,7 @@ class ImageJob:
         except Exception:
             log.exception("an answer of %s could not be made", self.model.name)
             result = BackendFailed("the answer could not be made from the model's output")
-        with self._lock:  # whoever keeps the future keeps this job: its pixels and maps go now
+        with self._lock:  # a future that is kept keeps this job: its pixels and maps go now
             self._picture = None
             self._merged.close()
         self.release_backend()
