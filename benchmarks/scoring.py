@@ -43,6 +43,7 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.shards import SHARD
 from tta_server.serving.answer import Answer
 from tta_server.serving.cores import available_cores
 from tta_server.serving.image import read_source
@@ -162,18 +163,18 @@ def distance(found: Any, expected: Any) -> float:
 # ---- rate ----
 
 
-def check_rates(data: Path, rounds: int, seconds: float, only: str | None) -> bool:
+def check_rates(data: Path, rounds: int, seconds: float, only: str | None, batch: int | None) -> bool:
     cv2.setNumThreads(1)
-    found = [check_rate(case, rounds, seconds) for case in cases(data) if only in (None, case.model)]
+    found = [check_rate(case, rounds, seconds, batch) for case in cases(data) if only in (None, case.model)]
     return all(found)
 
 
-def check_rate(case: Case, rounds: int, seconds: float) -> bool:
+def check_rate(case: Case, rounds: int, seconds: float, batch: int | None) -> bool:
     encoded = [path.read_bytes() for path in case.images]
     bare, scoring, pool = [], [], []
     for _ in range(rounds):
         bare.append(bare_rate(case, encoded, seconds))
-        scoring.append(scored_rate(case, seconds))
+        scoring.append(scored_rate(case, batch))
         if case.model == "clothing":
             pool.append(pool_rate(case, seconds))
     ratios = [ours / direct for ours, direct in zip(scoring, bare, strict=True)]
@@ -203,21 +204,26 @@ def bare_rate(case: Case, images: list[bytes], seconds: float) -> float:
         model.retire()
 
 
-def scored_rate(case: Case, seconds: float) -> float:
-    """Images a second of the command's run, from its own lines: loading and measuring are left out."""
+def scored_rate(case: Case, batch: int | None) -> float:
+    """Images a second of the command's run, from its own lines: loading and measuring are left out.
+
+    Few images are scored several times, so that the last batches, after which a thread waits, count for little.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        listed = Path(folder) / "list.txt"
-        listed.write_text("".join(f"{path}\n" for path in case.images))
+        listed = Path(folder) / "images"
+        listed.mkdir()
+        for turn in range(-(-SHARD // len(case.images))):
+            for number, path in enumerate(case.images):
+                (listed / f"{turn}-{number:04}{path.suffix}").symlink_to(path.absolute())
         options = ["--model", case.model, "--models", MODELS, "--format", "jsonl", "--out", Path(folder) / "out"]
         options += [
             "--max-views",
             VIEWS,
             "--stop",
             "all",
-            "--batch",
-            8,
             *(["--policy", case.policy] if case.policy else []),
         ]
+        options += ["--batch", batch] if batch else []
         done = subprocess.run(command(listed, *options), check=True, capture_output=True, text=True)
     line = next(line for line in done.stderr.splitlines() if line.startswith("rate"))
     return float(line.split()[1])
@@ -316,13 +322,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--only", help="rate: which model")
+    parser.add_argument("--batch", type=int, help="rate: views of a batch; default: as the command measures")
     parser.add_argument("--paths", type=int, default=1_000_000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checks = {
             "kills": lambda: check_kills(Path(folder), args.kills, args.images or 5000),
             "server": lambda: check_server(args.data, args.images or 200),
-            "rate": lambda: check_rates(args.data, args.rounds, args.seconds, args.only),
+            "rate": lambda: check_rates(args.data, args.rounds, args.seconds, args.only, args.batch),
             "memory": lambda: check_memory(Path(folder), args.images or 100_000, args.paths),
             "remote": lambda: check_remote(args.data, Path(folder), args.images or 600, args.rounds),
             "odd": check_odd,
