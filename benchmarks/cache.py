@@ -191,7 +191,7 @@ def added_ms(image: bytes, requests: int) -> tuple[float, float]:
 
 
 def memory(image: bytes, images: int) -> tuple[float, float, float]:
-    """Of so many distinct images: the largest `tta_cache_bytes` in MB, answers dropped, MB by which the process grew.
+    """Of that many distinct images: the largest `tta_cache_bytes` in MB, answers dropped, MB by which the process grew.
 
     The process has answered as many requests before as it takes for its memory to settle, with a cache of 1 MB beside
     it for comparison: what both grow by is not the cache's.

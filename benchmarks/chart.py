@@ -14,25 +14,13 @@ from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.installed import Report
 from tests.support.charts import CHART, HELM, VALUE_SETS, Invalid, helm, metrics_in, queries, refusal, render_set
 from tests.support.charts import validate as validate_object
 from tests.support.wrong_values import WRONG_VALUES
 
 FEWEST_SETS, FEWEST_REFUSALS = 12, 20
-
-
-class Report:
-    """A table of figures and targets; `met` is false once one was missed."""
-
-    def __init__(self) -> None:
-        self.table = Table("figure", "found", "target", "met")
-        self.met = True
-
-    def add(self, name: str, found: str, target: str, is_met: bool) -> None:
-        self.met &= is_met
-        self.table.add_row(name, found, target, "yes" if is_met else "[red]missed")
 
 
 def count_linted() -> int:

@@ -195,7 +195,7 @@ def ask(client: httpx.Client, model: str, query: str) -> float:
 
 
 def slowest_exemplar(address: str, since: float, at_least: float) -> tuple[float, str]:
-    """Value in seconds and trace id, once Prometheus has one of at least so many seconds."""
+    """Value in seconds and trace id, once Prometheus has one of at least that duration."""
     for _ in range(120):
         with contextlib.suppress(httpx.TransportError):
             span = {"start": str(since - 60), "end": str(time.time() + 60)}

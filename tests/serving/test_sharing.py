@@ -332,7 +332,7 @@ def test_a_follower_that_leaves_as_it_takes_over_ends_its_run(shared: Shared, wh
     assert last.future.done()
 
 
-# ---- what observers are told ----
+# ---- events for observers ----
 
 
 def answered(shared: Shared) -> list[ImageAnswered]:

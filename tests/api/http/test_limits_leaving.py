@@ -76,7 +76,7 @@ def paused() -> Iterator[Paused]:
 def test_a_connection_is_closed_only_where_the_response_says_so(
     paused: Paused, path: str, announced: str | None
 ) -> None:
-    """A client that was not told sends its next request on the connection, which must not be closed by then."""
+    """Without `Connection: close` a client sends its next request on the connection, which must be open then."""
     client = paused.client()
     client.request("GET", path)
     assert paused.entered.wait(PATIENCE)

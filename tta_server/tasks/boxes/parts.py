@@ -53,7 +53,7 @@ def _has_batch(output: BoxesOutput, key: str, values: NDArray[Any]) -> bool:
 def _numbered(values: NDArray[Any], row: int) -> NDArray[Any]:
     """The rows of an image by its number, up to a row of number -1, of values (1, 1, M, columns).
 
-    One whose number is NaN is part of each image, since it can't be told whose it is. Raises BackendFailed for several
+    One whose number is NaN is part of each image, since its image is unknown. Raises BackendFailed for several
     lists, as of a batch that was run in parts: each list begins with image 0.
     """
     if len(values) != 1:
