@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.scoring.test_coco import tiny
 from tests.support.fake_ray import FakeRay, Lost
 from tests.support.scoring import content_of, rows_of, run_scoring, toy, write_images
 from tta_server.errors import BackendFailed, ConfigError
@@ -46,16 +47,22 @@ def whole(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-def setup_of(model: Path, **options: Any) -> Setup:
-    return Setup(model.name, read_scoring_options(options), Limits(), "jsonl", 1, 3)
+def setup_of(model: Path, format_name: str = "jsonl", **options: Any) -> Setup:
+    return Setup(model.name, read_scoring_options(options), Limits(), format_name, 1, 3, 4)
 
 
 def run_on(
-    ray: FakeRay, model: Path, inputs: Inputs | Path, out: Path, size: PoolSize = THREE, stops: bool = False
+    ray: FakeRay,
+    model: Path,
+    inputs: Inputs | Path,
+    out: Path,
+    size: PoolSize = THREE,
+    stops: bool = False,
+    format_name: str = "jsonl",
 ) -> list[int]:
     """Run as the command does; return the shards that were written, in their order. `stops`: after the first."""
     listed = open_inputs(str(inputs)) if isinstance(inputs, Path) else inputs
-    shards = Shards(listed, Limits(), OutputFolder(out), FORMATS["jsonl"], 4)
+    shards = Shards(listed, Limits(), OutputFolder(out), FORMATS[format_name], 4)
     written: list[int] = []
 
     def listen(result: ShardResult) -> None:
@@ -64,11 +71,12 @@ def run_on(
             run.stop()
 
     with shards.output.locked():
-        actors = Actors(ray, setup_of(model), pack_folder(model), Share(1, 0), print)
+        actors = Actors(ray, setup_of(model, format_name), pack_folder(model), Share(1, 0), print)
         first, opened = actors.first()
         shards.output.begin({"inputs": digest_inputs(listed.marks()), **opened.fingerprint})
         run = ClusterRun(shards, actors, first, size, shards.output.entries(), listen)
         run.run()
+        shards.finish(opened.schema, run.entries)
     return written
 
 
@@ -101,6 +109,15 @@ def test_a_run_begun_here_goes_on_with_actors_and_the_other_way_round(
     assert 0 < len(run_on(FakeRay(), model, images, tmp_path / "b", stops=True)) < 5
     run_scoring(model, images, tmp_path / "b")
     assert content_of(tmp_path / "b") == content_of(whole)
+
+
+def test_results_of_the_whole_run_are_those_of_one_machine_too(images: Path, tmp_path: Path) -> None:
+    """COCO's image ids count on from shard to shard, and its results are in one file at the end."""
+    model = tiny("detection", tmp_path / "models")
+    run_scoring(model, images, tmp_path / "here", format_name="coco")
+    run_on(FakeRay(), model, images, tmp_path / "there", format_name="coco")
+    assert (tmp_path / "there" / "results.json").is_file()
+    assert content_of(tmp_path / "there") == content_of(tmp_path / "here")
 
 
 def test_a_stopped_run_finishes_what_actors_are_at_and_drops_what_waits(
