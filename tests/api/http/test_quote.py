@@ -264,11 +264,16 @@ def loaded(tmp_path: Path) -> Iterator[httpx.Client]:
 def test_under_load_fewer_views_or_none_are_quoted(loaded: httpx.Client) -> None:
     waits = quote(loaded, "toy", budget_ms="9000")
     check_consistent(waits)
-    hasty = quote(loaded, "toy", budget_ms="60")
-    check_consistent(hasty)
     assert waits["admitted"]
     assert waits["by_views"][0]["ms"] > 200
-    assert not hasty["admitted"]
+
+    def when_refused() -> dict[str, Any] | None:
+        """None while the running batch may still end in time for an urgent job."""
+        hasty = quote(loaded, "toy", budget_ms="60")
+        check_consistent(hasty)
+        return None if hasty["admitted"] else hasty
+
+    hasty = until(when_refused)
     assert hasty["retry_after_ms"] > 0
     assert (hasty["views"], hasty["ms"]) == (0, None)
 
