@@ -13,13 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli.test_score import start, words
 from tests.support.commands import check_mistake, run
-from tests.support.scoring import BROKEN, color_image, toy, write_images
+from tests.support.scoring import BROKEN, color_image, made_rows, toy, write_images
 from tests.support.serving import PATIENCE, until
 from tta_server.cli.score_metrics import Endpoint, ScoreMetrics, serve_metrics
 from tta_server.cli.score_progress import ScoreProgress
 from tta_server.errors import ConfigError
 from tta_server.scoring.output import ShardEntry
-from tta_server.scoring.scorer import Scorer
 
 LOCAL = Endpoint("127.0.0.1", 0)
 
@@ -46,8 +45,7 @@ def scraped(capsys: pytest.CaptureFixture[str]) -> str:
 def test_what_was_done_before_and_what_is_done_now(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A shard of 4 images before, 1 of them failed, with 5 views; now 2 images of 2 views each, and one that fails."""
     entries = {0: entry(0, 4, 1, 5)}
-    with Scorer(toy(tmp_path), batch=2) as scorer:
-        found = scorer([color_image((9, 200, 9)), BROKEN, color_image((200, 9, 9))])
+    found = made_rows(toy(tmp_path), [color_image((9, 200, 9)), BROKEN, color_image((200, 9, 9))])
     progress = ScoreProgress(20, entries.values())
     metrics = ScoreMetrics(progress, entries)
     with serve_metrics(metrics, LOCAL):
@@ -66,7 +64,7 @@ def test_what_was_done_before_and_what_is_done_now(tmp_path: Path, capsys: pytes
     assert after["tta_score_images_per_second"] > 0
     assert after["tta_score_expected_end_timestamp_seconds"] > time.time()
     stages = {name.split()[1]: value for name, value in after.items() if name.startswith("tta_score_stage_seconds")}
-    of_answers = [each.outcome.receipt.stages_ms for each in found if not isinstance(each.outcome, str)]
+    of_answers = [row.stages_ms for row in found if row.error is None]
     assert stages == pytest.approx({stage: sum(one[stage] for one in of_answers) / 1e3 for stage in of_answers[0]})
 
 

@@ -2,22 +2,25 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from tests.support.scoring import BROKEN, color_image, run_scoring, toy, write_images
-from tta_server.cli import score_progress
+from tests.support.scoring import BROKEN, color_image, made_rows, run_scoring, toy, write_images
+from tta_server.cli import score_forecast, score_progress
 from tta_server.cli.console import PlainConsole
-from tta_server.cli.score_progress import ScoreProgress, forecast, summary, times_on_nodes
+from tta_server.cli.score_forecast import forecast, times_on_nodes
+from tta_server.cli.score_progress import ScoreProgress, summary
+from tta_server.cli.score_workers import Workers
 from tta_server.imaging.decoding import Limits
-from tta_server.scoring.batches import Scored
 from tta_server.scoring.formats import FORMATS
 from tta_server.scoring.inputs import open_inputs
 from tta_server.scoring.output import OutputFolder, ShardEntry
 from tta_server.scoring.run import Task
-from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
+from tta_server.scoring.scorer import open_plan, read_scoring_options
+from tta_server.scoring.shards import Row
 
 EARLIER = [ShardEntry(0, "part", 10, 2, 16, 1, ""), ShardEntry(1, "part", 10, 1, 9, 1, "")]
 
@@ -38,13 +41,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Scored]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """An answer of two views, and a failure."""
-    with Scorer(toy(tmp_path_factory.mktemp("models")), batch=2) as scorer:
-        return list(scorer([color_image((9, 200, 9)), BROKEN]))
+    return made_rows(toy(tmp_path_factory.mktemp("models")), [color_image((9, 200, 9)), BROKEN])
 
 
-def test_a_line_every_ten_seconds(clock: Clock, found: list[Scored], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_every_ten_seconds(clock: Clock, found: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
     """20 images were scored before, 3 of them failed; an image each 2 s, of which every other one fails."""
     ok, failed = found
     with ScoreProgress(60, EARLIER) as progress:
@@ -60,7 +62,7 @@ def test_a_line_every_ten_seconds(clock: Clock, found: list[Scored], capsys: pyt
     assert (progress.rate, progress.mean_views, progress.seconds_left) == (0.5, 2, 56)
 
 
-def test_a_bar_on_a_terminal(clock: Clock, found: list[Scored], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_on_a_terminal(clock: Clock, found: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = PlainConsole(force_terminal=True, width=100, file=io.StringIO(), color_system=None)
     monkeypatch.setattr(score_progress, "err", terminal)
     with ScoreProgress(24, []) as progress:
@@ -79,10 +81,10 @@ def test_a_bar_on_a_terminal(clock: Clock, found: list[Scored], monkeypatch: pyt
     assert "4 failed, 0.0 views" in last
 
 
-def test_listeners_hear_of_images_and_of_each_failure_with_those_before(clock: Clock, found: list[Scored]) -> None:
+def test_listeners_hear_of_images_and_of_each_failure_with_those_before(clock: Clock, found: list[Row]) -> None:
     images, failures = list[str](), list[int]()
     progress = ScoreProgress(30, EARLIER)
-    progress.on_image(lambda scored: images.append(scored.id))
+    progress.on_image(lambda row: images.append(row.id))
     progress.on_failure(failures.append)
     for each in [*found, *found]:
         progress.add(each)
@@ -104,13 +106,13 @@ def printed(table: object) -> list[str]:
 
 @pytest.mark.parametrize(("failures", "named"), [(0, 0), (1, 1), (5, 5), (6, 5), (9, 5)])
 def test_a_summary_names_the_first_failures(
-    tmp_path: Path, clock: Clock, found: list[Scored], failures: int, named: int
+    tmp_path: Path, clock: Clock, found: list[Row], failures: int, named: int
 ) -> None:
     """Of 20 images: 10 failed in a run before, the others now, with 2 views each that was scored."""
     progress = ScoreProgress(20, [])
     clock.now += 5
     for number in range(10):
-        progress.add(Scored(str(number), found[1].outcome) if number < failures else found[0])
+        progress.add(replace(found[1], id=str(number)) if number < failures else found[0])
     entries = [ShardEntry(0, "part", 10, failures, 20 - 2 * failures, 1, "")]
     lines = printed(summary(entries, progress, tmp_path))
     assert lines[:3] == [
@@ -142,8 +144,8 @@ def test_a_forecast_is_of_all_images(
 ) -> None:
     """Of 20 images 16 are scored in so long, after one of them as a warm-up; all would be by two threads."""
     task, times = made_task(tmp_path, 20, [1]), iter([0.0, seconds])
-    monkeypatch.setattr(score_progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
-    found = printed(forecast(task, 4, 2))
+    monkeypatch.setattr(score_forecast, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    found = printed(forecast(task, 4, Workers(2)))
     task.plan.model.retire()
     assert found[:3] == [
         "images    20, in shards of 256",

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import numpy as np
 from tests.support import pictures
 from tests.support.toys import faulty_model
 from tta_server.imaging.decoding import Limits
+from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.formats import FORMATS
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
 from tta_server.scoring.output import RESULTS, OutputFolder
+from tta_server.scoring.processes import Processes, Setup, started
 from tta_server.scoring.run import Run, Task
 from tta_server.scoring.schema import schema_of
 from tta_server.scoring.scorer import Scorer, open_plan, read_scoring_options
+from tta_server.scoring.shards import Row, RowMaker
 
 BROKEN = b"no image"
 BLACK = (0, 0, 0)
@@ -51,9 +56,10 @@ def run_scoring(
     stop_at_first: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - it is frozen
     format_name: str = "jsonl",
+    processes: int = 0,
     **options: Any,
 ) -> Run:
-    """Score as the command does, with small shards."""
+    """Score as the command does, with small shards; by processes where there are any."""
     listed = open_inputs(str(inputs)) if isinstance(inputs, Path) else inputs
     plan = open_plan(model, read_scoring_options(options))
     try:
@@ -62,12 +68,27 @@ def run_scoring(
             made_of = fingerprint(plan, model, batch, format_name, limits)
             task.output.begin({"inputs": digest_inputs(listed.marks()), **made_of})
             done = task.output.entries()
-            run = Run(task, batch, threads, done, lambda scored: run.stop() if stop_at_first else None)
-            run.run()
+            with ExitStack() as stack:
+                workers: int | Processes = threads
+                if processes:
+                    setup = Setup(model, read_scoring_options(options), limits, format_name, batch)
+                    workers = stack.enter_context(started(setup, processes, made_of))
+                run = Run(task, batch, workers, done, lambda row: run.stop() if stop_at_first else None)
+                run.run()
             task.finish(run.entries)
     finally:
         plan.model.retire()
     return run
+
+
+def made_rows(model: Path, images: Sequence[bytes]) -> list[Row]:
+    """The rows of JSON Lines of these images, whose ids are their numbers."""
+    plan = open_plan(model, read_scoring_options({}))
+    maker = RowMaker(BatchScorer(plan, 2, Limits()), FORMATS["jsonl"], schema_of(plan))
+    try:
+        return list(maker.rows([InputImage(str(number), partial(bytes, one)) for number, one in enumerate(images)]))
+    finally:
+        plan.model.retire()
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from tta_server.cli.options import (
     PolicyOption,
 )
 from tta_server.cli.predict import IncludeOption, MaxViewsOption, StopOption
+from tta_server.cli.score_forecast import forecast
 from tta_server.cli.score_metrics import endpoint
 from tta_server.cli.score_options import (
     BatchOption,
@@ -30,6 +31,7 @@ from tta_server.cli.score_options import (
     MinViewsOption,
     OutOption,
     PlanOption,
+    ProcessesOption,
     RayActorsOption,
     RayGpusOption,
     RayOption,
@@ -37,12 +39,13 @@ from tta_server.cli.score_options import (
     TopKOption,
     VerifyOption,
 )
-from tta_server.cli.score_progress import ScoreProgress, forecast
+from tta_server.cli.score_progress import ScoreProgress
 from tta_server.cli.score_ray import score_on_ray
 from tta_server.cli.score_remote import ServerOptions, read_server, remote_plan, takes_server
 from tta_server.cli.score_run import How, batch_before, run_to_end
+from tta_server.cli.score_workers import check_options, choose_workers, ready
 from tta_server.cli.sources import read_settings
-from tta_server.errors import ConfigError, InvalidInput
+from tta_server.errors import ConfigError
 from tta_server.imaging.decoding import Limits
 from tta_server.scoring.batch_size import measure_batch
 from tta_server.scoring.cluster.options import read_cluster
@@ -51,12 +54,12 @@ from tta_server.scoring.formats import Format, check_fits, choose_format, choose
 from tta_server.scoring.inputs import Inputs, open_inputs
 from tta_server.scoring.manifest import digest_inputs, fingerprint
 from tta_server.scoring.output import OutputFolder, ShardEntry
+from tta_server.scoring.processes import Setup
 from tta_server.scoring.remote import RemotePlan
 from tta_server.scoring.run import Run, Task
 from tta_server.scoring.scorer import open_plan, read_scoring_options
 from tta_server.scoring.shards import Shards
-from tta_server.serving.cores import available_cores
-from tta_server.serving.plan import Plan
+from tta_server.serving.plan import Options, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ def score(
     include: IncludeOption = "",
     batch: BatchOption = None,
     threads: ThreadsOption = None,
+    processes: ProcessesOption = None,
     max_failures: MaxFailuresOption = None,
     metrics_port: MetricsPortOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
@@ -115,15 +119,14 @@ def score(
     options |= {"include": include, "min_views": _min_views(min_views), "masks": masks}
     settings = read_settings(models=models, max_bytes=max_bytes, max_pixels=max_pixels)
     where = read_server(server, threads, models, batch, max_pixels) or model_folder(settings.models, model)
-    how = How(where, batch, threads, read_limit(max_failures), endpoint(metrics_host, metrics_port), cluster)
+    how = How(where, batch, threads, processes, read_limit(max_failures), endpoint(metrics_host, metrics_port), cluster)
     _start(what, options, settings.limits, how, plan_only)
 
 
 def _start(what: What, options: dict[str, Any], limits: Limits, how: How, plan_only: bool) -> None:
     given = options["masks"]
     options |= {"masks": choose_masks(what.format, given)}
-    if how.cluster and not isinstance(how.where, Path):
-        raise InvalidInput("--ray and --url are two ways to score; leave one of them out")
+    check_options(how)
     inputs = _listed(what)
     if how.cluster and isinstance(how.where, Path) and not plan_only:
         shards = Shards(inputs, limits, what.output, what.format)
@@ -132,7 +135,10 @@ def _start(what: What, options: dict[str, Any], limits: Limits, how: How, plan_o
     with _opened(how.where, what.model, options) as plan:
         task = Task(plan, inputs, limits, what.output, what.format)
         check_fits(what.format, task.schema, given)
-        (_forecast if plan_only else _score)(task, how)
+        if plan_only:
+            _forecast(task, how)
+        else:
+            _score(task, how, read_scoring_options(options))
 
 
 def _listed(what: What) -> Inputs:
@@ -162,20 +168,29 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
 
 def _forecast(task: Task, how: How) -> None:
     with loading("scoring a few images ..."):
-        found = forecast(task, _batch(task, how), _threads(task, how))
+        found = forecast(task, _batch(task, how), choose_workers(task, how))
     out.print(found)
 
 
-def _score(task: Task, how: How) -> None:
+def _score(task: Task, how: How, options: Options) -> None:
     with task.output.locked():
         with loading("measuring ..."):
             batch = _batch(task, how)
-            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **_made_of(task, how, batch)})
+            made_of = _made_of(task, how, batch)
+            task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
+        with ready(choose_workers(task, how), _setup(task, how, options, batch), made_of) as running:
 
-        def make(done: Mapping[int, ShardEntry], progress: ScoreProgress) -> Run:
-            return Run(task, batch, _threads(task, how), done, progress.add)
+            def make(done: Mapping[int, ShardEntry], progress: ScoreProgress) -> Run:
+                return Run(task, batch, running, done, progress.add)
 
-        run_to_end(make, task.shards, how, task.schema)
+            run_to_end(make, task.shards, how, task.schema)
+
+
+def _setup(task: Task, how: How, options: Options, batch: int) -> Setup | None:
+    """Of processes; None with a server."""
+    if isinstance(how.where, Path):
+        return Setup(how.where, options, task.limits, task.format.name, batch)
+    return None
 
 
 def _made_of(task: Task, how: How, batch: int) -> Mapping[str, Any]:
@@ -190,10 +205,6 @@ def _batch(task: Task, how: How) -> int:
     if isinstance(task.plan, RemotePlan):
         return 1
     return how.batch or batch_before(task.output) or measure_batch(task.plan)
-
-
-def _threads(task: Task, how: How) -> int:
-    return task.plan.most if isinstance(task.plan, RemotePlan) else how.threads or available_cores()
 
 
 def _min_views(text: str | None) -> int | str | None:

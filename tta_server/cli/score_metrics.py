@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from tta_server.cli.console import note
 from tta_server.cli.score_progress import ScoreProgress
 from tta_server.errors import ConfigError
-from tta_server.scoring.batches import Scored
 from tta_server.scoring.output import ShardEntry
-from tta_server.serving.answer import Answer
+from tta_server.scoring.shards import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class ScoreMetrics:
         self._images = {status: images.labels(status) for status in ("ok", "failed")}
         self._views = Counter("tta_score_views", "Views that were merged", registry=registry)
         self._stages = Counter(
-            "tta_score_stage_seconds", "Seconds by stage, of all threads", ["stage"], registry=registry
+            "tta_score_stage_seconds", "Seconds by stage, of all threads and processes", ["stage"], registry=registry
         )
         for entry in entries.values():
             self._add(entry.images, entry.views, entry.failed)
@@ -62,10 +61,8 @@ class ScoreMetrics:
         self._images["failed"].inc(failed)
         self._views.inc(views)
 
-    def _add_stages(self, scored: Scored) -> None:
-        if not isinstance(scored.outcome, Answer):
-            return
-        for stage, milliseconds in scored.outcome.receipt.stages_ms.items():
+    def _add_stages(self, row: Row) -> None:
+        for stage, milliseconds in row.stages_ms.items():
             self._stages.labels(stage).inc(milliseconds / 1e3)
 
 

@@ -9,6 +9,8 @@ from tta_server.cli.options import Command
 
 UNDER_WAY = 64
 """Requests to a server at once, at most."""
+LEAST_IMAGES = 1000
+"""Images from which on processes gain more than the seconds that they take to start."""
 SERVER = "A running server"
 """Heading in the help."""
 
@@ -53,6 +55,15 @@ ThreadsOption = Annotated[
         max=1024,
         help=f"Default: one a core; with --url the most requests under way at once, {UNDER_WAY}; with --ray the CPUs "
         "of an actor, by default 1.",
+    ),
+]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        help="Score with processes instead of threads, each with a copy of the model; default: one a core for "
+        f"{LEAST_IMAGES:,} images or more, if half of the free memory has room for them.",
     ),
 ]
 UrlOption = Annotated[

@@ -3,31 +3,22 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import timedelta
-from itertools import islice
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import typer
-from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tta_server.cli.console import err
-from tta_server.scoring.batches import Scored
 from tta_server.scoring.output import ShardEntry
-from tta_server.scoring.run import Task
-from tta_server.serving.answer import Answer
+from tta_server.scoring.shards import Listener, Row
 
 EVERY_SECONDS = 10.0
 """Between two lines where there is no terminal."""
 MOST_NAMED = 5
 """Failures that are listed at the end."""
-SAMPLE = 16
-"""Images of a forecast."""
-NODES = (2, 4, 12, 40)
-"""Nodes of a cluster that a forecast is made for."""
 
 
 class ScoreProgress:
@@ -43,9 +34,9 @@ class ScoreProgress:
         self._scored = self._answered = self._views = 0
         self._before = sum(entry.images for entry in done)
         self.failed = sum(entry.failed for entry in done)
-        self.failures: list[Scored] = []
+        self.failures: list[Row] = []
         self._on_failure: Callable[[int], None] = _ignore
-        self._image_listeners: list[Callable[[Scored], None]] = []
+        self._image_listeners: list[Listener] = []
         self._listeners: list[Callable[[int, int, int], None]] = []
         self._bar = Progress(
             TextColumn("scoring"),
@@ -63,7 +54,7 @@ class ScoreProgress:
         """`listener` is called with the number of failed images after each."""
         self._on_failure = listener
 
-    def on_image(self, listener: Callable[[Scored], None]) -> None:
+    def on_image(self, listener: Listener) -> None:
         """`listener` is called with each image that `add` gets."""
         self._image_listeners.append(listener)
 
@@ -71,15 +62,13 @@ class ScoreProgress:
         """`listener` is called with the numbers of images, views and failed images of each call of `add_images`."""
         self._listeners.append(listener)
 
-    def add(self, scored: Scored) -> None:
+    def add(self, row: Row) -> None:
         for listener in self._image_listeners:
-            listener(scored)
-        if isinstance(scored.outcome, Answer):
-            self.add_images(1, len(scored.outcome.receipt.views), 0, [])
-        else:
-            self.add_images(1, 0, 1, [scored])
+            listener(row)
+        failures = [] if row.error is None else [row]
+        self.add_images(1, row.views, len(failures), failures)
 
-    def add_images(self, images: int, views: int, failed: int, failures: Sequence[Scored]) -> None:
+    def add_images(self, images: int, views: int, failed: int, failures: Sequence[Row]) -> None:
         """Add images of which `failed` have failed, the first of them `failures`; `views` were run for the others."""
         for listener in self._listeners:
             listener(images, views, failed)
@@ -142,46 +131,8 @@ def summary(entries: Collection[ShardEntry], progress: ScoreProgress, folder: Pa
     if progress.rate:
         table.add_row("rate", f"{progress.rate:.1f} images/s in this run")
     table.add_row("results", str(folder))
-    for scored in progress.failures:
-        table.add_row("failed", f"{scored.id}: {scored.outcome}")
+    for row in progress.failures:
+        table.add_row("failed", f"{row.id}: {row.error}")
     if failed > len(progress.failures) > 0:
         table.add_row("", f"and {failed - len(progress.failures)} more: rows with status failed")
     return table
-
-
-def forecast(task: Task, batch: int, threads: int) -> Table:
-    """Time and bytes of a whole run, from its first images on one thread."""
-    shards, scorer = task.shards, task.shard_scorer(batch, lambda scored: None)
-    images = list(islice(shards.images_of(0), SAMPLE))
-    scorer.rows(images[:1])  # does lazy initialisation
-    start = time.monotonic()
-    rows = scorer.rows(images)
-    each = (time.monotonic() - start) / len(images)
-    nbytes = len(scorer.shard(0, rows).content) / len(images)
-    failed = sum(row.views is None for row in rows)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("images", f"{shards.images}, in shards of {shards.size}")
-    alone = "one at a time" if task.is_remote else "on one core"
-    table.add_row("an image", f"{each * 1e3:.1f} ms {alone}, by {len(images)} of them, of which {failed} failed")
-    if task.is_remote:
-        alone = _duration(each * shards.images)
-        table.add_row("all", f"{alone} one at a time; less where the server takes more at once")
-    else:
-        table.add_row("all", f"{_duration(each * shards.images / threads)} with {threads} threads")
-        if nodes := times_on_nodes(each * shards.size, shards.count, threads):
-            times = ", ".join(f"{_duration(seconds)} on {count}" for count, seconds in nodes.items())
-            table.add_row("--ray", f"{times} such machines")
-    table.add_row("results", f"about {decimal(round(nbytes * shards.images))}")
-    return table
-
-
-def times_on_nodes(seconds: float, shards: int, actors: int) -> Mapping[int, float]:
-    """How long a run takes on some numbers of nodes: each actor scores a shard, of `seconds`, at a time.
-
-    Numbers of nodes that have more actors than there are shards are left out.
-    """
-    return {nodes: seconds * -(-shards // (nodes * actors)) for nodes in NODES if nodes * actors <= shards}
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds))) if seconds >= 1 else "under a second"

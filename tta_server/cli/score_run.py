@@ -29,12 +29,13 @@ TOO_MANY_FAILED, INTERRUPTED = 3, 130
 class How:
     """Options of a run that are none of the model's; `where` is the model's folder, or the server that has it.
 
-    `batch` and `threads` are None where they depend on where it runs.
+    `batch`, `threads` and `processes` are None where they depend on where it runs.
     """
 
     where: Path | ServerOptions
     batch: int | None
     threads: int | None
+    processes: int | None
     limit: FailureLimit | None
     metrics: Endpoint | None
     cluster: Cluster | None

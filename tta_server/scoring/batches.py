@@ -46,6 +46,16 @@ class Scored:
     outcome: Answer | str
 
 
+def why_not_open(image: InputImage, error: Exception) -> str:
+    """The sentence of an image that can't be read or decoded."""
+    if isinstance(error, TTAError):
+        return str(error)
+    if isinstance(error, OSError):
+        return unreadable(error)
+    log.error("decoding %s failed", image.id, exc_info=error)
+    return "the image could not be prepared"
+
+
 class BatchScorer:
     """Scores images on the calling thread; several threads may use it.
 
@@ -74,13 +84,8 @@ class BatchScorer:
         try:
             job = self._job(image.read())
             job.payload.decode()
-        except TTAError as error:
-            return _Opened(image.id, error=str(error))
-        except OSError as error:
-            return _Opened(image.id, error=unreadable(error))
-        except Exception:
-            log.exception("decoding %s failed", image.id)
-            return _Opened(image.id, error="the image could not be prepared")
+        except Exception as error:  # noqa: BLE001 - logged where it is not about the image
+            return _Opened(image.id, error=why_not_open(image, error))
         return _Opened(image.id, job)
 
     def _job(self, image: Image) -> Job[ImageJob]:

@@ -1,6 +1,5 @@
 """What is stored of an image: the same for every run, so without times."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from tta_server.scoring.batches import Scored
@@ -21,10 +20,3 @@ def row_of(scored: Scored) -> dict[str, Any]:
 def receipt_of(answer: Answer) -> dict[str, Any]:
     """The receipt without times."""
     return {key: value for key, value in answer.receipt.to_dict().items() if key not in TIMES}
-
-
-def times_of(scored: Scored) -> Mapping[str, Any]:
-    """The seconds that an image took, for a file beside the results."""
-    if isinstance(scored.outcome, str):
-        return {"id": scored.id}
-    return {"id": scored.id, "stages_ms": dict(scored.outcome.receipt.stages_ms)}

@@ -12,9 +12,10 @@ from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, ShardEntry
+from tta_server.scoring.processes import THREADS, Processes
 from tta_server.scoring.remote import RemotePlan, RemoteScorer
 from tta_server.scoring.schema import Schema, schema_of
-from tta_server.scoring.shards import AHEAD, SHARD, Listener, Row, Shards, ShardScorer
+from tta_server.scoring.shards import AHEAD, SHARD, Listener, Row, RowMaker, Shards, ShardScorer
 from tta_server.serving.plan import Plan
 
 
@@ -48,8 +49,10 @@ class Task:
             return self.plan.scorer()
         return BatchScorer(self.plan, batch, self.limits)
 
-    def shard_scorer(self, batch: int, listener: Listener) -> ShardScorer:
-        return ShardScorer(self.scorer(batch), batch, self.format, self.schema, listener, self.shard)
+    def shard_scorer(self, batch: int, listener: Listener, processes: Processes | None = None) -> ShardScorer:
+        """`processes` score instead of the calling thread."""
+        maker = processes or RowMaker(self.scorer(batch), self.format, self.schema)
+        return ShardScorer(maker.rows, batch, self.format, self.schema, listener, self.shard)
 
     def finish(self, entries: Mapping[int, ShardEntry]) -> None:
         self.shards.finish(self.schema, entries)
@@ -58,13 +61,19 @@ class Task:
 class Run:
     """Scores the shards that are not written yet, in their order; of each, several chunks of images at a time.
 
-    `stop` ends it after the shard under way.
+    `workers` is a number of threads, or processes. `stop` ends it after the shard under way.
     """
 
     def __init__(
-        self, task: Task, batch: int, threads: int, done: Mapping[int, ShardEntry], listener: Listener
+        self,
+        task: Task,
+        batch: int,
+        workers: int | Processes,
+        done: Mapping[int, ShardEntry],
+        listener: Listener,
     ) -> None:
-        self._scorer = task.shard_scorer(batch, listener)
+        threads, processes = (workers, None) if isinstance(workers, int) else (workers.count * THREADS, workers)
+        self._scorer = task.shard_scorer(batch, listener, processes)
         self._shards = task.shards
         self._threads = threads
         self._stopped = threading.Event()

@@ -8,21 +8,17 @@ from typing import Any
 
 from tta_server.errors import TTAError
 from tta_server.imaging.decoding import Limits
-from tta_server.scoring.batches import BatchScorer, InputImage, Scored
+from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.formats import Format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.output import OutputFolder, Shard, ShardEntry
 from tta_server.scoring.remote import RemoteScorer
-from tta_server.scoring.rows import times_of
 from tta_server.scoring.schema import Schema
-from tta_server.serving.answer import Answer
 
 SHARD = 256
 """Images of a shard."""
 AHEAD = 2
 """Chunks of images for each thread that are under way or wait to be stored."""
-Listener = Callable[[Scored], None]
-"""Called for each image once it is scored, on any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +70,48 @@ class Shards:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is stored of an image: its row, its times, and how many views ran, None if it failed."""
+    """What is kept of an image: its row, how long each stage took, and how many views ran, or why it failed."""
 
+    id: str
     stored: Any
-    times: Mapping[str, Any]
-    views: int | None
+    stages_ms: Mapping[str, float]
+    views: int
+    error: str | None = None
+
+    @property
+    def times(self) -> Mapping[str, Any]:
+        """A line of the file of times."""
+        return {"id": self.id, **({"stages_ms": self.stages_ms} if self.error is None else {})}
+
+
+Listener = Callable[[Row], None]
+"""Called for each image once it is scored, on any thread."""
+MakeRows = Callable[[Sequence[InputImage]], Iterable[Row]]
+"""Scores images, on any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowMaker:
+    """Makes rows on the calling thread; answers, with masks and maps, are not kept."""
+
+    scorer: BatchScorer | RemoteScorer
+    format: Format
+    schema: Schema
+
+    def rows(self, images: Sequence[InputImage]) -> Iterator[Row]:
+        for scored in self.scorer.score(images):
+            stored, outcome = self.format.row(self.schema, scored), scored.outcome
+            if isinstance(outcome, str):
+                yield Row(scored.id, stored, {}, 0, outcome)
+            else:
+                yield Row(scored.id, stored, dict(outcome.receipt.stages_ms), len(outcome.receipt.views))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardScorer:
     """Makes the rows of images, and the shard of rows. `chunk` is the number of rows of a batch, `size` of a shard."""
 
-    scorer: BatchScorer | RemoteScorer
+    make_rows: MakeRows
     chunk: int
     format: Format
     schema: Schema
@@ -99,11 +125,11 @@ class ShardScorer:
             yield chunk
 
     def rows(self, images: Sequence[InputImage]) -> Sequence[Row]:
-        """The rows of a chunk, on the calling thread; its answers, with masks and maps, are not kept."""
+        """The rows of a chunk."""
         rows = []
-        for scored in self.scorer.score(images):
-            rows.append(Row(self.format.row(self.schema, scored), times_of(scored), _views(scored)))
-            self.listener(scored)
+        for row in self.make_rows(images):
+            rows.append(row)
+            self.listener(row)
         return rows
 
     def shard(self, number: int, rows: Sequence[Row]) -> Shard:
@@ -113,9 +139,5 @@ class ShardScorer:
 
 
 def _counts(rows: Sequence[Row]) -> Mapping[str, int]:
-    failed = sum(row.views is None for row in rows)
-    return {"images": len(rows), "failed": failed, "views": sum(row.views or 0 for row in rows)}
-
-
-def _views(scored: Scored) -> int | None:
-    return len(scored.outcome.receipt.views) if isinstance(scored.outcome, Answer) else None
+    failed = sum(row.error is not None for row in rows)
+    return {"images": len(rows), "failed": failed, "views": sum(row.views for row in rows)}

@@ -17,14 +17,14 @@ from tta_server.imaging.decoding import Limits
 from tta_server.imaging.inputs import unreadable
 from tta_server.imaging.libraries import configure_libraries
 from tta_server.scoring.batch_size import measure_batch
-from tta_server.scoring.batches import BatchScorer, InputImage, Scored
+from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.formats import choose_format
 from tta_server.scoring.inputs import Inputs
 from tta_server.scoring.manifest import fingerprint
 from tta_server.scoring.output import Shard
 from tta_server.scoring.schema import Schema, schema_of
 from tta_server.scoring.scorer import open_plan
-from tta_server.scoring.shards import AHEAD, SHARD, Row, ShardScorer
+from tta_server.scoring.shards import AHEAD, SHARD, Row, RowMaker, ShardScorer
 from tta_server.serving.image import Image
 from tta_server.serving.plan import Options
 
@@ -73,7 +73,7 @@ class ShardResult:
 
     node: str
     shard: Shard
-    failures: Sequence[Scored]
+    failures: Sequence[Row]
     unread: Sequence[int]
 
 
@@ -104,9 +104,10 @@ class ShardWorker:
         setup, form = self._setup, choose_format(self._setup.format)
         plan = open_plan(folder, setup.options)
         batch = setup.batch or measure_batch(plan)
-        self._failures: list[Scored] = []
-        scorer, schema = BatchScorer(plan, batch, setup.limits), schema_of(plan)
-        self._shards = ShardScorer(scorer, batch, form, schema, self._note, setup.size)
+        self._failures: list[Row] = []
+        schema = schema_of(plan)
+        maker = RowMaker(BatchScorer(plan, batch, setup.limits), form, schema)
+        self._shards = ShardScorer(maker.rows, batch, form, schema, self._note, setup.size)
         self._threads = ThreadPoolExecutor(setup.threads, thread_name_prefix="score")
         made_of = fingerprint(plan, folder, batch, form.name, setup.limits)
         return Opened(self._node, batch, made_of, schema, [each.sentence for each in plan.model.observed.warnings])
@@ -132,9 +133,9 @@ class ShardWorker:
                 rows += works.popleft().result()
         return rows + [row for work in works for row in work.result()]
 
-    def _note(self, scored: Scored) -> None:
-        if isinstance(scored.outcome, str):
-            self._failures.append(scored)
+    def _note(self, row: Row) -> None:
+        if row.error is not None:
+            self._failures.append(row)
 
 
 def _watched(image: InputImage, number: int, unread: list[int]) -> InputImage:

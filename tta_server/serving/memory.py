@@ -1,0 +1,35 @@
+"""How much memory is free for this process, on its machine and in its container."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tta_server.serving.cgroups import Controller, words_of_groups
+
+MEMORY = Controller(
+    "memory",
+    {"cgroup2": ("memory.max", "memory.stat"), "cgroup": ("memory.limit_in_bytes", "memory.stat")},
+)
+USED = {"anon", "total_rss"}
+"""Of the statistics of a group, v2 and v1: bytes that can't be given back, unlike those of cached files."""
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that more processes may take: of the machine, or of a group above this process if less; None if unknown."""
+    groups = (_left(words) for words in words_of_groups(root, MEMORY))
+    return min((left for left in (_of_machine(root), *groups) if left is not None), default=None)
+
+
+def _of_machine(root: Path) -> int | None:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left(words: Sequence[str]) -> int | None:
+    """Bytes below a group's limit; None if it has none."""
+    if not words or not words[0].isdecimal():
+        return None  # "max", or the file is missing
+    statistics = dict(zip(words[1::2], words[2::2], strict=False))
+    return int(words[0]) - max((int(statistics.get(name, 0)) for name in USED), default=0)
