@@ -1,13 +1,14 @@
 """Scoring on a Ray cluster of two nodes on this machine: kills, rate. Each exits with 1 where its target is missed.
 
     python benchmarks/ray_scoring.py kills [--commands 10] [--actors 10] [--nodes 3] [--images 5000]
-    python benchmarks/ray_scoring.py rate [--rounds 5] [--images 8000] [--model clothing]
+    python benchmarks/ray_scoring.py rate [--rounds 3] [--images 14336] [--model clothing]
     python benchmarks/ray_scoring.py threads [--rounds 3] [--images 2000] [--model clothing]
     python benchmarks/ray_scoring.py data
 
 `kills` kills (-9) the command, an actor, or a node with its actors at random instants, and compares what is left at the
-end with an uninterrupted run without Ray, to the byte. `rate` runs the same images without Ray (a thread a core) and
-with it (an actor a core), in turns. `threads` runs an actor with a thread a core in turns with actors of one thread.
+end with an uninterrupted run without Ray, to the byte. `rate` runs the same images without Ray (a process a
+core) and with it (an actor a core), in turns. `threads` runs an actor with a thread a core in turns with actors of one
+thread.
 `data` shows why Ray Data is not used: what its `map_batches` has run when its reader stops, and how often it runs a
 batch that ends its actor.
 Ray listens on all addresses, so that all of it runs in a network namespace of its own.
@@ -128,7 +129,7 @@ def check_rate(folder: Path, data: Path, model: str, rounds: int, images: int) -
     photos, cores = copies(folder / "photos", data, model, images), available_cores()
     with TwoNodes() as nodes:
         on_ray = ("--ray", nodes.address, "--ray-actors", cores)
-        found = in_turns(folder, photos, model, rounds, [("--threads", cores), on_ray])
+        found = in_turns(folder, photos, model, rounds, [("--processes", cores), on_ray])
     return report(f"{model}: Ray on two nodes over this machine without it", found, RATE)
 
 
@@ -255,7 +256,7 @@ def main() -> None:
         folder, given = Path(name), (args.data, args.model)
         checks = {
             "kills": lambda: check_kills(folder, kills, args.images or 5000),
-            "rate": lambda: check_rate(folder, *given, args.rounds or 5, args.images or 8000),
+            "rate": lambda: check_rate(folder, *given, args.rounds or 3, args.images or 14336),
             "threads": lambda: check_threads(folder, *given, args.rounds or 3, args.images or 2000),
             "data": lambda: check_data(folder, args.seconds),
         }

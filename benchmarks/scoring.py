@@ -43,13 +43,15 @@ from tta_server.imaging.decoding import Limits
 from tta_server.repository.loader import load_model
 from tta_server.scoring.batches import BatchScorer, InputImage
 from tta_server.scoring.scorer import open_plan, read_scoring_options
-from tta_server.scoring.shards import SHARD
 from tta_server.serving.answer import Answer
 from tta_server.serving.cores import available_cores
 from tta_server.serving.image import read_source
+from tta_server.serving.plan import Options, make_plan
 
 PROMISED = {"clothing": 0.93, "nuclei": 0.95, "bloodcells": 0.88, "mouse": 0.88}
 """Least rate, as a share of the bare loop's."""
+SCORED = 1024
+"""Images of a run whose rate is taken: at least as many."""
 CLOSE = 1.1e-6
 """1e-6, and a step of the answers' rounding to six digits counts as one."""
 FLAT = 1.05
@@ -189,15 +191,19 @@ def check_rate(case: Case, rounds: int, seconds: float, batch: int | None) -> bo
 
 
 def bare_rate(case: Case, images: list[bytes], seconds: float) -> float:
-    """Images a second of decoding, resizing and eight runs of the model, by two threads."""
+    """Images a second of decoding, resizing and a run of the model for each view, of its size, by two threads."""
     model = load_model(MODELS / case.model)
-    tensor = np.random.default_rng(0).random((1, *case.shape), np.float32)
+    plan = make_plan(model, Options(max_views=VIEWS, policy=case.policy or None))
+    image = read_source(images[0], Limits()).size
+    sizes = [size for view in plan.views for size in model.preprocessing.input_sizes(view, image)]
+    tensors = [np.random.default_rng(0).random((1, 3, size.height, size.width), np.float32) for size in sizes]
 
     def handle(image: bytes) -> None:
         model.preprocessing.canvas(read_source(image, Limits()).open().raster, 1.0)
-        for _ in range(VIEWS):
+        for tensor in tensors:
             model.backend.infer(tensor)
 
+    assert len(tensors) == VIEWS
     try:
         return views_per_second(handle, images, seconds) / VIEWS
     finally:
@@ -207,12 +213,12 @@ def bare_rate(case: Case, images: list[bytes], seconds: float) -> float:
 def scored_rate(case: Case, batch: int | None) -> float:
     """Images a second of the command's run, from its own lines: loading and measuring are left out.
 
-    Few images are scored several times, so that the last batches, after which a thread waits, count for little.
+    Few images are scored several times, so that the last batches, after which a process waits, count for little.
     """
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "images"
         listed.mkdir()
-        for turn in range(-(-SHARD // len(case.images))):
+        for turn in range(-(-SCORED // len(case.images))):
             for number, path in enumerate(case.images):
                 (listed / f"{turn}-{number:04}{path.suffix}").symlink_to(path.absolute())
         options = ["--model", case.model, "--models", MODELS, "--format", "jsonl", "--out", Path(folder) / "out"]
@@ -294,14 +300,16 @@ def run_peak(photos: Path, out: Path) -> list[str]:
 
 
 def peak_mb(words: list[str]) -> float:
-    """Peak resident memory of a command in MB, as last seen before its end."""
-    process, peak = subprocess.Popen(words, stderr=subprocess.DEVNULL), 0.0
+    """Peak resident memory of a command and its processes in MB, each as last seen before its end."""
+    process, peaks = subprocess.Popen(words, stderr=subprocess.DEVNULL), dict[int, float]()
     while process.poll() is None:
         with suppress(OSError, StopIteration):  # it has just ended
-            peak = resident_mb(process.pid)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for each in (process.pid, *map(int, children)):
+                peaks[each] = resident_mb(each)
         time.sleep(0.05)
     assert process.returncode == 0, process.returncode
-    return peak
+    return sum(peaks.values())
 
 
 def resident_mb(process: int | str) -> float:

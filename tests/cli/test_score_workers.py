@@ -3,7 +3,6 @@
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -36,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (999, 4, PLENTY, None, None, Workers(4)),
         (1000, 1, PLENTY, None, None, Workers(1)),
         (1000, 4, None, None, None, Workers(4)),
-        (1000, 4, 8_192, None, None, Workers(4, are_processes=True)),  # 4 times 1 kB are half of it
-        (1000, 4, 8_191, None, None, Workers(4)),
+        (1000, 4, 8_000, None, None, Workers(4, are_processes=True)),  # 4 of 1,000 bytes each are half of it
+        (1000, 4, 7_999, None, None, Workers(4)),
         (1000, 4, PLENTY, 3, None, Workers(3)),
         (1, 4, 0, None, 2, Workers(2, are_processes=True)),
         (1, 4, 0, None, 1, Workers(1, are_processes=True)),
@@ -55,16 +54,12 @@ def test_processes_are_for_many_images_where_they_have_room(
 ) -> None:
     monkeypatch.setattr(score_workers, "available_cores", lambda: cores)
     monkeypatch.setattr(score_workers, "available_memory", lambda: memory)
-    monkeypatch.setattr(score_workers, "resource", SimpleNamespace(RUSAGE_SELF=0, getrusage=_of_one_kilobyte))
+    monkeypatch.setattr(score_workers, "peak_memory", lambda: 1000)
     plan = open_plan(model, read_scoring_options({}))
     task = Task(plan, Files("", [str(n) for n in range(images)]), Limits(), OutputFolder(Path()), FORMATS["jsonl"])
     found = choose_workers(task, How(model, None, threads, processes, None, None, None))
     plan.model.retire()
     assert found == expected
-
-
-def _of_one_kilobyte(who: int) -> SimpleNamespace:
-    return SimpleNamespace(ru_maxrss=1)
 
 
 def test_what_is_said_of_them() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.test_cores import V2, container
-from tta_server.serving.memory import available_memory
+from tta_server.serving.memory import available_memory, peak_memory
 
 V1 = "34 32 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
 MACHINE = {"proc/meminfo": "MemTotal: 4000 kB\nMemAvailable:    3000 kB"}
@@ -50,7 +50,9 @@ def test_the_least_on_the_way_up_is_free(
 
 def test_a_system_that_does_not_say_is_unknown(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
+    assert peak_memory(tmp_path) is None
 
 
-def test_this_machine_has_memory() -> None:
+def test_this_machine_has_memory_and_this_process_takes_some() -> None:
     assert (available_memory() or 0) > 50_000_000
+    assert 10_000_000 < (peak_memory() or 0) < 100_000_000_000

@@ -1,6 +1,5 @@
 """What scores on this machine: threads of the command, or processes."""
 
-import resource
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tta_server.scoring.processes import Processes, Setup, started
 from tta_server.scoring.remote import RemotePlan
 from tta_server.scoring.run import Task
 from tta_server.serving.cores import available_cores
-from tta_server.serving.memory import available_memory
+from tta_server.serving.memory import available_memory, peak_memory
 
 MEMORY_SHARE = 0.5
 """Of the memory that is free, what processes may take."""
@@ -59,9 +58,8 @@ def choose_workers(task: Task, how: How) -> Workers:
 
 def _have_room(count: int) -> bool:
     """Whether memory has room for as many processes like this one at its peak, in which the model is loaded."""
-    free = available_memory()
-    each = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return free is not None and count * each <= MEMORY_SHARE * free
+    free, each = available_memory(), peak_memory()
+    return free is not None and each is not None and count * each <= MEMORY_SHARE * free
 
 
 @contextmanager

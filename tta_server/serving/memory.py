@@ -1,4 +1,4 @@
-"""How much memory is free for this process, on its machine and in its container."""
+"""How much memory this process has taken, and how much is free, on its machine and in its container."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,22 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return min((left for left in (_of_machine(root), *groups) if left is not None), default=None)
 
 
+def peak_memory(root: Path = Path("/")) -> int | None:
+    """The most bytes that this process has had in memory since its start; None if unknown."""
+    return _field(root / "proc/self/status", "VmHWM:")
+
+
 def _of_machine(root: Path) -> int | None:
+    return _field(root / "proc/meminfo", "MemAvailable:")
+
+
+def _field(path: Path, name: str) -> int | None:
+    """Bytes, from a line `name number kB`."""
     try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
 
 
 def _left(words: Sequence[str]) -> int | None:
