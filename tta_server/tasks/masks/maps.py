@@ -24,10 +24,8 @@ STRIP = 128
 
 EDGE = 1e-4
 """Cells by which rounding may move a point off the frame's edge."""
-
-
 cached = lru_cache(maxsize=1024)
-"""For what depends on a view's placement alone, which is cached too."""
+"""For what follows from a view's placement, which is cached too, and the size of its maps."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     flat = maps.reshape(joints, -1)
     index = flat.argmax(axis=1)
     y, x = np.unravel_index(index, (height, width))
-    scores = flat.take(index[:, None, None] + _around(maps.shape), mode="clip")
+    scores = flat.take(index[:, None, None] + _around(maps.shape), mode="clip")  # wrong beyond an edge
     near = probabilities(scores)
     mass = np.maximum(near, 0, dtype=np.float64)
     if _are_cut(y, height) or _are_cut(x, width):
@@ -46,7 +46,7 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     return points, np.where(np.isfinite(tops), near[:, REACH, REACH], tops).astype(np.float64)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _around(maps: tuple[int, int, int]) -> NDArray[np.intp]:
     """From a cell of each map of that shape to the cells around it, by place in the maps' memory, (J, 5, 5)."""
     joints, height, width = maps
@@ -55,7 +55,7 @@ def _around(maps: tuple[int, int, int]) -> NDArray[np.intp]:
 
 def _are_cut(peaks: NDArray[np.intp], length: int) -> bool:
     """Whether any cell around these is outside of an axis."""
-    places = peaks.tolist()  # far cheaper than NumPy's minimum of a few numbers
+    places: list[int] = peaks.tolist()  # of a few numbers these two are cheaper than NumPy's
     return min(places) < REACH or max(places) >= length - REACH
 
 

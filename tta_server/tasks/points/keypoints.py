@@ -149,8 +149,7 @@ class Keypoints(TaskDefaults):
 
 @lru_cache(maxsize=1024)
 def _view_maps(placement: Placement, frame: ImageFrame, to_pixels: Affine) -> tuple[Affine, Affine]:
-    """From a view's points, which `to_pixels` maps to its input, to the image's pixels; from there to the view's frame.
-    """
+    """A view's points, which `to_pixels` maps to its input, -> the image's pixels; and these -> the view's frame."""
     inset = Affine.shift(-placement.inset[0], -placement.inset[1])
     to_image = to_pixels.then(inset.then(placement.to_plain).then(frame.to_image))
     return to_image, placement.to_plain.then(frame.to_image).inverse()

@@ -13,7 +13,7 @@ from tta_server.tasks.masks.maps import MapSums, MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import PEAK_COLUMNS, peaks, points_of
 from tta_server.tasks.scores.kinds import identity
 from tta_server.tasks.sums import Sums
-from tta_server.views.geometry import Affine, Size
+from tta_server.views.geometry import Affine, Size, apply_each
 from tta_server.views.view import Weight
 
 Doubles = NDArray[np.float64]
@@ -142,7 +142,7 @@ class PoseAccumulator(NoEvidence):
 
     def _show_all(self, xy: Doubles) -> NDArray[np.bool_]:
         """Which views (K, J) show all the places of a point in xy (K, J, 2); all views where none does."""
-        shown = _shown(self._poses, xy.reshape(-1, 2)).reshape(-1, *xy.shape[:2]).all(axis=1)
+        shown = np.asarray(_shown(self._poses, xy.reshape(-1, 2)).reshape(-1, *xy.shape[:2]).all(axis=1))
         return shown | ~shown.any(axis=0)
 
     def _decoded(self) -> tuple[Doubles, Doubles]:
@@ -167,7 +167,6 @@ def _spread(xy: Doubles, middle: Doubles, by: Doubles) -> Doubles:
 
 def _shown(poses: Sequence[ViewPose], xy: Doubles) -> NDArray[np.bool_]:
     """Which points (N, 2) of the image lie in the frame of each of K views, or within a pixel of it: (K, N)."""
-    at = np.array([pose.to_view.apply(xy) for pose in poses])
+    at = apply_each([pose.to_view for pose in poses], xy)
     ends = np.array([pose.frame for pose in poses])[:, None] + 1
-    inside: NDArray[np.bool_] = ((at >= -1) & (at <= ends)).all(axis=2)
-    return inside
+    return np.asarray(((at >= -1) & (at <= ends)).all(axis=2))
