@@ -12,6 +12,7 @@ from tta_server.views.geometry import (
     Affine,
     Geometry,
     Size,
+    apply_each,
     crop,
     generated_group,
     rotation,
@@ -82,6 +83,12 @@ def test_inverse_undoes_on_points(g, size):
 def test_a_point_alone_lands_where_it_does_among_others(g, size, x, y):
     m = g.at(size)
     assert m.apply_to(x, y) == tuple(m.apply(np.array([(0, 0), (x, y)]))[1])
+
+
+@given(st.lists(geometries, min_size=1, max_size=4), sizes)
+def test_each_of_several_maps_moves_points_as_it_does_alone(several, size):
+    maps = [g.at(size) for g in several]
+    np.testing.assert_array_equal(apply_each(maps, POINTS), [m.apply(POINTS) for m in maps])
 
 
 @given(primitives, primitives)

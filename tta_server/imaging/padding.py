@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_server.imaging.placement import Placement
-from tta_server.imaging.resampling import border_index
+from tta_server.imaging.resampling import positions
 from tta_server.views.geometry import Size
 from tta_server.views.view import Border
 
@@ -53,8 +53,9 @@ def fill_around(out: NDArray[np.generic], placement: Placement, bar: NDArray[np.
 
 def reflect_beyond(out: NDArray[np.generic], placement: Placement) -> None:
     """Reflect the frame to the right and below; `out` is (C, H, W)."""
-    width, height = placement.frame
-    columns = border_index(np.arange(width, placement.tensor.width), width, Border.REFLECT101)
-    rows = border_index(np.arange(height, placement.tensor.height), height, Border.REFLECT101)
-    out[:, :height, width:] = out[:, :height, columns]
-    out[:, height:] = out[:, rows]
+    (width, height), tensor = placement.frame, placement.tensor
+    if width < tensor.width:
+        columns = positions(1, width, tensor.width - width, width, Border.REFLECT101)
+        out[:, :height, width:] = out[:, :height, columns]
+    if height < tensor.height:
+        out[:, height:] = out[:, positions(1, height, tensor.height - height, height, Border.REFLECT101)]

@@ -5,6 +5,7 @@ The same function samples views from a canvas and predictions back to the plain 
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -140,12 +141,17 @@ def copy_exact(source: Planes, to_source: Affine, border: Border, out: Planes) -
     _copy_planes(source[:, rows, columns], swaps, backwards, out[:, down, right])
     if right == slice(0, width) and down == slice(0, height):
         return
-    x = border_index(_positions(*along_x, width), source.shape[2], border)
-    y = border_index(_positions(*along_y, height), source.shape[1], border)
-    for part in (slice(0, right.start), slice(right.stop, width)):
+    x = positions(*along_x, width, source.shape[2], border)
+    y = positions(*along_y, height, source.shape[1], border)
+    for part in _beside(right, width):
         out[:, down, part] = source[:, :, x[part]][:, y[down]]
-    for part in (slice(0, down.start), slice(down.stop, height)):
+    for part in _beside(down, height):
         out[:, part] = source[:, y[part]][:, :, x]
+
+
+def _beside(part: slice, length: int) -> list[slice]:
+    """Return what lies before and after a part of an axis, without empty parts."""
+    return [rest for rest in (slice(0, part.start), slice(part.stop, length)) if rest.start < rest.stop]
 
 
 def _copy_planes(source: Planes, is_turned: bool, backwards: tuple[bool, bool], out: Planes) -> None:
@@ -196,7 +202,7 @@ def _axis_index(sign: int, start: float, count: int, length: int, border: Border
     if min(first, last) >= 0 and max(first, last) < length:
         stop = last + sign
         return slice(first, stop if stop >= 0 else None, sign)
-    return border_index(_positions(sign, start, count), length, border)
+    return positions(sign, start, count, length, border)
 
 
 def _first(sign: int, start: float) -> int:
@@ -204,9 +210,10 @@ def _first(sign: int, start: float) -> int:
     return round(start) if sign > 0 else round(start) - 1
 
 
-def _positions(sign: int, start: float, count: int) -> NDArray[np.intp]:
-    """Return the source positions of `count` pixels along one axis, some of which may lie outside."""
-    return np.arange(count) * sign + _first(sign, start)
+@lru_cache(maxsize=64)  # an entry has 8 bytes a pixel
+def positions(sign: int, start: float, count: int, length: int, border: Border) -> NDArray[np.intp]:
+    """Return the source positions of `count` pixels along one axis of `length`, by the border rule where outside."""
+    return border_index(np.arange(count) * sign + _first(sign, start), length, border)
 
 
 def _inside(sign: int, start: float, count: int, length: int) -> tuple[slice, slice]:

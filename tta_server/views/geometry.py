@@ -98,6 +98,16 @@ class Affine:
         return self.xx * x + self.xy * y + self.tx, self.yx * x + self.yy * y + self.ty
 
 
+def apply_each(maps: Sequence[Affine], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Map points (N, 2) by each of K maps, to the same values as `Affine.apply`; return (K, N, 2) float64."""
+    xx, xy, tx, yx, yy, ty = np.array([(m.xx, m.xy, m.tx, m.yx, m.yy, m.ty) for m in maps]).T[..., None]
+    x, y = np.asarray(points, np.float64).T
+    moved = np.empty((len(maps), len(x), 2))
+    moved[..., 0] = xx * x + xy * y + tx
+    moved[..., 1] = yx * x + yy * y + ty
+    return moved
+
+
 class SquareSymmetry(NamedTuple):
     """One of the square's eight symmetries: the linear part of an affine map, with entries -1, 0, 1."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from math import ceil, floor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -23,9 +24,11 @@ STRIP = 128
 
 EDGE = 1e-4
 """Cells by which rounding may move a point off the frame's edge."""
+cached = lru_cache(maxsize=1024)
+"""For what follows from a view's placement, which is cached too, and the size of its maps."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OutputGrid:
     """Where a score map's cells lie on pixels: the centre of cell i at pixel `stride` (i + `offset`), along x and y.
 
@@ -35,7 +38,7 @@ class OutputGrid:
     stride: tuple[float, float] = (1.0, 1.0)
     offset: float = 0.5
 
-    @property
+    @cached_property
     def to_pixels(self) -> Affine:
         """Continuous cell coordinates, in which cell i covers [i, i + 1), -> pixels."""
         shift = self.offset - 0.5
@@ -47,6 +50,7 @@ class OutputGrid:
         return Size(max(1, ceil(across - EDGE)), max(1, ceil(down - EDGE)))
 
 
+@cached
 def output_grid(maps: Size, placement: Placement, offset: float = 0.5) -> OutputGrid:
     """The grid of the score maps of that size that a model gave for a view."""
     width, height = placement.tensor
@@ -140,6 +144,7 @@ def crop_to_frame(maps: Floats, placement: Placement, grid: OutputGrid) -> tuple
     return maps[:, top:bottom, left:right], (left, top)
 
 
+@cached
 def cells_in_frame(placement: Placement, grid: OutputGrid, maps: Size) -> tuple[int, int, int, int]:
     """The cells of maps of that size that are at least partly in a view's frame: left, top, right, bottom."""
     to_cells, (x, y), frame = grid.to_pixels.inverse(), placement.inset, placement.frame
@@ -217,6 +222,7 @@ class Sight(NamedTuple):
     shows_all: bool
 
 
+@cached
 def sight_of(placement: Placement, grid: OutputGrid) -> Sight:
     """The cells that a view shows."""
     to_scores, cells, _ = to_view_cells(placement, grid)
@@ -233,6 +239,7 @@ def sight_of(placement: Placement, grid: OutputGrid) -> Sight:
     return Sight(left, top, right, bottom, last, shows_all)
 
 
+@cached
 def to_view_cells(placement: Placement, grid: OutputGrid) -> tuple[Affine, Size, tuple[int, int]]:
     """The map from the plain view's grid, or a tile of it, to a view's score map; that part's size and first cell."""
     tile = placement.tile or Tile(0, 0, placement.whole)

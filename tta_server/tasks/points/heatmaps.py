@@ -1,6 +1,7 @@
 """From heat maps to points, finer than their cells."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ REACH = 2
 PEAK_COLUMNS = 5
 """Of a table of peaks: column and row of the cell, x and y from its centre to the point, probability there."""
 AROUND = np.arange(-REACH, REACH + 1)
+STEPS = AROUND.astype(np.float64)
+LEAST = 1e-300
+"""Less than any mass that is not 0, and keeps a division by it defined."""
 
 
 def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doubles, Doubles]:
@@ -26,29 +30,33 @@ def peaks(maps: Floats, probabilities: Callable[[Floats], Floats]) -> tuple[Doub
     joints, height, width = maps.shape
     flat = maps.reshape(joints, -1)
     index = flat.argmax(axis=1)
-    tops = flat[np.arange(joints), index]
-    y, x = np.divmod(index, width)
-    rows, columns = y[:, None] + AROUND, x[:, None] + AROUND
-    is_cut = _are_cut(y, height) or _are_cut(x, width)
-    if is_cut:
-        inside = _inside(rows, height)[:, :, None] & _inside(columns, width)[:, None, :]
-        rows, columns = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    near = probabilities(maps[np.arange(joints)[:, None, None], rows[:, :, None], columns[:, None, :]])
-    mass = np.maximum(near, 0).astype(np.float64)
-    if is_cut:
+    y, x = np.unravel_index(index, (height, width))
+    scores = flat.take(index[:, None, None] + _around(maps.shape), mode="clip")  # wrong beyond an edge
+    near = probabilities(scores)
+    mass = np.maximum(near, 0, dtype=np.float64)
+    if _are_cut(y, height) or _are_cut(x, width):
+        inside = _inside(y[:, None] + AROUND, height)[:, :, None] & _inside(x[:, None] + AROUND, width)[:, None, :]
         mass = np.where(inside, mass, 0)
-    total = mass.sum(axis=(1, 2))
-    safe = np.where(total > 0, total, 1)
+    total = np.maximum(mass.sum(axis=(1, 2)), LEAST)
     points = np.empty((joints, 2))
     with np.errstate(invalid="ignore"):  # an infinite peak has no centroid; is_sound finds it
-        points[:, 0] = x + 0.5 + (mass.sum(axis=1) * AROUND).sum(axis=1) / safe
-        points[:, 1] = y + 0.5 + (mass.sum(axis=2) * AROUND).sum(axis=1) / safe
+        points[:, 0] = x + 0.5 + (mass.sum(axis=1) * STEPS).sum(axis=1) / total
+        points[:, 1] = y + 0.5 + (mass.sum(axis=2) * STEPS).sum(axis=1) / total
+    tops = scores[:, REACH, REACH]
     return points, np.where(np.isfinite(tops), near[:, REACH, REACH], tops).astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _around(maps: tuple[int, int, int]) -> NDArray[np.intp]:
+    """From a cell of each map of that shape to the cells around it, by place in the maps' memory, (J, 5, 5)."""
+    joints, height, width = maps
+    return np.arange(joints)[:, None, None] * (height * width) + AROUND[:, None] * width + AROUND
 
 
 def _are_cut(peaks: NDArray[np.intp], length: int) -> bool:
     """Whether any cell around these is outside of an axis."""
-    return bool(peaks.min() < REACH or peaks.max() >= length - REACH)
+    places: list[int] = peaks.tolist()  # of a few numbers these two are cheaper than NumPy's
+    return min(places) < REACH or max(places) >= length - REACH
 
 
 def _inside(places: NDArray[np.intp], length: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,16 +77,11 @@ class Keypoints(TaskDefaults):
         return self._on_image(FoundPoints(*points, grid.to_pixels), placement, frame)
 
     def _on_image(self, found: FoundPoints, placement: Placement, frame: ImageFrame) -> ViewPose:
-        from_frame = placement.to_plain.then(frame.to_image)
-        to_image = from_frame
-        if placement.inset != (0, 0):
-            inset = Affine.shift(-placement.inset[0], -placement.inset[1])
-            to_image = inset.then(placement.to_plain).then(frame.to_image)
+        to_image, to_view = _view_maps(placement, frame, found.to_pixels)
         order = self._plain_order(placement)
         with np.errstate(invalid="ignore"):  # is_sound finds infinities
-            xy = found.to_pixels.then(to_image).apply(found.xy)
-        to_view, frame_size = from_frame.inverse(), placement.frame
-        return ViewPose(xy[order], found.confidence[order], to_view, frame_size, found.maps, found.remarks)
+            xy = to_image.apply(found.xy)
+        return ViewPose(xy[order], found.confidence[order], to_view, placement.frame, found.maps, found.remarks)
 
     def _plain_order(self, placement: Placement) -> slice | NDArray[np.intp]:
         """Index of a view's points in the plain view's order of labels: what a mirror image calls left is right."""
@@ -149,3 +145,11 @@ class Keypoints(TaskDefaults):
         """In the image's pixels."""
         spread = {label: round(float(s), 3) for label, s in zip(self.labels, merged.spread, strict=True)}
         return {"mean_spread": round(float(merged.spread.mean()), 3), "spread_by_keypoint": spread}
+
+
+@lru_cache(maxsize=1024)
+def _view_maps(placement: Placement, frame: ImageFrame, to_pixels: Affine) -> tuple[Affine, Affine]:
+    """A view's points, which `to_pixels` maps to its input, -> the image's pixels; and these -> the view's frame."""
+    inset = Affine.shift(-placement.inset[0], -placement.inset[1])
+    to_image = to_pixels.then(inset.then(placement.to_plain).then(frame.to_image))
+    return to_image, placement.to_plain.then(frame.to_image).inverse()

@@ -13,7 +13,7 @@ from tta_server.tasks.masks.maps import MapSums, MovedMaps, OutputGrid
 from tta_server.tasks.points.heatmaps import PEAK_COLUMNS, peaks, points_of
 from tta_server.tasks.scores.kinds import identity
 from tta_server.tasks.sums import Sums
-from tta_server.views.geometry import Affine, Size
+from tta_server.views.geometry import Affine, Size, apply_each
 from tta_server.views.view import Weight
 
 Doubles = NDArray[np.float64]
@@ -87,21 +87,20 @@ class PoseAccumulator(NoEvidence):
         self._merges_maps = merge == "mean_heatmaps"
         self._frame = frame
         self._poses: list[ViewPose] = []
-        self._weights: list[Doubles] = []
+        self._weights: list[Weight] = []
         self._total: Doubles | Floats | None = None
         self._weight: Doubles | Floats | None = None
         self._grid = OutputGrid()
 
     def add(self, prediction: ViewPose, weight: Weight) -> None:
-        w = np.broadcast_to(np.asarray(weight, np.float64), prediction.confidence.shape)
         if self._merges_maps and prediction.maps is not None:
-            self._add_maps(self._move(prediction.maps), w)
+            self._add_maps(self._move(prediction.maps), weight)
             self._grid = prediction.maps.grid
         self._poses.append(prediction.without_maps())
-        self._weights.append(w)
+        self._weights.append(weight)
 
-    def _add_maps(self, moved: MovedMaps, w: Doubles) -> None:
-        counts = w[:, None, None].astype(np.float32)
+    def _add_maps(self, moved: MovedMaps, weight: Weight) -> None:
+        counts = np.array(weight, np.float32, ndmin=1)[:, None, None]
         if moved.coverage is not None:
             counts = counts * moved.coverage
         self._add_total(moved.scores * counts, counts)
@@ -114,7 +113,6 @@ class PoseAccumulator(NoEvidence):
     def add_sums(self, sums: Sums) -> None:
         """Adds sums over several views, which are HeatSums."""
         assert isinstance(sums, HeatSums)
-        joints = sums.peaks.shape[1]
         poses = [
             self._read(points_of(table), placement, self._frame, sums.grid)
             for table, (placement, _) in zip(sums.peaks, sums.views, strict=True)
@@ -122,7 +120,7 @@ class PoseAccumulator(NoEvidence):
         self._add_total(sums.total, sums.weights[None])
         self._grid = sums.grid
         self._poses += poses
-        self._weights += [np.broadcast_to(np.asarray(weight, np.float64), joints) for _, weight in sums.views]
+        self._weights += [weight for _, weight in sums.views]
 
     def result(self) -> MergedPose:
         """The merge over the views that show each point.
@@ -130,11 +128,13 @@ class PoseAccumulator(NoEvidence):
         A view that does not show a point puts it somewhere inside itself. So a first estimate takes only the views that
         show every place where any view puts the point; then all views that show the estimate count.
         """
-        xy = np.stack([pose.xy for pose in self._poses])
-        confidence = np.stack([pose.confidence for pose in self._poses])
-        weights = np.stack(self._weights)
+        xy = np.array([pose.xy for pose in self._poses])
+        confidence = np.array([pose.confidence for pose in self._poses])
+        weights = np.empty_like(confidence)
+        for row, weight in zip(weights, self._weights, strict=True):
+            row[:] = weight
         middle, sure = self._decoded() if self._merges_maps else _mean(xy, confidence, weights * self._show_all(xy))
-        shown = np.stack([_shows(pose, middle) for pose in self._poses])
+        shown = _shown(self._poses, middle)
         shown |= ~shown.any(axis=0)  # where no view shows the point, all count
         if not self._merges_maps:
             middle, sure = _mean(xy, confidence, weights * shown)
@@ -142,8 +142,7 @@ class PoseAccumulator(NoEvidence):
 
     def _show_all(self, xy: Doubles) -> NDArray[np.bool_]:
         """Which views (K, J) show all the places of a point in xy (K, J, 2); all views where none does."""
-        every = xy.reshape(-1, 2)
-        shown = np.stack([_shows(pose, every).reshape(xy.shape[:2]).all(axis=0) for pose in self._poses])
+        shown = np.asarray(_shown(self._poses, xy.reshape(-1, 2)).reshape(-1, *xy.shape[:2]).all(axis=1))
         return shown | ~shown.any(axis=0)
 
     def _decoded(self) -> tuple[Doubles, Doubles]:
@@ -166,8 +165,8 @@ def _spread(xy: Doubles, middle: Doubles, by: Doubles) -> Doubles:
     return spread
 
 
-def _shows(pose: ViewPose, xy: Doubles) -> NDArray[np.bool_]:
-    """Which points (J, 2) of the image lie in the view's frame, or within a pixel of it: (J,)."""
-    at = pose.to_view.apply(xy)
-    inside: NDArray[np.bool_] = np.all((at >= -1) & (at <= np.add(pose.frame, 1)), axis=1)
-    return inside
+def _shown(poses: Sequence[ViewPose], xy: Doubles) -> NDArray[np.bool_]:
+    """Which points (N, 2) of the image lie in the frame of each of K views, or within a pixel of it: (K, N)."""
+    at = apply_each([pose.to_view for pose in poses], xy)
+    ends = np.array([pose.frame for pose in poses])[:, None] + 1
+    return np.asarray(((at >= -1) & (at <= ends)).all(axis=2))
