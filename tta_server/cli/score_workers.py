@@ -29,8 +29,8 @@ class Workers:
     are_processes: bool = False
 
     def __str__(self) -> str:
-        kind = "process" if self.are_processes else "thread"
-        return f"{self.count} {kind}{'' if self.count == 1 else 'es' if self.are_processes else 's'}"
+        one, more = ("process", "processes") if self.are_processes else ("thread", "threads")
+        return f"{self.count} {one if self.count == 1 else more}"
 
 
 def check_options(how: How) -> None:

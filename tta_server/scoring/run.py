@@ -84,7 +84,10 @@ class Run:
         self._stopped.set()
 
     def run(self) -> None:
-        """Return when all shards are written, or after `stop`. Raises ConfigError, BackendUnavailable, DeviceLost."""
+        """Return when all shards are written, or after `stop`.
+
+        Raises ConfigError, BackendUnavailable, DeviceLost, and BackendFailed if a process ends.
+        """
         works: deque[tuple[int, Future[Sequence[Row]]]] = deque()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="score") as pool:
             try:
