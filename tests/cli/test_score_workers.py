@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_score import start, started, words
+from tests.support import pictures
 from tests.support.commands import check_mistake, run, run_process
 from tests.support.scoring import content_of, toy, write_images
 from tests.support.serving import PATIENCE, until
+from tests.support.toys import trap_image, trap_model
 from tta_server.cli import score_workers
 from tta_server.cli.score_run import How
 from tta_server.cli.score_workers import Workers, choose_workers
@@ -40,6 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (1000, 4, PLENTY, 3, None, Workers(3)),
         (1, 4, 0, None, 2, Workers(2, are_processes=True)),
         (1, 4, 0, None, 1, Workers(1, are_processes=True)),
+        (0, 4, PLENTY, None, 2, Workers(2)),
     ],
 )
 def test_processes_are_for_many_images_where_they_have_room(
@@ -56,8 +59,8 @@ def test_processes_are_for_many_images_where_they_have_room(
     monkeypatch.setattr(score_workers, "available_memory", lambda: memory)
     monkeypatch.setattr(score_workers, "peak_memory", lambda: 1000)
     plan = open_plan(model, read_scoring_options({}))
-    task = Task(plan, Files("", [str(n) for n in range(images)]), Limits(), OutputFolder(Path()), FORMATS["jsonl"])
-    found = choose_workers(task, How(model, None, threads, processes, None, None, None))
+    task = Task(plan, Files("", []), Limits(), OutputFolder(Path()), FORMATS["jsonl"])
+    found = choose_workers(task, How(model, None, threads, processes, None, None, None), images)
     plan.model.retire()
     assert found == expected
 
@@ -102,11 +105,35 @@ def test_processes_end_with_a_command_that_is_killed(model: Path, tmp_path: Path
     photos = write_images(tmp_path / "photos", 2000)
     process = start(words(photos, model, tmp_path / "out", "--processes", "2", "--batch", "2"))
     until(lambda: started(tmp_path / "out", process))
-    own = [int(each) for each in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    own = children_of(process.pid)
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert len(own) == 2
     until(lambda: not any(is_alive(each) for each in own))
+
+
+@pytest.mark.timing
+def test_a_process_ends_in_the_middle_of_an_image(tmp_path: Path) -> None:
+    """The one image takes for ever; 10 s of a core are more than the process needs to load the model."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "endless.png").write_bytes(pictures.encoded(trap_image("endless")))
+    process = start(words(photos, trap_model(tmp_path / "traps"), tmp_path / "out", "--processes", "1", "--batch", "1"))
+    until(lambda: process.poll() is not None or ((own := children_of(process.pid)) and cpu_seconds(own[0]) > 10))
+    (child,) = children_of(process.pid)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    until(lambda: not is_alive(child))
+
+
+def children_of(process: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def cpu_seconds(process: int) -> float:
+    """Seconds of cores that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def is_alive(process: int) -> bool:
@@ -122,7 +149,7 @@ def test_a_second_ctrl_c_ends_processes_too(model: Path, tmp_path: Path) -> None
     photos = write_images(tmp_path / "photos", 3000)
     process = start(words(photos, model, tmp_path / "out", "--processes", "2", "--batch", "2"), start_new_session=True)
     until(lambda: started(tmp_path / "out", process))
-    own = [int(each) for each in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    own = children_of(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=PATIENCE)

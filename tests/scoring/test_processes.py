@@ -1,6 +1,7 @@
 """Scoring with processes: the bytes of threads, whatever an image or a process does."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -130,6 +131,21 @@ def test_a_model_that_is_gone_is_refused(model: Path, tmp_path: Path) -> None:
     setup = Setup(tmp_path / "gone", OPTIONS, Limits(), "jsonl", 2)
     with pytest.raises(ConfigError, match="gone"), started(setup, 1, {}):
         pass
+
+
+def test_processes_that_can_not_start_are_one_sentence(model: Path) -> None:
+    """With two files more than are open, the pipe of a process does not fit."""
+    limits, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
+    try:
+        with (
+            pytest.raises(ConfigError, match="3 processes can't be started: Too many open files; take fewer with"),
+            started(setup_of(model), 3, {}),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_processes_end_with_the_block(model: Path) -> None:

@@ -9,7 +9,7 @@ from tta_server.serving.memory import available_memory, peak_memory
 
 V1 = "34 32 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
 MACHINE = {"proc/meminfo": "MemTotal: 4000 kB\nMemAvailable:    3000 kB"}
-STATISTICS = "anon 500000\nfile 900000\nkernel 7"
+STATISTICS = "anon 300000\nfile 900000\nkernel 7\nshmem 200000"
 
 
 def v2(folder: str, limit: str, statistics: str = STATISTICS) -> dict[str, str]:
@@ -33,7 +33,7 @@ CASES = {
         V1,
         {
             "sys/fs/cgroup/memory/memory.limit_in_bytes": "1500000",
-            "sys/fs/cgroup/memory/memory.stat": "rss 3\ntotal_cache 8\ntotal_rss 600000",
+            "sys/fs/cgroup/memory/memory.stat": "rss 3\ntotal_cache 8\ntotal_rss 400000\ntotal_shmem 200000",
         },
         900_000,
     ),
@@ -51,6 +51,14 @@ def test_the_least_on_the_way_up_is_free(
 def test_a_system_that_does_not_say_is_unknown(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
     assert peak_memory(tmp_path) is None
+    limited = container(tmp_path, "0::/", V2, v2("", "1500000"))
+    assert available_memory(limited) is None
+
+
+def test_the_name_of_a_process_need_not_be_text(tmp_path: Path) -> None:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "status").write_bytes(b"Name:\t\xc3\nVmHWM:\t  12 kB\n")
+    assert peak_memory(tmp_path) == 12 * 1024
 
 
 def test_this_machine_has_memory_and_this_process_takes_some() -> None:

@@ -168,7 +168,7 @@ def _loaded(folder: Path, options: dict[str, Any]) -> Iterator[Plan]:
 
 def _forecast(task: Task, how: How) -> None:
     with loading("scoring a few images ..."):
-        found = forecast(task, _batch(task, how), choose_workers(task, how))
+        found = forecast(task, _batch(task, how), choose_workers(task, how, len(task.inputs)))
     out.print(found)
 
 
@@ -178,7 +178,8 @@ def _score(task: Task, how: How, options: Options) -> None:
             batch = _batch(task, how)
             made_of = _made_of(task, how, batch)
             task.output.begin({"inputs": digest_inputs(task.inputs.marks()), **made_of})
-        with ready(choose_workers(task, how), _setup(task, how, options, batch), made_of) as running:
+        left = len(task.inputs) - sum(entry.images for entry in task.output.entries().values())
+        with ready(choose_workers(task, how, left), _setup(task, how, options, batch), made_of) as running:
 
             def make(done: Mapping[int, ShardEntry], progress: ScoreProgress) -> Run:
                 return Run(task, batch, running, done, progress.add)

@@ -53,8 +53,8 @@ ThreadsOption = Annotated[
     typer.Option(
         min=1,
         max=1024,
-        help=f"Default: one a core; with --url the most requests under way at once, {UNDER_WAY}; with --ray the CPUs "
-        "of an actor, by default 1.",
+        help="Score with threads; default: one a core, where processes are not the default. With --url the most "
+        f"requests under way at once, by default {UNDER_WAY}; with --ray the CPUs of an actor, by default 1.",
     ),
 ]
 ProcessesOption = Annotated[
@@ -62,8 +62,8 @@ ProcessesOption = Annotated[
     typer.Option(
         min=1,
         max=1024,
-        help="Score with processes instead of threads, each with a copy of the model; default: one a core for "
-        f"{LEAST_IMAGES:,} images or more, if half of the free memory has room for them.",
+        help="Score with processes, each with a copy of the model; default: one a core for "
+        f"{LEAST_IMAGES:,} images or more, if half of the free memory holds what the command takes once for each.",
     ),
 ]
 UrlOption = Annotated[

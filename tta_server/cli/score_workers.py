@@ -43,17 +43,22 @@ def check_options(how: How) -> None:
         raise InvalidInput(f"{given[0]} and {given[1]} are two ways to score; leave one of them out")
 
 
-def choose_workers(task: Task, how: How) -> Workers:
-    """As the options say; else one a core: processes for many images, where they have room. Raises ConfigError."""
+def choose_workers(task: Task, how: How, images: int) -> Workers:
+    """For that many images: as the options say; else one a core, processes for many where they have room.
+
+    Raises ConfigError.
+    """
     if isinstance(task.plan, RemotePlan):
         return Workers(task.plan.most)
     device = task.plan.model.backend.device
     if how.processes and device != CPU:
-        raise ConfigError(f"--processes is for models on the CPU, and {task.plan.model.name} runs on {device}")
+        raise ConfigError(
+            f"--processes is for models on the CPU, and {task.plan.model.name} runs on {device}; leave it out"
+        )
     if how.threads or how.processes:
-        return Workers(how.threads or how.processes or 1, how.processes is not None)
-    cores, is_long = available_cores(), len(task.inputs) >= LEAST_IMAGES
-    return Workers(cores, cores > 1 and is_long and device == CPU and _have_room(cores))
+        return Workers(how.threads or how.processes or 1, how.processes is not None and images > 0)
+    cores = available_cores()
+    return Workers(cores, cores > 1 and images >= LEAST_IMAGES and device == CPU and _have_room(cores))
 
 
 def _have_room(count: int) -> bool:

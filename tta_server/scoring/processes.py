@@ -4,9 +4,11 @@ The threads of one interpreter wait for each other while they run Python code.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from tta_server.serving.image import Image
 from tta_server.serving.plan import Options
 
 THREADS = 2
-"""Threads of the command for each process: one reads images while another waits for rows."""
+"""Threads of the command for each process: one gives it images as soon as another has its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Setup:
 class Processes:
     """Scores chunks of images, each on the process that is free first. Thread-safe.
 
-    Images are read here, so whatever they are read from need not be opened twice.
+    Images are read here, one at a time, so whatever they are read from need not be opened twice.
     """
 
     def __init__(self, workers: "Sequence[_Worker]") -> None:
@@ -57,10 +59,12 @@ class Processes:
 
     def rows(self, images: Sequence[InputImage]) -> Sequence[Row]:
         """Raises BackendFailed if a process ends."""
-        contents = [(image.id, _read(image)) for image in images]
         worker = self._free.get()
         try:
-            rows: Sequence[Row] = worker.ask(contents)
+            for image in images:
+                worker.send((image.id, _read(image)))
+            worker.send(None)
+            rows: Sequence[Row] = worker.receive()
         finally:
             self._free.put(worker)
         return rows
@@ -75,7 +79,7 @@ def started(setup: Setup, count: int, made_of: Mapping[str, Any]) -> Iterator[Pr
     workers: list[_Worker] = []
     try:
         for _ in range(count):
-            workers.append(_Worker())
+            workers.append(_start(count))
             workers[-1].send(setup)
         for worker in workers:
             found = worker.receive()
@@ -87,6 +91,15 @@ def started(setup: Setup, count: int, made_of: Mapping[str, Any]) -> Iterator[Pr
     finally:
         for worker in workers:
             worker.end()
+
+
+def _start(count: int) -> "_Worker":
+    try:
+        return _Worker()
+    except OSError as error:
+        raise ConfigError(
+            f"{count} processes can't be started: {error.strerror}; take fewer with --processes, or --threads"
+        ) from None
 
 
 class _Worker:
@@ -103,18 +116,14 @@ class _Worker:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
 
-    def ask(self, message: Any) -> Any:
-        self.send(message)
-        return self.receive()
-
     def send(self, message: Any) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # `receive` says why
+        with suppress(OSError):  # the process has ended, and `receive` says so
             self._connection.send(message)
 
     def receive(self) -> Any:
         try:
             return self._connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: in the middle of a message
             status = self._process.wait()
             raise BackendFailed(
                 f"a process that scores ended with status {status}; the same command goes on from here"
@@ -122,7 +131,7 @@ class _Worker:
             ) from None
 
     def end(self) -> None:
-        """Close the connection, after which the process ends, and wait for that."""
+        """Close the connection, which ends the process, and wait for that."""
         self._connection.close()
         self._process.wait()
 
@@ -138,6 +147,14 @@ def _read(image: InputImage) -> Image | str:
 # ---- in the process ----
 
 
+def _end_with(connection: Connection) -> None:
+    """End this process once the command has closed the connection or ended, also in the middle of a run."""
+    other_end = select.poll()
+    other_end.register(connection, 0)  # of no event but its close
+    other_end.poll()
+    os._exit(0)
+
+
 def _work(connection: Connection) -> None:
     """Score what comes until the command closes the connection, or ends."""
     setup = connection.recv()
@@ -151,8 +168,14 @@ def _work(connection: Connection) -> None:
     maker = RowMaker(BatchScorer(plan, setup.batch, setup.limits), form, schema_of(plan))
     connection.send(made_of)
     while True:
-        images = [InputImage(name, partial(_given, content)) for name, content in connection.recv()]
-        connection.send(list(maker.rows(images)))
+        connection.send(list(maker.rows(_received(connection))))
+
+
+def _received(connection: Connection) -> Iterator[InputImage]:
+    """The images of a chunk, as the scorer asks for them."""
+    while (message := connection.recv()) is not None:
+        name, content = message
+        yield InputImage(name, partial(_given, content))
 
 
 def _given(content: Image | str) -> Image:
@@ -162,7 +185,10 @@ def _given(content: Image | str) -> Image:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to a whole container: the command ends after its shard
+    for number in (signal.SIGINT, signal.SIGTERM):  # to a whole container: the command ends after its shard
+        signal.signal(number, signal.SIG_IGN)
     configure_libraries()
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _work(Connection(int(sys.argv[1])))
+    command = Connection(int(sys.argv[1]))
+    threading.Thread(target=_end_with, args=(command,), daemon=True).start()
+    with suppress(EOFError, OSError):  # the command has ended
+        _work(command)

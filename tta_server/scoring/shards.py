@@ -98,7 +98,7 @@ class RowMaker:
     format: Format
     schema: Schema
 
-    def rows(self, images: Sequence[InputImage]) -> Iterator[Row]:
+    def rows(self, images: Iterable[InputImage]) -> Iterator[Row]:
         for scored in self.scorer.score(images):
             stored, outcome = self.format.row(self.schema, scored), scored.outcome
             if isinstance(outcome, str):

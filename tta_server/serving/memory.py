@@ -9,14 +9,17 @@ MEMORY = Controller(
     "memory",
     {"cgroup2": ("memory.max", "memory.stat"), "cgroup": ("memory.limit_in_bytes", "memory.stat")},
 )
-USED = {"anon", "total_rss"}
+USED = ("anon", "shmem", "total_rss", "total_shmem")
 """Of the statistics of a group, v2 and v1: bytes that can't be given back, unlike those of cached files."""
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that more processes may take: of the machine, or of a group above this process if less; None if unknown."""
+    of_machine = _field(root / "proc/meminfo", "MemAvailable:")
+    if of_machine is None:
+        return None
     groups = (_left(words) for words in words_of_groups(root, MEMORY))
-    return min((left for left in (_of_machine(root), *groups) if left is not None), default=None)
+    return min([of_machine, *(left for left in groups if left is not None)])
 
 
 def peak_memory(root: Path = Path("/")) -> int | None:
@@ -24,14 +27,10 @@ def peak_memory(root: Path = Path("/")) -> int | None:
     return _field(root / "proc/self/status", "VmHWM:")
 
 
-def _of_machine(root: Path) -> int | None:
-    return _field(root / "proc/meminfo", "MemAvailable:")
-
-
 def _field(path: Path, name: str) -> int | None:
     """Bytes, from a line `name number kB`."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
@@ -42,4 +41,4 @@ def _left(words: Sequence[str]) -> int | None:
     if not words or not words[0].isdecimal():
         return None  # "max", or the file is missing
     statistics = dict(zip(words[1::2], words[2::2], strict=False))
-    return int(words[0]) - max((int(statistics.get(name, 0)) for name in USED), default=0)
+    return int(words[0]) - sum(int(statistics.get(name, 0)) for name in USED)
