@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+
+import numpy as np
 
 from tta_server.errors import BackendFailed, ConfigError, InvalidInput, TTAError
 from tta_server.imaging.decoding import Limits
@@ -31,7 +34,9 @@ from tta_server.serving.image import Image
 from tta_server.serving.plan import Options
 
 THREADS = 2
-"""Threads of the command for each process: one gives it images as soon as another has its rows."""
+"""Threads of the command for each process: one reads images while another waits for rows."""
+MESSAGE_BYTES = 4_000_000
+"""Images are sent together up to this size, so that neither side holds all of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Setup:
 class Processes:
     """Scores chunks of images, each on the process that is free first. Thread-safe.
 
-    Images are read here, one at a time, so whatever they are read from need not be opened twice.
+    Images are read here, so whatever they are read from need not be opened twice.
     """
 
     def __init__(self, workers: "Sequence[_Worker]") -> None:
@@ -59,11 +64,12 @@ class Processes:
 
     def rows(self, images: Sequence[InputImage]) -> Sequence[Row]:
         """Raises BackendFailed if a process ends."""
+        messages = _messages(images)
+        first = next(messages)
         worker = self._free.get()
         try:
-            for image in images:
-                worker.send((image.id, _read(image)))
-            worker.send(None)
+            for message in chain([first], messages, [None]):
+                worker.send(message)
             rows: Sequence[Row] = worker.receive()
         finally:
             self._free.put(worker)
@@ -136,6 +142,19 @@ class _Worker:
         self._process.wait()
 
 
+def _messages(images: Iterable[InputImage]) -> Iterator[Sequence[tuple[str, Image | str]]]:
+    """The ids and contents of images, as many together as fit; they are read as they are asked for."""
+    message, nbytes = list[tuple[str, Image | str]](), 0
+    for image in images:
+        content = _read(image)
+        message.append((image.id, content))
+        nbytes += content.nbytes if isinstance(content, np.ndarray) else len(content)
+        if nbytes >= MESSAGE_BYTES:
+            yield message
+            message, nbytes = [], 0
+    yield message
+
+
 def _read(image: InputImage) -> Image | str:
     """An image's bytes or pixels, or why there are none."""
     try:
@@ -174,8 +193,8 @@ def _work(connection: Connection) -> None:
 def _received(connection: Connection) -> Iterator[InputImage]:
     """The images of a chunk, as the scorer asks for them."""
     while (message := connection.recv()) is not None:
-        name, content = message
-        yield InputImage(name, partial(_given, content))
+        for name, content in message:
+            yield InputImage(name, partial(_given, content))
 
 
 def _given(content: Image | str) -> Image:
