@@ -14,6 +14,7 @@ from tests.support.scoring import BROKEN, color_image, content_of, rows_of, run_
 from tests.support.serving import until
 from tta_server.errors import BackendFailed, ConfigError, InvalidInput
 from tta_server.imaging.decoding import Limits
+from tta_server.scoring import processes as processes_module
 from tta_server.scoring.batches import InputImage
 from tta_server.scoring.manifest import fingerprint
 from tta_server.scoring.processes import Processes, Setup, started
@@ -57,6 +58,21 @@ def test_processes_write_the_bytes_of_threads(model: Path, tmp_path: Path, forma
     run_scoring(model, images, tmp_path / "threads", format_name=format_name)
     run_scoring(model, images, tmp_path / "processes", format_name=format_name, processes=2)
     assert content_of(tmp_path / "processes") == content_of(tmp_path / "threads")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_how_many_images_are_given_at_once_changes_no_byte(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """All of a shard at once, and chunk by chunk, each image in a message of its own; a broken image takes no row."""
+    images = write_images(tmp_path / "photos", 19, [3, 10, 11])
+    run_scoring(model, images, tmp_path / "threads", shard=8, batch=batch)
+    for seconds, nbytes in ((1e9, 4_000_000), (1e-9, 1)):
+        monkeypatch.setattr(processes_module, "TRIP_SECONDS", seconds)
+        monkeypatch.setattr(processes_module, "MESSAGE_BYTES", nbytes)
+        out = tmp_path / str(nbytes)
+        run_scoring(model, images, out, shard=8, batch=batch, processes=2)
+        assert content_of(out) == content_of(tmp_path / "threads")
 
 
 def test_either_goes_on_with_the_runs_of_the_other(model: Path, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,7 +37,9 @@ from tta_server.serving.plan import Options
 THREADS = 2
 """Threads of the command for each process: one reads images while another waits for rows."""
 MESSAGE_BYTES = 4_000_000
-"""Images are sent together up to this size, so that neither side holds all of a chunk."""
+"""Images are sent together up to this size, so that neither side holds all that it was given."""
+TRIP_SECONDS = 0.1
+"""A process is given as many images at a time as take this long, so that its waits for the next ones count for little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,15 @@ class Setup:
 
 
 class Processes:
-    """Scores chunks of images, each on the process that is free first. Thread-safe.
+    """Scores chunks of `batch` images, some at a time, on the process that is free first. Thread-safe.
 
     Images are read here, so whatever they are read from need not be opened twice.
     """
 
-    def __init__(self, workers: "Sequence[_Worker]") -> None:
+    def __init__(self, workers: "Sequence[_Worker]", batch: int) -> None:
         self.count = len(workers)
+        self._batch = batch
+        self._seconds = TRIP_SECONDS
         self._free: SimpleQueue[_Worker] = SimpleQueue()
         for worker in workers:
             self._free.put(worker)
@@ -67,13 +72,19 @@ class Processes:
         messages = _messages(images)
         first = next(messages)
         worker = self._free.get()
+        start = time.monotonic()
         try:
             for message in chain([first], messages, [None]):
                 worker.send(message)
             rows: Sequence[Row] = worker.receive()
         finally:
             self._free.put(worker)
+        self._seconds = (time.monotonic() - start) / -(-len(images) // self._batch)
         return rows
+
+    def together(self) -> int:
+        """How many chunks to give at once, by the time that the last ones took."""
+        return max(1, int(TRIP_SECONDS / self._seconds))
 
 
 @contextmanager
@@ -93,7 +104,7 @@ def started(setup: Setup, count: int, made_of: Mapping[str, Any]) -> Iterator[Pr
                 raise ConfigError(found)
             if found != made_of:
                 raise ConfigError(f"{setup.folder}: changed while the run started; start it again")
-        yield Processes(workers)
+        yield Processes(workers, setup.batch)
     finally:
         for worker in workers:
             worker.end()
@@ -187,11 +198,14 @@ def _work(connection: Connection) -> None:
     maker = RowMaker(BatchScorer(plan, setup.batch, setup.limits), form, schema_of(plan))
     connection.send(made_of)
     while True:
-        connection.send(list(maker.rows(_received(connection))))
+        images, rows = _received(connection), list[Row]()
+        for first in images:
+            rows += maker.rows(chain([first], islice(images, setup.batch - 1)))
+        connection.send(rows)
 
 
 def _received(connection: Connection) -> Iterator[InputImage]:
-    """The images of a chunk, as the scorer asks for them."""
+    """The images of some chunks, as the scorer asks for them."""
     while (message := connection.recv()) is not None:
         for name, content in message:
             yield InputImage(name, partial(_given, content))

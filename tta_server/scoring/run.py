@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tta_server.imaging.decoding import Limits
@@ -52,7 +52,8 @@ class Task:
     def shard_scorer(self, batch: int, listener: Listener, processes: Processes | None = None) -> ShardScorer:
         """`processes` score instead of the calling thread."""
         maker = processes or RowMaker(self.scorer(batch), self.format, self.schema)
-        return ShardScorer(maker.rows, batch, self.format, self.schema, listener, self.shard)
+        scorer = ShardScorer(maker.rows, batch, self.format, self.schema, listener, self.shard)
+        return replace(scorer, together=processes.together) if processes else scorer
 
     def finish(self, entries: Mapping[int, ShardEntry]) -> None:
         self.shards.finish(self.schema, entries)

@@ -107,9 +107,16 @@ class RowMaker:
                 yield Row(scored.id, stored, dict(outcome.receipt.stages_ms), len(outcome.receipt.views))
 
 
+def _one() -> int:
+    return 1
+
+
 @dataclass(frozen=True, slots=True)
 class ShardScorer:
-    """Makes the rows of images, and the shard of rows. `chunk` is the number of rows of a batch, `size` of a shard."""
+    """Makes the rows of images, and the shard of rows.
+
+    `chunk` is the number of rows of a batch, `size` of a shard; `together` says how many chunks are scored at a time.
+    """
 
     make_rows: MakeRows
     chunk: int
@@ -117,12 +124,13 @@ class ShardScorer:
     schema: Schema
     listener: Listener
     size: int = SHARD
+    together: Callable[[], int] = _one
 
     def chunks(self, images: Iterable[InputImage]) -> Iterator[Sequence[InputImage]]:
-        """The images of a shard, as many at a time as a batch has rows."""
+        """The images of a shard, those of some chunks at a time."""
         remaining = iter(images)
-        while chunk := list(islice(remaining, self.chunk)):
-            yield chunk
+        while some := list(islice(remaining, self.chunk * self.together())):
+            yield some
 
     def rows(self, images: Sequence[InputImage]) -> Sequence[Row]:
         """The rows of a chunk."""
