@@ -50,8 +50,8 @@ from tta_server.serving.plan import Options, make_plan
 
 PROMISED = {"clothing": 0.93, "nuclei": 0.95, "bloodcells": 0.88, "mouse": 0.88}
 """Least rate, as a share of the bare loop's."""
-SCORED = 1024
-"""Images of a run whose rate is taken: at least as many."""
+LEAST_SCORED, SCORED_SECONDS = 1000, 20
+"""Of a run whose rate is taken: images, and seconds at the bare loop's rate."""
 CLOSE = 1.1e-6
 """1e-6, and a step of the answers' rounding to six digits counts as one."""
 FLAT = 1.05
@@ -176,7 +176,7 @@ def check_rate(case: Case, rounds: int, seconds: float, batch: int | None) -> bo
     bare, scoring, pool = [], [], []
     for _ in range(rounds):
         bare.append(bare_rate(case, encoded, seconds))
-        scoring.append(scored_rate(case, batch))
+        scoring.append(scored_rate(case, batch, max(LEAST_SCORED, int(bare[-1] * SCORED_SECONDS))))
         if case.model == "clothing":
             pool.append(pool_rate(case, seconds))
     ratios = [ours / direct for ours, direct in zip(scoring, bare, strict=True)]
@@ -210,7 +210,7 @@ def bare_rate(case: Case, images: list[bytes], seconds: float) -> float:
         model.retire()
 
 
-def scored_rate(case: Case, batch: int | None) -> float:
+def scored_rate(case: Case, batch: int | None, count: int) -> float:
     """Images a second of the command's run, from its own lines: loading and measuring are left out.
 
     Few images are scored several times, so that the last batches, after which a process waits, count for little.
@@ -218,7 +218,7 @@ def scored_rate(case: Case, batch: int | None) -> float:
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "images"
         listed.mkdir()
-        for turn in range(-(-SCORED // len(case.images))):
+        for turn in range(-(-count // len(case.images))):
             for number, path in enumerate(case.images):
                 (listed / f"{turn}-{number:04}{path.suffix}").symlink_to(path.absolute())
         options = ["--model", case.model, "--models", MODELS, "--format", "jsonl", "--out", Path(folder) / "out"]

@@ -38,6 +38,7 @@ class ScoreProgress:
         self._on_failure: Callable[[int], None] = _ignore
         self._image_listeners: list[Listener] = []
         self._listeners: list[Callable[[int, int, int], None]] = []
+        self._is_terminal = err.is_terminal  # rich works it out at each look
         self._bar = Progress(
             TextColumn("scoring"),
             BarColumn(),
@@ -46,7 +47,7 @@ class ScoreProgress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[counts]}"),
             console=err,
-            disable=not err.is_terminal,
+            disable=not self._is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=self._before, rate="", counts="")
 
@@ -99,7 +100,7 @@ class ScoreProgress:
 
     def _show(self, images: int) -> None:
         counts = f"{self.failed} failed, {self.mean_views:.1f} views" if self.failed else f"{self.mean_views:.1f} views"
-        if err.is_terminal:
+        if self._is_terminal:
             self._bar.update(self._task, advance=images, rate=f"{self.rate:.1f}/s", counts=counts)
         elif (now := time.monotonic()) - self._last >= EVERY_SECONDS:
             self._last = now

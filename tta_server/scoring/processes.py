@@ -38,8 +38,8 @@ THREADS = 2
 """Threads of the command for each process: one reads images while another waits for rows."""
 MESSAGE_BYTES = 4_000_000
 """Images are sent together up to this size, so that neither side holds all that it was given."""
-TRIP_SECONDS = 0.1
-"""A process is given as many images at a time as take this long, so that its waits for the next ones count for little."""
+TRIP_SECONDS = 0.05
+"""A process is given as many images at a time as take this long: then its waits for the next ones count for little."""
 
 
 @dataclass(frozen=True, slots=True)
