@@ -165,18 +165,18 @@ def distance(found: Any, expected: Any) -> float:
 # ---- rate ----
 
 
-def check_rates(data: Path, rounds: int, seconds: float, only: str | None, batch: int | None) -> bool:
+def check_rates(found: list[Case], rounds: int, seconds: float, batch: int | None, threads: bool) -> bool:
     cv2.setNumThreads(1)
-    found = [check_rate(case, rounds, seconds, batch) for case in cases(data) if only in (None, case.model)]
-    return all(found)
+    met = [check_rate(case, rounds, seconds, batch, threads) for case in found]
+    return all(met)
 
 
-def check_rate(case: Case, rounds: int, seconds: float, batch: int | None) -> bool:
+def check_rate(case: Case, rounds: int, seconds: float, batch: int | None, threads: bool) -> bool:
     encoded = [path.read_bytes() for path in case.images]
     bare, scoring, pool = [], [], []
     for _ in range(rounds):
         bare.append(bare_rate(case, encoded, seconds))
-        scoring.append(scored_rate(case, batch, max(LEAST_SCORED, int(bare[-1] * SCORED_SECONDS))))
+        scoring.append(scored_rate(case, batch, max(LEAST_SCORED, int(bare[-1] * SCORED_SECONDS)), threads))
         if case.model == "clothing":
             pool.append(pool_rate(case, seconds))
     ratios = [ours / direct for ours, direct in zip(scoring, bare, strict=True)]
@@ -210,7 +210,7 @@ def bare_rate(case: Case, images: list[bytes], seconds: float) -> float:
         model.retire()
 
 
-def scored_rate(case: Case, batch: int | None, count: int) -> float:
+def scored_rate(case: Case, batch: int | None, count: int, threads: bool) -> float:
     """Images a second of the command's run, from its own lines: loading and measuring are left out.
 
     Few images are scored several times, so that the last batches, after which a process waits, count for little.
@@ -230,6 +230,7 @@ def scored_rate(case: Case, batch: int | None, count: int) -> float:
             *(["--policy", case.policy] if case.policy else []),
         ]
         options += ["--batch", batch] if batch else []
+        options += ["--threads", available_cores()] if threads else []
         done = subprocess.run(command(listed, *options), check=True, capture_output=True, text=True)
     line = next(line for line in done.stderr.splitlines() if line.startswith("rate"))
     return float(line.split()[1])
@@ -332,12 +333,14 @@ def main() -> None:
     parser.add_argument("--only", help="rate: which model")
     parser.add_argument("--batch", type=int, help="rate: views of a batch; default: as the command measures")
     parser.add_argument("--paths", type=int, default=1_000_000)
+    parser.add_argument("--threads", action="store_true", help="rate: by threads, not by processes")
     args = parser.parse_args()
+    only = [case for case in cases(args.data) if args.only in (None, case.model)]
     with tempfile.TemporaryDirectory() as folder:
         checks = {
             "kills": lambda: check_kills(Path(folder), args.kills, args.images or 5000),
             "server": lambda: check_server(args.data, args.images or 200),
-            "rate": lambda: check_rates(args.data, args.rounds, args.seconds, args.only, args.batch),
+            "rate": lambda: check_rates(only, args.rounds, args.seconds, args.batch, args.threads),
             "memory": lambda: check_memory(Path(folder), args.images or 100_000, args.paths),
             "remote": lambda: check_remote(args.data, Path(folder), args.images or 600, args.rounds),
             "odd": check_odd,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.scoring import BROKEN, color_image, content_of, rows_of, run_scoring, toy, write_images
 from tests.support.serving import until
@@ -17,7 +19,7 @@ from tta_server.imaging.decoding import Limits
 from tta_server.scoring import processes as processes_module
 from tta_server.scoring.batches import InputImage
 from tta_server.scoring.manifest import fingerprint
-from tta_server.scoring.processes import Processes, Setup, started
+from tta_server.scoring.processes import Processes, Setup, chunks_of, started
 from tta_server.scoring.scorer import open_plan, read_scoring_options
 
 OPTIONS = read_scoring_options({})
@@ -73,6 +75,13 @@ def test_how_many_images_are_given_at_once_changes_no_byte(
         out = tmp_path / str(nbytes)
         run_scoring(model, images, out, shard=8, batch=batch, processes=2)
         assert content_of(out) == content_of(tmp_path / "threads")
+
+
+@given(st.integers(0, 20), st.integers(1, 7))
+def test_chunks_are_those_of_threads(images: int, length: int) -> None:
+    """A process that is given several chunks scores each by itself, since last bits depend on what shares a batch."""
+    chunks = [list(chunk) for chunk in chunks_of(iter(range(images)), length)]
+    assert chunks == [list(range(start, min(start + length, images))) for start in range(0, images, length)]
 
 
 def test_either_goes_on_with_the_runs_of_the_other(model: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from tta_server.scoring.shards import Row, RowMaker
 from tta_server.serving.image import Image
 from tta_server.serving.plan import Options
 
+T = TypeVar("T")
 THREADS = 2
 """Threads of the command for each process: one reads images while another waits for rows."""
 MESSAGE_BYTES = 4_000_000
@@ -198,10 +199,14 @@ def _work(connection: Connection) -> None:
     maker = RowMaker(BatchScorer(plan, setup.batch, setup.limits), form, schema_of(plan))
     connection.send(made_of)
     while True:
-        images, rows = _received(connection), list[Row]()
-        for first in images:
-            rows += maker.rows(chain([first], islice(images, setup.batch - 1)))
-        connection.send(rows)
+        chunks = chunks_of(_received(connection), setup.batch)
+        connection.send([row for chunk in chunks for row in maker.rows(chunk)])
+
+
+def chunks_of(images: Iterator[T], length: int) -> Iterator[Iterator[T]]:
+    """Each `length` images, the last may be fewer; none is taken before its chunk asks for it but the first."""
+    for first in images:
+        yield chain([first], islice(images, length - 1))
 
 
 def _received(connection: Connection) -> Iterator[InputImage]:
